@@ -1,0 +1,119 @@
+# Every task of the project. `make help` lists them; nothing but make, bash and Python 3.11 or later is needed.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+STAMP := $(VENV)/.installed
+
+# `make <task> PYTHON=/some/venv/bin/python` uses that environment as it is and installs nothing.
+ifeq ($(origin PYTHON),command line)
+READY :=
+else
+PYTHON := $(VENV)/bin/python
+READY := $(STAMP)
+endif
+BIN := $(patsubst %/,%,$(dir $(PYTHON)))
+
+# The Python that creates the environment.
+PYTHON3 ?= python3
+PIP := $(PYTHON) -m pip --disable-pip-version-check --no-input -qq
+
+.PHONY: help setup run demo test bench gen lint check-gen format typecheck docs lock clean
+
+help:  ## list the tasks
+	@grep -hE '^[a-z][a-z-]*:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' \
+		| while IFS=$$'\t' read -r task text; do printf '  make %-10s %s\n' "$$task" "$$text"; done
+
+## Environment
+
+setup: $(READY)  ## create .venv with the locked versions of everything
+
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON3) >/dev/null \
+		|| { echo 'error: $(PYTHON3) was not found; install Python 3.11 or later.' >&2; exit 1; }
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: Python 3.11 or later is needed, $(PYTHON3) is $$($(PYTHON3) -V);" \
+			"try make PYTHON3=python3.11." >&2; exit 1; }
+	@$(PYTHON3) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo 'error: $(PYTHON3) cannot make environments; on Debian: apt-get install python3-venv.' >&2; exit 1; }
+	@echo '[1/3] creating $(VENV)'
+	@$(PYTHON3) -m venv $(VENV)
+	@echo '[2/3] installing the locked packages (about a minute the first time)'
+	@$(PIP) install --require-hashes -r requirements.lock
+	@echo '[3/3] installing aiworkspace in place'
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+## The product
+
+run: $(READY)  ## start the server, with its own databases unless DATABASE_URL and MONGO_URI are set
+	@exec $(PYTHON) -m aiworkspace_server serve $(ARGS)
+
+demo: $(READY)  ## a tour through the running product
+	@exec $(PYTHON) tools/demo.py $(ARGS)
+
+test: $(READY)  ## run the tests; ARGS='-k name' is passed on to pytest
+	@$(PYTHON) -m pytest $(ARGS)
+
+bench: $(READY)  ## run the measurements
+	@$(PYTHON) -m tests.bench $(ARGS)
+
+## Code
+
+# Written beside gen/ and swapped in at the end, so that a broken .proto leaves the last good code in place.
+# The plugin options stay at their defaults: servicers and stubs typed for grpc.aio and for grpc alike.
+gen: $(READY)  ## write gen/ and the client's generated part from protos/
+	@rm -rf .gen && mkdir -p .gen/aiworkspace/v1
+	@shopt -s nullglob; $(PYTHON) -m grpc_tools.protoc -I protos -I protos/vendor \
+		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+		--python_out=.gen --grpc_python_out=.gen --mypy_out=quiet:.gen --mypy_grpc_out=quiet:.gen \
+		protos/aiworkspace/v1/*.proto
+	@$(PYTHON) -m grpc_tools.protoc -I protos/vendor --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+		--python_out=.gen --mypy_out=quiet:.gen protos/vendor/buf/validate/validate.proto
+	@for file in $$(grep -L Servicer .gen/aiworkspace/v1/*_pb2_grpc.py); do rm "$$file" "$${file}i"; done
+	@touch .gen/aiworkspace/__init__.py .gen/aiworkspace/v1/__init__.py .gen/aiworkspace/py.typed
+	@rm -rf gen && mv .gen gen
+	@if [ -f tools/gen_client.py ]; then PYTHONPATH=gen:server:client $(PYTHON) tools/gen_client.py; fi
+
+lint: $(READY)  ## every check that is not a test
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(PYTHON) -m mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/buf lint
+	@if [ -f protos/baseline.binpb ]; then $(BIN)/buf breaking --against protos/baseline.binpb; fi
+	@$(MAKE) check-gen PYTHON=$(PYTHON)
+	@if grep -nE '://|^-' requirements.lock; then echo 'error: requirements.lock names an address.' >&2; exit 1; fi
+
+# The generators run in a copy, so that a check never changes the working tree.
+check-gen: $(READY)  ## fail when generated code is not what protos/ gives
+	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT \
+		&& cp -r Makefile pyproject.toml protos $(wildcard tools client) "$$copy" \
+		&& $(MAKE) -C "$$copy" gen PYTHON=$(abspath $(PYTHON)) \
+		&& for tree in gen $(wildcard client); do diff -qr -x __pycache__ "$$tree" "$$copy/$$tree" >&2 \
+			|| { echo 'error: generated code is stale; run make gen.' >&2; exit 1; }; done
+
+format: $(READY)  ## format the code and fix what ruff can fix
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+typecheck: $(READY)  ## mypy alone
+	@$(PYTHON) -m mypy $(ARGS)
+
+docs: $(READY)  ## write the reference pages from the contract's comments
+	@$(PYTHON) tools/gen_docs.py $(ARGS)
+
+# Resolved for every platform and Python that pyproject.toml allows. Versions in the present lock stay unless
+# ARGS='--upgrade' or ARGS='--upgrade-package name' says otherwise. Addresses stay out: the lock says which files,
+# the installer's own configuration says where from.
+lock: $(READY)  ## write requirements.lock from pyproject.toml; ARGS='--upgrade' for newer versions
+	@$(PYTHON) -m uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --group dev \
+		--generate-hashes --no-header --no-annotate --no-emit-index-url --quiet \
+		--output-file requirements.lock $(ARGS)
+
+clean:  ## remove the environment, caches and build output; never .data
+	@rm -rf $(VENV) .gen build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

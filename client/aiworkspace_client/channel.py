@@ -1,0 +1,84 @@
+"""The connection to a server."""
+
+import ipaddress
+import os
+import re
+import weakref
+from importlib import metadata
+
+import grpc
+import grpc.aio
+
+_MIB = 1024 * 1024
+_open: "weakref.WeakSet[grpc.aio.Channel]" = weakref.WeakSet()
+_forked_open = False
+
+_SCHEME = re.compile(r"^(dns:(//[^/]*/)?|ipv[46]:)")
+
+
+def is_loopback(target: str) -> bool:
+    """Whether what is sent to the target stays on this machine."""
+    if target.startswith(("unix:", "unix-abstract:")):
+        return True
+    host = _SCHEME.sub("", target).rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def open_channel(target: str, *, tls: bool | None, root_certificates: bytes | None) -> grpc.aio.Channel:
+    """A channel of the running event loop; tls=None means TLS for everything that leaves this machine."""
+    if _forked_open:
+        raise RuntimeError(
+            "This process was forked while a client was connected, which gRPC does not survive. "
+            "Close clients before forking, use them only afterwards, or start processes with spawn."
+        )
+    options = _options(target)
+    if tls is None:
+        tls = root_certificates is not None or not is_loopback(target)
+    if tls:
+        channel = grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(root_certificates), options)
+    else:
+        channel = grpc.aio.insecure_channel(target, options)
+    _open.add(channel)
+    return channel
+
+
+async def close_channel(channel: grpc.aio.Channel) -> None:
+    """Close it with what is in flight."""
+    await channel.close()
+    _open.discard(channel)
+
+
+def _after_fork() -> None:
+    """Without this, calls in the new process would hang for ever."""
+    global _forked_open
+    _forked_open = bool(_open)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _options(target: str) -> list[tuple[str, int | str]]:
+    return [
+        ("grpc.primary_user_agent", f"aiworkspace-python/{_version()}"),
+        ("grpc.max_receive_message_length", 8 * _MIB),
+        # Pings find a dead connection under an open stream; without one there is nothing to keep.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 0),
+        ("grpc.http2.max_pings_without_data", 0),
+        # A proxy from the environment cannot reach this machine's loopback.
+        ("grpc.enable_http_proxy", int(not is_loopback(target))),
+    ]
+
+
+def _version() -> str:
+    try:
+        return metadata.version("aiworkspace")
+    except metadata.PackageNotFoundError:  # run from a checkout
+        return "0"

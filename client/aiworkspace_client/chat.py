@@ -1,0 +1,110 @@
+"""The chat namespace: what the contract gives, and the streams."""
+
+from aiworkspace.v1.chat_pb2 import SendMessageRequest, StreamRunRequest
+from aiworkspace_client._generated import chat
+from aiworkspace_client.follower import RunFollower, StreamTiming
+from aiworkspace_client.portal import Portal
+from aiworkspace_client.stream import AsyncChatStream, ChatStream
+from aiworkspace_client.transport import Deadline, Transport
+from aiworkspace_client.values import new_request_id
+
+
+class AsyncChat(chat.AsyncChat):
+    __doc__ = chat.AsyncChat.__doc__
+
+    def __init__(self, transport: Transport, timing: StreamTiming) -> None:
+        super().__init__(transport)
+        self._timing = timing
+
+    def send(
+        self,
+        conversation_id: str,
+        content: str,
+        *,
+        model: str = "",
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncChatStream:
+        """Adds a message to a conversation and follows the run that answers it.
+
+        `async with client.chat.send(...) as stream: async for text in stream.text`, or just
+        `await client.chat.send(...).final_message()`. What is wrong with the call is raised when the stream begins, in
+        the `async with`; what goes wrong later ends the run and is raised as RunFailedError.
+
+        Args:
+            conversation_id: The conversation.
+            content: What the person says: 1 byte to 1 MiB of UTF-8.
+            model: Model that answers this message: one of list_models. Empty means the conversation's model.
+            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            timeout: Seconds after which DeadlineExceededError is raised. The run goes on. None: for as long as it runs.
+        """
+        request = SendMessageRequest(
+            conversation_id=conversation_id,
+            content=content,
+            model=model,
+            request_id=request_id or new_request_id(),
+        )
+        return self._stream(request, timeout)
+
+    def stream_run(self, run_id: str, *, after_sequence: int = 0, timeout: float | None = None) -> AsyncChatStream:
+        """Follows a run from a sequence on, also when it has ended.
+
+        Deltas in the middle of a piece whose beginning lies before after_sequence count as text.
+
+        Args:
+            run_id: The run.
+            after_sequence: Sequence of the last event that is known. 0 means from the beginning.
+            timeout: Seconds after which DeadlineExceededError is raised. The run goes on. None: for as long as it runs.
+        """
+        return self._stream(StreamRunRequest(run_id=run_id, after_sequence=after_sequence), timeout)
+
+    def _stream(self, request: SendMessageRequest | StreamRunRequest, seconds: float | None) -> AsyncChatStream:
+        deadline = None if seconds is None else Deadline(seconds)
+        follower = RunFollower(self._transport, request, deadline, self._timing)
+        return AsyncChatStream(follower, self.cancel_run)
+
+
+class Chat(chat.Chat):
+    __doc__ = chat.Chat.__doc__
+
+    def __init__(self, portal: Portal, namespace: AsyncChat) -> None:
+        super().__init__(portal, namespace)
+        self._streams = namespace
+
+    def send(
+        self,
+        conversation_id: str,
+        content: str,
+        *,
+        model: str = "",
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> ChatStream:
+        """Adds a message to a conversation and follows the run that answers it.
+
+        `with client.chat.send(...) as stream: for text in stream.text`, or just
+        `client.chat.send(...).final_message()`. What is wrong with the call is raised when the stream begins, in the
+        `with`; what goes wrong later ends the run and is raised as RunFailedError.
+
+        Args:
+            conversation_id: The conversation.
+            content: What the person says: 1 byte to 1 MiB of UTF-8.
+            model: Model that answers this message: one of list_models. Empty means the conversation's model.
+            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            timeout: Seconds after which DeadlineExceededError is raised. The run goes on. None: for as long as it runs.
+        """
+        stream = self._streams.send(conversation_id, content, model=model, request_id=request_id, timeout=timeout)
+        return ChatStream(self._portal, stream)
+
+    def stream_run(self, run_id: str, *, after_sequence: int = 0, timeout: float | None = None) -> ChatStream:
+        """Follows a run from a sequence on, also when it has ended.
+
+        Deltas in the middle of a piece whose beginning lies before after_sequence count as text.
+
+        Args:
+            run_id: The run.
+            after_sequence: Sequence of the last event that is known. 0 means from the beginning.
+            timeout: Seconds after which DeadlineExceededError is raised. The run goes on. None: for as long as it runs.
+        """
+        stream = self._streams.stream_run(run_id, after_sequence=after_sequence, timeout=timeout)
+        return ChatStream(self._portal, stream)

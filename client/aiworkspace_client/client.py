@@ -1,0 +1,131 @@
+"""The clients: everything starts here."""
+
+from types import TracebackType
+from typing import Self
+
+from aiworkspace_client._generated.auth import AsyncAuth, Auth
+from aiworkspace_client._generated.orgs import AsyncOrgs, Orgs
+from aiworkspace_client._generated.usage import AsyncUsage, Usage
+from aiworkspace_client._generated.workspaces import AsyncWorkspaces, Workspaces
+from aiworkspace_client.chat import AsyncChat, Chat
+from aiworkspace_client.follower import StreamTiming
+from aiworkspace_client.portal import Portal
+from aiworkspace_client.tokens import Tokens, TokenStore
+from aiworkspace_client.transport import Transport
+
+DEFAULT_TARGET = "127.0.0.1:50051"
+
+
+class AsyncClient:
+    """A client for asyncio: `async with AsyncClient("example.com:443") as client: await client.auth.login(...)`.
+
+    It connects with the first call, in whose event loop it stays, and keeps what register and login return: tokens are
+    exchanged before they expire and when the server refuses them, once for all calls that wait. Calls that do no harm
+    when repeated are repeated while the server is unavailable, until their deadline.
+
+    Args:
+        target: Address of the server, host:port.
+        access_token: Token of an earlier sign-in.
+        refresh_token: The refresh token that belongs to it. Without it the session ends with the access token.
+        token_store: Keeps the tokens instead of the client, which keeps them in memory.
+        tls: Whether to encrypt. None means for everything but addresses of this machine.
+        root_certificates: The authorities to trust, in PEM, instead of the system's. Implies TLS.
+        timeout: Seconds that a call may take unless it says otherwise.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        access_token: str = "",
+        refresh_token: str = "",
+        token_store: TokenStore | None = None,
+        tls: bool | None = None,
+        root_certificates: bytes | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        if token_store is not None and (access_token or refresh_token):
+            raise ValueError("Give the tokens or a token_store, not both.")
+        given = Tokens(access_token, refresh_token) if access_token or refresh_token else None
+        self._transport = Transport(
+            target,
+            store=token_store or TokenStore(given),
+            tls=tls,
+            root_certificates=root_certificates,
+            timeout=timeout,
+        )
+        self.auth = AsyncAuth(self._transport)
+        self.orgs = AsyncOrgs(self._transport)
+        self.workspaces = AsyncWorkspaces(self._transport)
+        self.chat = AsyncChat(self._transport, StreamTiming())
+        self.usage = AsyncUsage(self._transport)
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """The tokens of the session, None when nobody is signed in."""
+        return self._transport.tokens.peek()
+
+    async def close(self) -> None:
+        """End the connection and what is in flight."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class Client:
+    """A client without asyncio: `with Client("example.com:443") as client: client.auth.login(...)`.
+
+    It is AsyncClient on a thread of its own, with the same arguments and namespaces, and may be used from any number of
+    threads. gRPC does not survive a fork: make the first call in the process that makes all the others.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        access_token: str = "",
+        refresh_token: str = "",
+        token_store: TokenStore | None = None,
+        tls: bool | None = None,
+        root_certificates: bytes | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        client = AsyncClient(
+            target,
+            access_token=access_token,
+            refresh_token=refresh_token,
+            token_store=token_store,
+            tls=tls,
+            root_certificates=root_certificates,
+            timeout=timeout,
+        )
+        self._client = client
+        self._portal = Portal(client.close)
+        self.auth = Auth(self._portal, client.auth)
+        self.orgs = Orgs(self._portal, client.orgs)
+        self.workspaces = Workspaces(self._portal, client.workspaces)
+        self.chat = Chat(self._portal, client.chat)
+        self.usage = Usage(self._portal, client.usage)
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """The tokens of the session, None when nobody is signed in."""
+        return self._client.tokens
+
+    def close(self) -> None:
+        """End the connection, what is in flight, and the thread."""
+        self._portal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

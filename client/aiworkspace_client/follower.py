@@ -1,0 +1,180 @@
+"""Following a run over as many connections as it takes, without losing or repeating an event."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import grpc.aio
+
+from aiworkspace.v1.chat_pb2 import (
+    ChatEvent,
+    SendMessageRequest,
+    SendMessageResponse,
+    StreamRunRequest,
+    StreamRunResponse,
+)
+from aiworkspace_client import errors
+from aiworkspace_client._generated.chat import SEND_MESSAGE, STREAM_RUN
+from aiworkspace_client.tokens import Tokens
+from aiworkspace_client.transport import Deadline, Transport
+
+_Call = grpc.aio.UnaryStreamCall[Any, SendMessageResponse] | grpc.aio.UnaryStreamCall[Any, StreamRunResponse]
+_TERMINAL = ("run_completed", "run_failed", "run_cancelled")
+
+
+@dataclass(frozen=True)
+class StreamTiming:
+    """Clocks of a stream, in seconds."""
+
+    silence: float = 45.0
+    """A connection without any event for so long counts as cut: heartbeats come every 15."""
+    connection: float = 900.0
+    """How long one connection lasts at most; the next one goes on where it ended."""
+    give_up: float = 60.0
+    """How long to try to connect again before the error is raised."""
+
+
+class RunFollower:
+    """Reads the events of one run, in order and each of them once.
+
+    A connection that breaks before the terminal event is followed by StreamRun from the last event on. When it breaks
+    before the first event, the run is not known yet: then the same SendMessage is sent again, which starts nothing new
+    because of its request_id.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        request: SendMessageRequest | StreamRunRequest,
+        deadline: Deadline | None,
+        timing: StreamTiming,
+    ) -> None:
+        self._transport = transport
+        self._request = request
+        self._deadline = deadline
+        self._timing = timing
+        begun = request if isinstance(request, StreamRunRequest) else StreamRunRequest()
+        self.run_id, self.last_sequence = begun.run_id, begun.after_sequence
+        self.ended = False
+        self._call: _Call | None = None
+        self._tokens: Tokens | None = None
+        self._renewed = False
+        self._failures = 0
+        self._failing_since = 0.0
+        # A read that was interrupted ends before the next one begins.
+        self._reading = asyncio.Lock()
+
+    async def next(self) -> ChatEvent | None:
+        """The next event, None after the terminal one. May be called again after it was cancelled."""
+        async with self._reading:
+            while not self.ended:
+                try:
+                    event = await self._receive()
+                    self._refuse_gap(event)
+                except errors.AiWorkspaceError as error:
+                    await self._recover(error)
+                else:
+                    if self._is_news(event):
+                        return event
+            return None
+
+    def detach(self) -> None:
+        """End the connection. The run goes on, and next connects again."""
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+
+    async def _receive(self) -> ChatEvent:
+        """The next event of the connection, with whatever ends it as a typed error."""
+        try:
+            call = self._call = self._call or await self._connect()
+            async with asyncio.timeout(self._seconds(self._timing.silence)):
+                response = await call.read()
+        except grpc.aio.AioRpcError as error:
+            raise errors.from_rpc(error) from error
+        except TimeoutError:
+            raise errors.UnavailableError("The server has been silent for too long.") from None
+        except asyncio.CancelledError:
+            self.detach()
+            if self._transport.cancelled_from_outside():
+                raise errors.CallCancelledError("The client was closed during the stream.") from None
+            raise
+        if not isinstance(response, SendMessageResponse | StreamRunResponse):
+            raise errors.UnavailableError("The stream ended before the run did.")
+        return response.event
+
+    async def _connect(self) -> _Call:
+        self._tokens = await self._transport.tokens.current()
+        seconds = self._seconds(self._timing.connection)
+        if not self.run_id:
+            return self._transport.stream(SEND_MESSAGE, self._request, self._tokens, seconds)
+        request = StreamRunRequest(run_id=self.run_id, after_sequence=self.last_sequence)
+        return self._transport.stream(STREAM_RUN, request, self._tokens, seconds)
+
+    def _seconds(self, most: float) -> float:
+        return most if self._deadline is None else min(most, self._deadline.left)
+
+    def _refuse_gap(self, event: ChatEvent) -> None:
+        """Events in between are missing: ask for them again. The terminal event has the whole answer."""
+        if event.sequence > self.last_sequence + 1 and event.WhichOneof("event") not in (*_TERMINAL, "heartbeat"):
+            raise errors.UnavailableError(f"The events after {self.last_sequence} were left out.")
+
+    def _is_news(self, event: ChatEvent) -> bool:
+        """Take note of an event; whether it tells anything that was not known before."""
+        kind = event.WhichOneof("event")
+        self.ended = kind in _TERMINAL
+        repeated = event.sequence <= self.last_sequence and not self.ended
+        if kind == "heartbeat" or not repeated:
+            self._failures, self._renewed = 0, False
+        if kind == "heartbeat" or repeated:
+            return False
+        self.run_id = event.run_id
+        self.last_sequence = max(event.sequence, self.last_sequence)
+        return kind is not None  # events that this client does not know are ignored
+
+    async def _recover(self, error: errors.AiWorkspaceError) -> None:
+        """Wait until it is worth while to connect again; raises the error when it is not."""
+        self.detach()
+        if self._deadline is not None and not self._deadline.left:
+            raise errors.DeadlineExceededError("The run did not end in time. It goes on.") from error
+        if isinstance(error, errors.UnauthenticatedError):
+            try:
+                if await self._renew(error):
+                    return
+            except errors.UnavailableError as unavailable:
+                error = unavailable
+        if self._transport.closed or not self._is_cut(error):
+            raise error
+        await self._pause(error)
+
+    async def _pause(self, error: errors.AiWorkspaceError) -> None:
+        self._failures += 1
+        if self._failures == 1:
+            self._failing_since = time.monotonic()
+        pause = self._transport.backoff.pause(self._failures, error.retry_after)
+        if time.monotonic() - self._failing_since + pause > self._timing.give_up:
+            raise error
+        await asyncio.sleep(self._seconds(pause))
+
+    async def _renew(self, error: errors.UnauthenticatedError) -> bool:
+        """Whether the tokens were exchanged, once between two events."""
+        if self._renewed:
+            return False
+        self._renewed = await self._transport.renewed(error, self._tokens) is not None
+        return self._renewed
+
+    def _is_cut(self, error: errors.AiWorkspaceError) -> bool:
+        """Whether the connection failed rather than the call: errors of the server itself have a reason."""
+        if isinstance(error, errors.ResourceExhaustedError):
+            return bool(self.run_id) and error.retry_after is not None
+        return isinstance(error, errors.UnavailableError) or (error.reason == "" and error.code in _BROKEN)
+
+
+# How gRPC and proxies report a connection that broke.
+_BROKEN = (
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+)

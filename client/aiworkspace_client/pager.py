@@ -1,0 +1,70 @@
+"""Lists that fetch their pages as they are read."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import Generic, Protocol, TypeVar
+
+from aiworkspace_client.portal import Portal
+
+
+class Page(Protocol):
+    """What every response of a list method has."""
+
+    next_page_token: str
+
+
+ItemT = TypeVar("ItemT")
+PageT = TypeVar("PageT", bound=Page)
+
+
+class AsyncPager(Generic[ItemT, PageT]):
+    """The items of a list: `async for item in pager`. Every iteration starts again from the first page."""
+
+    def __init__(
+        self, fetch: Callable[[str], Awaitable[PageT]], items: Callable[[PageT], Sequence[ItemT]], page_token: str
+    ) -> None:
+        self._fetch = fetch
+        self._page_token = page_token
+        self.items = items
+
+    async def __aiter__(self) -> AsyncIterator[ItemT]:
+        async for page in self.pages():
+            for item in self.items(page):
+                yield item
+
+    async def pages(self) -> AsyncIterator[PageT]:
+        """The responses, one a page. The next_page_token of one can be passed as page_token to go on later."""
+        page = await self.first_page()
+        yield page
+        while page.next_page_token:
+            page = await self._fetch(page.next_page_token)
+            yield page
+
+    async def first_page(self) -> PageT:
+        """The first response alone."""
+        return await self._fetch(self._page_token)
+
+
+class Pager(Generic[ItemT, PageT]):
+    """The items of a list: `for item in pager`. Every iteration starts again from the first page."""
+
+    def __init__(self, portal: Portal, pager: AsyncPager[ItemT, PageT]) -> None:
+        self._portal = portal
+        self._pager = pager
+
+    def __iter__(self) -> Iterator[ItemT]:
+        for page in self.pages():
+            yield from self._pager.items(page)
+
+    def pages(self) -> Iterator[PageT]:
+        """The responses, one a page. The next_page_token of one can be passed as page_token to go on later."""
+        pages = self._pager.pages()
+        while (page := self._portal.run(_next(pages))) is not None:
+            yield page
+
+    def first_page(self) -> PageT:
+        """The first response alone."""
+        return self._portal.run(self._pager.first_page())
+
+
+async def _next(pages: AsyncIterator[PageT]) -> PageT | None:
+    return await anext(pages, None)

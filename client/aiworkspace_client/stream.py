@@ -1,0 +1,166 @@
+"""The stream of a run, as users see it."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from types import TracebackType
+from typing import Self
+
+from aiworkspace.v1.chat_pb2 import CONTENT_KIND_THINKING, ChatEvent, Message, Run
+from aiworkspace_client.errors import RunFailedError
+from aiworkspace_client.follower import RunFollower
+from aiworkspace_client.portal import Portal
+
+
+class AsyncChatStream:
+    """The events of a run: `async with client.chat.send(...) as stream: async for event in stream`.
+
+    A connection that breaks is replaced, without a loss or a repetition. Leaving the `async with` ends the connection
+    and not the run: client.chat.stream_run, or this stream itself, can follow it further. Only cancel stops it.
+    The iterators read from the same stream: what one has returned, the other has missed.
+    """
+
+    def __init__(self, follower: RunFollower, cancel_run: Callable[[str], Awaitable[Run]]) -> None:
+        self._follower = follower
+        self._cancel_run = cancel_run
+        self._early: ChatEvent | None = None
+        self._terminal: ChatEvent | None = None
+        self._thinking = False
+        self.run: Run | None = None
+        """The run as the latest event showed it, None as long as no event did."""
+        self.last_sequence = follower.last_sequence
+        """Sequence of the last event: what to give to stream_run to go on after it."""
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run. Empty before the first event, for which `async with` waits."""
+        return self._follower.run_id
+
+    async def __aenter__(self) -> Self:
+        await self._begin()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._follower.detach()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ChatEvent:
+        event = await self.next_event()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    @property
+    def text(self) -> AsyncIterator[str]:
+        """The pieces of the answer's text as they come, without what the model thinks. Raises RunFailedError."""
+        return self._texts()
+
+    async def final_message(self) -> Message:
+        """Wait for the end of the run and return the answer. Raises RunFailedError.
+
+        The answer of a cancelled run is partial, and an empty message when nothing had been said.
+        """
+        while await self.next_event() is not None:
+            pass
+        return self._answer()
+
+    async def cancel(self) -> Run:
+        """Stop the run and return it. Its last events still follow, run_cancelled the last of them."""
+        await self._begin()
+        return await self._cancel_run(self.run_id)
+
+    async def next_event(self) -> ChatEvent | None:
+        """The next event, None after the terminal one."""
+        event, self._early = self._early or await self._follower.next(), None
+        if event is not None:
+            self._note(event)
+        return event
+
+    async def next_text(self) -> str | None:
+        """The next piece of text, None at the end of the run. Raises RunFailedError."""
+        while (event := await self.next_event()) is not None:
+            if event.HasField("content_delta") and not self._thinking:
+                return event.content_delta.text
+        self._answer()
+        return None
+
+    async def _texts(self) -> AsyncIterator[str]:
+        while (text := await self.next_text()) is not None:
+            yield text
+
+    async def _begin(self) -> None:
+        """Wait until the run is known."""
+        if not self.run_id:
+            self._early = await self._follower.next()
+
+    def _note(self, event: ChatEvent) -> None:
+        self.last_sequence = max(self.last_sequence, event.sequence)
+        match event.WhichOneof("event"):
+            case "run_started":
+                self.run = event.run_started.run
+            case "content_started":
+                self._thinking = event.content_started.kind == CONTENT_KIND_THINKING
+            case "run_completed" | "run_failed" | "run_cancelled" as kind:
+                self._terminal = event
+                self.run = getattr(event, kind).run
+
+    def _answer(self) -> Message:
+        event = self._terminal or ChatEvent()
+        if event.HasField("run_failed"):
+            raise RunFailedError(event.run_failed.run, event.run_failed.message)
+        return event.run_cancelled.message if event.HasField("run_cancelled") else event.run_completed.message
+
+
+class ChatStream:
+    """The events of a run: `with client.chat.send(...) as stream: for event in stream`. See AsyncChatStream."""
+
+    def __init__(self, portal: Portal, stream: AsyncChatStream) -> None:
+        self._portal = portal
+        self._stream = stream
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run. Empty before the first event, for which `with` waits."""
+        return self._stream.run_id
+
+    @property
+    def last_sequence(self) -> int:
+        """Sequence of the last event: what to give to stream_run to go on after it."""
+        return self._stream.last_sequence
+
+    @property
+    def run(self) -> Run | None:
+        """The run as the latest event showed it, None as long as no event did."""
+        return self._stream.run
+
+    def __enter__(self) -> Self:
+        self._portal.run(self._stream.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._portal.run(self._stream.__aexit__(kind, error, trace))
+
+    def __iter__(self) -> Iterator[ChatEvent]:
+        while (event := self._portal.run(self._stream.next_event())) is not None:
+            yield event
+
+    @property
+    def text(self) -> Iterator[str]:
+        """The pieces of the answer's text as they come, without what the model thinks. Raises RunFailedError."""
+        while (text := self._portal.run(self._stream.next_text())) is not None:
+            yield text
+
+    def final_message(self) -> Message:
+        """Wait for the end of the run and return the answer. Raises RunFailedError.
+
+        The answer of a cancelled run is partial, and an empty message when nothing had been said.
+        """
+        return self._portal.run(self._stream.final_message())
+
+    def cancel(self) -> Run:
+        """Stop the run and return it. Its last events still follow, run_cancelled the last of them."""
+        return self._portal.run(self._stream.cancel())

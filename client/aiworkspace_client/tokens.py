@@ -1,0 +1,128 @@
+"""The credentials of a session, and where the client keeps them."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
+
+from aiworkspace.v1 import auth_pb2
+from aiworkspace_client.errors import DeadlineExceededError, UnauthenticatedError, UnavailableError
+
+# How long before its end an access token is exchanged, in seconds, and as a part of its lifetime if that is less.
+_EARLY_SECONDS = 30.0
+_EARLY_PART = 0.2
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a session."""
+
+    access_token: str
+    refresh_token: str = ""
+    """Empty when the session cannot be refreshed."""
+    refresh_time: float | None = None
+    """When to exchange the access token, in seconds since 1970. None: when the server refuses it."""
+
+    @classmethod
+    def received(cls, pair: auth_pb2.TokenPair) -> "Tokens":
+        """Tokens that arrived just now.
+
+        A token that is over on arrival means that the clock here is wrong: then it is used until it is refused, since
+        a refresh before every call would be worse.
+        """
+        lifetime = pair.access_expire_time.ToNanoseconds() / 1e9 - time.time()
+        early = min(_EARLY_SECONDS, lifetime * _EARLY_PART)
+        return cls(pair.access_token, pair.refresh_token, time.time() + lifetime - early if lifetime > 0 else None)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to exchange the access token."""
+        over = self.refresh_time is not None and time.time() >= self.refresh_time
+        return bool(self.refresh_token) and (over or not self.access_token)
+
+
+class TokenStore:
+    """Keeps the tokens of one client in memory.
+
+    Subclass it to keep them elsewhere: load is called at the first call and before every refresh, save after every
+    change. Several processes may share a session when their stores share load, save and exclusive.
+    """
+
+    def __init__(self, tokens: Tokens | None = None) -> None:
+        self._tokens = tokens
+
+    def load(self) -> Tokens | None:
+        """The tokens that were saved last, None when nobody is signed in."""
+        return self._tokens
+
+    def save(self, tokens: Tokens | None) -> None:
+        """Keep the tokens; None when the session is over."""
+        self._tokens = tokens
+
+    def exclusive(self) -> AbstractAsyncContextManager[object]:
+        """Held while tokens are refreshed, since a refresh token works once."""
+        return nullcontext()
+
+
+class TokenKeeper:
+    """Hands out the access token and exchanges it in time, once for all callers that wait for it."""
+
+    def __init__(self, store: TokenStore, refresh: Callable[[str], Awaitable[auth_pb2.TokenPair]]) -> None:
+        self._store = store
+        self._refresh = refresh
+        self._tokens: Tokens | None = None
+        self._loaded = False
+        self._renewal: asyncio.Task[Tokens | None] | None = None
+
+    def peek(self) -> Tokens | None:
+        """The tokens as they are."""
+        if not self._loaded:
+            self._tokens, self._loaded = self._store.load(), True
+        return self._tokens
+
+    def keep(self, tokens: Tokens | None) -> None:
+        """Use these tokens from now on."""
+        self._tokens, self._loaded = tokens, True
+        self._store.save(tokens)
+
+    def forget_loop(self) -> None:
+        """The event loop of a running refresh is gone."""
+        self._renewal = None
+
+    async def current(self) -> Tokens | None:
+        """The tokens for the next call, exchanged first when it is time."""
+        tokens = self.peek()
+        if tokens is None or not tokens.due:
+            return tokens
+        try:
+            return await self.renewed(tokens)
+        except (UnavailableError, DeadlineExceededError):
+            return tokens  # still good for a moment; when it is not, the server says so
+
+    async def renewed(self, stale: Tokens) -> Tokens | None:
+        """Tokens other than the stale ones, None when the session is over.
+
+        The exchange goes on when its first caller is cancelled: others wait for it, and a refresh token that was used
+        without its successor having been kept would end the session.
+        """
+        if self.peek() is not stale:
+            return self._tokens
+        if self._renewal is None or self._renewal.done():
+            self._renewal = asyncio.create_task(self._renew(stale))
+        return await asyncio.shield(self._renewal)
+
+    async def _renew(self, stale: Tokens) -> Tokens | None:
+        async with self._store.exclusive():
+            saved = self._store.load()
+            if saved is None or saved.access_token != stale.access_token:
+                self._tokens = saved  # another process that shares the store was faster
+            elif saved.refresh_token:
+                await self._exchange(saved)
+        return self._tokens
+
+    async def _exchange(self, tokens: Tokens) -> None:
+        try:
+            self.keep(Tokens.received(await self._refresh(tokens.refresh_token)))
+        except UnauthenticatedError:
+            self.keep(None)

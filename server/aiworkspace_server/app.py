@@ -1,0 +1,164 @@
+"""The composition root: opens everything in order on one stack, and closes it in reverse."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import structlog
+from grpc_health.v1 import health
+
+from .auth.passwords import Passwords
+from .auth.principal import Authenticator
+from .auth.service import Sessions
+from .auth.servicer import AuthServicer
+from .auth.tokens import Tokens
+from .chat.recovery import recover
+from .chat.runs import Runs
+from .chat.service import ChatFinder
+from .chat.servicer import ChatServicer
+from .kit.embedded import embedded_mongo, embedded_postgres
+from .kit.keys import derive
+from .kit.limits import Limits
+from .kit.mongo import Mongo
+from .kit.pages import Pages
+from .kit.postgres import Database
+from .kit.replies import Replies
+from .llm.registry import Registry
+from .migrate import check_schema, migrate
+from .orgs.access import Access
+from .orgs.service import InvitationTokens
+from .orgs.servicer import OrgServicer
+from .rpc import add_services, build_server
+from .settings import Settings
+from .usage.servicer import UsageServicer
+from .workspaces.service import WorkspaceFinder
+from .workspaces.servicer import WorkspaceServicer
+
+log = structlog.get_logger("app")
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A server that takes calls."""
+
+    address: str  # host:port
+    db: Database
+    mongo: Mongo
+    registry: Registry
+    runs: Runs
+
+
+@dataclass(frozen=True, slots=True)
+class Databases:
+    """Where the databases are. `owner_url` may change the schema."""
+
+    url: str
+    owner_url: str
+    mongo_uri: str
+
+
+@asynccontextmanager
+async def databases(settings: Settings) -> AsyncIterator[Databases]:
+    """Those of the settings, or embedded ones that live as long as the context."""
+    if settings.database_url and settings.mongo_uri:
+        url = settings.database_url.get_secret_value()
+        owner = settings.migration_database_url or settings.database_url
+        yield Databases(url, owner.get_secret_value(), settings.mongo_uri.get_secret_value())
+        return
+    async with AsyncExitStack() as stack:
+        log.info("starting databases", data_dir=str(settings.data_dir))
+        url, mongo_uri = await asyncio.gather(
+            stack.enter_async_context(embedded_postgres(settings.data_dir)),
+            stack.enter_async_context(embedded_mongo(settings.data_dir)),
+        )
+        yield Databases(url, url, mongo_uri)
+
+
+@asynccontextmanager
+async def running(settings: Settings, *, migrating: bool) -> AsyncIterator[App]:
+    """A server that takes calls until the context ends. Embedded databases are always migrated."""
+    async with AsyncExitStack() as stack:
+        where = await stack.enter_async_context(databases(settings))
+        mongo = Mongo(where.mongo_uri)
+        stack.push_async_callback(mongo.close)
+        if migrating or settings.embedded:
+            await migrate(where.owner_url, mongo)
+        db = Database(where.url)
+        stack.push_async_callback(db.close)
+        await check_schema(db)
+        await recover(db, mongo)
+        yield await _listen(stack, settings, db, mongo)
+
+
+async def _listen(stack: AsyncExitStack, settings: Settings, db: Database, mongo: Mongo) -> App:
+    registry = await stack.enter_async_context(Registry.from_settings(settings))
+    runs = Runs(db, mongo, settings.run_seconds, settings.max_output_tokens)
+    stack.push_async_callback(runs.close, settings.shutdown_seconds)
+    secret = settings.jwt_secret.get_secret_value()
+    access_tokens = Tokens(secret, "access", settings.access_token_seconds)
+    authenticator = Authenticator(db, access_tokens)
+    workspaces = WorkspaceFinder(db)
+    chats = ChatFinder(mongo, workspaces)
+    access = Access(
+        authenticator,
+        {
+            "workspace_id": workspaces.find_org,
+            "conversation_id": chats.find_conversation_org,
+            "run_id": chats.find_run_org,
+        },
+    )
+    limits = Limits(settings.redis_url.get_secret_value() if settings.redis_url else None, settings.rate_limit_factor)
+    stack.push_async_callback(limits.close)
+    passwords = Passwords(settings.password_pepper.get_secret_value(), settings.password_hash_cost)
+    stack.callback(passwords.close)
+    refresh_secret = settings.jwt_refresh_secret.get_secret_value()
+    refresh_tokens = Tokens(refresh_secret, "refresh", settings.refresh_token_seconds)
+    sessions = Sessions(access_tokens, refresh_tokens, derive(refresh_secret, "lineage"))
+    pages, replies = Pages(derive(secret, "pages")), Replies(derive(secret, "replies"))
+    server = build_server(authenticator, limits, access)
+    health_servicer = add_services(
+        server,
+        AuthServicer(db, sessions, passwords, authenticator, pages, replies),
+        OrgServicer(db, authenticator, InvitationTokens(derive(secret, "invitations")), pages, replies),
+        WorkspaceServicer(db, registry, workspaces, pages, replies),
+        ChatServicer(db, mongo, registry, runs, pages, replies),
+        UsageServicer(db, pages),
+    )
+    address = _bind(server, settings)
+    await server.start()
+    stack.push_async_callback(_drain, server, health_servicer, runs, settings.shutdown_seconds)
+    return App(address, db, mongo, registry, runs)
+
+
+def _bind(server: grpc.aio.Server, settings: Settings) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    wanted = f"{host}:{settings.port}"
+    try:
+        port = (
+            server.add_secure_port(wanted, credentials)
+            if (credentials := _tls(settings))
+            else server.add_insecure_port(wanted)
+        )
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {wanted}: is another server running there? Set PORT or HOST.") from error
+    return f"{host}:{port}"
+
+
+def _tls(settings: Settings) -> grpc.ServerCredentials | None:
+    if not (settings.tls_cert_file and settings.tls_key_file):
+        return None
+    key, certificate = Path(settings.tls_key_file).read_bytes(), Path(settings.tls_cert_file).read_bytes()
+    return grpc.ssl_server_credentials([(key, certificate)])
+
+
+async def _drain(
+    server: grpc.aio.Server, health_servicer: health.aio.HealthServicer, runs: Runs, seconds: float
+) -> None:
+    """Takes no new calls, lets runs end and their readers hear of it, then stops."""
+    await health_servicer.enter_graceful_shutdown()
+    stopping = asyncio.create_task(server.stop(seconds + runs.ending_seconds))
+    await runs.close(seconds)
+    await stopping

@@ -1,0 +1,41 @@
+"""Tables of accounts and sessions. They belong to people, not to tenants."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import ForeignKey
+from sqlalchemy.orm import Mapped, mapped_column
+
+from ..kit.postgres import Base
+
+
+class User(Base):
+    __tablename__ = "users"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    email: Mapped[str]
+    display_name: Mapped[str]
+    password_hash: Mapped[str]
+    request_id: Mapped[UUID | None]  # of the Register call, so that it can be repeated
+    version: Mapped[int] = mapped_column(default=1)
+    create_time: Mapped[datetime]
+    update_time: Mapped[datetime]
+
+
+class Session(Base):
+    """A sign-in. `refresh_id` names the one refresh token that is good; the one before it serves lost replies."""
+
+    __tablename__ = "sessions"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    device_name: Mapped[str]
+    address: Mapped[str]
+    user_agent: Mapped[str]
+    refresh_id: Mapped[UUID]
+    previous_refresh_id: Mapped[UUID | None]
+    refresh_time: Mapped[datetime]
+    create_time: Mapped[datetime]
+    last_use_time: Mapped[datetime]
+    expire_time: Mapped[datetime]
+    revoke_time: Mapped[datetime | None]

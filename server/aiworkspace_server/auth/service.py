@@ -1,0 +1,127 @@
+"""Rules of accounts, sign-in and sessions."""
+
+import hmac
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from aiworkspace.v1 import common_pb2 as pb
+
+from ..kit.errors import InvalidArgument, NotFound, Unauthenticated, etag_mismatch
+from ..kit.ids import new_id
+from ..kit.postgres import WriteSession
+from ..kit.timestamps import now
+from . import store
+from .models import Session, User
+from .tokens import Issued, Tokens
+
+_REPEAT_WINDOW = timedelta(seconds=10)  # in which a used refresh token gives the same tokens again
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where somebody signs in from."""
+
+    name: str
+    address: str
+    user_agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The tokens of a session."""
+
+    session_id: UUID
+    access: Issued
+    refresh: Issued
+
+
+class Sessions:
+    """Sessions and their tokens."""
+
+    def __init__(self, access_tokens: Tokens, refresh_tokens: Tokens, lineage_key: bytes) -> None:
+        self._access = access_tokens
+        self._refresh = refresh_tokens
+        self._lineage_key = lineage_key
+
+    def start(self, tx: WriteSession, user: User, device: Device) -> Pair:
+        time = now()
+        session = Session(
+            id=new_id(),
+            user_id=user.id,
+            device_name=device.name,
+            address=device.address,
+            user_agent=device.user_agent,
+            refresh_id=new_id(),
+            refresh_time=time,
+            create_time=time,
+            last_use_time=time,
+            expire_time=time + self._refresh.lifetime,
+        )
+        tx.add(session)
+        return self._pair(session)
+
+    async def refresh(self, tx: WriteSession, token: str) -> Pair | None:
+        """The next tokens of the session, or None when the session had to be ended because an old token came back."""
+        claims = self._refresh.check(token)
+        session = await store.lock_session(tx, claims.session_id)
+        time = now()
+        if session is None or session.revoke_time or session.expire_time <= time:
+            raise Unauthenticated
+        if claims.token_id == session.refresh_id:
+            self._rotate(session, time)
+        elif claims.token_id != session.previous_refresh_id or time - session.refresh_time > _REPEAT_WINDOW:
+            session.revoke_time = time
+            return None
+        return self._pair(session)
+
+    def _rotate(self, session: Session, time: datetime) -> None:
+        session.previous_refresh_id = session.refresh_id
+        session.refresh_id = new_id()
+        session.refresh_time = session.last_use_time = time
+        session.expire_time = time + self._refresh.lifetime
+
+    def _pair(self, session: Session) -> Pair:
+        """The session's present tokens: the same each time until the session is refreshed."""
+        whose = session.user_id, session.id, session.refresh_time
+        access_id = UUID(bytes=hmac.digest(self._lineage_key, session.refresh_id.bytes, "sha256")[:16])
+        return Pair(session.id, self._access.issue(*whose, access_id), self._refresh.issue(*whose, session.refresh_id))
+
+
+async def add_user(tx: WriteSession, values: dict[str, Any]) -> User | None:
+    """A new account, or None when the email address has one."""
+    time = now()
+    return await store.add_user(tx, {**values, "id": new_id(), "version": 1, "create_time": time, "update_time": time})
+
+
+async def set_password(tx: WriteSession, checked: User, session_id: UUID, password_hash: str) -> None:
+    """Replaces the password that was checked, and ends all sessions but this one."""
+    user = await store.lock_user(tx, checked.id)
+    if user.password_hash != checked.password_hash:  # somebody else was faster: the check no longer holds
+        raise wrong_password()
+    user.password_hash = password_hash
+    user.version += 1
+    user.update_time = now()
+    await store.revoke_other_sessions(tx, user.id, session_id, user.update_time)
+
+
+async def update_user(tx: WriteSession, user_id: UUID, etag: str, values: dict[str, Any]) -> User:
+    if "display_name" in values and not values["display_name"].strip():
+        raise InvalidArgument({"user.display_name": "must not be empty"})
+    user = await store.lock_user(tx, user_id)
+    if etag and etag != str(user.version):
+        raise etag_mismatch("user.etag")
+    user.display_name = values.get("display_name", user.display_name)
+    user.version += 1
+    user.update_time = now()
+    return user
+
+
+async def revoke_session(tx: WriteSession, user_id: UUID, session_id: UUID) -> None:
+    if not await store.revoke_session(tx, user_id, session_id):
+        raise NotFound("session_id")
+
+
+def wrong_password() -> Unauthenticated:
+    return Unauthenticated(pb.ERROR_REASON_PASSWORD_WRONG, "Email address and password do not belong together.")

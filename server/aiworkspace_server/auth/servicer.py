@@ -1,0 +1,177 @@
+"""AuthService: proto in and out, one transaction per call."""
+
+from typing import Any
+from uuid import UUID
+
+from aiworkspace.v1 import auth_pb2 as pb
+from aiworkspace.v1.auth_pb2_grpc import AuthServiceServicer
+
+from ..kit.context import caller_id, current
+from ..kit.errors import AlreadyExists, Unauthenticated
+from ..kit.ids import parse_id
+from ..kit.masks import changes
+from ..kit.pages import Pages
+from ..kit.postgres import Database
+from ..kit.replies import Replies
+from ..kit.timestamps import timestamp
+from . import service, store
+from .models import Session, User
+from .passwords import Passwords
+from .principal import Authenticator
+from .service import Device, Pair, Sessions
+
+
+class AuthServicer(AuthServiceServicer):
+    def __init__(
+        self,
+        db: Database,
+        sessions: Sessions,
+        passwords: Passwords,
+        authenticator: Authenticator,
+        pages: Pages,
+        replies: Replies,
+    ) -> None:
+        self._db = db
+        self._sessions = sessions
+        self._passwords = passwords
+        self._authenticator = authenticator
+        self._pages = pages
+        self._replies = replies
+
+    async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterResponse:
+        values = {
+            "email": request.email.lower(),
+            "display_name": request.display_name,
+            "password_hash": await self._passwords.hash(request.password),
+            "request_id": UUID(request.request_id) if request.request_id else None,
+        }
+        async with self._db.write() as tx:
+            user = await service.add_user(tx, values)
+            pair = self._sessions.start(tx, user, _device(request)) if user else None
+        if user is None or pair is None:
+            user, pair = await self._register_again(request)
+        return pb.RegisterResponse(user=user_to_proto(user), tokens=_pair_to_proto(pair))
+
+    async def _register_again(self, request: pb.RegisterRequest) -> tuple[User, Pair]:
+        """Signs in to the account that an earlier call with the same request_id and password made."""
+        try:
+            user = await self._check_password(request.email, request.password)
+        except Unauthenticated:
+            user = None
+        if user is None or user.request_id is None or str(user.request_id) != request.request_id.lower():
+            raise AlreadyExists("This email address has an account: log in.", "email")
+        async with self._db.write() as tx:
+            return user, self._sessions.start(tx, user, _device(request))
+
+    async def Login(self, request: pb.LoginRequest, context: Any) -> pb.LoginResponse:
+        user = await self._check_password(request.email, request.password)
+        async with self._db.write() as tx:
+            pair = self._sessions.start(tx, user, _device(request))
+        return pb.LoginResponse(user=user_to_proto(user), tokens=_pair_to_proto(pair))
+
+    async def _check_password(self, email: str, password: str) -> User:
+        """The account. No connection is held while the password is hashed."""
+        async with self._db.read() as tx:
+            user = await store.find_user_by_email(tx, email.lower())
+        matches = await self._passwords.matches(password, user.password_hash if user else None)
+        if user is None or not matches:
+            raise service.wrong_password()
+        return user
+
+    async def Refresh(self, request: pb.RefreshRequest, context: Any) -> pb.RefreshResponse:
+        async with self._db.write() as tx:
+            pair = await self._sessions.refresh(tx, request.refresh_token)
+        if pair is None:  # raised out here, so that the end of the session is committed
+            raise Unauthenticated
+        return pb.RefreshResponse(tokens=_pair_to_proto(pair))
+
+    async def Logout(self, request: pb.LogoutRequest, context: Any) -> pb.LogoutResponse:
+        session_id = current.get().session_id
+        assert session_id is not None
+        async with self._db.write() as tx:
+            await service.revoke_session(tx, caller_id(), session_id)
+        self._authenticator.forget(caller_id())
+        return pb.LogoutResponse()
+
+    async def GetMe(self, request: pb.GetMeRequest, context: Any) -> pb.GetMeResponse:
+        async with self._db.read() as tx:
+            user = await store.find_user(tx, caller_id())
+        if user is None:
+            raise Unauthenticated
+        return pb.GetMeResponse(user=user_to_proto(user))
+
+    async def UpdateMe(self, request: pb.UpdateMeRequest, context: Any) -> pb.UpdateMeResponse:
+        values = changes(request.user, request.update_mask, {"display_name"})
+        async with self._db.write() as tx:
+            user = await service.update_user(tx, caller_id(), request.user.etag, values)
+        return pb.UpdateMeResponse(user=user_to_proto(user))
+
+    async def ChangePassword(self, request: pb.ChangePasswordRequest, context: Any) -> pb.ChangePasswordResponse:
+        call = current.get()
+        async with self._db.read() as tx:
+            user = await store.find_user(tx, caller_id())
+        if user is None or call.session_id is None:
+            raise Unauthenticated
+        matches = await self._passwords.matches(request.current_password, user.password_hash)
+        new_hash = await self._passwords.hash(request.new_password) if matches else ""
+        async with self._db.write(user_id=user.id) as tx:
+            if reply := await self._replies.earlier(tx, request, pb.ChangePasswordResponse):
+                return reply
+            if not matches:
+                raise service.wrong_password()
+            await service.set_password(tx, user, call.session_id, new_hash)
+            reply = await self._replies.keep(tx, request, pb.ChangePasswordResponse())
+        self._authenticator.forget(user.id)
+        return reply
+
+    async def ListSessions(self, request: pb.ListSessionsRequest, context: Any) -> pb.ListSessionsResponse:
+        async with self._db.read() as tx:
+            rows = await store.list_sessions(tx, caller_id(), self._pages.after_id(request), self._pages.limit(request))
+        rows, more = self._pages.cut(request, rows, lambda session: [session.id])
+        return pb.ListSessionsResponse(sessions=map(_session_to_proto, rows), next_page_token=more)
+
+    async def RevokeSession(self, request: pb.RevokeSessionRequest, context: Any) -> pb.RevokeSessionResponse:
+        session_id = parse_id(request.session_id, "session_id")
+        async with self._db.write() as tx:
+            await service.revoke_session(tx, caller_id(), session_id)
+        self._authenticator.forget(caller_id())
+        return pb.RevokeSessionResponse()
+
+
+def _device(request: pb.RegisterRequest | pb.LoginRequest) -> Device:
+    call = current.get()
+    return Device(request.device_name, call.peer, call.header("user-agent")[:200])
+
+
+def user_to_proto(user: User) -> pb.User:
+    return pb.User(
+        user_id=str(user.id),
+        email=user.email,
+        display_name=user.display_name,
+        create_time=timestamp(user.create_time),
+        update_time=timestamp(user.update_time),
+        etag=str(user.version),
+    )
+
+
+def _session_to_proto(session: Session) -> pb.Session:
+    return pb.Session(
+        session_id=str(session.id),
+        device_name=session.device_name,
+        address=session.address,
+        user_agent=session.user_agent,
+        create_time=timestamp(session.create_time),
+        last_use_time=timestamp(session.last_use_time),
+        expire_time=timestamp(session.expire_time),
+        current=session.id == current.get().session_id,
+    )
+
+
+def _pair_to_proto(pair: Pair) -> pb.TokenPair:
+    return pb.TokenPair(
+        access_token=pair.access.token,
+        access_expire_time=timestamp(pair.access.expire_time),
+        refresh_token=pair.refresh.token,
+        refresh_expire_time=timestamp(pair.refresh.expire_time),
+        session_id=str(pair.session_id),
+    )

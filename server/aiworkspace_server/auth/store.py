@@ -1,0 +1,74 @@
+"""Queries on accounts and sessions."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from ..kit.postgres import ReadSession, WriteSession
+from ..kit.timestamps import now
+from .models import Session, User
+
+_FIND_PRINCIPAL = text("SELECT * FROM find_principal(:session_id)")
+
+
+async def find_principal(tx: ReadSession, session_id: UUID) -> Row[*tuple[Any, ...]] | None:
+    """user_id, last_use_time, expire_time, org_ids, roles of a live session."""
+    return (await tx.execute(_FIND_PRINCIPAL, {"session_id": session_id})).one_or_none()
+
+
+async def find_user(tx: ReadSession, user_id: UUID) -> User | None:
+    return await tx.get(User, user_id)
+
+
+async def find_user_by_email(tx: ReadSession, email: str) -> User | None:
+    return (await tx.execute(select(User).where(User.email == email))).scalar_one_or_none()
+
+
+async def add_user(tx: WriteSession, user: Mapping[str, Any]) -> User | None:
+    """The new account, or None when the email address has one."""
+    statement = insert(User).values(**user).on_conflict_do_nothing(index_elements=["email"]).returning(User)
+    return (await tx.execute(statement)).scalar_one_or_none()
+
+
+async def lock_user(tx: WriteSession, user_id: UUID) -> User:
+    return (await tx.execute(select(User).where(User.id == user_id).with_for_update())).scalar_one()
+
+
+async def find_session(tx: ReadSession, session_id: UUID) -> Session | None:
+    return await tx.get(Session, session_id)
+
+
+async def lock_session(tx: WriteSession, session_id: UUID) -> Session | None:
+    """The session, with nobody else changing it until the transaction ends."""
+    return (await tx.execute(select(Session).where(Session.id == session_id).with_for_update())).scalar_one_or_none()
+
+
+async def list_sessions(tx: ReadSession, user_id: UUID, before: UUID | None, limit: int) -> Sequence[Session]:
+    """Live sessions, the latest first, from the one that follows `before`."""
+    live = Session.user_id == user_id, Session.revoke_time.is_(None), Session.expire_time > func.now()
+    query = select(Session).where(*live).order_by(Session.id.desc()).limit(limit)
+    if before:
+        query = query.where(Session.id < before)
+    return (await tx.execute(query)).scalars().all()
+
+
+async def touch_session(tx: WriteSession, session_id: UUID, address: str) -> None:
+    used = update(Session).where(Session.id == session_id).values(last_use_time=now(), address=address)
+    await tx.execute(used)
+
+
+async def revoke_session(tx: WriteSession, user_id: UUID, session_id: UUID) -> bool:
+    """Ends the session unless it has ended. False when the person has no such session."""
+    own = Session.id == session_id, Session.user_id == user_id
+    ended = func.coalesce(Session.revoke_time, now())
+    result = await tx.execute(update(Session).where(*own).values(revoke_time=ended).returning(Session.id))
+    return result.first() is not None
+
+
+async def revoke_other_sessions(tx: WriteSession, user_id: UUID, session_id: UUID, time: datetime) -> None:
+    others = Session.user_id == user_id, Session.id != session_id, Session.revoke_time.is_(None)
+    await tx.execute(update(Session).where(*others).values(revoke_time=time))

@@ -1,0 +1,35 @@
+"""Why runs fail, in the words of the contract. What a provider said stays in the log."""
+
+from aiworkspace.v1 import common_pb2 as pb
+
+from ..llm.base import ErrorKind, ProviderError
+from .models import Failure
+
+_PROVIDER: dict[ErrorKind, tuple[pb.ErrorReason.ValueType, str]] = {
+    ErrorKind.UNAVAILABLE: (pb.ERROR_REASON_PROVIDER_UNAVAILABLE, "The model's provider does not answer."),
+    ErrorKind.RATE_LIMITED: (pb.ERROR_REASON_PROVIDER_RATE_LIMITED, "The provider's rate limit is reached."),
+    ErrorKind.REJECTED: (pb.ERROR_REASON_PROVIDER_REJECTED, "The provider refused the request."),
+    ErrorKind.CONTEXT_TOO_LONG: (
+        pb.ERROR_REASON_CONTEXT_TOO_LONG,
+        "The conversation does not fit into the model's context.",
+    ),
+    ErrorKind.MISCONFIGURED: (
+        pb.ERROR_REASON_PROVIDER_MISCONFIGURED,
+        "The provider refused the server's key: the operator has to correct it.",
+    ),
+    ErrorKind.TIMEOUT: (pb.ERROR_REASON_PROVIDER_TIMEOUT, "The model did not begin or go on in time."),
+    ErrorKind.CUT: (pb.ERROR_REASON_PROVIDER_STREAM_CUT, "The provider's answer broke off."),
+}
+
+TIMED_OUT = Failure(reason=pb.ERROR_REASON_PROVIDER_TIMEOUT, message="The answer took too long.")
+INTERRUPTED = Failure(
+    reason=pb.ERROR_REASON_RUN_INTERRUPTED, message="The server stopped while the answer was in progress."
+)
+
+
+def failure_of(error: BaseException | None) -> Failure:
+    """The failure that clients see for what a provider's stream raised."""
+    if isinstance(error, ProviderError):
+        reason, message = _PROVIDER[error.kind]
+        return Failure(reason=reason, message=message)
+    return Failure(reason=pb.ERROR_REASON_INTERNAL, message="Internal error.")

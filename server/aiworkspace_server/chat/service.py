@@ -1,0 +1,108 @@
+"""Rules of conversations, and the ways from a conversation or run to its organization."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+from aiworkspace.v1 import common_pb2
+
+from ..kit.context import Call
+from ..kit.errors import NotFound, OutOfRange, Unavailable, etag_mismatch
+from ..kit.mongo import Mongo
+from ..workspaces.service import WorkspaceFinder
+from . import store
+from .models import Conversation, Run
+from .runs import Runs
+from .store import ChatStore
+
+_STARTING_SECONDS = 5.0  # how long a run may take from its reservation to its first event
+
+
+class ChatFinder:
+    """Finds the organization of a conversation or run for authorization, and leaves the document with the call.
+
+    Only the person whose it is finds it, and only while the workspace and the membership last.
+    """
+
+    def __init__(self, mongo: Mongo, workspaces: WorkspaceFinder) -> None:
+        self._mongo = mongo
+        self._workspaces = workspaces
+
+    async def find_conversation_org(self, call: Call, conversation_id: UUID) -> UUID | None:
+        found = await store.find_conversation_among(self._mongo, *_caller(call), conversation_id)
+        return await self._check_workspace(call, found)
+
+    async def find_run_org(self, call: Call, run_id: UUID) -> UUID | None:
+        return await self._check_workspace(call, await store.find_run_among(self._mongo, *_caller(call), run_id))
+
+    async def _check_workspace(self, call: Call, found: tuple[UUID, Any] | None) -> UUID | None:
+        if found is None:
+            return None
+        org_id, call.resource = found
+        return await self._workspaces.find_org(call, call.resource["workspace_id"]) and org_id
+
+
+def _caller(call: Call) -> tuple[list[UUID], UUID]:
+    return list(call.principal.roles), call.principal.user_id
+
+
+async def update_conversation(
+    chat: ChatStore, conversation: Conversation, etag: str, values: dict[str, Any]
+) -> Conversation:
+    version = conversation["version"]
+    if etag and etag != str(version):
+        raise etag_mismatch("conversation.etag")
+    if not await chat.update_conversation(conversation["_id"], version, values):
+        raise etag_mismatch("conversation.etag")
+    changed = await chat.find_conversation(conversation["_id"])
+    if changed is None:
+        raise NotFound("conversation.conversation_id")
+    return changed
+
+
+async def delete_conversation(chat: ChatStore, runs: Runs, conversation_id: UUID) -> None:
+    conversation = await chat.find_conversation(conversation_id)
+    await chat.delete_conversation(conversation_id)
+    if conversation and conversation["active_run_id"]:
+        await cancel_run(runs, conversation["active_run_id"])
+    await chat.delete_content(conversation_id)
+
+
+async def cancel_run(runs: Runs, run_id: UUID) -> None:
+    """Stops a run and waits until it has ended and is settled."""
+    live = runs.find(run_id)
+    if live:
+        live.stop("cancelled")
+        await live.ended.wait()
+
+
+async def follow(chat: ChatStore, runs: Runs, run_id: UUID, after: int) -> AsyncIterator[bytes]:
+    """Encoded events of a run from the one that follows `after`; of a run that has ended at least the terminal one."""
+    live = runs.find(run_id)
+    if live is None:
+        await _wait_for_end(chat, runs, run_id)
+        live = runs.find(run_id)
+    if live:
+        if after >= live.next_sequence:
+            raise OutOfRange(
+                common_pb2.ERROR_REASON_SEQUENCE_AHEAD,
+                f"after_sequence: the run has sent {live.next_sequence - 1} events so far.",
+            )
+        async for event in live.follow(after):
+            yield event
+        return
+    stored = await chat.events_after(run_id, after)
+    last = None if stored else await chat.last_event(run_id)
+    for event in [*stored, *([last] if last else [])]:
+        yield event
+
+
+async def _wait_for_end(chat: ChatStore, runs: Runs, run_id: UUID) -> None:
+    """Waits for a run that is not (or no longer) live in this process until it is, or has ended."""
+    for _ in range(round(_STARTING_SECONDS / 0.05)):
+        run: Run | None = await chat.find_run(run_id)
+        if runs.find(run_id) or (run and run["state"] != "running"):
+            return
+        await asyncio.sleep(0.05)
+    raise Unavailable("The run is being started or ended. Try again.")

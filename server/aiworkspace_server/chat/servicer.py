@@ -1,0 +1,181 @@
+"""ChatService: proto in and out."""
+
+from collections.abc import AsyncIterator
+from typing import Any, cast
+from uuid import UUID
+
+from aiworkspace.v1 import chat_pb2 as pb
+from aiworkspace.v1 import common_pb2
+from aiworkspace.v1.chat_pb2_grpc import ChatServiceServicer
+
+from ..kit.context import caller_id, current, tenant_id
+from ..kit.errors import NotFound
+from ..kit.ids import new_id, parse_id
+from ..kit.masks import changes
+from ..kit.mongo import Mongo
+from ..kit.pages import Pages
+from ..kit.postgres import Database
+from ..kit.replies import Replies
+from ..kit.timestamps import now
+from ..llm.base import ModelInfo
+from ..llm.registry import Registry
+from ..workspaces import store as workspaces
+from ..workspaces.service import resolve_model
+from . import service
+from .events import conversation_to_proto, message_to_proto, run_to_proto
+from .models import Conversation, Run
+from .runs import Question, Runs
+from .store import ChatStore
+
+
+class ChatServicer(ChatServiceServicer):
+    def __init__(
+        self, db: Database, mongo: Mongo, registry: Registry, runs: Runs, pages: Pages, replies: Replies
+    ) -> None:
+        self._db = db
+        self._mongo = mongo
+        self._registry = registry
+        self._runs = runs
+        self._pages = pages
+        self._replies = replies
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
+        after = self._pages.after(request)
+        models = [model for model in await self._registry.models() if not after or model.id > after[0]]
+        page, more = self._pages.cut(request, models, lambda model: [model.id])
+        return pb.ListModelsResponse(models=map(_model_to_proto, page), next_page_token=more)
+
+    async def CreateConversation(
+        self, request: pb.CreateConversationRequest, context: Any
+    ) -> pb.CreateConversationResponse:
+        if request.model:
+            await resolve_model(self._registry, request.model, "model")
+        conversation = _new_conversation(request)
+        async with self._db.write(tenant_id(), caller_id()) as tx:
+            reply = await self._replies.earlier(tx, request, pb.CreateConversationResponse)
+            if reply is None:
+                reply = pb.CreateConversationResponse(conversation=conversation_to_proto(conversation))
+                await self._replies.keep(tx, request, reply)
+        conversation["_id"] = UUID(reply.conversation.conversation_id)
+        await self._chat().save_conversation(conversation)  # after a crash in between, repeating the call gets here
+        return reply
+
+    async def GetConversation(self, request: pb.GetConversationRequest, context: Any) -> pb.GetConversationResponse:
+        return pb.GetConversationResponse(conversation=conversation_to_proto(_conversation()))
+
+    async def ListConversations(
+        self, request: pb.ListConversationsRequest, context: Any
+    ) -> pb.ListConversationsResponse:
+        workspace_id = parse_id(request.workspace_id, "workspace_id")
+        rows = await self._chat().list_conversations(
+            workspace_id, caller_id(), self._pages.after_id(request), self._pages.limit(request)
+        )
+        page, more = self._pages.cut(request, rows, lambda conversation: [conversation["_id"]])
+        return pb.ListConversationsResponse(conversations=map(conversation_to_proto, page), next_page_token=more)
+
+    async def UpdateConversation(
+        self, request: pb.UpdateConversationRequest, context: Any
+    ) -> pb.UpdateConversationResponse:
+        values = changes(request.conversation, request.update_mask, {"title", "model"})
+        if values.get("model"):
+            await resolve_model(self._registry, values["model"], "conversation.model")
+        changed = await service.update_conversation(self._chat(), _conversation(), request.conversation.etag, values)
+        return pb.UpdateConversationResponse(conversation=conversation_to_proto(changed))
+
+    async def DeleteConversation(
+        self, request: pb.DeleteConversationRequest, context: Any
+    ) -> pb.DeleteConversationResponse:
+        await service.delete_conversation(self._chat(), self._runs, _conversation()["_id"])
+        return pb.DeleteConversationResponse()
+
+    async def ListMessages(self, request: pb.ListMessagesRequest, context: Any) -> pb.ListMessagesResponse:
+        limit = self._pages.limit(request) - 1
+        page, more = await self._chat().list_messages(_conversation()["_id"], self._pages.after_id(request), limit)
+        token = self._pages.token(request, [page[-1]["_id"]]) if more else ""
+        return pb.ListMessagesResponse(messages=map(message_to_proto, page), next_page_token=token)
+
+    async def SendMessage(self, request: pb.SendMessageRequest, context: Any) -> AsyncIterator[pb.SendMessageResponse]:
+        run_id = await self._runs.start(await self._question(request))
+        async for event in service.follow(self._chat(), self._runs, run_id, after=0):
+            yield cast(pb.SendMessageResponse, event)  # encoded already
+
+    async def _question(self, request: pb.SendMessageRequest) -> Question:
+        conversation = _conversation()
+        async with self._db.read(tenant_id()) as tx:
+            workspace = await workspaces.find_workspace(tx, conversation["workspace_id"])
+        if workspace is None:
+            raise NotFound("conversation_id")
+        model = request.model or conversation["model"] or workspace.default_model
+        provider, model_name = await resolve_model(self._registry, model, "model")
+        return Question(
+            org_id=tenant_id(),
+            user_id=caller_id(),
+            conversation=conversation,
+            content=request.content,
+            system_prompt=workspace.system_prompt,
+            model=model,
+            provider=provider,
+            model_name=model_name,
+            request_id=UUID(request.request_id) if request.request_id else None,
+            content_hash=self._replies.content_hash(request),
+        )
+
+    async def StreamRun(self, request: pb.StreamRunRequest, context: Any) -> AsyncIterator[pb.StreamRunResponse]:
+        async for event in service.follow(self._chat(), self._runs, _run()["_id"], request.after_sequence):
+            yield cast(pb.StreamRunResponse, event)  # encoded already
+
+    async def CancelRun(self, request: pb.CancelRunRequest, context: Any) -> pb.CancelRunResponse:
+        run_id = _run()["_id"]
+        await service.cancel_run(self._runs, run_id)
+        run = await self._chat().find_run(run_id)
+        if run is None:
+            raise NotFound("run_id")
+        return pb.CancelRunResponse(run=run_to_proto(run))
+
+    async def GetRun(self, request: pb.GetRunRequest, context: Any) -> pb.GetRunResponse:
+        return pb.GetRunResponse(run=run_to_proto(_run()))
+
+    def _chat(self) -> ChatStore:
+        return ChatStore(self._mongo, tenant_id())
+
+
+def _conversation() -> Conversation:
+    """The one that authorization found."""
+    return cast(Conversation, current.get().resource)
+
+
+def _run() -> Run:
+    """The one that authorization found."""
+    return cast(Run, current.get().resource)
+
+
+def _new_conversation(request: pb.CreateConversationRequest) -> Conversation:
+    time = now()
+    return Conversation(
+        _id=new_id(),
+        workspace_id=parse_id(request.workspace_id, "workspace_id"),
+        user_id=caller_id(),
+        title=request.title,
+        model=request.model,
+        size_bytes=0,
+        active_run_id=None,
+        version=1,
+        create_time=time,
+        update_time=time,
+        delete_time=None,
+    )
+
+
+def _model_to_proto(model: ModelInfo) -> pb.Model:
+    return pb.Model(
+        model=model.id,
+        provider=model.provider,
+        display_name=model.display_name,
+        context_tokens=model.context_tokens or 0,
+        input_price=_usd(model.input_price),
+        output_price=_usd(model.output_price),
+    )
+
+
+def _usd(nanos: int | None) -> common_pb2.Money | None:
+    return None if nanos is None else common_pb2.Money(currency_code="USD", nanos=nanos)

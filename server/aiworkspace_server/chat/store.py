@@ -1,0 +1,154 @@
+"""Queries on conversations, messages, runs and their events, as one organization sees them."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+from uuid import UUID
+
+from ..kit.mongo import Mongo
+from ..kit.timestamps import now
+from .models import Conversation, EventBatch, Message, Run
+
+_HISTORY_MESSAGES = 200
+_HISTORY_BYTES = 400_000  # about 100,000 tokens
+_PAGE_BYTES = 1 << 20
+
+
+async def find_conversation_among(
+    mongo: Mongo, org_ids: Sequence[UUID], user_id: UUID, conversation_id: UUID
+) -> tuple[UUID, Conversation] | None:
+    """The person's conversation and its organization, which is one of these."""
+    where = {"_id": conversation_id, "user_id": user_id, "delete_time": None}
+    found = await mongo.find_among("conversations", org_ids, where)
+    return (found["org_id"], cast(Conversation, found)) if found else None
+
+
+async def find_run_among(mongo: Mongo, org_ids: Sequence[UUID], user_id: UUID, run_id: UUID) -> tuple[UUID, Run] | None:
+    found = await mongo.find_among("runs", org_ids, {"_id": run_id, "user_id": user_id})
+    return (found["org_id"], cast(Run, found)) if found else None
+
+
+class ChatStore:
+    """The chat documents of one organization."""
+
+    def __init__(self, mongo: Mongo, org_id: UUID) -> None:
+        self._conversations = mongo.tenant("conversations", org_id)
+        self._messages = mongo.tenant("messages", org_id)
+        self._runs = mongo.tenant("runs", org_id)
+        self._events = mongo.tenant("run_events", org_id)
+
+    async def save_conversation(self, conversation: Conversation) -> None:
+        await self._conversations.save(dict(conversation))
+
+    async def find_conversation(self, conversation_id: UUID) -> Conversation | None:
+        found = await self._conversations.find_one({"_id": conversation_id, "delete_time": None})
+        return cast(Conversation | None, found)
+
+    async def list_conversations(
+        self, workspace_id: UUID, user_id: UUID, before: UUID | None, limit: int
+    ) -> list[Conversation]:
+        """A person's conversations in a workspace, the one created last first."""
+        where: dict[str, Any] = {"workspace_id": workspace_id, "user_id": user_id, "delete_time": None}
+        if before:
+            where["_id"] = {"$lt": before}
+        found = await self._conversations.find(where).sort("_id", -1).limit(limit).to_list()
+        return cast(list[Conversation], found)
+
+    async def update_conversation(self, conversation_id: UUID, version: int, values: dict[str, Any]) -> bool:
+        """False when the conversation is no longer at this version."""
+        where = {"_id": conversation_id, "delete_time": None, "version": version}
+        change = {"$set": values | {"update_time": now()}, "$inc": {"version": 1}}
+        return await self._conversations.update(where, change)
+
+    async def begin_run(self, conversation_id: UUID, run_id: UUID, title: str, size: int) -> bool:
+        """Notes the run in its conversation. False when the conversation was deleted."""
+        change: dict[str, Any] = {
+            "$set": {"active_run_id": run_id, "update_time": now()} | ({"title": title} if title else {}),
+            "$inc": {"size_bytes": size},
+        }
+        return await self._conversations.update({"_id": conversation_id, "delete_time": None}, change)
+
+    async def end_run(self, conversation_id: UUID, run_id: UUID, size: int) -> None:
+        change = {"$set": {"active_run_id": None, "update_time": now()}, "$inc": {"size_bytes": size}}
+        await self._conversations.update({"_id": conversation_id, "active_run_id": run_id}, change)
+
+    async def delete_conversation(self, conversation_id: UUID) -> None:
+        """Out of sight first: a crash in between leaves nothing that anybody can reach."""
+        await self._conversations.update({"_id": conversation_id}, {"$set": {"delete_time": now(), "title": ""}})
+
+    async def delete_content(self, conversation_id: UUID) -> None:
+        runs = await self._runs.find({"conversation_id": conversation_id}, ["_id"]).to_list()
+        await self._events.delete({"run_id": {"$in": [run["_id"] for run in runs]}})
+        await self._messages.delete({"conversation_id": conversation_id})
+        await self._runs.delete({"conversation_id": conversation_id})
+
+    async def save_message(self, message: Message) -> None:
+        await self._messages.save(dict(message))
+
+    async def find_message(self, message_id: UUID) -> Message | None:
+        return cast(Message | None, await self._messages.find_one({"_id": message_id}))
+
+    async def delete_messages_of(self, run_id: UUID) -> None:
+        await self._messages.delete({"run_id": run_id})
+
+    async def list_messages(self, conversation_id: UUID, after: UUID | None, limit: int) -> tuple[list[Message], bool]:
+        """Messages, the oldest first, and whether there are more. Fewer than the limit when they are large."""
+        where: dict[str, Any] = {"conversation_id": conversation_id}
+        if after:
+            where["_id"] = {"$gt": after}
+        messages: list[Message] = []
+        size = 0
+        async for found in self._messages.find(where).sort("_id", 1).limit(limit + 1).batch_size(50):
+            message = cast(Message, found)
+            size += _size(message)
+            if messages and (len(messages) == limit or size > _PAGE_BYTES):
+                return messages, True
+            messages.append(message)
+        return messages, False
+
+    async def history(self, conversation_id: UUID, before: UUID) -> list[Message]:
+        """The latest messages before this one that fit into a context, the oldest first."""
+        where = {"conversation_id": conversation_id, "_id": {"$lt": before}}
+        cursor = self._messages.find(where, ["role", "contents"]).sort("_id", -1).limit(_HISTORY_MESSAGES)
+        messages: list[Message] = []
+        size = 0
+        async for found in cursor.batch_size(20):
+            message = cast(Message, found)
+            size += _size(message)
+            if size > _HISTORY_BYTES:
+                break
+            messages.append(message)
+        return messages[::-1]
+
+    async def save_run(self, run: Run) -> None:
+        await self._runs.save(dict(run))
+
+    async def find_run(self, run_id: UUID) -> Run | None:
+        return cast(Run | None, await self._runs.find_one({"_id": run_id}))
+
+    async def finish_run(self, run: Run) -> None:
+        """Stores how the run ended, unless that is stored already."""
+        ending = ("state", "finish_reason", "failure", "usage", "cost", "end_time")
+        values = {name: run[name] for name in ending}  # type: ignore[literal-required]
+        await self._runs.update({"_id": run["_id"], "state": "running"}, {"$set": values})
+
+    async def delete_run(self, run_id: UUID) -> None:
+        await self._runs.delete({"_id": run_id})
+
+    async def save_events(self, batch: EventBatch) -> None:
+        await self._events.save(dict(batch))
+
+    async def last_event(self, run_id: UUID) -> bytes | None:
+        batches = await self._events.find({"run_id": run_id}).sort("first", -1).limit(1).to_list()
+        return batches[0]["events"][-1] if batches else None
+
+    async def events_after(self, run_id: UUID, sequence: int) -> list[bytes]:
+        """All stored events of the run that follow this one."""
+        events: list[bytes] = []
+        async for found in self._events.find({"run_id": run_id}).sort("first", 1):
+            skip = max(0, sequence + 1 - found["first"])
+            events.extend(found["events"][skip:])
+        return events
+
+
+def _size(message: Message) -> int:
+    return sum(len(content["text"].encode()) for content in message["contents"])

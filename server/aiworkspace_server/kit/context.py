@@ -1,0 +1,53 @@
+"""The call that is being served, reachable from everything that runs on its behalf."""
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from .contract import Method
+
+
+@dataclass(slots=True)
+class Call:
+    """One RPC, from its first interceptor to its last byte."""
+
+    method: "Method"
+    context: Any  # grpc.aio.ServicerContext
+    metadata: Mapping[str, tuple[str, ...]]
+    request_id: str
+    user_id: UUID | None = None  # whom the credentials name
+    session_id: UUID | None = None
+    principal: Any = None  # what authentication knows of them
+    org_id: UUID | None = None  # the tenant that authorization resolved
+    resource: Any = None  # what it read on the way, so that the handler need not read it again
+    log: dict[str, object] = field(default_factory=dict)  # fields for the line about this call
+
+    @property
+    def peer(self) -> str:
+        """The client's network address without its port, or "unix"."""
+        kind, _, rest = unquote(self.context.peer()).partition(":")
+        return rest.rpartition(":")[0].strip("[]") if kind.startswith("ipv") else kind
+
+    def header(self, name: str) -> str:
+        return next(iter(self.metadata.get(name, ())), "")
+
+
+current: ContextVar[Call] = ContextVar("call")
+
+
+def caller_id() -> UUID:
+    """The signed-in user. Only for methods whose access is not public."""
+    user_id = current.get().user_id
+    assert user_id is not None, "a public method has no caller"
+    return user_id
+
+
+def tenant_id() -> UUID:
+    """The organization that authorization resolved. Only for methods whose access is a permission."""
+    org_id = current.get().org_id
+    assert org_id is not None, "only a method with a permission has a tenant"
+    return org_id

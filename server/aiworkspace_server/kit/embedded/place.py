@@ -1,0 +1,123 @@
+"""The directory of one embedded database, and the right to use it: never two servers, never two databases.
+
+Two lock files stand for that. `server.lock` is held by this process alone. `process.lock` is inherited by the database
+and by its own children, so that it is free exactly when the last of them is gone, however their server ended. The
+process ids that databases write into files say less: they are wrong after a reboot or in a new container.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import re
+import signal
+import stat
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+STOP_SECONDS = 10
+POLL_SECONDS = 0.01
+
+# The longest socket path is 107 bytes on Linux and 103 on macOS, and PostgreSQL reads a comma as a list.
+_PLAIN = re.compile(r"[\w./+-]{1,80}", re.ASCII)
+
+
+class EmbeddedError(Exception):
+    """An embedded database cannot run; the text says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A claimed directory; `lock` is the descriptor of process.lock, `stop` what makes this database end in order."""
+
+    path: Path
+    lock: int
+    stop: signal.Signals
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log"
+
+    def last_words(self) -> str:
+        return " / ".join(self.log.read_text(errors="replace").splitlines()[-3:])[-1000:] or "it said nothing"
+
+    @contextmanager
+    def sockets(self) -> Iterator[Path]:
+        """The directory of the socket: in here, or, when that path is too long, in the machine's temporary directory.
+
+        The latter has the same name at every start, so that a crash leaves one behind and not one each.
+        """
+        path = self.path / "socket"
+        if not _PLAIN.fullmatch(str(path)):
+            name = hashlib.sha256(bytes(self.path)).hexdigest()[:16]
+            path = Path(tempfile.gettempdir()) / f"aiw-{os.geteuid()}-{name}"
+        yield _private(path)
+        with suppress(OSError):
+            path.rmdir()
+
+
+@asynccontextmanager
+async def claim(data_dir: Path, name: str, *, stop: signal.Signals) -> AsyncIterator[Place]:
+    """The place of database `name`, once whatever a killed server left running in it has ended."""
+    path = _home(data_dir, name)
+    with _opened(path / "server.lock") as server, _opened(path / "process.lock") as process:
+        if not _locked(server):
+            raise EmbeddedError(f"{data_dir} is in use by another server: stop it, or set DATA_DIR")
+        if not _locked(process):
+            await _end_leftover(process, path, stop)
+        yield Place(path, process, stop)
+
+
+def _home(data_dir: Path, name: str) -> Path:
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return _private(data_dir.resolve() / name)
+
+
+def _private(path: Path) -> Path:
+    """Makes the directory, or refuses one that somebody else has put there."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise EmbeddedError(f"{path} is not a directory of this user: start the server as its owner, or set DATA_DIR")
+    path.chmod(0o700)
+    return path
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    with suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+async def _end_leftover(lock: int, path: Path, stop: signal.Signals) -> None:
+    """Politely, then by force. Not adopted: a fresh child has this version's options and ends with this server."""
+    for attempt in (stop, signal.SIGKILL):
+        _signal_writer(lock, attempt)
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline:
+            if _locked(lock):
+                return
+            await asyncio.sleep(POLL_SECONDS)
+    raise EmbeddedError(f"a process of an earlier server still uses {path} and does not end")
+
+
+def _signal_writer(lock: int, number: signal.Signals) -> None:
+    """Ids are used again: the one in the file counts only if it leads a session, as every child of ours does."""
+    with suppress(ValueError, ProcessLookupError):
+        leader = int(os.pread(lock, 20, 0))
+        if os.getsid(leader) == leader:
+            os.kill(leader, number)

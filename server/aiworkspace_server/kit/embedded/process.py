@@ -1,0 +1,88 @@
+"""A database as a child process that does not outlive its server.
+
+When the server is killed, the kernel sends the child its stop signal (PR_SET_PDEATHSIG). setpriv asks for that, because
+code of ours between fork and exec would be unsafe beside threads. Where setpriv is missing, the child lives until the
+next start, which ends it (see place.py).
+"""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from aiworkspace_server.kit.embedded.place import POLL_SECONDS, STOP_SECONDS, EmbeddedError, Place
+
+START_SECONDS = 60
+
+Child = subprocess.Popen[bytes]
+
+
+@asynccontextmanager
+async def child(
+    place: Place, command: Sequence[str], *, directory: Path, privileges: Sequence[str] = ()
+) -> AsyncIterator[Child]:
+    """Runs `command` in `directory` until the block ends; `privileges` are options for setpriv.
+
+    To be entered on the main thread: to the kernel, the end of the thread that forked is the end of the parent.
+    """
+    process = _spawn(place, [*_wrapper(place, privileges), *command], directory)
+    try:
+        os.pwrite(place.lock, b"%-20d" % process.pid, 0)
+        yield process
+    finally:
+        await _stop(place, process)
+
+
+async def until(place: Place, process: Child, ready: Callable[[], Awaitable[bool]]) -> None:
+    """Waits until `ready` says so. A child that ends before is an error that quotes the end of its log."""
+    deadline = time.monotonic() + START_SECONDS
+    while not await ready():
+        if process.poll() is not None:
+            raise EmbeddedError(f"{place.path.name} did not start: {place.last_words()}")
+        if time.monotonic() > deadline:
+            raise EmbeddedError(f"{place.path.name} was not ready after {START_SECONDS} s; see {place.log}")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def ended(process: Child) -> int:
+    """The exit code. In a thread, since every event loop has its own way to watch children."""
+    return await asyncio.to_thread(process.wait)
+
+
+def _wrapper(place: Place, privileges: Sequence[str]) -> list[str]:
+    if sys.platform == "linux" and (setpriv := shutil.which("setpriv")):
+        return [setpriv, f"--pdeathsig={place.stop.name.removeprefix('SIG')}", *privileges, "--"]
+    if privileges:
+        raise EmbeddedError("PostgreSQL refuses to be root, and setpriv (util-linux) is missing: run as another user")
+    return []
+
+
+def _spawn(place: Place, command: list[str], directory: Path) -> Child:
+    """In a session of its own: Ctrl-C reaches the server alone, which ends its databases last."""
+    with suppress(FileNotFoundError):
+        place.log.replace(place.path / "log.previous")
+    with open(os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as log:
+        return subprocess.Popen(
+            command,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=(place.lock,),
+        )
+
+
+async def _stop(place: Place, process: Child) -> None:
+    if process.poll() is None:
+        process.send_signal(place.stop)
+    try:
+        await asyncio.to_thread(process.wait, STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        await ended(process)

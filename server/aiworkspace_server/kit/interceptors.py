@@ -1,0 +1,256 @@
+"""The interceptor: one ordered list of steps around every method, the same for all four kinds of RPC.
+
+A step is built once per method and wraps the next one. All of them run in the task of the call, see the request, and
+are the only way to the handler. A handler that yields is driven here, so that its clean-up runs in its own task.
+"""
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, TypeAlias
+
+import grpc
+import structlog
+from grpc_status import rpc_status
+from protovalidate import Validator
+
+from aiworkspace.v1 import options_pb2 as options
+
+from .context import Call, current
+from .contract import Method, open_method
+from .errors import AppError, Internal, InvalidArgument, Unavailable
+from .ids import new_id
+from .stores import STORE_AWAY
+from .wire import Undecodable, decoder, encode
+
+Handler = Callable[[Call, Any], Awaitable[Any]]
+Step = Callable[[Method, Handler], Handler]
+RpcMethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for the type checker alone
+
+log = structlog.get_logger("rpc")
+_validator = Validator()
+
+
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Wraps each method of the contract in the steps, the first outermost. Other methods do not exist.
+
+    But for those of the `open_services`, health and reflection: the contract does not declare them, anybody may call
+    them, and they have steps of their own.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        steps: Sequence[Step],
+        open_services: Collection[str] = (),
+        open_steps: Sequence[Step] = (),
+    ) -> None:
+        self._methods = methods
+        self._steps = steps
+        self._open_services = open_services
+        self._open_steps = open_steps
+        self._wrapped: dict[str, RpcMethodHandler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[RpcMethodHandler | None]],
+        details: grpc.HandlerCallDetails,
+    ) -> RpcMethodHandler | None:
+        path: str = details.method
+        if path not in self._wrapped:
+            handler = await continuation(details)
+            if handler is None:
+                return None
+            if path in self._methods:
+                self._wrapped[path] = _wrap(handler, self._methods[path], self._steps)
+            elif path.split("/")[1] in self._open_services:
+                self._wrapped[path] = _wrap(handler, open_method(path), self._open_steps)
+            else:
+                return None
+        return self._wrapped[path]
+
+
+def _wrap(handler: Any, method: Method, steps: Sequence[Step]) -> RpcMethodHandler:
+    proceed = _innermost(handler)
+    for step in reversed(steps):
+        proceed = step(method, proceed)
+    return _rebuild(handler, method, proceed)
+
+
+def _innermost(handler: Any) -> Handler:
+    function = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    if not inspect.isasyncgenfunction(function):
+
+        async def answer(call: Call, request: Any) -> Any:
+            return await function(request, call.context)
+
+        return answer
+
+    async def drive(call: Call, request: Any) -> None:
+        async with aclosing(function(request, call.context)) as responses:
+            async for response in responses:
+                await call.context.write(response)
+
+    return drive
+
+
+def _rebuild(handler: Any, method: Method, proceed: Handler) -> RpcMethodHandler:
+    async def entry(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        metadata: dict[str, tuple[str, ...]] = {}
+        for key, value in context.invocation_metadata() or ():
+            metadata[key] = (*metadata.get(key, ()), str(value))
+        call = Call(method, context, metadata, "")
+        current.set(call)
+        return await proceed(call, request)
+
+    kind = f"{'stream' if handler.request_streaming else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
+    make: Callable[..., RpcMethodHandler] = getattr(grpc, f"{kind}_rpc_method_handler")
+    decode = decoder(method.request) if method.request else handler.request_deserializer
+    return make(entry, request_deserializer=decode, response_serializer=encode)
+
+
+def request_id(method: Method, proceed: Handler) -> Handler:
+    """Gives the call an id: the client's x-request-id when it is fit for a log, else a new one."""
+
+    async def handler(call: Call, request: Any) -> Any:
+        given = call.header("x-request-id")
+        call.request_id = given if 0 < len(given) <= 64 and given.isprintable() else str(new_id())
+        call.context.set_trailing_metadata((("x-request-id", call.request_id),))
+        return await proceed(call, request)
+
+    return handler
+
+
+def map_errors(method: Method, proceed: Handler) -> Handler:
+    """Turns whatever is raised into a status. No text of an unexpected exception leaves the server."""
+
+    async def handler(call: Call, request: Any) -> Any:
+        try:
+            return await proceed(call, request)
+        except AppError as error:
+            await _abort(call, error)
+        except grpc.aio.AbortError:
+            raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task and task.cancelling():
+                raise
+            await _abort(call, Unavailable())  # something inside was cancelled, not the call: it must have an end
+        except STORE_AWAY:
+            log.warning("store away", method=call.method.path, request_id=call.request_id, exc_info=True)
+            await _abort(call, Unavailable())
+        except Exception:
+            log.exception("unexpected error", method=call.method.path, request_id=call.request_id)
+            await _abort(call, Internal(call.request_id))
+
+    return handler
+
+
+async def _abort(call: Call, error: AppError) -> None:
+    status = rpc_status.to_status(error.to_status())
+    trailing = (*status.trailing_metadata, ("x-request-id", call.request_id))
+    await call.context.abort(error.code, error.message, trailing)
+
+
+def log_calls(method: Method, proceed: Handler) -> Handler:
+    """Writes one line per call. Requests and responses are never in it."""
+
+    async def handler(call: Call, request: Any) -> Any:
+        start = time.perf_counter()
+        code = "OK"
+        try:
+            return await proceed(call, request)
+        except AppError as error:
+            code = error.code.name
+            call.log["reason"] = error.reason_name
+            raise
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        except STORE_AWAY:
+            code = "UNAVAILABLE"
+            raise
+        except Exception:
+            code = "INTERNAL"
+            raise
+        finally:
+            milliseconds = round((time.perf_counter() - start) * 1000, 2)
+            log.info("call", method=method.path, code=code, ms=milliseconds, **_who(call), **call.log)
+
+    return handler
+
+
+def _who(call: Call) -> dict[str, str]:
+    known = {"request_id": call.request_id, "user_id": call.user_id, "org_id": call.org_id}
+    return {name: str(value) for name, value in known.items() if value}
+
+
+def authenticate(check: Callable[[Call], Awaitable[None]]) -> Step:
+    """Lets `check` find out who calls, on all methods but public ones."""
+
+    def step(method: Method, proceed: Handler) -> Handler:
+        if method.access.mode == options.ACCESS_MODE_PUBLIC:
+            return proceed
+
+        async def handler(call: Call, request: Any) -> Any:
+            await check(call)
+            return await proceed(call, request)
+
+        return handler
+
+    return step
+
+
+def authorize(check: Callable[[Call, Any], Awaitable[None]]) -> Step:
+    """Lets `check` find the organization and the caller's permission in it, on methods that need one."""
+
+    def step(method: Method, proceed: Handler) -> Handler:
+        if method.access.mode != options.ACCESS_MODE_PERMISSION:
+            return proceed
+
+        async def handler(call: Call, request: Any) -> Any:
+            if type(request) is Undecodable:
+                raise request.error()
+            await check(call, request)
+            return await proceed(call, request)
+
+        return handler
+
+    return step
+
+
+def validate(method: Method, proceed: Handler) -> Handler:
+    """Holds every request against the rules of the contract."""
+
+    async def handler(call: Call, request: Any) -> Any:
+        if hasattr(request, "__aiter__"):
+            return await proceed(call, _validated(request))
+        _validate(request)
+        return await proceed(call, request)
+
+    return handler
+
+
+async def _validated(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        _validate(request)
+        yield request
+
+
+def _validate(request: Any) -> None:
+    if type(request) is Undecodable:
+        raise request.error()
+    violations = _validator.collect_violations(request)
+    if violations:
+        raise InvalidArgument({_path(found.proto): found.proto.message for found in violations})
+
+
+def _path(violation: Any) -> str:
+    names = []
+    for element in violation.field.elements:
+        subscript = getattr(element, "subscript", None)
+        index = f"[{subscript.value}]" if subscript is not None and hasattr(subscript, "value") else ""
+        names.append(f"{element.field_name}{index}")
+    return ".".join(names) or "request"

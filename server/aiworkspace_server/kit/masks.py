@@ -1,0 +1,23 @@
+"""Updates by field mask: which fields of a resource a request changes, and to what."""
+
+from collections.abc import Collection
+from typing import Any
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+
+from .errors import InvalidArgument
+
+
+def changes(resource: Message, mask: FieldMask, mutable: Collection[str]) -> dict[str, Any]:
+    """The mutable fields that the mask names, with their new values.
+
+    An empty mask names every mutable field that is set. Output-only fields are ignored, unknown ones refused.
+    """
+    if not mask.paths:
+        return {name: value for name in mutable if (value := getattr(resource, name))}
+    fields = resource.DESCRIPTOR.fields_by_name
+    unknown = [path for path in mask.paths if path not in fields]
+    if unknown:
+        raise InvalidArgument({"update_mask": f"{unknown[0][:100]!r} is not a field of {resource.DESCRIPTOR.name}"})
+    return {name: getattr(resource, name) for name in mutable if name in mask.paths}

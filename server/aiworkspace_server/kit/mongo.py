@@ -1,0 +1,73 @@
+"""MongoDB: collections that add the tenant to every command.
+
+Nobody else touches a collection. A filter or document that names org_id itself is refused, so that it cannot be
+overridden.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from pymongo import AsyncMongoClient, WriteConcern
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.cursor import AsyncCursor
+
+Document = dict[str, Any]
+Filter = Mapping[str, Any]
+
+
+class Tenant:
+    """One collection as one organization sees it."""
+
+    def __init__(self, collection: AsyncCollection[Document], org_id: UUID) -> None:
+        self._collection = collection
+        self._org = {"org_id": org_id}
+
+    async def find_one(self, where: Filter, projection: Sequence[str] | None = None) -> Document | None:
+        return await self._collection.find_one(self._own(where), projection)
+
+    def find(self, where: Filter, projection: Sequence[str] | None = None) -> AsyncCursor[Document]:
+        return self._collection.find(self._own(where), projection)
+
+    async def save(self, document: Document) -> None:
+        """Inserts the document, or does nothing when one with its _id is there: safe to repeat."""
+        content = self._own(document)
+        key = {"_id": content.pop("_id"), "org_id": content.pop("org_id")}
+        await self._collection.update_one(key, {"$setOnInsert": content}, upsert=True)
+
+    async def update(self, where: Filter, change: Mapping[str, Any]) -> bool:
+        """Changes the one document that matches. False when none does."""
+        result = await self._collection.update_one(self._own(where), change)
+        return result.matched_count == 1
+
+    async def delete(self, where: Filter) -> None:
+        await self._collection.delete_many(self._own(where))
+
+    def _own(self, filter_or_document: Filter) -> Document:
+        if "org_id" in filter_or_document:
+            raise ValueError("org_id is set by the tenant's collection alone")
+        return {**filter_or_document, **self._org}
+
+
+class Mongo:
+    """The client. Acknowledged writes are on disk, on a majority of the replica set."""
+
+    def __init__(self, uri: str) -> None:
+        self.client: AsyncMongoClient[Document] = AsyncMongoClient(
+            uri, uuidRepresentation="standard", tz_aware=True, serverSelectionTimeoutMS=5000, connectTimeoutMS=5000
+        )
+        self.database = self.client.get_default_database("aiworkspace").with_options(
+            write_concern=WriteConcern(w="majority", j=True)
+        )
+
+    def tenant(self, collection: str, org_id: UUID) -> Tenant:
+        return Tenant(self.database[collection], org_id)
+
+    async def find_among(self, collection: str, org_ids: Sequence[UUID], where: Filter) -> Document | None:
+        """The document that matches in one of these organizations: how an id is found before its tenant is known."""
+        if "org_id" in where:
+            raise ValueError("org_id is set by find_among alone")
+        return await self.database[collection].find_one({**where, "org_id": {"$in": list(org_ids)}})
+
+    async def close(self) -> None:
+        await self.client.close()

@@ -1,0 +1,85 @@
+"""Answers kept for repeated requests: the same request_id with the same content does nothing again.
+
+The answer is stored in the transaction of the change itself, so there is never one without the other. Of two calls at
+the same time the second waits for the first. Sensitive fields of the answer itself are not stored.
+"""
+
+import hmac
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from google.protobuf.message import Message
+from sqlalchemy import LargeBinary, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Mapped, mapped_column
+
+from aiworkspace.v1 import common_pb2 as pb
+
+from .context import caller_id, current
+from .contract import sensitive_fields
+from .errors import InvalidArgument
+from .postgres import Base, WriteSession
+from .timestamps import now
+
+Response = TypeVar("Response", bound=Message)
+
+
+class Reply(Base):
+    __tablename__ = "replies"
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    request_id: Mapped[UUID] = mapped_column(primary_key=True)
+    content_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    reply: Mapped[bytes | None] = mapped_column(LargeBinary)
+    create_time: Mapped[datetime]
+
+
+class Replies:
+    """Looks up and stores answers."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    async def earlier(self, tx: WriteSession, request: Any, response: type[Response]) -> Response | None:
+        """The answer to an earlier call with this request_id, or None when this is the first.
+
+        Raises InvalidArgument when the earlier call had other content.
+        """
+        if not request.request_id:
+            return None
+        request_id, content_hash = UUID(request.request_id), self.content_hash(request)
+        row = {"user_id": caller_id(), "request_id": request_id, "content_hash": content_hash, "create_time": now()}
+        claim = insert(Reply).values(**row).on_conflict_do_nothing().returning(Reply.request_id)
+        if (await tx.execute(claim)).first():
+            return None
+        known = await tx.execute(select(Reply.content_hash, Reply.reply).where(*_key(request)))
+        stored_hash, reply = known.one()
+        if stored_hash != content_hash:
+            raise request_id_reused()
+        return response.FromString(reply or b"")
+
+    async def keep(self, tx: WriteSession, request: Any, response: Response) -> Response:
+        """Stores the answer for calls that repeat the request, and returns it."""
+        if request.request_id:
+            stored = type(response)()
+            stored.CopyFrom(response)
+            for field in sensitive_fields(stored):
+                stored.ClearField(field)
+            await tx.execute(update(Reply).where(*_key(request)).values(reply=stored.SerializeToString()))
+        return response
+
+    def content_hash(self, request: Message) -> bytes:
+        """Keyed hash of the method and of all that the request says, passwords included: hence the key."""
+        content = request.SerializeToString(deterministic=True)
+        return hmac.digest(self._key, current.get().method.path.encode() + b"\0" + content, "sha256")
+
+
+def request_id_reused() -> InvalidArgument:
+    return InvalidArgument(
+        {"request_id": "was used before for another request; make a new one"}, pb.ERROR_REASON_REQUEST_ID_REUSED
+    )
+
+
+def _key(request: Any) -> tuple[Any, Any]:
+    return Reply.user_id == caller_id(), Reply.request_id == UUID(request.request_id)

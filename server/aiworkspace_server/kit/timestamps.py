@@ -1,0 +1,27 @@
+"""Times between Python and protobuf."""
+
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from .errors import InvalidArgument
+
+
+def now() -> datetime:
+    """The present in UTC, in whole milliseconds: what both databases can hold."""
+    present = datetime.now(UTC)
+    return present.replace(microsecond=present.microsecond // 1000 * 1000)
+
+
+def timestamp(time: datetime) -> Timestamp:
+    result = Timestamp()
+    result.FromDatetime(time)
+    return result
+
+
+def parse_timestamp(value: Timestamp, field: str) -> datetime:
+    """The time in a request field; INVALID_ARGUMENT names the field when no calendar has it."""
+    try:
+        return value.ToDatetime(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidArgument({field: "must be a time between the years 1 and 9999"}) from None

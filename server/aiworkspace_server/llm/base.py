@@ -1,0 +1,141 @@
+"""What the server asks of a model provider, and the pieces that an answer arrives in."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, Protocol
+
+Role = Literal["user", "assistant"]
+DeltaKind = Literal["text", "thinking"]
+FinishReason = Literal["stop", "length", "content_filter", "other"]
+
+# No model reads or writes this much in one request: a larger count is a fault, not a bill.
+_MOST_TOKENS = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one side said."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One question to one model."""
+
+    model: str  # the provider's own name of it, without the provider
+    system: str  # empty: none
+    turns: Sequence[Turn]
+    max_output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """The next part of the text or of the thinking; never empty."""
+
+    kind: DeltaKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Tokens of one request so far. Each one replaces the one before it.
+
+    Input includes what came from the provider's cache and what was written to it, output includes reasoning.
+    """
+
+    input_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    estimated: bool = False  # counted here, because the provider reported nothing (plausible)
+
+    @property
+    def plausible(self) -> bool:
+        """Whether no part is negative or larger than its whole, and no whole is absurd."""
+        parts = (self.cached_input_tokens, self.cache_write_tokens, self.reasoning_tokens)
+        return (
+            min(parts) >= 0
+            and self.cached_input_tokens + self.cache_write_tokens <= self.input_tokens <= _MOST_TOKENS
+            and self.reasoning_tokens <= self.output_tokens <= _MOST_TOKENS
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The provider said that the answer is complete. Always the last piece."""
+
+    reason: FinishReason
+
+
+Piece = Delta | TokenUsage | Finish
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model that can be asked. Prices are nano-USD for a million tokens.
+
+    A price is None when it is not known or depends on the size of the request.
+    """
+
+    id: str  # "provider/name"
+    provider: str
+    name: str
+    display_name: str
+    context_tokens: int | None = None
+    input_price: int | None = None
+    cached_input_price: int | None = None
+    cache_write_price: int | None = None
+    output_price: int | None = None
+
+
+class ErrorKind(StrEnum):
+    """What went wrong, as far as it decides what to do next."""
+
+    UNAVAILABLE = "unavailable"  # down, overloaded or talking nonsense: another provider may do better
+    RATE_LIMITED = "rate_limited"
+    REJECTED = "rejected"  # the same request will be refused again
+    CONTEXT_TOO_LONG = "context_too_long"
+    MISCONFIGURED = "misconfigured"  # key, account or address: only the operator can help
+    TIMEOUT = "timeout"  # one of our clocks
+    CUT = "cut"  # the answer began and stopped without its end mark
+
+
+class ProviderError(Exception):
+    """An attempt failed. The text is for logs: it may quote the provider, never a key."""
+
+    def __init__(
+        self, kind: ErrorKind, message: str, *, retry_after: float | None = None, status: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.retry_after = retry_after  # seconds, when the provider said so
+        self.status = status  # HTTP status, when there was one
+
+
+class Provider(Protocol):
+    """Somebody who runs models."""
+
+    @property
+    def name(self) -> str:
+        """The part of a model id before the first slash."""
+
+    def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
+        """The answer, one list per network read. Closing the generator hangs up on the provider.
+
+        Neighbouring deltas of a kind are one delta. An answer that comes to its end has at least one TokenUsage and
+        then one Finish, as the last piece; everything else ends in ProviderError, after the pieces that came before.
+        """
+
+    async def models(self) -> Sequence[ModelInfo]:
+        """The models that can be asked. Raises ProviderError when only the provider knows and it is away."""
+
+    async def has(self, model: str) -> bool:
+        """Whether `model`, the provider's own name, is one of them."""
+
+    async def aclose(self) -> None:
+        """Closes the connections; streams in progress fail."""

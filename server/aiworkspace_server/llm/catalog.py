@@ -1,0 +1,96 @@
+"""The text models of the hosted providers and what they cost, from the data that genai-prices ships with."""
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import cache, lru_cache
+
+from genai_prices import types
+from genai_prices.data_snapshot import get_snapshot
+
+from .base import ModelInfo
+
+# Names that the data has prices for, but that do not answer a chat: other kinds of models, models that OpenAI serves
+# through another interface only, and families and models that are gone.
+_NO_CHAT = {
+    "openai": re.compile(
+        r"^(?:ft:|gpt-oss|gpt-3\.5-\d|gpt-3\.5-turbo-|gpt-4-32k|text-|computer-use)|:|\.ft-"
+        r"|audio|realtime|transcribe|tts|image|vision|instruct|codex|search|deep-research|-pro$|o1-(?:mini|preview)"
+    ),
+    "anthropic": re.compile(r"^claude-v?[123]\b"),
+    "deepseek": re.compile(r"-v3"),
+}
+
+
+def models(provider: str) -> list[ModelInfo]:
+    """The models of one provider by name, at today's prices."""
+    now = datetime.now(UTC)
+    return [_info(provider, model, model.get_prices(now)) for model in _chat_models(provider).values()]
+
+
+def names(provider: str) -> frozenset[str]:
+    """What `models` lists, by the provider's own names."""
+    return frozenset(_chat_models(provider))
+
+
+@lru_cache(maxsize=1024)
+def find(provider: str, name: str) -> types.ModelInfo | None:
+    """The entry that prices `name`, which may be a dated name of a model, or one that is not listed."""
+    entry = _provider(provider)
+    exact = (model for model in entry.models if model.id == name)
+    return next(exact, None) or entry.find_model(name)
+
+
+@cache
+def _provider(provider: str) -> types.Provider:
+    return next(entry for entry in get_snapshot().providers if entry.id == provider)
+
+
+@cache
+def _chat_models(provider: str) -> Mapping[str, types.ModelInfo]:
+    return {
+        model.id: model
+        for model in sorted(_provider(provider).models, key=lambda model: model.id)
+        if _chats(provider, model)
+    }
+
+
+def _chats(provider: str, model: types.ModelInfo) -> bool:
+    """Text in, text out, priced, and in use. What has no context window in the data is no chat model either."""
+    no_chat = _NO_CHAT.get(provider)
+    if model.deprecated or model.context_window is None or (no_chat and no_chat.search(model.id)):
+        return False
+    return all(
+        prices.input_mtok is not None
+        and prices.output_mtok is not None
+        and prices.input_audio_mtok is None
+        and prices.output_image_mtok is None
+        for prices in _all_prices(model)
+    )
+
+
+def _all_prices(model: types.ModelInfo) -> Iterator[types.ModelPrice]:
+    if isinstance(model.prices, types.ModelPrice):
+        yield model.prices
+    else:
+        yield from (conditional.prices for conditional in model.prices)
+
+
+def _info(provider: str, model: types.ModelInfo, prices: types.ModelPrice) -> ModelInfo:
+    return ModelInfo(
+        id=f"{provider}/{model.id}",
+        provider=provider,
+        name=model.id,
+        display_name=model.name or model.id,
+        context_tokens=model.context_window,
+        input_price=_nanos(prices.input_mtok),
+        cached_input_price=_nanos(prices.cache_read_mtok),
+        cache_write_price=_nanos(prices.cache_write_mtok),
+        output_price=_nanos(prices.output_mtok),
+    )
+
+
+def _nanos(price: Decimal | types.TieredPrices | None) -> int | None:
+    """Nano-USD; None for tiers, which depend on the size of the request."""
+    return int(price * 10**9) if isinstance(price, Decimal) else None

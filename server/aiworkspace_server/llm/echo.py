@@ -1,0 +1,65 @@
+"""The model that needs no key: it says what it was told, at the pace of a real one."""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Sequence
+
+from .base import Delta, Finish, ModelInfo, ModelRequest, Piece, TokenUsage
+from .prices import ECHO_INPUT_NANOS, ECHO_OUTPUT_NANOS
+
+OPENING = "This is an echo, not an AI. You said: "
+_MOST_ECHOED_WORDS = 500
+# A token is a word with the space after it. Space at the very beginning is nobody's.
+_WORD = re.compile(r"\S+\s*")
+
+
+class EchoProvider:
+    """Deterministic, and exact in its counts: usage comes with every word, so that it is right wherever one stops."""
+
+    name = "echo"
+
+    def __init__(self, tokens_per_second: float) -> None:
+        """0 tokens per second: as fast as they are taken."""
+        self._interval = 1 / tokens_per_second if tokens_per_second else 0.0
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
+        words = _answer(request)
+        spoken = words[: request.max_output_tokens]
+        inputs = sum(_count(text) for text in (request.system, *(turn.text for turn in request.turns)))
+        begin = asyncio.get_running_loop().time()
+        for said, word in enumerate(spoken, 1):
+            await self._pace(begin, said)
+            yield [Delta("text", word), TokenUsage(inputs, 0, 0, said, 0)]
+        yield [TokenUsage(inputs, 0, 0, len(spoken), 0), Finish("stop" if len(spoken) == len(words) else "length")]
+
+    async def models(self) -> Sequence[ModelInfo]:
+        return [
+            ModelInfo(
+                id="echo/echo",
+                provider="echo",
+                name="echo",
+                display_name="Echo (no AI, for trying things out)",
+                input_price=ECHO_INPUT_NANOS * 1_000_000,
+                output_price=ECHO_OUTPUT_NANOS * 1_000_000,
+            )
+        ]
+
+    async def has(self, model: str) -> bool:
+        return model == "echo"
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+    async def _pace(self, begin: float, said: int) -> None:
+        """Waits until word number `said` is due. Whoever is late is not made later: the pace is that of the whole."""
+        due = begin + said * self._interval
+        await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
+
+
+def _answer(request: ModelRequest) -> list[str]:
+    asked = next((turn.text for turn in reversed(request.turns) if turn.role == "user"), "")
+    return _WORD.findall(OPENING) + _WORD.findall(asked)[:_MOST_ECHOED_WORDS]
+
+
+def _count(text: str) -> int:
+    return len(_WORD.findall(text))

@@ -1,0 +1,65 @@
+"""What a request cost, in integers of nano-USD, and by which price list."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_EVEN, Decimal
+from importlib.metadata import version
+
+from genai_prices import Usage
+
+from . import catalog
+from .base import TokenUsage
+
+PRICE_LIST = f"genai-prices/{version('genai-prices')}"
+SELF_HOSTED = "self-hosted"
+NOMINAL = "nominal"
+
+# What a token of echo is said to cost, so that budgets and bills can be tried without paying anybody.
+ECHO_INPUT_NANOS = 1_000
+ECHO_OUTPUT_NANOS = 2_000
+
+_HOSTED = frozenset({"openai", "anthropic", "deepseek"})
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """An amount and where it comes from: a price list with its version, "self-hosted" (0) or "nominal" (echo)."""
+
+    nanos: int  # 10⁻⁹ of the currency
+    version: str
+    currency: str = "USD"
+
+
+class UnknownPrice(LookupError):
+    """No price list knows this model: it must not be used, since nobody could say what it costs."""
+
+
+def price(model_id: str, usage: TokenUsage, at: datetime | None = None) -> Price:
+    """The price of one request that was sent `at` (now): rounded once, on the total, half to even.
+
+    Cached and written tokens are taken out of the input and priced on their own where the list has prices for them.
+    Raises UnknownPrice, and ValueError for usage that cannot be true.
+    """
+    if not usage.plausible:
+        raise ValueError(f"usage of {model_id} cannot be true: {usage}")
+    provider, _, name = model_id.partition("/")
+    if provider == "local":
+        return Price(0, SELF_HOSTED)
+    if model_id == "echo/echo":
+        return Price(usage.input_tokens * ECHO_INPUT_NANOS + usage.output_tokens * ECHO_OUTPUT_NANOS, NOMINAL)
+    return Price(_listed(provider, name, usage, at or datetime.now(UTC)), PRICE_LIST)
+
+
+def _listed(provider: str, name: str, usage: TokenUsage, at: datetime) -> int:
+    model = catalog.find(provider, name) if provider in _HOSTED else None
+    prices = model.get_prices(at) if model else None
+    if prices is None or prices.input_mtok is None or prices.output_mtok is None:
+        raise UnknownPrice(f"{provider}/{name}")
+    counts = Usage(
+        input_tokens=usage.input_tokens,
+        cache_read_tokens=usage.cached_input_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        output_tokens=usage.output_tokens,
+    )
+    total = prices.calc_price(counts)["total_price"]
+    return int((total * 10**9).quantize(Decimal(1), ROUND_HALF_EVEN))

@@ -1,0 +1,83 @@
+"""Brings both databases to the present schema. Safe to run at any time, and by several at once."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from .kit.mongo import Mongo
+from .kit.postgres import Database
+from .kit.timestamps import now
+
+_LOCK = 0x61697773  # advisory lock under which PostgreSQL is migrated
+
+
+def migrations_dir() -> Path:
+    """Inside the package when it was installed, beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "migrations"
+    return installed if installed.is_dir() else package.parents[1] / "migrations"
+
+
+async def migrate(owner_url: str, mongo: Mongo) -> None:
+    """`owner_url` names a login that may create tables and roles."""
+    engine = create_async_engine(owner_url, connect_args={"connect_timeout": 5})
+    async with engine.begin() as connection:
+        await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        await connection.run_sync(_upgrade)
+    await engine.dispose()
+    await _migrate_mongo(mongo)
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(migrations_dir()))
+    return config
+
+
+def _upgrade(connection: Connection) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+async def _migrate_mongo(mongo: Mongo) -> None:
+    """Runs each numbered migration that is not noted as done. Each may be run twice."""
+    done = mongo.database["migrations"]
+    for path in sorted((migrations_dir() / "mongo").glob("m[0-9]*.py")):
+        if await done.find_one({"_id": path.stem}) is None:
+            await _load(path).upgrade(mongo.database)
+            await done.update_one({"_id": path.stem}, {"$setOnInsert": {"time": now()}}, upsert=True)
+
+
+def _load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class SchemaError(Exception):
+    """The databases are not as this server needs them."""
+
+
+async def check_schema(db: Database) -> None:
+    """Raises SchemaError unless PostgreSQL has the present schema and keeps the server's role within its bounds."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    async with db.engine.connect() as connection:
+        present = await connection.run_sync(lambda plain: MigrationContext.configure(plain).get_current_revision())
+        unbound = await connection.scalar(
+            text("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
+        )
+    if present != head:
+        raise SchemaError(f"The database is at {present or 'no revision'}, not at {head}: run the migrate command.")
+    if unbound:
+        raise SchemaError("The server's role passes row-level security by: take SUPERUSER and BYPASSRLS from it.")

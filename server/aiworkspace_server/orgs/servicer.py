@@ -1,0 +1,183 @@
+"""OrgService: proto in and out, one transaction per call."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from aiworkspace.v1 import org_pb2 as pb
+from aiworkspace.v1.org_pb2_grpc import OrgServiceServicer
+
+from ..auth import store as users
+from ..auth.models import User
+from ..auth.principal import Authenticator
+from ..kit.context import caller_id, current, tenant_id
+from ..kit.errors import InvalidArgument, NotFound, Unauthenticated
+from ..kit.ids import new_id, parse_id
+from ..kit.masks import changes
+from ..kit.pages import Pages
+from ..kit.postgres import Database
+from ..kit.replies import Replies
+from ..kit.timestamps import now, timestamp
+from . import service, store
+from .models import Invitation, Membership
+from .roles import RANK, ROLES
+from .service import InvitationTokens
+
+
+class OrgServicer(OrgServiceServicer):
+    def __init__(
+        self, db: Database, authenticator: Authenticator, tokens: InvitationTokens, pages: Pages, replies: Replies
+    ) -> None:
+        self._db = db
+        self._authenticator = authenticator
+        self._tokens = tokens
+        self._pages = pages
+        self._replies = replies
+
+    async def CreateOrg(self, request: pb.CreateOrgRequest, context: Any) -> pb.CreateOrgResponse:
+        org_id = new_id()
+        async with self._db.write(org_id, caller_id()) as tx:
+            if reply := await self._replies.earlier(tx, request, pb.CreateOrgResponse):
+                return reply
+            org = await service.create_org(tx, org_id, request.name, caller_id())
+            reply = await self._replies.keep(tx, request, pb.CreateOrgResponse(org=_org_to_proto(org, "owner")))
+        self._authenticator.forget(caller_id())
+        return reply
+
+    async def GetOrg(self, request: pb.GetOrgRequest, context: Any) -> pb.GetOrgResponse:
+        async with self._db.read(tenant_id()) as tx:
+            org = await store.find_org(tx, tenant_id())
+        if org is None:
+            raise NotFound("org_id")
+        return pb.GetOrgResponse(org=_org_to_proto(org, _own_role()))
+
+    async def ListOrgs(self, request: pb.ListOrgsRequest, context: Any) -> pb.ListOrgsResponse:
+        async with self._db.read() as tx:
+            rows = await store.list_orgs(tx, caller_id(), self._pages.after_id(request), self._pages.limit(request))
+        rows, more = self._pages.cut(request, rows, lambda row: [row.id])
+        return pb.ListOrgsResponse(orgs=[_org_to_proto(row, row.role) for row in rows], next_page_token=more)
+
+    async def UpdateOrg(self, request: pb.UpdateOrgRequest, context: Any) -> pb.UpdateOrgResponse:
+        values = changes(request.org, request.update_mask, {"name"})
+        async with self._db.write(tenant_id()) as tx:
+            org = await service.update_org(tx, tenant_id(), request.org.etag, values)
+        return pb.UpdateOrgResponse(org=_org_to_proto(org, _own_role()))
+
+    async def DeleteOrg(self, request: pb.DeleteOrgRequest, context: Any) -> pb.DeleteOrgResponse:
+        async with self._db.write(tenant_id()) as tx:
+            await service.delete_org(tx, tenant_id())
+        self._authenticator.forget_org(tenant_id())
+        return pb.DeleteOrgResponse()
+
+    async def CreateInvitation(self, request: pb.CreateInvitationRequest, context: Any) -> pb.CreateInvitationResponse:
+        org_id, email, role = tenant_id(), request.email.lower(), ROLES[request.role - 1]
+        async with self._db.write(org_id, caller_id()) as tx:
+            reply = await self._replies.earlier(tx, request, pb.CreateInvitationResponse)
+            if reply is None:
+                invitation = await service.create_invitation(tx, org_id, email, role, caller_id(), _own_role())
+                reply = pb.CreateInvitationResponse(invitation=_invitation_to_proto(invitation))
+                await self._replies.keep(tx, request, reply)
+        reply.token = self._tokens.make(org_id, UUID(reply.invitation.invitation_id))
+        return reply
+
+    async def ListInvitations(self, request: pb.ListInvitationsRequest, context: Any) -> pb.ListInvitationsResponse:
+        async with self._db.read(tenant_id()) as tx:
+            rows = await store.list_invitations(tx, self._pages.after_id(request), self._pages.limit(request))
+        rows, more = self._pages.cut(request, rows, lambda invitation: [invitation.id])
+        return pb.ListInvitationsResponse(invitations=map(_invitation_to_proto, rows), next_page_token=more)
+
+    async def RevokeInvitation(self, request: pb.RevokeInvitationRequest, context: Any) -> pb.RevokeInvitationResponse:
+        invitation_id = parse_id(request.invitation_id, "invitation_id")
+        async with self._db.write(tenant_id()) as tx:
+            invitation = await service.revoke_invitation(tx, invitation_id)
+        return pb.RevokeInvitationResponse(invitation=_invitation_to_proto(invitation))
+
+    async def AcceptInvitation(self, request: pb.AcceptInvitationRequest, context: Any) -> pb.AcceptInvitationResponse:
+        org_id, invitation_id = self._tokens.read(request.token)
+        async with self._db.write(org_id, caller_id()) as tx:
+            if reply := await self._replies.earlier(tx, request, pb.AcceptInvitationResponse):
+                return reply
+            user = await users.find_user(tx, caller_id())
+            if user is None:
+                raise Unauthenticated
+            org, role = await service.accept_invitation(tx, invitation_id, user)
+            reply = await self._replies.keep(tx, request, pb.AcceptInvitationResponse(org=_org_to_proto(org, role)))
+        self._authenticator.forget(caller_id())
+        return reply
+
+    async def ListMembers(self, request: pb.ListMembersRequest, context: Any) -> pb.ListMembersResponse:
+        key = self._pages.after(request)
+        after = (datetime.fromisoformat(key[0]), UUID(key[1])) if key else None
+        async with self._db.read(tenant_id()) as tx:
+            rows = await store.list_members(tx, after, self._pages.limit(request))
+        rows, more = self._pages.cut(request, rows, lambda row: [row[0].create_time, row[0].user_id])
+        return pb.ListMembersResponse(members=[_member_to_proto(*row) for row in rows], next_page_token=more)
+
+    async def UpdateMember(self, request: pb.UpdateMemberRequest, context: Any) -> pb.UpdateMemberResponse:
+        member = request.member
+        user_id = parse_id(member.user_id, "member.user_id")
+        values = changes(member, request.update_mask, {"role"})
+        if values.get("role") == pb.ROLE_UNSPECIFIED:
+            raise InvalidArgument({"member.role": "must be a role"})
+        role = ROLES[values["role"] - 1] if values else None
+        async with self._db.write(tenant_id()) as tx:
+            changed = await service.update_member(tx, tenant_id(), user_id, member.etag, role, _own_role())
+        self._authenticator.forget(user_id)
+        return pb.UpdateMemberResponse(member=_member_to_proto(*changed))
+
+    async def RemoveMember(self, request: pb.RemoveMemberRequest, context: Any) -> pb.RemoveMemberResponse:
+        user_id = parse_id(request.user_id, "user_id")
+        async with self._db.write(tenant_id()) as tx:
+            await service.remove_member(tx, tenant_id(), user_id, caller_id(), _own_role())
+        self._authenticator.forget(user_id)
+        return pb.RemoveMemberResponse()
+
+
+def _own_role() -> str:
+    role: str = current.get().principal.roles[tenant_id()]
+    return role
+
+
+def _org_to_proto(org: Any, role: str) -> pb.Org:
+    """`org` is an Org or a row of list_orgs."""
+    return pb.Org(
+        org_id=str(org.id),
+        name=org.name,
+        role=pb.Role.ValueType(RANK[role]),
+        create_time=timestamp(org.create_time),
+        update_time=timestamp(org.update_time),
+        etag=str(org.version),
+    )
+
+
+def _member_to_proto(member: Membership, user: User) -> pb.Member:
+    return pb.Member(
+        org_id=str(member.org_id),
+        user_id=str(member.user_id),
+        email=user.email,
+        display_name=user.display_name,
+        role=pb.Role.ValueType(RANK[member.role]),
+        create_time=timestamp(member.create_time),
+        etag=str(member.version),
+    )
+
+
+def _invitation_to_proto(invitation: Invitation) -> pb.Invitation:
+    return pb.Invitation(
+        invitation_id=str(invitation.id),
+        org_id=str(invitation.org_id),
+        email=invitation.email,
+        role=pb.Role.ValueType(RANK[invitation.role]),
+        state=_invitation_state(invitation),
+        inviter_id=str(invitation.inviter_id),
+        create_time=timestamp(invitation.create_time),
+        expire_time=timestamp(invitation.expire_time),
+    )
+
+
+def _invitation_state(invitation: Invitation) -> pb.InvitationState.ValueType:
+    if invitation.accept_time:
+        return pb.INVITATION_STATE_ACCEPTED
+    if invitation.revoke_time:
+        return pb.INVITATION_STATE_REVOKED
+    return pb.INVITATION_STATE_EXPIRED if invitation.expire_time <= now() else pb.INVITATION_STATE_PENDING

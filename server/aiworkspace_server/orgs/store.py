@@ -1,0 +1,77 @@
+"""Queries on organizations, memberships and invitations. The tenant is set by the session, never here."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, delete, func, select, text
+
+from ..auth.models import User
+from ..kit.postgres import ReadSession, WriteSession
+from .models import Invitation, Membership, Org
+
+_LIST_ORGS = text("SELECT * FROM list_user_orgs(:user_id, CAST(:after AS uuid), :limit)")
+
+
+async def find_org(tx: ReadSession, org_id: UUID) -> Org | None:
+    return (await tx.execute(select(Org).where(Org.id == org_id, Org.delete_time.is_(None)))).scalar_one_or_none()
+
+
+async def lock_org(tx: WriteSession, org_id: UUID) -> Org | None:
+    """The organization, with nobody else changing it or its owners until the transaction ends."""
+    query = select(Org).where(Org.id == org_id, Org.delete_time.is_(None)).with_for_update()
+    return (await tx.execute(query)).scalar_one_or_none()
+
+
+async def list_orgs(tx: ReadSession, user_id: UUID, after: UUID | None, limit: int) -> Sequence[Row[*tuple[Any, ...]]]:
+    """A person's organizations, the oldest first: id, name, version, create_time, update_time, role."""
+    return (await tx.execute(_LIST_ORGS, {"user_id": user_id, "after": after, "limit": limit})).all()
+
+
+async def find_member(tx: ReadSession, user_id: UUID) -> tuple[Membership, User] | None:
+    query = select(Membership, User).join(User, User.id == Membership.user_id).where(Membership.user_id == user_id)
+    row = (await tx.execute(query)).one_or_none()
+    return (row[0], row[1]) if row else None
+
+
+async def list_members(
+    tx: ReadSession, after: tuple[datetime, UUID] | None, limit: int
+) -> Sequence[Row[Membership, User]]:
+    order = Membership.create_time, Membership.user_id
+    query = select(Membership, User).join(User, User.id == Membership.user_id).order_by(*order).limit(limit)
+    if after:
+        query = query.where(_follows(after))
+    return (await tx.execute(query)).all()
+
+
+def _follows(after: tuple[datetime, UUID]) -> Any:
+    time, user_id = after
+    later = Membership.create_time > time
+    return later | ((Membership.create_time == time) & (Membership.user_id > user_id))
+
+
+async def count_owners(tx: ReadSession) -> int:
+    return (await tx.execute(select(func.count()).where(Membership.role == "owner"))).scalar_one()
+
+
+async def is_member(tx: ReadSession, email: str) -> bool:
+    query = select(User.id).join(Membership, Membership.user_id == User.id).where(User.email == email)
+    return (await tx.execute(query)).first() is not None
+
+
+async def remove_member(tx: WriteSession, user_id: UUID) -> None:
+    await tx.execute(delete(Membership).where(Membership.user_id == user_id))
+
+
+async def lock_invitation(tx: WriteSession, invitation_id: UUID) -> Invitation | None:
+    query = select(Invitation).where(Invitation.id == invitation_id).with_for_update()
+    return (await tx.execute(query)).scalar_one_or_none()
+
+
+async def list_invitations(tx: ReadSession, before: UUID | None, limit: int) -> Sequence[Invitation]:
+    """The latest first, from the one that follows `before`."""
+    query = select(Invitation).order_by(Invitation.id.desc()).limit(limit)
+    if before:
+        query = query.where(Invitation.id < before)
+    return (await tx.execute(query)).scalars().all()

@@ -1,0 +1,178 @@
+"""Everything that can be set from outside. Nothing else in the server reads the environment."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from aiworkspace_server import secrets_file
+
+SECRETS = ("jwt_secret", "jwt_refresh_secret", "password_pepper")
+HOW_TO_MAKE_ONE = "make one with: openssl rand -base64 48"
+
+# What examples and tutorials put where a secret belongs, in any order, punctuation and number left out.
+_PLACEHOLDER = re.compile(
+    "(?:access|bit|change|default|dev|development|example|here|in|insecure|it|jwt|key|long|me|my|password|pepper"
+    "|placeholder|please|production|random|refresh|replace|secret|string|super|test|this|to|token|value|very|with|your)+"
+)
+
+
+def _strong(secret: SecretStr) -> SecretStr:
+    """Refuses what is guessable: 32 characters of chance are about 190 bits, of habit close to none."""
+    text = secret.get_secret_value()
+    if len(text) < 32:
+        raise ValueError(f"is shorter than 32 characters; {HOW_TO_MAKE_ONE}")
+    if len(set(text)) < 8 or _repeats(text):
+        raise ValueError(f"repeats itself; {HOW_TO_MAKE_ONE}")
+    if _PLACEHOLDER.fullmatch(re.sub("[^a-z]", "", text.lower())):
+        raise ValueError(f"is a placeholder; {HOW_TO_MAKE_ONE}")
+    return secret
+
+
+def _repeats(text: str) -> bool:
+    """Whether the text is one piece written twice or more, the last time perhaps cut short."""
+    return any(text[size:] == text[:-size] for size in range(1, len(text) // 2 + 1))
+
+
+def _postgres_url(url: SecretStr) -> SecretStr:
+    """The URL with the one driver that the server uses, whichever spelling of the scheme it came with."""
+    scheme, separator, rest = url.get_secret_value().partition("://")
+    if not separator or scheme not in {"postgres", "postgresql", "postgresql+psycopg"}:
+        raise ValueError("must begin with postgresql://")
+    return SecretStr(f"postgresql+psycopg://{rest}")
+
+
+def _begins(*schemes: str) -> AfterValidator:
+    def check(url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(schemes):
+            raise ValueError(f"must begin with {' or '.join(schemes)}")
+        return url
+
+    return AfterValidator(check)
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+Secret = Annotated[SecretStr, AfterValidator(_strong)]
+# URLs of databases are secret because they carry passwords.
+PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
+MongoUri = Annotated[SecretStr, _begins("mongodb://", "mongodb+srv://")]
+RedisUrl = Annotated[SecretStr, _begins("redis://", "rediss://", "unix://")]
+HttpUrl = Annotated[str, Field(pattern="^https?://")]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Lifetime = Annotated[int, Field(gt=0)]
+
+
+class Deployment(BaseSettings):
+    """Every setting but the secrets that nobody can do without. Names are those of the environment, in lower case."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 50051  # 0: any free one
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    shutdown_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5
+
+    data_dir: Path = Path(".data")
+    database_url: PostgresUrl | None = None
+    migration_database_url: PostgresUrl | None = None  # the owner's; DATABASE_URL when unset
+    mongo_uri: MongoUri | None = None
+    redis_url: RedisUrl | None = None
+
+    password_hash_cost: Annotated[int, Field(ge=10, le=16)] = 12  # one more doubles the time
+    rate_limit_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1  # times the limits of the contract
+    access_token_seconds: Lifetime = 900
+    refresh_token_seconds: Lifetime = 2_592_000
+
+    openai_api_key: SecretStr | None = None
+    openai_base_url: HttpUrl | None = None
+    anthropic_api_key: SecretStr | None = None
+    anthropic_base_url: HttpUrl | None = None
+    deepseek_api_key: SecretStr | None = None
+    deepseek_base_url: HttpUrl | None = None
+    local_model_api_key: SecretStr | None = None
+    local_model_base_url: HttpUrl | None = None
+    provider_connect_seconds: Seconds = 5
+    provider_first_token_seconds: Seconds = 60
+    provider_idle_seconds: Seconds = 30
+    run_seconds: Seconds = 600
+    max_output_tokens: Annotated[int, Field(gt=0)] = 4096
+    echo_tokens_per_second: Seconds = 50
+
+    log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = "auto"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the server brings its own PostgreSQL and MongoDB."""
+        return self.database_url is None
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Self:
+        for one, other in (("database_url", "mongo_uri"), ("tls_cert_file", "tls_key_file")):
+            if (getattr(self, one) is None) != (getattr(self, other) is None):
+                raise ValueError(f"set both {one.upper()} and {other.upper()}, or neither")
+        return self
+
+
+class Settings(Deployment):
+    """Complete settings. The secrets are demanded, strong, and different from each other."""
+
+    jwt_secret: Secret
+    jwt_refresh_secret: Secret
+    password_pepper: Secret
+
+    @model_validator(mode="after")
+    def _different(self) -> Self:
+        if len({getattr(self, name) for name in SECRETS}) < len(SECRETS):
+            raise ValueError(f"{', '.join(map(str.upper, SECRETS))} must differ; {HOW_TO_MAKE_ONE}")
+        return self
+
+
+class SettingsError(Exception):
+    """`problems`: one line each, what to set and how; no values, since a misplaced secret is still a secret."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def read() -> Settings:
+    """From the environment, then .env, then, for an embedded server, the secrets file of its data directory."""
+    try:
+        deployment = Deployment()
+        if not deployment.embedded:
+            return Settings()
+        stored = secrets_file.ensure(deployment.data_dir, SECRETS)
+        return Settings(_env_file=(stored, ".env"))
+    except ValidationError as error:
+        raise SettingsError([_problem(fault) for fault in error.errors()]) from None
+    except secrets_file.SecretsFileError as error:
+        raise SettingsError([str(error)]) from error
+
+
+def load() -> Settings:
+    """`read`, or the problems on standard error and exit code 2."""
+    try:
+        return read()
+    except SettingsError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _problem(fault: ErrorDetails) -> str:
+    name = "_".join(map(str, fault["loc"])).upper()
+    if fault["type"] == "missing":
+        return f"{name} is not set; {HOW_TO_MAKE_ONE}"
+    text = fault["msg"].removeprefix("Value error, ")
+    return f"{name}: {text}" if name else text

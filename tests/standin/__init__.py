@@ -1,0 +1,12 @@
+"""A model provider for tests: speaks both wire formats, over real HTTP, and misbehaves on request.
+
+    async with Standin() as standin:
+        standin.script("gpt-4o-mini", Script(tokens=("Hi", "!"), fault=Cut(after=1)))
+
+Scripts are chosen by the model's name in the request, so that the server that asks may be another process.
+"""
+
+from .script import Cut, ErrorEvent, HttpError, Script, Stall
+from .server import Received, Standin
+
+__all__ = ["Cut", "ErrorEvent", "HttpError", "Received", "Script", "Stall", "Standin"]

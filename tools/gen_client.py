@@ -1,0 +1,51 @@
+"""Writes the part of the client that follows from the contract: aiworkspace_client/_generated/ and types.py."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools import contract
+from tools.namespaces import HEADER, Namespaces, docstring
+
+CLIENT = contract.ROOT / "client" / "aiworkspace_client"
+_EVERY_FILE = HEADER.format(file="*.proto")
+
+
+def main() -> None:
+    types = contract.load()
+    folder = CLIENT / "_generated"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write(folder / "__init__.py", _EVERY_FILE + docstring("Namespaces of the client, one a service.", 0))
+    for service in types.services:
+        namespaces = Namespaces(service, types)
+        write(folder / f"{namespaces.name}.py", namespaces.source())
+    write(CLIENT / "types.py", types_source(types))
+
+
+def types_source(types: contract.Contract) -> str:
+    """A module with every message and enum that calls take and return, so that one import is enough."""
+    files = {service.file for service in types.services} | {"common"}
+    public = [
+        each for each in types.named.values() if each.file in files and not each.name.endswith(("Request", "Response"))
+    ]
+    imports = [f"from aiworkspace.v1.{each.file}_pb2 import {each.name}" for each in public]
+    exported = ", ".join(f'"{each.name}"' for each in public)
+    doc = docstring("The contract's messages and enums: what calls take and return.", 0)
+    return "\n".join([_EVERY_FILE + doc, *imports, f"__all__ = [{exported}]", ""])
+
+
+def write(path: Path, source: str) -> None:
+    """Write a module as the linter wants it: without unused imports and exceptions, sorted, formatted."""
+    ruff, name = [sys.executable, "-m", "ruff"], ["--stdin-filename", str(path), "-"]
+    fix = [*ruff, "check", "--fix-only", "--quiet", "--select=ASYNC109,F401,I,RUF022,RUF100", *name]
+    for command in (fix, [*ruff, "format", "--quiet", *name]):
+        source = subprocess.run(command, input=source, capture_output=True, text=True, check=True).stdout
+    path.write_text(source, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
