@@ -286,11 +286,12 @@ async def test_a_database_that_cannot_start_is_quoted(data_dir: Path) -> None:
 @needs_root
 async def test_a_wheel_that_only_root_can_read(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a checkout below /root."""
-    wheel = Path(postgres._program("postgres")).parents[1]
+    package = Path(postgres._program("postgres")).parents[2]
     private = data_dir.parent / "private"
     private.mkdir(mode=0o700)
-    shutil.copytree(wheel, private / "wheel")
-    monkeypatch.setattr(postgres, "_program", lambda name: str(private / "wheel" / "bin" / name))
+    for part in (package.name, f"{package.name}.libs"):
+        shutil.copytree(package.with_name(part), private / part)
+    monkeypatch.setattr(postgres, "_program", lambda name: str(private / package.name / "pginstall18" / "bin" / name))
     async with embedded_postgres(data_dir):
         assert [pwd.getpwuid(path.stat().st_uid).pw_name for path in data_dir.glob("postgres/data")] == ["nobody"]
 

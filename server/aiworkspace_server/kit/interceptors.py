@@ -9,7 +9,7 @@ import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 import structlog
@@ -27,7 +27,7 @@ from .wire import Undecodable, decoder, encode
 
 Handler = Callable[[Call, Any], Awaitable[Any]]
 Step = Callable[[Method, Handler], Handler]
-RpcMethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for the type checker alone
+RpcMethodHandler = Any  # grpc.RpcMethodHandler, which is generic for the type checker and not at run time
 
 log = structlog.get_logger("rpc")
 _validator = Validator()

@@ -22,8 +22,8 @@ _FAST_SHUTDOWN = signal.SIGINT
 # sorts and folds alike on every machine and after every upgrade of its C library; it needs PostgreSQL 17.
 _INITDB = "--auth=trust --encoding=UTF8 --locale=C --locale-provider=builtin --builtin-locale=C.UTF-8 --no-instructions"
 
-# Of root's powers the one to enter directories is kept, since data, wheel and socket may lie below /root. The secure bit
-# lets access(2), by which PostgreSQL looks for its own programs, count it as well.
+# Of root's powers the one to enter directories is kept, since data, wheel and socket may lie below /root. The secure
+# bit lets access(2), by which PostgreSQL looks for its own programs, count it as well.
 _AS_NOBODY = (
     "--clear-groups",
     "--inh-caps=+dac_override",
