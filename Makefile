@@ -111,7 +111,7 @@ docs: $(READY)  ## write the reference pages from the contract's comments
 # the installer's own configuration says where from.
 lock: $(READY)  ## write requirements.lock from pyproject.toml; ARGS='--upgrade' for newer versions
 	@$(PYTHON) -m uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --group dev \
-		--generate-hashes --no-header --no-annotate --no-emit-index-url --quiet \
+		--generate-hashes --no-header --no-annotate --no-emit-index-url --system-certs --quiet \
 		--output-file requirements.lock $(ARGS)
 
 clean:  ## remove the environment, caches and build output; never .data

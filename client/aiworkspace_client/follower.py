@@ -57,6 +57,7 @@ class RunFollower:
         begun = request if isinstance(request, StreamRunRequest) else StreamRunRequest()
         self.run_id, self.last_sequence = begun.run_id, begun.after_sequence
         self.ended = False
+        self._first: ChatEvent | None = None
         self._call: _Call | None = None
         self._tokens: Tokens | None = None
         self._renewed = False
@@ -65,25 +66,37 @@ class RunFollower:
         # A read that was interrupted ends before the next one begins.
         self._reading = asyncio.Lock()
 
+    async def begin(self) -> None:
+        """Wait until the run is known."""
+        async with self._reading:
+            if not self.run_id:
+                self._first = await self._next()
+
     async def next(self) -> ChatEvent | None:
         """The next event, None after the terminal one. May be called again after it was cancelled."""
         async with self._reading:
-            while not self.ended:
-                try:
-                    event = await self._receive()
-                    self._refuse_gap(event)
-                except errors.AiWorkspaceError as error:
-                    await self._recover(error)
-                else:
-                    if self._is_news(event):
-                        return event
-            return None
+            if self._first is None:
+                return await self._next()
+            event, self._first = self._first, None
+            return event
 
     def detach(self) -> None:
         """End the connection. The run goes on, and next connects again."""
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
+
+    async def _next(self) -> ChatEvent | None:
+        while not self.ended:
+            try:
+                event = await self._receive()
+                self._refuse_gap(event)
+            except errors.AiWorkspaceError as error:
+                await self._recover(error)
+            else:
+                if self._is_news(event):
+                    return event
+        return None
 
     async def _receive(self) -> ChatEvent:
         """The next event of the connection, with whatever ends it as a typed error."""

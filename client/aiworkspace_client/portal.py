@@ -2,10 +2,14 @@
 
 import asyncio
 import os
+import signal
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar
+
+from aiworkspace_client.errors import CallCancelledError
 
 T = TypeVar("T")
 
@@ -39,6 +43,8 @@ class Portal:
         future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         try:
             return future.result()
+        except CancelledError:
+            raise CallCancelledError("The client was closed during the call.") from None
         except BaseException:
             future.cancel()
             raise
@@ -72,6 +78,9 @@ class Portal:
 
 
 def _work(loop: asyncio.AbstractEventLoop) -> None:
+    # Signals go to the thread that waits for a call, which they wake; the threads of gRPC inherit this.
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()

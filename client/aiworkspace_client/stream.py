@@ -21,7 +21,6 @@ class AsyncChatStream:
     def __init__(self, follower: RunFollower, cancel_run: Callable[[str], Awaitable[Run]]) -> None:
         self._follower = follower
         self._cancel_run = cancel_run
-        self._early: ChatEvent | None = None
         self._terminal: ChatEvent | None = None
         self._thinking = False
         self.run: Run | None = None
@@ -35,7 +34,8 @@ class AsyncChatStream:
         return self._follower.run_id
 
     async def __aenter__(self) -> Self:
-        await self._begin()
+        if not self.run_id:
+            await self._follower.begin()
         return self
 
     async def __aexit__(
@@ -68,12 +68,13 @@ class AsyncChatStream:
 
     async def cancel(self) -> Run:
         """Stop the run and return it. Its last events still follow, run_cancelled the last of them."""
-        await self._begin()
+        if not self.run_id:
+            await self._follower.begin()
         return await self._cancel_run(self.run_id)
 
     async def next_event(self) -> ChatEvent | None:
         """The next event, None after the terminal one."""
-        event, self._early = self._early or await self._follower.next(), None
+        event = await self._follower.next()
         if event is not None:
             self._note(event)
         return event
@@ -89,11 +90,6 @@ class AsyncChatStream:
     async def _texts(self) -> AsyncIterator[str]:
         while (text := await self.next_text()) is not None:
             yield text
-
-    async def _begin(self) -> None:
-        """Wait until the run is known."""
-        if not self.run_id:
-            self._early = await self._follower.next()
 
     def _note(self, event: ChatEvent) -> None:
         self.last_sequence = max(self.last_sequence, event.sequence)

@@ -29,6 +29,7 @@ from aiworkspace_server.kit.embedded.programs import program
 Database = Callable[[Path], AbstractAsyncContextManager[str]]
 DATABASES: list[Database] = [embedded_postgres, embedded_mongo, embedded_redis]
 NAMES = ("postgres", "mongo", "redis")
+ROOT = Path(__file__).parents[2]
 
 needs_setpriv = pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (Linux)")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -109,7 +110,8 @@ async def server(
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[subprocess.Popen[str]]:
     command = [*prefix, sys.executable, "-c", SERVER, str(data_dir), value, ",".join(names)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | dict(environment)) as process:
+    variables = os.environ | dict(environment)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables, cwd=ROOT) as process:
         try:
             assert process.stdout is not None
             assert await asyncio.to_thread(process.stdout.readline) == "ready\n"
@@ -312,7 +314,9 @@ async def test_as_another_user_than_root(data_dir: Path) -> None:
     os.chown(data_dir, 65534, 65534)
     user = ["--reuid=65534", "--regid=65534", "--clear-groups"]
     power = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
-    async with server(data_dir, "written", prefix=["setpriv", *user, *power, "--"]):
+    async with server(data_dir, "written", prefix=["setpriv", *user, *power, "--"]) as process:
+        process.kill()
+        assert all([await gone(data_dir, name) for name in NAMES])
         owners = {path.stat().st_uid for path in data_dir.rglob("*")}
     assert owners == {65534}
 

@@ -15,7 +15,7 @@ OPENAI_KEY = "sk-proj-Qk7vR2mXw9LtZb4N8cYd"
 ANTHROPIC_KEY = "sk-ant-api03-Jh5pTs8WqVe3Ku6MrGx"
 DEEPSEEK_KEY = "sk-7f3e9d1c5b2a8046"
 
-CLOCKS = Clocks(connect_seconds=0.3, first_content_seconds=0.4, idle_seconds=0.2)
+CLOCKS = Clocks(connect_seconds=0.5, first_content_seconds=0.6, idle_seconds=0.3)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aiworkspace_server.llm.base import TokenUsage
+from aiworkspace_server.llm.base import Provider, TokenUsage
 from tests.standin import Script, Standin
 
 from .answers import MODEL, answer, question
@@ -39,7 +39,7 @@ _scripts = st.builds(
     piece_bytes=st.one_of(st.none(), st.integers(1, 400)),
     newline=st.sampled_from(["\n", "\r\n", "\r"]),
 )
-_examples = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_examples = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")
@@ -48,34 +48,57 @@ async def shared() -> AsyncIterator[Standin]:
         yield standin
 
 
+@pytest.fixture(scope="module")
+async def ours_openai(shared: Standin) -> AsyncIterator[Provider]:
+    provider = openai_provider(shared.url)
+    yield provider
+    await provider.aclose()
+
+
+@pytest.fixture(scope="module")
+async def ours_anthropic(shared: Standin) -> AsyncIterator[Provider]:
+    provider = anthropic_provider(shared.url)
+    yield provider
+    await provider.aclose()
+
+
+@pytest.fixture(scope="module")
+async def sdk_openai(shared: Standin) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(api_key=OPENAI_KEY, base_url=shared.openai_url) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+async def sdk_anthropic(shared: Standin) -> AsyncIterator[anthropic.AsyncAnthropic]:
+    async with anthropic.AsyncAnthropic(api_key=ANTHROPIC_KEY, base_url=shared.anthropic_url) as client:
+        yield client
+
+
 @given(script=_scripts)
 @_examples
-async def test_openai(shared: Standin, script: Script) -> None:
+async def test_openai(shared: Standin, ours_openai: Provider, sdk_openai: openai.AsyncOpenAI, script: Script) -> None:
     shared.script(MODEL, script)
-    provider = openai_provider(shared.url)
-    ours = await answer(provider, question(limit=10_000))
-    await provider.aclose()
-    text, thinking, usage = await _openai_sdk(shared)
+    ours = await answer(ours_openai, question(limit=10_000))
+    text, thinking, usage = await _openai_sdk(sdk_openai)
     assert ours.error is None
     assert (ours.text, ours.thinking, ours.finish) == (text, thinking, script.finish)
     assert ours.usages == [usage] == [script.usage]
 
 
-async def _openai_sdk(standin: Standin) -> tuple[str, str, TokenUsage]:
+async def _openai_sdk(client: openai.AsyncOpenAI) -> tuple[str, str, TokenUsage]:
     text = thinking = ""
     usage = None
-    async with openai.AsyncOpenAI(api_key=OPENAI_KEY, base_url=standin.openai_url) as client:
-        stream = await client.chat.completions.create(
-            model=MODEL,
-            messages=[{"role": "user", "content": "Say hello."}],
-            stream=True,
-            stream_options={"include_usage": True},
-        )
-        async for chunk in stream:
-            for choice in chunk.choices:
-                text += choice.delta.content or ""
-                thinking += getattr(choice.delta, "reasoning_content", None) or ""
-            usage = chunk.usage or usage
+    stream = await client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "Say hello."}],
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    async for chunk in stream:
+        for choice in chunk.choices:
+            text += choice.delta.content or ""
+            thinking += getattr(choice.delta, "reasoning_content", None) or ""
+        usage = chunk.usage or usage
     assert usage is not None
     assert usage.prompt_tokens_details is not None
     assert usage.completion_tokens_details is not None
@@ -94,24 +117,21 @@ async def _openai_sdk(standin: Standin) -> tuple[str, str, TokenUsage]:
 
 @given(script=_scripts)
 @_examples
-async def test_anthropic(shared: Standin, script: Script) -> None:
+async def test_anthropic(
+    shared: Standin, ours_anthropic: Provider, sdk_anthropic: anthropic.AsyncAnthropic, script: Script
+) -> None:
     shared.script(MODEL, script)
-    provider = anthropic_provider(shared.url)
-    ours = await answer(provider, question(limit=10_000))
-    await provider.aclose()
-    text, thinking, usage = await _anthropic_sdk(shared)
+    ours = await answer(ours_anthropic, question(limit=10_000))
+    text, thinking, usage = await _anthropic_sdk(sdk_anthropic)
     assert ours.error is None
     assert (ours.text, ours.thinking, ours.finish) == (text, thinking, script.finish)
     assert ours.usages[-1] == usage == script.usage
 
 
-async def _anthropic_sdk(standin: Standin) -> tuple[str, str, TokenUsage]:
-    async with (
-        anthropic.AsyncAnthropic(api_key=ANTHROPIC_KEY, base_url=standin.anthropic_url) as client,
-        client.messages.stream(
-            model=MODEL, max_tokens=10_000, messages=[{"role": "user", "content": "Say hello."}]
-        ) as stream,
-    ):
+async def _anthropic_sdk(client: anthropic.AsyncAnthropic) -> tuple[str, str, TokenUsage]:
+    async with client.messages.stream(
+        model=MODEL, max_tokens=10_000, messages=[{"role": "user", "content": "Say hello."}]
+    ) as stream:
         message = await stream.get_final_message()
     text = "".join(block.text for block in message.content if block.type == "text")
     thinking = "".join(block.thinking for block in message.content if block.type == "thinking")

@@ -229,6 +229,21 @@ async def test_a_connection_that_closes_without_an_answer_is_no_timeout() -> Non
     server.close()
 
 
+async def test_something_that_does_not_speak_http() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.example ESMTP\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    for provider in (openai_provider(url), anthropic_provider(url)):
+        result = await answer(provider)
+        assert result.error is not None
+        assert result.error.kind is ErrorKind.UNAVAILABLE
+        await provider.aclose()
+    server.close()
+
+
 # Clocks
 
 
@@ -267,7 +282,7 @@ async def test_the_clock_for_the_first_content(standin: Standin, provider: Provi
     took = asyncio.get_running_loop().time() - begin
     assert result.error is not None
     assert result.error.kind is ErrorKind.TIMEOUT
-    assert CLOCKS.first_content_seconds - 0.01 <= took < CLOCKS.first_content_seconds + 0.3
+    assert CLOCKS.first_content_seconds - 0.01 <= took < CLOCKS.first_content_seconds + 1
 
 
 @pytest.mark.parametrize("ping_seconds", [None, 0.02])
@@ -278,11 +293,11 @@ async def test_the_clock_between_content(standin: Standin, provider: Provider, p
     took = asyncio.get_running_loop().time() - begin
     assert result.error is not None
     assert (result.error.kind, result.text) == (ErrorKind.TIMEOUT, "Hello, ")
-    assert CLOCKS.idle_seconds - 0.01 <= took < CLOCKS.idle_seconds + 0.3
+    assert CLOCKS.idle_seconds - 0.01 <= took < CLOCKS.idle_seconds + 1
 
 
 async def test_content_that_keeps_coming_may_take_longer_than_any_clock(standin: Standin, provider: Provider) -> None:
-    script = Script(tokens=("word ",) * 12, seconds_per_token=CLOCKS.idle_seconds / 3)
+    script = Script(tokens=("word ",) * 12, seconds_per_token=CLOCKS.idle_seconds / 4)
     result = await ask(standin, provider, script)
     assert (result.finish, result.text) == ("stop", "word " * 12)
 

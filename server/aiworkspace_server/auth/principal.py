@@ -41,6 +41,7 @@ class Authenticator:
         self._tokens = access_tokens
         self._claims: LRUCache[bytes, Claims] = LRUCache(_MOST_CACHED)
         self._principals: TTLCache[UUID, Principal] = TTLCache(_MOST_CACHED, _FRESH_SECONDS)
+        self._changes = 0  # how often something had to be forgotten
 
     async def authenticate(self, call: Call) -> None:
         """Sets the call's principal. Raises Unauthenticated."""
@@ -57,12 +58,14 @@ class Authenticator:
 
     def forget(self, user_id: UUID) -> None:
         """Makes the next call of this person read sessions and roles anew."""
+        self._changes += 1
         for session_id, principal in list(self._principals.items()):
             if principal.user_id == user_id:
                 self._principals.pop(session_id, None)
 
     def forget_org(self, org_id: UUID) -> None:
         """The same for everybody in an organization."""
+        self._changes += 1
         for session_id, principal in list(self._principals.items()):
             if org_id in principal.roles:
                 self._principals.pop(session_id, None)
@@ -81,6 +84,7 @@ class Authenticator:
         return claims
 
     async def _load(self, call: Call, session_id: UUID) -> Principal:
+        changes = self._changes
         async with self._db.read() as tx:
             row = await store.find_principal(tx, session_id)
         if row is None:
@@ -89,7 +93,8 @@ class Authenticator:
             async with self._db.write() as tx:
                 await store.touch_session(tx, session_id, call.peer)
         principal = Principal(row.user_id, session_id, dict(zip(row.org_ids, row.roles, strict=True)))
-        self._principals[session_id] = principal
+        if changes == self._changes:  # else it may have been read before the change
+            self._principals[session_id] = principal
         return principal
 
     @staticmethod

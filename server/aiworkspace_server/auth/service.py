@@ -62,24 +62,25 @@ class Sessions:
         tx.add(session)
         return self._pair(session)
 
-    async def refresh(self, tx: WriteSession, token: str) -> Pair | None:
-        """The next tokens of the session, or None when the session had to be ended because an old token came back."""
+    async def refresh(self, tx: WriteSession, token: str, address: str) -> tuple[UUID, Pair | None]:
+        """Whose session it is, and its next tokens: None when it had to be ended because an old token came back."""
         claims = self._refresh.check(token)
         session = await store.lock_session(tx, claims.session_id)
         time = now()
         if session is None or session.revoke_time or session.expire_time <= time:
             raise Unauthenticated
         if claims.token_id == session.refresh_id:
-            self._rotate(session, time)
+            self._rotate(session, time, address)
         elif claims.token_id != session.previous_refresh_id or time - session.refresh_time > _REPEAT_WINDOW:
             session.revoke_time = time
-            return None
-        return self._pair(session)
+            return session.user_id, None
+        return session.user_id, self._pair(session)
 
-    def _rotate(self, session: Session, time: datetime) -> None:
+    def _rotate(self, session: Session, time: datetime, address: str) -> None:
         session.previous_refresh_id = session.refresh_id
         session.refresh_id = new_id()
         session.refresh_time = session.last_use_time = time
+        session.address = address
         session.expire_time = time + self._refresh.lifetime
 
     def _pair(self, session: Session) -> Pair:
@@ -95,11 +96,20 @@ async def add_user(tx: WriteSession, values: dict[str, Any]) -> User | None:
     return await store.add_user(tx, {**values, "id": new_id(), "version": 1, "create_time": time, "update_time": time})
 
 
+async def lock_checked(tx: WriteSession, checked: User) -> User:
+    """The account with the password that was checked, which stays until the transaction ends.
+
+    Raises wrong_password when it was changed since, so that the old one starts no session that the change would miss.
+    """
+    user = await store.lock_user(tx, checked.id)
+    if user.password_hash != checked.password_hash:
+        raise wrong_password()
+    return user
+
+
 async def set_password(tx: WriteSession, checked: User, session_id: UUID, password_hash: str) -> None:
     """Replaces the password that was checked, and ends all sessions but this one."""
-    user = await store.lock_user(tx, checked.id)
-    if user.password_hash != checked.password_hash:  # somebody else was faster: the check no longer holds
-        raise wrong_password()
+    user = await lock_checked(tx, checked)
     user.password_hash = password_hash
     user.version += 1
     user.update_time = now()
@@ -107,7 +117,7 @@ async def set_password(tx: WriteSession, checked: User, session_id: UUID, passwo
 
 
 async def update_user(tx: WriteSession, user_id: UUID, etag: str, values: dict[str, Any]) -> User:
-    if "display_name" in values and not values["display_name"].strip():
+    if "display_name" in values and not values["display_name"]:
         raise InvalidArgument({"user.display_name": "must not be empty"})
     user = await store.lock_user(tx, user_id)
     if etag and etag != str(user.version):

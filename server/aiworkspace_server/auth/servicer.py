@@ -60,13 +60,11 @@ class AuthServicer(AuthServiceServicer):
             user = None
         if user is None or user.request_id is None or str(user.request_id) != request.request_id.lower():
             raise AlreadyExists("This email address has an account: log in.", "email")
-        async with self._db.write() as tx:
-            return user, self._sessions.start(tx, user, _device(request))
+        return user, await self._sign_in(user, _device(request))
 
     async def Login(self, request: pb.LoginRequest, context: Any) -> pb.LoginResponse:
         user = await self._check_password(request.email, request.password)
-        async with self._db.write() as tx:
-            pair = self._sessions.start(tx, user, _device(request))
+        pair = await self._sign_in(user, _device(request))
         return pb.LoginResponse(user=user_to_proto(user), tokens=_pair_to_proto(pair))
 
     async def _check_password(self, email: str, password: str) -> User:
@@ -78,10 +76,15 @@ class AuthServicer(AuthServiceServicer):
             raise service.wrong_password()
         return user
 
+    async def _sign_in(self, checked: User, device: Device) -> Pair:
+        async with self._db.write() as tx:
+            return self._sessions.start(tx, await service.lock_checked(tx, checked), device)
+
     async def Refresh(self, request: pb.RefreshRequest, context: Any) -> pb.RefreshResponse:
         async with self._db.write() as tx:
-            pair = await self._sessions.refresh(tx, request.refresh_token)
+            user_id, pair = await self._sessions.refresh(tx, request.refresh_token, current.get().peer)
         if pair is None:  # raised out here, so that the end of the session is committed
+            self._authenticator.forget(user_id)
             raise Unauthenticated
         return pb.RefreshResponse(tokens=_pair_to_proto(pair))
 
@@ -140,7 +143,8 @@ class AuthServicer(AuthServiceServicer):
 
 def _device(request: pb.RegisterRequest | pb.LoginRequest) -> Device:
     call = current.get()
-    return Device(request.device_name, call.peer, call.header("user-agent")[:200])
+    user_agent = "".join(filter(str.isprintable, call.header("user-agent")))  # HTTP lets NUL pass, PostgreSQL does not
+    return Device(request.device_name, call.peer, user_agent[:200])
 
 
 def user_to_proto(user: User) -> pb.User:

@@ -25,6 +25,8 @@ async def find_user(tx: ReadSession, user_id: UUID) -> User | None:
 
 
 async def find_user_by_email(tx: ReadSession, email: str) -> User | None:
+    if "\0" in email:  # which PostgreSQL refuses to compare with anything
+        return None
     return (await tx.execute(select(User).where(User.email == email))).scalar_one_or_none()
 
 
@@ -35,7 +37,10 @@ async def add_user(tx: WriteSession, user: Mapping[str, Any]) -> User | None:
 
 
 async def lock_user(tx: WriteSession, user_id: UUID) -> User:
-    return (await tx.execute(select(User).where(User.id == user_id).with_for_update())).scalar_one()
+    """The account, with nobody else changing it until the transaction ends."""
+    # Not FOR UPDATE: of two calls that each stored a row that refers to the account, neither would get that lock.
+    query = select(User).where(User.id == user_id).with_for_update(key_share=True)
+    return (await tx.execute(query)).scalar_one()
 
 
 async def find_session(tx: ReadSession, session_id: UUID) -> Session | None:

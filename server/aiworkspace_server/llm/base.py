@@ -125,10 +125,11 @@ class Provider(Protocol):
         """The part of a model id before the first slash."""
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
-        """The answer, one list per network read. Closing the generator hangs up on the provider.
+        """The answer, one list per network read, neighbouring deltas of a kind joined.
 
-        Neighbouring deltas of a kind are one delta. An answer that comes to its end has at least one TokenUsage and
-        then one Finish, as the last piece; everything else ends in ProviderError, after the pieces that came before.
+        An answer that comes to its end has at least one TokenUsage and then one Finish, as the last piece; everything
+        else ends in ProviderError, after the pieces that came before. Closing the generator hangs up on the provider:
+        iterate inside contextlib.aclosing.
         """
 
     async def models(self) -> Sequence[ModelInfo]:

@@ -10,6 +10,7 @@ import orjson
 from .base import ModelInfo, ProviderError
 from .clock import Clocks
 from .openai_wire import OpenAIProvider, Profile
+from .wire import TRANSPORT_ERRORS
 
 _FRESH_SECONDS = 60.0
 # Neither names that do not exist nor a server that is down become a request for each caller.
@@ -53,7 +54,7 @@ class LocalProvider(OpenAIProvider):
             self._names = _read(answer)
         except openai.APIStatusError as error:
             failure = self._failures.from_status(error.status_code, error.response.headers, error.body)
-        except (openai.APIConnectionError, TimeoutError) as error:
+        except (openai.APIConnectionError, *TRANSPORT_ERRORS) as error:  # a TimeoutError is an OSError
             failure = self._failures.from_connection(error)
         except (ValueError, TypeError, LookupError) as error:
             failure = self._failures.unreadable(error)

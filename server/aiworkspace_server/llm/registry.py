@@ -96,4 +96,4 @@ def _configured(settings: Deployment) -> Iterator[Provider]:
 
 
 def _reveal(secret: SecretStr | None) -> str | None:
-    return secret.get_secret_value() if secret else None
+    return secret.get_secret_value().strip() if secret else None

@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 # How long to wait for the end of a response whose end mark has come, so that its connection can be used again.
 _DRAIN_SECONDS = 0.1
-_TRANSPORT_ERRORS = (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
+TRANSPORT_ERRORS = (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
 
 
 class Reply(ABC):
@@ -120,12 +120,13 @@ async def read_reply(
                 yield pieces
         if reply.ended:
             await _drain(body)
-    except _TRANSPORT_ERRORS as error:
-        failure = reply.failures.cut(type(error).__name__)
+    except TRANSPORT_ERRORS as error:
+        failures = reply.failures
+        failure = failures.cut(type(error).__name__) if response else failures.from_connection(error)
     finally:
         clock.close()
         if response is not None:
-            with contextlib.suppress(*_TRANSPORT_ERRORS):
+            with contextlib.suppress(*TRANSPORT_ERRORS):
                 await response.aclose()
     if failure is not None:
         raise failure
@@ -139,7 +140,7 @@ def _body(response: httpx2.Response) -> AsyncIterable[bytes]:
 
 
 async def _drain(body: AsyncIterator[bytes]) -> None:
-    with contextlib.suppress(TimeoutError, *_TRANSPORT_ERRORS):
+    with contextlib.suppress(TimeoutError, *TRANSPORT_ERRORS):
         async with asyncio.timeout(_DRAIN_SECONDS):
             async for _ in body:
                 pass

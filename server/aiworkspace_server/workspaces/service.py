@@ -26,6 +26,7 @@ class WorkspaceFinder:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._found: TTLCache[tuple[UUID, UUID], UUID] = TTLCache(_MOST_CACHED, _FRESH_SECONDS)
+        self._deletions = 0
 
     async def find_org(self, call: Call, workspace_id: UUID) -> UUID | None:
         """The organization, if the caller is a member of it and the workspace was not deleted."""
@@ -33,13 +34,15 @@ class WorkspaceFinder:
         key = workspace_id, call.user_id
         org_id = self._found.get(key)
         if org_id is None:
+            deletions = self._deletions
             async with self._db.read() as tx:
                 org_id = await store.find_org_id(tx, *key)
-            if org_id is not None:
+            if org_id is not None and deletions == self._deletions:  # else it may have been read before the deletion
                 self._found[key] = org_id
         return org_id
 
     def forget(self, workspace_id: UUID) -> None:
+        self._deletions += 1
         for key in list(self._found):
             if key[0] == workspace_id:
                 self._found.pop(key, None)

@@ -1,0 +1,3 @@
+from aiworkspace_client.cli import main
+
+main()

@@ -1,0 +1,54 @@
+"""The aiws command line.
+
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 not signed in, 4 server not reachable or too slow, 130
+interrupted.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aiworkspace_client.cli import account, orgs, workspaces
+from aiworkspace_client.cli import conversations as conversation_commands
+from aiworkspace_client.cli.chat import chat
+from aiworkspace_client.cli.session import Server
+from aiworkspace_client.cli.usage import usage
+from aiworkspace_client.client import DEFAULT_TARGET
+
+app = typer.Typer(
+    name="aiws",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Talk to an AI Workspace server.",
+    epilog="Begin with: aiws register, aiws orgs create NAME, aiws workspaces create NAME, aiws chat.",
+)
+
+
+@app.callback()
+def options(
+    ctx: typer.Context,
+    server: Annotated[str, typer.Option(envvar="AIWS_SERVER", help="Address, host:port.")] = DEFAULT_TARGET,
+    ca_file: Annotated[
+        Path | None, typer.Option(envvar="AIWS_CA_FILE", help="Authorities to trust, in PEM, instead of the system's.")
+    ] = None,
+    plaintext: Annotated[
+        bool, typer.Option("--plaintext", envvar="AIWS_PLAINTEXT", help="Do not encrypt, also beyond this machine.")
+    ] = False,
+) -> None:
+    ctx.obj = Server(server, ca_file, plaintext)
+
+
+for command in (account.register, account.login, account.logout, account.whoami):
+    app.command()(command)
+app.command()(conversation_commands.models)
+app.command()(chat)
+app.command()(usage)
+app.add_typer(orgs.app, name="orgs")
+app.add_typer(workspaces.app, name="workspaces")
+app.add_typer(conversation_commands.app, name="conversations")
+app.add_typer(account.sessions, name="sessions")
+
+
+def main() -> None:
+    app()

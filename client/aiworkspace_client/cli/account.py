@@ -1,0 +1,108 @@
+"""aiws register, login, logout, whoami, sessions."""
+
+import socket
+import sys
+from typing import Annotated
+
+import typer
+
+from aiworkspace_client.cli import output
+from aiworkspace_client.cli.session import Session, connected, stop
+from aiworkspace_client.types import Session as UserSession
+from aiworkspace_client.types import User
+
+Email = Annotated[str, typer.Option("--email", "-e", prompt="Email address", help="Email address of the account.")]
+PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+sessions = typer.Typer(no_args_is_help=True, help="Sign-ins of your account, one for each device.")
+
+
+def register(
+    ctx: typer.Context,
+    email: Email,
+    name: Annotated[str, typer.Option("--name", "-n", prompt="Your name", help="Name that other people see.")],
+    password_stdin: PasswordStdin = False,
+) -> None:
+    """Make an account and sign in."""
+    with connected(ctx) as session:
+        password = _password(password_stdin, confirm=True)
+        answer = session.client.auth.register(
+            email=email, password=password, display_name=name, device_name=_device_name()
+        )
+        _signed_in(session, answer.user)
+
+
+def login(ctx: typer.Context, email: Email, password_stdin: PasswordStdin = False) -> None:
+    """Sign in."""
+    with connected(ctx) as session:
+        password = _password(password_stdin, confirm=False)
+        answer = session.client.auth.login(email=email, password=password, device_name=_device_name())
+        _signed_in(session, answer.user)
+
+
+def logout(ctx: typer.Context) -> None:
+    """End the session and remove its tokens from this machine."""
+    with connected(ctx) as session:
+        try:
+            if session.client.tokens:
+                session.client.auth.logout()
+        finally:
+            session.saved.forget()
+        output.say("Signed out.")
+
+
+def whoami(ctx: typer.Context, json: Json = False) -> None:
+    """Show who is signed in, and what commands work in."""
+    with connected(ctx) as session:
+        user = session.client.auth.get_me()
+        if json:
+            return output.as_json(user)
+        rows = [["name", user.display_name], ["email", user.email], ["user", user.user_id], ["server", ctx.obj.target]]
+        rows += [[name, session.saved.recall(f"{name}_id")] for name in ("org", "workspace", "conversation")]
+        output.table(("", ""), [row for row in rows if row[1]])
+
+
+@sessions.command("list")
+def list_sessions(ctx: typer.Context, json: Json = False) -> None:
+    """List your sessions, the latest first."""
+    with connected(ctx) as session:
+        found = session.client.auth.list_sessions()
+        if json:
+            return output.as_json(found)
+        output.table(("SESSION", "DEVICE", "ADDRESS", "LAST USE", ""), map(_row, found))
+
+
+@sessions.command()
+def revoke(ctx: typer.Context, session_id: Annotated[str, typer.Argument(help="Id from aiws sessions list.")]) -> None:
+    """End a session. Its tokens no longer work."""
+    with connected(ctx) as session:
+        session.client.auth.revoke_session(session_id)
+        output.say("The session is over.")
+
+
+def _row(session: UserSession) -> tuple[str, ...]:
+    last_use, current = output.time(session.last_use_time), "this one" if session.current else ""
+    return session.session_id, session.device_name, session.address, last_use, current
+
+
+def _signed_in(session: Session, user: User) -> None:
+    if user.email != session.saved.recall("email"):
+        session.saved.remember(org_id="", workspace_id="", conversation_id="")
+    session.saved.remember(email=user.email)
+    output.say(f"Signed in as {user.display_name} <{user.email}>.", "green")
+    if not session.client.orgs.list(page_size=1).first_page().orgs:
+        output.say("Next: aiws orgs create NAME")
+
+
+def _password(from_stdin: bool, *, confirm: bool) -> str:
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    if not sys.stdin.isatty():
+        stop("There is no terminal to ask for the password on. Use --password-stdin.")
+    password: str = typer.prompt("Password", hide_input=True, confirmation_prompt=confirm, err=True)
+    return password
+
+
+def _device_name() -> str:
+    return f"aiws on {socket.gethostname()}"[:100]

@@ -1,0 +1,84 @@
+"""aiws conversations and aiws models."""
+
+from typing import Annotated
+
+import typer
+
+from aiworkspace_client.cli import output
+from aiworkspace_client.cli.account import Json
+from aiworkspace_client.cli.session import connected
+from aiworkspace_client.types import ContentKind, Message, MessageRole, MessageState, Model
+
+app = typer.Typer(no_args_is_help=True, help="Conversations with models.")
+
+Workspace = Annotated[
+    str, typer.Option("--workspace", "-w", help="Id of the workspace. Otherwise the one that was used last.")
+]
+
+
+def models(ctx: typer.Context, json: Json = False) -> None:
+    """List the models that the server can use."""
+    with connected(ctx) as session:
+        found = session.client.chat.list_models()
+        if json:
+            return output.as_json(found)
+        output.table(
+            ("MODEL", "NAME", "CONTEXT", "INPUT / MILLION", "OUTPUT / MILLION"),
+            ((each.model, each.display_name, _context(each), *_prices(each)) for each in found),
+            right=("CONTEXT", "INPUT / MILLION", "OUTPUT / MILLION"),
+        )
+
+
+@app.command("list")
+def list_conversations(ctx: typer.Context, workspace: Workspace = "", json: Json = False) -> None:
+    """List your conversations in the workspace, the latest first."""
+    with connected(ctx) as session:
+        found = session.client.chat.list_conversations(session.workspace_id(workspace))
+        if json:
+            return output.as_json(found)
+        output.table(
+            ("CONVERSATION", "LAST CHANGE", "TITLE"),
+            ((each.conversation_id, output.time(each.update_time), each.title) for each in found),
+        )
+
+
+@app.command()
+def show(ctx: typer.Context, conversation_id: str, json: Json = False) -> None:
+    """Show what was said, the oldest first."""
+    with connected(ctx) as session:
+        found = session.client.chat.list_messages(conversation_id)
+        if json:
+            return output.as_json(found)
+        for message in found:
+            output.out.print(_speaker(message), style="bold", markup=False)
+            output.write(f"{text_of(message)}\n\n")
+
+
+@app.command()
+def delete(ctx: typer.Context, conversation_id: str) -> None:
+    """Delete a conversation with its messages."""
+    with connected(ctx) as session:
+        session.client.chat.delete_conversation(conversation_id)
+        output.say("The conversation is deleted.")
+
+
+def text_of(message: Message) -> str:
+    """What was said, without what the model thought."""
+    return "".join(each.text for each in message.contents if each.kind == ContentKind.CONTENT_KIND_TEXT)
+
+
+def _speaker(message: Message) -> str:
+    speaker = "you" if message.role == MessageRole.MESSAGE_ROLE_USER else message.model
+    partial = " (partial)" if message.state == MessageState.MESSAGE_STATE_PARTIAL else ""
+    return f"{speaker}, {output.time(message.create_time)}{partial}"
+
+
+def _context(model: Model) -> str:
+    return f"{model.context_tokens:,}" if model.context_tokens else ""
+
+
+def _prices(model: Model) -> tuple[str, str]:
+    return (
+        output.money(model.input_price) if model.HasField("input_price") else "",
+        output.money(model.output_price) if model.HasField("output_price") else "",
+    )

@@ -1,0 +1,131 @@
+"""Where the command line keeps the tokens: a file that only its owner can read, with an entry for every server."""
+
+import asyncio
+import fcntl
+import json
+import os
+import secrets
+import stat
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+from aiworkspace_client.tokens import Tokens, TokenStore
+
+_TOKEN_FIELDS = ("access_token", "refresh_token", "refresh_time")
+
+
+class CredentialFileError(Exception):
+    """The file cannot be used; the message says what to do."""
+
+
+def default_path() -> Path:
+    """$XDG_CONFIG_HOME/aiws/credentials.json; a relative XDG_CONFIG_HOME counts as unset."""
+    configured = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    folder = configured if configured.is_absolute() else Path.home() / ".config"
+    return folder / "aiws" / "credentials.json"
+
+
+class CredentialFile(TokenStore):
+    """The entry of one server: tokens, email address, and what was chosen last.
+
+    Processes that run side by side take turns: nothing that one writes is lost by another, and a refresh token, which
+    works once, is used by one of them.
+    """
+
+    def __init__(self, path: Path, server: str) -> None:
+        super().__init__()
+        self.path = path
+        self._server = server
+
+    def load(self) -> Tokens | None:
+        entry = self._entry(self._read())
+        if not entry.get("access_token"):
+            return None
+        return Tokens(entry["access_token"], entry.get("refresh_token", ""), entry.get("refresh_time"))
+
+    def save(self, tokens: Tokens | None) -> None:
+        values = (tokens.access_token, tokens.refresh_token, tokens.refresh_time) if tokens else (None, None, None)
+        self._update(dict(zip(_TOKEN_FIELDS, values, strict=True)))
+
+    @asynccontextmanager
+    async def exclusive(self) -> AsyncIterator[None]:
+        with self._lock_file("refresh.lock") as file:
+            for pause in repeat(0.05):
+                if _try_lock(file):
+                    break
+                await asyncio.sleep(pause)
+            yield
+
+    def recall(self, name: str) -> str:
+        """What was remembered under the name, or an empty string."""
+        return str(self._entry(self._read()).get(name, ""))
+
+    def remember(self, **values: str) -> None:
+        """Keep values for later commands; empty ones are forgotten."""
+        self._update({name: value or None for name, value in values.items()})
+
+    def forget(self) -> None:
+        """Drop everything about the server."""
+        self._update(dict.fromkeys(self._entry(self._read())))
+
+    def _update(self, changes: dict[str, Any]) -> None:
+        with self._lock_file("write.lock") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            content = self._read()
+            entry = {**self._entry(content), **changes}
+            servers = content.setdefault("servers", {})
+            servers[self._server] = {name: value for name, value in entry.items() if value is not None}
+            if not servers[self._server]:
+                del servers[self._server]
+            self._replace(json.dumps(content, indent=2) + "\n")
+
+    def _entry(self, content: dict[str, Any]) -> dict[str, Any]:
+        entry: dict[str, Any] = content.get("servers", {}).get(self._server, {})
+        return entry
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            with self.path.open(encoding="utf-8") as file:
+                if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                    raise CredentialFileError(f"Others can read {self.path}. Run: chmod 600 {self.path}")
+                content: dict[str, Any] = json.load(file)
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            raise CredentialFileError(f"{self.path} is damaged. Remove it and sign in again: aiws login") from None
+        return content
+
+    def _replace(self, text: str) -> None:
+        """Write a new file under another name first, so that a crash leaves the old one or the new one."""
+        temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    @contextmanager
+    def _lock_file(self, name: str) -> Iterator[int]:
+        """A descriptor to lock; closing it unlocks."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.path.with_name(name), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

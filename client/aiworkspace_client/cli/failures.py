@@ -1,0 +1,67 @@
+"""What went wrong and what to do about it, for people; exit codes, for scripts."""
+
+from aiworkspace_client import errors
+from aiworkspace_client.cli import output
+from aiworkspace_client.errors import AiWorkspaceError
+
+REFUSED = 1
+USAGE = 2
+NOT_SIGNED_IN = 3
+UNREACHABLE = 4
+INTERRUPTED = 130
+
+# By reason first, then by class: what to try next.
+_NEXT_BY_REASON = {
+    "PASSWORD_WRONG": "Try again, or make an account with: aiws register",
+    "RUN_IN_PROGRESS": "Wait until the answer is there; aiws conversations show ID shows it.",
+    "INVITATION_CLOSED": "Ask for a new invitation.",
+    "CONTEXT_TOO_LONG": "Start a new conversation, or use a model with a larger context: aiws models",
+    "PROVIDER_MISCONFIGURED": "The operator of the server has to correct its key. aiws models lists other models.",
+    "PROVIDER_UNAVAILABLE": "Try again, or another model: aiws models",
+    "PROVIDER_RATE_LIMITED": "Try again later, or another model: aiws models",
+    "PROVIDER_TIMEOUT": "Try again, or another model: aiws models",
+    "PROVIDER_STREAM_CUT": "Try again, or another model: aiws models",
+    "RUN_INTERRUPTED": "Send the message again.",
+}
+_NEXT_BY_CLASS: dict[type[AiWorkspaceError], str] = {
+    errors.UnauthenticatedError: "Sign in with: aiws login",
+    errors.NotFoundError: "Look what there is with: aiws orgs list, aiws workspaces list, aiws conversations list",
+    errors.UnavailableError: "Is the server running, and is its address right? --server or AIWS_SERVER names it.",
+    errors.DeadlineExceededError: "The call may have taken effect. Look before you try again.",
+    errors.PermissionDeniedError: "Ask an owner or admin of the organization: aiws orgs members",
+}
+
+
+def report(error: AiWorkspaceError, server: str) -> int:
+    """Explain the error on stderr and return the exit code."""
+    output.say(f"error: {_what(error, server)}", "bold red")
+    # The message has the first of them.
+    for violation in error.field_violations[1:]:
+        output.say(f"  {violation.field}: {violation.description}")
+    if following := _next(error):
+        output.say(following)
+    if isinstance(error, errors.InternalError) and error.request_id:
+        output.say(f"Please report it with this id: {error.request_id}")
+    return _exit_code(error)
+
+
+def _what(error: AiWorkspaceError, server: str) -> str:
+    if isinstance(error, errors.UnavailableError) and not error.reason:
+        return f"{server} cannot be reached ({error.message})"
+    if isinstance(error, errors.UnauthenticatedError) and error.reason != "PASSWORD_WRONG":
+        return f"you are not signed in at {server}."
+    return error.message
+
+
+def _next(error: AiWorkspaceError) -> str:
+    if error.retry_after:
+        return f"Try again in {error.retry_after:.0f} seconds."
+    return _NEXT_BY_REASON.get(error.reason) or _NEXT_BY_CLASS.get(type(error), "")
+
+
+def _exit_code(error: AiWorkspaceError) -> int:
+    if isinstance(error, errors.UnauthenticatedError):
+        return NOT_SIGNED_IN
+    if isinstance(error, errors.UnavailableError | errors.DeadlineExceededError):
+        return UNREACHABLE
+    return REFUSED

@@ -1,0 +1,90 @@
+"""What every command starts with: the server, the client, and what was chosen last."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+
+from aiworkspace_client import AiWorkspaceError, Client
+from aiworkspace_client.cli import failures, output
+from aiworkspace_client.cli.credentials import CredentialFile, CredentialFileError, default_path
+
+# A person waits for every call.
+_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """The options before the command."""
+
+    target: str
+    root_certificates: Path | None
+    plaintext: bool
+
+
+@dataclass(frozen=True)
+class Session:
+    """A client, and what it was used for last."""
+
+    client: Client
+    saved: CredentialFile
+
+    def org_id(self, given: str) -> str:
+        """The organization to work in: the given one, the one of the last command, or the only one."""
+        if org_id := given or self.saved.recall("org_id"):
+            return org_id
+        orgs = self.client.orgs.list(page_size=2).first_page().orgs
+        if not orgs:
+            stop("You are in no organization. Make one with: aiws orgs create NAME")
+        if len(orgs) > 1:
+            stop("You are in several organizations. Choose one with: aiws orgs list, aiws orgs use ID")
+        self.choose(org_id=orgs[0].org_id)
+        return orgs[0].org_id
+
+    def workspace_id(self, given: str) -> str:
+        """The workspace to work in, found in the same way."""
+        if workspace_id := given or self.saved.recall("workspace_id"):
+            return workspace_id
+        workspaces = self.client.workspaces.list(self.org_id(""), page_size=2).first_page().workspaces
+        if not workspaces:
+            stop("The organization has no workspace. Make one with: aiws workspaces create NAME")
+        if len(workspaces) > 1:
+            stop("There are several workspaces. Choose one with: aiws workspaces list, aiws workspaces use ID")
+        self.choose(org_id=workspaces[0].org_id, workspace_id=workspaces[0].workspace_id)
+        return workspaces[0].workspace_id
+
+    def choose(self, *, org_id: str, workspace_id: str = "") -> None:
+        """Make these the ones that later commands work in."""
+        if (org_id, workspace_id) != (self.saved.recall("org_id"), self.saved.recall("workspace_id")):
+            self.saved.remember(org_id=org_id, workspace_id=workspace_id, conversation_id="")
+
+
+@contextmanager
+def connected(ctx: typer.Context) -> Iterator[Session]:
+    """A session whose errors are explained and end the program with their exit code."""
+    server: Server = ctx.obj
+    saved = CredentialFile(default_path(), server.target)
+    try:
+        certificates = server.root_certificates.read_bytes() if server.root_certificates else None
+        with Client(
+            server.target,
+            token_store=saved,
+            tls=False if server.plaintext else None,
+            root_certificates=certificates,
+            timeout=_SECONDS,
+        ) as client:
+            yield Session(client, saved)
+    except AiWorkspaceError as error:
+        raise typer.Exit(failures.report(error, server.target)) from None
+    except (CredentialFileError, OSError) as error:
+        output.say(f"error: {error}", "bold red")
+        raise typer.Exit(failures.REFUSED) from None
+
+
+def stop(message: str) -> NoReturn:
+    """End the program because the command lacks something."""
+    output.say(message)
+    raise typer.Exit(failures.USAGE)

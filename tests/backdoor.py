@@ -1,0 +1,26 @@
+"""Straight into PostgreSQL as its owner, past row-level security: to turn back clocks, and to see what no call shows."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg.sql import SQL
+
+from tests.conftest import Stores
+
+Owner = AsyncConnection[tuple[Any, ...]]
+
+
+@asynccontextmanager
+async def as_owner(stores: Stores) -> AsyncIterator[Owner]:
+    """A connection on which every statement commits at once, outside of `connection.transaction()`."""
+    async with await AsyncConnection.connect(stores.postgres.replace("+psycopg", ""), autocommit=True) as connection:
+        yield connection
+
+
+async def sql(stores: Stores, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    """Runs one statement, with %s for the values. Returns its rows."""
+    async with as_owner(stores) as connection:
+        cursor = await connection.execute(SQL(statement), values)  # type: ignore[arg-type]
+        return await cursor.fetchall() if cursor.description else []

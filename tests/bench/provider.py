@@ -1,0 +1,95 @@
+"""A model provider that costs next to nothing: OpenAI's wire format at the pace of a real model.
+
+`python -m tests.bench.provider`. The question says how many tokens the answer has. The first one goes out with the
+beginning of the response, the others at 50 a second. Each token is the time at which it was due, so that whoever gets
+it knows how late it is.
+"""
+
+import asyncio
+from typing import Any, cast
+
+import orjson
+import uvloop
+
+SECONDS_PER_TOKEN = 0.02
+TOKEN_SIZE = 7  # "123456 ": milliseconds of the monotonic clock, the last six digits
+_CLOCK_TURN = 1_000_000
+
+_FIXED = b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1760000000,"model":"gpt-4o-mini",'
+_FIXED += b'"service_tier":"default","system_fingerprint":"fp_1","choices":['
+_TAIL = b'"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
+_ROLE = _FIXED + b'{"index":0,"delta":{"role":"assistant","content":"","refusal":null},' + _TAIL
+_TOKEN = _FIXED + b'{"index":0,"delta":{"content":"%06d "},' + _TAIL
+_FINISH = _FIXED + b'{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}],"usage":null}\n\n'
+_USAGE = _FIXED + b'],"usage":{"prompt_tokens":20,"completion_tokens":%d,"total_tokens":%d,'
+_USAGE += b'"prompt_tokens_details":{"cached_tokens":0},"completion_tokens_details":{"reasoning_tokens":0}}}\n\n'
+_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+_END = b"0\r\n\r\n"
+
+
+def lateness(token: str, now: float) -> float:
+    """Seconds from when a token was due until `now`, the time of the event loop, in this or another process."""
+    late = (now * 1000 - int(token)) % _CLOCK_TURN
+    return (late if late < _CLOCK_TURN / 2 else late - _CLOCK_TURN) / 1000
+
+
+def question(tokens: int) -> str:
+    """What to ask for an answer of so many tokens."""
+    return f"Say that in {tokens}"
+
+
+class Answering(asyncio.Protocol):
+    """One connection: requests one after the other."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._loop = asyncio.get_running_loop()
+        self._unread = b""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._timer:
+            self._timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._unread += data
+        head, separator, body = self._unread.partition(b"\r\n\r\n")
+        if separator and len(body) >= _content_length(head):
+            self._unread = b""
+            self._answer(orjson.loads(body))
+
+    def _answer(self, request: dict[str, Any]) -> None:
+        self._total = int(request["messages"][-1]["content"].rpartition(" ")[2])
+        self._said = 0
+        self._transport.write(_HEAD + _chunk(_ROLE))
+        self._due = self._loop.time()
+        self._say()
+
+    def _say(self) -> None:
+        """Sends the token that is due. A timer that is late does not make the next one later."""
+        self._said += 1
+        self._transport.write(_chunk(_TOKEN % (int(self._due * 1000) % _CLOCK_TURN)))
+        if self._said == self._total:
+            usage = _USAGE % (self._said, self._said + 20)
+            self._transport.write(_chunk(_FINISH + usage + b"data: [DONE]\n\n") + _END)
+        else:
+            self._due += SECONDS_PER_TOKEN
+            self._timer = self._loop.call_at(self._due, self._say)
+
+
+def _content_length(head: bytes) -> int:
+    return next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+async def main() -> None:
+    server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0, backlog=1024)
+    print(f"provider listening on 127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,317 @@
+"""Runs: what a client sees of an answer, what is stored, and what it costs."""
+
+import asyncio
+import uuid
+from typing import Any
+
+import grpc
+import pytest
+
+from aiworkspace.v1 import chat_pb2 as pb
+from aiworkspace.v1 import common_pb2, usage_pb2
+from aiworkspace_server.app import App
+from aiworkspace_server.llm.base import TokenUsage
+from aiworkspace_server.llm.prices import price
+from tests.people import NewPerson, Person, Place, events_of, kinds_of, make_conversation, make_place, say, text_of
+from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
+
+OPENAI = "openai/gpt-4o-mini"
+ANTHROPIC = "anthropic/claude-haiku-4-5"
+DEEPSEEK = "deepseek/deepseek-chat"
+MODELS = [OPENAI, ANTHROPIC, DEEPSEEK]
+WORDS = tuple(f"word{n} " for n in range(20))
+
+
+def play(standin: Standin, model: str, script: Script) -> str:
+    """Lets the stand-in answer requests for the model in this way; returns the model."""
+    standin.script(model.partition("/")[2], script)
+    return model
+
+
+async def ledger_of(person: Person, org_id: str) -> list[usage_pb2.UsageEntry]:
+    return list((await person.usage.ListUsageEntries(usage_pb2.ListUsageEntriesRequest(org_id=org_id))).entries)
+
+
+async def messages_of(place: Place) -> list[pb.Message]:
+    request = pb.ListMessagesRequest(conversation_id=place.conversation_id)
+    return list((await place.owner.chat.ListMessages(request)).messages)
+
+
+def send(place: Place, content: str = "hello", **fields: str) -> Any:
+    return place.owner.chat.SendMessage(
+        pb.SendMessageRequest(conversation_id=place.conversation_id, content=content, **fields)
+    )
+
+
+async def first_deltas(stream: Any, count: int) -> list[pb.ChatEvent]:
+    """Reads the stream until that many pieces of text have come."""
+    events: list[pb.ChatEvent] = []
+    while sum(event.HasField("content_delta") for event in events) < count:
+        events.append((await stream.read()).event)
+    return events
+
+
+@pytest.mark.parametrize("model", MODELS)
+async def test_an_answer_streams_and_is_stored_and_billed(model: str, place: Place, standin: Standin) -> None:
+    counted = TokenUsage(100, 60, 0, 20, 0)
+    play(standin, model, Script(tokens=WORDS, usage=counted, seconds_per_token=0.005, piece_bytes=7))
+    events = await say(place.owner, place.conversation_id, "hello", model=model)
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    kinds = kinds_of(events)
+    assert kinds[:2] == ["run_started", "content_started"]
+    assert kinds[-2:] == ["content_stopped", "run_completed"]
+    assert set(kinds[2:-2]) == {"content_delta"}
+    assert kinds.count("content_delta") > 5, "the answer did not arrive piece by piece"
+    ended = events[-1].run_completed
+    assert ended.message.contents[0].text == text_of(events) == "".join(WORDS)
+    assert ended.run.usage == common_pb2.TokenUsage(input_tokens=100, cached_input_tokens=60, output_tokens=20)
+    assert not ended.run.usage_estimated
+    cost = price(model, counted)
+    assert (ended.run.cost.nanos, ended.run.cost.currency_code) == (cost.nanos, "USD")
+    assert cost.nanos > 0
+    entry, *others = await ledger_of(place.owner, place.org_id)
+    assert not others
+    assert (entry.cost, entry.tokens, entry.run_id) == (ended.run.cost, ended.run.usage, ended.run.run_id)
+    assert entry.price_version == cost.version
+    question, answer = await messages_of(place)
+    assert (question.contents[0].text, answer) == ("hello", ended.message)
+
+
+async def test_the_first_event_does_not_wait_for_the_provider(place: Place, standin: Standin) -> None:
+    model = play(standin, OPENAI, Script(seconds_before=1))
+    asked = len(standin.received)
+    stream = send(place, model=model)
+    first = (await stream.read()).event
+    assert first.run_started.run.state == pb.RUN_STATE_RUNNING
+    assert first.run_started.user_message.contents[0].text == "hello"
+    assert not any(received.done.is_set() for received in standin.received[asked:])
+    assert kinds_of(await events_of(stream))[-1] == "run_completed"
+
+
+async def test_the_model_reads_the_system_prompt_and_the_conversation(place: Place, standin: Standin) -> None:
+    model = play(standin, OPENAI, Script(tokens=("Paris",)))
+    await say(place.owner, place.conversation_id, "Capital of France?", model=model)
+    await say(place.owner, place.conversation_id, "And of Spain?", model=model)
+    assert standin.received[-1].body["messages"][-3:] == [
+        {"role": "user", "content": "Capital of France?"},
+        {"role": "assistant", "content": "Paris"},
+        {"role": "user", "content": "And of Spain?"},
+    ]
+
+
+async def test_thinking_is_a_piece_of_its_own_and_not_read_again(place: Place, standin: Standin) -> None:
+    model = play(standin, DEEPSEEK, Script(thinking=("Hm", "."), tokens=("Yes",)))
+    ended = (await say(place.owner, place.conversation_id, "Well?", model=model))[-1].run_completed
+    assert [(content.kind, content.text) for content in ended.message.contents] == [
+        (pb.CONTENT_KIND_THINKING, "Hm."),
+        (pb.CONTENT_KIND_TEXT, "Yes"),
+    ]
+    await say(place.owner, place.conversation_id, "Sure?", model=model)
+    assert {"role": "assistant", "content": "Yes"} in standin.received[-1].body["messages"]
+
+
+REFUSALS = {
+    "bad key": (HttpError(401, "Incorrect API key provided: {key}"), "PROVIDER_MISCONFIGURED"),
+    "rate limit": (HttpError(429, headers=(("retry-after", "7"),)), "PROVIDER_RATE_LIMITED"),
+    "overload": (HttpError(503), "PROVIDER_UNAVAILABLE"),
+    "bad request": (HttpError(400), "PROVIDER_REJECTED"),
+    "too long": (HttpError(400, code="context_length_exceeded"), "CONTEXT_TOO_LONG"),
+    "silence": (Stall(after=0), "PROVIDER_TIMEOUT"),
+}
+
+
+@pytest.mark.parametrize(("fault", "reason"), REFUSALS.values(), ids=REFUSALS)
+async def test_a_failure_before_the_answer_costs_nothing(
+    fault: Any, reason: str, place: Place, standin: Standin
+) -> None:
+    model = play(standin, OPENAI, Script(fault=fault))
+    events = await say(place.owner, place.conversation_id, "hello", model=model)
+    assert kinds_of(events) == ["run_started", "run_failed"]
+    run = events[-1].run_failed.run
+    assert (run.state, common_pb2.ErrorReason.Name(run.failure.reason)) == (
+        pb.RUN_STATE_FAILED,
+        f"ERROR_REASON_{reason}",
+    )
+    assert "canary" not in str(events)
+    assert (run.cost.nanos, await ledger_of(place.owner, place.org_id)) == (0, [])
+    assert [message.role for message in await messages_of(place)] == [pb.MESSAGE_ROLE_USER]
+    play(standin, OPENAI, Script())
+    assert kinds_of(await say(place.owner, place.conversation_id, "again", model=model))[-1] == "run_completed"
+
+
+BREAKS = {
+    "error": (ErrorEvent(after=5), "PROVIDER_UNAVAILABLE"),
+    "stall": (Stall(after=5), "PROVIDER_TIMEOUT"),
+    "stall with pings": (Stall(after=5, ping_seconds=0.1), "PROVIDER_TIMEOUT"),
+    "cut": (Cut(after=5), "PROVIDER_STREAM_CUT"),
+    "clean cut": (Cut(after=5, clean=True), "PROVIDER_STREAM_CUT"),
+}
+
+
+@pytest.mark.parametrize("model", [OPENAI, ANTHROPIC])
+@pytest.mark.parametrize(("fault", "reason"), BREAKS.values(), ids=BREAKS)
+async def test_a_failure_in_the_middle_keeps_and_bills_what_was_said(
+    fault: Any, reason: str, model: str, place: Place, standin: Standin
+) -> None:
+    play(standin, model, Script(tokens=WORDS, fault=fault, seconds_per_token=0.002))
+    events = await say(place.owner, place.conversation_id, "hello", model=model)
+    failed = events[-1].run_failed
+    assert common_pb2.ErrorReason.Name(failed.run.failure.reason) == f"ERROR_REASON_{reason}"
+    assert failed.message.contents[0].text == text_of(events) == "".join(WORDS[:5])
+    assert failed.message.state == pb.MESSAGE_STATE_PARTIAL
+    assert (await messages_of(place))[1] == failed.message
+    entry, *others = await ledger_of(place.owner, place.org_id)
+    assert (entry.estimated, entry.cost.nanos > 0, entry.cost, others) == (True, True, failed.run.cost, [])
+
+
+async def test_an_answer_without_usage_is_estimated_and_marked(place: Place, standin: Standin) -> None:
+    model = play(standin, OPENAI, Script(tokens=WORDS, usage=None))
+    run = (await say(place.owner, place.conversation_id, "hello", model=model))[-1].run_completed.run
+    assert run.usage_estimated
+    assert run.usage.output_tokens > 0
+    assert run.cost.nanos > 0
+
+
+async def test_the_same_request_twice_is_one_run_and_one_entry(place: Place) -> None:
+    request_id = str(uuid.uuid4())
+    first = await events_of(send(place, request_id=request_id))
+    assert await events_of(send(place, request_id=request_id)) == first
+    assert len(await ledger_of(place.owner, place.org_id)) == 1
+    assert len(await messages_of(place)) == 2
+
+
+async def test_the_same_request_ten_times_at_once_is_one_run(place: Place, standin: Standin) -> None:
+    model = play(standin, OPENAI, Script(tokens=WORDS, seconds_per_token=0.01))
+    asked, request_id = len(standin.received), str(uuid.uuid4())
+    answers = await asyncio.gather(*(events_of(send(place, model=model, request_id=request_id)) for _ in range(10)))
+    assert all(answer == answers[0] for answer in answers)
+    assert len(standin.received) == asked + 1
+    assert len(await ledger_of(place.owner, place.org_id)) == 1
+
+
+async def test_a_request_id_with_other_content_is_refused(place: Place) -> None:
+    request_id = str(uuid.uuid4())
+    await events_of(send(place, request_id=request_id))
+    with pytest.raises(grpc.aio.AioRpcError, match="request_id") as caught:
+        await events_of(send(place, "something else", request_id=request_id))
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert len(await messages_of(place)) == 2
+
+
+async def test_a_second_run_in_a_conversation_is_refused_while_the_first_lasts(place: Place, standin: Standin) -> None:
+    model = play(standin, OPENAI, Script(tokens=WORDS, seconds_per_token=0.05))
+    stream = send(place, model=model)
+    run_id = (await stream.read()).event.run_id
+    conversation = await place.owner.chat.GetConversation(
+        pb.GetConversationRequest(conversation_id=place.conversation_id)
+    )
+    assert conversation.conversation.active_run_id == run_id
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await events_of(send(place))
+    assert caught.value.code() == grpc.StatusCode.ABORTED
+    await place.owner.chat.CancelRun(pb.CancelRunRequest(run_id=run_id))
+    assert kinds_of(await events_of(send(place)))[-1] == "run_completed"
+
+
+async def test_cancel_stops_the_provider_and_bills_what_was_said(place: Place, standin: Standin) -> None:
+    model = play(standin, OPENAI, Script(tokens=WORDS * 50, seconds_per_token=0.01))
+    stream = send(place, model=model)
+    begun = await first_deltas(stream, 3)
+    cancelled = await place.owner.chat.CancelRun(pb.CancelRunRequest(run_id=begun[0].run_id))
+    events = begun + await events_of(stream)
+    ended = events[-1].run_cancelled
+    assert cancelled.run == ended.run
+    assert ended.run.state == pb.RUN_STATE_CANCELLED
+    assert ended.message.contents[0].text == text_of(events)
+    assert ended.message.state == pb.MESSAGE_STATE_PARTIAL
+    await asyncio.wait_for(standin.received[-1].done.wait(), 5)
+    assert standin.received[-1].hung_up
+    entry = (await ledger_of(place.owner, place.org_id))[0]
+    assert (entry.cost, entry.estimated) == (ended.run.cost, True)
+    again = await place.owner.chat.CancelRun(pb.CancelRunRequest(run_id=begun[0].run_id))
+    assert again.run == cancelled.run
+
+
+async def test_a_lost_client_neither_stops_the_run_nor_makes_it_free(place: Place, standin: Standin) -> None:
+    model = play(standin, OPENAI, Script(tokens=WORDS, seconds_per_token=0.02))
+    stream = send(place, model=model)
+    seen = await first_deltas(stream, 4)
+    stream.cancel()
+    resume = pb.StreamRunRequest(run_id=seen[0].run_id, after_sequence=seen[-1].sequence)
+    rest = await events_of(place.owner.chat.StreamRun(resume))
+    assert [event.sequence for event in seen + rest] == list(range(1, len(seen) + len(rest) + 1))
+    assert text_of(seen + rest) == "".join(WORDS)
+    assert kinds_of(rest)[-1] == "run_completed"
+    assert len(await ledger_of(place.owner, place.org_id)) == 1
+
+
+async def test_every_suffix_of_a_run_that_ended_can_be_read_again(place: Place) -> None:
+    events = await say(place.owner, place.conversation_id, "one two three")
+    for after in range(len(events)):
+        request = pb.StreamRunRequest(run_id=events[0].run_id, after_sequence=after)
+        assert await events_of(place.owner.chat.StreamRun(request)) == events[after:]
+    beyond = pb.StreamRunRequest(run_id=events[0].run_id, after_sequence=len(events) + 5)
+    assert await events_of(place.owner.chat.StreamRun(beyond)) == events[-1:]
+
+
+async def test_many_readers_see_the_same_run(place: Place, standin: Standin) -> None:
+    model = play(standin, OPENAI, Script(tokens=WORDS, seconds_per_token=0.01))
+    stream = send(place, model=model)
+    first = (await stream.read()).event
+    request = pb.StreamRunRequest(run_id=first.run_id)
+    readers = [events_of(place.owner.chat.StreamRun(request)) for _ in range(8)]
+    own, *others = await asyncio.gather(events_of(stream), *readers)
+    assert all(other == [first, *own] for other in others)
+
+
+async def test_a_sequence_that_was_not_sent_yet_is_out_of_range(place: Place, standin: Standin) -> None:
+    model = play(standin, OPENAI, Script(tokens=WORDS, seconds_per_token=0.05))
+    first = (await send(place, model=model).read()).event
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await events_of(place.owner.chat.StreamRun(pb.StreamRunRequest(run_id=first.run_id, after_sequence=999)))
+    assert caught.value.code() == grpc.StatusCode.OUT_OF_RANGE
+    await place.owner.chat.CancelRun(pb.CancelRunRequest(run_id=first.run_id))
+
+
+async def test_get_run_shows_how_it_ended(place: Place) -> None:
+    ended = (await say(place.owner, place.conversation_id, "hello"))[-1].run_completed
+    request = pb.GetRunRequest(run_id=ended.run.run_id)
+    assert (await place.owner.chat.GetRun(request)).run == ended.run
+
+
+async def test_silence_is_filled_with_heartbeats(
+    place: Place, standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiworkspace_server.chat.runs.HEARTBEAT_SECONDS", 1)
+    model = play(standin, OPENAI, Script(tokens=WORDS[:2], seconds_before=1.7))
+    events = await say(place.owner, place.conversation_id, "hello", model=model)
+    beats = [event for event in events if event.HasField("heartbeat")]
+    assert beats
+    assert {beat.sequence for beat in beats} == {1}
+    stored = await events_of(place.owner.chat.StreamRun(pb.StreamRunRequest(run_id=events[0].run_id)))
+    assert stored == [event for event in events if not event.HasField("heartbeat")]
+
+
+async def test_a_run_holds_no_database_connection_while_it_streams(place: Place, app: App, standin: Standin) -> None:
+    model = play(standin, OPENAI, Script(tokens=WORDS, seconds_per_token=0.05))
+    stream = send(place, model=model)
+    run_id = (await first_deltas(stream, 2))[0].run_id
+    pool: Any = app.db.engine.pool
+    assert pool.checkedout() == 0
+    await place.owner.chat.CancelRun(pb.CancelRunRequest(run_id=run_id))
+
+
+async def test_nothing_is_left_behind(place: Place, app: App) -> None:
+    await say(place.owner, place.conversation_id, "hello")
+    assert not app.runs._live
+    await asyncio.wait_for(asyncio.gather(*app.runs._tasks), 5)
+
+
+async def test_a_run_can_be_followed_after_its_conversation_moved_on(new_person: NewPerson) -> None:
+    owner = await new_person()
+    place = await make_place(owner)
+    first = await say(owner, place.conversation_id, "one")
+    await say(owner, place.conversation_id, "two")
+    other = await make_conversation(owner, place.workspace_id)
+    await say(owner, other, "three")
+    assert await events_of(owner.chat.StreamRun(pb.StreamRunRequest(run_id=first[0].run_id))) == first

@@ -1,0 +1,109 @@
+"""One real server for all tests: real PostgreSQL, MongoDB and Redis, a real port, and a stand-in for the providers."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from aiworkspace_server.app import App, running
+from aiworkspace_server.kit import logs
+from aiworkspace_server.kit.embedded import embedded_mongo, embedded_postgres, embedded_redis
+from aiworkspace_server.settings import Settings
+from tests.people import NewPerson, Person, Place, make_place, people
+from tests.standin import Standin
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where the databases of the tests are. The PostgreSQL URL is the owner's."""
+
+    postgres: str
+    mongo: str
+    redis: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No setting and no key of the machine reaches a test."""
+    for name in Settings.model_fields:
+        os.environ.pop(name.upper(), None)
+    os.chdir(tmp_path_factory.mktemp("work"))
+    logs.configure("json", "error")
+
+
+@pytest.fixture(scope="session")
+async def stores(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stores]:
+    data_dir: Path = tmp_path_factory.mktemp("data")
+    async with AsyncExitStack() as stack:
+        yield Stores(
+            await stack.enter_async_context(embedded_postgres(data_dir)),
+            await stack.enter_async_context(embedded_mongo(data_dir)),
+            await stack.enter_async_context(embedded_redis(data_dir)),
+        )
+
+
+@pytest.fixture(scope="session")
+async def standin() -> AsyncIterator[Standin]:
+    async with Standin() as standin:
+        yield standin
+
+
+@pytest.fixture(scope="session")
+def settings(stores: Stores, standin: Standin) -> Settings:
+    return Settings.model_validate(provider_settings(standin) | store_settings(stores))
+
+
+def store_settings(stores: Stores) -> dict[str, object]:
+    return {
+        "port": 0,
+        "database_url": stores.postgres,
+        "mongo_uri": stores.mongo,
+        "jwt_secret": "access-tokens-Xo4vKq7yPz0rGm2sLw8t",
+        "jwt_refresh_secret": "refresh-tokens-Bd1hNj5uQe9aVc3fRk6i",
+        "password_pepper": "pepper-Zt8wHs2xMg4pYl7oJb0nEv5kCq1d",
+        "password_hash_cost": 10,
+        "rate_limit_factor": 1000,
+        "shutdown_seconds": 0.5,
+    }
+
+
+def provider_settings(standin: Standin) -> dict[str, object]:
+    return {
+        "openai_api_key": "sk-openai-canary",
+        "openai_base_url": f"{standin.url}/v1",
+        "anthropic_api_key": "sk-ant-canary",
+        "anthropic_base_url": standin.url,
+        "deepseek_api_key": "sk-deepseek-canary",
+        "deepseek_base_url": f"{standin.url}/v1",
+        "echo_tokens_per_second": 2000,
+        "provider_first_token_seconds": 2,
+        "provider_idle_seconds": 1,
+    }
+
+
+@pytest.fixture(scope="session")
+async def app(settings: Settings) -> AsyncIterator[App]:
+    async with running(settings, migrating=True) as app:
+        yield app
+
+
+@pytest.fixture(scope="session")
+async def new_person(app: App) -> AsyncIterator[NewPerson]:
+    """Registers people: `await new_person()`."""
+    async with people(app.address) as new_person:
+        yield new_person
+
+
+@pytest.fixture(scope="session")
+async def owner(new_person: NewPerson) -> Person:
+    person: Person = await new_person()
+    return person
+
+
+@pytest.fixture
+async def place(owner: Person) -> Place:
+    """A new organization with a workspace and a conversation."""
+    return await make_place(owner)

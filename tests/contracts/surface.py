@@ -1,0 +1,122 @@
+"""The whole surface by reflection: every method, and requests to it, with no list to maintain."""
+
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from aiworkspace.v1 import options_pb2 as options
+from aiworkspace_server.rpc import SERVICES
+from tests.people import Person
+
+# What to put into a field that is not an id, by its name, so that the request keeps the rules of the contract.
+SAMPLES: dict[str, Any] = {
+    "email": "somebody@example.com",
+    "password": "a passphrase for tests",
+    "current_password": "a passphrase for tests",
+    "new_password": "another passphrase for tests",
+    "display_name": "Somebody",
+    "name": "Something",
+    "title": "Something",
+    "content": "hello",
+    "token": "none",
+    "refresh_token": "none",
+    "role": 2,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that a caller can learn from a call."""
+
+    code: grpc.StatusCode
+    message: str
+    details: bytes
+    answer: bytes
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A method of the contract, called by its path."""
+
+    descriptor: Any
+
+    @property
+    def path(self) -> str:
+        return f"/{self.descriptor.containing_service.full_name}/{self.descriptor.name}"
+
+    @property
+    def access(self) -> options.Access:
+        access: options.Access = self.descriptor.GetOptions().Extensions[options.access]
+        return access
+
+    def request(self, ids: Mapping[str, str]) -> Any:
+        """A request that keeps the rules, with these ids in the fields of their names."""
+        request = GetMessageClass(self.descriptor.input_type)()
+        _fill(request, ids)
+        return request
+
+    async def call(self, person: Person, request: Message | bytes, metadata: Any = ()) -> Outcome:
+        """`request` may be bytes that no message encodes to."""
+        kind = person.channel.unary_stream if self.descriptor.server_streaming else person.channel.unary_unary
+        method = kind(self.path, request_serializer=_encode, response_deserializer=lambda data: data)
+        call = method(request, metadata=metadata, timeout=20)
+        try:
+            answer = b"".join([part async for part in call]) if self.descriptor.server_streaming else await call
+        except grpc.aio.AioRpcError as error:
+            trailing = dict(error.trailing_metadata() or ())
+            return Outcome(error.code(), error.details() or "", trailing.get("grpc-status-details-bin", b""), b"")
+        return Outcome(grpc.StatusCode.OK, "", b"", answer)
+
+
+ENDPOINTS = [Endpoint(method) for service in SERVICES for method in service.methods]
+CLOSED = [endpoint for endpoint in ENDPOINTS if endpoint.access.mode != options.ACCESS_MODE_PUBLIC]
+
+
+def name_of(endpoint: Endpoint) -> str:
+    return str(endpoint.descriptor.full_name.removeprefix("aiworkspace.v1."))
+
+
+def id_fields(message: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted paths of all fields of a request, or of the resource in it, that hold somebody's id."""
+    for field in message.fields:
+        if field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type.full_name.startswith("aiworkspace."):
+            yield from id_fields(field.message_type, f"{prefix}{field.name}.")
+        elif field.name.endswith("_id") and field.name != "request_id":
+            yield prefix + field.name
+
+
+def put(request: Any, path: str, value: str) -> None:
+    *parents, name = path.split(".")
+    for parent in parents:
+        request = getattr(request, parent)
+    setattr(request, name, value)
+
+
+def is_output_only(endpoint: Endpoint, path: str) -> bool:
+    """Whether the field belongs to a resource in an update and does not name it: such fields are ignored."""
+    return "." in path and path != endpoint.access.scope
+
+
+def random_id() -> str:
+    return str(uuid.uuid4())
+
+
+def _fill(request: Any, ids: Mapping[str, str]) -> None:
+    for field in request.DESCRIPTOR.fields:
+        if field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type.full_name.startswith("aiworkspace."):
+            getattr(request, field.name).SetInParent()
+            _fill(getattr(request, field.name), ids)
+        elif field.name in ids:
+            setattr(request, field.name, ids[field.name])
+        elif field.name in SAMPLES and field.name != "title":
+            setattr(request, field.name, SAMPLES[field.name])
+
+
+def _encode(request: Message | bytes) -> bytes:
+    return request if isinstance(request, bytes) else request.SerializeToString()

@@ -1,0 +1,158 @@
+"""People who use a running server over a real connection."""
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, workspace_pb2
+from aiworkspace.v1.auth_pb2_grpc import AuthServiceStub
+from aiworkspace.v1.chat_pb2_grpc import ChatServiceStub
+from aiworkspace.v1.org_pb2_grpc import OrgServiceStub
+from aiworkspace.v1.usage_pb2_grpc import UsageServiceStub
+from aiworkspace.v1.workspace_pb2_grpc import WorkspaceServiceStub
+
+PASSWORD = "a passphrase for tests"
+
+
+class Bearer:
+    """Adds the access token to every call."""
+
+    def __init__(self) -> None:
+        self.token = ""
+
+    def interceptors(self) -> list[Any]:
+        """One for each kind of call: gRPC takes an interceptor for one kind alone."""
+        return [_UnaryBearer(self), _StreamBearer(self)]
+
+    def add_to(self, details: Any) -> Any:
+        if not self.token:
+            return details
+        metadata = grpc.aio.Metadata(*(details.metadata or ()), ("authorization", f"Bearer {self.token}"))
+        return details._replace(metadata=metadata)
+
+
+class _UnaryBearer(grpc.aio.UnaryUnaryClientInterceptor):
+    def __init__(self, bearer: Bearer) -> None:
+        self._bearer = bearer
+
+    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return await continuation(self._bearer.add_to(details), request)
+
+
+class _StreamBearer(grpc.aio.UnaryStreamClientInterceptor):
+    def __init__(self, bearer: Bearer) -> None:
+        self._bearer = bearer
+
+    async def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+        return await continuation(self._bearer.add_to(details), request)
+
+
+class Person:
+    """Somebody with a connection, perhaps signed in. The attributes are the services' stubs."""
+
+    def __init__(self, address: str) -> None:
+        self.bearer = Bearer()
+        options = (("grpc.max_receive_message_length", 16 << 20),)
+        self.channel = grpc.aio.insecure_channel(address, options, interceptors=self.bearer.interceptors())
+        self.auth: Any = AuthServiceStub(self.channel)
+        self.orgs: Any = OrgServiceStub(self.channel)
+        self.workspaces: Any = WorkspaceServiceStub(self.channel)
+        self.chat: Any = ChatServiceStub(self.channel)
+        self.usage: Any = UsageServiceStub(self.channel)
+        self.email = f"{uuid.uuid4().hex[:12]}@example.com"
+        self.user_id = ""
+        self.tokens = auth_pb2.TokenPair()
+
+    async def register(self) -> "Person":
+        request = auth_pb2.RegisterRequest(email=self.email, password=PASSWORD, display_name="Somebody")
+        self.sign_in(await self.auth.Register(request))
+        return self
+
+    async def log_in(self, device_name: str = "") -> "Person":
+        request = auth_pb2.LoginRequest(email=self.email, password=PASSWORD, device_name=device_name)
+        self.sign_in(await self.auth.Login(request))
+        return self
+
+    def sign_in(self, response: Any) -> None:
+        self.user_id, self.tokens = response.user.user_id, response.tokens
+        self.bearer.token = response.tokens.access_token
+
+
+NewPerson = Callable[[], Any]
+
+
+@dataclass
+class Place:
+    """An organization with a workspace and a conversation, and its owner."""
+
+    owner: Person
+    org_id: str
+    workspace_id: str
+    conversation_id: str
+
+
+async def make_org(person: Person, name: str = "Acme") -> str:
+    response = await person.orgs.CreateOrg(org_pb2.CreateOrgRequest(name=name))
+    return str(response.org.org_id)
+
+
+async def make_workspace(person: Person, org_id: str, **fields: str) -> str:
+    request = workspace_pb2.CreateWorkspaceRequest(org_id=org_id, name="Research", **fields)
+    return str((await person.workspaces.CreateWorkspace(request)).workspace.workspace_id)
+
+
+async def make_conversation(person: Person, workspace_id: str, model: str = "") -> str:
+    request = chat_pb2.CreateConversationRequest(workspace_id=workspace_id, model=model)
+    return str((await person.chat.CreateConversation(request)).conversation.conversation_id)
+
+
+async def make_place(owner: Person, model: str = "") -> Place:
+    org_id = await make_org(owner)
+    workspace_id = await make_workspace(owner, org_id)
+    return Place(owner, org_id, workspace_id, await make_conversation(owner, workspace_id, model))
+
+
+async def join(owner: Person, org_id: str, person: Person, role: org_pb2.Role.ValueType) -> None:
+    """Invites the person, who accepts."""
+    invited = await owner.orgs.CreateInvitation(
+        org_pb2.CreateInvitationRequest(org_id=org_id, email=person.email, role=role)
+    )
+    await person.orgs.AcceptInvitation(org_pb2.AcceptInvitationRequest(token=invited.token))
+
+
+async def events_of(stream: Any) -> list[chat_pb2.ChatEvent]:
+    """All events of a SendMessage or StreamRun call."""
+    return [response.event async for response in stream]
+
+
+def text_of(events: list[chat_pb2.ChatEvent]) -> str:
+    return "".join(event.content_delta.text for event in events)
+
+
+def kinds_of(events: list[chat_pb2.ChatEvent]) -> list[str | None]:
+    return [event.WhichOneof("event") for event in events]
+
+
+async def say(person: Person, conversation_id: str, content: str, **fields: str) -> list[chat_pb2.ChatEvent]:
+    """Sends a message and waits for the end of the answer."""
+    request = chat_pb2.SendMessageRequest(conversation_id=conversation_id, content=content, **fields)
+    return await events_of(person.chat.SendMessage(request))
+
+
+@asynccontextmanager
+async def people(address: str) -> AsyncIterator[NewPerson]:
+    """Makes registered people whose connections are closed at the end."""
+    known: list[Person] = []
+
+    async def new_person() -> Person:
+        person = Person(address)
+        known.append(person)
+        return await person.register()
+
+    yield new_person
+    for person in known:
+        await person.channel.close()

@@ -1,0 +1,59 @@
+"""A server in a process of its own, to be stopped, killed and started again."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+
+class ServerProcess:
+    """`python -m aiworkspace_server serve` with embedded databases under one data directory."""
+
+    def __init__(self, data_dir: Path, environment: Mapping[str, object]) -> None:
+        self._environment = {name.upper(): str(value) for name, value in environment.items()}
+        self._environment |= {"DATA_DIR": str(data_dir), "PORT": "0", "LOG_FORMAT": "json"}
+        self._data_dir = data_dir
+        self._process: asyncio.subprocess.Process | None = None
+        self.address = ""
+
+    async def start(self, **environment: str) -> None:
+        """Returns when the server takes calls."""
+        self._data_dir.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "aiworkspace_server", "serve"),
+                cwd=self._data_dir,
+                env={**os.environ, **self._environment, **environment},
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+            )
+        assert self._process.stdout
+        line = (await asyncio.wait_for(self._process.stdout.readline(), 60)).decode()
+        assert line.startswith("aiworkspace listening on "), line + self.log.read_text()
+        self.address = line.split()[-1]
+
+    @property
+    def log(self) -> Path:
+        return self._data_dir / "server.log"
+
+    async def end(self, number: signal.Signals) -> int:
+        """Sends the signal and returns the exit code."""
+        assert self._process
+        self._process.send_signal(number)
+        return await self.wait()
+
+    async def wait(self, seconds: float = 30) -> int:
+        assert self._process
+        await asyncio.wait_for(self._process.communicate(), seconds)
+        assert self._process.returncode is not None
+        return self._process.returncode
+
+    async def __aenter__(self) -> "ServerProcess":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._process and self._process.returncode is None:
+            await self.end(signal.SIGTERM)

@@ -1,0 +1,222 @@
+"""A tour through the running product: `make demo`.
+
+It starts a server of its own, with databases of its own, in a temporary directory that is removed at the end, and does
+as a user what users do. Without OPENAI_API_KEY and ANTHROPIC_API_KEY the model is echo/echo, which is no AI: it says
+what it was told, at the pace of a real one.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from rich.console import Console
+from rich.markup import escape
+from rich.rule import Rule
+
+from aiworkspace_client import AiWorkspaceError, Client
+from aiworkspace_client.cli import output
+from aiworkspace_client.cli.usage import Dimension, show
+from aiworkspace_client.types import ChatEvent, Org, Role, Run, RunState, UsageDimension, Workspace
+from tools.own_server import ServerFailedError, own_server
+
+console = Console(highlight=False)
+
+PASSWORD = "correct horse battery staple"
+# What is cheap and good enough to show, the newest first; one of them when the server has its provider's key.
+MODELS = (
+    "openai/gpt-5.4-nano",
+    "openai/gpt-5.4-mini",
+    "openai/gpt-4.1-mini",
+    "anthropic/claude-haiku-5-5",
+    "anthropic/claude-haiku-4-5",
+)
+TURNS = (
+    "My name is Ada, and I am planning a small museum of calculating machines.",
+    "Name one machine that it must have, and say why in one sentence.",
+    "What is my name, and what am I planning?",
+)
+LONG_STORY = (
+    "Tell me in at least three hundred words how a visitor walks through the museum: past the abacus by the door, the "
+    "brass gears of the difference engine, the punched cards of the looms, the relays that click all day, the valves "
+    "that glow in the dark room, the first transistors under glass, the cabinets of the mainframe, the home computers "
+    "that visitors may touch, and at last the empty room in which a voice answers every question that they ask it."
+)
+CANCEL_AFTER = 30  # deltas, of about 120 that the echo of the story has
+
+
+class DemoFailedError(Exception):
+    """Something is not as it should be."""
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with _server() as target:
+            tour(target)
+    except KeyboardInterrupt:
+        sys.exit(_failed("Interrupted.", code=130))
+    except (AiWorkspaceError, DemoFailedError, ServerFailedError) as error:
+        sys.exit(_failed(str(error), code=1))
+    console.print("\n[bold green]Done.[/] The server and everything it stored are gone.")
+    console.print("Next: [bold]make run[/] starts a server that stays, [bold]aiws --help[/] shows the command line.")
+
+
+def tour(target: str) -> None:
+    """Everything a user does, in order."""
+    with Client(target) as ada, Client(target) as grace:
+        org, workspace = _set_up(ada)
+        _invite(ada, grace, org)
+        model = _model(ada)
+        conversation = ada.chat.create_conversation(workspace.workspace_id, model=model)
+        runs = _talk(ada, conversation.conversation_id, model)
+        events = _cancel(ada, conversation.conversation_id)
+        _resume(ada, events)
+        _show_usage(ada, org, [*runs, events[-1].run_cancelled.run])
+
+
+@contextmanager
+def _server() -> Iterator[str]:
+    start = time.monotonic()
+    with console.status("") as status:
+
+        def waiting() -> None:
+            status.update(f"Starting a server with PostgreSQL and MongoDB of its own, {time.monotonic() - start:.0f} s")
+
+        with own_server(waiting) as target:
+            status.stop()
+            _done(f"A server is ready at {target} after {time.monotonic() - start:.1f} s")
+            yield target
+            status.start()
+            status.update("Stopping the server")
+
+
+def _set_up(ada: Client) -> tuple[Org, Workspace]:
+    _chapter("Accounts, organizations, workspaces")
+    ada.auth.register(email="ada@example.com", password=PASSWORD, display_name="Ada", device_name="demo")
+    _done("Registered ada@example.com")
+    answer = ada.auth.login(email="ada@example.com", password=PASSWORD, device_name="demo, second device")
+    sessions = list(ada.auth.list_sessions())
+    _done(f"Signed in as {answer.user.display_name}, who now has {len(sessions)} sessions")
+    org = ada.orgs.create(name="Museum of Machines")
+    _done(f"Created the organization {org.name}")
+    workspace = ada.workspaces.create(org_id=org.org_id, name="Exhibition")
+    _done(f"Created the workspace {workspace.name}")
+    return org, workspace
+
+
+def _invite(ada: Client, grace: Client, org: Org) -> None:
+    invitation = ada.orgs.create_invitation(org_id=org.org_id, email="grace@example.com", role=Role.ROLE_MEMBER)
+    _done("Invited grace@example.com as a member")
+    grace.auth.register(email="grace@example.com", password=PASSWORD, display_name="Grace")
+    grace.orgs.accept_invitation(token=invitation.token)
+    members = [f"{member.display_name} ({output.role(member.role)})" for member in ada.orgs.list_members(org.org_id)]
+    _done(f"Grace registered and accepted. The members are {' and '.join(members)}")
+
+
+def _model(ada: Client) -> str:
+    offered = {model.model for model in ada.chat.list_models(page_size=1000)}
+    return next((model for model in MODELS if model in offered), "echo/echo")
+
+
+def _talk(ada: Client, conversation_id: str, model: str) -> list[Run]:
+    """Three turns, token by token."""
+    _chapter(f"A conversation with {model}")
+    runs = []
+    for turn in TURNS:
+        console.print(f"[bold cyan]Ada:[/] {escape(turn)}")
+        with ada.chat.send(conversation_id, turn) as stream:
+            for text in stream.text:
+                _token(text)
+            said = "".join(content.text for content in stream.final_message().contents)
+            run = stream.run or Run()
+        _expect(bool(said) and run.state == RunState.RUN_STATE_COMPLETED, "An answer is empty.")
+        console.print(f"\n[dim]{output.tokens(run.usage)}, {output.money(run.cost)}[/]\n")
+        runs.append(run)
+    return runs
+
+
+def _cancel(ada: Client, conversation_id: str) -> list[ChatEvent]:
+    """A fourth answer, stopped in its middle. Returns all of its events."""
+    _chapter("Stopping an answer in its middle")
+    console.print(f"[bold cyan]Ada:[/] {escape(LONG_STORY)}")
+    events: list[ChatEvent] = []
+    deltas = 0
+    with ada.chat.send(conversation_id, LONG_STORY) as stream:
+        for event in stream:
+            events.append(event)
+            if event.HasField("content_delta"):
+                deltas += 1
+                _token(event.content_delta.text)
+                if deltas == CANCEL_AFTER:
+                    stream.cancel()
+    console.print()
+    _expect(events[-1].HasField("run_cancelled"), "The answer was over before it could be cancelled.")
+    run = events[-1].run_cancelled.run
+    _done(f"Cancelled after {deltas} pieces. What was said is charged: {output.money(run.cost)}")
+    return events
+
+
+def _resume(ada: Client, events: list[ChatEvent]) -> None:
+    """The same run again from its middle, as a client does whose connection broke there."""
+    middle = events[len(events) // 2].sequence
+    _chapter(f"Coming back to it: StreamRun after sequence {middle}")
+    with ada.chat.stream_run(events[0].run_id, after_sequence=middle) as stream:
+        again = list(stream)
+    for event in again:
+        console.print(f"[dim]{event.sequence:>4}[/] {_in_short(event)}")
+    expected = [event for event in events if event.sequence > middle]
+    _expect(again == expected, "The events differ from those that were seen the first time.")
+    _done(f"Exactly the {len(again)} events that followed, run_cancelled the last of them: none lost, none repeated")
+
+
+def _in_short(event: ChatEvent) -> str:
+    kind = str(event.WhichOneof("event"))
+    return f"{kind} {escape(repr(event.content_delta.text))}" if kind == "content_delta" else f"[bold]{kind}[/]"
+
+
+def _show_usage(ada: Client, org: Org, runs: list[Run]) -> None:
+    _chapter("What it cost")
+    page = ada.usage.get(
+        org.org_id, group_by=[UsageDimension.USAGE_DIMENSION_MODEL, UsageDimension.USAGE_DIMENSION_DAY]
+    ).first_page()
+    show([Dimension.MODEL, Dimension.DAY], list(page.rows), page.total)
+    _expect(page.total.request_count == len(runs), "The ledger does not have every run.")
+    _expect(page.total.cost.nanos == sum(run.cost.nanos for run in runs), "The ledger does not add up.")
+    _done("The ledger has every run once, to the nano")
+
+
+def _chapter(title: str) -> None:
+    console.print()
+    console.print(Rule(f"[bold]{escape(title)}[/]", align="left", style="dim"))
+
+
+def _done(text: str) -> None:
+    console.print(f"[green]✓[/] {escape(text)}")
+
+
+def _token(text: str) -> None:
+    console.print(escape(output.clean(text)), end="", soft_wrap=True)
+
+
+def _expect(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise DemoFailedError(otherwise)
+
+
+def _failed(text: str, *, code: int) -> int:
+    console.print(f"\n[bold red]✗[/] {escape(text)}")
+    return code
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Writes docs/reference.md: what the contract says about every service, message and enum."""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, MethodOptions
+
+from aiworkspace.v1 import options_pb2
+from tools import contract
+from tools.contract import Contract, Enum, Field, Message, Method, Named, Service
+from tools.rules import in_words
+
+PAGE = contract.ROOT / "docs" / "reference.md"
+_INTRODUCTION = """\
+# Reference
+
+Package `aiworkspace.v1`. This page is written by `make docs` from the comments in `protos/aiworkspace/v1`; do not edit
+it.
+"""
+_IDEMPOTENCY = {
+    MethodOptions.IDEMPOTENCY_UNKNOWN: "takes effect again",
+    MethodOptions.NO_SIDE_EFFECTS: "changes nothing",
+    MethodOptions.IDEMPOTENT: "takes effect once",
+}
+_SCALARS = {
+    FieldDescriptorProto.TYPE_STRING: "string",
+    FieldDescriptorProto.TYPE_BYTES: "bytes",
+    FieldDescriptorProto.TYPE_BOOL: "bool",
+    FieldDescriptorProto.TYPE_INT32: "int32",
+    FieldDescriptorProto.TYPE_INT64: "int64",
+    FieldDescriptorProto.TYPE_DOUBLE: "double",
+}
+
+
+def main() -> None:
+    types = contract.load()
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text("\n".join(page(types)).rstrip() + "\n", encoding="utf-8")
+
+
+def page(types: Contract) -> Iterator[str]:
+    """The lines of the page: contents, services with their methods, then messages, then enums."""
+    messages = [each for each in types.messages.values() if _on_its_own(each)]
+    enums = [each for each in types.enums.values() if _on_its_own(each)]
+    yield _INTRODUCTION
+    yield from _contents(types, messages, enums)
+    for service in types.services:
+        yield from _service(service, types)
+    yield "## Messages\n"
+    for message in messages:
+        yield f"### {message.name}\n\n{_paragraphs(message.comment)}\n"
+        yield from _fields(message, types)
+    yield "## Enums\n"
+    for enum in enums:
+        yield from _enum(enum)
+
+
+def _on_its_own(named: Named) -> bool:
+    """Requests and responses stand with their methods, and options are shown as what they say."""
+    return named.file != "options" and not named.name.endswith(("Request", "Response"))
+
+
+def _contents(types: Contract, messages: Iterable[Message], enums: Iterable[Enum]) -> Iterator[str]:
+    for service in types.services:
+        links = ", ".join(_link(method.name, f"{service.name}.{method.name}") for method in service.methods)
+        yield f"- {_link(service.name)}: {links}"
+    yield f"- [Messages](#messages): {', '.join(_link(message.name) for message in messages)}"
+    yield f"- [Enums](#enums): {', '.join(_link(enum.name) for enum in enums)}\n"
+
+
+def _link(name: str, heading: str = "") -> str:
+    anchor = (heading or name).lower().replace(".", "")
+    return f"[{name}](#{anchor})"
+
+
+def _service(service: Service, types: Contract) -> Iterator[str]:
+    yield f"## {service.name}\n\n{_paragraphs(service.comment)}\n"
+    for method in service.methods:
+        yield f"### {service.name}.{method.name}\n\n{_paragraphs(method.comment)}\n"
+        yield f"{_facts(method)}\n"
+        yield from _fields(method.request, types, "Request")
+        yield from _fields(method.response, types, "Stream of responses" if method.streaming else "Response")
+
+
+def _paragraphs(comment: str) -> str:
+    """The comment as Markdown; errors stand in a paragraph of their own."""
+    return re.sub(r"\n+Errors:", "\n\nErrors:", comment).replace("<", "\\<")
+
+
+def _facts(method: Method) -> str:
+    """Who may call, how often, and whether it may be repeated."""
+    facts = [
+        f"- Access: {_access(method.access)}",
+        f"- Rate limit: {_rate_limit(method)}",
+        f"- Repeating it: {_idempotency(method)}",
+    ]
+    return "\n".join(facts)
+
+
+def _access(access: options_pb2.Access) -> str:
+    match access.mode:
+        case options_pb2.ACCESS_MODE_PUBLIC:
+            return "anybody, without credentials"
+        case options_pb2.ACCESS_MODE_AUTHENTICATED:
+            return "anybody who is signed in"
+    own = f", not needed when `{access.self_field}` is the caller" if access.self_field else ""
+    return f"permission `{access.permission}` in the organization of `{access.scope}`{own}"
+
+
+def _rate_limit(method: Method) -> str:
+    value = options_pb2.RateLimitClass.DESCRIPTOR.values_by_number[method.rate_limit]
+    calls = value.GetOptions().Extensions[options_pb2.calls_per_minute]
+    name = value.name.removeprefix("RATE_LIMIT_CLASS_").lower()
+    return f"{calls:,} calls per minute, shared by all methods of class {name}"
+
+
+def _idempotency(method: Method) -> str:
+    if method.request.field("request_id"):
+        return "takes effect once with the same `request_id`"
+    return _IDEMPOTENCY[method.proto.options.idempotency_level]
+
+
+def _fields(message: Message, types: Contract, title: str = "") -> Iterator[str]:
+    if not message.fields:
+        yield f"{title}: no fields.\n" if title else "No fields.\n"
+        return
+    if title:
+        yield f"{title}:\n"
+    yield "| field | type | meaning | rules |\n| --- | --- | --- | --- |"
+    for field in message.fields:
+        yield f"| `{field.name}` | {_type(field, types)} | {_cell(field.comment)} | {_cell(_rules(field))} |"
+    yield ""
+
+
+def _type(field: Field, types: Contract) -> str:
+    if field.type_name in types.named:
+        name = _link(types.named[field.type_name].name)
+    elif field.type_name:
+        name = f"`{field.type_name.removeprefix('google.protobuf.')}`"
+    else:
+        name = _SCALARS[field.proto.type]
+    choice = " (one of)" if field.proto.HasField("oneof_index") else ""
+    return f"{'repeated ' if field.repeated else ''}{name}{choice}"
+
+
+def _rules(field: Field) -> str:
+    return "; ".join([*in_words(field), *(["never logged"] if field.sensitive else [])])
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "\\<")
+
+
+def _enum(enum: Enum) -> Iterator[str]:
+    yield f"### {enum.name}\n\n{_paragraphs(enum.comment)}\n"
+    yield "| number | value | meaning |\n| --- | --- | --- |"
+    for value in enum.values:
+        limit = f" {value.calls_per_minute:,} calls per minute." if value.calls_per_minute else ""
+        yield f"| {value.number} | `{value.name}` | {_cell(value.comment)}{limit} |"
+    yield ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""A server of one's own, with its own databases, that is gone when the context ends."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_READY = "aiworkspace listening on "
+_START_SECONDS = 120.0
+_STOP_SECONDS = 30.0
+# What would make it somebody else's server; empty means unset.
+_NOT_INHERITED = (
+    "DATABASE_URL",
+    "MIGRATION_DATABASE_URL",
+    "MONGO_URI",
+    "REDIS_URL",
+    "TLS_CERT_FILE",
+    "TLS_KEY_FILE",
+    "JWT_SECRET",
+    "JWT_REFRESH_SECRET",
+    "PASSWORD_PEPPER",
+    "ECHO_TOKENS_PER_SECOND",
+)
+
+
+class ServerFailedError(Exception):
+    """The server did not start; the message has its log."""
+
+
+@contextmanager
+def own_server(waiting: Callable[[], None]) -> Iterator[str]:
+    """The address of a server that is ready. While it starts, waiting is called ten times a second."""
+    with tempfile.TemporaryDirectory(prefix="aiworkspace-", ignore_cleanup_errors=True) as folder:
+        log = Path(folder) / "server.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "aiworkspace_server", "serve"],
+                env=_environment(folder),
+                # Elsewhere, so that no .env is read; in a session of its own, so that Ctrl-C is left to this process.
+                cwd=folder,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            yield _address(process, log, waiting)
+        finally:
+            _stop(process)
+
+
+def _environment(folder: str) -> dict[str, str]:
+    imports = os.pathsep.join(str(Path(path).resolve()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    own = {"HOST": "127.0.0.1", "PORT": "0", "DATA_DIR": str(Path(folder) / "data"), "LOG_FORMAT": "console"}
+    return {**os.environ, **dict.fromkeys(_NOT_INHERITED, ""), **own, "PYTHONPATH": imports}
+
+
+def _address(process: "subprocess.Popen[bytes]", log: Path, waiting: Callable[[], None]) -> str:
+    """Wait for the line that names it."""
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        ready = [line for line in lines if line.startswith(_READY) and line.endswith("\n")]
+        if ready:
+            return ready[0].removeprefix(_READY).strip()
+        if process.poll() is not None:
+            raise ServerFailedError(f"The server ended with code {process.returncode}:\n{''.join(lines)}")
+        waiting()
+        time.sleep(0.1)
+    raise ServerFailedError(f"The server was not ready after {_START_SECONDS:.0f} seconds:\n{''.join(lines)}")
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
