@@ -50,7 +50,7 @@ $(STAMP): requirements.lock pyproject.toml
 ## The product
 
 run: $(READY)  ## start the server, with its own databases unless DATABASE_URL and MONGO_URI are set
-	@exec $(PYTHON) -m aiworkspace_server serve $(ARGS)
+	@exec $(PYTHON) -m aiworkspace_server serve --migrate $(ARGS)
 
 demo: $(READY)  ## a tour through the running product
 	@exec $(PYTHON) tools/demo.py $(ARGS)

@@ -1,11 +1,10 @@
-"""Straight into PostgreSQL as its owner, past row-level security: to turn back clocks, and to see what no call shows."""
+"""Straight into PostgreSQL as its owner, past row-level security: to turn back clocks and to see what no call shows."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from psycopg import AsyncConnection
-from psycopg.sql import SQL
 
 from tests.conftest import Stores
 
@@ -22,5 +21,11 @@ async def as_owner(stores: Stores) -> AsyncIterator[Owner]:
 async def sql(stores: Stores, statement: str, *values: Any) -> list[tuple[Any, ...]]:
     """Runs one statement, with %s for the values. Returns its rows."""
     async with as_owner(stores) as connection:
-        cursor = await connection.execute(SQL(statement), values)  # type: ignore[arg-type]
+        cursor = await connection.execute(statement.encode(), values)
         return await cursor.fetchall() if cursor.description else []
+
+
+async def waits_for_lock(stores: Stores) -> bool:
+    """Whether some transaction waits for another one."""
+    waiting = await sql(stores, "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    return bool(waiting)

@@ -35,6 +35,10 @@ class ServerProcess:
         self.address = line.split()[-1]
 
     @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    @property
     def log(self) -> Path:
         return self._data_dir / "server.log"
 
@@ -55,5 +59,5 @@ class ServerProcess:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._process and self._process.returncode is None:
+        if self.running:
             await self.end(signal.SIGTERM)

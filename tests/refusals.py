@@ -1,11 +1,11 @@
 """What came of a call."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import asyncio
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
@@ -54,7 +54,7 @@ def _read(error: grpc.aio.AioRpcError) -> Refusal:
 
 
 async def outcome(call: Awaitable[Any]) -> str:
-    """"OK", or code and reason of the refusal."""
+    """ "OK", or code and reason of the refusal."""
     refused = await refusal(call)
     return f"{refused.code} {refused.reason}" if refused else OK
 

@@ -119,7 +119,7 @@ async def _listen(stack: AsyncExitStack, settings: Settings, db: Database, mongo
     sessions = Sessions(access_tokens, refresh_tokens, derive(refresh_secret, "lineage"))
     pages, replies = Pages(derive(secret, "pages")), Replies(derive(secret, "replies"))
     server = build_server(authenticator, limits, access)
-    health_servicer = add_services(
+    health_servicer = await add_services(
         server,
         AuthServicer(db, sessions, passwords, authenticator, pages, replies),
         OrgServicer(db, authenticator, InvitationTokens(derive(secret, "invitations")), pages, replies),

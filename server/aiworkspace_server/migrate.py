@@ -9,10 +9,11 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from .kit.mongo import Mongo
-from .kit.postgres import Database
+from .kit.postgres import APP_ROLE, Database
 from .kit.timestamps import now
 
 _LOCK = 0x61697773  # advisory lock under which PostgreSQL is migrated
@@ -65,6 +66,9 @@ def _load(path: Path) -> Any:
     return module
 
 
+_UNBOUND = text("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
+
+
 class SchemaError(Exception):
     """The databases are not as this server needs them."""
 
@@ -72,11 +76,14 @@ class SchemaError(Exception):
 async def check_schema(db: Database) -> None:
     """Raises SchemaError unless PostgreSQL has the present schema and keeps the server's role within its bounds."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
-    async with db.engine.connect() as connection:
-        present = await connection.run_sync(lambda plain: MigrationContext.configure(plain).get_current_revision())
-        unbound = await connection.scalar(
-            text("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
-        )
+    try:
+        async with db.engine.connect() as connection:
+            present = await connection.run_sync(lambda plain: MigrationContext.configure(plain).get_current_revision())
+            unbound = await connection.scalar(_UNBOUND)
+    except OperationalError as error:
+        if f'role "{APP_ROLE}" does not exist' in str(error):
+            raise SchemaError("The database was never migrated: run the migrate command.") from None
+        raise
     if present != head:
         raise SchemaError(f"The database is at {present or 'no revision'}, not at {head}: run the migrate command.")
     if unbound:

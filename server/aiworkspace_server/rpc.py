@@ -69,7 +69,7 @@ def build_server(authenticator: Authenticator, limits: Limits, access: Access) -
     return grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
 
 
-def add_services(
+async def add_services(
     server: grpc.aio.Server,
     auth: AuthServiceServicer,
     orgs: OrgServiceServicer,
@@ -86,5 +86,7 @@ def add_services(
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     names = [service.full_name for service in SERVICES]
+    for name in names:
+        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     reflection.enable_server_reflection((*names, _HEALTH, reflection.SERVICE_NAME), server)
     return health_servicer

@@ -2,8 +2,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from aiworkspace.v1 import auth_pb2
 from aiworkspace_server.app import App
-from tests.people import Person
+from tests.people import PASSWORD, Person
 
 SignIn = Callable[..., Awaitable[Person]]
 
@@ -21,11 +22,13 @@ async def sign_in(app: App) -> AsyncIterator[SignIn]:
     """Signs a person in on one more device: `await sign_in(person, "phone")`."""
     devices: list[Person] = []
 
-    async def sign_in(person: Person, device_name: str = "") -> Person:
+    async def sign_in(person: Person, device_name: str = "", password: str = PASSWORD) -> Person:
         device = Person(app.address)
-        device.email = person.email
         devices.append(device)
-        return await device.log_in(device_name)
+        device.email = person.email
+        request = auth_pb2.LoginRequest(email=person.email, password=password, device_name=device_name)
+        device.sign_in(await device.auth.Login(request))
+        return device
 
     yield sign_in
     for device in devices:

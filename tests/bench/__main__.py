@@ -12,7 +12,7 @@ import uvloop
 
 from aiworkspace_server.kit import logs
 
-from . import tokens, unary
+from . import first_token, tokens, unary
 from .machine import Cores, take_cores
 from .servers import Site, site
 from .table import Row, show
@@ -20,6 +20,7 @@ from .table import Row, show
 _ROWS: dict[str, Callable[[Site, bool], Awaitable[list[Row]]]] = {
     "unary": unary.measure,
     "tokens": tokens.measure,
+    "first-token": first_token.measure,
 }
 
 

@@ -48,8 +48,6 @@ async def crowd(server: Server, count: int, conversations: int) -> AsyncIterator
 async def _asker(server: Server, new_person: NewPerson, conversations: int) -> Asker:
     person = await new_person()
     place = await make_place(person)
-    ids = await asyncio.gather(
-        *(make_conversation(person, place.workspace_id, MODEL) for _ in range(conversations))
-    )
+    ids = await asyncio.gather(*(make_conversation(person, place.workspace_id, MODEL) for _ in range(conversations)))
     connection = await connect(server.address, headers(_SEND_MESSAGE, person.tokens.access_token))
     return Asker(connection, cycle(ids))

@@ -103,7 +103,9 @@ class Ramp:
         spent = Spent.between(start, Times.now(self._server.pid, self._cores), self._cores)
         if score.failures:
             raise RuntimeError(f"{score.failures} answers did not complete")
-        return Step(streams, spent, *(after - before for before, after in zip(counts, _counts(self._load), strict=True)))
+        return Step(
+            streams, spent, *(after - before for before, after in zip(counts, _counts(self._load), strict=True))
+        )
 
 
 def _counts(load: Load) -> tuple[int, int, int, int]:
@@ -151,7 +153,12 @@ def _rows(ramp: Ramp, bare: list[float]) -> list[Row]:
         *_doubts(good),
     ]
     return [
-        Row("tokens/s through SendMessage / bare grpc.aio stream of a message per token", good.rate / reference, 0.9, notes),
+        Row(
+            "tokens/s through SendMessage / bare grpc.aio stream of a message per token",
+            good.rate / reference,
+            0.9,
+            notes,
+        ),
         Row(
             "the same / LiteLLM's proxy",
             good.rate / _LITELLM,

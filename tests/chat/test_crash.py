@@ -4,7 +4,6 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import grpc
 import pytest
@@ -20,12 +19,20 @@ MODEL = "openai/gpt-4o-mini"
 WORDS = tuple(f"word{n} " for n in range(400))
 
 
-@pytest.fixture
-async def server(tmp_path: Path, standin: Standin) -> AsyncIterator[ServerProcess]:
-    standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.02))
+@pytest.fixture(scope="module")
+async def _process(tmp_path_factory: pytest.TempPathFactory, standin: Standin) -> AsyncIterator[ServerProcess]:
     environment = provider_settings(standin) | {"password_hash_cost": 10, "shutdown_seconds": 0.5}
-    async with ServerProcess(tmp_path / "data", environment) as server:
+    async with ServerProcess(tmp_path_factory.mktemp("crash") / "data", environment) as server:
         yield server
+
+
+@pytest.fixture
+async def server(_process: ServerProcess, standin: Standin) -> ServerProcess:
+    """A server that runs. Tests may end it as they like."""
+    standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.02))
+    if not _process.running:
+        await _process.start()
+    return _process
 
 
 async def until_text(stream: object, count: int) -> list[pb.ChatEvent]:

@@ -1,0 +1,306 @@
+"""Sessions: refreshing, listing and ending them."""
+
+import asyncio
+import time
+import uuid
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aiworkspace.v1 import auth_pb2 as pb
+from aiworkspace_server.auth import store
+from tests.auth.conftest import SignIn
+from tests.backdoor import sql
+from tests.conftest import Stores
+from tests.people import PASSWORD, NewPerson, Person
+from tests.refusals import (
+    NOT_FOUND,
+    OK,
+    PASSWORD_WRONG,
+    REQUEST_ID_REUSED,
+    UNAUTHENTICATED,
+    named,
+    outcome,
+    outcomes,
+    refusal,
+)
+
+NEW_PASSWORD = "another passphrase for tests"
+
+
+async def refresh(person: Person, token: str = "") -> pb.TokenPair:
+    """The tokens for this refresh token, or for the one that the person has."""
+    request = pb.RefreshRequest(refresh_token=token or person.tokens.refresh_token)
+    tokens: pb.TokenPair = (await person.auth.Refresh(request)).tokens
+    return tokens
+
+
+async def get_me(person: Person) -> str:
+    """"OK" while the person's access token works."""
+    return await outcome(person.auth.GetMe(pb.GetMeRequest()))
+
+
+async def sessions(person: Person, **page: Any) -> list[pb.Session]:
+    return list((await person.auth.ListSessions(pb.ListSessionsRequest(**page))).sessions)
+
+
+async def revoke(person: Person, session_id: str) -> str:
+    return await outcome(person.auth.RevokeSession(pb.RevokeSessionRequest(session_id=session_id)))
+
+
+# Refreshing
+
+
+async def test_refresh_gives_new_tokens_of_the_same_session(new_person: NewPerson) -> None:
+    person = await new_person()
+    first, second = person.tokens, await refresh(person)
+    assert second.session_id == first.session_id
+    assert second.access_token != first.access_token
+    assert second.refresh_token != first.refresh_token
+    person.bearer.token = second.access_token
+    assert await get_me(person) == OK
+    (session,) = await sessions(person)
+    assert session.expire_time == second.refresh_expire_time
+
+
+async def test_a_refresh_that_is_repeated_at_once_gives_the_same_tokens(new_person: NewPerson) -> None:
+    person = await new_person()
+    first = await refresh(person)
+    assert await refresh(person) == first
+    assert await refresh(person, first.refresh_token) != first, "the child works"
+
+
+async def test_fifty_refreshes_at_once_give_one_live_child(new_person: NewPerson) -> None:
+    person = await new_person()
+    given = await asyncio.gather(*(refresh(person) for _ in range(50)))
+    assert len({tokens.SerializeToString(deterministic=True) for tokens in given}) == 1
+    assert await outcome(refresh(person, given[0].refresh_token)) == OK
+
+
+async def end_repeat_window(stores: Stores, person: Person) -> None:
+    """Makes the last refresh eleven seconds old."""
+    past = "UPDATE sessions SET refresh_time = refresh_time - interval '11 s' WHERE id = %s"
+    await sql(stores, past, person.tokens.session_id)
+
+
+async def test_a_used_token_that_comes_back_later_ends_the_session_for_good(
+    new_person: NewPerson, sign_in: SignIn, stores: Stores
+) -> None:
+    person = await new_person()
+    other = await sign_in(person)
+    child = await refresh(person)
+    person.bearer.token = child.access_token
+    assert await get_me(person) == OK
+    await end_repeat_window(stores, person)
+    assert await outcome(refresh(person)) == UNAUTHENTICATED
+    assert await get_me(person) == UNAUTHENTICATED, "the access token ends with the session"
+    assert await outcome(refresh(person, child.refresh_token)) == UNAUTHENTICATED
+    assert [session.session_id for session in await sessions(other)] == [other.tokens.session_id]
+
+
+async def test_a_token_from_before_the_last_one_ends_the_session_at_once(new_person: NewPerson) -> None:
+    person = await new_person()
+    child = await refresh(person)
+    grandchild = await refresh(person, child.refresh_token)
+    assert await outcome(refresh(person)) == UNAUTHENTICATED
+    assert await outcome(refresh(person, grandchild.refresh_token)) == UNAUTHENTICATED
+
+
+async def test_a_session_that_has_expired_cannot_be_refreshed(new_person: NewPerson, stores: Stores) -> None:
+    person = await new_person()
+    await sql(stores, "UPDATE sessions SET expire_time = now() WHERE id = %s", person.tokens.session_id)
+    assert await outcome(refresh(person)) == UNAUTHENTICATED
+    assert await get_me(person) == UNAUTHENTICATED
+
+
+# Ending
+
+
+async def test_logout_ends_the_session_and_no_other(new_person: NewPerson, sign_in: SignIn) -> None:
+    person = await new_person()
+    other = await sign_in(person)
+    assert await get_me(person) == OK
+    await person.auth.Logout(pb.LogoutRequest())
+    assert await get_me(person) == UNAUTHENTICATED
+    assert await outcome(person.auth.Logout(pb.LogoutRequest())) == UNAUTHENTICATED
+    assert await outcome(refresh(person)) == UNAUTHENTICATED
+    assert await get_me(other) == OK
+
+
+async def test_a_revoked_session_is_refused_at_the_next_call(new_person: NewPerson, sign_in: SignIn) -> None:
+    person = await new_person()
+    phone = await sign_in(person)
+    assert await get_me(phone) == OK
+    assert [await revoke(person, phone.tokens.session_id) for _ in range(2)] == [OK, OK]
+    assert await get_me(phone) == UNAUTHENTICATED
+    assert await outcome(refresh(phone)) == UNAUTHENTICATED
+    assert [session.session_id for session in await sessions(person)] == [person.tokens.session_id]
+
+
+async def test_a_session_that_is_revoked_while_it_is_looked_up_is_not_remembered(
+    new_person: NewPerson, sign_in: SignIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = await new_person()
+    phone = await sign_in(person)
+    found, revoked = asyncio.Event(), asyncio.Event()
+    find = store.find_principal
+
+    async def find_slowly(tx: Any, session_id: uuid.UUID) -> Any:
+        principal = await find(tx, session_id)
+        if str(session_id) == phone.tokens.session_id:
+            found.set()
+            await revoked.wait()
+        return principal
+
+    monkeypatch.setattr(store, "find_principal", find_slowly)
+    looked_up = asyncio.create_task(get_me(phone))
+    await found.wait()
+    await revoke(person, phone.tokens.session_id)
+    revoked.set()
+    await looked_up
+    assert await get_me(phone) == UNAUTHENTICATED
+
+
+async def test_sessions_of_others_are_as_unknown_as_those_of_nobody(new_person: NewPerson, owner: Person) -> None:
+    other = await new_person()
+    ids = other.tokens.session_id, str(uuid.uuid4())
+    calls = [owner.auth.RevokeSession(pb.RevokeSessionRequest(session_id=session_id)) for session_id in ids]
+    foreign, unknown = [await refusal(call) for call in calls]
+    assert foreign == unknown
+    assert foreign is not None
+    assert foreign.code == "NOT_FOUND"
+    assert await revoke(owner, other.tokens.session_id) == NOT_FOUND
+    assert await get_me(other) == OK
+
+
+# Listing
+
+
+async def test_the_list_says_which_device_each_session_is_on(new_person: NewPerson, sign_in: SignIn) -> None:
+    person = await new_person()
+    phone = await sign_in(person, "Ann's phone")
+    latest, first = await sessions(phone)
+    assert (latest.session_id, first.session_id) == (phone.tokens.session_id, person.tokens.session_id)
+    assert (latest.device_name, first.device_name) == ("Ann's phone", "")
+    assert (latest.current, first.current) == (True, False)
+    assert latest.address == "127.0.0.1"
+    assert latest.user_agent.startswith("grpc-python")
+    assert latest.expire_time == phone.tokens.refresh_expire_time
+    assert abs(latest.last_use_time.seconds - time.time()) < 60
+
+
+async def test_the_time_and_address_of_the_last_use_are_kept_to_within_a_minute(
+    new_person: NewPerson, stores: Stores
+) -> None:
+    person = await new_person()
+    past = "UPDATE sessions SET last_use_time = now() - interval '61 s', address = '192.0.2.1' WHERE id = %s"
+    await sql(stores, past, person.tokens.session_id)
+    await get_me(person)
+    (session,) = await sessions(person)
+    assert session.address == "127.0.0.1"
+    assert abs(session.last_use_time.seconds - time.time()) < 10
+
+
+async def test_a_refresh_is_a_use(new_person: NewPerson, stores: Stores) -> None:
+    person = await new_person()
+    elsewhere = "UPDATE sessions SET last_use_time = now() - interval '30 s', address = '192.0.2.1' WHERE id = %s"
+    await sql(stores, elsewhere, person.tokens.session_id)
+    await refresh(person)
+    (session,) = await sessions(person)
+    assert session.address == "127.0.0.1"
+    assert abs(session.last_use_time.seconds - time.time()) < 10
+
+
+@pytest.fixture(scope="module")
+async def traveller(new_person: NewPerson, sign_in: SignIn) -> Person:
+    """Signed in on five devices."""
+    person = await new_person()
+    await asyncio.gather(*(sign_in(person, f"device {number}") for number in range(4)))
+    return person
+
+
+@settings(max_examples=7, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(size=st.integers(1, 6))
+async def test_pages_of_sessions_add_up(size: int, traveller: Person) -> None:
+    found, token = [], ""
+    while True:
+        request = pb.ListSessionsRequest(page_size=size, page_token=token)
+        page = await traveller.auth.ListSessions(request)
+        assert len(page.sessions) <= size
+        found += page.sessions
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == await sessions(traveller)
+    assert len({session.session_id for session in found}) == 5
+
+
+async def test_a_page_of_sessions_is_for_the_person_who_asked(traveller: Person, owner: Person) -> None:
+    token = (await traveller.auth.ListSessions(pb.ListSessionsRequest(page_size=1))).next_page_token
+    assert await named(owner.auth.ListSessions(pb.ListSessionsRequest(page_token=token))) == ("page_token",)
+
+
+# Changing the password
+
+
+def change(current: str = PASSWORD, new: str = NEW_PASSWORD, request_id: str = "") -> pb.ChangePasswordRequest:
+    return pb.ChangePasswordRequest(current_password=current, new_password=new, request_id=request_id)
+
+
+async def log_in(person: Person, password: str) -> str:
+    return await outcome(person.auth.Login(pb.LoginRequest(email=person.email, password=password)))
+
+
+async def test_a_new_password_ends_all_other_sessions_at_once(new_person: NewPerson, sign_in: SignIn) -> None:
+    person = await new_person()
+    others = [await sign_in(person) for _ in range(2)]
+    assert [await get_me(other) for other in others] == [OK, OK]
+    await person.auth.ChangePassword(change())
+    assert [await get_me(other) for other in others] == [UNAUTHENTICATED, UNAUTHENTICATED]
+    assert [await outcome(refresh(other)) for other in others] == [UNAUTHENTICATED, UNAUTHENTICATED]
+    assert await get_me(person) == OK
+    assert await outcome(refresh(person)) == OK
+    assert [await log_in(person, password) for password in (PASSWORD, NEW_PASSWORD)] == [PASSWORD_WRONG, OK]
+
+
+async def test_a_wrong_current_password_changes_nothing(new_person: NewPerson, sign_in: SignIn) -> None:
+    person = await new_person()
+    other = await sign_in(person)
+    request_id = str(uuid.uuid4())
+    assert await outcome(person.auth.ChangePassword(change("wrong", request_id=request_id))) == PASSWORD_WRONG
+    assert await get_me(other) == OK
+    assert await log_in(person, PASSWORD) == OK
+    assert await outcome(person.auth.ChangePassword(change(request_id=request_id))) == OK, "the id was not used up"
+
+
+async def test_a_repeated_change_of_the_password_does_nothing_again(new_person: NewPerson, sign_in: SignIn) -> None:
+    person = await new_person()
+    request = change(request_id=str(uuid.uuid4()))
+    await person.auth.ChangePassword(request)
+    other = await sign_in(person, password=NEW_PASSWORD)
+    await person.auth.ChangePassword(request)
+    assert await get_me(other) == OK, "the second call ended a session"
+    request.new_password = "yet another passphrase"
+    assert await outcome(person.auth.ChangePassword(request)) == REQUEST_ID_REUSED
+
+
+async def test_of_concurrent_changes_of_the_password_one_succeeds(new_person: NewPerson) -> None:
+    person = await new_person()
+    calls = [
+        person.auth.ChangePassword(change(new=f"passphrase number {number}", request_id=str(uuid.uuid4())))
+        for number in range(6)
+    ]
+    assert await outcomes(calls) == {OK: 1, PASSWORD_WRONG: 5}
+
+
+async def test_concurrent_repetitions_of_one_change_all_succeed(new_person: NewPerson) -> None:
+    person = await new_person()
+    request = change(request_id=str(uuid.uuid4()))
+    assert await outcomes(person.auth.ChangePassword(request) for _ in range(6)) == {OK: 6}
+
+
+@pytest.mark.parametrize("new", ["", "x" * 11, "x" * 1025])
+async def test_a_new_password_has_the_bounds_of_the_first(new: str, owner: Person) -> None:
+    assert await named(owner.auth.ChangePassword(change(new=new))) == ("new_password",)

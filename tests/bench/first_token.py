@@ -1,0 +1,134 @@
+"""Time to the first token: what the server adds to the provider's own, to one stream and to sixteen at a time."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from statistics import median, quantiles
+from typing import cast
+
+from aiworkspace.v1 import chat_pb2 as pb
+
+from .crowd import Asker, crowd
+from .machine import Spent, Times
+from .provider import question
+from .servers import Server, Site
+from .table import Row
+
+_PEOPLE = 16
+_CONVERSATIONS = 16  # of each
+_SHORT, _LONG = 3, 40  # tokens of an answer to one stream, which has to end before the next, and to one of sixteen
+_THINKING_SECONDS = 0.02  # between an answer and the next question
+# Of LiteLLM's proxy without a database, on the machine of the design notes: 12.6 ms for one stream, 147 for sixteen.
+_GOALS_MS = {1: 12.6 / 10, 16: 147 / 30}
+
+
+async def measure(site: Site, quick: bool) -> list[Row]:
+    rounds, seconds = (2, 1.0) if quick else (6, 2.0)
+    added: dict[int, list[float]] = {1: [], 16: []}
+    spent = []
+    with site.provider() as provider, site.server(provider) as server:
+        async with crowd(server, _PEOPLE, _CONVERSATIONS) as askers:
+            await _ask(askers, 1.0, _SHORT)  # connections, plans, caches
+            for _ in range(rounds):
+                own = median(await _ask_provider(provider, seconds / 2))
+                for streams, seen in added.items():
+                    start = Times.now(server.pid, site.cores)
+                    taken = await _ask(askers[:streams], seconds, _SHORT if streams == 1 else _LONG)
+                    spent.append(Spent.between(start, Times.now(server.pid, site.cores), site.cores))
+                    seen.extend(value - own for value in taken)
+    return [_row(streams, seen, spent) for streams, seen in added.items()]
+
+
+class _Answer:
+    """When the first token of an answer came, and its end."""
+
+    def __init__(self) -> None:
+        self.first = 0.0  # perf_counter
+        self.completed = False
+        self.ended = asyncio.Event()
+
+    def message(self, data: bytes) -> None:
+        event = pb.SendMessageResponse.FromString(data).event
+        if not self.first and event.content_delta.text:
+            self.first = time.perf_counter()
+        self.completed = self.completed or event.HasField("run_completed")
+
+    def end(self) -> None:
+        self.ended.set()
+
+
+async def _ask(askers: Sequence[Asker], seconds: float, tokens: int) -> list[float]:
+    """Seconds to the first token of each answer; all ask at the same time, one question after the other."""
+    until = time.perf_counter() + seconds
+    return sum(await asyncio.gather(*(_converse(asker, until, tokens) for asker in askers)), [])
+
+
+async def _converse(asker: Asker, until: float, tokens: int) -> list[float]:
+    taken = []
+    while (start := time.perf_counter()) < until:
+        answer = _Answer()
+        asker.ask(tokens, answer)
+        async with asyncio.timeout(30):
+            await answer.ended.wait()
+        if not answer.completed:
+            raise RuntimeError("an answer did not complete")
+        taken.append(answer.first - start)
+        await asyncio.sleep(_THINKING_SECONDS)
+    return taken
+
+
+class _Direct(asyncio.Protocol):
+    """Asks the provider as the server does, and looks for the first token."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def ask(self, request: bytes) -> asyncio.Future[float]:
+        """The seconds until it came. The answer has one token."""
+        self._received = b""
+        self._start = time.perf_counter()
+        self._first = 0.0
+        self._done = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return self._done
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if not self._first and b'"delta":{"content":' in self._received:
+            self._first = time.perf_counter()
+        if self._received.endswith(b"0\r\n\r\n"):
+            self._done.set_result(self._first - self._start)
+
+
+async def _ask_provider(provider: Server, seconds: float) -> list[float]:
+    host, _, port = provider.address.partition(":")
+    transport, direct = await asyncio.get_running_loop().create_connection(_Direct, host, int(port))
+    body = b'{"model":"gpt-4o-mini","stream":true,"messages":[{"role":"user","content":"%b"}]}' % question(1).encode()
+    request = b"POST /v1/chat/completions HTTP/1.1\r\nhost: %b\r\ncontent-length: %d\r\n\r\n" % (
+        provider.address.encode(),
+        len(body),
+    )
+    taken = []
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        taken.append(await direct.ask(request + body))
+        await asyncio.sleep(_THINKING_SECONDS)
+    transport.close()
+    return taken
+
+
+def _row(streams: int, added: Sequence[float], spent: Sequence[Spent]) -> Row:
+    late = quantiles(added, n=20)[-1]
+    doubts = []
+    if (foreign := median(one.foreign_share for one in spent)) > 0.05:
+        doubts.append(f"Others took {foreign:.0%} of the server's core: an upper bound.")
+    if (busy := median(one.load_share for one in spent)) > 0.9:
+        doubts.append(f"The load's cores were {busy:.0%} busy: an upper bound.")
+    return Row(
+        f"first token added over the provider's own, {streams} stream{'s' * (streams > 1)}, median",
+        median(added) * 1000,
+        round(_GOALS_MS[streams], 1),
+        [f"p95 {late * 1000:.1f} ms, of {len(added)}. The goal is a share of LiteLLM's on another machine.", *doubts],
+        unit=" ms",
+        least=False,
+    )

@@ -1,0 +1,112 @@
+"""The server as a process and as a neighbour: TLS, health, reflection, and what it says when it cannot start."""
+
+import asyncio
+import datetime
+import os
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from aiworkspace.v1 import auth_pb2
+from aiworkspace.v1.auth_pb2_grpc import AuthServiceStub
+from aiworkspace_server.app import App, running
+from aiworkspace_server.kit.embedded import embedded_postgres
+from aiworkspace_server.migrate import SchemaError
+from aiworkspace_server.rpc import SERVICES
+from aiworkspace_server.settings import Settings
+from tests.conftest import Stores, store_settings
+
+
+async def test_health_is_told_for_the_server_and_each_service(app: App) -> None:
+    async with grpc.aio.insecure_channel(app.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for name in ("", *(service.full_name for service in SERVICES)):
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Check(health_pb2.HealthCheckRequest(service="nobody"))
+        assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_reflection_describes_every_service(app: App) -> None:
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with grpc.aio.insecure_channel(app.address) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        listed = await stub.ServerReflectionInfo(iter([request])).read()
+        names = {service.name for service in listed.list_services_response.service}
+        assert {service.full_name for service in SERVICES} < names
+        symbol = reflection_pb2.ServerReflectionRequest(file_containing_symbol="aiworkspace.v1.ChatService")
+        described = await stub.ServerReflectionInfo(iter([symbol])).read()
+        files = map(FileDescriptorProto.FromString, described.file_descriptor_response.file_descriptor_proto)
+        assert "aiworkspace/v1/chat.proto" in {file.name for file in files}
+
+
+async def test_tls(stores: Stores, tmp_path: Path) -> None:
+    certificate, key = _certificate(tmp_path)
+    values = store_settings(stores) | {"tls_cert_file": certificate, "tls_key_file": key}
+    async with running(Settings.model_validate(values), migrating=True) as app:
+        port = app.address.rpartition(":")[2]
+        credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
+        async with grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await AuthServiceStub(channel).GetMe(auth_pb2.GetMeRequest())
+            assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for localhost that signs itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    paths = folder / "cert.pem", folder / "key.pem"
+    paths[0].write_bytes(certificate.public_bytes(pem))
+    paths[1].write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    return paths
+
+
+async def test_a_port_that_is_taken_is_an_error(app: App, settings: Settings) -> None:
+    taken = settings.model_copy(update={"port": int(app.address.rpartition(":")[2])})
+    with pytest.raises(OSError, match="is another server running there"):
+        async with running(taken, migrating=False):
+            pass
+
+
+async def test_a_database_that_was_not_migrated_is_refused(stores: Stores, tmp_path: Path) -> None:
+    async with embedded_postgres(tmp_path) as empty:
+        values = store_settings(stores) | {"database_url": empty}
+        with pytest.raises(SchemaError, match="was never migrated: run the migrate command"):
+            async with running(Settings.model_validate(values), migrating=False):
+                pass
+
+
+async def test_settings_that_are_missing_are_named_on_standard_error(stores: Stores, tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "aiworkspace_server", "serve"),
+        cwd=tmp_path,
+        env=os.environ | {"DATABASE_URL": stores.postgres, "MONGO_URI": stores.mongo, "JWT_SECRET": "short"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    for name in ("JWT_SECRET", "JWT_REFRESH_SECRET", "PASSWORD_PEPPER"):
+        assert f"error: {name}" in errors.decode()
