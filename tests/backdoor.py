@@ -1,5 +1,6 @@
 """Straight into PostgreSQL as its owner, past row-level security: to turn back clocks and to see what no call shows."""
 
+from asyncio import Task, wait
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -25,7 +26,8 @@ async def sql(stores: Stores, statement: str, *values: Any) -> list[tuple[Any, .
         return await cursor.fetchall() if cursor.description else []
 
 
-async def waits_for_lock(stores: Stores) -> bool:
-    """Whether some transaction waits for another one."""
-    waiting = await sql(stores, "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-    return bool(waiting)
+async def until_blocked(stores: Stores, task: Task[Any]) -> None:
+    """Waits until a transaction waits for another one, or the task is done without that."""
+    waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    while not task.done() and not await sql(stores, waiting):
+        await wait([task], timeout=0.01)

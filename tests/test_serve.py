@@ -5,6 +5,7 @@ import datetime
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -27,7 +28,7 @@ from tests.conftest import Stores, store_settings
 
 async def test_health_is_told_for_the_server_and_each_service(app: App) -> None:
     async with grpc.aio.insecure_channel(app.address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         for name in ("", *(service.full_name for service in SERVICES)):
             answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
@@ -38,8 +39,9 @@ async def test_health_is_told_for_the_server_and_each_service(app: App) -> None:
 
 async def test_reflection_describes_every_service(app: App) -> None:
     request = reflection_pb2.ServerReflectionRequest(list_services="")
+    channel: Any
     async with grpc.aio.insecure_channel(app.address) as channel:
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
         listed = await stub.ServerReflectionInfo(iter([request])).read()
         names = {service.name for service in listed.list_services_response.service}
         assert {service.full_name for service in SERVICES} < names

@@ -11,7 +11,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from aiworkspace.v1 import auth_pb2 as pb
 from tests.auth.conftest import SignIn
-from tests.backdoor import as_owner, sql, waits_for_lock
+from tests.backdoor import as_owner, sql, until_blocked
 from tests.conftest import Stores
 from tests.people import PASSWORD, NewPerson, Person
 from tests.refusals import (
@@ -93,7 +93,7 @@ async def test_of_concurrent_registrations_of_one_address_one_succeeds(stranger:
         ("before\0after it", "before\0after IT"),  # and stops at NUL
         ("é" * 1024, "é" * 1023),
         ("            ", "             "),
-        ("パスワードはひみつです。", "パスワードはひみつです！"),
+        ("パスワードはひみつです。", "パスワードはひみつです、"),
     ],
     ids=["73 bytes", "NUL", "1024 characters", "spaces", "not Latin"],
 )
@@ -187,8 +187,7 @@ async def test_a_password_that_is_changed_while_it_is_checked_starts_no_session(
         change = "UPDATE users SET password_hash = 'changed' WHERE id = %s"
         await changing.execute(change, [person.user_id])
         login_call = asyncio.create_task(outcome(stranger.auth.Login(login(person))))
-        while not login_call.done() and not await waits_for_lock(stores):
-            await asyncio.sleep(0.01)
+        await until_blocked(stores, login_call)
     assert await login_call == PASSWORD_WRONG
 
 

@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aiworkspace.v1 import auth_pb2 as pb
@@ -14,6 +14,7 @@ from aiworkspace_server.auth import store
 from tests.auth.conftest import SignIn
 from tests.backdoor import sql
 from tests.conftest import Stores
+from tests.paging import few, read_all
 from tests.people import PASSWORD, NewPerson, Person
 from tests.refusals import (
     NOT_FOUND,
@@ -38,7 +39,7 @@ async def refresh(person: Person, token: str = "") -> pb.TokenPair:
 
 
 async def get_me(person: Person) -> str:
-    """"OK" while the person's access token works."""
+    """ "OK" while the person's access token works."""
     return await outcome(person.auth.GetMe(pb.GetMeRequest()))
 
 
@@ -221,18 +222,10 @@ async def traveller(new_person: NewPerson, sign_in: SignIn) -> Person:
     return person
 
 
-@settings(max_examples=7, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@few
 @given(size=st.integers(1, 6))
 async def test_pages_of_sessions_add_up(size: int, traveller: Person) -> None:
-    found, token = [], ""
-    while True:
-        request = pb.ListSessionsRequest(page_size=size, page_token=token)
-        page = await traveller.auth.ListSessions(request)
-        assert len(page.sessions) <= size
-        found += page.sessions
-        token = page.next_page_token
-        if not token:
-            break
+    found = await read_all(traveller.auth.ListSessions, pb.ListSessionsRequest(), "sessions", size)
     assert found == await sessions(traveller)
     assert len({session.session_id for session in found}) == 5
 

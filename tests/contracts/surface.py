@@ -63,7 +63,8 @@ class Endpoint:
 
     async def call(self, person: Person, request: Message | bytes, metadata: Any = ()) -> Outcome:
         """`request` may be bytes that no message encodes to."""
-        kind = person.channel.unary_stream if self.descriptor.server_streaming else person.channel.unary_unary
+        channel: Any = person.channel
+        kind = channel.unary_stream if self.descriptor.server_streaming else channel.unary_unary
         method = kind(self.path, request_serializer=_encode, response_deserializer=lambda data: data)
         call = method(request, metadata=metadata, timeout=20)
         try:

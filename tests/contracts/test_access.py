@@ -1,6 +1,7 @@
 """Who gets in: every method by reflection."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
@@ -141,7 +142,7 @@ def test_every_method_declares_its_access() -> None:
 
 
 def test_a_method_without_access_stops_the_server() -> None:
-    undeclared = health_pb2.DESCRIPTOR.services_by_name["Health"]
+    undeclared: Any = health_pb2.DESCRIPTOR.services_by_name["Health"]
     with pytest.raises(ContractError, match=r"Health/Check declares no access"):
         read_methods([undeclared], ())
 

@@ -167,7 +167,8 @@ async def test_every_broken_rule_is_named(owner: Person) -> None:
 
 
 async def test_repeated_fields_are_named_with_their_index(place: Place) -> None:
-    request = usage_pb2.GetUsageRequest(org_id=place.org_id, group_by=[1, 77])
+    request = usage_pb2.GetUsageRequest(org_id=place.org_id)
+    request.group_by.extend([usage_pb2.USAGE_DIMENSION_DAY, usage_pb2.UsageDimension.ValueType(77)])
     assert await refused(place.owner.usage.GetUsage(request)) == ("FIELD_INVALID", ["group_by[1]"])
 
 

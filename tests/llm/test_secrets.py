@@ -70,6 +70,11 @@ async def test_what_people_say_is_in_no_log(
     assert "confidential" not in caplog.text
 
 
+@pytest.mark.parametrize("quoted", ["sk-ab***yz", "****yz", "sk-someone-elses-key", "Bearer abc", "bearer  x.y.z"])
+def test_what_looks_like_a_key_is_taken_for_one(quoted: str) -> None:
+    assert redact(f"the key {quoted} is wrong", []) == "the key [redacted] is wrong"
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_redaction_leaves_the_rest(key: str) -> None:
     assert redact(f"Limit 3 reached for {key} on tokens per min.", [key]) == (

@@ -91,11 +91,13 @@ class CredentialFile(TokenStore):
             with self.path.open(encoding="utf-8") as file:
                 if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
                     raise CredentialFileError(f"Others can read {self.path}. Run: chmod 600 {self.path}")
-                content: dict[str, Any] = json.load(file)
+                content = json.load(file)
         except FileNotFoundError:
             return {}
         except ValueError:
-            raise CredentialFileError(f"{self.path} is damaged. Remove it and sign in again: aiws login") from None
+            content = None
+        if not isinstance(content, dict):
+            raise CredentialFileError(f"{self.path} is damaged. Remove it and sign in again: aiws login")
         return content
 
     def _replace(self, text: str) -> None:

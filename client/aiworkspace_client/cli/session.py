@@ -13,7 +13,7 @@ from aiworkspace_client.cli import failures, output
 from aiworkspace_client.cli.credentials import CredentialFile, CredentialFileError, default_path
 
 # A person waits for every call.
-_SECONDS = 10.0
+_SECONDS = 5.0
 
 
 @dataclass(frozen=True)

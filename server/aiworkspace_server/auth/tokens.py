@@ -74,5 +74,5 @@ class Tokens:
             if (header.get("typ"), header.get("kid")) != (self._type, self._key_id):
                 raise Unauthenticated
             return Claims(UUID(claims["sub"]), UUID(claims["sid"]), UUID(claims["jti"]), float(claims["exp"]))
-        except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError, OverflowError):
             raise Unauthenticated from None

@@ -1,0 +1,121 @@
+"""What must not be in a log is in none: a server of its own, as talkative as it can be, and all that it writes."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, workspace_pb2
+from aiworkspace_server.app import App
+from aiworkspace_server.settings import Settings
+from tests.people import Person, events_of, make_conversation, make_org
+from tests.refusals import outcome
+
+PASSWORD, NEW_PASSWORD, WRONG_PASSWORD = "canary-password-1", "canary-password-2", "canary-password-3"
+SAID, PROMPTED = "canary-of-what-somebody-said", "canary-of-a-system-prompt"
+FORGED = "canary.of.a-token"
+
+
+@pytest.fixture(scope="module")
+async def written(app: App, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
+    """All that a server wrote while it was told secrets in every way, and the secrets."""
+    output = tmp_path_factory.mktemp("log") / "output"
+    async with server(settings, output) as address:
+        person = Person(address)
+        secrets = await tell_secrets(person)
+        await person.channel.close()
+    kept = [value.get_secret_value() for _, value in settings if isinstance(value, SecretStr)]
+    return output.read_text(), [*secrets, *kept]
+
+
+@asynccontextmanager
+async def server(settings: Settings, output: Path) -> AsyncIterator[str]:
+    """A server process on the databases of the tests. Gives its address; what it writes is in `output`."""
+    talkative = {"LOG_LEVEL": "debug", "LOG_FORMAT": "json", "PYTHONPATH": os.pathsep.join(sys.path)}
+    with output.open("wb") as file:
+        command = sys.executable, "-m", "aiworkspace_server", "serve"
+        process = await asyncio.create_subprocess_exec(
+            *command, env=os.environ | environment(settings) | talkative, stdout=file, stderr=file
+        )
+    while "listening on " not in output.read_text():
+        assert process.returncode is None, output.read_text()
+        await asyncio.sleep(0.05)
+    yield output.read_text().partition("listening on ")[2].split()[0]
+    process.send_signal(signal.SIGTERM)
+    assert await process.wait() == 0
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The settings as a process takes them."""
+    plain = {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in settings}
+    return {name.upper(): str(value) for name, value in plain.items() if value is not None}
+
+
+async def tell_secrets(person: Person) -> list[str]:
+    """Does what takes or gives a secret, rightly and wrongly. Returns the secrets."""
+    registration = auth_pb2.RegisterRequest(email=person.email, password=PASSWORD, display_name="Ann")
+    person.sign_in(await person.auth.Register(registration))
+    given = [person.tokens.access_token, person.tokens.refresh_token]
+    refreshed = await person.auth.Refresh(auth_pb2.RefreshRequest(refresh_token=person.tokens.refresh_token))
+    given += [refreshed.tokens.access_token, refreshed.tokens.refresh_token]
+    change = auth_pb2.ChangePasswordRequest(current_password=PASSWORD, new_password=NEW_PASSWORD)
+    await person.auth.ChangePassword(change)
+    given.append(await _talk(person))
+    await _be_refused(person, given)
+    return [*given, PASSWORD, NEW_PASSWORD, WRONG_PASSWORD, SAID, PROMPTED, FORGED]
+
+
+async def _talk(person: Person) -> str:
+    """Invites, prompts and says something. Returns the token of the invitation."""
+    org_id = await make_org(person)
+    prompted = workspace_pb2.CreateWorkspaceRequest(org_id=org_id, name="Lab", system_prompt=PROMPTED)
+    workspace = (await person.workspaces.CreateWorkspace(prompted)).workspace
+    conversation_id = await make_conversation(person, workspace.workspace_id)
+    said = chat_pb2.SendMessageRequest(conversation_id=conversation_id, content=SAID)
+    assert (await events_of(person.chat.SendMessage(said)))[-1].HasField("run_completed")
+    invitation = org_pb2.CreateInvitationRequest(org_id=org_id, email="b@example.com", role=org_pb2.ROLE_MEMBER)
+    return str((await person.orgs.CreateInvitation(invitation)).token)
+
+
+async def _be_refused(person: Person, given: list[str]) -> None:
+    wrong = {"current_password": WRONG_PASSWORD, "new_password": WRONG_PASSWORD}
+    refused = [
+        await outcome(person.auth.Register(auth_pb2.RegisterRequest(email="nobody", password=WRONG_PASSWORD))),
+        await outcome(person.auth.Login(auth_pb2.LoginRequest(email=person.email, password=WRONG_PASSWORD))),
+        await outcome(person.auth.Login(auth_pb2.LoginRequest(email="\0", password=WRONG_PASSWORD))),
+        await outcome(person.auth.ChangePassword(auth_pb2.ChangePasswordRequest(**wrong))),
+        await outcome(person.auth.Refresh(auth_pb2.RefreshRequest(refresh_token=FORGED))),
+        await outcome(person.orgs.AcceptInvitation(org_pb2.AcceptInvitationRequest(token=FORGED))),
+        await outcome(person.orgs.AcceptInvitation(org_pb2.AcceptInvitationRequest(token=given[-1]))),
+        await outcome(person.orgs.GetOrg(org_pb2.GetOrgRequest(org_id=str(uuid.uuid4())))),
+        await outcome(person.auth.GetMe(auth_pb2.GetMeRequest(), metadata=(("authorization", f"Bearer {FORGED}"),))),
+    ]
+    assert "OK" not in refused
+    await person.auth.Logout(auth_pb2.LogoutRequest())
+    assert await outcome(person.auth.GetMe(auth_pb2.GetMeRequest())) != "OK"
+
+
+def test_no_secret_is_in_what_the_server_writes(written: tuple[str, list[str]]) -> None:
+    output, secrets = written
+    assert [secret for secret in secrets if secret in output] == []
+    assert len(secrets) > 18
+
+
+def test_every_call_is(written: tuple[str, list[str]]) -> None:
+    """Else the absence of secrets would prove nothing."""
+    lines = [json.loads(line) for line in written[0].splitlines() if line.startswith("{")]
+    calls = [(line["method"].rpartition("/")[2], line["code"]) for line in lines if line["event"] == "call"]
+    assert ("Register", "OK") in calls
+    assert ("Register", "INVALID_ARGUMENT") in calls
+    assert calls.count(("Login", "UNAUTHENTICATED")) == 2
+    assert ("SendMessage", "OK") in calls
+    assert ("AcceptInvitation", "NOT_FOUND") in calls
+    assert [line for line in lines if line["level"] == "error"] == []

@@ -1,0 +1,245 @@
+"""aiws, as a person and as a script use it."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.message import Message as AnyMessage
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from aiworkspace.v1 import auth_pb2, chat_pb2, common_pb2, org_pb2, usage_pb2, workspace_pb2
+from aiworkspace_client.cli import output
+from tests.client import runs
+from tests.client.runs import TEXT, connections, whole_run
+from tests.client.scripted import Context, ScriptedServer, answer, answers, failure
+
+USER = auth_pb2.User(user_id="user-1", email="ada@example.com", display_name="Ada")
+ORG = org_pb2.Org(org_id="org-1", name="Acme", role=org_pb2.ROLE_OWNER)
+WORKSPACE = workspace_pb2.Workspace(workspace_id="workspace-1", org_id="org-1", name="Notes")
+
+Ran = subprocess.CompletedProcess[str]
+Aiws = Callable[..., Awaitable[Ran]]
+
+
+@pytest.fixture
+def environment(server: ScriptedServer, tmp_path: Path) -> dict[str, str]:
+    return {**os.environ, "AIWS_SERVER": server.target, "XDG_CONFIG_HOME": str(tmp_path), "NO_COLOR": "1"}
+
+
+@pytest.fixture
+def aiws(environment: dict[str, str]) -> Aiws:
+    def run(arguments: tuple[str, ...], stdin: str) -> Ran:
+        command = [sys.executable, "-m", "aiworkspace_client", *arguments]
+        return subprocess.run(command, env=environment, input=stdin, capture_output=True, text=True, timeout=30)
+
+    async def in_thread(*arguments: str, stdin: str = "") -> Ran:
+        return await asyncio.to_thread(run, arguments, stdin)
+
+    return in_thread
+
+
+@pytest.fixture
+async def signed_in(server: ScriptedServer, aiws: Aiws) -> None:
+    pair = auth_pb2.TokenPair(access_token="access-1", refresh_token="refresh-1")
+    server.script("AuthService.Login", answer(auth_pb2.LoginResponse(user=USER, tokens=pair)))
+    server.script("OrgService.ListOrgs", answer(org_pb2.ListOrgsResponse(orgs=[ORG])))
+    server.script(
+        "WorkspaceService.ListWorkspaces", answer(workspace_pb2.ListWorkspacesResponse(workspaces=[WORKSPACE]))
+    )
+    ran = await aiws("login", "--email", "ada@example.com", "--password-stdin", stdin="secret password\n")
+    assert ran.returncode == 0, ran.stderr
+    assert server.calls[0].request.password == "secret password"
+
+
+def workspaces(server: ScriptedServer, count: int) -> None:
+    found = workspace_pb2.ListWorkspacesResponse(workspaces=[WORKSPACE] * count)
+    server.script("WorkspaceService.ListWorkspaces", answer(found))
+
+
+def conversation(server: ScriptedServer) -> None:
+    made = chat_pb2.Conversation(conversation_id="conversation-1")
+    server.script("ChatService.CreateConversation", answer(chat_pb2.CreateConversationResponse(conversation=made)))
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_from_nothing_to_an_answer(server: ScriptedServer, aiws: Aiws) -> None:
+    server.script("OrgService.CreateOrg", answer(org_pb2.CreateOrgResponse(org=ORG)))
+    server.script(
+        "WorkspaceService.CreateWorkspace", answer(workspace_pb2.CreateWorkspaceResponse(workspace=WORKSPACE))
+    )
+    conversation(server)
+    run = whole_run()
+    usage = common_pb2.TokenUsage(input_tokens=1200, output_tokens=5)
+    run[-1].run_completed.run.MergeFrom(
+        chat_pb2.Run(model="echo/echo", usage=usage, cost=common_pb2.Money(currency_code="USD", nanos=1230))
+    )
+    connections(server, (run, None), (run, None))
+    assert (await aiws("orgs", "create", "Acme")).returncode == 0
+    assert (await aiws("workspaces", "create", "Notes")).returncode == 0
+    assert server.called("WorkspaceService.CreateWorkspace")[0].request.org_id == "org-1"
+    ran = await aiws("chat", "Count!", "--model", "echo/echo")
+    assert (ran.returncode, ran.stdout) == (0, TEXT + "\n")
+    assert "1,200 tokens in, 5 out, 0.00000123 USD" in ran.stderr
+    assert server.called("ChatService.CreateConversation")[0].request.workspace_id == "workspace-1"
+    assert (await aiws("chat", "--last", stdin="And on!\n")).stdout == TEXT + "\n"
+    sent = [call.request for call in server.called("ChatService.SendMessage")]
+    assert [(each.conversation_id, each.content) for each in sent] == [
+        ("conversation-1", "Count!"),
+        ("conversation-1", "And on!"),
+    ]
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_the_only_workspace_needs_no_choice(server: ScriptedServer, aiws: Aiws) -> None:
+    conversation(server)
+    connections(server, (whole_run(), None))
+    assert (await aiws("chat", "Count!")).stdout == TEXT + "\n"
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_several_need_one(server: ScriptedServer, aiws: Aiws) -> None:
+    server.script(
+        "WorkspaceService.ListWorkspaces", answer(workspace_pb2.ListWorkspacesResponse(workspaces=[WORKSPACE] * 2))
+    )
+    ran = await aiws("chat", "Count!")
+    assert ran.returncode == 2
+    assert "aiws workspaces use ID" in ran.stderr
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_ctrl_c_stops_the_answer_and_not_the_program(server: ScriptedServer, environment: dict[str, str]) -> None:
+    stopped = asyncio.Event()
+
+    async def send(request: chat_pb2.SendMessageRequest, context: Context) -> AsyncIterator[AnyMessage]:
+        for event in whole_run()[:4]:
+            yield chat_pb2.SendMessageResponse(event=event)
+        await stopped.wait()
+        run = chat_pb2.Run(run_id=runs.RUN_ID, state=chat_pb2.RUN_STATE_CANCELLED, usage=common_pb2.TokenUsage())
+        yield chat_pb2.SendMessageResponse(
+            event=chat_pb2.ChatEvent(run_id=runs.RUN_ID, sequence=5, run_cancelled=chat_pb2.RunCancelled(run=run))
+        )
+
+    async def cancel(request: chat_pb2.CancelRunRequest, context: Context) -> AnyMessage:
+        stopped.set()
+        return chat_pb2.CancelRunResponse()
+
+    conversation(server)
+    server.script("ChatService.SendMessage", send)
+    server.script("ChatService.CancelRun", cancel)
+    program = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", "aiworkspace_client", "chat", "Count!"],
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert program.stdout is not None
+    assert await program.stdout.readexactly(8) == b"One two "
+    program.send_signal(signal.SIGINT)
+    rest, errors = await asyncio.wait_for(program.communicate(), 20)
+    assert (program.returncode, rest) == (130, b"\n")
+    assert errors.startswith(b"[stopped, ")
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_what_models_say_does_not_reach_the_terminal_as_commands(server: ScriptedServer, aiws: Aiws) -> None:
+    conversation(server)
+    connections(
+        server, (runs.number([runs.started(), *runs.piece(["\x1b[2Jred\x07\n", "[b]\x9b"]), runs.completed()]), None)
+    )
+    assert (await aiws("chat", "Hello")).stdout == "[2Jred\n[b]\n"
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_a_failed_run_is_explained(server: ScriptedServer, aiws: Aiws) -> None:
+    conversation(server)
+    reason = chat_pb2.RunFailure(reason=common_pb2.ERROR_REASON_PROVIDER_TIMEOUT, message="The model was too slow.")
+    failed = chat_pb2.ChatEvent(run_failed=chat_pb2.RunFailed(run=chat_pb2.Run(failure=reason)))
+    connections(server, (runs.number([*whole_run()[:3], failed]), None))
+    ran = await aiws("chat", "Hello")
+    assert (ran.returncode, ran.stdout) == (1, "One \n")
+    assert ran.stderr.splitlines() == ["error: The model was too slow.", "Try again, or another model: aiws models"]
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_usage_is_exact(server: ScriptedServer, aiws: Aiws) -> None:
+    total = usage_pb2.UsageTotal(
+        request_count=2,
+        tokens=common_pb2.TokenUsage(input_tokens=1500, output_tokens=70),
+        cost=common_pb2.Money(currency_code="USD", nanos=12_000_000_007),
+    )
+    row = usage_pb2.UsageRow(model="echo/echo", day="2026-01-31", total=total)
+    server.script("UsageService.GetUsage", answer(usage_pb2.GetUsageResponse(total=total, rows=[row])))
+    lines = (await aiws("usage")).stdout.splitlines()
+    assert lines[1].split() == ["echo/echo", "2026-01-31", "2", "1,500", "0", "70", "12.000000007", "USD"]
+    assert lines[2].split()[0] == "total"
+    content = json.loads((await aiws("usage", "--json", "--by", "user")).stdout)
+    assert content["total"]["cost"] == {"currency_code": "USD", "nanos": "12000000007"}
+    assert list(server.calls[-1].request.group_by) == [usage_pb2.USAGE_DIMENSION_USER]
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_tables_and_json(server: ScriptedServer, aiws: Aiws) -> None:
+    until = Timestamp(seconds=1_800_000_000)
+    invitation = org_pb2.Invitation(
+        invitation_id="0199c0de-0000-7000-8000-00000000000a",
+        email="a-rather-long-address-of-somebody@a-rather-long-domain.example.com",
+        role=org_pb2.ROLE_ADMIN,
+        state=org_pb2.INVITATION_STATE_PENDING,
+        expire_time=until,
+    )
+    server.script("OrgService.ListInvitations", answer(org_pb2.ListInvitationsResponse(invitations=[invitation])))
+    table = (await aiws("orgs", "invitations")).stdout.splitlines()[1].split()
+    assert table[:4] == [invitation.invitation_id, invitation.email, "admin", "pending"]
+    content = json.loads((await aiws("orgs", "invitations", "--json")).stdout)
+    assert content[0]["state"] == "INVITATION_STATE_PENDING"
+
+
+async def test_exit_codes_and_what_to_do(server: ScriptedServer, aiws: Aiws) -> None:
+    refused = failure(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID")
+    wrong = failure(grpc.StatusCode.UNAUTHENTICATED, "PASSWORD_WRONG", "They do not belong together.")
+    server.script("AuthService.GetMe", answers(refused))
+    server.script("AuthService.Login", answers(wrong))
+    ran = await aiws("whoami")
+    assert (ran.returncode, "aiws login" in ran.stderr) == (3, True)
+    ran = await aiws("login", "-e", "a@example.com", "--password-stdin", stdin="x")
+    assert (ran.returncode, "do not belong together" in ran.stderr) == (3, True)
+    ran = await aiws("register", "-e", "a@example.com", "-n", "A", stdin="x")
+    assert (ran.returncode, "--password-stdin" in ran.stderr) == (2, True)
+    ran = await aiws("orgs", "invite", "a@example.com", "--role", "king")
+    assert ran.returncode == 2
+
+
+async def test_a_server_that_is_away(aiws: Aiws, environment: dict[str, str]) -> None:
+    environment["AIWS_SERVER"] = "127.0.0.1:1"
+    ran = await aiws("whoami")
+    assert (ran.returncode, "127.0.0.1:1 cannot be reached" in ran.stderr) == (4, True)
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_logout_removes_the_tokens_even_when_the_server_is_away(
+    server: ScriptedServer, aiws: Aiws, environment: dict[str, str]
+) -> None:
+    server.script("AuthService.Logout", answers(failure(grpc.StatusCode.INTERNAL, "INTERNAL")))
+    assert (await aiws("logout")).returncode == 1
+    assert "access-1" not in Path(environment["XDG_CONFIG_HOME"], "aiws/credentials.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("nanos", "text"),
+    [
+        (0, "0.00 USD"),
+        (1, "0.000000001 USD"),
+        (-1_500_000_000, "-1.50 USD"),
+        (1_234_567_000_000_000, "1,234,567.00 USD"),
+        (9_223_372_036_854_775_807, "9,223,372,036.854775807 USD"),
+    ],
+)
+def test_money_is_exact(nanos: int, text: str) -> None:
+    assert output.money(common_pb2.Money(currency_code="USD", nanos=nanos)) == text
