@@ -21,7 +21,7 @@ BIN := $(patsubst %/,%,$(dir $(PYTHON)))
 PYTHON3 ?= python3
 PIP := $(PYTHON) -m pip --disable-pip-version-check --no-input -qq
 
-.PHONY: help setup run demo test bench gen lint check-gen format typecheck docs lock clean
+.PHONY: help setup run demo test bench gen lint check-gen format typecheck docs baseline lock clean
 
 help:  ## list the tasks
 	@grep -hE '^[a-z][a-z-]*:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' \
@@ -105,6 +105,10 @@ typecheck: $(READY)  ## mypy alone
 
 docs: $(READY)  ## write the reference pages from the contract's comments
 	@$(PYTHON) tools/gen_docs.py $(ARGS)
+
+# `make lint` refuses changes of protos/ that break clients of this contract. Written anew with each release.
+baseline: $(READY)  ## write protos/baseline.binpb, the contract that later changes must not break
+	@$(BIN)/buf build -o protos/baseline.binpb --exclude-source-info --path protos/aiworkspace
 
 # Resolved for every platform and Python that pyproject.toml allows. Versions in the present lock stay unless
 # ARGS='--upgrade' or ARGS='--upgrade-package name' says otherwise. Addresses stay out: the lock says which files,

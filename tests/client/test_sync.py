@@ -154,7 +154,7 @@ async def test_the_interpreter_ends_at_once(server: ScriptedServer, end: str) ->
     """
     start = time.monotonic()
     assert await script(code) == "ada@example.com\n"
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 10
 
 
 async def script(code: str, *, quiet: bool = True) -> str:

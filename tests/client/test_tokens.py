@@ -167,7 +167,7 @@ async def test_waiting_for_an_exchange_ends_with_the_deadline(server: ScriptedSe
     start = time.monotonic()
     with pytest.raises(errors.DeadlineExceededError):
         await client.auth.get_me(timeout=0.2)
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 4
 
 
 class SharedStore(TokenStore):

@@ -1,7 +1,7 @@
 """The text models of the hosted providers and what they cost, from the data that genai-prices ships with."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache, lru_cache
@@ -58,23 +58,11 @@ def _chat_models(provider: str) -> Mapping[str, types.ModelInfo]:
 
 def _chats(provider: str, model: types.ModelInfo) -> bool:
     """Text in, text out, priced, and in use. What has no context window in the data is no chat model either."""
-    no_chat = _NO_CHAT.get(provider)
-    if model.deprecated or model.context_window is None or (no_chat and no_chat.search(model.id)):
+    no_chat = _NO_CHAT[provider]
+    if model.deprecated or model.context_window is None or no_chat.search(model.id):
         return False
-    return all(
-        prices.input_mtok is not None
-        and prices.output_mtok is not None
-        and prices.input_audio_mtok is None
-        and prices.output_image_mtok is None
-        for prices in _all_prices(model)
-    )
-
-
-def _all_prices(model: types.ModelInfo) -> Iterator[types.ModelPrice]:
-    if isinstance(model.prices, types.ModelPrice):
-        yield model.prices
-    else:
-        yield from (conditional.prices for conditional in model.prices)
+    prices = model.get_prices(datetime.now(UTC))
+    return prices.input_mtok is not None and prices.output_mtok is not None
 
 
 def _info(provider: str, model: types.ModelInfo, prices: types.ModelPrice) -> ModelInfo:
