@@ -76,7 +76,7 @@ gen: $(READY)  ## write gen/ and the client's generated part from protos/
 	@for file in $$(grep -L Servicer .gen/aiworkspace/v1/*_pb2_grpc.py); do rm "$$file" "$${file}i"; done
 	@touch .gen/aiworkspace/__init__.py .gen/aiworkspace/v1/__init__.py .gen/aiworkspace/py.typed
 	@rm -rf gen && mv .gen gen
-	@if [ -f tools/gen_client.py ]; then PYTHONPATH=gen:server:client $(PYTHON) tools/gen_client.py; fi
+	@PYTHONPATH=gen:client $(PYTHON) tools/gen_client.py
 
 lint: $(READY)  ## every check that is not a test
 	@$(BIN)/ruff check
@@ -84,17 +84,17 @@ lint: $(READY)  ## every check that is not a test
 	@$(PYTHON) -m mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/buf lint
-	@if [ -f protos/baseline.binpb ]; then $(BIN)/buf breaking --against protos/baseline.binpb; fi
+	@$(BIN)/buf breaking --against protos/baseline.binpb
 	@$(MAKE) check-gen PYTHON=$(PYTHON)
 	@if grep -nE '://|^-' requirements.lock; then echo 'error: requirements.lock names an address.' >&2; exit 1; fi
 
 # The generators run in a copy, so that a check never changes the working tree.
 check-gen: $(READY)  ## fail when generated code is not what protos/ gives
 	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT \
-		&& cp -r Makefile pyproject.toml protos $(wildcard tools client) "$$copy" \
-		&& $(MAKE) -C "$$copy" gen PYTHON=$(abspath $(PYTHON)) \
-		&& for tree in gen $(wildcard client); do diff -qr -x __pycache__ "$$tree" "$$copy/$$tree" >&2 \
-			|| { echo 'error: generated code is stale; run make gen.' >&2; exit 1; }; done
+		&& cp -r Makefile pyproject.toml protos tools client "$$copy" \
+		&& $(MAKE) -C "$$copy" gen docs PYTHON=$(abspath $(PYTHON)) \
+		&& for tree in gen client docs; do diff -qr -x __pycache__ "$$tree" "$$copy/$$tree" >&2 \
+			|| { echo 'error: what is generated is stale; run make gen docs.' >&2; exit 1; }; done
 
 format: $(READY)  ## format the code and fix what ruff can fix
 	@$(BIN)/ruff check --fix
@@ -103,8 +103,8 @@ format: $(READY)  ## format the code and fix what ruff can fix
 typecheck: $(READY)  ## mypy alone
 	@$(PYTHON) -m mypy $(ARGS)
 
-docs: $(READY)  ## write the reference pages from the contract's comments
-	@$(PYTHON) tools/gen_docs.py $(ARGS)
+docs: $(READY)  ## write docs/reference.md from the contract's comments
+	@PYTHONPATH=gen:client $(PYTHON) tools/gen_docs.py $(ARGS)
 
 # `make lint` refuses changes of protos/ that break clients of this contract. Written anew with each release.
 baseline: $(READY)  ## write protos/baseline.binpb, the contract that later changes must not break

@@ -26,8 +26,8 @@ async def sql(stores: Stores, statement: str, *values: Any) -> list[tuple[Any, .
         return await cursor.fetchall() if cursor.description else []
 
 
-async def until_blocked(stores: Stores, task: Task[Any]) -> None:
-    """Waits until a transaction waits for another one, or the task is done without that."""
-    waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-    while not task.done() and not await sql(stores, waiting):
-        await wait([task], timeout=0.01)
+async def until_blocked(stores: Stores, *tasks: Task[Any]) -> None:
+    """Waits until as many transactions as there are tasks wait for another one, or a task is done without that."""
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    while not any(task.done() for task in tasks) and len(await sql(stores, waiting)) < len(tasks):
+        await wait(tasks, timeout=0.01)

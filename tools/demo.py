@@ -47,7 +47,7 @@ LONG_STORY = (
     "that glow in the dark room, the first transistors under glass, the cabinets of the mainframe, the home computers "
     "that visitors may touch, and at last the empty room in which a voice answers every question that they ask it."
 )
-CANCEL_AFTER = 30  # deltas, of about 120 that the echo of the story has
+CANCEL_AFTER = 20  # deltas, of about 120 that the echo of the story has
 
 
 class DemoFailedError(Exception):

@@ -53,9 +53,11 @@ def own_server(waiting: Callable[[], None]) -> Iterator[str]:
 
 
 def _environment(folder: str) -> dict[str, str]:
-    imports = os.pathsep.join(str(Path(path).resolve()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    imports = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     own = {"HOST": "127.0.0.1", "PORT": "0", "DATA_DIR": str(Path(folder) / "data"), "LOG_FORMAT": "console"}
-    return {**os.environ, **dict.fromkeys(_NOT_INHERITED, ""), **own, "PYTHONPATH": imports}
+    # The server runs in another directory.
+    own["PYTHONPATH"] = os.pathsep.join(str(Path(path).resolve()) for path in imports if path)
+    return {**os.environ, **dict.fromkeys(_NOT_INHERITED, ""), **own}
 
 
 def _address(process: "subprocess.Popen[bytes]", log: Path, waiting: Callable[[], None]) -> str:

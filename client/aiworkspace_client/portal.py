@@ -14,7 +14,7 @@ from aiworkspace_client.errors import CallCancelledError
 T = TypeVar("T")
 
 # How long the client may take to close its connection at exit, in seconds.
-_CLOSE_SECONDS = 2.0
+_CLOSE_SECONDS = 4.0
 
 
 class Portal:

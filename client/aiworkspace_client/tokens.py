@@ -7,11 +7,14 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
 from aiworkspace.v1 import auth_pb2
-from aiworkspace_client.errors import DeadlineExceededError, UnauthenticatedError, UnavailableError
+from aiworkspace_client.errors import AiWorkspaceError, UnauthenticatedError
 
 # How long before its end an access token is exchanged, in seconds, and as a part of its lifetime if that is less.
 _EARLY_SECONDS = 30.0
 _EARLY_PART = 0.2
+# How long a call waits for an exchange that it does not need yet, and how long a failed one is left alone.
+_WAIT_SECONDS = 1.0
+_PATIENCE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class TokenKeeper:
         self._tokens: Tokens | None = None
         self._loaded = False
         self._renewal: asyncio.Task[Tokens | None] | None = None
+        self._patience = 0.0
+        """When to try again an exchange that failed before it was needed, on the monotonic clock."""
 
     def peek(self) -> Tokens | None:
         """The tokens as they are."""
@@ -86,18 +91,15 @@ class TokenKeeper:
         self._tokens, self._loaded = tokens, True
         self._store.save(tokens)
 
-    def forget_loop(self) -> None:
-        """The event loop of a running refresh is gone."""
-        self._renewal = None
-
     async def current(self) -> Tokens | None:
         """The tokens for the next call, exchanged first when it is time."""
         tokens = self.peek()
-        if tokens is None or not tokens.due:
+        if tokens is None or not tokens.due or time.monotonic() < self._patience:
             return tokens
         try:
-            return await self.renewed(tokens)
-        except (UnavailableError, DeadlineExceededError):
+            async with asyncio.timeout(_WAIT_SECONDS):
+                return await self.renewed(tokens)
+        except (AiWorkspaceError, TimeoutError):
             return tokens  # still good for a moment; when it is not, the server says so
 
     async def renewed(self, stale: Tokens) -> Tokens | None:
@@ -108,9 +110,28 @@ class TokenKeeper:
         """
         if self.peek() is not stale:
             return self._tokens
-        if self._renewal is None or self._renewal.done():
-            self._renewal = asyncio.create_task(self._renew(stale))
-        return await asyncio.shield(self._renewal)
+        renewal = self._running()
+        if renewal is None:
+            renewal = self._renewal = asyncio.create_task(self._renew(stale))
+            renewal.add_done_callback(self._note_failure)
+        return await asyncio.shield(renewal)
+
+    async def settle(self) -> None:
+        """Before the connection is closed: wait a moment for an exchange, whose answer must not be lost."""
+        if renewal := self._running():
+            await asyncio.wait({renewal}, timeout=_WAIT_SECONDS)
+
+    def _running(self) -> "asyncio.Task[Tokens | None] | None":
+        """The exchange in progress; one of an event loop that is gone never ends."""
+        renewal = self._renewal
+        if renewal is None or renewal.done() or renewal.get_loop() is not asyncio.get_running_loop():
+            return None
+        return renewal
+
+    def _note_failure(self, renewal: "asyncio.Task[Tokens | None]") -> None:
+        error = None if renewal.cancelled() else renewal.exception()
+        if isinstance(error, AiWorkspaceError):
+            self._patience = time.monotonic() + (error.retry_after or _PATIENCE_SECONDS)
 
     async def _renew(self, stale: Tokens) -> Tokens | None:
         async with self._store.exclusive():

@@ -116,6 +116,7 @@ class Transport:
 
     async def close(self) -> None:
         """End what is in flight and the connection."""
+        await self.tokens.settle()
         self.closed = True
         channel, self._channel = self._channel, None
         if channel is not None:
@@ -169,7 +170,6 @@ class Transport:
     def _adopt(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not None and self._loop.is_running():
             raise RuntimeError("An AsyncClient belongs to one event loop; use one client for each, or Client.")
-        self.tokens.forget_loop()
         self._loop = loop
 
     async def _refresh(self, refresh_token: str) -> auth_pb2.TokenPair:

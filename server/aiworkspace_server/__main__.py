@@ -18,8 +18,8 @@ from .kit.stores import STORE_AWAY
 from .migrate import SchemaError, migrate
 from .settings import Settings
 
-REGISTER = '{"email": "you@example.com", "password": "a long passphrase", "display_name": "You"}'
-LOGIN = '{"email": "you@example.com", "password": "a long passphrase"}'
+REGISTER = '{"email": "me@example.com", "password": "a long passphrase", "display_name": "Me"}'
+LOGIN = '{"email": "me@example.com", "password": "a long passphrase"}'
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace_server.auth import store
 from tests.auth.conftest import SignIn
-from tests.backdoor import sql
+from tests.backdoor import as_owner, sql, until_blocked
 from tests.conftest import Stores
 from tests.paging import few, read_all
 from tests.people import PASSWORD, NewPerson, Person
@@ -217,7 +217,7 @@ async def test_a_refresh_is_a_use(new_person: NewPerson, stores: Stores) -> None
 @pytest.fixture(scope="module")
 async def traveller(new_person: NewPerson, sign_in: SignIn) -> Person:
     """Signed in on five devices."""
-    person = await new_person()
+    person: Person = await new_person()
     await asyncio.gather(*(sign_in(person, f"device {number}") for number in range(4)))
     return person
 
@@ -286,6 +286,19 @@ async def test_of_concurrent_changes_of_the_password_one_succeeds(new_person: Ne
         for number in range(6)
     ]
     assert await outcomes(calls) == {OK: 1, PASSWORD_WRONG: 5}
+
+
+async def test_changes_of_the_password_that_meet_do_not_wait_for_each_other_for_ever(
+    new_person: NewPerson, stores: Stores
+) -> None:
+    """Each has stored its request_id, a row that refers to the account, before it locks the account."""
+    person = await new_person()
+    async with as_owner(stores) as busy, busy.transaction():
+        await busy.execute("SELECT FROM users WHERE id = %s FOR NO KEY UPDATE", [person.user_id])
+        requests = [change(new=f"passphrase number {n}", request_id=str(uuid.uuid4())) for n in range(2)]
+        calls = [asyncio.create_task(outcome(person.auth.ChangePassword(request))) for request in requests]
+        await until_blocked(stores, *calls)
+    assert sorted([await call for call in calls]) == [OK, PASSWORD_WRONG]
 
 
 async def test_concurrent_repetitions_of_one_change_all_succeed(new_person: NewPerson) -> None:

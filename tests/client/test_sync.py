@@ -157,6 +157,29 @@ async def test_the_interpreter_ends_at_once(server: ScriptedServer, end: str) ->
     assert time.monotonic() - start < 10
 
 
+async def test_an_async_client_moves_to_the_next_event_loop_and_not_between_two(server: ScriptedServer) -> None:
+    server.script("AuthService.GetMe", answer(ME))
+    code = f"""
+        import asyncio
+        from aiworkspace_client import AsyncClient
+
+        client = AsyncClient("{server.target}")
+
+        async def me():
+            return (await client.auth.get_me()).email
+
+        async def elsewhere():
+            await me()
+            try:
+                await asyncio.to_thread(asyncio.run, me())
+            except RuntimeError as error:
+                return "one event loop" in str(error)
+
+        print(asyncio.run(me()), asyncio.run(me()), asyncio.run(elsewhere()))
+    """
+    assert await script(code) == "ada@example.com ada@example.com True\n"
+
+
 async def script(code: str, *, quiet: bool = True) -> str:
     """What a program prints; it must end well and, if it is to be quiet, say nothing on stderr."""
     command = [sys.executable, "-c", textwrap.dedent(code)]

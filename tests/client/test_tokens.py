@@ -86,6 +86,16 @@ async def test_tokens_are_exchanged_before_they_expire(server: ScriptedServer, c
     assert {call.token for call in server.called("AuthService.GetMe")} == {"access-2"}
 
 
+async def test_callers_that_come_later_wait_for_the_same_exchange(server: ScriptedServer) -> None:
+    session(server)
+    async with AsyncClient(server.target, access_token="outdated", refresh_token="refresh-1") as client:
+        client._transport.tokens.keep(Tokens("", "refresh-1"))
+        first = asyncio.create_task(client.auth.get_me())
+        await server.until_called("AuthService.Refresh")
+        await asyncio.gather(first, client.auth.get_me())
+    assert len(server.called("AuthService.Refresh")) == 1
+
+
 async def test_fresh_tokens_are_used_as_they_are(server: ScriptedServer) -> None:
     assert not Tokens.received(pair(1)).due
     assert not Tokens.received(pair(1, lifetime=2)).due
@@ -101,11 +111,33 @@ async def test_a_wrong_clock_does_not_make_every_call_refresh(server: ScriptedSe
     assert len(server.called("AuthService.Refresh")) == 1
 
 
-async def test_an_exchange_that_fails_early_does_no_harm(server: ScriptedServer, client: AsyncClient) -> None:
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
+async def test_an_exchange_that_fails_before_it_is_needed_does_no_harm(
+    server: ScriptedServer, client: AsyncClient, code: grpc.StatusCode
+) -> None:
     session(server)
-    server.script("AuthService.Refresh", answers(failure(grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE", retry_after=99)))
+    server.script("AuthService.Refresh", answers(failure(code, "LATER", retry_after=99)))
     client._transport.tokens.keep(Tokens("access-1", "refresh-1", refresh_time=time.time() - 1))
-    assert (await client.auth.get_me()).email == "ada@example.com"
+    for _ in range(3):
+        assert (await client.auth.get_me()).email == "ada@example.com"
+    assert len(server.called("AuthService.Refresh")) == 1
+
+
+async def test_an_exchange_that_is_slow_before_it_is_needed_is_not_waited_for_and_not_lost(
+    server: ScriptedServer,
+) -> None:
+    async def slow(request: auth_pb2.RefreshRequest, context: Context) -> Message:
+        await asyncio.sleep(1.5)
+        return auth_pb2.RefreshResponse(tokens=pair(2))
+
+    session(server)
+    server.script("AuthService.Refresh", slow)
+    async with AsyncClient(server.target) as client:
+        client._transport.tokens.keep(Tokens("access-1", "refresh-1", refresh_time=time.time() - 1))
+        assert (await client.auth.get_me()).email == "ada@example.com"
+        assert client.tokens is not None
+        assert client.tokens.access_token == "access-1"
+    assert client.tokens.access_token == "access-2"
 
 
 async def test_a_wrong_password_is_no_reason_to_refresh(server: ScriptedServer, client: AsyncClient) -> None:

@@ -15,7 +15,8 @@ OPENAI_KEY = "sk-proj-Qk7vR2mXw9LtZb4N8cYd"
 ANTHROPIC_KEY = "sk-ant-api03-Jh5pTs8WqVe3Ku6MrGx"
 DEEPSEEK_KEY = "sk-7f3e9d1c5b2a8046"
 
-CLOCKS = Clocks(connect_seconds=0.5, first_content_seconds=0.6, idle_seconds=0.3)
+PATIENT = Clocks(connect_seconds=5, first_content_seconds=30, idle_seconds=30)
+HURRIED = Clocks(connect_seconds=0.5, first_content_seconds=1.0, idle_seconds=0.6)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,41 +27,65 @@ def _no_proxy() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-async def standin() -> AsyncIterator[Standin]:
+@pytest.fixture(scope="session")
+async def shared_standin() -> AsyncIterator[Standin]:
     async with Standin() as standin:
         yield standin
 
 
-def openai_provider(url: str, clocks: Clocks = CLOCKS) -> OpenAIProvider:
+@pytest.fixture
+def standin(shared_standin: Standin) -> Standin:
+    shared_standin.reset()
+    return shared_standin
+
+
+def openai_provider(url: str, clocks: Clocks = PATIENT) -> OpenAIProvider:
     return OpenAIProvider(OPENAI, api_key=OPENAI_KEY, base_url=f"{url}/v1", clocks=clocks)
 
 
-def deepseek_provider(url: str, clocks: Clocks = CLOCKS) -> OpenAIProvider:
+def deepseek_provider(url: str, clocks: Clocks = PATIENT) -> OpenAIProvider:
     return OpenAIProvider(DEEPSEEK, api_key=DEEPSEEK_KEY, base_url=f"{url}/v1", clocks=clocks)
 
 
-def anthropic_provider(url: str, clocks: Clocks = CLOCKS) -> AnthropicProvider:
+def anthropic_provider(url: str, clocks: Clocks = PATIENT) -> AnthropicProvider:
     return AnthropicProvider(api_key=ANTHROPIC_KEY, base_url=url, clocks=clocks)
 
 
-@pytest.fixture
-async def openai_wire(standin: Standin) -> AsyncIterator[Provider]:
-    provider = openai_provider(standin.url)
+# One of each for all tests: the certificates that a provider loads take longer than most tests.
+
+
+@pytest.fixture(scope="session")
+async def openai_wire(shared_standin: Standin) -> AsyncIterator[Provider]:
+    provider = openai_provider(shared_standin.url)
     yield provider
     await provider.aclose()
 
 
-@pytest.fixture
-async def anthropic_wire(standin: Standin) -> AsyncIterator[Provider]:
-    provider = anthropic_provider(standin.url)
+@pytest.fixture(scope="session")
+async def anthropic_wire(shared_standin: Standin) -> AsyncIterator[Provider]:
+    provider = anthropic_provider(shared_standin.url)
     yield provider
     await provider.aclose()
+
+
+@pytest.fixture(scope="session")
+async def _hurried(shared_standin: Standin) -> AsyncIterator[dict[str, Provider]]:
+    providers: list[Provider] = [
+        openai_provider(shared_standin.url, HURRIED),
+        anthropic_provider(shared_standin.url, HURRIED),
+    ]
+    yield {provider.name: provider for provider in providers}
+    for provider in providers:
+        await provider.aclose()
 
 
 @pytest.fixture(params=["openai", "anthropic"])
-async def provider(request: pytest.FixtureRequest, standin: Standin) -> AsyncIterator[Provider]:
+def provider(request: pytest.FixtureRequest, openai_wire: Provider, anthropic_wire: Provider) -> Provider:
     """Each wire format in turn."""
-    provider = openai_provider(standin.url) if request.param == "openai" else anthropic_provider(standin.url)
-    yield provider
-    await provider.aclose()
+    return openai_wire if request.param == "openai" else anthropic_wire
+
+
+@pytest.fixture(params=["openai", "anthropic"])
+def hurried(request: pytest.FixtureRequest, _hurried: dict[str, Provider]) -> Provider:
+    """Each wire format in turn, with short clocks."""
+    return _hurried[request.param]

@@ -6,11 +6,11 @@ import pytest
 from aiohttp import web
 
 from aiworkspace_server.llm.base import ErrorKind, ModelRequest, Provider, TokenUsage, Turn
-from aiworkspace_server.llm.openai_wire import OPENAI, OpenAIProvider
+from aiworkspace_server.llm.openai_wire import OPENAI, OpenAIProvider, Profile
 from tests.standin import HttpError, Script, Standin
 
 from .answers import MODEL, Answer, answer, question
-from .conftest import CLOCKS, DEEPSEEK_KEY, OPENAI_KEY, deepseek_provider
+from .conftest import DEEPSEEK_KEY, OPENAI_KEY, PATIENT, deepseek_provider
 
 CONVERSATION = ModelRequest(
     MODEL, "Be brief.", [Turn("user", "Hi"), Turn("assistant", "Yes?"), Turn("user", "Ä 😀")], 64
@@ -51,6 +51,15 @@ async def test_deepseek(standin: Standin) -> None:
     assert standin.received[0].key == DEEPSEEK_KEY
 
 
+async def test_usage_is_not_asked_of_those_who_do_not_know_the_option(standin: Standin) -> None:
+    profile = Profile("old", standin.openai_url, "max_tokens", reports_usage=False)
+    provider = OpenAIProvider(profile, api_key="none", clocks=PATIENT)
+    result = await answer(provider)
+    await provider.aclose()
+    assert "stream_options" not in standin.received[0].body
+    assert [usage.estimated for usage in result.usages] == [True]
+
+
 async def test_a_context_that_is_too_long(standin: Standin, openai_wire: Provider) -> None:
     standin.script(MODEL, Script(fault=HttpError(400, "Too many.", code="context_length_exceeded")))
     error = (await answer(openai_wire)).error
@@ -85,7 +94,7 @@ class Raw:
         await self.runner.setup()
         await web.TCPSite(self.runner, "127.0.0.1", 0).start()
         url = f"http://127.0.0.1:{self.runner.addresses[0][1]}"
-        self.provider = OpenAIProvider(OPENAI, api_key=OPENAI_KEY, base_url=url, clocks=CLOCKS)
+        self.provider = OpenAIProvider(OPENAI, api_key=OPENAI_KEY, base_url=url, clocks=PATIENT)
 
 
 @pytest.fixture
@@ -187,7 +196,7 @@ async def test_a_compressed_stream_is_understood_though_not_asked_for(raw: Raw) 
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    provider = OpenAIProvider(OPENAI, api_key=OPENAI_KEY, base_url=url, clocks=CLOCKS)
+    provider = OpenAIProvider(OPENAI, api_key=OPENAI_KEY, base_url=url, clocks=PATIENT)
     assert (await answer(provider)).text == "Hi"
     await provider.aclose()
     await runner.cleanup()

@@ -5,14 +5,14 @@ from collections.abc import AsyncIterator
 import anthropic
 import openai
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiworkspace_server.llm.base import Provider, TokenUsage
 from tests.standin import Script, Standin
 
 from .answers import MODEL, answer, question
-from .conftest import ANTHROPIC_KEY, OPENAI_KEY, anthropic_provider, openai_provider
+from .conftest import ANTHROPIC_KEY, OPENAI_KEY
 
 # Whatever people write, and whatever looks like the format itself.
 _texts = st.one_of(
@@ -39,46 +39,28 @@ _scripts = st.builds(
     piece_bytes=st.one_of(st.none(), st.integers(1, 400)),
     newline=st.sampled_from(["\n", "\r\n", "\r"]),
 )
-_examples = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_examples = settings(max_examples=100, deadline=None)
 
 
-@pytest.fixture(scope="module")
-async def shared() -> AsyncIterator[Standin]:
-    async with Standin() as standin:
-        yield standin
-
-
-@pytest.fixture(scope="module")
-async def ours_openai(shared: Standin) -> AsyncIterator[Provider]:
-    provider = openai_provider(shared.url)
-    yield provider
-    await provider.aclose()
-
-
-@pytest.fixture(scope="module")
-async def ours_anthropic(shared: Standin) -> AsyncIterator[Provider]:
-    provider = anthropic_provider(shared.url)
-    yield provider
-    await provider.aclose()
-
-
-@pytest.fixture(scope="module")
-async def sdk_openai(shared: Standin) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(api_key=OPENAI_KEY, base_url=shared.openai_url) as client:
+@pytest.fixture(scope="session")
+async def sdk_openai(shared_standin: Standin) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(api_key=OPENAI_KEY, base_url=shared_standin.openai_url) as client:
         yield client
 
 
-@pytest.fixture(scope="module")
-async def sdk_anthropic(shared: Standin) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    async with anthropic.AsyncAnthropic(api_key=ANTHROPIC_KEY, base_url=shared.anthropic_url) as client:
+@pytest.fixture(scope="session")
+async def sdk_anthropic(shared_standin: Standin) -> AsyncIterator[anthropic.AsyncAnthropic]:
+    async with anthropic.AsyncAnthropic(api_key=ANTHROPIC_KEY, base_url=shared_standin.anthropic_url) as client:
         yield client
 
 
 @given(script=_scripts)
 @_examples
-async def test_openai(shared: Standin, ours_openai: Provider, sdk_openai: openai.AsyncOpenAI, script: Script) -> None:
-    shared.script(MODEL, script)
-    ours = await answer(ours_openai, question(limit=10_000))
+async def test_openai(
+    shared_standin: Standin, openai_wire: Provider, sdk_openai: openai.AsyncOpenAI, script: Script
+) -> None:
+    shared_standin.script(MODEL, script)
+    ours = await answer(openai_wire, question(limit=10_000))
     text, thinking, usage = await _openai_sdk(sdk_openai)
     assert ours.error is None
     assert (ours.text, ours.thinking, ours.finish) == (text, thinking, script.finish)
@@ -118,10 +100,10 @@ async def _openai_sdk(client: openai.AsyncOpenAI) -> tuple[str, str, TokenUsage]
 @given(script=_scripts)
 @_examples
 async def test_anthropic(
-    shared: Standin, ours_anthropic: Provider, sdk_anthropic: anthropic.AsyncAnthropic, script: Script
+    shared_standin: Standin, anthropic_wire: Provider, sdk_anthropic: anthropic.AsyncAnthropic, script: Script
 ) -> None:
-    shared.script(MODEL, script)
-    ours = await answer(ours_anthropic, question(limit=10_000))
+    shared_standin.script(MODEL, script)
+    ours = await answer(anthropic_wire, question(limit=10_000))
     text, thinking, usage = await _anthropic_sdk(sdk_anthropic)
     assert ours.error is None
     assert (ours.text, ours.thinking, ours.finish) == (text, thinking, script.finish)

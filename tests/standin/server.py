@@ -33,11 +33,8 @@ class Standin:
     """`url` is where it listens; `openai_url` and `anthropic_url` are what the SDKs want for a base URL."""
 
     def __init__(self) -> None:
-        self.received: list[Received] = []
-        self.models: list[str] | None = ["llama-3", "qwen/qwen-3"]  # of GET /v1/models; None: an error 503
-        self.models_asked = 0
-        self._scripts: dict[str, Script] = {}
         self._site = ""
+        self.reset()
 
     @property
     def url(self) -> str:
@@ -50,6 +47,13 @@ class Standin:
     @property
     def anthropic_url(self) -> str:
         return self._site
+
+    def reset(self) -> None:
+        """Forgets scripts and requests."""
+        self.received: list[Received] = []
+        self.models: list[str] | None = ["llama-3", "qwen/qwen-3"]  # of GET /v1/models; None: an error 503
+        self.models_asked = 0
+        self._scripts: dict[str, Script] = {}
 
     def script(self, model: str, script: Script) -> None:
         """How to answer requests for a model from now on. Others get `Script()`."""

@@ -66,7 +66,10 @@ class Execution:
         else:
             run["state"], run["failure"] = "failed", failure_of(error) if done else TIMED_OUT
             self._failed_at_once = isinstance(error, ProviderError) and not live.contents and not live.usage
-            log.warning("run failed", run_id=str(run["_id"]), model=run["model"], error=repr(error))
+            unexpected = None if isinstance(error, ProviderError | None) else error
+            log.warning(
+                "run failed", run_id=str(run["_id"]), model=run["model"], error=str(error), exc_info=unexpected
+            )
 
     async def _stream(self, provider: Provider) -> None:
         async with aclosing(provider.stream(self._request)) as reads:
@@ -95,7 +98,7 @@ class Execution:
         """
         live, run = self._live, self._live.run
         usage = self._usage()
-        cost = price(run["model"], usage)
+        cost = price(run["model"], usage, run["create_time"])
         run["usage"] = cast(Usage, asdict(usage))
         run["cost"] = Cost(nanos=cost.nanos, currency=cost.currency, version=cost.version)
         run["end_time"] = now()
@@ -104,8 +107,10 @@ class Execution:
         if message:
             await insist(lambda: self._store.save_message(message))
         await insist(lambda: self._store.finish_run(run))
-        await self._store_batch([*live.events[live.stored :], terminal])
-        await insist(lambda: self._store.end_run(run["conversation_id"], run["_id"], len(self._said().encode())))
+        await asyncio.gather(
+            self._store_batch([*live.events[live.stored :], terminal]),
+            insist(lambda: self._store.end_run(run["conversation_id"], run["_id"], len(self._said().encode()))),
+        )
         await insist(lambda: settle(self._db, self._org_id, run))
         live.append(terminal)
 

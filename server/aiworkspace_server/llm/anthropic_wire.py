@@ -72,7 +72,7 @@ class AnthropicProvider:
 
 
 def _client(api_key: str, base_url: str, clocks: Clocks) -> anthropic.AsyncAnthropic:
-    """The SDK without retries, without tracing of its own and without a word from the environment."""
+    """The SDK without retries, without tracing of its own, and without what it would read from the environment."""
     connect = clocks.connect_seconds
     client = anthropic.AsyncAnthropic(
         api_key=api_key,

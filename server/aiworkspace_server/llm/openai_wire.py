@@ -94,7 +94,10 @@ class OpenAIProvider:
 
 
 def _client(api_key: str, base_url: str, clocks: Clocks) -> openai.AsyncOpenAI:
-    """The SDK without retries, which are the caller's to count and to bill, and without a word from the environment."""
+    """The SDK without retries, which are the caller's to count and to bill.
+
+    Of the environment only proxies and certificates count, as the operator means them for everything.
+    """
     connect = clocks.connect_seconds
     client = openai.AsyncOpenAI(
         api_key=api_key,

@@ -1,0 +1,62 @@
+"""The generators read the contract right; that their output is committed is checked by make lint."""
+
+import pytest
+
+from tools import contract, gen_docs
+from tools.contract import Contract
+from tools.namespaces import Namespaces, docstring
+from tools.parameters import is_required, parameters, positional
+
+
+@pytest.fixture(scope="module")
+def types() -> Contract:
+    return contract.load()
+
+
+def test_what_the_rules_refuse_to_be_empty_is_required(types: Contract) -> None:
+    required = {
+        f"{method.name}.{field.name}"
+        for service in types.services
+        for method in service.methods
+        for field in method.request.fields
+        if is_required(field)
+    }
+    assert {"Register.email", "Login.password", "CreateInvitation.role", "SendMessage.content"} <= required
+    assert {"GetOrg.org_id", "UpdateOrg.org", "AcceptInvitation.token"} <= required
+    optional = {"Register.device_name", "CreateOrg.request_id", "GetUsage.user_id", "StreamRun.after_sequence"}
+    assert optional.isdisjoint(required)
+
+
+def test_the_one_id_of_a_method_needs_no_keyword(types: Contract) -> None:
+    unnamed = {
+        method.name: [parameter.name for parameter in positional(parameters(method, types))]
+        for service in types.services
+        for method in service.methods
+    }
+    assert unnamed["GetWorkspace"] == ["workspace_id"]
+    assert unnamed["CreateConversation"] == ["workspace_id"]
+    assert unnamed["RemoveMember"] == unnamed["CreateOrg"] == unnamed["Refresh"] == []
+
+
+def test_namespaces_are_named_after_what_they_list(types: Contract) -> None:
+    names = {Namespaces(service, types).name for service in types.services}
+    assert names == {"auth", "chat", "orgs", "usage", "workspaces"}
+
+
+def test_docstrings_fit_and_escape() -> None:
+    text = docstring("A \\d pattern. " + "word " * 60, 8, [("name", "What it is. " * 20)])
+    assert max(map(len, text.splitlines())) <= 120
+    assert "\\\\d" in text
+
+
+def test_the_reference_has_everything(types: Contract) -> None:
+    page = "\n".join(gen_docs.page(types))
+    for service in types.services:
+        for method in service.methods:
+            assert f"### {service.name}.{method.name}\n" in page
+    for named in types.named.values():
+        if named.file != "options" and not named.name.endswith(("Request", "Response")):
+            assert f"### {named.name}\n" in page
+    assert "permission `usage.read` in the organization of `org_id`, not needed when `user_id` is the caller" in page
+    assert "| `password` | string |" in page
+    assert "required; 12 to 1,024 characters; never logged" in page

@@ -1,0 +1,315 @@
+"""PostgreSQL: that no transaction sees or touches what is not its organization's, whatever a query forgets."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
+
+from aiworkspace.v1 import org_pb2
+from aiworkspace_server.app import App
+from aiworkspace_server.kit.postgres import APP_ROLE, Database, ReadSession
+from aiworkspace_server.migrate import check_schema
+from aiworkspace_server.settings import Settings
+from aiworkspace_server.tables import metadata
+from tests.backdoor import sql
+from tests.conftest import Stores
+from tests.people import NewPerson, Place, make_place, say
+
+# Every table whose rows belong to one organization, by the column that says to which.
+ORG_COLUMNS = {
+    "orgs": "id",
+    "memberships": "org_id",
+    "invitations": "org_id",
+    "workspaces": "org_id",
+    "reservations": "org_id",
+    "ledger_entries": "org_id",
+}
+LOOKUPS = {
+    "find_principal(p_session_id uuid)",
+    "find_workspace_org(p_workspace_id uuid, p_user_id uuid)",
+    "list_user_orgs(p_user_id uuid, p_after uuid, p_limit integer)",
+    "list_open_reservations()",
+}
+every_table = pytest.mark.parametrize("table", ORG_COLUMNS)
+
+
+@dataclass(frozen=True)
+class Orgs:
+    """Two organizations with rows in every table."""
+
+    ours: UUID
+    theirs: UUID
+
+
+@pytest.fixture(scope="module")
+async def orgs(new_person: NewPerson) -> Orgs:
+    places: list[Place] = []
+    for _ in range(2):
+        place = await make_place(await new_person())
+        await say(place.owner, place.conversation_id, "hello")
+        invitation = org_pb2.CreateInvitationRequest(
+            org_id=place.org_id, email="i@example.com", role=org_pb2.ROLE_VIEWER
+        )
+        await place.owner.orgs.CreateInvitation(invitation)
+        places.append(place)
+    return Orgs(*(UUID(place.org_id) for place in places))
+
+
+async def count(tx: ReadSession, table: str, org_id: UUID | None = None) -> int:
+    where = f"WHERE {ORG_COLUMNS[table]} = :org_id" if org_id else ""
+    found: int = (await tx.execute(text(f"SELECT count(*) FROM {table} {where}"), {"org_id": org_id})).scalar_one()
+    return found
+
+
+async def backend(tx: ReadSession) -> int:
+    pid: int = (await tx.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+    return pid
+
+
+# What a transaction sees
+
+
+@every_table
+async def test_without_a_tenant_there_are_no_rows(table: str, orgs: Orgs, settings: Settings) -> None:
+    assert settings.database_url
+    fresh = Database(settings.database_url.get_secret_value())
+    async with fresh.read() as tx:
+        assert await count(tx, table) == 0
+        connection = await backend(tx)
+    async with fresh.write(orgs.ours) as tx:
+        assert await count(tx, table) > 0
+        assert await backend(tx) == connection
+    async with fresh.read() as tx:
+        assert await backend(tx) == connection, "the test needs the connection that was a tenant's"
+        assert await count(tx, table) == 0
+    await fresh.close()
+
+
+@every_table
+async def test_a_tenant_sees_its_own_rows_and_no_others(table: str, orgs: Orgs, app: App) -> None:
+    async with app.db.read(orgs.ours) as tx:
+        assert await count(tx, table) == await count(tx, table, orgs.ours) > 0
+        assert await count(tx, table, orgs.theirs) == 0
+
+
+async def test_a_tenant_ends_with_its_transaction_also_when_that_fails(orgs: Orgs, app: App) -> None:
+    with pytest.raises(ProgrammingError):
+        async with app.db.write(orgs.ours) as tx:
+            await tx.execute(text("SELECT nothing"))
+    async with app.db.read() as tx:
+        assert await count(tx, "workspaces") == 0
+
+
+async def test_people_see_their_own_replies_alone(orgs: Orgs, app: App, stores: Stores) -> None:
+    user_id, request_id = await _person_with_a_reply(stores)
+    for who, expected in ((user_id, 1), (uuid4(), 0), (None, 0)):
+        async with app.db.read(user_id=who) as tx:
+            same = text("SELECT count(*) FROM replies WHERE request_id = :id")
+            assert (await tx.execute(same, {"id": request_id})).scalar_one() == expected
+
+
+async def _person_with_a_reply(stores: Stores) -> tuple[UUID, UUID]:
+    ((user_id,),) = await sql(stores, "SELECT id FROM users LIMIT 1")
+    request_id = uuid4()
+    await sql(stores, "INSERT INTO replies VALUES (%s, %s, '', NULL, now())", user_id, request_id)
+    return user_id, request_id
+
+
+# What a transaction changes
+
+
+@every_table
+async def test_rows_of_others_cannot_be_changed(table: str, orgs: Orgs, app: App, stores: Stores) -> None:
+    before = await _rows(stores, table, orgs.theirs)
+    column = ORG_COLUMNS[table]
+    for statement in (f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"):
+        if await _may(stores, statement.split()[0], table):
+            async with app.db.write(orgs.ours) as tx:
+                result: Any = await tx.execute(text(f"{statement} WHERE {column} = :id"), {"id": orgs.theirs})
+                assert result.rowcount == 0
+    assert await _rows(stores, table, orgs.theirs) == before
+
+
+@every_table
+async def test_rows_cannot_be_put_into_another_organization(table: str, orgs: Orgs, app: App, stores: Stores) -> None:
+    """A copy of one of their rows: the policy refuses it before any constraint could."""
+    column = ORG_COLUMNS[table]
+    ((row,), *_) = await _rows(stores, table, orgs.theirs)
+    copy = text(f"INSERT INTO {table} SELECT * FROM jsonb_populate_record(NULL::{table}, CAST(:row AS jsonb))")
+    with pytest.raises(ProgrammingError, match="row-level security"):
+        async with app.db.write(orgs.ours) as tx:
+            await tx.execute(copy, {"row": row})
+    if await _may(stores, "UPDATE", table):
+        with pytest.raises(ProgrammingError, match="row-level security"):
+            async with app.db.write(orgs.ours) as tx:
+                await tx.execute(text(f"UPDATE {table} SET {column} = :id"), {"id": orgs.theirs})
+
+
+async def _rows(stores: Stores, table: str, org_id: UUID) -> list[tuple[Any, ...]]:
+    where = f"WHERE {ORG_COLUMNS[table]} = %s"
+    return await sql(stores, f"SELECT to_jsonb({table})::text FROM {table} {where} ORDER BY 1", org_id)
+
+
+async def _may(stores: Stores, privilege: str, table: str) -> bool:
+    ((may,),) = await sql(stores, "SELECT has_table_privilege(%s, %s, %s)", APP_ROLE, table, privilege)
+    return bool(may)
+
+
+@pytest.mark.parametrize(
+    "statement", ["INSERT INTO workspaces SELECT * FROM workspaces", "UPDATE workspaces SET name = ''"]
+)
+async def test_a_read_session_cannot_write(statement: str, orgs: Orgs, app: App) -> None:
+    with pytest.raises(DBAPIError, match="read-only transaction"):
+        async with app.db.read(orgs.ours) as tx:
+            await tx.execute(text(statement))
+
+
+async def test_a_read_session_cannot_be_made_a_writer(orgs: Orgs, app: App) -> None:
+    with pytest.raises(DBAPIError, match="read-write mode inside a read-only transaction"):
+        async with app.db.read(orgs.ours) as tx:
+            await tx.execute(text("SET transaction_read_only = off"))
+
+
+@pytest.fixture(scope="module")
+async def as_in_production(app: App, stores: Stores) -> AsyncIterator[Database]:
+    """Through a login that is a member of the server's role and of nothing else."""
+    await sql(stores, f"CREATE ROLE production LOGIN IN ROLE {APP_ROLE}")
+    db = Database(make_url(stores.postgres).set(username="production").render_as_string(hide_password=False))
+    await check_schema(db)
+    yield db
+    await db.close()
+    await sql(stores, "DROP ROLE production")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE ledger_entries SET cost_nanos = 0",
+        "DELETE FROM ledger_entries",
+        "TRUNCATE ledger_entries",
+        "TRUNCATE workspaces CASCADE",
+        "DELETE FROM orgs",
+        "DELETE FROM users",
+        "DROP TABLE ledger_entries",
+        "ALTER TABLE workspaces DISABLE ROW LEVEL SECURITY",
+        "DROP POLICY tenant ON workspaces",
+        "CREATE TABLE mine (id int)",
+        "CREATE FUNCTION mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "SET ROLE aiworkspace_lookup",
+    ],
+)
+async def test_what_the_server_has_no_business_with_is_refused(
+    statement: str, orgs: Orgs, as_in_production: Database
+) -> None:
+    with pytest.raises(ProgrammingError, match="permission denied|must be owner"):
+        async with as_in_production.write(orgs.ours) as tx:
+            await tx.execute(text(statement))
+
+
+async def test_an_entry_of_the_ledger_is_written_once_per_run(orgs: Orgs, app: App, stores: Stores) -> None:
+    ((row,), *_) = await _rows(stores, "ledger_entries", orgs.ours)
+    with pytest.raises(IntegrityError, match="ledger_entries_org_id_run_id_key"):
+        async with app.db.write(orgs.ours) as tx:
+            await tx.execute(
+                text(
+                    "INSERT INTO ledger_entries SELECT * FROM jsonb_populate_record(NULL::ledger_entries,"
+                    " CAST(:row AS jsonb) || jsonb_build_object('id', gen_random_uuid()))"
+                ),
+                {"row": row},
+            )
+
+
+# The catalogue
+
+
+async def test_every_table_with_an_organization_is_a_tenants(stores: Stores) -> None:
+    """A new table with an org_id has to be in ORG_COLUMNS, and with that in the tests above."""
+    columns = (
+        "SELECT table_name FROM information_schema.columns WHERE column_name = 'org_id' AND table_schema = 'public'"
+    )
+    assert {name for (name,) in await sql(stores, columns)} == ORG_COLUMNS.keys() - {"orgs"}
+
+
+@pytest.mark.parametrize("table", [*ORG_COLUMNS, "replies"])
+async def test_row_level_security_is_enabled_forced_and_says_for_whom(table: str, stores: Stores) -> None:
+    flags = "SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE oid = %s::regclass"
+    assert await sql(stores, flags, table) == [(True, True)]
+    policies = "SELECT roles::text, cmd, qual FROM pg_policies WHERE tablename = %s AND policyname = 'tenant'"
+    ((roles, command, condition),) = await sql(stores, policies, table)
+    assert (roles, command) == (f"{{{APP_ROLE}}}", "ALL")
+    setting = "app.user_id" if table == "replies" else "app.org_id"
+    assert f"NULLIF(current_setting('{setting}'::text, true), ''::text))::uuid" in condition
+
+
+@every_table
+async def test_the_primary_key_leads_with_the_organization(table: str, stores: Stores) -> None:
+    first = (
+        "SELECT attname FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]"
+        " WHERE indrelid = %s::regclass AND indisprimary"
+    )
+    assert await sql(stores, first, table) == [(ORG_COLUMNS[table],)]
+
+
+async def test_only_the_lookup_role_sees_more_than_one_organization_and_only_to_read(stores: Stores) -> None:
+    others = "SELECT tablename, policyname, roles::text, cmd FROM pg_policies WHERE policyname <> 'tenant'"
+    assert set(await sql(stores, others)) == {
+        (table, "lookup", "{aiworkspace_lookup}", "SELECT")
+        for table in ("orgs", "memberships", "workspaces", "reservations")
+    }
+
+
+async def test_the_doors_in_row_level_security_are_exactly_these(stores: Stores) -> None:
+    doors = (
+        "SELECT format('%%s(%%s)', proname, pg_get_function_arguments(oid)), proowner::regrole::text, proconfig,"
+        " has_function_privilege('public', oid, 'EXECUTE') FROM pg_proc"
+        " WHERE prosecdef AND pronamespace = 'public'::regnamespace"
+    )
+    found = await sql(stores, doors)
+    assert {name for name, *_ in found} == LOOKUPS
+    for _, owner, configuration, public in found:
+        assert (owner, configuration) == ("aiworkspace_lookup", ["search_path=public, pg_temp"])
+        assert not public
+
+
+@pytest.mark.parametrize("role", [APP_ROLE, "aiworkspace_lookup"])
+async def test_the_servers_roles_are_bound(role: str, stores: Stores) -> None:
+    powers = (
+        "SELECT rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication OR rolcanlogin,"
+        " has_schema_privilege(rolname, 'public', 'CREATE'),"
+        " EXISTS (SELECT FROM pg_class WHERE relowner = pg_roles.oid),"
+        " EXISTS (SELECT FROM pg_auth_members WHERE member = pg_roles.oid)"
+        " FROM pg_roles WHERE rolname = %s"
+    )
+    assert await sql(stores, powers, role) == [(False, False, False, False)]
+
+
+async def test_the_server_works_as_its_role(app: App) -> None:
+    async with app.db.read() as tx:
+        assert (await tx.execute(text("SELECT current_user::text"))).scalar_one() == APP_ROLE
+
+
+async def test_the_models_describe_the_migrated_schema(app: App) -> None:
+    """Tables, columns and their types; constraints and indexes are the migration's alone."""
+    async with app.db.engine.connect() as connection:
+        found = await connection.run_sync(
+            lambda plain: compare_metadata(MigrationContext.configure(plain, opts={"compare_type": True}), metadata)
+        )
+    described = ("add_table", "remove_table", "add_column", "remove_column", "modify_type", "modify_nullable")
+    changes = [change for entry in found for change in (entry if isinstance(entry, list) else [entry])]
+    assert [change for change in changes if change[0] in described] == []
+
+
+# Errors
+
+
+async def test_an_error_does_not_say_what_was_sent(app: App) -> None:
+    with pytest.raises(DataError) as caught:
+        async with app.db.read() as tx:
+            await tx.execute(text("SELECT :said"), {"said": "canary\0"})
+    assert "canary" not in str(caught.value)
