@@ -49,8 +49,6 @@ class AsyncChat(chat.AsyncChat):
     def stream_run(self, run_id: str, *, after_sequence: int = 0, timeout: float | None = None) -> AsyncChatStream:
         """Follows a run from a sequence on, also when it has ended.
 
-        Deltas in the middle of a piece whose beginning lies before after_sequence count as text.
-
         Args:
             run_id: The run.
             after_sequence: Sequence of the last event that is known. 0 means from the beginning.
@@ -98,8 +96,6 @@ class Chat(chat.Chat):
 
     def stream_run(self, run_id: str, *, after_sequence: int = 0, timeout: float | None = None) -> ChatStream:
         """Follows a run from a sequence on, also when it has ended.
-
-        Deltas in the middle of a piece whose beginning lies before after_sequence count as text.
 
         Args:
             run_id: The run.

@@ -22,7 +22,6 @@ class AsyncChatStream:
         self._follower = follower
         self._cancel_run = cancel_run
         self._terminal: ChatEvent | None = None
-        self._thinking = False
         self.run: Run | None = None
         """The run as the latest event showed it, None as long as no event did."""
         self.last_sequence = follower.last_sequence
@@ -82,7 +81,7 @@ class AsyncChatStream:
     async def next_text(self) -> str | None:
         """The next piece of text, None at the end of the run. Raises RunFailedError."""
         while (event := await self.next_event()) is not None:
-            if event.HasField("content_delta") and not self._thinking:
+            if event.HasField("content_delta") and event.content_delta.kind != CONTENT_KIND_THINKING:
                 return event.content_delta.text
         self._answer()
         return None
@@ -96,8 +95,6 @@ class AsyncChatStream:
         match event.WhichOneof("event"):
             case "run_started":
                 self.run = event.run_started.run
-            case "content_started":
-                self._thinking = event.content_started.kind == CONTENT_KIND_THINKING
             case "run_completed" | "run_failed" | "run_cancelled" as kind:
                 self._terminal = event
                 self.run = getattr(event, kind).run

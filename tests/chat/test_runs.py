@@ -106,6 +106,12 @@ async def test_thinking_is_a_piece_of_its_own_and_not_read_again(place: Place, s
         (pb.CONTENT_KIND_THINKING, "Hm."),
         (pb.CONTENT_KIND_TEXT, "Yes"),
     ]
+    events = await events_of(place.owner.chat.StreamRun(pb.StreamRunRequest(run_id=ended.run.run_id)))
+    deltas = [event.content_delta for event in events if event.HasField("content_delta")]
+    assert {(delta.index, delta.kind) for delta in deltas} == {
+        (0, pb.CONTENT_KIND_THINKING),
+        (1, pb.CONTENT_KIND_TEXT),
+    }
     await say(place.owner, place.conversation_id, "Sure?", model=model)
     assert {"role": "assistant", "content": "Yes"} in standin.received[-1].body["messages"]
 

@@ -36,7 +36,7 @@ def started() -> ChatEvent:
 
 
 def piece(words: list[str], kind: chat_pb2.ContentKind.ValueType = chat_pb2.CONTENT_KIND_TEXT) -> list[ChatEvent]:
-    deltas = [ChatEvent(content_delta=chat_pb2.ContentDelta(text=word)) for word in words]
+    deltas = [ChatEvent(content_delta=chat_pb2.ContentDelta(text=word, kind=kind)) for word in words]
     start = ChatEvent(content_started=chat_pb2.ContentStarted(kind=kind))
     return [start, *deltas, ChatEvent(content_stopped=chat_pb2.ContentStopped())]
 

@@ -171,7 +171,7 @@ async def test_a_read_session_cannot_write(statement: str, orgs: Orgs, app: App)
 
 
 async def test_a_read_session_cannot_be_made_a_writer(orgs: Orgs, app: App) -> None:
-    with pytest.raises(DBAPIError, match="read-write mode inside a read-only transaction"):
+    with pytest.raises(DBAPIError, match="must be set before any query"):
         async with app.db.read(orgs.ours) as tx:
             await tx.execute(text("SET transaction_read_only = off"))
 
@@ -207,7 +207,7 @@ async def as_in_production(app: App, stores: Stores) -> AsyncIterator[Database]:
 async def test_what_the_server_has_no_business_with_is_refused(
     statement: str, orgs: Orgs, as_in_production: Database
 ) -> None:
-    with pytest.raises(ProgrammingError, match="permission denied|must be owner"):
+    with pytest.raises(ProgrammingError, match=r"permission denied|must be owner"):
         async with as_in_production.write(orgs.ours) as tx:
             await tx.execute(text(statement))
 

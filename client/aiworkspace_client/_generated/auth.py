@@ -15,7 +15,7 @@ from aiworkspace_client.values import new_request_id
 _REGISTER = Method(
     "/aiworkspace.v1.AuthService/Register",
     auth_pb2.RegisterResponse,
-    repeatable=False,
+    repeatable=True,
     public=True,
     session=lambda response: response.tokens,
 )

@@ -587,16 +587,24 @@ class ContentDelta(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text to append. One token, or several when the model is faster than the server can send."""
+    index: _builtins.int
+    """Index of the piece in the answer's contents, from 0."""
+    kind: Global___ContentKind.ValueType
+    """What the piece is, for clients that come back in its middle."""
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
+        index: _builtins.int = ...,
+        kind: Global___ContentKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "kind", b"kind", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

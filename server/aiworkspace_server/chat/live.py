@@ -138,7 +138,8 @@ class LiveRun:
         if self._pending:
             text = "".join(self._pending)
             self._pending.clear()
-            self.emit(content_delta={"text": text})
+            kind = events.KINDS[self._said[-1][0]]
+            self.emit(content_delta={"text": text, "index": len(self._said) - 1, "kind": kind})
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.get_running_loop().create_future()
