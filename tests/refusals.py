@@ -54,7 +54,7 @@ def _read(error: grpc.aio.AioRpcError) -> Refusal:
 
 
 async def outcome(call: Awaitable[Any]) -> str:
-    """ "OK", or code and reason of the refusal."""
+    """Code and reason of the refusal, or "OK"."""
     refused = await refusal(call)
     return f"{refused.code} {refused.reason}" if refused else OK
 

@@ -88,7 +88,7 @@ async def running(settings: Settings, *, migrating: bool) -> AsyncIterator[App]:
             await migrate(where.owner_url, mongo)
         db = Database(where.url)
         stack.push_async_callback(db.close)
-        await check_schema(db)
+        await check_schema(db, embedded=settings.embedded)
         await recover(db, mongo)
         yield await _listen(stack, settings, db, mongo)
 

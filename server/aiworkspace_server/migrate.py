@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -15,6 +16,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from .kit.mongo import Mongo
 from .kit.postgres import APP_ROLE, Database
 from .kit.timestamps import now
+
+log = structlog.get_logger("migrate")
 
 _LOCK = 0x61697773  # advisory lock under which PostgreSQL is migrated
 
@@ -67,19 +70,21 @@ def _load(path: Path) -> Any:
 
 
 _UNBOUND = text("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
+_STRONG_LOGIN = text("SELECT rolsuper OR rolbypassrls OR rolcreaterole FROM pg_roles WHERE rolname = session_user")
 
 
 class SchemaError(Exception):
     """The databases are not as this server needs them."""
 
 
-async def check_schema(db: Database) -> None:
+async def check_schema(db: Database, *, embedded: bool) -> None:
     """Raises SchemaError unless PostgreSQL has the present schema and keeps the server's role within its bounds."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
     try:
         async with db.engine.connect() as connection:
             present = await connection.run_sync(lambda plain: MigrationContext.configure(plain).get_current_revision())
             unbound = await connection.scalar(_UNBOUND)
+            strong_login = await connection.scalar(_STRONG_LOGIN)
     except OperationalError as error:
         if f'role "{APP_ROLE}" does not exist' in str(error):
             raise SchemaError("The database was never migrated: run the migrate command.") from None
@@ -88,3 +93,5 @@ async def check_schema(db: Database) -> None:
         raise SchemaError(f"The database is at {present or 'no revision'}, not at {head}: run the migrate command.")
     if unbound:
         raise SchemaError("The server's role passes row-level security by: take SUPERUSER and BYPASSRLS from it.")
+    if strong_login and not embedded:
+        log.warning("DATABASE_URL names a powerful login; one that is a member of aiworkspace_app alone is safer")

@@ -39,7 +39,7 @@ async def refresh(person: Person, token: str = "") -> pb.TokenPair:
 
 
 async def get_me(person: Person) -> str:
-    """ "OK" while the person's access token works."""
+    """Whether the person's access token works."""
     return await outcome(person.auth.GetMe(pb.GetMeRequest()))
 
 

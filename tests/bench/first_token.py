@@ -1,6 +1,7 @@
 """Time to the first token: what the server adds to the provider's own, to one stream and to sixteen at a time."""
 
 import asyncio
+import random
 import time
 from collections.abc import Sequence
 from statistics import median, quantiles
@@ -17,23 +18,24 @@ from .table import Row
 _PEOPLE = 16
 _CONVERSATIONS = 16  # of each
 _SHORT, _LONG = 3, 40  # tokens of an answer to one stream, which has to end before the next, and to one of sixteen
-_THINKING_SECONDS = 0.02  # between an answer and the next question
+_SHORT_PAUSE, _LONG_PAUSE = 0.04, 1.0  # the most seconds before the next question; sixteen must not ask in step
+_MANNER = {1: (_SHORT, _SHORT_PAUSE), 16: (_LONG, _LONG_PAUSE)}
 # Of LiteLLM's proxy without a database, on the machine of the design notes: 12.6 ms for one stream, 147 for sixteen.
 _GOALS_MS = {1: 12.6 / 10, 16: 147 / 30}
 
 
 async def measure(site: Site, quick: bool) -> list[Row]:
-    rounds, seconds = (2, 1.0) if quick else (6, 2.0)
+    rounds, seconds = (2, 1.5) if quick else (6, 2.5)
     added: dict[int, list[float]] = {1: [], 16: []}
     spent = []
     with site.provider() as provider, site.server(provider) as server:
         async with crowd(server, _PEOPLE, _CONVERSATIONS) as askers:
-            await _ask(askers, 1.0, _SHORT)  # connections, plans, caches
+            await _ask(askers, 1.0, _SHORT, _SHORT_PAUSE)  # connections, plans, caches
             for _ in range(rounds):
                 own = median(await _ask_provider(provider, seconds / 2))
                 for streams, seen in added.items():
                     start = Times.now(server.pid, site.cores)
-                    taken = await _ask(askers[:streams], seconds, _SHORT if streams == 1 else _LONG)
+                    taken = await _ask(askers[:streams], seconds, *_MANNER[streams])
                     spent.append(Spent.between(start, Times.now(server.pid, site.cores), site.cores))
                     seen.extend(value - own for value in taken)
     return [_row(streams, seen, spent) for streams, seen in added.items()]
@@ -57,23 +59,24 @@ class _Answer:
         self.ended.set()
 
 
-async def _ask(askers: Sequence[Asker], seconds: float, tokens: int) -> list[float]:
-    """Seconds to the first token of each answer; all ask at the same time, one question after the other."""
+async def _ask(askers: Sequence[Asker], seconds: float, tokens: int, pause: float) -> list[float]:
+    """Seconds to the first token of each answer; all ask one question after the other."""
     until = time.perf_counter() + seconds
-    return sum(await asyncio.gather(*(_converse(asker, until, tokens) for asker in askers)), [])
+    taken = await asyncio.gather(*(_converse(asker, until, tokens, pause) for asker in askers))
+    return [value for values in taken for value in values]
 
 
-async def _converse(asker: Asker, until: float, tokens: int) -> list[float]:
+async def _converse(asker: Asker, until: float, tokens: int, pause: float) -> list[float]:
     taken = []
-    while (start := time.perf_counter()) < until:
-        answer = _Answer()
+    while time.perf_counter() < until:
+        await asyncio.sleep(random.uniform(0, pause))
+        start, answer = time.perf_counter(), _Answer()
         asker.ask(tokens, answer)
         async with asyncio.timeout(30):
             await answer.ended.wait()
         if not answer.completed:
             raise RuntimeError("an answer did not complete")
         taken.append(answer.first - start)
-        await asyncio.sleep(_THINKING_SECONDS)
     return taken
 
 
@@ -112,7 +115,7 @@ async def _ask_provider(provider: Server, seconds: float) -> list[float]:
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
         taken.append(await direct.ask(request + body))
-        await asyncio.sleep(_THINKING_SECONDS)
+        await asyncio.sleep(_SHORT_PAUSE / 2)
     transport.close()
     return taken
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from aiworkspace.v1 import chat_pb2 as pb
 
 from .crowd import Asker
-from .provider import lateness
+from .provider import SECONDS_PER_TOKEN, lateness
 
-ANSWER_TOKENS = 256  # five seconds
+ANSWER_TOKENS = 256
 _LATE_SECONDS = 0.25
-_START_SECONDS = 1.0  # within which streams that are added begin
+_ANSWER_SECONDS = ANSWER_TOKENS * SECONDS_PER_TOKEN
+_SETTLE_SECONDS = 1.0
 _DRAIN_SECONDS = 60.0
 
 
@@ -38,14 +39,13 @@ class Stream:
         self._stopping = False
         self._completed = False
 
-    def start(self) -> None:
-        """The first answer has any length, so that not all end at the same time."""
+    def start(self, seconds: float) -> None:
+        """Asks within so many seconds. The first answer has any length, so that not all end at the same time."""
         self._stopping = False
         if self.idle.is_set():
             self.idle.clear()
-            self._loop.call_later(
-                random.uniform(0, _START_SECONDS), self._ask, random.randint(ANSWER_TOKENS // 16, ANSWER_TOKENS)
-            )
+            tokens = random.randint(ANSWER_TOKENS // 16, ANSWER_TOKENS)
+            self._loop.call_later(random.uniform(0, seconds), self._ask, tokens)
 
     def stop(self) -> None:
         self._stopping = True
@@ -83,13 +83,16 @@ class Load:
         self._streams: list[Stream] = []
 
     async def resize(self, count: int) -> None:
-        """Adds streams, or lets some end and waits for that."""
+        """Adds streams, as slowly as the others ask again and again, or lets some end and waits for that."""
         while len(self._streams) < count:
             self._streams.append(Stream(self._askers[len(self._streams) % len(self._askers)], self.score))
-        for stream in self._streams[:count]:
-            stream.start()
-        for stream in self._streams[count:]:
+        wanted, others = self._streams[:count], self._streams[count:]
+        for stream in others:
             stream.stop()
         async with asyncio.timeout(_DRAIN_SECONDS):
-            await asyncio.gather(*(stream.idle.wait() for stream in self._streams[count:]))
-        await asyncio.sleep(_START_SECONDS if count else 0)
+            await asyncio.gather(*(stream.idle.wait() for stream in others))
+        new = sum(stream.idle.is_set() for stream in wanted)
+        seconds = _ANSWER_SECONDS * new / count if count else 0.0
+        for stream in wanted:
+            stream.start(seconds)
+        await asyncio.sleep(seconds + _SETTLE_SECONDS if count else 0)

@@ -54,14 +54,14 @@ async def first_deltas(stream: Any, count: int) -> list[pb.ChatEvent]:
 @pytest.mark.parametrize("model", MODELS)
 async def test_an_answer_streams_and_is_stored_and_billed(model: str, place: Place, standin: Standin) -> None:
     counted = TokenUsage(100, 60, 0, 20, 0)
-    play(standin, model, Script(tokens=WORDS, usage=counted, seconds_per_token=0.005, piece_bytes=7))
+    play(standin, model, Script(tokens=WORDS, usage=counted, seconds_per_token=0.03, piece_bytes=7))
     events = await say(place.owner, place.conversation_id, "hello", model=model)
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
     kinds = kinds_of(events)
     assert kinds[:2] == ["run_started", "content_started"]
     assert kinds[-2:] == ["content_stopped", "run_completed"]
     assert set(kinds[2:-2]) == {"content_delta"}
-    assert kinds.count("content_delta") > 5, "the answer did not arrive piece by piece"
+    assert kinds.count("content_delta") > 3, "the answer did not arrive piece by piece"
     ended = events[-1].run_completed
     assert ended.message.contents[0].text == text_of(events) == "".join(WORDS)
     assert ended.run.usage == common_pb2.TokenUsage(input_tokens=100, cached_input_tokens=60, output_tokens=20)

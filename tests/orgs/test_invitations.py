@@ -1,5 +1,6 @@
 """Invitations: who may make them, and that each is accepted once, by the right person, in time."""
 
+import asyncio
 import base64
 import string
 import uuid
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiworkspace.v1 import org_pb2 as pb
-from tests.backdoor import sql
+from tests.backdoor import as_owner, sql, until_blocked
 from tests.conftest import Stores
 from tests.paging import few, read_all
 from tests.people import NewPerson, Person, make_org
@@ -240,6 +241,68 @@ async def test_withdrawn_and_accepted_at_once_it_is_one_of_the_two(team: Team) -
     }
     accepted = (await latest(team)).state == pb.INVITATION_STATE_ACCEPTED
     assert await has_access(team.outsider, team.org_id) == accepted
+
+
+@pytest.mark.parametrize(
+    ("becomes", "left"),
+    [(None, []), (VIEWER, []), (MEMBER, []), (ADMIN, [ADMIN, VIEWER]), (OWNER, [OWNER, ADMIN, VIEWER])],
+    ids=["removed", "viewer", "member", "admin", "owner"],
+)
+async def test_invitations_end_that_their_inviter_could_no_longer_make(
+    becomes: int | None, left: list[int], team: Team
+) -> None:
+    """Else whoever is about to be removed invites themselves, under another address, to come back."""
+    await team.owner.orgs.UpdateMember(membership(team, team.member, OWNER))
+    for role in (VIEWER, ADMIN, OWNER):
+        await team.member.orgs.CreateInvitation(invitation(team.org_id, team.outsider.email, role))
+    if becomes is None:
+        removal = pb.RemoveMemberRequest(org_id=team.org_id, user_id=team.member.user_id)
+        await team.owner.orgs.RemoveMember(removal)
+    else:
+        await team.owner.orgs.UpdateMember(membership(team, team.member, becomes))
+    assert [made.role for made in await listed(team) if made.state == pb.INVITATION_STATE_PENDING] == left
+
+
+def membership(team: Team, person: Person, role: int) -> pb.UpdateMemberRequest:
+    return pb.UpdateMemberRequest(
+        member=pb.Member(org_id=team.org_id, user_id=person.user_id, role=pb.Role.ValueType(role))
+    )
+
+
+async def test_a_withdrawn_inviters_token_is_closed_and_others_stay_open(team: Team) -> None:
+    request = invitation(team.org_id, team.outsider.email)
+    by_admin, by_owner = [(await by.orgs.CreateInvitation(request)).token for by in (team.admin, team.owner)]
+    await team.admin.orgs.RemoveMember(pb.RemoveMemberRequest(org_id=team.org_id, user_id=team.admin.user_id))
+    assert await outcome(accept(team.outsider, by_admin)) == INVITATION_CLOSED
+    assert await outcome(accept(team.outsider, by_owner)) == OK
+
+
+async def test_an_acceptance_that_meets_the_removal_of_the_inviter_comes_before_or_after(
+    team: Team, stores: Stores
+) -> None:
+    """Both change organization and invitation: neither waits for ever for what the other one holds."""
+    token = (await invite(team)).token
+    async with as_owner(stores) as busy, busy.transaction():
+        await busy.execute("SELECT FROM orgs WHERE id = %s FOR UPDATE", [team.org_id])
+        removal = pb.RemoveMemberRequest(org_id=team.org_id, user_id=team.admin.user_id)
+        accepting = asyncio.create_task(outcome(accept(team.outsider, token)))
+        removing = asyncio.create_task(outcome(team.owner.orgs.RemoveMember(removal)))
+        await until_blocked(stores, accepting, removing)
+    assert await removing == OK
+    assert await accepting in (OK, INVITATION_CLOSED)
+    assert await has_access(team.outsider, team.org_id) == (await accepting == OK)
+
+
+async def test_nobody_invites_after_their_removal_has_begun(team: Team, stores: Stores) -> None:
+    """The call was let in while the caller was an admin, and waits for the removal to end."""
+    async with as_owner(stores) as removal, removal.transaction():
+        await removal.execute("SELECT FROM orgs WHERE id = %s FOR UPDATE", [team.org_id])
+        gone = "DELETE FROM memberships WHERE org_id = %s AND user_id = %s"
+        await removal.execute(gone, [team.org_id, team.admin.user_id])
+        request = invitation(team.org_id, "somebody@example.com")
+        inviting = asyncio.create_task(outcome(team.admin.orgs.CreateInvitation(request)))
+        await until_blocked(stores, inviting)
+    assert await inviting == NOT_FOUND
 
 
 async def test_invitations_of_others_are_as_unknown_as_those_of_nobody(team: Team, owner: Person) -> None:

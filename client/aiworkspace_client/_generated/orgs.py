@@ -184,7 +184,7 @@ class AsyncOrgs:
         """Makes the caller a member of the organization that invited the caller's email address.
 
         Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when
-        the invitation was accepted or revoked, or has expired.
+        the invitation was accepted or revoked, or has expired; ALREADY_EXISTS for a member.
 
         Args:
             token: The token that CreateInvitation returned.
@@ -218,6 +218,8 @@ class AsyncOrgs:
     ) -> org_pb2.Member:
         """Changes a member's role. Owners and admins may; only owners make, change or unmake owners.
 
+        Pending invitations that the member made and could no longer make are revoked.
+
         Errors: NOT_FOUND; PERMISSION_DENIED for a role above the caller's own; FAILED_PRECONDITION when no owner
         would be left; ABORTED when member.etag is given and no longer current.
 
@@ -232,6 +234,8 @@ class AsyncOrgs:
 
     async def remove_member(self, *, org_id: str, user_id: str, timeout: float | None = None) -> None:
         """Ends a membership. Owners and admins may, only owners for owners; every member may leave.
+
+        Pending invitations that the member made are revoked.
 
         Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
 
@@ -372,7 +376,7 @@ class Orgs:
         """Makes the caller a member of the organization that invited the caller's email address.
 
         Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when
-        the invitation was accepted or revoked, or has expired.
+        the invitation was accepted or revoked, or has expired; ALREADY_EXISTS for a member.
 
         Args:
             token: The token that CreateInvitation returned.
@@ -402,6 +406,8 @@ class Orgs:
     ) -> org_pb2.Member:
         """Changes a member's role. Owners and admins may; only owners make, change or unmake owners.
 
+        Pending invitations that the member made and could no longer make are revoked.
+
         Errors: NOT_FOUND; PERMISSION_DENIED for a role above the caller's own; FAILED_PRECONDITION when no owner
         would be left; ABORTED when member.etag is given and no longer current.
 
@@ -414,6 +420,8 @@ class Orgs:
 
     def remove_member(self, *, org_id: str, user_id: str, timeout: float | None = None) -> None:
         """Ends a membership. Owners and admins may, only owners for owners; every member may leave.
+
+        Pending invitations that the member made are revoked.
 
         Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
 

@@ -174,7 +174,7 @@ class OrgServiceServicer:
         """AcceptInvitation makes the caller a member of the organization that invited the caller's email address.
 
         Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when the
-        invitation was accepted or revoked, or has expired.
+        invitation was accepted or revoked, or has expired; ALREADY_EXISTS for a member.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,6 +190,7 @@ class OrgServiceServicer:
     def UpdateMember(self, request, context):
         """UpdateMember changes a member's role. Owners and admins may; only owners make, change or unmake owners.
 
+        Pending invitations that the member made and could no longer make are revoked.
         Errors: NOT_FOUND; PERMISSION_DENIED for a role above the caller's own; FAILED_PRECONDITION when no owner would be
         left; ABORTED when member.etag is given and no longer current.
         """
@@ -200,6 +201,7 @@ class OrgServiceServicer:
     def RemoveMember(self, request, context):
         """RemoveMember ends a membership. Owners and admins may, only owners for owners; every member may leave.
 
+        Pending invitations that the member made are revoked.
         Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

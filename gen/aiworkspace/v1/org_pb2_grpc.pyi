@@ -67,19 +67,21 @@ class OrgServiceStub:
     """AcceptInvitation makes the caller a member of the organization that invited the caller's email address.
 
     Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when the
-    invitation was accepted or revoked, or has expired.
+    invitation was accepted or revoked, or has expired; ALREADY_EXISTS for a member.
     """
     ListMembers: _grpc.UnaryUnaryMultiCallable[_org_pb2.ListMembersRequest, _org_pb2.ListMembersResponse]
     """ListMembers lists the members of an organization, the oldest membership first. Any member may."""
     UpdateMember: _grpc.UnaryUnaryMultiCallable[_org_pb2.UpdateMemberRequest, _org_pb2.UpdateMemberResponse]
     """UpdateMember changes a member's role. Owners and admins may; only owners make, change or unmake owners.
 
+    Pending invitations that the member made and could no longer make are revoked.
     Errors: NOT_FOUND; PERMISSION_DENIED for a role above the caller's own; FAILED_PRECONDITION when no owner would be
     left; ABORTED when member.etag is given and no longer current.
     """
     RemoveMember: _grpc.UnaryUnaryMultiCallable[_org_pb2.RemoveMemberRequest, _org_pb2.RemoveMemberResponse]
     """RemoveMember ends a membership. Owners and admins may, only owners for owners; every member may leave.
 
+    Pending invitations that the member made are revoked.
     Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
     """
 
@@ -122,19 +124,21 @@ class OrgServiceAsyncStub(OrgServiceStub):
     """AcceptInvitation makes the caller a member of the organization that invited the caller's email address.
 
     Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when the
-    invitation was accepted or revoked, or has expired.
+    invitation was accepted or revoked, or has expired; ALREADY_EXISTS for a member.
     """
     ListMembers: _aio.UnaryUnaryMultiCallable[_org_pb2.ListMembersRequest, _org_pb2.ListMembersResponse]  # type: ignore[assignment]
     """ListMembers lists the members of an organization, the oldest membership first. Any member may."""
     UpdateMember: _aio.UnaryUnaryMultiCallable[_org_pb2.UpdateMemberRequest, _org_pb2.UpdateMemberResponse]  # type: ignore[assignment]
     """UpdateMember changes a member's role. Owners and admins may; only owners make, change or unmake owners.
 
+    Pending invitations that the member made and could no longer make are revoked.
     Errors: NOT_FOUND; PERMISSION_DENIED for a role above the caller's own; FAILED_PRECONDITION when no owner would be
     left; ABORTED when member.etag is given and no longer current.
     """
     RemoveMember: _aio.UnaryUnaryMultiCallable[_org_pb2.RemoveMemberRequest, _org_pb2.RemoveMemberResponse]  # type: ignore[assignment]
     """RemoveMember ends a membership. Owners and admins may, only owners for owners; every member may leave.
 
+    Pending invitations that the member made are revoked.
     Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
     """
 
@@ -228,7 +232,7 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         """AcceptInvitation makes the caller a member of the organization that invited the caller's email address.
 
         Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when the
-        invitation was accepted or revoked, or has expired.
+        invitation was accepted or revoked, or has expired; ALREADY_EXISTS for a member.
         """
 
     @_abc_1.abstractmethod
@@ -247,6 +251,7 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_org_pb2.UpdateMemberResponse, _abc.Awaitable[_org_pb2.UpdateMemberResponse]]:
         """UpdateMember changes a member's role. Owners and admins may; only owners make, change or unmake owners.
 
+        Pending invitations that the member made and could no longer make are revoked.
         Errors: NOT_FOUND; PERMISSION_DENIED for a role above the caller's own; FAILED_PRECONDITION when no owner would be
         left; ABORTED when member.etag is given and no longer current.
         """
@@ -259,6 +264,7 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_org_pb2.RemoveMemberResponse, _abc.Awaitable[_org_pb2.RemoveMemberResponse]]:
         """RemoveMember ends a membership. Owners and admins may, only owners for owners; every member may leave.
 
+        Pending invitations that the member made are revoked.
         Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
         """
 

@@ -67,9 +67,7 @@ class Execution:
             run["state"], run["failure"] = "failed", failure_of(error) if done else TIMED_OUT
             self._failed_at_once = isinstance(error, ProviderError) and not live.contents and not live.usage
             unexpected = None if isinstance(error, ProviderError | None) else error
-            log.warning(
-                "run failed", run_id=str(run["_id"]), model=run["model"], error=str(error), exc_info=unexpected
-            )
+            log.warning("run failed", run_id=str(run["_id"]), model=run["model"], error=str(error), exc_info=unexpected)
 
     async def _stream(self, provider: Provider) -> None:
         async with aclosing(provider.stream(self._request)) as reads:

@@ -116,7 +116,7 @@ def request_id(method: Method, proceed: Handler) -> Handler:
 
     async def handler(call: Call, request: Any) -> Any:
         given = call.header("x-request-id")
-        call.request_id = given if 0 < len(given) <= 64 and given.isprintable() else str(new_id())
+        call.request_id = given if 0 < len(given) <= 64 and given.isascii() and given.isprintable() else str(new_id())
         call.context.set_trailing_metadata((("x-request-id", call.request_id),))
         return await proceed(call, request)
 

@@ -1,6 +1,7 @@
 """Rate limits: how many calls per minute the contract allows to one caller, right across processes with Redis."""
 
 import time
+from ipaddress import ip_network
 from typing import Any
 
 import structlog
@@ -36,7 +37,7 @@ class Limits:
         group = str(method.rate_limit)
 
         async def handler(call: Call, request: Any) -> Any:
-            caller = str(call.user_id or call.peer)
+            caller = str(call.user_id or _network(call.peer))
             if not await self._hit(allowed, group, caller):
                 raise await self._refusal(allowed, group, caller)
             return await proceed(call, request)
@@ -55,6 +56,13 @@ class Limits:
         wait = max(0.1, window.reset_time - time.time())
         message = f"More than {allowed.amount} calls of this kind in a minute; go on in {wait:.0f} s."
         return RateLimited(f"caller:{caller}", message, wait)
+
+
+def _network(address: str) -> str:
+    """The address, for IPv6 the /64 in which one customer has all addresses."""
+    if ":" not in address:
+        return address
+    return str(ip_network((address.partition("%")[0], 64), strict=False))
 
 
 def _redis(pool: ConnectionPool) -> RedisStorage:

@@ -37,6 +37,8 @@ class Tenant:
 
     async def update(self, where: Filter, change: Mapping[str, Any]) -> bool:
         """Changes the one document that matches. False when none does."""
+        if any("org_id" in fields for fields in change.values()):
+            raise ValueError("a document stays with its organization")
         result = await self._collection.update_one(self._own(where), change)
         return result.matched_count == 1
 

@@ -12,6 +12,11 @@ OWNER = ADMIN | {"org.delete"}
 PERMISSIONS = {"viewer": VIEWER, "member": MEMBER, "admin": ADMIN, "owner": OWNER}
 RANK = {role: rank for rank, role in enumerate(PERMISSIONS, start=1)}  # also the numbers of the contract's Role
 ROLES = tuple(PERMISSIONS)
+# What the holder of a role may give to others and take from them: nothing above it.
+GIVES = {
+    role: frozenset(ROLES[:rank]) if "member.manage" in PERMISSIONS[role] else frozenset()
+    for role, rank in RANK.items()
+}
 
 
 def check_permissions(methods: Iterable[Method]) -> None:

@@ -16,7 +16,7 @@ from ..kit.postgres import WriteSession
 from ..kit.timestamps import now
 from . import store
 from .models import Invitation, Membership, Org
-from .roles import RANK
+from .roles import GIVES, ROLES
 
 INVITATION_LIFETIME = timedelta(days=7)
 
@@ -48,10 +48,9 @@ async def delete_org(tx: WriteSession, org_id: UUID) -> None:
     org.delete_time = now()
 
 
-async def create_invitation(
-    tx: WriteSession, org_id: UUID, email: str, role: str, inviter_id: UUID, own_role: str
-) -> Invitation:
-    _check_may_give(own_role, role)
+async def create_invitation(tx: WriteSession, org_id: UUID, email: str, role: str, inviter_id: UUID) -> Invitation:
+    await _lock_org(tx, org_id, "org_id")
+    await _check_may_give(tx, inviter_id, role)
     if await store.is_member(tx, email):
         raise AlreadyExists("This person is a member of the organization.", "email")
     time = now()
@@ -78,12 +77,12 @@ async def revoke_invitation(tx: WriteSession, invitation_id: UUID) -> Invitation
     return invitation
 
 
-async def accept_invitation(tx: WriteSession, invitation_id: UUID, user: User) -> tuple[Org, str]:
+async def accept_invitation(tx: WriteSession, org_id: UUID, invitation_id: UUID, user: User) -> tuple[Org, str]:
     """The organization and the new member's role in it."""
+    org = await _lock_org(tx, org_id, "token")
     invitation = await store.lock_invitation(tx, invitation_id)
     if invitation is None or invitation.email != user.email:
         raise NotFound("token")
-    org = await _lock_org(tx, invitation.org_id, "token")
     time = now()
     if invitation.accept_time or invitation.revoke_time or invitation.expire_time <= time:
         raise _invitation_closed("The invitation was accepted or revoked, or has expired: ask for a new one.")
@@ -95,27 +94,28 @@ async def accept_invitation(tx: WriteSession, invitation_id: UUID, user: User) -
 
 
 async def update_member(
-    tx: WriteSession, org_id: UUID, user_id: UUID, etag: str, role: str | None, own_role: str
+    tx: WriteSession, org_id: UUID, user_id: UUID, etag: str, role: str | None, caller_id: UUID
 ) -> tuple[Membership, User]:
     await _lock_org(tx, org_id, "member.org_id")
     member, user = await _member(tx, user_id, "member.user_id")
     if etag and etag != str(member.version):
         raise etag_mismatch("member.etag")
     if role and role != member.role:
-        _check_may_give(own_role, member.role)
-        _check_may_give(own_role, role)
+        await _check_may_give(tx, caller_id, member.role, role)
         await _check_owner_left(tx, member)
+        await _withdraw_invitations(tx, user_id, role)
         member.role = role
         member.version += 1
     return member, user
 
 
-async def remove_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller_id: UUID, own_role: str) -> None:
+async def remove_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller_id: UUID) -> None:
     await _lock_org(tx, org_id, "org_id")
     member, _ = await _member(tx, user_id, "user_id")
     if user_id != caller_id:
-        _check_may_give(own_role, member.role)
+        await _check_may_give(tx, caller_id, member.role)
     await _check_owner_left(tx, member)
+    await _withdraw_invitations(tx, user_id)
     await store.remove_member(tx, user_id)
 
 
@@ -160,10 +160,18 @@ async def _member(tx: WriteSession, user_id: UUID, field: str) -> tuple[Membersh
     return found
 
 
-def _check_may_give(own_role: str, role: str) -> None:
-    """Nobody gives or takes a role above their own."""
-    if RANK[role] > RANK[own_role]:
-        raise PermissionMissing("member.manage", f"The role {role} is above your own.")
+async def _check_may_give(tx: WriteSession, giver_id: UUID, *roles: str) -> None:
+    """Nobody gives or takes a role above their own, as it is now: call with the organization locked."""
+    giver, _ = await _member(tx, giver_id, "org_id")
+    for role in roles:
+        if role not in GIVES[giver.role]:
+            raise PermissionMissing("member.manage", f"The role {role} is above your own.")
+
+
+async def _withdraw_invitations(tx: WriteSession, inviter_id: UUID, role: str | None = None) -> None:
+    """Of somebody who leaves, or will have another role: none is to give what they can no longer give themselves."""
+    kept = GIVES[role] if role else frozenset()
+    await store.revoke_invitations(tx, inviter_id, [name for name in ROLES if name not in kept], now())
 
 
 async def _check_owner_left(tx: WriteSession, leaving: Membership) -> None:

@@ -74,7 +74,7 @@ class OrgServicer(OrgServiceServicer):
         async with self._db.write(org_id, caller_id()) as tx:
             reply = await self._replies.earlier(tx, request, pb.CreateInvitationResponse)
             if reply is None:
-                invitation = await service.create_invitation(tx, org_id, email, role, caller_id(), _own_role())
+                invitation = await service.create_invitation(tx, org_id, email, role, caller_id())
                 reply = pb.CreateInvitationResponse(invitation=_invitation_to_proto(invitation))
                 await self._replies.keep(tx, request, reply)
         reply.token = self._tokens.make(org_id, UUID(reply.invitation.invitation_id))
@@ -100,7 +100,7 @@ class OrgServicer(OrgServiceServicer):
             user = await users.find_user(tx, caller_id())
             if user is None:
                 raise Unauthenticated
-            org, role = await service.accept_invitation(tx, invitation_id, user)
+            org, role = await service.accept_invitation(tx, org_id, invitation_id, user)
             reply = await self._replies.keep(tx, request, pb.AcceptInvitationResponse(org=_org_to_proto(org, role)))
         self._authenticator.forget(caller_id())
         return reply
@@ -121,14 +121,14 @@ class OrgServicer(OrgServiceServicer):
             raise InvalidArgument({"member.role": "must be a role"})
         role = ROLES[values["role"] - 1] if values else None
         async with self._db.write(tenant_id()) as tx:
-            changed = await service.update_member(tx, tenant_id(), user_id, member.etag, role, _own_role())
+            changed = await service.update_member(tx, tenant_id(), user_id, member.etag, role, caller_id())
         self._authenticator.forget(user_id)
         return pb.UpdateMemberResponse(member=_member_to_proto(*changed))
 
     async def RemoveMember(self, request: pb.RemoveMemberRequest, context: Any) -> pb.RemoveMemberResponse:
         user_id = parse_id(request.user_id, "user_id")
         async with self._db.write(tenant_id()) as tx:
-            await service.remove_member(tx, tenant_id(), user_id, caller_id(), _own_role())
+            await service.remove_member(tx, tenant_id(), user_id, caller_id())
         self._authenticator.forget(user_id)
         return pb.RemoveMemberResponse()
 

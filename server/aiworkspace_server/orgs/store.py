@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, delete, func, select, text
+from sqlalchemy import Row, delete, func, select, text, update
 
 from ..auth.models import User
 from ..kit.postgres import ReadSession, WriteSession
@@ -67,6 +67,13 @@ async def remove_member(tx: WriteSession, user_id: UUID) -> None:
 async def lock_invitation(tx: WriteSession, invitation_id: UUID) -> Invitation | None:
     query = select(Invitation).where(Invitation.id == invitation_id).with_for_update()
     return (await tx.execute(query)).scalar_one_or_none()
+
+
+async def revoke_invitations(tx: WriteSession, inviter_id: UUID, roles: Sequence[str], time: datetime) -> None:
+    """Those of this person to these roles that were neither accepted nor revoked."""
+    wanted = Invitation.inviter_id == inviter_id, Invitation.role.in_(roles)
+    still_open = Invitation.accept_time.is_(None), Invitation.revoke_time.is_(None)
+    await tx.execute(update(Invitation).where(*wanted, *still_open).values(revoke_time=time))
 
 
 async def list_invitations(tx: ReadSession, before: UUID | None, limit: int) -> Sequence[Invitation]:
