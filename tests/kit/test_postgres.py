@@ -181,7 +181,7 @@ async def as_in_production(app: App, stores: Stores) -> AsyncIterator[Database]:
     """Through a login that is a member of the server's role and of nothing else."""
     await sql(stores, f"CREATE ROLE production LOGIN IN ROLE {APP_ROLE}")
     db = Database(make_url(stores.postgres).set(username="production").render_as_string(hide_password=False))
-    await check_schema(db)
+    await check_schema(db, embedded=True)
     yield db
     await db.close()
     await sql(stores, "DROP ROLE production")
