@@ -6,7 +6,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from aiworkspace_server.app import App, running
 from aiworkspace_server.kit import logs
@@ -54,6 +56,17 @@ async def standin() -> AsyncIterator[Standin]:
 @pytest.fixture(scope="session")
 def settings(stores: Stores, standin: Standin) -> Settings:
     return Settings.model_validate(provider_settings(standin) | store_settings(stores))
+
+
+async def other_databases(stores: Stores, name: str) -> Stores:
+    """Empty databases in the same stores, for another server: one server works on a database at a time."""
+    url = make_url(stores.postgres)
+    async with await psycopg.AsyncConnection.connect(url.set(drivername="postgresql").render_as_string(False)) as owner:
+        await owner.set_autocommit(True)
+        await owner.execute(f"CREATE DATABASE {name}")
+    place, _, query = stores.mongo.partition("?")
+    postgres = url.set(database=name).render_as_string(hide_password=False)
+    return Stores(postgres, f"{place.rstrip('/')}/{name}?{query}", stores.redis)
 
 
 def store_settings(stores: Stores) -> dict[str, object]:

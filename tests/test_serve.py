@@ -19,11 +19,12 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from aiworkspace.v1 import auth_pb2
 from aiworkspace.v1.auth_pb2_grpc import AuthServiceStub
 from aiworkspace_server.app import App, running
+from aiworkspace_server.chat.recovery import DatabaseInUseError
 from aiworkspace_server.kit.embedded import embedded_postgres
 from aiworkspace_server.migrate import SchemaError
 from aiworkspace_server.rpc import SERVICES
 from aiworkspace_server.settings import Settings
-from tests.conftest import Stores, store_settings
+from tests.conftest import Stores, other_databases, store_settings
 
 
 async def test_health_is_told_for_the_server_and_each_service(app: App) -> None:
@@ -53,7 +54,8 @@ async def test_reflection_describes_every_service(app: App) -> None:
 
 async def test_tls(stores: Stores, tmp_path: Path) -> None:
     certificate, key = _certificate(tmp_path)
-    values = store_settings(stores) | {"tls_cert_file": certificate, "tls_key_file": key}
+    values = store_settings(await other_databases(stores, "tls"))
+    values |= {"tls_cert_file": certificate, "tls_key_file": key}
     async with running(Settings.model_validate(values), migrating=True) as app:
         port = app.address.rpartition(":")[2]
         credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
@@ -86,10 +88,19 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
     return paths
 
 
-async def test_a_port_that_is_taken_is_an_error(app: App, settings: Settings) -> None:
-    taken = settings.model_copy(update={"port": int(app.address.rpartition(":")[2])})
+async def test_a_port_that_is_taken_is_an_error(app: App, stores: Stores) -> None:
+    values = store_settings(await other_databases(stores, "taken")) | {"port": int(app.address.rpartition(":")[2])}
     with pytest.raises(OSError, match="is another server running there"):
-        async with running(taken, migrating=False):
+        async with running(Settings.model_validate(values), migrating=True):
+            pass
+
+
+async def test_a_second_server_on_a_database_is_refused(
+    app: App, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiworkspace_server.chat.recovery._WAIT_SECONDS", 1)
+    with pytest.raises(DatabaseInUseError, match="stop it first"):
+        async with running(settings, migrating=False):
             pass
 
 

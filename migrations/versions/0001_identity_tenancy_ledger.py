@@ -210,9 +210,9 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
   ORDER BY m.org_id
   LIMIT p_limit
 $$;
-CREATE FUNCTION list_open_reservations() RETURNS TABLE (org_id uuid, run_id uuid)
+CREATE FUNCTION list_open_reservations() RETURNS TABLE (org_id uuid, run_id uuid, conversation_id uuid)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-  SELECT r.org_id, r.run_id FROM reservations r WHERE r.state = 'open'
+  SELECT r.org_id, r.run_id, r.conversation_id FROM reservations r WHERE r.state = 'open'
 $$;
 """
 FUNCTIONS = (

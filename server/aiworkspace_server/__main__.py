@@ -10,6 +10,7 @@ import uvloop
 
 from . import settings as configuration
 from .app import databases, running
+from .chat.recovery import DatabaseInUseError
 from .kit import logs
 from .kit.contract import ContractError
 from .kit.embedded import EmbeddedError
@@ -29,7 +30,7 @@ def main() -> None:
     work = _serve(settings, arguments.migrate) if arguments.command == "serve" else _migrate(settings)
     try:
         uvloop.run(work)
-    except (SchemaError, EmbeddedError, ContractError, OSError) as error:
+    except (SchemaError, DatabaseInUseError, EmbeddedError, ContractError, OSError) as error:
         sys.exit(f"error: {error}")
     except STORE_AWAY as error:
         sys.exit(f"error: a database does not answer: {error}")

@@ -15,7 +15,7 @@ from .auth.principal import Authenticator
 from .auth.service import Sessions
 from .auth.servicer import AuthServicer
 from .auth.tokens import Tokens
-from .chat.recovery import recover
+from .chat.recovery import recover, sole_server
 from .chat.runs import Runs
 from .chat.service import ChatFinder
 from .chat.servicer import ChatServicer
@@ -89,6 +89,7 @@ async def running(settings: Settings, *, migrating: bool) -> AsyncIterator[App]:
         db = Database(where.url)
         stack.push_async_callback(db.close)
         await check_schema(db, embedded=settings.embedded)
+        await stack.enter_async_context(sole_server(db))
         await recover(db, mongo)
         yield await _listen(stack, settings, db, mongo)
 

@@ -25,7 +25,7 @@ _GOALS_MS = {1: 12.6 / 10, 16: 147 / 30}
 
 
 async def measure(site: Site, quick: bool) -> list[Row]:
-    rounds, seconds = (2, 1.5) if quick else (6, 2.5)
+    rounds, seconds = (2, 1.5) if quick else (5, 2.5)
     added: dict[int, list[float]] = {1: [], 16: []}
     spent = []
     with site.provider() as provider, site.server(provider) as server:

@@ -53,19 +53,20 @@ class Step:
 
 async def measure(site: Site, quick: bool) -> list[Row]:
     seconds = 1.5 if quick else 3.0
+    people = _PEOPLE // 4 if quick else _PEOPLE
     with site.provider() as provider, site.empty() as empty, site.server(provider) as server:
-        async with crowd(server, _PEOPLE, _CONVERSATIONS) as askers:
+        async with crowd(server, people, _CONVERSATIONS) as askers:
             load = Load(askers)
-            bare = [await _bare(empty, site.cores, seconds)]
             ramp = Ramp(load, server, site.cores, seconds)
-            await ramp.climb()
-            for _ in range(1 if quick else 2):
+            bare = [await _bare(empty, site.cores, seconds)]
+            await ramp.climb(_FIRST_STREAMS if quick else None)
+            for _ in range(0 if quick else 2):
                 await load.resize(0)
                 bare.append(await _bare(empty, site.cores, seconds))
                 await ramp.halve()
             await load.resize(0)
             bare.append(await _bare(empty, site.cores, seconds))
-            return _rows(ramp, bare)
+    return _rows(ramp, bare)
 
 
 class Ramp:
@@ -79,10 +80,10 @@ class Ramp:
         self.good: Step | None = None
         self.bad: Step | None = None
 
-    async def climb(self) -> None:
-        """Up until it is too much."""
+    async def climb(self, most: int | None) -> None:
+        """Up until it is too much, or more than `most`."""
         streams = _FIRST_STREAMS
-        while self.bad is None:
+        while self.bad is None and streams <= (most or streams):
             await self._try(streams)
             streams = round(streams * _GROWTH)
 
@@ -151,14 +152,14 @@ async def _bare(empty: Server, cores: Cores, seconds: float) -> float:
 
 def _rows(ramp: Ramp, bare: list[float]) -> list[Row]:
     if ramp.good is None:
-        raise RuntimeError(f"not even {_FIRST_STREAMS // 4} streams were on pace")
+        raise RuntimeError("not even the fewest streams were on pace: is the machine busy?")
     good, reference = ramp.good, median(bare)
     notes = [
         f"{good.streams} streams of 50 tokens/s, {good.rate:,.0f} tokens/s on pace / {reference:,.0f} messages/s;"
         f" {good.answers / good.spent.seconds:.0f} answers/s of {ANSWER_TOKENS} tokens, all stored and settled",
         f"{good.spent.cpu_seconds / good.tokens * 1e6:.0f} µs of server CPU a token, all of SendMessage included;"
         f" {good.tokens / good.messages:.1f} tokens a message",
-        *_doubts(good),
+        *_doubts(good, ramp.bad),
     ]
     return [
         Row(
@@ -176,9 +177,11 @@ def _rows(ramp: Ramp, bare: list[float]) -> list[Row]:
     ]
 
 
-def _doubts(good: Step) -> list[str]:
+def _doubts(good: Step, bad: Step | None) -> list[str]:
     spent = good.spent
-    doubts = [f"at that load the server used {spent.cpu_seconds / spent.seconds:.0%} of its core"]
+    doubts = [f"At that load the server used {spent.cpu_seconds / spent.seconds:.0%} of its core."]
+    if bad is None:
+        doubts.append("More was not tried: a lower bound.")
     if spent.foreign_share > 0.05:
         doubts.append(f"Others took {spent.foreign_share:.0%} of the server's core: a lower bound.")
     if spent.load_share > 0.9:

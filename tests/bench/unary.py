@@ -69,7 +69,7 @@ class Caller:
 
 
 async def measure(site: Site, quick: bool) -> list[Row]:
-    rounds, seconds = (2, 0.7) if quick else (7, 1.5)
+    rounds, seconds = (2, 0.7) if quick else (8, 1.0)
     with site.empty() as empty, site.server() as server:
         async with people(server.address) as new_person:
             place = await make_place(await new_person())

@@ -11,6 +11,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace.v1 import workspace_pb2
 from aiworkspace_server.app import App
+from aiworkspace_server.chat.recovery import recover
+from aiworkspace_server.chat.store import ChatStore
 from tests.people import Person, Place, events_of, kinds_of, make_conversation, say
 from tests.standin import Script, Standin
 
@@ -164,3 +166,54 @@ async def test_models_are_listed_page_by_page_by_id(owner: Person) -> None:
     assert ids == sorted(ids)
     assert {"echo/echo", "openai/gpt-4o"} < set(ids)
     assert all(model.provider == model.model.partition("/")[0] for model in listed)
+
+
+async def test_a_title_given_at_the_time_of_the_first_message_stays(place: Place) -> None:
+    update = pb.UpdateConversationRequest(
+        conversation=pb.Conversation(conversation_id=place.conversation_id, title="Mine"),
+        update_mask=FieldMask(paths=["title"]),
+    )
+    await asyncio.gather(place.owner.chat.UpdateConversation(update), say(place.owner, place.conversation_id, "hello"))
+    assert (await get(place)).title == "Mine"
+
+
+async def test_updates_without_an_etag_do_not_refuse_each_other(place: Place) -> None:
+    titles = [f"title {number}" for number in range(10)]
+    updates = [
+        pb.UpdateConversationRequest(conversation=pb.Conversation(conversation_id=place.conversation_id, title=title))
+        for title in titles
+    ]
+    await asyncio.gather(*(place.owner.chat.UpdateConversation(update) for update in updates))
+    assert (await get(place)).title in titles
+
+
+async def test_a_deletion_goes_on_when_its_caller_goes_away(place: Place, app: App, standin: Standin) -> None:
+    standin.script("gpt-4o", Script(tokens=("word ",) * 500, seconds_per_token=0.01))
+    stream = place.owner.chat.SendMessage(
+        pb.SendMessageRequest(conversation_id=place.conversation_id, content="hello", model="openai/gpt-4o")
+    )
+    run_id = (await stream.read()).event.run_id
+    call = place.owner.chat.DeleteConversation(pb.DeleteConversationRequest(conversation_id=place.conversation_id))
+    await asyncio.sleep(0.01)
+    call.cancel()
+    deleted = {"_id": uuid.UUID(place.conversation_id), "purge_time": {"$ne": None}}
+    for _ in range(1000):
+        if await app.mongo.database["conversations"].count_documents(deleted):
+            break
+        await asyncio.sleep(0.02)
+    assert await code_of(place.owner.chat.GetRun(pb.GetRunRequest(run_id=run_id))) == grpc.StatusCode.NOT_FOUND
+
+
+async def test_what_a_crash_left_of_a_deleted_conversation_is_removed(place: Place, app: App) -> None:
+    run_id = (await say(place.owner, place.conversation_id, "hello"))[0].run_id
+    chat, conversation_id = _store(app, place), uuid.UUID(place.conversation_id)
+    await chat.delete_conversation(conversation_id)
+    assert await code_of(place.owner.chat.GetRun(pb.GetRunRequest(run_id=run_id))) == grpc.StatusCode.NOT_FOUND
+    await recover(app.db, app.mongo)
+    where = {"conversation_id": conversation_id}
+    assert await app.mongo.database["messages"].count_documents(where) == 0
+    assert await app.mongo.database["runs"].count_documents(where) == 0
+
+
+def _store(app: App, place: Place) -> ChatStore:
+    return ChatStore(app.mongo, uuid.UUID(place.org_id))

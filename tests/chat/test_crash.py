@@ -99,6 +99,8 @@ async def test_kill_9_right_after_the_first_event_loses_no_message(server: Serve
     person = await _back(person, server)
     run = (await person.chat.GetRun(pb.GetRunRequest(run_id=run_id))).run
     assert run.state == pb.RUN_STATE_INTERRUPTED
+    stored = await events_of(person.chat.StreamRun(pb.StreamRunRequest(run_id=run_id)))
+    assert (kinds_of(stored)[0], stored[0].sequence) == ("run_started", 1)
     request = pb.ListMessagesRequest(conversation_id=place.conversation_id)
     assert (await person.chat.ListMessages(request)).messages[0].contents[0].text == "hello"
 

@@ -9,7 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 from aiworkspace.v1 import auth_pb2, options_pb2
 from aiworkspace_server.app import App, running
 from aiworkspace_server.settings import Settings
-from tests.conftest import Stores, store_settings
+from tests.conftest import Stores, other_databases, store_settings
 from tests.people import PASSWORD, Person
 
 LOGIN = auth_pb2.LoginRequest(email="nobody@example.com", password=PASSWORD)
@@ -20,9 +20,13 @@ ALLOWED = _CREDENTIALS.GetOptions().Extensions[options_pb2.calls_per_minute] // 
 @pytest.fixture
 async def two_servers(stores: Stores) -> AsyncIterator[tuple[App, App]]:
     """Two servers that share Redis and allow a tenth of what the contract says."""
-    values = store_settings(stores) | {"redis_url": stores.redis, "rate_limit_factor": 0.1}
-    settings = Settings.model_validate(values)
-    async with running(settings, migrating=True) as one, running(settings, migrating=False) as other:
+    limits = {"redis_url": stores.redis, "rate_limit_factor": 0.1}
+    here = store_settings(await other_databases(stores, "limits_here")) | limits
+    there = store_settings(await other_databases(stores, "limits_there")) | limits
+    async with (
+        running(Settings.model_validate(here), migrating=True) as one,
+        running(Settings.model_validate(there), migrating=True) as other,
+    ):
         yield one, other
 
 

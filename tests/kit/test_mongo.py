@@ -14,6 +14,7 @@ from aiworkspace_server.app import App, running
 from aiworkspace_server.kit import mongo
 from aiworkspace_server.kit.mongo import Tenant
 from aiworkspace_server.settings import Settings
+from tests.conftest import Stores, other_databases, store_settings
 from tests.people import Person, events_of, make_place, say
 
 TENANT_COLLECTIONS = {"conversations", "messages", "runs", "run_events"}
@@ -88,12 +89,14 @@ class Recorder(CommandListener):
 
 
 @pytest.fixture(scope="module")
-async def journey(app: App, settings: Settings, owner: Person) -> tuple[UUID, list[Mapping[str, Any]]]:
+async def journey(stores: Stores) -> tuple[UUID, list[Mapping[str, Any]]]:
     """An organization, and all commands of a server that did everything that can be done in it."""
     recorder = Recorder()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mongo, "AsyncMongoClient", partial(AsyncMongoClient, event_listeners=[recorder]))
-        async with running(settings, migrating=False) as watched:
+        settings = Settings.model_validate(store_settings(await other_databases(stores, "watched")))
+        async with running(settings, migrating=True) as watched:
+            recorder.commands.clear()  # the server's own, before it takes calls
             person = Person(watched.address)
             await (await person.register()).log_in()
             org_id = await _do_everything(person)

@@ -177,7 +177,8 @@ class ChatServiceServicer:
         """StreamRun sends the events of a run that follow after_sequence: first those that there are, then the others as they
         come. Any number of readers may follow a run, at any time, also when it has ended.
 
-        The terminal event of a run that has ended is sent in any case, whatever after_sequence is.
+        The terminal event of a run that has ended is sent in any case, whatever after_sequence is. When the server was
+        killed, its sequence may be one that was used before for events that were not stored yet: the message in it counts.
         Errors: NOT_FOUND; OUT_OF_RANGE when after_sequence lies beyond what a run in progress has sent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

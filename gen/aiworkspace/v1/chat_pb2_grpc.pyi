@@ -75,7 +75,8 @@ class ChatServiceStub:
     """StreamRun sends the events of a run that follow after_sequence: first those that there are, then the others as they
     come. Any number of readers may follow a run, at any time, also when it has ended.
 
-    The terminal event of a run that has ended is sent in any case, whatever after_sequence is.
+    The terminal event of a run that has ended is sent in any case, whatever after_sequence is. When the server was
+    killed, its sequence may be one that was used before for events that were not stored yet: the message in it counts.
     Errors: NOT_FOUND; OUT_OF_RANGE when after_sequence lies beyond what a run in progress has sent.
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_chat_pb2.CancelRunRequest, _chat_pb2.CancelRunResponse]
@@ -132,7 +133,8 @@ class ChatServiceAsyncStub(ChatServiceStub):
     """StreamRun sends the events of a run that follow after_sequence: first those that there are, then the others as they
     come. Any number of readers may follow a run, at any time, also when it has ended.
 
-    The terminal event of a run that has ended is sent in any case, whatever after_sequence is.
+    The terminal event of a run that has ended is sent in any case, whatever after_sequence is. When the server was
+    killed, its sequence may be one that was used before for events that were not stored yet: the message in it counts.
     Errors: NOT_FOUND; OUT_OF_RANGE when after_sequence lies beyond what a run in progress has sent.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_chat_pb2.CancelRunRequest, _chat_pb2.CancelRunResponse]  # type: ignore[assignment]
@@ -240,7 +242,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         """StreamRun sends the events of a run that follow after_sequence: first those that there are, then the others as they
         come. Any number of readers may follow a run, at any time, also when it has ended.
 
-        The terminal event of a run that has ended is sent in any case, whatever after_sequence is.
+        The terminal event of a run that has ended is sent in any case, whatever after_sequence is. When the server was
+        killed, its sequence may be one that was used before for events that were not stored yet: the message in it counts.
         Errors: NOT_FOUND; OUT_OF_RANGE when after_sequence lies beyond what a run in progress has sent.
         """
 

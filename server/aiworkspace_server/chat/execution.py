@@ -111,6 +111,7 @@ class Execution:
         )
         await insist(lambda: settle(self._db, self._org_id, run))
         live.append(terminal)
+        live.concluded = True
 
     def _usage(self) -> TokenUsage:
         """What the provider counted; an estimate where it did not, or not to the end of what was said."""

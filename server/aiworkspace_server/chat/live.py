@@ -25,6 +25,7 @@ class LiveRun:
         self.finish_reason = ""
         self.stop_state = ""  # cancelled or interrupted, when somebody stopped it
         self.generation: asyncio.Task[None] | None = None
+        self.concluded = False  # whether the terminal event was sent
         self.ended = asyncio.Event()
         self._pace = pace
         self._said: list[tuple[DeltaKind, list[str]]] = []

@@ -18,7 +18,8 @@ class Conversation(TypedDict):
     version: int
     create_time: datetime
     update_time: datetime
-    delete_time: datetime | None  # deleted, but content may still have to be removed
+    delete_time: datetime | None
+    purge_time: datetime | None  # of the removal of what was said, after a deletion
 
 
 class Content(TypedDict):

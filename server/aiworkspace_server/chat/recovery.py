@@ -1,16 +1,21 @@
 """What a crash left behind is brought to its end before the server takes calls.
 
-Every run that was in progress has an open reservation, so those are the list. One server process works on a database:
-what is open when it starts belongs to nobody.
+Every run that was in progress has an open reservation, so those are the list. One server works on a database at a time,
+which a lock in it sees to: what is open when a server starts belongs to nobody.
 """
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
 import structlog
+from sqlalchemy import text
 
 from ..kit.ids import new_id
 from ..kit.mongo import Mongo
 from ..kit.postgres import Database
+from ..kit.stores import STORE_AWAY
 from ..llm.base import ModelRequest
 from ..usage import ledger
 from ..workspaces import store as workspaces
@@ -21,24 +26,61 @@ from .live import LiveRun
 from .models import EventBatch, Run
 from .pace import Pace
 from .runs import turns, withdraw
-from .store import ChatStore
+from .store import ChatStore, list_unpurged
+
+_LOCK = 0x61697774
+_WAIT_SECONDS = 10  # for a server that is just stopping
 
 log = structlog.get_logger("recovery")
+
+
+class DatabaseInUseError(Exception):
+    """Another server works on the database: taking over its runs would end them under its hands."""
+
+
+@asynccontextmanager
+async def sole_server(db: Database) -> AsyncIterator[None]:
+    """Keeps other servers off the database. Raises DatabaseInUseError when one is there and stays."""
+    async with db.engine.connect() as plain:
+        connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
+        for _ in range(_WAIT_SECONDS * 4):
+            if await connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK}):
+                break
+            await asyncio.sleep(0.25)
+        else:
+            raise DatabaseInUseError("Another server works on this database: stop it first.")
+        try:
+            yield
+        finally:
+            with suppress(*STORE_AWAY):
+                await connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _LOCK})
 
 
 async def recover(db: Database, mongo: Mongo) -> None:
     async with db.read() as tx:
         left = await ledger.list_open(tx)
-    for org_id, run_id in left:
-        store = ChatStore(mongo, org_id)
-        run = await store.find_run(run_id)
-        if run is None:
-            await withdraw(db, mongo, org_id, run_id, None)
-        elif run["state"] != "running":
-            await _conclude(db, store, org_id, run)
-        else:
-            await _interrupt(db, mongo, org_id, run)
-        log.info("recovered", run_id=str(run_id), state=run["state"] if run else "withdrawn")
+    for org_id, run_id, conversation_id in left:
+        try:
+            state = await _recover_run(db, mongo, org_id, run_id, conversation_id)
+            log.info("recovered", run_id=str(run_id), state=state)
+        except (ValueError, LookupError, TypeError):
+            log.exception("not recovered", run_id=str(run_id))  # one bad document must not keep the server down
+    for org_id, conversation_id in await list_unpurged(mongo):
+        await ChatStore(mongo, org_id).delete_content(conversation_id)
+
+
+async def _recover_run(db: Database, mongo: Mongo, org_id: UUID, run_id: UUID, conversation_id: UUID) -> str:
+    """How the run ended."""
+    store = ChatStore(mongo, org_id)
+    run = await store.find_run(run_id)
+    if run is None:
+        await withdraw(db, mongo, org_id, run_id, conversation_id)
+        return "withdrawn"
+    if run["state"] == "running":
+        await _interrupt(db, mongo, org_id, run)
+    else:
+        await _conclude(db, store, org_id, run)
+    return run["state"]
 
 
 async def _conclude(db: Database, store: ChatStore, org_id: UUID, run: Run) -> None:

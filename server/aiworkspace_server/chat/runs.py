@@ -10,7 +10,7 @@ import structlog
 
 from aiworkspace.v1 import common_pb2
 
-from ..kit.errors import Aborted, NotFound, Unavailable
+from ..kit.errors import Aborted, InvalidArgument, NotFound, Unavailable
 from ..kit.ids import new_id
 from ..kit.mongo import Mongo
 from ..kit.postgres import Database
@@ -24,7 +24,7 @@ from ..usage import ledger
 from . import events
 from .execution import Execution
 from .live import LiveRun
-from .models import Conversation, Message, Run
+from .models import Conversation, EventBatch, Message, Run
 from .pace import Pace
 from .store import ChatStore
 
@@ -77,7 +77,18 @@ class Runs:
         """
         if self._closing:
             raise Unavailable("The server is shutting down. Try again.")
-        return await asyncio.shield(self._spawn(self._start(question)))
+        return await self.see_through(self._start(question))
+
+    async def see_through(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Does the work to its end, also when the caller goes away."""
+        return await asyncio.shield(self._spawn(work))
+
+    async def cancel_in(self, conversation_id: UUID) -> None:
+        """Stops what is in progress in a conversation and waits for its end."""
+        for live in list(self._live.values()):
+            if live.run["conversation_id"] == conversation_id:
+                live.stop("cancelled")
+                await live.ended.wait()
 
     async def close(self, grace_seconds: float) -> None:
         """Lets runs finish for a while, then interrupts those that are left: what was said is stored and settled."""
@@ -96,16 +107,18 @@ class Runs:
     async def _start(self, question: Question) -> UUID:
         message = _new_message(question)
         run = _new_run(question, message)
-        earlier = await self._reserve(question, run)
-        if earlier:
-            return earlier
+        first = events.encode(run["_id"], 1, **events.started(run, message))
         try:
-            request = await self._store_question(question, run, message)
+            earlier = await self._reserve(question, run)
+            if earlier:
+                return earlier
+            request = await self._store_question(question, run, message, first)
+        except (Aborted, InvalidArgument):
+            raise  # nothing was reserved
         except BaseException:
             self._spawn(withdraw(self._db, self._mongo, question.org_id, run["_id"], run["conversation_id"]))
             raise
-        live = self._live[run["_id"]] = LiveRun(run, self.pace)
-        live.emit(**events.started(run, message))
+        live = self._live[run["_id"]] = LiveRun.restore(run, self.pace, [first])
         execution = Execution(self._db, self._mongo, question.org_id, live, request)
         self._spawn(self._execute(live, execution.run(question.provider, self._run_seconds)))
         return run["_id"]
@@ -140,19 +153,26 @@ class Runs:
         run_id: UUID = earlier.run_id
         return run_id
 
-    async def _store_question(self, question: Question, run: Run, message: Message) -> ModelRequest:
-        """Stores message and run, and returns what to ask the model."""
-        store, conversation = ChatStore(self._mongo, question.org_id), question.conversation
-        title = "" if conversation["title"] else " ".join(question.content.split())[:_TITLE_LENGTH]
-        size = len(question.content.encode())
-        history, exists, *_ = await asyncio.gather(
-            store.history(conversation["_id"], message["_id"]),
-            store.begin_run(conversation["_id"], run["_id"], title, size),
+    async def _store_question(self, question: Question, run: Run, message: Message, first: bytes) -> ModelRequest:
+        """Stores message, run and first event, and returns what to ask the model."""
+        store, conversation_id = ChatStore(self._mongo, question.org_id), question.conversation["_id"]
+        if not question.conversation["title"]:
+            await store.set_title(conversation_id, " ".join(question.content.split())[:_TITLE_LENGTH])
+        # All of them are waited for, so that none comes after a withdrawal.
+        history, exists, *others = await asyncio.gather(
+            store.history(conversation_id, message["_id"]),
+            store.begin_run(conversation_id, run["_id"], len(question.content.encode())),
             store.save_message(message),
             store.save_run(run),
+            store.save_events(EventBatch(_id=new_id(), run_id=run["_id"], first=1, events=[first])),
+            return_exceptions=True,
         )
+        for error in (history, exists, *others):
+            if isinstance(error, BaseException):
+                raise error
         if not exists:
             raise NotFound("conversation_id")
+        assert isinstance(history, list)
         return ModelRequest(
             question.model_name, question.system_prompt, turns([*history, message]), self._max_output_tokens
         )
@@ -184,15 +204,14 @@ class Runs:
         return task
 
 
-async def withdraw(db: Database, mongo: Mongo, org_id: UUID, run_id: UUID, conversation_id: UUID | None) -> None:
+async def withdraw(db: Database, mongo: Mongo, org_id: UUID, run_id: UUID, conversation_id: UUID) -> None:
     """Takes back a run that did not come to be, so that its call can be repeated."""
     store = ChatStore(mongo, org_id)
 
     async def undo() -> None:
         await store.delete_messages_of(run_id)
         await store.delete_run(run_id)
-        if conversation_id:
-            await store.end_run(conversation_id, run_id, 0)
+        await store.end_run(conversation_id, run_id, 0)
         async with db.write(org_id) as tx:
             await ledger.withdraw(tx, run_id)
 

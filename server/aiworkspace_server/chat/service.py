@@ -10,6 +10,7 @@ from aiworkspace.v1 import common_pb2
 from ..kit.context import Call
 from ..kit.errors import NotFound, OutOfRange, Unavailable, etag_mismatch
 from ..kit.mongo import Mongo
+from ..kit.stores import insist
 from ..workspaces.service import WorkspaceFinder
 from . import store
 from .models import Conversation, Run
@@ -50,23 +51,21 @@ def _caller(call: Call) -> tuple[list[UUID], UUID]:
 async def update_conversation(
     chat: ChatStore, conversation: Conversation, etag: str, values: dict[str, Any]
 ) -> Conversation:
-    version = conversation["version"]
-    if etag and etag != str(version):
+    if etag and etag != str(conversation["version"]):
         raise etag_mismatch("conversation.etag")
-    if not await chat.update_conversation(conversation["_id"], version, values):
-        raise etag_mismatch("conversation.etag")
+    updated = await chat.update_conversation(conversation["_id"], int(etag) if etag else None, values)
     changed = await chat.find_conversation(conversation["_id"])
     if changed is None:
         raise NotFound("conversation.conversation_id")
+    if not updated:
+        raise etag_mismatch("conversation.etag")
     return changed
 
 
 async def delete_conversation(chat: ChatStore, runs: Runs, conversation_id: UUID) -> None:
-    conversation = await chat.find_conversation(conversation_id)
-    await chat.delete_conversation(conversation_id)
-    if conversation and conversation["active_run_id"]:
-        await cancel_run(runs, conversation["active_run_id"])
-    await chat.delete_content(conversation_id)
+    await insist(lambda: chat.delete_conversation(conversation_id))
+    await runs.cancel_in(conversation_id)
+    await insist(lambda: chat.delete_content(conversation_id))
 
 
 async def cancel_run(runs: Runs, run_id: UUID) -> None:
@@ -91,6 +90,8 @@ async def follow(chat: ChatStore, runs: Runs, run_id: UUID, after: int) -> Async
             )
         async for event in live.follow(after):
             yield event
+        if not live.concluded:
+            raise Unavailable("The run could not be ended properly. Its end is told when the server has recovered.")
         return
     stored = await chat.events_after(run_id, after)
     last = None if stored else await chat.last_event(run_id)

@@ -85,7 +85,8 @@ class ChatServicer(ChatServiceServicer):
     async def DeleteConversation(
         self, request: pb.DeleteConversationRequest, context: Any
     ) -> pb.DeleteConversationResponse:
-        await service.delete_conversation(self._chat(), self._runs, _conversation()["_id"])
+        deleting = service.delete_conversation(self._chat(), self._runs, _conversation()["_id"])
+        await self._runs.see_through(deleting)
         return pb.DeleteConversationResponse()
 
     async def ListMessages(self, request: pb.ListMessagesRequest, context: Any) -> pb.ListMessagesResponse:
@@ -163,6 +164,7 @@ def _new_conversation(request: pb.CreateConversationRequest) -> Conversation:
         create_time=time,
         update_time=time,
         delete_time=None,
+        purge_time=None,
     )
 
 

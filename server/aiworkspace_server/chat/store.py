@@ -23,8 +23,18 @@ async def find_conversation_among(
 
 
 async def find_run_among(mongo: Mongo, org_ids: Sequence[UUID], user_id: UUID, run_id: UUID) -> tuple[UUID, Run] | None:
+    """The person's run and its organization, while its conversation was not deleted."""
     found = await mongo.find_among("runs", org_ids, {"_id": run_id, "user_id": user_id})
-    return (found["org_id"], cast(Run, found)) if found else None
+    if found is None:
+        return None
+    home = await find_conversation_among(mongo, [found["org_id"]], user_id, found["conversation_id"])
+    return (found["org_id"], cast(Run, found)) if home else None
+
+
+async def list_unpurged(mongo: Mongo) -> list[tuple[UUID, UUID]]:
+    """Organization and id of every deleted conversation, of any tenant, whose content may still be there."""
+    where = {"delete_time": {"$ne": None}, "purge_time": None}
+    return [(found["org_id"], found["_id"]) async for found in mongo.scan("conversations", where)]
 
 
 class ChatStore:
@@ -53,18 +63,22 @@ class ChatStore:
         found = await self._conversations.find(where).sort("_id", -1).limit(limit).to_list()
         return cast(list[Conversation], found)
 
-    async def update_conversation(self, conversation_id: UUID, version: int, values: dict[str, Any]) -> bool:
-        """False when the conversation is no longer at this version."""
-        where = {"_id": conversation_id, "delete_time": None, "version": version}
+    async def update_conversation(self, conversation_id: UUID, version: int | None, values: dict[str, Any]) -> bool:
+        """False when the conversation is no longer at this version, or was deleted."""
+        where: dict[str, Any] = {"_id": conversation_id, "delete_time": None}
+        if version is not None:
+            where["version"] = version
         change = {"$set": values | {"update_time": now()}, "$inc": {"version": 1}}
         return await self._conversations.update(where, change)
 
-    async def begin_run(self, conversation_id: UUID, run_id: UUID, title: str, size: int) -> bool:
+    async def set_title(self, conversation_id: UUID, title: str) -> None:
+        """Gives the conversation a title, unless it has one."""
+        change = {"$set": {"title": title}, "$inc": {"version": 1}}
+        await self._conversations.update({"_id": conversation_id, "title": "", "delete_time": None}, change)
+
+    async def begin_run(self, conversation_id: UUID, run_id: UUID, size: int) -> bool:
         """Notes the run in its conversation. False when the conversation was deleted."""
-        change: dict[str, Any] = {
-            "$set": {"active_run_id": run_id, "update_time": now()} | ({"title": title} if title else {}),
-            "$inc": {"size_bytes": size},
-        }
+        change = {"$set": {"active_run_id": run_id, "update_time": now()}, "$inc": {"size_bytes": size}}
         return await self._conversations.update({"_id": conversation_id, "delete_time": None}, change)
 
     async def end_run(self, conversation_id: UUID, run_id: UUID, size: int) -> None:
@@ -72,7 +86,7 @@ class ChatStore:
         await self._conversations.update({"_id": conversation_id, "active_run_id": run_id}, change)
 
     async def delete_conversation(self, conversation_id: UUID) -> None:
-        """Out of sight first: a crash in between leaves nothing that anybody can reach."""
+        """Puts it out of sight, with its runs. Its content goes next; after a crash the next start removes it."""
         await self._conversations.update({"_id": conversation_id}, {"$set": {"delete_time": now(), "title": ""}})
 
     async def delete_content(self, conversation_id: UUID) -> None:
@@ -80,6 +94,7 @@ class ChatStore:
         await self._events.delete({"run_id": {"$in": [run["_id"] for run in runs]}})
         await self._messages.delete({"conversation_id": conversation_id})
         await self._runs.delete({"conversation_id": conversation_id})
+        await self._conversations.update({"_id": conversation_id}, {"$set": {"purge_time": now()}})
 
     async def save_message(self, message: Message) -> None:
         await self._messages.save(dict(message))

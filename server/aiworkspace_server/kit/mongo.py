@@ -71,5 +71,9 @@ class Mongo:
             raise ValueError("org_id is set by find_among alone")
         return await self.database[collection].find_one({**where, "org_id": {"$in": list(org_ids)}})
 
+    def scan(self, collection: str, where: Filter) -> AsyncCursor[Document]:
+        """Documents of every tenant, for clean-up by the server itself. Never on behalf of a caller."""
+        return self.database[collection].find(where, ["org_id"])
+
     async def close(self) -> None:
         await self.client.close()

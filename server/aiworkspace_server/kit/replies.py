@@ -71,7 +71,10 @@ class Replies:
 
     def content_hash(self, request: Message) -> bytes:
         """Keyed hash of the method and of all that the request says, passwords included: hence the key."""
-        content = request.SerializeToString(deterministic=True)
+        plain = type(request)()
+        plain.CopyFrom(request)
+        plain.ClearField("request_id")  # the same UUID can be written in several ways
+        content = plain.SerializeToString(deterministic=True)
         return hmac.digest(self._key, current.get().method.path.encode() + b"\0" + content, "sha256")
 
 

@@ -68,7 +68,7 @@ async def withdraw(tx: WriteSession, run_id: UUID) -> None:
 
 
 async def list_open(tx: ReadSession) -> Sequence[Row[*tuple[Any, ...]]]:
-    """Organization and run of every open reservation of every tenant: where to clean up after a crash."""
+    """Organization, run and conversation of every tenant's open reservations: where to clean up after a crash."""
     return (await tx.execute(_LIST_OPEN)).all()
 
 
