@@ -66,7 +66,7 @@ async def other_databases(stores: Stores, name: str) -> Stores:
         await owner.execute(f"CREATE DATABASE {name}")
     place, _, query = stores.mongo.partition("?")
     postgres = url.set(database=name).render_as_string(hide_password=False)
-    return Stores(postgres, f"{place.rstrip('/')}/{name}?{query}", stores.redis)
+    return Stores(postgres, f"{place.rpartition('/')[0]}/{name}?{query}", stores.redis)
 
 
 def store_settings(stores: Stores) -> dict[str, object]:
