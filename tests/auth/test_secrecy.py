@@ -14,10 +14,11 @@ import pytest
 from pydantic import SecretStr
 
 from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, workspace_pb2
-from aiworkspace_server.app import App
 from aiworkspace_server.settings import Settings
+from tests.conftest import Stores, other_databases, provider_settings, store_settings
 from tests.people import Person, events_of, make_conversation, make_org
 from tests.refusals import outcome
+from tests.standin import Standin
 
 PASSWORD, NEW_PASSWORD, WRONG_PASSWORD = "canary-password-1", "canary-password-2", "canary-password-3"
 SAID, PROMPTED = "canary-of-what-somebody-said", "canary-of-a-system-prompt"
@@ -25,8 +26,10 @@ FORGED = "canary.of.a-token"
 
 
 @pytest.fixture(scope="module")
-async def written(app: App, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
+async def written(stores: Stores, standin: Standin, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
     """All that a server wrote while it was told secrets in every way, and the secrets."""
+    own = store_settings(await other_databases(stores, "secrecy"))
+    settings = Settings.model_validate(own | provider_settings(standin))
     output = tmp_path_factory.mktemp("log") / "output"
     async with server(settings, output) as address:
         person = Person(address)
@@ -38,10 +41,10 @@ async def written(app: App, settings: Settings, tmp_path_factory: pytest.TempPat
 
 @asynccontextmanager
 async def server(settings: Settings, output: Path) -> AsyncIterator[str]:
-    """A server process on the databases of the tests. Gives its address; what it writes is in `output`."""
+    """A server process. Gives its address; what it writes is in `output`."""
     talkative = {"LOG_LEVEL": "debug", "LOG_FORMAT": "json", "PYTHONPATH": os.pathsep.join(sys.path)}
     with output.open("wb") as file:
-        command = sys.executable, "-m", "aiworkspace_server", "serve"
+        command = sys.executable, "-m", "aiworkspace_server", "serve", "--migrate"
         process = await asyncio.create_subprocess_exec(
             *command, env=os.environ | environment(settings) | talkative, stdout=file, stderr=file
         )

@@ -40,11 +40,15 @@ class Stream:
         self._completed = False
 
     def start(self, seconds: float) -> None:
-        """Asks within so many seconds. The first answer has any length, so that not all end at the same time."""
+        """Asks within so many seconds. The fewer they are, the more the first answers differ in length.
+
+        Either way the next questions come evenly spread over the time of an answer.
+        """
         self._stopping = False
         if self.idle.is_set():
             self.idle.clear()
-            tokens = random.randint(ANSWER_TOKENS // 16, ANSWER_TOKENS)
+            shorter = random.random() * (1 - seconds / _ANSWER_SECONDS)
+            tokens = max(1, round(ANSWER_TOKENS * (1 - shorter)))
             self._loop.call_later(random.uniform(0, seconds), self._ask, tokens)
 
     def stop(self) -> None:
