@@ -12,6 +12,7 @@ from .empty import STREAM
 from .http2 import connect, headers
 from .machine import Cores, Spent, Times
 from .paced import ANSWER_TOKENS, Load
+from .provider import SECONDS_PER_TOKEN
 from .servers import Server, Site
 from .table import Row
 
@@ -20,7 +21,8 @@ _CONVERSATIONS = 24  # of each
 _BARE_STREAMS = 64
 _FIRST_STREAMS = 64
 _GROWTH = 1.3
-_ON_PACE = 0.95
+_PUNCTUAL = 0.95  # of the tokens
+_TALKING = 0.9  # of the time
 _CHANCES = 3
 _LITELLM = 1_070  # tokens/s of its proxy, without a database, on the machine of the design notes
 
@@ -42,15 +44,20 @@ class Step:
         return self.punctual / self.spent.seconds
 
     @property
-    def share(self) -> float:
-        """Of the tokens that came: those that were punctual."""
-        return self.punctual / max(1, self.tokens)
+    def on_pace(self) -> bool:
+        """Whether tokens were punctual, and answers began and ended in less than a tenth of the time they took."""
+        return self.punctual >= _PUNCTUAL * self.tokens and self._talking >= _TALKING
+
+    @property
+    def _talking(self) -> float:
+        """How much of the time the streams had tokens to be sent."""
+        return self.rate * SECONDS_PER_TOKEN / self.streams
 
     def __str__(self) -> str:
-        core = self.spent.cpu_seconds / self.spent.seconds
         return (
-            f"{self.streams} streams: {self.share:.0%} of the tokens on pace, {core:.0%} of the core used,"
-            f" {self.spent.foreign_share:.0%} by others"
+            f"{self.streams} streams: talking {self._talking:.0%} of the time,"
+            f" {self.punctual / max(1, self.tokens):.0%} of the tokens punctual;"
+            f" {self.spent.cpu_seconds / self.spent.seconds:.0%} of the core used, {self.spent.foreign_share:.0%} by others"
         )
 
 
@@ -100,7 +107,7 @@ class Ramp:
         await self._load.resize(streams)
         for _ in range(_CHANCES):
             step = await self._step(streams)
-            if step.share >= _ON_PACE:
+            if step.on_pace:
                 self.good = step
                 return
         self.bad = step
