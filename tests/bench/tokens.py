@@ -57,7 +57,8 @@ class Step:
         return (
             f"{self.streams} streams: talking {self._talking:.0%} of the time,"
             f" {self.punctual / max(1, self.tokens):.0%} of the tokens punctual;"
-            f" {self.spent.cpu_seconds / self.spent.seconds:.0%} of the core used, {self.spent.foreign_share:.0%} by others"
+            f" {self.spent.cpu_seconds / self.spent.seconds:.0%} of the core used,"
+            f" {self.spent.foreign_share:.0%} by others"
         )
 
 
