@@ -9,9 +9,14 @@ from typing import Any
 import grpc
 
 from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, workspace_pb2
+from aiworkspace.v1.access_pb2_grpc import AccessServiceStub
+from aiworkspace.v1.account_pb2_grpc import AccountServiceStub
+from aiworkspace.v1.audit_pb2_grpc import AuditServiceStub
 from aiworkspace.v1.auth_pb2_grpc import AuthServiceStub
 from aiworkspace.v1.chat_pb2_grpc import ChatServiceStub
 from aiworkspace.v1.org_pb2_grpc import OrgServiceStub
+from aiworkspace.v1.service_account_pb2_grpc import ServiceAccountServiceStub
+from aiworkspace.v1.team_pb2_grpc import TeamServiceStub
 from aiworkspace.v1.usage_pb2_grpc import UsageServiceStub
 from aiworkspace.v1.workspace_pb2_grpc import WorkspaceServiceStub
 
@@ -59,7 +64,12 @@ class Person:
         options = (("grpc.max_receive_message_length", 16 << 20),)
         self.channel = grpc.aio.insecure_channel(address, options, interceptors=self.bearer.interceptors())
         self.auth: Any = AuthServiceStub(self.channel)
+        self.accounts: Any = AccountServiceStub(self.channel)
         self.orgs: Any = OrgServiceStub(self.channel)
+        self.teams: Any = TeamServiceStub(self.channel)
+        self.access: Any = AccessServiceStub(self.channel)
+        self.service_accounts: Any = ServiceAccountServiceStub(self.channel)
+        self.audit: Any = AuditServiceStub(self.channel)
         self.workspaces: Any = WorkspaceServiceStub(self.channel)
         self.chat: Any = ChatServiceStub(self.channel)
         self.usage: Any = UsageServiceStub(self.channel)
@@ -100,7 +110,7 @@ async def make_org(person: Person, name: str = "Acme") -> str:
     return str(response.org.org_id)
 
 
-async def make_workspace(person: Person, org_id: str, **fields: str) -> str:
+async def make_workspace(person: Person, org_id: str, **fields: Any) -> str:
     request = workspace_pb2.CreateWorkspaceRequest(org_id=org_id, name="Research", **fields)
     return str((await person.workspaces.CreateWorkspace(request)).workspace.workspace_id)
 

@@ -10,6 +10,10 @@ import grpc
 import structlog
 from grpc_health.v1 import health
 
+from .access.authorize import Access
+from .access.servicer import AccessServicer
+from .accounts.servicer import AccountServicer
+from .audit.servicer import AuditServicer
 from .auth.passwords import Passwords
 from .auth.principal import Authenticator
 from .auth.service import Sessions
@@ -28,11 +32,12 @@ from .kit.postgres import Database
 from .kit.replies import Replies
 from .llm.registry import Registry
 from .migrate import check_schema, migrate
-from .orgs.access import Access
 from .orgs.service import InvitationTokens
 from .orgs.servicer import OrgServicer
-from .rpc import add_services, build_server
+from .rpc import Services, add_services, build_server
+from .service_accounts.servicer import ServiceAccountServicer
 from .settings import Settings
+from .teams.servicer import TeamServicer
 from .usage.servicer import UsageServicer
 from .workspaces.service import WorkspaceFinder
 from .workspaces.servicer import WorkspaceServicer
@@ -106,9 +111,9 @@ async def _listen(stack: AsyncExitStack, settings: Settings, db: Database, mongo
     access = Access(
         authenticator,
         {
-            "workspace_id": workspaces.find_org,
-            "conversation_id": chats.find_conversation_org,
-            "run_id": chats.find_run_org,
+            "workspace_id": workspaces.find,
+            "conversation_id": chats.find_conversation,
+            "run_id": chats.find_run,
         },
     )
     limits = Limits(settings.redis_url.get_secret_value() if settings.redis_url else None, settings.rate_limit_factor)
@@ -117,17 +122,25 @@ async def _listen(stack: AsyncExitStack, settings: Settings, db: Database, mongo
     stack.callback(passwords.close)
     refresh_secret = settings.jwt_refresh_secret.get_secret_value()
     refresh_tokens = Tokens(refresh_secret, "refresh", settings.refresh_token_seconds)
-    sessions = Sessions(access_tokens, refresh_tokens, derive(refresh_secret, "lineage"))
-    pages, replies = Pages(derive(secret, "pages")), Replies(derive(secret, "replies"))
+    # The one secret that never changes, since all password hashes depend on it: what is made with these has to last.
+    lasting = settings.password_pepper.get_secret_value()
+    sessions = Sessions(access_tokens, refresh_tokens, derive(lasting, "lineage"))
+    pages, replies = Pages(derive(lasting, "pages")), Replies(derive(lasting, "replies"))
+    invitations = InvitationTokens(derive(lasting, "invitations"))
     server = build_server(authenticator, limits, access)
-    health_servicer = await add_services(
-        server,
-        AuthServicer(db, sessions, passwords, authenticator, pages, replies),
-        OrgServicer(db, authenticator, InvitationTokens(derive(secret, "invitations")), pages, replies),
-        WorkspaceServicer(db, registry, workspaces, pages, replies),
-        ChatServicer(db, mongo, registry, runs, pages, replies),
-        UsageServicer(db, pages),
+    services = Services(
+        auth=AuthServicer(db, sessions, passwords, authenticator, pages, replies),
+        accounts=AccountServicer(db, pages, replies),
+        orgs=OrgServicer(db, authenticator, runs.cancel_of, invitations, pages, replies),
+        teams=TeamServicer(db, pages, replies),
+        access=AccessServicer(db, pages, replies),
+        service_accounts=ServiceAccountServicer(db, pages, replies),
+        workspaces=WorkspaceServicer(db, registry, workspaces, pages, replies),
+        chat=ChatServicer(db, mongo, registry, runs, pages, replies),
+        usage=UsageServicer(db, pages),
+        audit=AuditServicer(db, pages, replies),
     )
+    health_servicer = await add_services(server, services)
     address = _bind(server, settings)
     await server.start()
     stack.push_async_callback(_drain, server, health_servicer, runs, settings.shutdown_seconds)

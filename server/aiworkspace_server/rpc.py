@@ -1,32 +1,65 @@
 """The surface: what runs around every call, in which order and why, and every service behind it."""
 
+from dataclasses import dataclass
+
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, usage_pb2, workspace_pb2
-from aiworkspace.v1.auth_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
-from aiworkspace.v1.chat_pb2_grpc import ChatServiceServicer, add_ChatServiceServicer_to_server
-from aiworkspace.v1.org_pb2_grpc import OrgServiceServicer, add_OrgServiceServicer_to_server
-from aiworkspace.v1.usage_pb2_grpc import UsageServiceServicer, add_UsageServiceServicer_to_server
-from aiworkspace.v1.workspace_pb2_grpc import WorkspaceServiceServicer, add_WorkspaceServiceServicer_to_server
+from aiworkspace.v1 import (
+    access_pb2,
+    account_pb2,
+    audit_pb2,
+    auth_pb2,
+    chat_pb2,
+    org_pb2,
+    service_account_pb2,
+    team_pb2,
+    usage_pb2,
+    workspace_pb2,
+)
+from aiworkspace.v1.access_pb2_grpc import add_AccessServiceServicer_to_server
+from aiworkspace.v1.account_pb2_grpc import add_AccountServiceServicer_to_server
+from aiworkspace.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
+from aiworkspace.v1.auth_pb2_grpc import add_AuthServiceServicer_to_server
+from aiworkspace.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
+from aiworkspace.v1.org_pb2_grpc import add_OrgServiceServicer_to_server
+from aiworkspace.v1.service_account_pb2_grpc import add_ServiceAccountServiceServicer_to_server
+from aiworkspace.v1.team_pb2_grpc import add_TeamServiceServicer_to_server
+from aiworkspace.v1.usage_pb2_grpc import add_UsageServiceServicer_to_server
+from aiworkspace.v1.workspace_pb2_grpc import add_WorkspaceServiceServicer_to_server
 
+from .access.authorize import Access
+from .access.servicer import AccessServicer
+from .accounts.servicer import AccountServicer
+from .audit.servicer import AuditServicer
+from .auth.authority import check_permissions
 from .auth.principal import Authenticator
+from .auth.servicer import AuthServicer
+from .chat.servicer import ChatServicer
 from .kit import interceptors
 from .kit.contract import read_methods
 from .kit.interceptors import Interceptor, Step
 from .kit.limits import Limits
-from .orgs.access import Access
-from .orgs.roles import check_permissions
+from .orgs.servicer import OrgServicer
+from .service_accounts.servicer import ServiceAccountServicer
+from .teams.servicer import TeamServicer
+from .usage.servicer import UsageServicer
+from .workspaces.servicer import WorkspaceServicer
 
 SERVICES = tuple(
     file.DESCRIPTOR.services_by_name[name]
     for file, name in (
         (auth_pb2, "AuthService"),
+        (account_pb2, "AccountService"),
         (org_pb2, "OrgService"),
+        (team_pb2, "TeamService"),
+        (access_pb2, "AccessService"),
+        (service_account_pb2, "ServiceAccountService"),
         (workspace_pb2, "WorkspaceService"),
         (chat_pb2, "ChatService"),
         (usage_pb2, "UsageService"),
+        (audit_pb2, "AuditService"),
     )
 )
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -69,20 +102,34 @@ def build_server(authenticator: Authenticator, limits: Limits, access: Access) -
     return grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
 
 
-async def add_services(
-    server: grpc.aio.Server,
-    auth: AuthServiceServicer,
-    orgs: OrgServiceServicer,
-    workspaces: WorkspaceServiceServicer,
-    chat: ChatServiceServicer,
-    usage: UsageServiceServicer,
-) -> health.aio.HealthServicer:
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What is behind the surface."""
+
+    auth: AuthServicer
+    accounts: AccountServicer
+    orgs: OrgServicer
+    teams: TeamServicer
+    access: AccessServicer
+    service_accounts: ServiceAccountServicer
+    workspaces: WorkspaceServicer
+    chat: ChatServicer
+    usage: UsageServicer
+    audit: AuditServicer
+
+
+async def add_services(server: grpc.aio.Server, services: Services) -> health.aio.HealthServicer:
     """Adds every service, health and reflection. Returns the health service, to be told when to say what."""
-    add_AuthServiceServicer_to_server(auth, server)
-    add_OrgServiceServicer_to_server(orgs, server)
-    add_WorkspaceServiceServicer_to_server(workspaces, server)
-    add_ChatServiceServicer_to_server(chat, server)
-    add_UsageServiceServicer_to_server(usage, server)
+    add_AuthServiceServicer_to_server(services.auth, server)
+    add_AccountServiceServicer_to_server(services.accounts, server)
+    add_OrgServiceServicer_to_server(services.orgs, server)
+    add_TeamServiceServicer_to_server(services.teams, server)
+    add_AccessServiceServicer_to_server(services.access, server)
+    add_ServiceAccountServiceServicer_to_server(services.service_accounts, server)
+    add_WorkspaceServiceServicer_to_server(services.workspaces, server)
+    add_ChatServiceServicer_to_server(services.chat, server)
+    add_UsageServiceServicer_to_server(services.usage, server)
+    add_AuditServiceServicer_to_server(services.audit, server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     names = [service.full_name for service in SERVICES]

@@ -1,7 +1,10 @@
 """All tables of all domains, for Alembic."""
 
+import aiworkspace_server.accounts.models
+import aiworkspace_server.audit.models
 import aiworkspace_server.auth.models
 import aiworkspace_server.orgs.models
+import aiworkspace_server.service_accounts.models
 import aiworkspace_server.usage.models
 import aiworkspace_server.workspaces.models  # noqa: F401 - imported for the tables that they define
 

@@ -27,7 +27,7 @@ from tests.refusals import (
 )
 
 
-def registration(**fields: str) -> pb.RegisterRequest:
+def registration(**fields: Any) -> pb.RegisterRequest:
     """A good one for an address that nobody has."""
     given = {"email": f"{uuid.uuid4().hex}@example.com", "password": PASSWORD, "display_name": "Somebody"} | fields
     return pb.RegisterRequest(**given)

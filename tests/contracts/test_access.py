@@ -10,9 +10,9 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 
 from aiworkspace.v1 import chat_pb2, org_pb2, workspace_pb2
+from aiworkspace_server.auth.authority import check_permissions
 from aiworkspace_server.auth.tokens import Tokens
 from aiworkspace_server.kit.contract import ContractError, Method, read_methods
-from aiworkspace_server.orgs.roles import check_permissions
 from aiworkspace_server.rpc import SERVICES
 from aiworkspace_server.settings import Settings
 from tests.contracts.surface import CLOSED, ENDPOINTS, Endpoint, id_fields, is_output_only, name_of, put, random_id

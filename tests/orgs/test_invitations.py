@@ -113,7 +113,7 @@ async def test_inviting_again_with_the_same_request_id_gives_the_same_invitation
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("email", "nobody"), ("email", "a\0b@example.com"), ("role", 0), ("role", 5), ("role", -1), ("request_id", "1")],
+    [("email", "nobody"), ("email", "a\0b@example.com"), ("role", 0), ("role", 7), ("role", -1), ("request_id", "1")],
 )
 async def test_what_breaks_a_rule_is_refused_by_name(field: str, value: Any, team: Team) -> None:
     request = invitation(team.org_id, "somebody@example.com")

@@ -36,7 +36,7 @@ from tests.team import Team
 LONGEST_PROMPT = "ä" * 32768
 
 
-def creation(org_id: str, **fields: str) -> pb.CreateWorkspaceRequest:
+def creation(org_id: str, **fields: Any) -> pb.CreateWorkspaceRequest:
     return pb.CreateWorkspaceRequest(**{"org_id": org_id, "name": "Research"} | fields)
 
 

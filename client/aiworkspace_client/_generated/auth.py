@@ -51,6 +51,10 @@ _LIST_SESSIONS = Method(
 _REVOKE_SESSION = Method(
     "/aiworkspace.v1.AuthService/RevokeSession", auth_pb2.RevokeSessionResponse, repeatable=True, public=False
 )
+_REVOKE_ALL_SESSIONS = Method(
+    "/aiworkspace.v1.AuthService/RevokeAllSessions", auth_pb2.RevokeAllSessionsResponse, repeatable=True, public=False
+)
+_GET_JWKS = Method("/aiworkspace.v1.AuthService/GetJwks", auth_pb2.GetJwksResponse, repeatable=True, public=True)
 
 
 class AsyncAuth:
@@ -58,7 +62,11 @@ class AsyncAuth:
 
     A sign-in makes a session: one per device, listed and revoked on its own. It hands out an access token, which
     goes into the metadata of every other call as "authorization: Bearer <token>" and lives for minutes, and a
-    refresh token, which buys the next pair and works once.
+    refresh token, which buys the next pair and works once. API keys go into the same place and need no sign-in.
+
+    Browsers sign in with use_cookies: the tokens then travel as cookies alone, in the metadata "set-cookie" and
+    "cookie", which scripts cannot read, and calls carry the session's csrf_token as the metadata "x-csrf-token". A
+    call with both a cookie and a bearer token is refused.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -72,12 +80,14 @@ class AsyncAuth:
         display_name: str,
         device_name: str = "",
         request_id: str | None = None,
+        use_cookies: bool = False,
         timeout: float | None = None,
     ) -> auth_pb2.RegisterResponse:
-        """Creates an account and signs it in.
+        """Creates an account and signs it in. A mail with the token for AccountService.VerifyEmail goes to its address.
 
-        Errors: ALREADY_EXISTS when the email address has an account. Repeating a call with the same request_id and
-        password signs in to the account that the first one made.
+        Errors: INVALID_ARGUMENT when the password is easily guessed; ALREADY_EXISTS when the email address has an
+        account. Repeating a call with the same request_id and password signs in to the account that the first one
+        made.
 
         Args:
             email: Email address. Upper and lower case are the same.
@@ -85,6 +95,7 @@ class AsyncAuth:
             display_name: Name that other people see, 1 to 100 characters.
             device_name: Name of the device, shown in the list of sessions. At most 100 characters.
             request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            use_cookies: Whether the tokens are to be sent as cookies alone, out of the reach of scripts: for browsers.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         request = auth_pb2.RegisterRequest(
@@ -93,36 +104,50 @@ class AsyncAuth:
             display_name=display_name,
             device_name=device_name,
             request_id=request_id or new_request_id(),
+            use_cookies=use_cookies,
         )
         return await self._transport.unary(_REGISTER, request, timeout)
 
     async def login(
-        self, *, email: str, password: str, device_name: str = "", timeout: float | None = None
+        self,
+        *,
+        email: str,
+        password: str,
+        device_name: str = "",
+        device_token: str = "",
+        use_cookies: bool = False,
+        timeout: float | None = None,
     ) -> auth_pb2.LoginResponse:
         """Signs in with email address and password and starts a session.
 
         Errors: UNAUTHENTICATED, with the same content and after the same time, for a wrong password and for an
-        unknown address.
+        unknown address; RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes, except with the
+        device_token of an earlier sign-in, which has ten of its own.
 
         Args:
             email: Email address of the account.
             password: Its password.
             device_name: Name of the device, shown in the list of sessions. At most 100 characters.
+            device_token: device_token of an earlier sign-in on this device, when there was one.
+            use_cookies: Whether the tokens are to be sent as cookies alone, out of the reach of scripts: for browsers.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
-        request = auth_pb2.LoginRequest(email=email, password=password, device_name=device_name)
+        request = auth_pb2.LoginRequest(
+            email=email, password=password, device_name=device_name, device_token=device_token, use_cookies=use_cookies
+        )
         return await self._transport.unary(_LOGIN, request, timeout)
 
-    async def refresh(self, *, refresh_token: str, timeout: float | None = None) -> auth_pb2.TokenPair:
+    async def refresh(self, *, refresh_token: str = "", timeout: float | None = None) -> auth_pb2.TokenPair:
         """Exchanges a refresh token for new tokens of the same session.
 
-        The token is used up by it. Repeating the exchange within ten seconds gives the same tokens, so that a lost
-        reply does no harm; using it later ends the session, because somebody else may hold a copy.
+        The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange
+        within ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session,
+        because somebody else may hold a copy.
 
         Errors: UNAUTHENTICATED.
 
         Args:
-            refresh_token: The session's latest refresh token.
+            refresh_token: The session's latest refresh token. Empty when it comes as a cookie.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         request = auth_pb2.RefreshRequest(refresh_token=refresh_token)
@@ -167,9 +192,10 @@ class AsyncAuth:
     async def change_password(
         self, *, current_password: str, new_password: str, request_id: str | None = None, timeout: float | None = None
     ) -> None:
-        """Sets a new password and ends all other sessions of the account.
+        """Sets a new password and ends all other sessions of the account. Its owner gets a mail.
 
-        Errors: UNAUTHENTICATED when current_password is wrong.
+        Errors: UNAUTHENTICATED when current_password is wrong; INVALID_ARGUMENT when new_password is easily guessed;
+        RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes.
 
         Args:
             current_password: The password up to now.
@@ -211,13 +237,39 @@ class AsyncAuth:
         request = auth_pb2.RevokeSessionRequest(session_id=session_id)
         await self._transport.unary(_REVOKE_SESSION, request, timeout)
 
+    async def revoke_all_sessions(
+        self, *, keep_current: bool = False, timeout: float | None = None
+    ) -> auth_pb2.RevokeAllSessionsResponse:
+        """Ends all of the caller's sessions, this one included unless keep_current says otherwise.
+
+        Args:
+            keep_current: Whether the session of this call stays.
+            timeout: Seconds for the call, repetitions included. The client's own unless given.
+        """
+        request = auth_pb2.RevokeAllSessionsRequest(keep_current=keep_current)
+        return await self._transport.unary(_REVOKE_ALL_SESSIONS, request, timeout)
+
+    async def get_jwks(self, *, timeout: float | None = None) -> auth_pb2.GetJwksResponse:
+        """Returns the public keys with which other services can check access tokens: a JSON Web Key Set (RFC 7517) when
+        it is read as JSON. It has no keys while tokens are signed with a shared secret.
+
+        Args:
+            timeout: Seconds for the call, repetitions included. The client's own unless given.
+        """
+        request = auth_pb2.GetJwksRequest()
+        return await self._transport.unary(_GET_JWKS, request, timeout)
+
 
 class Auth:
     """AuthService creates accounts and signs their owners in.
 
     A sign-in makes a session: one per device, listed and revoked on its own. It hands out an access token, which
     goes into the metadata of every other call as "authorization: Bearer <token>" and lives for minutes, and a
-    refresh token, which buys the next pair and works once.
+    refresh token, which buys the next pair and works once. API keys go into the same place and need no sign-in.
+
+    Browsers sign in with use_cookies: the tokens then travel as cookies alone, in the metadata "set-cookie" and
+    "cookie", which scripts cannot read, and calls carry the session's csrf_token as the metadata "x-csrf-token". A
+    call with both a cookie and a bearer token is refused.
     """
 
     def __init__(self, portal: Portal, namespace: AsyncAuth) -> None:
@@ -232,12 +284,14 @@ class Auth:
         display_name: str,
         device_name: str = "",
         request_id: str | None = None,
+        use_cookies: bool = False,
         timeout: float | None = None,
     ) -> auth_pb2.RegisterResponse:
-        """Creates an account and signs it in.
+        """Creates an account and signs it in. A mail with the token for AccountService.VerifyEmail goes to its address.
 
-        Errors: ALREADY_EXISTS when the email address has an account. Repeating a call with the same request_id and
-        password signs in to the account that the first one made.
+        Errors: INVALID_ARGUMENT when the password is easily guessed; ALREADY_EXISTS when the email address has an
+        account. Repeating a call with the same request_id and password signs in to the account that the first one
+        made.
 
         Args:
             email: Email address. Upper and lower case are the same.
@@ -245,6 +299,7 @@ class Auth:
             display_name: Name that other people see, 1 to 100 characters.
             device_name: Name of the device, shown in the list of sessions. At most 100 characters.
             request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            use_cookies: Whether the tokens are to be sent as cookies alone, out of the reach of scripts: for browsers.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         return self._portal.run(
@@ -254,38 +309,57 @@ class Auth:
                 display_name=display_name,
                 device_name=device_name,
                 request_id=request_id,
+                use_cookies=use_cookies,
                 timeout=timeout,
             )
         )
 
     def login(
-        self, *, email: str, password: str, device_name: str = "", timeout: float | None = None
+        self,
+        *,
+        email: str,
+        password: str,
+        device_name: str = "",
+        device_token: str = "",
+        use_cookies: bool = False,
+        timeout: float | None = None,
     ) -> auth_pb2.LoginResponse:
         """Signs in with email address and password and starts a session.
 
         Errors: UNAUTHENTICATED, with the same content and after the same time, for a wrong password and for an
-        unknown address.
+        unknown address; RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes, except with the
+        device_token of an earlier sign-in, which has ten of its own.
 
         Args:
             email: Email address of the account.
             password: Its password.
             device_name: Name of the device, shown in the list of sessions. At most 100 characters.
+            device_token: device_token of an earlier sign-in on this device, when there was one.
+            use_cookies: Whether the tokens are to be sent as cookies alone, out of the reach of scripts: for browsers.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         return self._portal.run(
-            self._namespace.login(email=email, password=password, device_name=device_name, timeout=timeout)
+            self._namespace.login(
+                email=email,
+                password=password,
+                device_name=device_name,
+                device_token=device_token,
+                use_cookies=use_cookies,
+                timeout=timeout,
+            )
         )
 
-    def refresh(self, *, refresh_token: str, timeout: float | None = None) -> auth_pb2.TokenPair:
+    def refresh(self, *, refresh_token: str = "", timeout: float | None = None) -> auth_pb2.TokenPair:
         """Exchanges a refresh token for new tokens of the same session.
 
-        The token is used up by it. Repeating the exchange within ten seconds gives the same tokens, so that a lost
-        reply does no harm; using it later ends the session, because somebody else may hold a copy.
+        The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange
+        within ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session,
+        because somebody else may hold a copy.
 
         Errors: UNAUTHENTICATED.
 
         Args:
-            refresh_token: The session's latest refresh token.
+            refresh_token: The session's latest refresh token. Empty when it comes as a cookie.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         return self._portal.run(self._namespace.refresh(refresh_token=refresh_token, timeout=timeout))
@@ -323,9 +397,10 @@ class Auth:
     def change_password(
         self, *, current_password: str, new_password: str, request_id: str | None = None, timeout: float | None = None
     ) -> None:
-        """Sets a new password and ends all other sessions of the account.
+        """Sets a new password and ends all other sessions of the account. Its owner gets a mail.
 
-        Errors: UNAUTHENTICATED when current_password is wrong.
+        Errors: UNAUTHENTICATED when current_password is wrong; INVALID_ARGUMENT when new_password is easily guessed;
+        RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes.
 
         Args:
             current_password: The password up to now.
@@ -363,3 +438,23 @@ class Auth:
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         self._portal.run(self._namespace.revoke_session(session_id, timeout=timeout))
+
+    def revoke_all_sessions(
+        self, *, keep_current: bool = False, timeout: float | None = None
+    ) -> auth_pb2.RevokeAllSessionsResponse:
+        """Ends all of the caller's sessions, this one included unless keep_current says otherwise.
+
+        Args:
+            keep_current: Whether the session of this call stays.
+            timeout: Seconds for the call, repetitions included. The client's own unless given.
+        """
+        return self._portal.run(self._namespace.revoke_all_sessions(keep_current=keep_current, timeout=timeout))
+
+    def get_jwks(self, *, timeout: float | None = None) -> auth_pb2.GetJwksResponse:
+        """Returns the public keys with which other services can check access tokens: a JSON Web Key Set (RFC 7517) when
+        it is read as JSON. It has no keys while tokens are signed with a shared secret.
+
+        Args:
+            timeout: Seconds for the call, repetitions included. The client's own unless given.
+        """
+        return self._portal.run(self._namespace.get_jwks(timeout=timeout))

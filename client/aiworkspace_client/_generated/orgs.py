@@ -38,6 +38,12 @@ _UPDATE_MEMBER = Method(
 _REMOVE_MEMBER = Method(
     "/aiworkspace.v1.OrgService/RemoveMember", org_pb2.RemoveMemberResponse, repeatable=True, public=False
 )
+_SUSPEND_MEMBER = Method(
+    "/aiworkspace.v1.OrgService/SuspendMember", org_pb2.SuspendMemberResponse, repeatable=True, public=False
+)
+_REINSTATE_MEMBER = Method(
+    "/aiworkspace.v1.OrgService/ReinstateMember", org_pb2.ReinstateMemberResponse, repeatable=True, public=False
+)
 
 
 class AsyncOrgs:
@@ -123,24 +129,31 @@ class AsyncOrgs:
         email: str,
         role: org_pb2.Role.ValueType,
         request_id: str | None = None,
+        custom_role_id: str = "",
         timeout: float | None = None,
     ) -> org_pb2.CreateInvitationResponse:
-        """Invites an email address into the organization. Owners and admins may; only owners invite owners.
+        """Invites an email address into the organization, and sends it a mail. Owners and admins may; nobody offers a
+        role that includes what they lack.
 
-        The answer has the token that the invited person needs. It is not shown again; give it to that person.
+        The answer has the token that the invited person needs, as has the mail. It is not shown again.
 
-        Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role above the caller's
-        own.
+        Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's
+        own; NOT_FOUND for an unknown custom role.
 
         Args:
             org_id: The organization.
             email: Email address to invite.
             role: The role to offer.
             request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            custom_role_id: The custom role, with ROLE_CUSTOM and only with it.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         request = org_pb2.CreateInvitationRequest(
-            org_id=org_id, email=email, role=role, request_id=request_id or new_request_id()
+            org_id=org_id,
+            email=email,
+            role=role,
+            request_id=request_id or new_request_id(),
+            custom_role_id=custom_role_id,
         )
         return await self._transport.unary(_CREATE_INVITATION, request, timeout)
 
@@ -216,16 +229,18 @@ class AsyncOrgs:
     async def update_member(
         self, *, member: org_pb2.Member, update_mask: Sequence[str] = (), timeout: float | None = None
     ) -> org_pb2.Member:
-        """Changes a member's role. Owners and admins may; only owners make, change or unmake owners.
+        """Changes a member's role. Owners and admins may; nobody gives or takes a role that includes what they lack.
 
         Pending invitations that the member made and could no longer make are revoked.
 
-        Errors: NOT_FOUND; PERMISSION_DENIED for a role above the caller's own; FAILED_PRECONDITION when no owner
-        would be left; ABORTED when member.etag is given and no longer current.
+        Errors: NOT_FOUND; PERMISSION_DENIED for a role beyond the caller's own; FAILED_PRECONDITION when no owner
+        would be left; INVALID_ARGUMENT for a service account as owner; ABORTED when member.etag is given and no
+        longer current.
 
         Args:
             member: The new values, and in org_id and user_id whose membership to change.
-            update_mask: Which fields to change: "role". Empty means every changeable field that is set in member.
+            update_mask: Which fields to change: "role", "custom_role_id". Empty means every changeable field that is
+                set in member.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         request = org_pb2.UpdateMemberRequest(member=member, update_mask=FieldMask(paths=update_mask))
@@ -233,9 +248,10 @@ class AsyncOrgs:
         return response.member
 
     async def remove_member(self, *, org_id: str, user_id: str, timeout: float | None = None) -> None:
-        """Ends a membership. Owners and admins may, only owners for owners; every member may leave.
+        """Ends a membership, with the member's places in teams and workspaces and, of a service account, its API keys.
+        Owners and admins may, for members whose role includes nothing that they lack; every member may leave.
 
-        Pending invitations that the member made are revoked.
+        Pending invitations that the member made are revoked, runs in progress are cancelled.
 
         Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
 
@@ -246,6 +262,39 @@ class AsyncOrgs:
         """
         request = org_pb2.RemoveMemberRequest(org_id=org_id, user_id=user_id)
         await self._transport.unary(_REMOVE_MEMBER, request, timeout)
+
+    async def suspend_member(self, *, org_id: str, user_id: str, timeout: float | None = None) -> org_pb2.Member:
+        """Takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members whose
+        role includes nothing that they lack, and not for themselves.
+
+        For the member, and for API keys of a suspended service account, the organization does not exist. Runs in
+        progress are cancelled. Suspending again changes nothing.
+
+        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
+
+        Args:
+            org_id: The organization.
+            user_id: The member to suspend.
+            timeout: Seconds for the call, repetitions included. The client's own unless given.
+        """
+        request = org_pb2.SuspendMemberRequest(org_id=org_id, user_id=user_id)
+        response = await self._transport.unary(_SUSPEND_MEMBER, request, timeout)
+        return response.member
+
+    async def reinstate_member(self, *, org_id: str, user_id: str, timeout: float | None = None) -> org_pb2.Member:
+        """Gives a suspended member's access back. Owners and admins may, for members whose role includes nothing that
+        they lack. Reinstating again changes nothing.
+
+        Errors: NOT_FOUND; PERMISSION_DENIED.
+
+        Args:
+            org_id: The organization.
+            user_id: The member to reinstate.
+            timeout: Seconds for the call, repetitions included. The client's own unless given.
+        """
+        request = org_pb2.ReinstateMemberRequest(org_id=org_id, user_id=user_id)
+        response = await self._transport.unary(_REINSTATE_MEMBER, request, timeout)
+        return response.member
 
 
 class Orgs:
@@ -318,25 +367,33 @@ class Orgs:
         email: str,
         role: org_pb2.Role.ValueType,
         request_id: str | None = None,
+        custom_role_id: str = "",
         timeout: float | None = None,
     ) -> org_pb2.CreateInvitationResponse:
-        """Invites an email address into the organization. Owners and admins may; only owners invite owners.
+        """Invites an email address into the organization, and sends it a mail. Owners and admins may; nobody offers a
+        role that includes what they lack.
 
-        The answer has the token that the invited person needs. It is not shown again; give it to that person.
+        The answer has the token that the invited person needs, as has the mail. It is not shown again.
 
-        Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role above the caller's
-        own.
+        Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's
+        own; NOT_FOUND for an unknown custom role.
 
         Args:
             org_id: The organization.
             email: Email address to invite.
             role: The role to offer.
             request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            custom_role_id: The custom role, with ROLE_CUSTOM and only with it.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         return self._portal.run(
             self._namespace.create_invitation(
-                org_id=org_id, email=email, role=role, request_id=request_id, timeout=timeout
+                org_id=org_id,
+                email=email,
+                role=role,
+                request_id=request_id,
+                custom_role_id=custom_role_id,
+                timeout=timeout,
             )
         )
 
@@ -404,24 +461,27 @@ class Orgs:
     def update_member(
         self, *, member: org_pb2.Member, update_mask: Sequence[str] = (), timeout: float | None = None
     ) -> org_pb2.Member:
-        """Changes a member's role. Owners and admins may; only owners make, change or unmake owners.
+        """Changes a member's role. Owners and admins may; nobody gives or takes a role that includes what they lack.
 
         Pending invitations that the member made and could no longer make are revoked.
 
-        Errors: NOT_FOUND; PERMISSION_DENIED for a role above the caller's own; FAILED_PRECONDITION when no owner
-        would be left; ABORTED when member.etag is given and no longer current.
+        Errors: NOT_FOUND; PERMISSION_DENIED for a role beyond the caller's own; FAILED_PRECONDITION when no owner
+        would be left; INVALID_ARGUMENT for a service account as owner; ABORTED when member.etag is given and no
+        longer current.
 
         Args:
             member: The new values, and in org_id and user_id whose membership to change.
-            update_mask: Which fields to change: "role". Empty means every changeable field that is set in member.
+            update_mask: Which fields to change: "role", "custom_role_id". Empty means every changeable field that is
+                set in member.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         return self._portal.run(self._namespace.update_member(member=member, update_mask=update_mask, timeout=timeout))
 
     def remove_member(self, *, org_id: str, user_id: str, timeout: float | None = None) -> None:
-        """Ends a membership. Owners and admins may, only owners for owners; every member may leave.
+        """Ends a membership, with the member's places in teams and workspaces and, of a service account, its API keys.
+        Owners and admins may, for members whose role includes nothing that they lack; every member may leave.
 
-        Pending invitations that the member made are revoked.
+        Pending invitations that the member made are revoked, runs in progress are cancelled.
 
         Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
 
@@ -431,3 +491,32 @@ class Orgs:
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         self._portal.run(self._namespace.remove_member(org_id=org_id, user_id=user_id, timeout=timeout))
+
+    def suspend_member(self, *, org_id: str, user_id: str, timeout: float | None = None) -> org_pb2.Member:
+        """Takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members whose
+        role includes nothing that they lack, and not for themselves.
+
+        For the member, and for API keys of a suspended service account, the organization does not exist. Runs in
+        progress are cancelled. Suspending again changes nothing.
+
+        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
+
+        Args:
+            org_id: The organization.
+            user_id: The member to suspend.
+            timeout: Seconds for the call, repetitions included. The client's own unless given.
+        """
+        return self._portal.run(self._namespace.suspend_member(org_id=org_id, user_id=user_id, timeout=timeout))
+
+    def reinstate_member(self, *, org_id: str, user_id: str, timeout: float | None = None) -> org_pb2.Member:
+        """Gives a suspended member's access back. Owners and admins may, for members whose role includes nothing that
+        they lack. Reinstating again changes nothing.
+
+        Errors: NOT_FOUND; PERMISSION_DENIED.
+
+        Args:
+            org_id: The organization.
+            user_id: The member to reinstate.
+            timeout: Seconds for the call, repetitions included. The client's own unless given.
+        """
+        return self._portal.run(self._namespace.reinstate_member(org_id=org_id, user_id=user_id, timeout=timeout))

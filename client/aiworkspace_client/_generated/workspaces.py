@@ -39,11 +39,37 @@ _DELETE_WORKSPACE = Method(
     repeatable=True,
     public=False,
 )
+_SET_WORKSPACE_VISIBILITY = Method(
+    "/aiworkspace.v1.WorkspaceService/SetWorkspaceVisibility",
+    workspace_pb2.SetWorkspaceVisibilityResponse,
+    repeatable=True,
+    public=False,
+)
+_SET_WORKSPACE_MEMBER = Method(
+    "/aiworkspace.v1.WorkspaceService/SetWorkspaceMember",
+    workspace_pb2.SetWorkspaceMemberResponse,
+    repeatable=True,
+    public=False,
+)
+_REMOVE_WORKSPACE_MEMBER = Method(
+    "/aiworkspace.v1.WorkspaceService/RemoveWorkspaceMember",
+    workspace_pb2.RemoveWorkspaceMemberResponse,
+    repeatable=True,
+    public=False,
+)
+_LIST_WORKSPACE_MEMBERS = Method(
+    "/aiworkspace.v1.WorkspaceService/ListWorkspaceMembers",
+    workspace_pb2.ListWorkspaceMembersResponse,
+    repeatable=True,
+    public=False,
+)
 
 
 class AsyncWorkspaces:
     """WorkspaceService manages the workspaces of an organization. A workspace gives its conversations a default model
-    and a system prompt, and is open to all members of its organization.
+    and a system prompt. It is open to all members of its organization, with the permissions of their roles in that,
+    or to its own members only: people and teams, each with a role in the workspace. A workspace that somebody may
+    not see is NOT_FOUND for them.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -57,9 +83,10 @@ class AsyncWorkspaces:
         default_model: str = "",
         system_prompt: str = "",
         request_id: str | None = None,
+        visibility: workspace_pb2.WorkspaceVisibility.ValueType = workspace_pb2.WORKSPACE_VISIBILITY_UNSPECIFIED,
         timeout: float | None = None,
     ) -> workspace_pb2.Workspace:
-        """Creates a workspace. Members may.
+        """Creates a workspace, of which the caller becomes a manager. Members may.
 
         Errors: INVALID_ARGUMENT when default_model is not one of ListModels.
 
@@ -69,6 +96,7 @@ class AsyncWorkspaces:
             default_model: Model of conversations that name none: one of ListModels. Empty means "echo/echo".
             system_prompt: What the model is told at the start of every conversation. At most 32,768 characters.
             request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            visibility: Who sees it. Not given means WORKSPACE_VISIBILITY_ORG.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         request = workspace_pb2.CreateWorkspaceRequest(
@@ -77,12 +105,13 @@ class AsyncWorkspaces:
             default_model=default_model,
             system_prompt=system_prompt,
             request_id=request_id or new_request_id(),
+            visibility=visibility,
         )
         response = await self._transport.unary(_CREATE_WORKSPACE, request, timeout)
         return response.workspace
 
     async def get(self, workspace_id: str, *, timeout: float | None = None) -> workspace_pb2.Workspace:
-        """Returns a workspace. Any member of the organization may.
+        """Returns a workspace that the caller may see.
 
         Args:
             workspace_id: The workspace.
@@ -95,7 +124,7 @@ class AsyncWorkspaces:
     def list(
         self, org_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
     ) -> AsyncPager[workspace_pb2.Workspace, workspace_pb2.ListWorkspacesResponse]:
-        """Lists the workspaces of an organization, the oldest first. Any member may.
+        """Lists those workspaces of an organization that the caller may see, the oldest first.
 
         Args:
             org_id: The organization.
@@ -113,7 +142,8 @@ class AsyncWorkspaces:
     async def update(
         self, *, workspace: workspace_pb2.Workspace, update_mask: Sequence[str] = (), timeout: float | None = None
     ) -> workspace_pb2.Workspace:
-        """Changes name, default model and system prompt. Members may.
+        """Changes name, default model and system prompt. Members of the organization may where it is open to them, and
+        the workspace's editors and managers.
 
         Errors: INVALID_ARGUMENT when default_model is not one of ListModels; ABORTED when workspace.etag is given
         and no longer current.
@@ -129,7 +159,8 @@ class AsyncWorkspaces:
         return response.workspace
 
     async def delete(self, workspace_id: str, *, timeout: float | None = None) -> None:
-        """Deletes a workspace with its conversations. Owners and admins may. Its ids are NOT_FOUND from then on.
+        """Deletes a workspace with its conversations. The workspace's managers and the organization's owners and admins
+        may. Its ids are NOT_FOUND from then on.
 
         Args:
             workspace_id: The workspace.
@@ -138,10 +169,99 @@ class AsyncWorkspaces:
         request = workspace_pb2.DeleteWorkspaceRequest(workspace_id=workspace_id)
         await self._transport.unary(_DELETE_WORKSPACE, request, timeout)
 
+    async def set_visibility(
+        self,
+        *,
+        workspace_id: str,
+        visibility: workspace_pb2.WorkspaceVisibility.ValueType,
+        timeout: float | None = None,
+    ) -> workspace_pb2.Workspace:
+        """Opens a workspace to its organization or closes it to all but its members. The workspace's managers and the
+        organization's owners and admins may.
+
+        Args:
+            workspace_id: The workspace.
+            visibility: Who is to see it.
+            timeout: Seconds for the call, repetitions included. The client's own unless given.
+        """
+        request = workspace_pb2.SetWorkspaceVisibilityRequest(workspace_id=workspace_id, visibility=visibility)
+        response = await self._transport.unary(_SET_WORKSPACE_VISIBILITY, request, timeout)
+        return response.workspace
+
+    async def set_member(
+        self,
+        *,
+        workspace_id: str,
+        role: workspace_pb2.WorkspaceRole.ValueType,
+        user_id: str = "",
+        team_id: str = "",
+        timeout: float | None = None,
+    ) -> workspace_pb2.WorkspaceMember:
+        """Makes a person, service account or team a member of a workspace, or changes its role there. The workspace's
+        managers and the organization's owners and admins may.
+
+        Errors: NOT_FOUND for who is not in the organization; PERMISSION_DENIED for a role beyond what the caller may
+        there.
+
+        Args:
+            workspace_id: The workspace.
+            user_id: The person or service account. Give this or team_id.
+            team_id: The team. Give this or user_id.
+            role: The role to give.
+            timeout: Seconds for the call, repetitions included. The client's own unless given.
+        """
+        request = workspace_pb2.SetWorkspaceMemberRequest(
+            workspace_id=workspace_id, user_id=user_id, team_id=team_id, role=role
+        )
+        response = await self._transport.unary(_SET_WORKSPACE_MEMBER, request, timeout)
+        return response.member
+
+    async def remove_member(
+        self, workspace_id: str, *, user_id: str = "", team_id: str = "", timeout: float | None = None
+    ) -> None:
+        """Ends a membership in a workspace. The workspace's managers and the organization's owners and admins may;
+        everybody may leave.
+
+        Errors: NOT_FOUND.
+
+        Args:
+            workspace_id: The workspace.
+            user_id: The person or service account. Give this or team_id.
+            team_id: The team. Give this or user_id.
+            timeout: Seconds for the call, repetitions included. The client's own unless given.
+        """
+        request = workspace_pb2.RemoveWorkspaceMemberRequest(
+            workspace_id=workspace_id, user_id=user_id, team_id=team_id
+        )
+        await self._transport.unary(_REMOVE_WORKSPACE_MEMBER, request, timeout)
+
+    def list_members(
+        self, workspace_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
+    ) -> AsyncPager[workspace_pb2.WorkspaceMember, workspace_pb2.ListWorkspaceMembersResponse]:
+        """Lists the people, service accounts and teams that are members of a workspace. Those who see the workspace
+        through their role in the organization alone are not among them.
+
+        Args:
+            workspace_id: The workspace.
+            page_size: Most members to return, 1 to 1000. 0 means 50.
+            page_token: next_page_token of the page before. Empty for the first page.
+            timeout: Seconds for every page. The client's own unless given.
+        """
+
+        async def fetch(page_token: str) -> workspace_pb2.ListWorkspaceMembersResponse:
+            request = workspace_pb2.ListWorkspaceMembersRequest(
+                workspace_id=workspace_id, page_size=page_size, page_token=page_token
+            )
+            return await self._transport.unary(_LIST_WORKSPACE_MEMBERS, request, timeout)
+
+        return AsyncPager(fetch, lambda page: page.members, page_token)
+
 
 class Workspaces:
     """WorkspaceService manages the workspaces of an organization. A workspace gives its conversations a default model
-    and a system prompt, and is open to all members of its organization.
+    and a system prompt. It is open to all members of its organization, with the permissions of their roles in that,
+    or to its own members only: people and teams, each with a role in the workspace. A workspace that somebody may
+    not see is NOT_FOUND for them.
     """
 
     def __init__(self, portal: Portal, namespace: AsyncWorkspaces) -> None:
@@ -156,9 +276,10 @@ class Workspaces:
         default_model: str = "",
         system_prompt: str = "",
         request_id: str | None = None,
+        visibility: workspace_pb2.WorkspaceVisibility.ValueType = workspace_pb2.WORKSPACE_VISIBILITY_UNSPECIFIED,
         timeout: float | None = None,
     ) -> workspace_pb2.Workspace:
-        """Creates a workspace. Members may.
+        """Creates a workspace, of which the caller becomes a manager. Members may.
 
         Errors: INVALID_ARGUMENT when default_model is not one of ListModels.
 
@@ -168,6 +289,7 @@ class Workspaces:
             default_model: Model of conversations that name none: one of ListModels. Empty means "echo/echo".
             system_prompt: What the model is told at the start of every conversation. At most 32,768 characters.
             request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            visibility: Who sees it. Not given means WORKSPACE_VISIBILITY_ORG.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         return self._portal.run(
@@ -177,12 +299,13 @@ class Workspaces:
                 default_model=default_model,
                 system_prompt=system_prompt,
                 request_id=request_id,
+                visibility=visibility,
                 timeout=timeout,
             )
         )
 
     def get(self, workspace_id: str, *, timeout: float | None = None) -> workspace_pb2.Workspace:
-        """Returns a workspace. Any member of the organization may.
+        """Returns a workspace that the caller may see.
 
         Args:
             workspace_id: The workspace.
@@ -193,7 +316,7 @@ class Workspaces:
     def list(
         self, org_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
     ) -> Pager[workspace_pb2.Workspace, workspace_pb2.ListWorkspacesResponse]:
-        """Lists the workspaces of an organization, the oldest first. Any member may.
+        """Lists those workspaces of an organization that the caller may see, the oldest first.
 
         Args:
             org_id: The organization.
@@ -208,7 +331,8 @@ class Workspaces:
     def update(
         self, *, workspace: workspace_pb2.Workspace, update_mask: Sequence[str] = (), timeout: float | None = None
     ) -> workspace_pb2.Workspace:
-        """Changes name, default model and system prompt. Members may.
+        """Changes name, default model and system prompt. Members of the organization may where it is open to them, and
+        the workspace's editors and managers.
 
         Errors: INVALID_ARGUMENT when default_model is not one of ListModels; ABORTED when workspace.etag is given
         and no longer current.
@@ -222,10 +346,91 @@ class Workspaces:
         return self._portal.run(self._namespace.update(workspace=workspace, update_mask=update_mask, timeout=timeout))
 
     def delete(self, workspace_id: str, *, timeout: float | None = None) -> None:
-        """Deletes a workspace with its conversations. Owners and admins may. Its ids are NOT_FOUND from then on.
+        """Deletes a workspace with its conversations. The workspace's managers and the organization's owners and admins
+        may. Its ids are NOT_FOUND from then on.
 
         Args:
             workspace_id: The workspace.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         self._portal.run(self._namespace.delete(workspace_id, timeout=timeout))
+
+    def set_visibility(
+        self,
+        *,
+        workspace_id: str,
+        visibility: workspace_pb2.WorkspaceVisibility.ValueType,
+        timeout: float | None = None,
+    ) -> workspace_pb2.Workspace:
+        """Opens a workspace to its organization or closes it to all but its members. The workspace's managers and the
+        organization's owners and admins may.
+
+        Args:
+            workspace_id: The workspace.
+            visibility: Who is to see it.
+            timeout: Seconds for the call, repetitions included. The client's own unless given.
+        """
+        return self._portal.run(
+            self._namespace.set_visibility(workspace_id=workspace_id, visibility=visibility, timeout=timeout)
+        )
+
+    def set_member(
+        self,
+        *,
+        workspace_id: str,
+        role: workspace_pb2.WorkspaceRole.ValueType,
+        user_id: str = "",
+        team_id: str = "",
+        timeout: float | None = None,
+    ) -> workspace_pb2.WorkspaceMember:
+        """Makes a person, service account or team a member of a workspace, or changes its role there. The workspace's
+        managers and the organization's owners and admins may.
+
+        Errors: NOT_FOUND for who is not in the organization; PERMISSION_DENIED for a role beyond what the caller may
+        there.
+
+        Args:
+            workspace_id: The workspace.
+            user_id: The person or service account. Give this or team_id.
+            team_id: The team. Give this or user_id.
+            role: The role to give.
+            timeout: Seconds for the call, repetitions included. The client's own unless given.
+        """
+        return self._portal.run(
+            self._namespace.set_member(
+                workspace_id=workspace_id, user_id=user_id, team_id=team_id, role=role, timeout=timeout
+            )
+        )
+
+    def remove_member(
+        self, workspace_id: str, *, user_id: str = "", team_id: str = "", timeout: float | None = None
+    ) -> None:
+        """Ends a membership in a workspace. The workspace's managers and the organization's owners and admins may;
+        everybody may leave.
+
+        Errors: NOT_FOUND.
+
+        Args:
+            workspace_id: The workspace.
+            user_id: The person or service account. Give this or team_id.
+            team_id: The team. Give this or user_id.
+            timeout: Seconds for the call, repetitions included. The client's own unless given.
+        """
+        self._portal.run(self._namespace.remove_member(workspace_id, user_id=user_id, team_id=team_id, timeout=timeout))
+
+    def list_members(
+        self, workspace_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
+    ) -> Pager[workspace_pb2.WorkspaceMember, workspace_pb2.ListWorkspaceMembersResponse]:
+        """Lists the people, service accounts and teams that are members of a workspace. Those who see the workspace
+        through their role in the organization alone are not among them.
+
+        Args:
+            workspace_id: The workspace.
+            page_size: Most members to return, 1 to 1000. 0 means 50.
+            page_token: next_page_token of the page before. Empty for the first page.
+            timeout: Seconds for every page. The client's own unless given.
+        """
+        return Pager(
+            self._portal,
+            self._namespace.list_members(workspace_id, page_size=page_size, page_token=page_token, timeout=timeout),
+        )

@@ -30,7 +30,11 @@ class AuthServiceStub:
 
     A sign-in makes a session: one per device, listed and revoked on its own. It hands out an access token, which goes
     into the metadata of every other call as "authorization: Bearer <token>" and lives for minutes, and a refresh token,
-    which buys the next pair and works once.
+    which buys the next pair and works once. API keys go into the same place and need no sign-in.
+
+    Browsers sign in with use_cookies: the tokens then travel as cookies alone, in the metadata "set-cookie" and
+    "cookie", which scripts cannot read, and calls carry the session's csrf_token as the metadata "x-csrf-token". A call
+    with both a cookie and a bearer token is refused.
     """
 
     def __init__(self, channel):
@@ -84,6 +88,16 @@ class AuthServiceStub:
                 request_serializer=aiworkspace_dot_v1_dot_auth__pb2.RevokeSessionRequest.SerializeToString,
                 response_deserializer=aiworkspace_dot_v1_dot_auth__pb2.RevokeSessionResponse.FromString,
                 _registered_method=True)
+        self.RevokeAllSessions = channel.unary_unary(
+                '/aiworkspace.v1.AuthService/RevokeAllSessions',
+                request_serializer=aiworkspace_dot_v1_dot_auth__pb2.RevokeAllSessionsRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_auth__pb2.RevokeAllSessionsResponse.FromString,
+                _registered_method=True)
+        self.GetJwks = channel.unary_unary(
+                '/aiworkspace.v1.AuthService/GetJwks',
+                request_serializer=aiworkspace_dot_v1_dot_auth__pb2.GetJwksRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_auth__pb2.GetJwksResponse.FromString,
+                _registered_method=True)
 
 
 class AuthServiceServicer:
@@ -91,14 +105,19 @@ class AuthServiceServicer:
 
     A sign-in makes a session: one per device, listed and revoked on its own. It hands out an access token, which goes
     into the metadata of every other call as "authorization: Bearer <token>" and lives for minutes, and a refresh token,
-    which buys the next pair and works once.
+    which buys the next pair and works once. API keys go into the same place and need no sign-in.
+
+    Browsers sign in with use_cookies: the tokens then travel as cookies alone, in the metadata "set-cookie" and
+    "cookie", which scripts cannot read, and calls carry the session's csrf_token as the metadata "x-csrf-token". A call
+    with both a cookie and a bearer token is refused.
     """
 
     def Register(self, request, context):
-        """Register creates an account and signs it in.
+        """Register creates an account and signs it in. A mail with the token for AccountService.VerifyEmail goes to its
+        address.
 
-        Errors: ALREADY_EXISTS when the email address has an account. Repeating a call with the same request_id and
-        password signs in to the account that the first one made.
+        Errors: INVALID_ARGUMENT when the password is easily guessed; ALREADY_EXISTS when the email address has an account.
+        Repeating a call with the same request_id and password signs in to the account that the first one made.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,7 +127,8 @@ class AuthServiceServicer:
         """Login signs in with email address and password and starts a session.
 
         Errors: UNAUTHENTICATED, with the same content and after the same time, for a wrong password and for an unknown
-        address.
+        address; RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes, except with the device_token of an
+        earlier sign-in, which has ten of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,8 +137,9 @@ class AuthServiceServicer:
     def Refresh(self, request, context):
         """Refresh exchanges a refresh token for new tokens of the same session.
 
-        The token is used up by it. Repeating the exchange within ten seconds gives the same tokens, so that a lost reply
-        does no harm; using it later ends the session, because somebody else may hold a copy.
+        The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange within
+        ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session, because
+        somebody else may hold a copy.
         Errors: UNAUTHENTICATED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -149,9 +170,10 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ChangePassword(self, request, context):
-        """ChangePassword sets a new password and ends all other sessions of the account.
+        """ChangePassword sets a new password and ends all other sessions of the account. Its owner gets a mail.
 
-        Errors: UNAUTHENTICATED when current_password is wrong.
+        Errors: UNAUTHENTICATED when current_password is wrong; INVALID_ARGUMENT when new_password is easily guessed;
+        RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,6 +190,21 @@ class AuthServiceServicer:
         """RevokeSession ends one of the caller's sessions. Its tokens no longer work. Ending it again changes nothing.
 
         Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeAllSessions(self, request, context):
+        """RevokeAllSessions ends all of the caller's sessions, this one included unless keep_current says otherwise.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetJwks(self, request, context):
+        """GetJwks returns the public keys with which other services can check access tokens: a JSON Web Key Set (RFC 7517)
+        when it is read as JSON. It has no keys while tokens are signed with a shared secret.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -221,6 +258,16 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     request_deserializer=aiworkspace_dot_v1_dot_auth__pb2.RevokeSessionRequest.FromString,
                     response_serializer=aiworkspace_dot_v1_dot_auth__pb2.RevokeSessionResponse.SerializeToString,
             ),
+            'RevokeAllSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeAllSessions,
+                    request_deserializer=aiworkspace_dot_v1_dot_auth__pb2.RevokeAllSessionsRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_auth__pb2.RevokeAllSessionsResponse.SerializeToString,
+            ),
+            'GetJwks': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJwks,
+                    request_deserializer=aiworkspace_dot_v1_dot_auth__pb2.GetJwksRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_auth__pb2.GetJwksResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'aiworkspace.v1.AuthService', rpc_method_handlers)
@@ -234,7 +281,11 @@ class AuthService:
 
     A sign-in makes a session: one per device, listed and revoked on its own. It hands out an access token, which goes
     into the metadata of every other call as "authorization: Bearer <token>" and lives for minutes, and a refresh token,
-    which buys the next pair and works once.
+    which buys the next pair and works once. API keys go into the same place and need no sign-in.
+
+    Browsers sign in with use_cookies: the tokens then travel as cookies alone, in the metadata "set-cookie" and
+    "cookie", which scripts cannot read, and calls carry the session's csrf_token as the metadata "x-csrf-token". A call
+    with both a cookie and a bearer token is refused.
     """
 
     @staticmethod
@@ -470,6 +521,60 @@ class AuthService:
             '/aiworkspace.v1.AuthService/RevokeSession',
             aiworkspace_dot_v1_dot_auth__pb2.RevokeSessionRequest.SerializeToString,
             aiworkspace_dot_v1_dot_auth__pb2.RevokeSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeAllSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.AuthService/RevokeAllSessions',
+            aiworkspace_dot_v1_dot_auth__pb2.RevokeAllSessionsRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_auth__pb2.RevokeAllSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetJwks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.AuthService/GetJwks',
+            aiworkspace_dot_v1_dot_auth__pb2.GetJwksRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_auth__pb2.GetJwksResponse.FromString,
             options,
             channel_credentials,
             insecure,

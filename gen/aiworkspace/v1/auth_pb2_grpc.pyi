@@ -31,7 +31,11 @@ class AuthServiceStub:
 
     A sign-in makes a session: one per device, listed and revoked on its own. It hands out an access token, which goes
     into the metadata of every other call as "authorization: Bearer <token>" and lives for minutes, and a refresh token,
-    which buys the next pair and works once.
+    which buys the next pair and works once. API keys go into the same place and need no sign-in.
+
+    Browsers sign in with use_cookies: the tokens then travel as cookies alone, in the metadata "set-cookie" and
+    "cookie", which scripts cannot read, and calls carry the session's csrf_token as the metadata "x-csrf-token". A call
+    with both a cookie and a bearer token is refused.
     """
 
     @_typing.overload
@@ -39,22 +43,25 @@ class AuthServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AuthServiceAsyncStub: ...
     Register: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RegisterRequest, _auth_pb2.RegisterResponse]
-    """Register creates an account and signs it in.
+    """Register creates an account and signs it in. A mail with the token for AccountService.VerifyEmail goes to its
+    address.
 
-    Errors: ALREADY_EXISTS when the email address has an account. Repeating a call with the same request_id and
-    password signs in to the account that the first one made.
+    Errors: INVALID_ARGUMENT when the password is easily guessed; ALREADY_EXISTS when the email address has an account.
+    Repeating a call with the same request_id and password signs in to the account that the first one made.
     """
     Login: _grpc.UnaryUnaryMultiCallable[_auth_pb2.LoginRequest, _auth_pb2.LoginResponse]
     """Login signs in with email address and password and starts a session.
 
     Errors: UNAUTHENTICATED, with the same content and after the same time, for a wrong password and for an unknown
-    address.
+    address; RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes, except with the device_token of an
+    earlier sign-in, which has ten of its own.
     """
     Refresh: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RefreshRequest, _auth_pb2.RefreshResponse]
     """Refresh exchanges a refresh token for new tokens of the same session.
 
-    The token is used up by it. Repeating the exchange within ten seconds gives the same tokens, so that a lost reply
-    does no harm; using it later ends the session, because somebody else may hold a copy.
+    The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange within
+    ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session, because
+    somebody else may hold a copy.
     Errors: UNAUTHENTICATED.
     """
     Logout: _grpc.UnaryUnaryMultiCallable[_auth_pb2.LogoutRequest, _auth_pb2.LogoutResponse]
@@ -67,9 +74,10 @@ class AuthServiceStub:
     Errors: ABORTED when user.etag is given and no longer current.
     """
     ChangePassword: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ChangePasswordRequest, _auth_pb2.ChangePasswordResponse]
-    """ChangePassword sets a new password and ends all other sessions of the account.
+    """ChangePassword sets a new password and ends all other sessions of the account. Its owner gets a mail.
 
-    Errors: UNAUTHENTICATED when current_password is wrong.
+    Errors: UNAUTHENTICATED when current_password is wrong; INVALID_ARGUMENT when new_password is easily guessed;
+    RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes.
     """
     ListSessions: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListSessionsRequest, _auth_pb2.ListSessionsResponse]
     """ListSessions lists the caller's live sessions, the latest first."""
@@ -78,6 +86,12 @@ class AuthServiceStub:
 
     Errors: NOT_FOUND.
     """
+    RevokeAllSessions: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RevokeAllSessionsRequest, _auth_pb2.RevokeAllSessionsResponse]
+    """RevokeAllSessions ends all of the caller's sessions, this one included unless keep_current says otherwise."""
+    GetJwks: _grpc.UnaryUnaryMultiCallable[_auth_pb2.GetJwksRequest, _auth_pb2.GetJwksResponse]
+    """GetJwks returns the public keys with which other services can check access tokens: a JSON Web Key Set (RFC 7517)
+    when it is read as JSON. It has no keys while tokens are signed with a shared secret.
+    """
 
 @_typing.type_check_only
 class AuthServiceAsyncStub(AuthServiceStub):
@@ -85,27 +99,34 @@ class AuthServiceAsyncStub(AuthServiceStub):
 
     A sign-in makes a session: one per device, listed and revoked on its own. It hands out an access token, which goes
     into the metadata of every other call as "authorization: Bearer <token>" and lives for minutes, and a refresh token,
-    which buys the next pair and works once.
+    which buys the next pair and works once. API keys go into the same place and need no sign-in.
+
+    Browsers sign in with use_cookies: the tokens then travel as cookies alone, in the metadata "set-cookie" and
+    "cookie", which scripts cannot read, and calls carry the session's csrf_token as the metadata "x-csrf-token". A call
+    with both a cookie and a bearer token is refused.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Register: _aio.UnaryUnaryMultiCallable[_auth_pb2.RegisterRequest, _auth_pb2.RegisterResponse]  # type: ignore[assignment]
-    """Register creates an account and signs it in.
+    """Register creates an account and signs it in. A mail with the token for AccountService.VerifyEmail goes to its
+    address.
 
-    Errors: ALREADY_EXISTS when the email address has an account. Repeating a call with the same request_id and
-    password signs in to the account that the first one made.
+    Errors: INVALID_ARGUMENT when the password is easily guessed; ALREADY_EXISTS when the email address has an account.
+    Repeating a call with the same request_id and password signs in to the account that the first one made.
     """
     Login: _aio.UnaryUnaryMultiCallable[_auth_pb2.LoginRequest, _auth_pb2.LoginResponse]  # type: ignore[assignment]
     """Login signs in with email address and password and starts a session.
 
     Errors: UNAUTHENTICATED, with the same content and after the same time, for a wrong password and for an unknown
-    address.
+    address; RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes, except with the device_token of an
+    earlier sign-in, which has ten of its own.
     """
     Refresh: _aio.UnaryUnaryMultiCallable[_auth_pb2.RefreshRequest, _auth_pb2.RefreshResponse]  # type: ignore[assignment]
     """Refresh exchanges a refresh token for new tokens of the same session.
 
-    The token is used up by it. Repeating the exchange within ten seconds gives the same tokens, so that a lost reply
-    does no harm; using it later ends the session, because somebody else may hold a copy.
+    The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange within
+    ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session, because
+    somebody else may hold a copy.
     Errors: UNAUTHENTICATED.
     """
     Logout: _aio.UnaryUnaryMultiCallable[_auth_pb2.LogoutRequest, _auth_pb2.LogoutResponse]  # type: ignore[assignment]
@@ -118,9 +139,10 @@ class AuthServiceAsyncStub(AuthServiceStub):
     Errors: ABORTED when user.etag is given and no longer current.
     """
     ChangePassword: _aio.UnaryUnaryMultiCallable[_auth_pb2.ChangePasswordRequest, _auth_pb2.ChangePasswordResponse]  # type: ignore[assignment]
-    """ChangePassword sets a new password and ends all other sessions of the account.
+    """ChangePassword sets a new password and ends all other sessions of the account. Its owner gets a mail.
 
-    Errors: UNAUTHENTICATED when current_password is wrong.
+    Errors: UNAUTHENTICATED when current_password is wrong; INVALID_ARGUMENT when new_password is easily guessed;
+    RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes.
     """
     ListSessions: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListSessionsRequest, _auth_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """ListSessions lists the caller's live sessions, the latest first."""
@@ -129,13 +151,23 @@ class AuthServiceAsyncStub(AuthServiceStub):
 
     Errors: NOT_FOUND.
     """
+    RevokeAllSessions: _aio.UnaryUnaryMultiCallable[_auth_pb2.RevokeAllSessionsRequest, _auth_pb2.RevokeAllSessionsResponse]  # type: ignore[assignment]
+    """RevokeAllSessions ends all of the caller's sessions, this one included unless keep_current says otherwise."""
+    GetJwks: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetJwksRequest, _auth_pb2.GetJwksResponse]  # type: ignore[assignment]
+    """GetJwks returns the public keys with which other services can check access tokens: a JSON Web Key Set (RFC 7517)
+    when it is read as JSON. It has no keys while tokens are signed with a shared secret.
+    """
 
 class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     """AuthService creates accounts and signs their owners in.
 
     A sign-in makes a session: one per device, listed and revoked on its own. It hands out an access token, which goes
     into the metadata of every other call as "authorization: Bearer <token>" and lives for minutes, and a refresh token,
-    which buys the next pair and works once.
+    which buys the next pair and works once. API keys go into the same place and need no sign-in.
+
+    Browsers sign in with use_cookies: the tokens then travel as cookies alone, in the metadata "set-cookie" and
+    "cookie", which scripts cannot read, and calls carry the session's csrf_token as the metadata "x-csrf-token". A call
+    with both a cookie and a bearer token is refused.
     """
 
     @_abc_1.abstractmethod
@@ -144,10 +176,11 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.RegisterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.RegisterResponse, _abc.Awaitable[_auth_pb2.RegisterResponse]]:
-        """Register creates an account and signs it in.
+        """Register creates an account and signs it in. A mail with the token for AccountService.VerifyEmail goes to its
+        address.
 
-        Errors: ALREADY_EXISTS when the email address has an account. Repeating a call with the same request_id and
-        password signs in to the account that the first one made.
+        Errors: INVALID_ARGUMENT when the password is easily guessed; ALREADY_EXISTS when the email address has an account.
+        Repeating a call with the same request_id and password signs in to the account that the first one made.
         """
 
     @_abc_1.abstractmethod
@@ -159,7 +192,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """Login signs in with email address and password and starts a session.
 
         Errors: UNAUTHENTICATED, with the same content and after the same time, for a wrong password and for an unknown
-        address.
+        address; RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes, except with the device_token of an
+        earlier sign-in, which has ten of its own.
         """
 
     @_abc_1.abstractmethod
@@ -170,8 +204,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_auth_pb2.RefreshResponse, _abc.Awaitable[_auth_pb2.RefreshResponse]]:
         """Refresh exchanges a refresh token for new tokens of the same session.
 
-        The token is used up by it. Repeating the exchange within ten seconds gives the same tokens, so that a lost reply
-        does no harm; using it later ends the session, because somebody else may hold a copy.
+        The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange within
+        ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session, because
+        somebody else may hold a copy.
         Errors: UNAUTHENTICATED.
         """
 
@@ -208,9 +243,10 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.ChangePasswordRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.ChangePasswordResponse, _abc.Awaitable[_auth_pb2.ChangePasswordResponse]]:
-        """ChangePassword sets a new password and ends all other sessions of the account.
+        """ChangePassword sets a new password and ends all other sessions of the account. Its owner gets a mail.
 
-        Errors: UNAUTHENTICATED when current_password is wrong.
+        Errors: UNAUTHENTICATED when current_password is wrong; INVALID_ARGUMENT when new_password is easily guessed;
+        RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes.
         """
 
     @_abc_1.abstractmethod
@@ -230,6 +266,24 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """RevokeSession ends one of the caller's sessions. Its tokens no longer work. Ending it again changes nothing.
 
         Errors: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeAllSessions(
+        self,
+        request: _auth_pb2.RevokeAllSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.RevokeAllSessionsResponse, _abc.Awaitable[_auth_pb2.RevokeAllSessionsResponse]]:
+        """RevokeAllSessions ends all of the caller's sessions, this one included unless keep_current says otherwise."""
+
+    @_abc_1.abstractmethod
+    def GetJwks(
+        self,
+        request: _auth_pb2.GetJwksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.GetJwksResponse, _abc.Awaitable[_auth_pb2.GetJwksResponse]]:
+        """GetJwks returns the public keys with which other services can check access tokens: a JSON Web Key Set (RFC 7517)
+        when it is read as JSON. It has no keys while tokens are signed with a shared secret.
         """
 
 def add_AuthServiceServicer_to_server(servicer: AuthServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -32,7 +32,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RESOURCE_NOT_FOUND: _ErrorReason.ValueType  # 3
     """NOT_FOUND: there is no such resource, or the caller may not know of it."""
     ERROR_REASON_PERMISSION_MISSING: _ErrorReason.ValueType  # 4
-    """PERMISSION_DENIED: the resource is visible, but the caller's role lacks the permission in metadata "permission"."""
+    """PERMISSION_DENIED: the resource is visible, but the caller lacks the permission in metadata "permission", or a
+    scope of the API key does.
+    """
     ERROR_REASON_FIELD_INVALID: _ErrorReason.ValueType  # 5
     """INVALID_ARGUMENT: one or more fields break a rule; google.rpc.BadRequest names each."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 6
@@ -71,6 +73,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The provider's stream broke off before the end of the answer."""
     ERROR_REASON_RUN_INTERRUPTED: _ErrorReason.ValueType  # 23
     """The server stopped while the run was in progress. What had been stored of the answer is kept."""
+    ERROR_REASON_SESSION_REQUIRED: _ErrorReason.ValueType  # 24
+    """PERMISSION_DENIED: the method is for people who signed in, not for API keys."""
+    ERROR_REASON_SIGN_IN_THROTTLED: _ErrorReason.ValueType  # 25
+    """RESOURCE_EXHAUSTED: too many wrong passwords for this account. google.rpc.RetryInfo says when to come back; the
+    device_token of an earlier sign-in lets its device in all the same.
+    """
+    ERROR_REASON_EMAIL_UNVERIFIED: _ErrorReason.ValueType  # 26
+    """FAILED_PRECONDITION: the account's email address has to be verified first, with AccountService.VerifyEmail."""
+    ERROR_REASON_ROLE_IN_USE: _ErrorReason.ValueType  # 27
+    """FAILED_PRECONDITION: the role is held by a member or offered by an invitation."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable, machine-readable reason of an error. Every error status carries one google.rpc.ErrorInfo
@@ -86,7 +98,9 @@ ERROR_REASON_PASSWORD_WRONG: ErrorReason.ValueType  # 2
 ERROR_REASON_RESOURCE_NOT_FOUND: ErrorReason.ValueType  # 3
 """NOT_FOUND: there is no such resource, or the caller may not know of it."""
 ERROR_REASON_PERMISSION_MISSING: ErrorReason.ValueType  # 4
-"""PERMISSION_DENIED: the resource is visible, but the caller's role lacks the permission in metadata "permission"."""
+"""PERMISSION_DENIED: the resource is visible, but the caller lacks the permission in metadata "permission", or a
+scope of the API key does.
+"""
 ERROR_REASON_FIELD_INVALID: ErrorReason.ValueType  # 5
 """INVALID_ARGUMENT: one or more fields break a rule; google.rpc.BadRequest names each."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 6
@@ -125,6 +139,16 @@ ERROR_REASON_PROVIDER_STREAM_CUT: ErrorReason.ValueType  # 22
 """The provider's stream broke off before the end of the answer."""
 ERROR_REASON_RUN_INTERRUPTED: ErrorReason.ValueType  # 23
 """The server stopped while the run was in progress. What had been stored of the answer is kept."""
+ERROR_REASON_SESSION_REQUIRED: ErrorReason.ValueType  # 24
+"""PERMISSION_DENIED: the method is for people who signed in, not for API keys."""
+ERROR_REASON_SIGN_IN_THROTTLED: ErrorReason.ValueType  # 25
+"""RESOURCE_EXHAUSTED: too many wrong passwords for this account. google.rpc.RetryInfo says when to come back; the
+device_token of an earlier sign-in lets its device in all the same.
+"""
+ERROR_REASON_EMAIL_UNVERIFIED: ErrorReason.ValueType  # 26
+"""FAILED_PRECONDITION: the account's email address has to be verified first, with AccountService.VerifyEmail."""
+ERROR_REASON_ROLE_IN_USE: ErrorReason.ValueType  # 27
+"""FAILED_PRECONDITION: the role is held by a member or offered by an invitation."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

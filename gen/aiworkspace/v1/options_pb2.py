@@ -25,13 +25,51 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61iworkspace/v1/options.proto\x12\x0e\x61iworkspace.v1\x1a google/protobuf/descriptor.proto\"i\n\x06\x41\x63\x63\x65ss\x12(\n\x04mode\x18\x01 \x01(\x0e\x32\x1a.aiworkspace.v1.AccessMode\x12\x12\n\npermission\x18\x02 \x01(\t\x12\r\n\x05scope\x18\x03 \x01(\t\x12\x12\n\nself_field\x18\x04 \x01(\t*|\n\nAccessMode\x12\x1b\n\x17\x41\x43\x43\x45SS_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41\x43\x43\x45SS_MODE_PUBLIC\x10\x01\x12\x1d\n\x19\x41\x43\x43\x45SS_MODE_AUTHENTICATED\x10\x02\x12\x1a\n\x16\x41\x43\x43\x45SS_MODE_PERMISSION\x10\x03*\xc4\x01\n\x0eRateLimitClass\x12 \n\x1cRATE_LIMIT_CLASS_UNSPECIFIED\x10\x00\x12&\n\x1cRATE_LIMIT_CLASS_CREDENTIALS\x10\x01\x1a\x04\xc0\xbb\x18\x1e\x12 \n\x15RATE_LIMIT_CLASS_READ\x10\x02\x1a\x05\xc0\xbb\x18\xf0.\x12!\n\x16RATE_LIMIT_CLASS_WRITE\x10\x03\x1a\x05\xc0\xbb\x18\xd8\x04\x12#\n\x19RATE_LIMIT_CLASS_GENERATE\x10\x04\x1a\x04\xc0\xbb\x18x:H\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x16.aiworkspace.v1.Access:T\n\nrate_limit\x12\x1e.google.protobuf.MethodOptions\x18\xb6\x87\x03 \x01(\x0e\x32\x1e.aiworkspace.v1.RateLimitClass:2\n\tsensitive\x12\x1d.google.protobuf.FieldOptions\x18\xb7\x87\x03 \x01(\x08:=\n\x10\x63\x61lls_per_minute\x12!.google.protobuf.EnumValueOptions\x18\xb8\x87\x03 \x01(\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61iworkspace/v1/options.proto\x12\x0e\x61iworkspace.v1\x1a google/protobuf/descriptor.proto\"i\n\x06\x41\x63\x63\x65ss\x12(\n\x04mode\x18\x01 \x01(\x0e\x32\x1a.aiworkspace.v1.AccessMode\x12\x12\n\npermission\x18\x02 \x01(\t\x12\r\n\x05scope\x18\x03 \x01(\t\x12\x12\n\nself_field\x18\x04 \x01(\t*\x95\x01\n\nAccessMode\x12\x1b\n\x17\x41\x43\x43\x45SS_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41\x43\x43\x45SS_MODE_PUBLIC\x10\x01\x12\x1d\n\x19\x41\x43\x43\x45SS_MODE_AUTHENTICATED\x10\x02\x12\x1a\n\x16\x41\x43\x43\x45SS_MODE_PERMISSION\x10\x03\x12\x17\n\x13\x41\x43\x43\x45SS_MODE_SESSION\x10\x04*\xcd\x07\n\nPermission\x12\x1a\n\x16PERMISSION_UNSPECIFIED\x10\x00\x12%\n\x13PERMISSION_ORG_READ\x10\x01\x1a\x0c\xca\xbb\x18\x08org.read\x12)\n\x15PERMISSION_ORG_UPDATE\x10\x02\x1a\x0e\xca\xbb\x18\norg.update\x12)\n\x15PERMISSION_ORG_DELETE\x10\x03\x1a\x0e\xca\xbb\x18\norg.delete\x12+\n\x16PERMISSION_MEMBER_READ\x10\x04\x1a\x0f\xca\xbb\x18\x0bmember.read\x12/\n\x18PERMISSION_MEMBER_MANAGE\x10\x05\x1a\x11\xca\xbb\x18\rmember.manage\x12\x37\n\x1cPERMISSION_INVITATION_MANAGE\x10\x06\x1a\x15\xca\xbb\x18\x11invitation.manage\x12+\n\x16PERMISSION_ROLE_MANAGE\x10\x07\x1a\x0f\xca\xbb\x18\x0brole.manage\x12+\n\x16PERMISSION_TEAM_MANAGE\x10\x08\x1a\x0f\xca\xbb\x18\x0bteam.manage\x12\x41\n!PERMISSION_SERVICE_ACCOUNT_MANAGE\x10\t\x1a\x1a\xca\xbb\x18\x16service_account.manage\x12\x35\n\x1bPERMISSION_WORKSPACE_CREATE\x10\n\x1a\x14\xca\xbb\x18\x10workspace.create\x12=\n\x1fPERMISSION_WORKSPACE_ADMINISTER\x10\x0b\x1a\x18\xca\xbb\x18\x14workspace.administer\x12\x31\n\x19PERMISSION_WORKSPACE_READ\x10\x0c\x1a\x12\xca\xbb\x18\x0eworkspace.read\x12\x35\n\x1bPERMISSION_WORKSPACE_UPDATE\x10\r\x1a\x14\xca\xbb\x18\x10workspace.update\x12\x35\n\x1bPERMISSION_WORKSPACE_DELETE\x10\x0e\x1a\x14\xca\xbb\x18\x10workspace.delete\x12\x33\n\x1aPERMISSION_WORKSPACE_SHARE\x10\x0f\x1a\x13\xca\xbb\x18\x0fworkspace.share\x12\'\n\x14PERMISSION_CHAT_READ\x10\x10\x1a\r\xca\xbb\x18\tchat.read\x12\'\n\x14PERMISSION_CHAT_SEND\x10\x11\x1a\r\xca\xbb\x18\tchat.send\x12)\n\x15PERMISSION_USAGE_READ\x10\x12\x1a\x0e\xca\xbb\x18\nusage.read\x12)\n\x15PERMISSION_AUDIT_READ\x10\x13\x1a\x0e\xca\xbb\x18\naudit.read*\xc4\x01\n\x0eRateLimitClass\x12 \n\x1cRATE_LIMIT_CLASS_UNSPECIFIED\x10\x00\x12&\n\x1cRATE_LIMIT_CLASS_CREDENTIALS\x10\x01\x1a\x04\xc0\xbb\x18\x1e\x12 \n\x15RATE_LIMIT_CLASS_READ\x10\x02\x1a\x05\xc0\xbb\x18\xf0.\x12!\n\x16RATE_LIMIT_CLASS_WRITE\x10\x03\x1a\x05\xc0\xbb\x18\xd8\x04\x12#\n\x19RATE_LIMIT_CLASS_GENERATE\x10\x04\x1a\x04\xc0\xbb\x18x:H\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x16.aiworkspace.v1.Access:T\n\nrate_limit\x12\x1e.google.protobuf.MethodOptions\x18\xb6\x87\x03 \x01(\x0e\x32\x1e.aiworkspace.v1.RateLimitClass:1\n\x07\x61udited\x12\x1e.google.protobuf.MethodOptions\x18\xba\x87\x03 \x01(\x08:2\n\tsensitive\x12\x1d.google.protobuf.FieldOptions\x18\xb7\x87\x03 \x01(\x08:=\n\x10\x63\x61lls_per_minute\x12!.google.protobuf.EnumValueOptions\x18\xb8\x87\x03 \x01(\x05:<\n\x0fpermission_name\x12!.google.protobuf.EnumValueOptions\x18\xb9\x87\x03 \x01(\t:3\n\x06grants\x12!.google.protobuf.EnumValueOptions\x18\xbb\x87\x03 \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aiworkspace.v1.options_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_ORG_READ"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_ORG_READ"]._serialized_options = b'\312\273\030\010org.read'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_ORG_UPDATE"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_ORG_UPDATE"]._serialized_options = b'\312\273\030\norg.update'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_ORG_DELETE"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_ORG_DELETE"]._serialized_options = b'\312\273\030\norg.delete'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_MEMBER_READ"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_MEMBER_READ"]._serialized_options = b'\312\273\030\013member.read'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_MEMBER_MANAGE"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_MEMBER_MANAGE"]._serialized_options = b'\312\273\030\rmember.manage'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_INVITATION_MANAGE"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_INVITATION_MANAGE"]._serialized_options = b'\312\273\030\021invitation.manage'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_ROLE_MANAGE"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_ROLE_MANAGE"]._serialized_options = b'\312\273\030\013role.manage'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_TEAM_MANAGE"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_TEAM_MANAGE"]._serialized_options = b'\312\273\030\013team.manage'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_SERVICE_ACCOUNT_MANAGE"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_SERVICE_ACCOUNT_MANAGE"]._serialized_options = b'\312\273\030\026service_account.manage'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_WORKSPACE_CREATE"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_WORKSPACE_CREATE"]._serialized_options = b'\312\273\030\020workspace.create'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_WORKSPACE_ADMINISTER"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_WORKSPACE_ADMINISTER"]._serialized_options = b'\312\273\030\024workspace.administer'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_WORKSPACE_READ"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_WORKSPACE_READ"]._serialized_options = b'\312\273\030\016workspace.read'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_WORKSPACE_UPDATE"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_WORKSPACE_UPDATE"]._serialized_options = b'\312\273\030\020workspace.update'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_WORKSPACE_DELETE"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_WORKSPACE_DELETE"]._serialized_options = b'\312\273\030\020workspace.delete'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_WORKSPACE_SHARE"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_WORKSPACE_SHARE"]._serialized_options = b'\312\273\030\017workspace.share'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_CHAT_READ"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_CHAT_READ"]._serialized_options = b'\312\273\030\tchat.read'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_CHAT_SEND"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_CHAT_SEND"]._serialized_options = b'\312\273\030\tchat.send'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_USAGE_READ"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_USAGE_READ"]._serialized_options = b'\312\273\030\nusage.read'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_AUDIT_READ"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_AUDIT_READ"]._serialized_options = b'\312\273\030\naudit.read'
   _globals['_RATELIMITCLASS'].values_by_name["RATE_LIMIT_CLASS_CREDENTIALS"]._loaded_options = None
   _globals['_RATELIMITCLASS'].values_by_name["RATE_LIMIT_CLASS_CREDENTIALS"]._serialized_options = b'\300\273\030\036'
   _globals['_RATELIMITCLASS'].values_by_name["RATE_LIMIT_CLASS_READ"]._loaded_options = None
@@ -40,10 +78,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RATELIMITCLASS'].values_by_name["RATE_LIMIT_CLASS_WRITE"]._serialized_options = b'\300\273\030\330\004'
   _globals['_RATELIMITCLASS'].values_by_name["RATE_LIMIT_CLASS_GENERATE"]._loaded_options = None
   _globals['_RATELIMITCLASS'].values_by_name["RATE_LIMIT_CLASS_GENERATE"]._serialized_options = b'\300\273\030x'
-  _globals['_ACCESSMODE']._serialized_start=189
-  _globals['_ACCESSMODE']._serialized_end=313
-  _globals['_RATELIMITCLASS']._serialized_start=316
-  _globals['_RATELIMITCLASS']._serialized_end=512
+  _globals['_ACCESSMODE']._serialized_start=190
+  _globals['_ACCESSMODE']._serialized_end=339
+  _globals['_PERMISSION']._serialized_start=342
+  _globals['_PERMISSION']._serialized_end=1315
+  _globals['_RATELIMITCLASS']._serialized_start=1318
+  _globals['_RATELIMITCLASS']._serialized_end=1514
   _globals['_ACCESS']._serialized_start=82
   _globals['_ACCESS']._serialized_end=187
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ The server reads them from the descriptors when it starts and refuses to start w
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf.internal import extension_dict as _extension_dict
 import builtins as _builtins
@@ -32,9 +33,13 @@ class _AccessModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccessMode
     ACCESS_MODE_PUBLIC: _AccessMode.ValueType  # 1
     """Anybody, without credentials."""
     ACCESS_MODE_AUTHENTICATED: _AccessMode.ValueType  # 2
-    """Anybody with a valid access token. What the method shows or changes is the caller's own."""
+    """Anybody with valid credentials, API keys included. What the method shows or changes is the caller's own."""
     ACCESS_MODE_PERMISSION: _AccessMode.ValueType  # 3
-    """Members of an organization whose role includes the declared permission."""
+    """Members of an organization who hold the declared permission, through their role in it or in one of its workspaces,
+    and API keys within their scopes.
+    """
+    ACCESS_MODE_SESSION: _AccessMode.ValueType  # 4
+    """People who signed in. API keys are refused with PERMISSION_DENIED."""
 
 class AccessMode(_AccessMode, metaclass=_AccessModeEnumTypeWrapper):
     """AccessMode is the kind of access check that a method has."""
@@ -44,10 +49,106 @@ ACCESS_MODE_UNSPECIFIED: AccessMode.ValueType  # 0
 ACCESS_MODE_PUBLIC: AccessMode.ValueType  # 1
 """Anybody, without credentials."""
 ACCESS_MODE_AUTHENTICATED: AccessMode.ValueType  # 2
-"""Anybody with a valid access token. What the method shows or changes is the caller's own."""
+"""Anybody with valid credentials, API keys included. What the method shows or changes is the caller's own."""
 ACCESS_MODE_PERMISSION: AccessMode.ValueType  # 3
-"""Members of an organization whose role includes the declared permission."""
+"""Members of an organization who hold the declared permission, through their role in it or in one of its workspaces,
+and API keys within their scopes.
+"""
+ACCESS_MODE_SESSION: AccessMode.ValueType  # 4
+"""People who signed in. API keys are refused with PERMISSION_DENIED."""
 Global___AccessMode: _TypeAlias = AccessMode  # noqa: Y015
+
+class _Permission:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PERMISSION_UNSPECIFIED: _Permission.ValueType  # 0
+    """Not given."""
+    PERMISSION_ORG_READ: _Permission.ValueType  # 1
+    """Read the organization, and list those of its workspaces that one may see."""
+    PERMISSION_ORG_UPDATE: _Permission.ValueType  # 2
+    """Change the organization's name."""
+    PERMISSION_ORG_DELETE: _Permission.ValueType  # 3
+    """Delete the organization."""
+    PERMISSION_MEMBER_READ: _Permission.ValueType  # 4
+    """List members, teams and roles."""
+    PERMISSION_MEMBER_MANAGE: _Permission.ValueType  # 5
+    """Change members' roles, suspend and remove members."""
+    PERMISSION_INVITATION_MANAGE: _Permission.ValueType  # 6
+    """Invite people, list and withdraw invitations."""
+    PERMISSION_ROLE_MANAGE: _Permission.ValueType  # 7
+    """Create, change and delete custom roles."""
+    PERMISSION_TEAM_MANAGE: _Permission.ValueType  # 8
+    """Create, change and delete teams, and say who is in them."""
+    PERMISSION_SERVICE_ACCOUNT_MANAGE: _Permission.ValueType  # 9
+    """Create and delete service accounts and their API keys."""
+    PERMISSION_WORKSPACE_CREATE: _Permission.ValueType  # 10
+    """Create workspaces, of which one becomes a manager."""
+    PERMISSION_WORKSPACE_ADMINISTER: _Permission.ValueType  # 11
+    """Act as a manager in every workspace of the organization, those for members only included."""
+    PERMISSION_WORKSPACE_READ: _Permission.ValueType  # 12
+    """See a workspace and its members."""
+    PERMISSION_WORKSPACE_UPDATE: _Permission.ValueType  # 13
+    """Change a workspace's name, default model and system prompt."""
+    PERMISSION_WORKSPACE_DELETE: _Permission.ValueType  # 14
+    """Delete a workspace."""
+    PERMISSION_WORKSPACE_SHARE: _Permission.ValueType  # 15
+    """Say who is a member of a workspace, and whether it is open to its organization."""
+    PERMISSION_CHAT_READ: _Permission.ValueType  # 16
+    """Read one's own conversations."""
+    PERMISSION_CHAT_SEND: _Permission.ValueType  # 17
+    """Hold conversations and let models answer."""
+    PERMISSION_USAGE_READ: _Permission.ValueType  # 18
+    """Read what the organization used and what it cost."""
+    PERMISSION_AUDIT_READ: _Permission.ValueType  # 19
+    """Read and verify the organization's audit log."""
+
+class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
+    """Permission is something that a role allows. Custom roles and API keys name permissions as the methods do."""
+
+PERMISSION_UNSPECIFIED: Permission.ValueType  # 0
+"""Not given."""
+PERMISSION_ORG_READ: Permission.ValueType  # 1
+"""Read the organization, and list those of its workspaces that one may see."""
+PERMISSION_ORG_UPDATE: Permission.ValueType  # 2
+"""Change the organization's name."""
+PERMISSION_ORG_DELETE: Permission.ValueType  # 3
+"""Delete the organization."""
+PERMISSION_MEMBER_READ: Permission.ValueType  # 4
+"""List members, teams and roles."""
+PERMISSION_MEMBER_MANAGE: Permission.ValueType  # 5
+"""Change members' roles, suspend and remove members."""
+PERMISSION_INVITATION_MANAGE: Permission.ValueType  # 6
+"""Invite people, list and withdraw invitations."""
+PERMISSION_ROLE_MANAGE: Permission.ValueType  # 7
+"""Create, change and delete custom roles."""
+PERMISSION_TEAM_MANAGE: Permission.ValueType  # 8
+"""Create, change and delete teams, and say who is in them."""
+PERMISSION_SERVICE_ACCOUNT_MANAGE: Permission.ValueType  # 9
+"""Create and delete service accounts and their API keys."""
+PERMISSION_WORKSPACE_CREATE: Permission.ValueType  # 10
+"""Create workspaces, of which one becomes a manager."""
+PERMISSION_WORKSPACE_ADMINISTER: Permission.ValueType  # 11
+"""Act as a manager in every workspace of the organization, those for members only included."""
+PERMISSION_WORKSPACE_READ: Permission.ValueType  # 12
+"""See a workspace and its members."""
+PERMISSION_WORKSPACE_UPDATE: Permission.ValueType  # 13
+"""Change a workspace's name, default model and system prompt."""
+PERMISSION_WORKSPACE_DELETE: Permission.ValueType  # 14
+"""Delete a workspace."""
+PERMISSION_WORKSPACE_SHARE: Permission.ValueType  # 15
+"""Say who is a member of a workspace, and whether it is open to its organization."""
+PERMISSION_CHAT_READ: Permission.ValueType  # 16
+"""Read one's own conversations."""
+PERMISSION_CHAT_SEND: Permission.ValueType  # 17
+"""Hold conversations and let models answer."""
+PERMISSION_USAGE_READ: Permission.ValueType  # 18
+"""Read what the organization used and what it cost."""
+PERMISSION_AUDIT_READ: Permission.ValueType  # 19
+"""Read and verify the organization's audit log."""
+Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _RateLimitClass:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -96,13 +197,14 @@ class Access(_message.Message):
     mode: Global___AccessMode.ValueType
     """Whether credentials, and beyond them a permission, are needed."""
     permission: _builtins.str
-    """Name of the permission, such as "workspace.read", that the caller's role in the organization has to include.
-    Only with ACCESS_MODE_PERMISSION.
+    """Name of the permission, such as "workspace.read", that the caller has to hold: one of those of Permission. Only
+    with ACCESS_MODE_PERMISSION.
     """
     scope: _builtins.str
-    """Path of the request field, such as "workspace_id" or "workspace.workspace_id", whose resource decides in which
-    organization the permission has to be held. Callers outside that organization get NOT_FOUND, exactly as for an
-    id that does not exist. Only with ACCESS_MODE_PERMISSION.
+    """Path of the request field, such as "workspace_id" or "workspace.workspace_id", whose resource decides where the
+    permission has to be held: in a workspace when the resource is one or lies in one, else in the organization.
+    Callers who may not know of the resource get NOT_FOUND, exactly as for an id that does not exist. Only with
+    ACCESS_MODE_PERMISSION.
     """
     self_field: _builtins.str
     """Name of a request field with a user id. When it names the caller, being a member of the organization is enough and
@@ -126,15 +228,26 @@ Global___Access: _TypeAlias = Access  # noqa: Y015
 
 ACCESS_FIELD_NUMBER: _builtins.int
 RATE_LIMIT_FIELD_NUMBER: _builtins.int
+AUDITED_FIELD_NUMBER: _builtins.int
 SENSITIVE_FIELD_NUMBER: _builtins.int
 CALLS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+PERMISSION_NAME_FIELD_NUMBER: _builtins.int
+GRANTS_FIELD_NUMBER: _builtins.int
 access: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Access]
 """Who may call the method. Every method has one."""
 rate_limit: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___RateLimitClass.ValueType]
 """How often the method may be called. Every method has one."""
+audited: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.bool]
+"""Whether every call is recorded in the audit log: of the organization in which it acts or, where there is none, of
+the account that it is about.
+"""
 sensitive: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.bool]
 """The field holds a secret or what people and models said. It is never written to a log, and never stored with the
 answers that are kept for repeated requests.
 """
 calls_per_minute: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _builtins.int]
 """Calls per minute that a rate-limit class allows to one caller."""
+permission_name: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _builtins.str]
+"""Name of a permission, such as "workspace.create". Every value of Permission but the first has one."""
+grants: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _containers.RepeatedScalarFieldContainer[_builtins.str]]
+"""Names of the permissions that a built-in role includes. For values of Role and WorkspaceRole."""

@@ -34,12 +34,18 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_MEMBER: _Role.ValueType  # 2
     """Besides, creates and changes workspaces and talks to models."""
     ROLE_ADMIN: _Role.ValueType  # 3
-    """Besides, manages members and invitations, deletes workspaces, reads the organization's usage."""
+    """Besides, manages people, roles, teams, service accounts and all workspaces; reads usage and audit log."""
     ROLE_OWNER: _Role.ValueType  # 4
-    """Besides, deletes the organization and makes owners. There is always at least one."""
+    """Besides, deletes the organization. There is always at least one. Only a person can be an owner."""
+    ROLE_BILLING: _Role.ValueType  # 5
+    """Reads the organization and what it used."""
+    ROLE_CUSTOM: _Role.ValueType  # 6
+    """A role of the organization's own, named by custom_role_id."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
-    """Role is what a member may do in an organization. Each role includes everything below it."""
+    """Role is what a member may do in an organization. The permissions of its workspaces count in those that are open to
+    the organization.
+    """
 
 ROLE_UNSPECIFIED: Role.ValueType  # 0
 """Not given."""
@@ -48,10 +54,62 @@ ROLE_VIEWER: Role.ValueType  # 1
 ROLE_MEMBER: Role.ValueType  # 2
 """Besides, creates and changes workspaces and talks to models."""
 ROLE_ADMIN: Role.ValueType  # 3
-"""Besides, manages members and invitations, deletes workspaces, reads the organization's usage."""
+"""Besides, manages people, roles, teams, service accounts and all workspaces; reads usage and audit log."""
 ROLE_OWNER: Role.ValueType  # 4
-"""Besides, deletes the organization and makes owners. There is always at least one."""
+"""Besides, deletes the organization. There is always at least one. Only a person can be an owner."""
+ROLE_BILLING: Role.ValueType  # 5
+"""Reads the organization and what it used."""
+ROLE_CUSTOM: Role.ValueType  # 6
+"""A role of the organization's own, named by custom_role_id."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
+
+class _MemberKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MemberKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemberKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MEMBER_KIND_UNSPECIFIED: _MemberKind.ValueType  # 0
+    """Not given."""
+    MEMBER_KIND_PERSON: _MemberKind.ValueType  # 1
+    """A person with an account."""
+    MEMBER_KIND_SERVICE_ACCOUNT: _MemberKind.ValueType  # 2
+    """A service account of the organization."""
+
+class MemberKind(_MemberKind, metaclass=_MemberKindEnumTypeWrapper):
+    """MemberKind says what a member is."""
+
+MEMBER_KIND_UNSPECIFIED: MemberKind.ValueType  # 0
+"""Not given."""
+MEMBER_KIND_PERSON: MemberKind.ValueType  # 1
+"""A person with an account."""
+MEMBER_KIND_SERVICE_ACCOUNT: MemberKind.ValueType  # 2
+"""A service account of the organization."""
+Global___MemberKind: _TypeAlias = MemberKind  # noqa: Y015
+
+class _MemberState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MemberStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemberState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MEMBER_STATE_UNSPECIFIED: _MemberState.ValueType  # 0
+    """Not given."""
+    MEMBER_STATE_ACTIVE: _MemberState.ValueType  # 1
+    """It does."""
+    MEMBER_STATE_SUSPENDED: _MemberState.ValueType  # 2
+    """It was suspended: for the member the organization does not exist."""
+
+class MemberState(_MemberState, metaclass=_MemberStateEnumTypeWrapper):
+    """MemberState says whether a membership counts."""
+
+MEMBER_STATE_UNSPECIFIED: MemberState.ValueType  # 0
+"""Not given."""
+MEMBER_STATE_ACTIVE: MemberState.ValueType  # 1
+"""It does."""
+MEMBER_STATE_SUSPENDED: MemberState.ValueType  # 2
+"""It was suspended: for the member the organization does not exist."""
+Global___MemberState: _TypeAlias = MemberState  # noqa: Y015
 
 class _InvitationState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -97,6 +155,7 @@ class Org(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    CUSTOM_ROLE_ID_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """UUID. Output only, but names the organization in an update."""
     name: _builtins.str
@@ -105,6 +164,8 @@ class Org(_message.Message):
     """The caller's role in it. Output only."""
     etag: _builtins.str
     """Version. Sent back with an update, it makes the update fail when somebody else was faster."""
+    custom_role_id: _builtins.str
+    """The caller's custom role in it when role is ROLE_CUSTOM. Output only."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time of creation. Output only."""
@@ -122,10 +183,11 @@ class Org(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        custom_role_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "name", b"name", "org_id", b"org_id", "role", b"role", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "custom_role_id", b"custom_role_id", "etag", b"etag", "name", b"name", "org_id", b"org_id", "role", b"role", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -133,7 +195,7 @@ Global___Org: _TypeAlias = Org  # noqa: Y015
 
 @_typing.final
 class Member(_message.Message):
-    """Member is a person's membership in an organization."""
+    """Member is the membership of a person or service account in an organization."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -144,18 +206,27 @@ class Member(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    CUSTOM_ROLE_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """UUID of the organization. Output only, but names the membership in an update."""
     user_id: _builtins.str
-    """UUID of the person. Output only, but names the membership in an update."""
+    """UUID of the person or service account. Output only, but names the membership in an update."""
     email: _builtins.str
-    """Email address of the person. Output only."""
+    """Email address of the person, empty for a service account. Output only."""
     display_name: _builtins.str
-    """Name of the person. Output only."""
+    """Name of the person or service account. Output only."""
     role: Global___Role.ValueType
-    """What the person may do."""
+    """What the member may do."""
     etag: _builtins.str
     """Version. Sent back with an update, it makes the update fail when somebody else was faster."""
+    custom_role_id: _builtins.str
+    """The custom role, with ROLE_CUSTOM and only with it."""
+    kind: Global___MemberKind.ValueType
+    """What the member is. Output only."""
+    state: Global___MemberState.ValueType
+    """Whether the membership counts. Output only; SuspendMember and ReinstateMember change it."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time of joining. Output only."""
@@ -170,10 +241,13 @@ class Member(_message.Message):
         role: Global___Role.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        custom_role_id: _builtins.str = ...,
+        kind: Global___MemberKind.ValueType = ...,
+        state: Global___MemberState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "email", b"email", "etag", b"etag", "org_id", b"org_id", "role", b"role", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "custom_role_id", b"custom_role_id", "display_name", b"display_name", "email", b"email", "etag", b"etag", "kind", b"kind", "org_id", b"org_id", "role", b"role", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -193,6 +267,7 @@ class Invitation(_message.Message):
     INVITER_ID_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    CUSTOM_ROLE_ID_FIELD_NUMBER: _builtins.int
     invitation_id: _builtins.str
     """UUID."""
     org_id: _builtins.str
@@ -205,6 +280,8 @@ class Invitation(_message.Message):
     """What became of it."""
     inviter_id: _builtins.str
     """UUID of the person who invited."""
+    custom_role_id: _builtins.str
+    """The offered custom role when role is ROLE_CUSTOM."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time of creation."""
@@ -224,10 +301,11 @@ class Invitation(_message.Message):
         inviter_id: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        custom_role_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "email", b"email", "expire_time", b"expire_time", "invitation_id", b"invitation_id", "inviter_id", b"inviter_id", "org_id", b"org_id", "role", b"role", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "custom_role_id", b"custom_role_id", "email", b"email", "expire_time", b"expire_time", "invitation_id", b"invitation_id", "inviter_id", b"inviter_id", "org_id", b"org_id", "role", b"role", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -486,6 +564,7 @@ class CreateInvitationRequest(_message.Message):
     EMAIL_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CUSTOM_ROLE_ID_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organization."""
     email: _builtins.str
@@ -494,6 +573,8 @@ class CreateInvitationRequest(_message.Message):
     """The role to offer."""
     request_id: _builtins.str
     """UUID chosen by the client that makes it safe to repeat the call."""
+    custom_role_id: _builtins.str
+    """The custom role, with ROLE_CUSTOM and only with it."""
     def __init__(
         self,
         *,
@@ -501,10 +582,11 @@ class CreateInvitationRequest(_message.Message):
         email: _builtins.str = ...,
         role: Global___Role.ValueType = ...,
         request_id: _builtins.str = ...,
+        custom_role_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "org_id", b"org_id", "request_id", b"request_id", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["custom_role_id", b"custom_role_id", "email", b"email", "org_id", b"org_id", "request_id", b"request_id", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -768,7 +850,7 @@ class UpdateMemberRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to change: "role". Empty means every changeable field that is set in member."""
+        """Which fields to change: "role", "custom_role_id". Empty means every changeable field that is set in member."""
 
     def __init__(
         self,
@@ -850,3 +932,103 @@ class RemoveMemberResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RemoveMemberResponse: _TypeAlias = RemoveMemberResponse  # noqa: Y015
+
+@_typing.final
+class SuspendMemberRequest(_message.Message):
+    """Request of OrgService.SuspendMember."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organization."""
+    user_id: _builtins.str
+    """The member to suspend."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuspendMemberRequest: _TypeAlias = SuspendMemberRequest  # noqa: Y015
+
+@_typing.final
+class SuspendMemberResponse(_message.Message):
+    """Response of OrgService.SuspendMember."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def member(self) -> Global___Member:
+        """The membership after the change."""
+
+    def __init__(
+        self,
+        *,
+        member: Global___Member | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuspendMemberResponse: _TypeAlias = SuspendMemberResponse  # noqa: Y015
+
+@_typing.final
+class ReinstateMemberRequest(_message.Message):
+    """Request of OrgService.ReinstateMember."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organization."""
+    user_id: _builtins.str
+    """The member to reinstate."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReinstateMemberRequest: _TypeAlias = ReinstateMemberRequest  # noqa: Y015
+
+@_typing.final
+class ReinstateMemberResponse(_message.Message):
+    """Response of OrgService.ReinstateMember."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def member(self) -> Global___Member:
+        """The membership after the change."""
+
+    def __init__(
+        self,
+        *,
+        member: Global___Member | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReinstateMemberResponse: _TypeAlias = ReinstateMemberResponse  # noqa: Y015

@@ -98,6 +98,16 @@ class OrgServiceStub:
                 request_serializer=aiworkspace_dot_v1_dot_org__pb2.RemoveMemberRequest.SerializeToString,
                 response_deserializer=aiworkspace_dot_v1_dot_org__pb2.RemoveMemberResponse.FromString,
                 _registered_method=True)
+        self.SuspendMember = channel.unary_unary(
+                '/aiworkspace.v1.OrgService/SuspendMember',
+                request_serializer=aiworkspace_dot_v1_dot_org__pb2.SuspendMemberRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_org__pb2.SuspendMemberResponse.FromString,
+                _registered_method=True)
+        self.ReinstateMember = channel.unary_unary(
+                '/aiworkspace.v1.OrgService/ReinstateMember',
+                request_serializer=aiworkspace_dot_v1_dot_org__pb2.ReinstateMemberRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_org__pb2.ReinstateMemberResponse.FromString,
+                _registered_method=True)
 
 
 class OrgServiceServicer:
@@ -145,10 +155,12 @@ class OrgServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateInvitation(self, request, context):
-        """CreateInvitation invites an email address into the organization. Owners and admins may; only owners invite owners.
+        """CreateInvitation invites an email address into the organization, and sends it a mail. Owners and admins may; nobody
+        offers a role that includes what they lack.
 
-        The answer has the token that the invited person needs. It is not shown again; give it to that person.
-        Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role above the caller's own.
+        The answer has the token that the invited person needs, as has the mail. It is not shown again.
+        Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's own;
+        NOT_FOUND for an unknown custom role.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -188,21 +200,45 @@ class OrgServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateMember(self, request, context):
-        """UpdateMember changes a member's role. Owners and admins may; only owners make, change or unmake owners.
+        """UpdateMember changes a member's role. Owners and admins may; nobody gives or takes a role that includes what they
+        lack.
 
         Pending invitations that the member made and could no longer make are revoked.
-        Errors: NOT_FOUND; PERMISSION_DENIED for a role above the caller's own; FAILED_PRECONDITION when no owner would be
-        left; ABORTED when member.etag is given and no longer current.
+        Errors: NOT_FOUND; PERMISSION_DENIED for a role beyond the caller's own; FAILED_PRECONDITION when no owner would be
+        left; INVALID_ARGUMENT for a service account as owner; ABORTED when member.etag is given and no longer current.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveMember(self, request, context):
-        """RemoveMember ends a membership. Owners and admins may, only owners for owners; every member may leave.
+        """RemoveMember ends a membership, with the member's places in teams and workspaces and, of a service account, its API
+        keys. Owners and admins may, for members whose role includes nothing that they lack; every member may leave.
 
-        Pending invitations that the member made are revoked.
+        Pending invitations that the member made are revoked, runs in progress are cancelled.
         Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SuspendMember(self, request, context):
+        """SuspendMember takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members
+        whose role includes nothing that they lack, and not for themselves.
+
+        For the member, and for API keys of a suspended service account, the organization does not exist. Runs in progress
+        are cancelled. Suspending again changes nothing.
+        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReinstateMember(self, request, context):
+        """ReinstateMember gives a suspended member's access back. Owners and admins may, for members whose role includes
+        nothing that they lack. Reinstating again changes nothing.
+
+        Errors: NOT_FOUND; PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -270,6 +306,16 @@ def add_OrgServiceServicer_to_server(servicer, server):
                     servicer.RemoveMember,
                     request_deserializer=aiworkspace_dot_v1_dot_org__pb2.RemoveMemberRequest.FromString,
                     response_serializer=aiworkspace_dot_v1_dot_org__pb2.RemoveMemberResponse.SerializeToString,
+            ),
+            'SuspendMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuspendMember,
+                    request_deserializer=aiworkspace_dot_v1_dot_org__pb2.SuspendMemberRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_org__pb2.SuspendMemberResponse.SerializeToString,
+            ),
+            'ReinstateMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReinstateMember,
+                    request_deserializer=aiworkspace_dot_v1_dot_org__pb2.ReinstateMemberRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_org__pb2.ReinstateMemberResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -600,6 +646,60 @@ class OrgService:
             '/aiworkspace.v1.OrgService/RemoveMember',
             aiworkspace_dot_v1_dot_org__pb2.RemoveMemberRequest.SerializeToString,
             aiworkspace_dot_v1_dot_org__pb2.RemoveMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuspendMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.OrgService/SuspendMember',
+            aiworkspace_dot_v1_dot_org__pb2.SuspendMemberRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_org__pb2.SuspendMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReinstateMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.OrgService/ReinstateMember',
+            aiworkspace_dot_v1_dot_org__pb2.ReinstateMemberRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_org__pb2.ReinstateMemberResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,10 +51,12 @@ class OrgServiceStub:
     DeleteOrg: _grpc.UnaryUnaryMultiCallable[_org_pb2.DeleteOrgRequest, _org_pb2.DeleteOrgResponse]
     """DeleteOrg deletes an organization with everything in it. Owners may. Its ids are NOT_FOUND from then on."""
     CreateInvitation: _grpc.UnaryUnaryMultiCallable[_org_pb2.CreateInvitationRequest, _org_pb2.CreateInvitationResponse]
-    """CreateInvitation invites an email address into the organization. Owners and admins may; only owners invite owners.
+    """CreateInvitation invites an email address into the organization, and sends it a mail. Owners and admins may; nobody
+    offers a role that includes what they lack.
 
-    The answer has the token that the invited person needs. It is not shown again; give it to that person.
-    Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role above the caller's own.
+    The answer has the token that the invited person needs, as has the mail. It is not shown again.
+    Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's own;
+    NOT_FOUND for an unknown custom role.
     """
     ListInvitations: _grpc.UnaryUnaryMultiCallable[_org_pb2.ListInvitationsRequest, _org_pb2.ListInvitationsResponse]
     """ListInvitations lists the organization's invitations, the latest first. Owners and admins may."""
@@ -72,17 +74,33 @@ class OrgServiceStub:
     ListMembers: _grpc.UnaryUnaryMultiCallable[_org_pb2.ListMembersRequest, _org_pb2.ListMembersResponse]
     """ListMembers lists the members of an organization, the oldest membership first. Any member may."""
     UpdateMember: _grpc.UnaryUnaryMultiCallable[_org_pb2.UpdateMemberRequest, _org_pb2.UpdateMemberResponse]
-    """UpdateMember changes a member's role. Owners and admins may; only owners make, change or unmake owners.
+    """UpdateMember changes a member's role. Owners and admins may; nobody gives or takes a role that includes what they
+    lack.
 
     Pending invitations that the member made and could no longer make are revoked.
-    Errors: NOT_FOUND; PERMISSION_DENIED for a role above the caller's own; FAILED_PRECONDITION when no owner would be
-    left; ABORTED when member.etag is given and no longer current.
+    Errors: NOT_FOUND; PERMISSION_DENIED for a role beyond the caller's own; FAILED_PRECONDITION when no owner would be
+    left; INVALID_ARGUMENT for a service account as owner; ABORTED when member.etag is given and no longer current.
     """
     RemoveMember: _grpc.UnaryUnaryMultiCallable[_org_pb2.RemoveMemberRequest, _org_pb2.RemoveMemberResponse]
-    """RemoveMember ends a membership. Owners and admins may, only owners for owners; every member may leave.
+    """RemoveMember ends a membership, with the member's places in teams and workspaces and, of a service account, its API
+    keys. Owners and admins may, for members whose role includes nothing that they lack; every member may leave.
 
-    Pending invitations that the member made are revoked.
+    Pending invitations that the member made are revoked, runs in progress are cancelled.
     Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
+    """
+    SuspendMember: _grpc.UnaryUnaryMultiCallable[_org_pb2.SuspendMemberRequest, _org_pb2.SuspendMemberResponse]
+    """SuspendMember takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members
+    whose role includes nothing that they lack, and not for themselves.
+
+    For the member, and for API keys of a suspended service account, the organization does not exist. Runs in progress
+    are cancelled. Suspending again changes nothing.
+    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
+    """
+    ReinstateMember: _grpc.UnaryUnaryMultiCallable[_org_pb2.ReinstateMemberRequest, _org_pb2.ReinstateMemberResponse]
+    """ReinstateMember gives a suspended member's access back. Owners and admins may, for members whose role includes
+    nothing that they lack. Reinstating again changes nothing.
+
+    Errors: NOT_FOUND; PERMISSION_DENIED.
     """
 
 @_typing.type_check_only
@@ -108,10 +126,12 @@ class OrgServiceAsyncStub(OrgServiceStub):
     DeleteOrg: _aio.UnaryUnaryMultiCallable[_org_pb2.DeleteOrgRequest, _org_pb2.DeleteOrgResponse]  # type: ignore[assignment]
     """DeleteOrg deletes an organization with everything in it. Owners may. Its ids are NOT_FOUND from then on."""
     CreateInvitation: _aio.UnaryUnaryMultiCallable[_org_pb2.CreateInvitationRequest, _org_pb2.CreateInvitationResponse]  # type: ignore[assignment]
-    """CreateInvitation invites an email address into the organization. Owners and admins may; only owners invite owners.
+    """CreateInvitation invites an email address into the organization, and sends it a mail. Owners and admins may; nobody
+    offers a role that includes what they lack.
 
-    The answer has the token that the invited person needs. It is not shown again; give it to that person.
-    Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role above the caller's own.
+    The answer has the token that the invited person needs, as has the mail. It is not shown again.
+    Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's own;
+    NOT_FOUND for an unknown custom role.
     """
     ListInvitations: _aio.UnaryUnaryMultiCallable[_org_pb2.ListInvitationsRequest, _org_pb2.ListInvitationsResponse]  # type: ignore[assignment]
     """ListInvitations lists the organization's invitations, the latest first. Owners and admins may."""
@@ -129,17 +149,33 @@ class OrgServiceAsyncStub(OrgServiceStub):
     ListMembers: _aio.UnaryUnaryMultiCallable[_org_pb2.ListMembersRequest, _org_pb2.ListMembersResponse]  # type: ignore[assignment]
     """ListMembers lists the members of an organization, the oldest membership first. Any member may."""
     UpdateMember: _aio.UnaryUnaryMultiCallable[_org_pb2.UpdateMemberRequest, _org_pb2.UpdateMemberResponse]  # type: ignore[assignment]
-    """UpdateMember changes a member's role. Owners and admins may; only owners make, change or unmake owners.
+    """UpdateMember changes a member's role. Owners and admins may; nobody gives or takes a role that includes what they
+    lack.
 
     Pending invitations that the member made and could no longer make are revoked.
-    Errors: NOT_FOUND; PERMISSION_DENIED for a role above the caller's own; FAILED_PRECONDITION when no owner would be
-    left; ABORTED when member.etag is given and no longer current.
+    Errors: NOT_FOUND; PERMISSION_DENIED for a role beyond the caller's own; FAILED_PRECONDITION when no owner would be
+    left; INVALID_ARGUMENT for a service account as owner; ABORTED when member.etag is given and no longer current.
     """
     RemoveMember: _aio.UnaryUnaryMultiCallable[_org_pb2.RemoveMemberRequest, _org_pb2.RemoveMemberResponse]  # type: ignore[assignment]
-    """RemoveMember ends a membership. Owners and admins may, only owners for owners; every member may leave.
+    """RemoveMember ends a membership, with the member's places in teams and workspaces and, of a service account, its API
+    keys. Owners and admins may, for members whose role includes nothing that they lack; every member may leave.
 
-    Pending invitations that the member made are revoked.
+    Pending invitations that the member made are revoked, runs in progress are cancelled.
     Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
+    """
+    SuspendMember: _aio.UnaryUnaryMultiCallable[_org_pb2.SuspendMemberRequest, _org_pb2.SuspendMemberResponse]  # type: ignore[assignment]
+    """SuspendMember takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members
+    whose role includes nothing that they lack, and not for themselves.
+
+    For the member, and for API keys of a suspended service account, the organization does not exist. Runs in progress
+    are cancelled. Suspending again changes nothing.
+    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
+    """
+    ReinstateMember: _aio.UnaryUnaryMultiCallable[_org_pb2.ReinstateMemberRequest, _org_pb2.ReinstateMemberResponse]  # type: ignore[assignment]
+    """ReinstateMember gives a suspended member's access back. Owners and admins may, for members whose role includes
+    nothing that they lack. Reinstating again changes nothing.
+
+    Errors: NOT_FOUND; PERMISSION_DENIED.
     """
 
 class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -198,10 +234,12 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.CreateInvitationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.CreateInvitationResponse, _abc.Awaitable[_org_pb2.CreateInvitationResponse]]:
-        """CreateInvitation invites an email address into the organization. Owners and admins may; only owners invite owners.
+        """CreateInvitation invites an email address into the organization, and sends it a mail. Owners and admins may; nobody
+        offers a role that includes what they lack.
 
-        The answer has the token that the invited person needs. It is not shown again; give it to that person.
-        Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role above the caller's own.
+        The answer has the token that the invited person needs, as has the mail. It is not shown again.
+        Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's own;
+        NOT_FOUND for an unknown custom role.
         """
 
     @_abc_1.abstractmethod
@@ -249,11 +287,12 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.UpdateMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.UpdateMemberResponse, _abc.Awaitable[_org_pb2.UpdateMemberResponse]]:
-        """UpdateMember changes a member's role. Owners and admins may; only owners make, change or unmake owners.
+        """UpdateMember changes a member's role. Owners and admins may; nobody gives or takes a role that includes what they
+        lack.
 
         Pending invitations that the member made and could no longer make are revoked.
-        Errors: NOT_FOUND; PERMISSION_DENIED for a role above the caller's own; FAILED_PRECONDITION when no owner would be
-        left; ABORTED when member.etag is given and no longer current.
+        Errors: NOT_FOUND; PERMISSION_DENIED for a role beyond the caller's own; FAILED_PRECONDITION when no owner would be
+        left; INVALID_ARGUMENT for a service account as owner; ABORTED when member.etag is given and no longer current.
         """
 
     @_abc_1.abstractmethod
@@ -262,10 +301,37 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.RemoveMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.RemoveMemberResponse, _abc.Awaitable[_org_pb2.RemoveMemberResponse]]:
-        """RemoveMember ends a membership. Owners and admins may, only owners for owners; every member may leave.
+        """RemoveMember ends a membership, with the member's places in teams and workspaces and, of a service account, its API
+        keys. Owners and admins may, for members whose role includes nothing that they lack; every member may leave.
 
-        Pending invitations that the member made are revoked.
+        Pending invitations that the member made are revoked, runs in progress are cancelled.
         Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
+        """
+
+    @_abc_1.abstractmethod
+    def SuspendMember(
+        self,
+        request: _org_pb2.SuspendMemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_org_pb2.SuspendMemberResponse, _abc.Awaitable[_org_pb2.SuspendMemberResponse]]:
+        """SuspendMember takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members
+        whose role includes nothing that they lack, and not for themselves.
+
+        For the member, and for API keys of a suspended service account, the organization does not exist. Runs in progress
+        are cancelled. Suspending again changes nothing.
+        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
+        """
+
+    @_abc_1.abstractmethod
+    def ReinstateMember(
+        self,
+        request: _org_pb2.ReinstateMemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_org_pb2.ReinstateMemberResponse, _abc.Awaitable[_org_pb2.ReinstateMemberResponse]]:
+        """ReinstateMember gives a suspended member's access back. Owners and admins may, for members whose role includes
+        nothing that they lack. Reinstating again changes nothing.
+
+        Errors: NOT_FOUND; PERMISSION_DENIED.
         """
 
 def add_OrgServiceServicer_to_server(servicer: OrgServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -9,6 +9,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,58 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _WorkspaceVisibility:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WorkspaceVisibilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkspaceVisibility.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WORKSPACE_VISIBILITY_UNSPECIFIED: _WorkspaceVisibility.ValueType  # 0
+    """Not given."""
+    WORKSPACE_VISIBILITY_ORG: _WorkspaceVisibility.ValueType  # 1
+    """To all members of the organization, with the permissions of their roles in it, besides its own members."""
+    WORKSPACE_VISIBILITY_MEMBERS: _WorkspaceVisibility.ValueType  # 2
+    """To its own members only, and to who administers all workspaces of the organization."""
+
+class WorkspaceVisibility(_WorkspaceVisibility, metaclass=_WorkspaceVisibilityEnumTypeWrapper):
+    """WorkspaceVisibility says to whom a workspace is open."""
+
+WORKSPACE_VISIBILITY_UNSPECIFIED: WorkspaceVisibility.ValueType  # 0
+"""Not given."""
+WORKSPACE_VISIBILITY_ORG: WorkspaceVisibility.ValueType  # 1
+"""To all members of the organization, with the permissions of their roles in it, besides its own members."""
+WORKSPACE_VISIBILITY_MEMBERS: WorkspaceVisibility.ValueType  # 2
+"""To its own members only, and to who administers all workspaces of the organization."""
+Global___WorkspaceVisibility: _TypeAlias = WorkspaceVisibility  # noqa: Y015
+
+class _WorkspaceRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WorkspaceRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkspaceRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WORKSPACE_ROLE_UNSPECIFIED: _WorkspaceRole.ValueType  # 0
+    """Not given."""
+    WORKSPACE_ROLE_VIEWER: _WorkspaceRole.ValueType  # 1
+    """Sees the workspace, and reads the caller's own conversations."""
+    WORKSPACE_ROLE_EDITOR: _WorkspaceRole.ValueType  # 2
+    """Besides, changes the workspace and talks to models."""
+    WORKSPACE_ROLE_MANAGER: _WorkspaceRole.ValueType  # 3
+    """Besides, says who is a member, and deletes the workspace."""
+
+class WorkspaceRole(_WorkspaceRole, metaclass=_WorkspaceRoleEnumTypeWrapper):
+    """WorkspaceRole is what a member of a workspace may do in it."""
+
+WORKSPACE_ROLE_UNSPECIFIED: WorkspaceRole.ValueType  # 0
+"""Not given."""
+WORKSPACE_ROLE_VIEWER: WorkspaceRole.ValueType  # 1
+"""Sees the workspace, and reads the caller's own conversations."""
+WORKSPACE_ROLE_EDITOR: WorkspaceRole.ValueType  # 2
+"""Besides, changes the workspace and talks to models."""
+WORKSPACE_ROLE_MANAGER: WorkspaceRole.ValueType  # 3
+"""Besides, says who is a member, and deletes the workspace."""
+Global___WorkspaceRole: _TypeAlias = WorkspaceRole  # noqa: Y015
 
 @_typing.final
 class Workspace(_message.Message):
@@ -34,6 +87,7 @@ class Workspace(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    VISIBILITY_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     """UUID. Output only, but names the workspace in an update."""
     org_id: _builtins.str
@@ -46,6 +100,8 @@ class Workspace(_message.Message):
     """What the model is told at the start of every conversation. At most 32,768 characters."""
     etag: _builtins.str
     """Version. Sent back with an update, it makes the update fail when somebody else was faster."""
+    visibility: Global___WorkspaceVisibility.ValueType
+    """Who sees it. Output only; SetWorkspaceVisibility changes it."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time of creation. Output only."""
@@ -65,14 +121,61 @@ class Workspace(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        visibility: Global___WorkspaceVisibility.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "default_model", b"default_model", "etag", b"etag", "name", b"name", "org_id", b"org_id", "system_prompt", b"system_prompt", "update_time", b"update_time", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "default_model", b"default_model", "etag", b"etag", "name", b"name", "org_id", b"org_id", "system_prompt", b"system_prompt", "update_time", b"update_time", "visibility", b"visibility", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Workspace: _TypeAlias = Workspace  # noqa: Y015
+
+@_typing.final
+class WorkspaceMember(_message.Message):
+    """WorkspaceMember is the membership of a person, service account or team in a workspace. Either user_id or team_id is
+    set.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    TEAM_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    workspace_id: _builtins.str
+    """UUID of the workspace."""
+    user_id: _builtins.str
+    """UUID of the person or service account."""
+    team_id: _builtins.str
+    """UUID of the team, whose members all have the role."""
+    display_name: _builtins.str
+    """Name of the person, service account or team."""
+    role: Global___WorkspaceRole.ValueType
+    """What the member may do in the workspace."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of joining."""
+
+    def __init__(
+        self,
+        *,
+        workspace_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        team_id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        role: Global___WorkspaceRole.ValueType = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "role", b"role", "team_id", b"team_id", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkspaceMember: _TypeAlias = WorkspaceMember  # noqa: Y015
 
 @_typing.final
 class CreateWorkspaceRequest(_message.Message):
@@ -85,6 +188,7 @@ class CreateWorkspaceRequest(_message.Message):
     DEFAULT_MODEL_FIELD_NUMBER: _builtins.int
     SYSTEM_PROMPT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VISIBILITY_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organization."""
     name: _builtins.str
@@ -95,6 +199,8 @@ class CreateWorkspaceRequest(_message.Message):
     """What the model is told at the start of every conversation. At most 32,768 characters."""
     request_id: _builtins.str
     """UUID chosen by the client that makes it safe to repeat the call."""
+    visibility: Global___WorkspaceVisibility.ValueType
+    """Who sees it. Not given means WORKSPACE_VISIBILITY_ORG."""
     def __init__(
         self,
         *,
@@ -103,10 +209,11 @@ class CreateWorkspaceRequest(_message.Message):
         default_model: _builtins.str = ...,
         system_prompt: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        visibility: Global___WorkspaceVisibility.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_model", b"default_model", "name", b"name", "org_id", b"org_id", "request_id", b"request_id", "system_prompt", b"system_prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_model", b"default_model", "name", b"name", "org_id", b"org_id", "request_id", b"request_id", "system_prompt", b"system_prompt", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -334,3 +441,216 @@ class DeleteWorkspaceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteWorkspaceResponse: _TypeAlias = DeleteWorkspaceResponse  # noqa: Y015
+
+@_typing.final
+class SetWorkspaceVisibilityRequest(_message.Message):
+    """Request of WorkspaceService.SetWorkspaceVisibility."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_ID_FIELD_NUMBER: _builtins.int
+    VISIBILITY_FIELD_NUMBER: _builtins.int
+    workspace_id: _builtins.str
+    """The workspace."""
+    visibility: Global___WorkspaceVisibility.ValueType
+    """Who is to see it."""
+    def __init__(
+        self,
+        *,
+        workspace_id: _builtins.str = ...,
+        visibility: Global___WorkspaceVisibility.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["visibility", b"visibility", "workspace_id", b"workspace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetWorkspaceVisibilityRequest: _TypeAlias = SetWorkspaceVisibilityRequest  # noqa: Y015
+
+@_typing.final
+class SetWorkspaceVisibilityResponse(_message.Message):
+    """Response of WorkspaceService.SetWorkspaceVisibility."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def workspace(self) -> Global___Workspace:
+        """The workspace after the change."""
+
+    def __init__(
+        self,
+        *,
+        workspace: Global___Workspace | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["workspace", b"workspace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetWorkspaceVisibilityResponse: _TypeAlias = SetWorkspaceVisibilityResponse  # noqa: Y015
+
+@_typing.final
+class SetWorkspaceMemberRequest(_message.Message):
+    """Request of WorkspaceService.SetWorkspaceMember."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    TEAM_ID_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    workspace_id: _builtins.str
+    """The workspace."""
+    user_id: _builtins.str
+    """The person or service account. Give this or team_id."""
+    team_id: _builtins.str
+    """The team. Give this or user_id."""
+    role: Global___WorkspaceRole.ValueType
+    """The role to give."""
+    def __init__(
+        self,
+        *,
+        workspace_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        team_id: _builtins.str = ...,
+        role: Global___WorkspaceRole.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["role", b"role", "team_id", b"team_id", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetWorkspaceMemberRequest: _TypeAlias = SetWorkspaceMemberRequest  # noqa: Y015
+
+@_typing.final
+class SetWorkspaceMemberResponse(_message.Message):
+    """Response of WorkspaceService.SetWorkspaceMember."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def member(self) -> Global___WorkspaceMember:
+        """The membership."""
+
+    def __init__(
+        self,
+        *,
+        member: Global___WorkspaceMember | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetWorkspaceMemberResponse: _TypeAlias = SetWorkspaceMemberResponse  # noqa: Y015
+
+@_typing.final
+class RemoveWorkspaceMemberRequest(_message.Message):
+    """Request of WorkspaceService.RemoveWorkspaceMember."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    TEAM_ID_FIELD_NUMBER: _builtins.int
+    workspace_id: _builtins.str
+    """The workspace."""
+    user_id: _builtins.str
+    """The person or service account. Give this or team_id."""
+    team_id: _builtins.str
+    """The team. Give this or user_id."""
+    def __init__(
+        self,
+        *,
+        workspace_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        team_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["team_id", b"team_id", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveWorkspaceMemberRequest: _TypeAlias = RemoveWorkspaceMemberRequest  # noqa: Y015
+
+@_typing.final
+class RemoveWorkspaceMemberResponse(_message.Message):
+    """Response of WorkspaceService.RemoveWorkspaceMember."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveWorkspaceMemberResponse: _TypeAlias = RemoveWorkspaceMemberResponse  # noqa: Y015
+
+@_typing.final
+class ListWorkspaceMembersRequest(_message.Message):
+    """Request of WorkspaceService.ListWorkspaceMembers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    workspace_id: _builtins.str
+    """The workspace."""
+    page_size: _builtins.int
+    """Most members to return, 1 to 1000. 0 means 50."""
+    page_token: _builtins.str
+    """next_page_token of the page before. Empty for the first page."""
+    def __init__(
+        self,
+        *,
+        workspace_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "workspace_id", b"workspace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWorkspaceMembersRequest: _TypeAlias = ListWorkspaceMembersRequest  # noqa: Y015
+
+@_typing.final
+class ListWorkspaceMembersResponse(_message.Message):
+    """Response of WorkspaceService.ListWorkspaceMembers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page. Empty on the last one."""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkspaceMember]:
+        """The members of this page."""
+
+    def __init__(
+        self,
+        *,
+        members: _abc.Iterable[Global___WorkspaceMember] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["members", b"members", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWorkspaceMembersResponse: _TypeAlias = ListWorkspaceMembersResponse  # noqa: Y015

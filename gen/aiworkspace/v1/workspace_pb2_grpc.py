@@ -27,7 +27,9 @@ if _version_not_supported:
 
 class WorkspaceServiceStub:
     """WorkspaceService manages the workspaces of an organization. A workspace gives its conversations a default model and a
-    system prompt, and is open to all members of its organization.
+    system prompt. It is open to all members of its organization, with the permissions of their roles in that, or to its
+    own members only: people and teams, each with a role in the workspace. A workspace that somebody may not see is
+    NOT_FOUND for them.
     """
 
     def __init__(self, channel):
@@ -61,15 +63,37 @@ class WorkspaceServiceStub:
                 request_serializer=aiworkspace_dot_v1_dot_workspace__pb2.DeleteWorkspaceRequest.SerializeToString,
                 response_deserializer=aiworkspace_dot_v1_dot_workspace__pb2.DeleteWorkspaceResponse.FromString,
                 _registered_method=True)
+        self.SetWorkspaceVisibility = channel.unary_unary(
+                '/aiworkspace.v1.WorkspaceService/SetWorkspaceVisibility',
+                request_serializer=aiworkspace_dot_v1_dot_workspace__pb2.SetWorkspaceVisibilityRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_workspace__pb2.SetWorkspaceVisibilityResponse.FromString,
+                _registered_method=True)
+        self.SetWorkspaceMember = channel.unary_unary(
+                '/aiworkspace.v1.WorkspaceService/SetWorkspaceMember',
+                request_serializer=aiworkspace_dot_v1_dot_workspace__pb2.SetWorkspaceMemberRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_workspace__pb2.SetWorkspaceMemberResponse.FromString,
+                _registered_method=True)
+        self.RemoveWorkspaceMember = channel.unary_unary(
+                '/aiworkspace.v1.WorkspaceService/RemoveWorkspaceMember',
+                request_serializer=aiworkspace_dot_v1_dot_workspace__pb2.RemoveWorkspaceMemberRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_workspace__pb2.RemoveWorkspaceMemberResponse.FromString,
+                _registered_method=True)
+        self.ListWorkspaceMembers = channel.unary_unary(
+                '/aiworkspace.v1.WorkspaceService/ListWorkspaceMembers',
+                request_serializer=aiworkspace_dot_v1_dot_workspace__pb2.ListWorkspaceMembersRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_workspace__pb2.ListWorkspaceMembersResponse.FromString,
+                _registered_method=True)
 
 
 class WorkspaceServiceServicer:
     """WorkspaceService manages the workspaces of an organization. A workspace gives its conversations a default model and a
-    system prompt, and is open to all members of its organization.
+    system prompt. It is open to all members of its organization, with the permissions of their roles in that, or to its
+    own members only: people and teams, each with a role in the workspace. A workspace that somebody may not see is
+    NOT_FOUND for them.
     """
 
     def CreateWorkspace(self, request, context):
-        """CreateWorkspace creates a workspace. Members may.
+        """CreateWorkspace creates a workspace, of which the caller becomes a manager. Members may.
 
         Errors: INVALID_ARGUMENT when default_model is not one of ListModels.
         """
@@ -78,21 +102,22 @@ class WorkspaceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetWorkspace(self, request, context):
-        """GetWorkspace returns a workspace. Any member of the organization may.
+        """GetWorkspace returns a workspace that the caller may see.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListWorkspaces(self, request, context):
-        """ListWorkspaces lists the workspaces of an organization, the oldest first. Any member may.
+        """ListWorkspaces lists those workspaces of an organization that the caller may see, the oldest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateWorkspace(self, request, context):
-        """UpdateWorkspace changes name, default model and system prompt. Members may.
+        """UpdateWorkspace changes name, default model and system prompt. Members of the organization may where it is open to
+        them, and the workspace's editors and managers.
 
         Errors: INVALID_ARGUMENT when default_model is not one of ListModels; ABORTED when workspace.etag is given and no
         longer current.
@@ -102,8 +127,45 @@ class WorkspaceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteWorkspace(self, request, context):
-        """DeleteWorkspace deletes a workspace with its conversations. Owners and admins may. Its ids are NOT_FOUND from then
-        on.
+        """DeleteWorkspace deletes a workspace with its conversations. The workspace's managers and the organization's owners
+        and admins may. Its ids are NOT_FOUND from then on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetWorkspaceVisibility(self, request, context):
+        """SetWorkspaceVisibility opens a workspace to its organization or closes it to all but its members. The workspace's
+        managers and the organization's owners and admins may.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetWorkspaceMember(self, request, context):
+        """SetWorkspaceMember makes a person, service account or team a member of a workspace, or changes its role there. The
+        workspace's managers and the organization's owners and admins may.
+
+        Errors: NOT_FOUND for who is not in the organization; PERMISSION_DENIED for a role beyond what the caller may
+        there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveWorkspaceMember(self, request, context):
+        """RemoveWorkspaceMember ends a membership in a workspace. The workspace's managers and the organization's owners and
+        admins may; everybody may leave.
+
+        Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWorkspaceMembers(self, request, context):
+        """ListWorkspaceMembers lists the people, service accounts and teams that are members of a workspace. Those who see
+        the workspace through their role in the organization alone are not among them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,6 +199,26 @@ def add_WorkspaceServiceServicer_to_server(servicer, server):
                     request_deserializer=aiworkspace_dot_v1_dot_workspace__pb2.DeleteWorkspaceRequest.FromString,
                     response_serializer=aiworkspace_dot_v1_dot_workspace__pb2.DeleteWorkspaceResponse.SerializeToString,
             ),
+            'SetWorkspaceVisibility': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetWorkspaceVisibility,
+                    request_deserializer=aiworkspace_dot_v1_dot_workspace__pb2.SetWorkspaceVisibilityRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_workspace__pb2.SetWorkspaceVisibilityResponse.SerializeToString,
+            ),
+            'SetWorkspaceMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetWorkspaceMember,
+                    request_deserializer=aiworkspace_dot_v1_dot_workspace__pb2.SetWorkspaceMemberRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_workspace__pb2.SetWorkspaceMemberResponse.SerializeToString,
+            ),
+            'RemoveWorkspaceMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveWorkspaceMember,
+                    request_deserializer=aiworkspace_dot_v1_dot_workspace__pb2.RemoveWorkspaceMemberRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_workspace__pb2.RemoveWorkspaceMemberResponse.SerializeToString,
+            ),
+            'ListWorkspaceMembers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWorkspaceMembers,
+                    request_deserializer=aiworkspace_dot_v1_dot_workspace__pb2.ListWorkspaceMembersRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_workspace__pb2.ListWorkspaceMembersResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'aiworkspace.v1.WorkspaceService', rpc_method_handlers)
@@ -147,7 +229,9 @@ def add_WorkspaceServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class WorkspaceService:
     """WorkspaceService manages the workspaces of an organization. A workspace gives its conversations a default model and a
-    system prompt, and is open to all members of its organization.
+    system prompt. It is open to all members of its organization, with the permissions of their roles in that, or to its
+    own members only: people and teams, each with a role in the workspace. A workspace that somebody may not see is
+    NOT_FOUND for them.
     """
 
     @staticmethod
@@ -275,6 +359,114 @@ class WorkspaceService:
             '/aiworkspace.v1.WorkspaceService/DeleteWorkspace',
             aiworkspace_dot_v1_dot_workspace__pb2.DeleteWorkspaceRequest.SerializeToString,
             aiworkspace_dot_v1_dot_workspace__pb2.DeleteWorkspaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetWorkspaceVisibility(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.WorkspaceService/SetWorkspaceVisibility',
+            aiworkspace_dot_v1_dot_workspace__pb2.SetWorkspaceVisibilityRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_workspace__pb2.SetWorkspaceVisibilityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetWorkspaceMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.WorkspaceService/SetWorkspaceMember',
+            aiworkspace_dot_v1_dot_workspace__pb2.SetWorkspaceMemberRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_workspace__pb2.SetWorkspaceMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveWorkspaceMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.WorkspaceService/RemoveWorkspaceMember',
+            aiworkspace_dot_v1_dot_workspace__pb2.RemoveWorkspaceMemberRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_workspace__pb2.RemoveWorkspaceMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWorkspaceMembers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.WorkspaceService/ListWorkspaceMembers',
+            aiworkspace_dot_v1_dot_workspace__pb2.ListWorkspaceMembersRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_workspace__pb2.ListWorkspaceMembersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,7 +28,9 @@ GRPC_VERSION: str
 
 class WorkspaceServiceStub:
     """WorkspaceService manages the workspaces of an organization. A workspace gives its conversations a default model and a
-    system prompt, and is open to all members of its organization.
+    system prompt. It is open to all members of its organization, with the permissions of their roles in that, or to its
+    own members only: people and teams, each with a role in the workspace. A workspace that somebody may not see is
+    NOT_FOUND for them.
     """
 
     @_typing.overload
@@ -36,55 +38,103 @@ class WorkspaceServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkspaceServiceAsyncStub: ...
     CreateWorkspace: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.CreateWorkspaceRequest, _workspace_pb2.CreateWorkspaceResponse]
-    """CreateWorkspace creates a workspace. Members may.
+    """CreateWorkspace creates a workspace, of which the caller becomes a manager. Members may.
 
     Errors: INVALID_ARGUMENT when default_model is not one of ListModels.
     """
     GetWorkspace: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.GetWorkspaceRequest, _workspace_pb2.GetWorkspaceResponse]
-    """GetWorkspace returns a workspace. Any member of the organization may."""
+    """GetWorkspace returns a workspace that the caller may see."""
     ListWorkspaces: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.ListWorkspacesRequest, _workspace_pb2.ListWorkspacesResponse]
-    """ListWorkspaces lists the workspaces of an organization, the oldest first. Any member may."""
+    """ListWorkspaces lists those workspaces of an organization that the caller may see, the oldest first."""
     UpdateWorkspace: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.UpdateWorkspaceRequest, _workspace_pb2.UpdateWorkspaceResponse]
-    """UpdateWorkspace changes name, default model and system prompt. Members may.
+    """UpdateWorkspace changes name, default model and system prompt. Members of the organization may where it is open to
+    them, and the workspace's editors and managers.
 
     Errors: INVALID_ARGUMENT when default_model is not one of ListModels; ABORTED when workspace.etag is given and no
     longer current.
     """
     DeleteWorkspace: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.DeleteWorkspaceRequest, _workspace_pb2.DeleteWorkspaceResponse]
-    """DeleteWorkspace deletes a workspace with its conversations. Owners and admins may. Its ids are NOT_FOUND from then
-    on.
+    """DeleteWorkspace deletes a workspace with its conversations. The workspace's managers and the organization's owners
+    and admins may. Its ids are NOT_FOUND from then on.
+    """
+    SetWorkspaceVisibility: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.SetWorkspaceVisibilityRequest, _workspace_pb2.SetWorkspaceVisibilityResponse]
+    """SetWorkspaceVisibility opens a workspace to its organization or closes it to all but its members. The workspace's
+    managers and the organization's owners and admins may.
+    """
+    SetWorkspaceMember: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.SetWorkspaceMemberRequest, _workspace_pb2.SetWorkspaceMemberResponse]
+    """SetWorkspaceMember makes a person, service account or team a member of a workspace, or changes its role there. The
+    workspace's managers and the organization's owners and admins may.
+
+    Errors: NOT_FOUND for who is not in the organization; PERMISSION_DENIED for a role beyond what the caller may
+    there.
+    """
+    RemoveWorkspaceMember: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.RemoveWorkspaceMemberRequest, _workspace_pb2.RemoveWorkspaceMemberResponse]
+    """RemoveWorkspaceMember ends a membership in a workspace. The workspace's managers and the organization's owners and
+    admins may; everybody may leave.
+
+    Errors: NOT_FOUND.
+    """
+    ListWorkspaceMembers: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.ListWorkspaceMembersRequest, _workspace_pb2.ListWorkspaceMembersResponse]
+    """ListWorkspaceMembers lists the people, service accounts and teams that are members of a workspace. Those who see
+    the workspace through their role in the organization alone are not among them.
     """
 
 @_typing.type_check_only
 class WorkspaceServiceAsyncStub(WorkspaceServiceStub):
     """WorkspaceService manages the workspaces of an organization. A workspace gives its conversations a default model and a
-    system prompt, and is open to all members of its organization.
+    system prompt. It is open to all members of its organization, with the permissions of their roles in that, or to its
+    own members only: people and teams, each with a role in the workspace. A workspace that somebody may not see is
+    NOT_FOUND for them.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateWorkspace: _aio.UnaryUnaryMultiCallable[_workspace_pb2.CreateWorkspaceRequest, _workspace_pb2.CreateWorkspaceResponse]  # type: ignore[assignment]
-    """CreateWorkspace creates a workspace. Members may.
+    """CreateWorkspace creates a workspace, of which the caller becomes a manager. Members may.
 
     Errors: INVALID_ARGUMENT when default_model is not one of ListModels.
     """
     GetWorkspace: _aio.UnaryUnaryMultiCallable[_workspace_pb2.GetWorkspaceRequest, _workspace_pb2.GetWorkspaceResponse]  # type: ignore[assignment]
-    """GetWorkspace returns a workspace. Any member of the organization may."""
+    """GetWorkspace returns a workspace that the caller may see."""
     ListWorkspaces: _aio.UnaryUnaryMultiCallable[_workspace_pb2.ListWorkspacesRequest, _workspace_pb2.ListWorkspacesResponse]  # type: ignore[assignment]
-    """ListWorkspaces lists the workspaces of an organization, the oldest first. Any member may."""
+    """ListWorkspaces lists those workspaces of an organization that the caller may see, the oldest first."""
     UpdateWorkspace: _aio.UnaryUnaryMultiCallable[_workspace_pb2.UpdateWorkspaceRequest, _workspace_pb2.UpdateWorkspaceResponse]  # type: ignore[assignment]
-    """UpdateWorkspace changes name, default model and system prompt. Members may.
+    """UpdateWorkspace changes name, default model and system prompt. Members of the organization may where it is open to
+    them, and the workspace's editors and managers.
 
     Errors: INVALID_ARGUMENT when default_model is not one of ListModels; ABORTED when workspace.etag is given and no
     longer current.
     """
     DeleteWorkspace: _aio.UnaryUnaryMultiCallable[_workspace_pb2.DeleteWorkspaceRequest, _workspace_pb2.DeleteWorkspaceResponse]  # type: ignore[assignment]
-    """DeleteWorkspace deletes a workspace with its conversations. Owners and admins may. Its ids are NOT_FOUND from then
-    on.
+    """DeleteWorkspace deletes a workspace with its conversations. The workspace's managers and the organization's owners
+    and admins may. Its ids are NOT_FOUND from then on.
+    """
+    SetWorkspaceVisibility: _aio.UnaryUnaryMultiCallable[_workspace_pb2.SetWorkspaceVisibilityRequest, _workspace_pb2.SetWorkspaceVisibilityResponse]  # type: ignore[assignment]
+    """SetWorkspaceVisibility opens a workspace to its organization or closes it to all but its members. The workspace's
+    managers and the organization's owners and admins may.
+    """
+    SetWorkspaceMember: _aio.UnaryUnaryMultiCallable[_workspace_pb2.SetWorkspaceMemberRequest, _workspace_pb2.SetWorkspaceMemberResponse]  # type: ignore[assignment]
+    """SetWorkspaceMember makes a person, service account or team a member of a workspace, or changes its role there. The
+    workspace's managers and the organization's owners and admins may.
+
+    Errors: NOT_FOUND for who is not in the organization; PERMISSION_DENIED for a role beyond what the caller may
+    there.
+    """
+    RemoveWorkspaceMember: _aio.UnaryUnaryMultiCallable[_workspace_pb2.RemoveWorkspaceMemberRequest, _workspace_pb2.RemoveWorkspaceMemberResponse]  # type: ignore[assignment]
+    """RemoveWorkspaceMember ends a membership in a workspace. The workspace's managers and the organization's owners and
+    admins may; everybody may leave.
+
+    Errors: NOT_FOUND.
+    """
+    ListWorkspaceMembers: _aio.UnaryUnaryMultiCallable[_workspace_pb2.ListWorkspaceMembersRequest, _workspace_pb2.ListWorkspaceMembersResponse]  # type: ignore[assignment]
+    """ListWorkspaceMembers lists the people, service accounts and teams that are members of a workspace. Those who see
+    the workspace through their role in the organization alone are not among them.
     """
 
 class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
     """WorkspaceService manages the workspaces of an organization. A workspace gives its conversations a default model and a
-    system prompt, and is open to all members of its organization.
+    system prompt. It is open to all members of its organization, with the permissions of their roles in that, or to its
+    own members only: people and teams, each with a role in the workspace. A workspace that somebody may not see is
+    NOT_FOUND for them.
     """
 
     @_abc_1.abstractmethod
@@ -93,7 +143,7 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workspace_pb2.CreateWorkspaceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workspace_pb2.CreateWorkspaceResponse, _abc.Awaitable[_workspace_pb2.CreateWorkspaceResponse]]:
-        """CreateWorkspace creates a workspace. Members may.
+        """CreateWorkspace creates a workspace, of which the caller becomes a manager. Members may.
 
         Errors: INVALID_ARGUMENT when default_model is not one of ListModels.
         """
@@ -104,7 +154,7 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workspace_pb2.GetWorkspaceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workspace_pb2.GetWorkspaceResponse, _abc.Awaitable[_workspace_pb2.GetWorkspaceResponse]]:
-        """GetWorkspace returns a workspace. Any member of the organization may."""
+        """GetWorkspace returns a workspace that the caller may see."""
 
     @_abc_1.abstractmethod
     def ListWorkspaces(
@@ -112,7 +162,7 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workspace_pb2.ListWorkspacesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workspace_pb2.ListWorkspacesResponse, _abc.Awaitable[_workspace_pb2.ListWorkspacesResponse]]:
-        """ListWorkspaces lists the workspaces of an organization, the oldest first. Any member may."""
+        """ListWorkspaces lists those workspaces of an organization that the caller may see, the oldest first."""
 
     @_abc_1.abstractmethod
     def UpdateWorkspace(
@@ -120,7 +170,8 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workspace_pb2.UpdateWorkspaceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workspace_pb2.UpdateWorkspaceResponse, _abc.Awaitable[_workspace_pb2.UpdateWorkspaceResponse]]:
-        """UpdateWorkspace changes name, default model and system prompt. Members may.
+        """UpdateWorkspace changes name, default model and system prompt. Members of the organization may where it is open to
+        them, and the workspace's editors and managers.
 
         Errors: INVALID_ARGUMENT when default_model is not one of ListModels; ABORTED when workspace.etag is given and no
         longer current.
@@ -132,8 +183,53 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workspace_pb2.DeleteWorkspaceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workspace_pb2.DeleteWorkspaceResponse, _abc.Awaitable[_workspace_pb2.DeleteWorkspaceResponse]]:
-        """DeleteWorkspace deletes a workspace with its conversations. Owners and admins may. Its ids are NOT_FOUND from then
-        on.
+        """DeleteWorkspace deletes a workspace with its conversations. The workspace's managers and the organization's owners
+        and admins may. Its ids are NOT_FOUND from then on.
+        """
+
+    @_abc_1.abstractmethod
+    def SetWorkspaceVisibility(
+        self,
+        request: _workspace_pb2.SetWorkspaceVisibilityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workspace_pb2.SetWorkspaceVisibilityResponse, _abc.Awaitable[_workspace_pb2.SetWorkspaceVisibilityResponse]]:
+        """SetWorkspaceVisibility opens a workspace to its organization or closes it to all but its members. The workspace's
+        managers and the organization's owners and admins may.
+        """
+
+    @_abc_1.abstractmethod
+    def SetWorkspaceMember(
+        self,
+        request: _workspace_pb2.SetWorkspaceMemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workspace_pb2.SetWorkspaceMemberResponse, _abc.Awaitable[_workspace_pb2.SetWorkspaceMemberResponse]]:
+        """SetWorkspaceMember makes a person, service account or team a member of a workspace, or changes its role there. The
+        workspace's managers and the organization's owners and admins may.
+
+        Errors: NOT_FOUND for who is not in the organization; PERMISSION_DENIED for a role beyond what the caller may
+        there.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveWorkspaceMember(
+        self,
+        request: _workspace_pb2.RemoveWorkspaceMemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workspace_pb2.RemoveWorkspaceMemberResponse, _abc.Awaitable[_workspace_pb2.RemoveWorkspaceMemberResponse]]:
+        """RemoveWorkspaceMember ends a membership in a workspace. The workspace's managers and the organization's owners and
+        admins may; everybody may leave.
+
+        Errors: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListWorkspaceMembers(
+        self,
+        request: _workspace_pb2.ListWorkspaceMembersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workspace_pb2.ListWorkspaceMembersResponse, _abc.Awaitable[_workspace_pb2.ListWorkspaceMembersResponse]]:
+        """ListWorkspaceMembers lists the people, service accounts and teams that are members of a workspace. Those who see
+        the workspace through their role in the organization alone are not among them.
         """
 
 def add_WorkspaceServiceServicer_to_server(servicer: WorkspaceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

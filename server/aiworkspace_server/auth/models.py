@@ -10,12 +10,16 @@ from ..kit.postgres import Base
 
 
 class User(Base):
+    """A person or, without email address and password, a service account of an organization."""
+
     __tablename__ = "users"
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
-    email: Mapped[str]
+    kind: Mapped[str] = mapped_column(default="person")  # person, service
+    email: Mapped[str | None]
     display_name: Mapped[str]
-    password_hash: Mapped[str]
+    password_hash: Mapped[str | None]
+    verify_time: Mapped[datetime | None]  # when mail to the address was shown to arrive
     request_id: Mapped[UUID | None]  # of the Register call, so that it can be repeated
     version: Mapped[int] = mapped_column(default=1)
     create_time: Mapped[datetime]

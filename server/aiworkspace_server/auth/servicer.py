@@ -150,7 +150,7 @@ def _device(request: pb.RegisterRequest | pb.LoginRequest) -> Device:
 def user_to_proto(user: User) -> pb.User:
     return pb.User(
         user_id=str(user.id),
-        email=user.email,
+        email=user.email or "",
         display_name=user.display_name,
         create_time=timestamp(user.create_time),
         update_time=timestamp(user.update_time),

@@ -13,11 +13,22 @@ from ..kit.timestamps import now
 from .models import Session, User
 
 _FIND_PRINCIPAL = text("SELECT * FROM find_principal(:session_id)")
+_FIND_API_KEY = text("SELECT * FROM find_api_key(:secret_hash)")
+_TOUCH_API_KEY = text("UPDATE api_keys SET last_use_time = now(), last_use_address = :address WHERE id = :id")
 
 
 async def find_principal(tx: ReadSession, session_id: UUID) -> Row[*tuple[Any, ...]] | None:
-    """user_id, last_use_time, expire_time, org_ids, roles of a live session."""
+    """user_id, last_use_time and memberships of a live session."""
     return (await tx.execute(_FIND_PRINCIPAL, {"session_id": session_id})).one_or_none()
+
+
+async def find_api_key(tx: ReadSession, secret_hash: bytes) -> Row[*tuple[Any, ...]] | None:
+    """id, org_id, user_id, permissions, workspace_ids, last_use_time and memberships of a key that works."""
+    return (await tx.execute(_FIND_API_KEY, {"secret_hash": secret_hash})).one_or_none()
+
+
+async def touch_api_key(tx: WriteSession, api_key_id: UUID, address: str) -> None:
+    await tx.execute(_TOUCH_API_KEY, {"id": api_key_id, "address": address})
 
 
 async def find_user(tx: ReadSession, user_id: UUID) -> User | None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Self
+from uuid import UUID
 
 from ..llm.base import Delta, DeltaKind, Finish, Piece, TokenUsage
 from . import events
@@ -16,7 +17,8 @@ class LiveRun:
     All readers share one list, each with a position of its own: a slow reader holds up nobody and costs nothing.
     """
 
-    def __init__(self, run: Run, pace: Pace) -> None:
+    def __init__(self, org_id: UUID, run: Run, pace: Pace) -> None:
+        self.org_id = org_id
         self.run = run
         self.events: list[bytes] = []
         self.stored = 0  # how many of them are stored
@@ -37,9 +39,9 @@ class LiveRun:
         self._open = False  # whether a piece of content has begun and not ended
 
     @classmethod
-    def restore(cls, run: Run, pace: Pace, stored: list[bytes]) -> Self:
+    def restore(cls, org_id: UUID, run: Run, pace: Pace, stored: list[bytes]) -> Self:
         """The run as it was when the last of these events was stored."""
-        live = cls(run, pace)
+        live = cls(org_id, run, pace)
         live.events, live.stored = stored, len(stored)
         for event in map(events.decode, stored):
             if event.HasField("content_started"):

@@ -98,7 +98,7 @@ async def _conclude(db: Database, store: ChatStore, org_id: UUID, run: Run) -> N
 async def _interrupt(db: Database, mongo: Mongo, org_id: UUID, run: Run) -> None:
     """Ends the run with what was stored of its answer."""
     store = ChatStore(mongo, org_id)
-    live = LiveRun.restore(run, Pace(), await store.events_after(run["_id"], 0))
+    live = LiveRun.restore(org_id, run, Pace(), await store.events_after(run["_id"], 0))
     live.finish_content()
     run["state"], run["failure"] = "interrupted", INTERRUPTED
     await Execution(db, mongo, org_id, live, await _request(db, store, org_id, run)).finish()

@@ -90,6 +90,12 @@ class Runs:
                 live.stop("cancelled")
                 await live.ended.wait()
 
+    async def cancel_of(self, org_id: UUID, user_id: UUID | None) -> None:
+        """Stops what a person, or everybody, has in progress in an organization, without waiting for its end."""
+        for live in list(self._live.values()):
+            if live.org_id == org_id and user_id in (None, live.run["user_id"]):
+                live.stop("cancelled")
+
     async def close(self, grace_seconds: float) -> None:
         """Lets runs finish for a while, then interrupts those that are left: what was said is stored and settled."""
         self._closing = True
@@ -118,7 +124,7 @@ class Runs:
         except BaseException:
             self._spawn(withdraw(self._db, self._mongo, question.org_id, run["_id"], run["conversation_id"]))
             raise
-        live = self._live[run["_id"]] = LiveRun.restore(run, self.pace, [first])
+        live = self._live[run["_id"]] = LiveRun.restore(question.org_id, run, self.pace, [first])
         execution = Execution(self._db, self._mongo, question.org_id, live, request)
         self._spawn(self._execute(live, execution.run(question.provider, self._run_seconds)))
         return run["_id"]

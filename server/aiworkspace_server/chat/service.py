@@ -1,4 +1,4 @@
-"""Rules of conversations, and the ways from a conversation or run to its organization."""
+"""Rules of conversations, and the ways from a conversation or run to its workspace."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,6 +7,7 @@ from uuid import UUID
 
 from aiworkspace.v1 import common_pb2
 
+from ..auth.authority import Scope
 from ..kit.context import Call
 from ..kit.errors import NotFound, OutOfRange, Unavailable, etag_mismatch
 from ..kit.mongo import Mongo
@@ -21,7 +22,7 @@ _STARTING_SECONDS = 5.0  # how long a run may take from its reservation to its f
 
 
 class ChatFinder:
-    """Finds the organization of a conversation or run for authorization, and leaves the document with the call.
+    """Finds the workspace of a conversation or run for authorization, and leaves the document with the call.
 
     Only the person whose it is finds it, and only while the workspace and the membership last.
     """
@@ -30,22 +31,20 @@ class ChatFinder:
         self._mongo = mongo
         self._workspaces = workspaces
 
-    async def find_conversation_org(self, call: Call, conversation_id: UUID) -> UUID | None:
+    async def find_conversation(self, call: Call, conversation_id: UUID) -> Scope | None:
         found = await store.find_conversation_among(self._mongo, *_caller(call), conversation_id)
-        return await self._check_workspace(call, found)
+        return await self._find_workspace(call, found)
 
-    async def find_run_org(self, call: Call, run_id: UUID) -> UUID | None:
-        return await self._check_workspace(call, await store.find_run_among(self._mongo, *_caller(call), run_id))
+    async def find_run(self, call: Call, run_id: UUID) -> Scope | None:
+        return await self._find_workspace(call, await store.find_run_among(self._mongo, *_caller(call), run_id))
 
-    async def _check_workspace(self, call: Call, found: tuple[UUID, Any] | None) -> UUID | None:
-        if found is None:
-            return None
-        org_id, call.resource = found
-        return await self._workspaces.find_org(call, call.resource["workspace_id"]) and org_id
+    async def _find_workspace(self, call: Call, found: Any) -> Scope | None:
+        call.resource = found
+        return await self._workspaces.find(call, found["workspace_id"]) if found else None
 
 
 def _caller(call: Call) -> tuple[list[UUID], UUID]:
-    return list(call.principal.roles), call.principal.user_id
+    return list(call.principal.memberships), call.principal.user_id
 
 
 async def update_conversation(

@@ -15,20 +15,19 @@ _PAGE_BYTES = 1 << 20
 
 async def find_conversation_among(
     mongo: Mongo, org_ids: Sequence[UUID], user_id: UUID, conversation_id: UUID
-) -> tuple[UUID, Conversation] | None:
-    """The person's conversation and its organization, which is one of these."""
+) -> Conversation | None:
+    """The person's conversation, in one of these organizations."""
     where = {"_id": conversation_id, "user_id": user_id, "delete_time": None}
-    found = await mongo.find_among("conversations", org_ids, where)
-    return (found["org_id"], cast(Conversation, found)) if found else None
+    return cast(Conversation | None, await mongo.find_among("conversations", org_ids, where))
 
 
-async def find_run_among(mongo: Mongo, org_ids: Sequence[UUID], user_id: UUID, run_id: UUID) -> tuple[UUID, Run] | None:
-    """The person's run and its organization, while its conversation was not deleted."""
+async def find_run_among(mongo: Mongo, org_ids: Sequence[UUID], user_id: UUID, run_id: UUID) -> Run | None:
+    """The person's run, while its conversation was not deleted."""
     found = await mongo.find_among("runs", org_ids, {"_id": run_id, "user_id": user_id})
     if found is None:
         return None
     home = await find_conversation_among(mongo, [found["org_id"]], user_id, found["conversation_id"])
-    return (found["org_id"], cast(Run, found)) if home else None
+    return cast(Run, found) if home else None
 
 
 async def list_unpurged(mongo: Mongo) -> list[tuple[UUID, UUID]]:

@@ -20,11 +20,16 @@ class Call:
     metadata: Mapping[str, tuple[str, ...]]
     request_id: str
     user_id: UUID | None = None  # whom the credentials name
-    session_id: UUID | None = None
+    session_id: UUID | None = None  # unless they called with an API key
     principal: Any = None  # what authentication knows of them
     org_id: UUID | None = None  # the tenant that authorization resolved
+    scope: Any = None  # where authorization looked for the permission
+    fresh: bool = False  # whether authorization is to look past what is remembered
     resource: Any = None  # what it read on the way, so that the handler need not read it again
     log: dict[str, object] = field(default_factory=dict)  # fields for the line about this call
+
+    def set_principal(self, principal: Any) -> None:
+        self.principal, self.user_id, self.session_id = principal, principal.user_id, principal.session_id
 
     @property
     def peer(self) -> str:

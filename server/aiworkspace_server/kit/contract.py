@@ -24,6 +24,7 @@ class Method:
     access: options.Access
     rate_limit: int  # value of RateLimitClass
     calls_per_minute: int
+    audited: bool = False
 
     @property
     def name(self) -> str:
@@ -59,6 +60,7 @@ def _read(descriptor: MethodDescriptor) -> Method:
         access=declared[options.access],
         rate_limit=limit,
         calls_per_minute=value.GetOptions().Extensions[options.calls_per_minute],
+        audited=declared[options.audited],
     )
 
 

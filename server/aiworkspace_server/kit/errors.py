@@ -3,6 +3,7 @@
 AppError
  ├─ Unauthenticated        UNAUTHENTICATED
  ├─ PermissionMissing      PERMISSION_DENIED
+ ├─ SessionRequired        PERMISSION_DENIED
  ├─ NotFound               NOT_FOUND
  ├─ InvalidArgument        INVALID_ARGUMENT      + BadRequest
  ├─ AlreadyExists          ALREADY_EXISTS
@@ -79,8 +80,15 @@ class PermissionMissing(AppError):
     code = grpc.StatusCode.PERMISSION_DENIED
 
     def __init__(self, permission: str, message: str = "") -> None:
-        text = message or f"Your role in this organization does not include {permission}."
+        text = message or f"You lack the permission {permission} here."
         super().__init__(pb.ERROR_REASON_PERMISSION_MISSING, text, metadata={"permission": permission})
+
+
+class SessionRequired(AppError):
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+    def __init__(self) -> None:
+        super().__init__(pb.ERROR_REASON_SESSION_REQUIRED, "This is for people who signed in, not for API keys.")
 
 
 class NotFound(AppError):

@@ -20,7 +20,7 @@ from aiworkspace.v1 import options_pb2 as options
 
 from .context import Call, current
 from .contract import Method, open_method
-from .errors import AppError, Internal, InvalidArgument, Unavailable
+from .errors import AppError, Internal, InvalidArgument, SessionRequired, Unavailable
 from .ids import new_id
 from .stores import STORE_AWAY
 from .wire import Undecodable, decoder, encode
@@ -188,14 +188,17 @@ def _who(call: Call) -> dict[str, str]:
 
 
 def authenticate(check: Callable[[Call], Awaitable[None]]) -> Step:
-    """Lets `check` find out who calls, on all methods but public ones."""
+    """Lets `check` find out who calls, on all methods but public ones. Refuses API keys where a session is needed."""
 
     def step(method: Method, proceed: Handler) -> Handler:
         if method.access.mode == options.ACCESS_MODE_PUBLIC:
             return proceed
+        needs_session = method.access.mode == options.ACCESS_MODE_SESSION
 
         async def handler(call: Call, request: Any) -> Any:
             await check(call)
+            if needs_session and call.session_id is None:
+                raise SessionRequired
             return await proceed(call, request)
 
         return handler

@@ -1,9 +1,10 @@
-"""Tables of organizations, memberships and invitations."""
+"""Tables of organizations and of who is in them: memberships, invitations, custom roles, teams."""
 
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ForeignKey
+from sqlalchemy import ForeignKey, ForeignKeyConstraint, Text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..kit.postgres import Base
@@ -20,14 +21,31 @@ class Org(Base):
     delete_time: Mapped[datetime | None]
 
 
+class CustomRole(Base):
+    """A role that an organization made for itself."""
+
+    __tablename__ = "custom_roles"
+
+    org_id: Mapped[UUID] = mapped_column(ForeignKey("orgs.id"), primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    permissions: Mapped[list[str]] = mapped_column(ARRAY(Text()))
+    version: Mapped[int] = mapped_column(default=1)
+    create_time: Mapped[datetime]
+    update_time: Mapped[datetime]
+
+
 class Membership(Base):
     __tablename__ = "memberships"
+    __table_args__ = (ForeignKeyConstraint(["org_id", "custom_role_id"], ["custom_roles.org_id", "custom_roles.id"]),)
 
     org_id: Mapped[UUID] = mapped_column(ForeignKey("orgs.id"), primary_key=True)
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"), primary_key=True)
-    role: Mapped[str]
+    role: Mapped[str]  # viewer, member, admin, owner, billing, custom
+    custom_role_id: Mapped[UUID | None]
     version: Mapped[int] = mapped_column(default=1)
     create_time: Mapped[datetime]
+    suspend_time: Mapped[datetime | None]
 
 
 class Invitation(Base):
@@ -37,8 +55,33 @@ class Invitation(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True)
     email: Mapped[str]
     role: Mapped[str]
+    custom_role_id: Mapped[UUID | None]
     inviter_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
     create_time: Mapped[datetime]
     expire_time: Mapped[datetime]
     accept_time: Mapped[datetime | None]
     revoke_time: Mapped[datetime | None]
+
+
+class Team(Base):
+    __tablename__ = "teams"
+
+    org_id: Mapped[UUID] = mapped_column(ForeignKey("orgs.id"), primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    version: Mapped[int] = mapped_column(default=1)
+    create_time: Mapped[datetime]
+    update_time: Mapped[datetime]
+
+
+class TeamMember(Base):
+    __tablename__ = "team_members"
+    __table_args__ = (
+        ForeignKeyConstraint(["org_id", "team_id"], ["teams.org_id", "teams.id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(["org_id", "user_id"], ["memberships.org_id", "memberships.user_id"], ondelete="CASCADE"),
+    )
+
+    org_id: Mapped[UUID] = mapped_column(ForeignKey("orgs.id"), primary_key=True)
+    team_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    create_time: Mapped[datetime]

@@ -4,21 +4,29 @@ import base64
 import binascii
 import hmac
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from aiworkspace.v1 import common_pb2 as pb
 
+from ..auth.authority import ROLES, Principal
 from ..auth.models import User
+from ..kit.context import current
 from ..kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, PermissionMissing, etag_mismatch
 from ..kit.ids import new_id
 from ..kit.postgres import WriteSession
 from ..kit.timestamps import now
 from . import store
 from .models import Invitation, Membership, Org
-from .roles import GIVES, ROLES
 
 INVITATION_LIFETIME = timedelta(days=7)
+
+
+class RoleChoice(NamedTuple):
+    """A built-in role, or "custom" with the id of one of the organization's own."""
+
+    name: str
+    custom_role_id: UUID | None = None
 
 
 async def create_org(tx: WriteSession, org_id: UUID, name: str, owner_id: UUID) -> Org:
@@ -27,14 +35,14 @@ async def create_org(tx: WriteSession, org_id: UUID, name: str, owner_id: UUID) 
     org = Org(id=org_id, name=name, version=1, create_time=time, update_time=time)
     tx.add(org)
     await tx.flush()  # before the membership that refers to it
-    tx.add(Membership(org_id=org_id, user_id=owner_id, role="owner", version=1, create_time=time))
+    tx.add(new_membership(org_id, owner_id, RoleChoice("owner")))
     return org
 
 
 async def update_org(tx: WriteSession, org_id: UUID, etag: str, values: dict[str, Any]) -> Org:
     if "name" in values and not values["name"]:
         raise InvalidArgument({"org.name": "must not be empty"})
-    org = await _lock_org(tx, org_id, "org.org_id")
+    org = await lock_org(tx, org_id, "org.org_id")
     if etag and etag != str(org.version):
         raise etag_mismatch("org.etag")
     org.name = values.get("name", org.name)
@@ -44,13 +52,15 @@ async def update_org(tx: WriteSession, org_id: UUID, etag: str, values: dict[str
 
 
 async def delete_org(tx: WriteSession, org_id: UUID) -> None:
-    org = await _lock_org(tx, org_id, "org_id")
+    org = await lock_org(tx, org_id, "org_id")
     org.delete_time = now()
 
 
-async def create_invitation(tx: WriteSession, org_id: UUID, email: str, role: str, inviter_id: UUID) -> Invitation:
-    await _lock_org(tx, org_id, "org_id")
-    await _check_may_give(tx, inviter_id, role)
+async def create_invitation(
+    tx: WriteSession, org_id: UUID, email: str, role: RoleChoice, inviter: Principal
+) -> Invitation:
+    await lock_org(tx, org_id, "org_id")
+    await check_may_grant(tx, inviter, await permissions_of(tx, role))
     if await store.is_member(tx, email):
         raise AlreadyExists("This person is a member of the organization.", "email")
     time = now()
@@ -58,8 +68,9 @@ async def create_invitation(tx: WriteSession, org_id: UUID, email: str, role: st
         org_id=org_id,
         id=new_id(),
         email=email,
-        role=role,
-        inviter_id=inviter_id,
+        role=role.name,
+        custom_role_id=role.custom_role_id,
+        inviter_id=inviter.user_id,
         create_time=time,
         expire_time=time + INVITATION_LIFETIME,
     )
@@ -77,9 +88,9 @@ async def revoke_invitation(tx: WriteSession, invitation_id: UUID) -> Invitation
     return invitation
 
 
-async def accept_invitation(tx: WriteSession, org_id: UUID, invitation_id: UUID, user: User) -> tuple[Org, str]:
+async def accept_invitation(tx: WriteSession, org_id: UUID, invitation_id: UUID, user: User) -> tuple[Org, RoleChoice]:
     """The organization and the new member's role in it."""
-    org = await _lock_org(tx, org_id, "token")
+    org = await lock_org(tx, org_id, "token")
     invitation = await store.lock_invitation(tx, invitation_id)
     if invitation is None or invitation.email != user.email:
         raise NotFound("token")
@@ -89,34 +100,72 @@ async def accept_invitation(tx: WriteSession, org_id: UUID, invitation_id: UUID,
     if await store.find_member(tx, user.id):
         raise AlreadyExists("You are a member of this organization.", "token")
     invitation.accept_time = time
-    tx.add(Membership(org_id=org.id, user_id=user.id, role=invitation.role, version=1, create_time=time))
-    return org, invitation.role
+    role = RoleChoice(invitation.role, invitation.custom_role_id)
+    tx.add(new_membership(org.id, user.id, role))
+    return org, role
+
+
+def new_membership(org_id: UUID, user_id: UUID, role: RoleChoice) -> Membership:
+    return Membership(
+        org_id=org_id,
+        user_id=user_id,
+        role=role.name,
+        custom_role_id=role.custom_role_id,
+        version=1,
+        create_time=now(),
+    )
 
 
 async def update_member(
-    tx: WriteSession, org_id: UUID, user_id: UUID, etag: str, role: str | None, caller_id: UUID
+    tx: WriteSession, org_id: UUID, user_id: UUID, etag: str, role: RoleChoice | None, caller: Principal
 ) -> tuple[Membership, User]:
-    await _lock_org(tx, org_id, "member.org_id")
-    member, user = await _member(tx, user_id, "member.user_id")
+    await lock_org(tx, org_id, "member.org_id")
+    member, user = await find_member(tx, user_id, "member.user_id")
     if etag and etag != str(member.version):
         raise etag_mismatch("member.etag")
-    if role and role != member.role:
-        await _check_may_give(tx, caller_id, member.role, role)
+    if role and role != role_of(member):
+        check_may_have(user, role, "member.role")
+        permissions = await permissions_of(tx, role, "member.custom_role_id")
+        await check_may_grant(tx, caller, permissions, await permissions_of(tx, role_of(member)))
         await _check_owner_left(tx, member)
-        await _withdraw_invitations(tx, user_id, role)
-        member.role = role
+        await withdraw_invitations(tx, user_id, permissions)
+        member.role, member.custom_role_id = role
         member.version += 1
     return member, user
 
 
-async def remove_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller_id: UUID) -> None:
-    await _lock_org(tx, org_id, "org_id")
-    member, _ = await _member(tx, user_id, "user_id")
-    if user_id != caller_id:
-        await _check_may_give(tx, caller_id, member.role)
+async def remove_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller: Principal) -> None:
+    await lock_org(tx, org_id, "org_id")
+    member, _ = await find_member(tx, user_id, "user_id")
+    if user_id != caller.user_id or caller.key:
+        await check_may_grant(tx, caller, await permissions_of(tx, role_of(member)))
     await _check_owner_left(tx, member)
-    await _withdraw_invitations(tx, user_id)
+    await withdraw_invitations(tx, user_id, frozenset())
     await store.remove_member(tx, user_id)
+
+
+async def suspend_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller: Principal) -> tuple[Membership, User]:
+    if user_id == caller.user_id:
+        raise InvalidArgument({"user_id": "is your own: nobody suspends themselves"})
+    await lock_org(tx, org_id, "org_id")
+    member, user = await find_member(tx, user_id, "user_id")
+    await check_may_grant(tx, caller, await permissions_of(tx, role_of(member)))
+    if member.suspend_time is None:
+        await _check_owner_left(tx, member)
+        await withdraw_invitations(tx, user_id, frozenset())
+        member.suspend_time = now()
+        member.version += 1
+    return member, user
+
+
+async def reinstate_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller: Principal) -> tuple[Membership, User]:
+    await lock_org(tx, org_id, "org_id")
+    member, user = await find_member(tx, user_id, "user_id")
+    await check_may_grant(tx, caller, await permissions_of(tx, role_of(member)))
+    if member.suspend_time:
+        member.suspend_time = None
+        member.version += 1
+    return member, user
 
 
 class InvitationTokens:
@@ -146,37 +195,65 @@ class InvitationTokens:
         return hmac.digest(self._key, content, "sha256")
 
 
-async def _lock_org(tx: WriteSession, org_id: UUID, field: str) -> Org:
+async def lock_org(tx: WriteSession, org_id: UUID, field: str) -> Org:
+    """The organization, with nobody else changing it or who is in it until the transaction ends."""
     org = await store.lock_org(tx, org_id)
     if org is None:
         raise NotFound(field)
     return org
 
 
-async def _member(tx: WriteSession, user_id: UUID, field: str) -> tuple[Membership, User]:
+async def find_member(tx: WriteSession, user_id: UUID, field: str) -> tuple[Membership, User]:
     found = await store.find_member(tx, user_id)
     if found is None:
         raise NotFound(field)
     return found
 
 
-async def _check_may_give(tx: WriteSession, giver_id: UUID, *roles: str) -> None:
-    """Nobody gives or takes a role above their own, as it is now: call with the organization locked."""
-    giver, _ = await _member(tx, giver_id, "org_id")
-    for role in roles:
-        if role not in GIVES[giver.role]:
-            raise PermissionMissing("member.manage", f"The role {role} is above your own.")
+def role_of(member: Any) -> RoleChoice:
+    """Of a membership, as a row of any kind."""
+    return RoleChoice(member.role, member.custom_role_id)
 
 
-async def _withdraw_invitations(tx: WriteSession, inviter_id: UUID, role: str | None = None) -> None:
-    """Of somebody who leaves, or will have another role: none is to give what they can no longer give themselves."""
-    kept = GIVES[role] if role else frozenset()
-    await store.revoke_invitations(tx, inviter_id, [name for name in ROLES if name not in kept], now())
+async def permissions_of(tx: WriteSession, role: RoleChoice, field: str = "custom_role_id") -> frozenset[str]:
+    """What a role includes at the moment. Raises NotFound for a custom role that the organization does not have."""
+    if role.custom_role_id is None:
+        return ROLES[role.name]
+    custom = await store.find_custom_role(tx, role.custom_role_id)
+    if custom is None:
+        raise NotFound(field)
+    return frozenset(custom.permissions)
+
+
+def check_may_have(user: User, role: RoleChoice, field: str) -> None:
+    if user.kind == "service" and role.name == "owner":
+        raise InvalidArgument({field: "only a person can be an owner"})
+
+
+async def check_may_grant(tx: WriteSession, caller: Principal, *roles: frozenset[str]) -> None:
+    """Nobody gives or takes what they lack, as it is now: call with the organization locked."""
+    found = await store.find_member(tx, caller.user_id)
+    if found is None or found[0].suspend_time:
+        raise NotFound("org_id")
+    permissions = await permissions_of(tx, role_of(found[0]))
+    if caller.key:
+        permissions &= caller.key.permissions
+    needed = frozenset({current.get().method.access.permission}).union(*roles)
+    if missing := needed - permissions:
+        raise PermissionMissing(min(missing), f"You lack {min(missing)}, so you can neither give nor take it.")
+
+
+async def withdraw_invitations(tx: WriteSession, inviter_id: UUID, permissions: frozenset[str]) -> None:
+    """Of somebody who is left with these permissions: those that they could no longer make."""
+    for invitation in await store.open_invitations(tx, inviter_id):
+        offered = await permissions_of(tx, RoleChoice(invitation.role, invitation.custom_role_id))
+        if not offered | {"invitation.manage"} <= permissions:
+            invitation.revoke_time = now()
 
 
 async def _check_owner_left(tx: WriteSession, leaving: Membership) -> None:
     """Call with the organization locked: two owners that leave at the same time must not both see the other."""
-    if leaving.role == "owner" and await store.count_owners(tx) == 1:
+    if leaving.role == "owner" and not leaving.suspend_time and await store.count_owners(tx) == 1:
         raise FailedPrecondition(pb.ERROR_REASON_LAST_OWNER, "An organization keeps at least one owner.")
 
 

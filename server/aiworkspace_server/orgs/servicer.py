@@ -1,5 +1,6 @@
 """OrgService: proto in and out, one transaction per call."""
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,16 +21,25 @@ from ..kit.replies import Replies
 from ..kit.timestamps import now, timestamp
 from . import service, store
 from .models import Invitation, Membership
-from .roles import RANK, ROLES
-from .service import InvitationTokens
+from .service import InvitationTokens, RoleChoice, role_of
+
+# Told of an organization and a person who lost access to it; None for everybody.
+AccessLost = Callable[[UUID, UUID | None], Awaitable[None]]
 
 
 class OrgServicer(OrgServiceServicer):
     def __init__(
-        self, db: Database, authenticator: Authenticator, tokens: InvitationTokens, pages: Pages, replies: Replies
+        self,
+        db: Database,
+        authenticator: Authenticator,
+        access_lost: AccessLost,
+        tokens: InvitationTokens,
+        pages: Pages,
+        replies: Replies,
     ) -> None:
         self._db = db
         self._authenticator = authenticator
+        self._access_lost = access_lost
         self._tokens = tokens
         self._pages = pages
         self._replies = replies
@@ -40,7 +50,8 @@ class OrgServicer(OrgServiceServicer):
             if reply := await self._replies.earlier(tx, request, pb.CreateOrgResponse):
                 return reply
             org = await service.create_org(tx, org_id, request.name, caller_id())
-            reply = await self._replies.keep(tx, request, pb.CreateOrgResponse(org=_org_to_proto(org, "owner")))
+            reply = pb.CreateOrgResponse(org=_org_to_proto(org, RoleChoice("owner")))
+            await self._replies.keep(tx, request, reply)
         self._authenticator.forget(caller_id())
         return reply
 
@@ -55,7 +66,7 @@ class OrgServicer(OrgServiceServicer):
         async with self._db.read() as tx:
             rows = await store.list_orgs(tx, caller_id(), self._pages.after_id(request), self._pages.limit(request))
         rows, more = self._pages.cut(request, rows, lambda row: [row.id])
-        return pb.ListOrgsResponse(orgs=[_org_to_proto(row, row.role) for row in rows], next_page_token=more)
+        return pb.ListOrgsResponse(orgs=[_org_to_proto(row, role_of(row)) for row in rows], next_page_token=more)
 
     async def UpdateOrg(self, request: pb.UpdateOrgRequest, context: Any) -> pb.UpdateOrgResponse:
         values = changes(request.org, request.update_mask, {"name"})
@@ -67,14 +78,16 @@ class OrgServicer(OrgServiceServicer):
         async with self._db.write(tenant_id()) as tx:
             await service.delete_org(tx, tenant_id())
         self._authenticator.forget_org(tenant_id())
+        await self._access_lost(tenant_id(), None)
         return pb.DeleteOrgResponse()
 
     async def CreateInvitation(self, request: pb.CreateInvitationRequest, context: Any) -> pb.CreateInvitationResponse:
-        org_id, email, role = tenant_id(), request.email.lower(), ROLES[request.role - 1]
+        org_id, email = tenant_id(), request.email.lower()
+        role = read_role(request.role, request.custom_role_id, "")
         async with self._db.write(org_id, caller_id()) as tx:
             reply = await self._replies.earlier(tx, request, pb.CreateInvitationResponse)
             if reply is None:
-                invitation = await service.create_invitation(tx, org_id, email, role, caller_id())
+                invitation = await service.create_invitation(tx, org_id, email, role, current.get().principal)
                 reply = pb.CreateInvitationResponse(invitation=_invitation_to_proto(invitation))
                 await self._replies.keep(tx, request, reply)
         reply.token = self._tokens.make(org_id, UUID(reply.invitation.invitation_id))
@@ -116,34 +129,63 @@ class OrgServicer(OrgServiceServicer):
     async def UpdateMember(self, request: pb.UpdateMemberRequest, context: Any) -> pb.UpdateMemberResponse:
         member = request.member
         user_id = parse_id(member.user_id, "member.user_id")
-        values = changes(member, request.update_mask, {"role"})
-        if values.get("role") == pb.ROLE_UNSPECIFIED:
-            raise InvalidArgument({"member.role": "must be a role"})
-        role = ROLES[values["role"] - 1] if values else None
+        values = changes(member, request.update_mask, {"role", "custom_role_id"})
+        role = read_role(values.get("role", pb.ROLE_CUSTOM), member.custom_role_id, "member.") if values else None
+        caller = current.get().principal
         async with self._db.write(tenant_id()) as tx:
-            changed = await service.update_member(tx, tenant_id(), user_id, member.etag, role, caller_id())
+            changed = await service.update_member(tx, tenant_id(), user_id, member.etag, role, caller)
         self._authenticator.forget(user_id)
         return pb.UpdateMemberResponse(member=_member_to_proto(*changed))
 
     async def RemoveMember(self, request: pb.RemoveMemberRequest, context: Any) -> pb.RemoveMemberResponse:
         user_id = parse_id(request.user_id, "user_id")
         async with self._db.write(tenant_id()) as tx:
-            await service.remove_member(tx, tenant_id(), user_id, caller_id())
+            await service.remove_member(tx, tenant_id(), user_id, current.get().principal)
         self._authenticator.forget(user_id)
+        await self._access_lost(tenant_id(), user_id)
         return pb.RemoveMemberResponse()
 
+    async def SuspendMember(self, request: pb.SuspendMemberRequest, context: Any) -> pb.SuspendMemberResponse:
+        user_id = parse_id(request.user_id, "user_id")
+        async with self._db.write(tenant_id()) as tx:
+            changed = await service.suspend_member(tx, tenant_id(), user_id, current.get().principal)
+        self._authenticator.forget(user_id)
+        await self._access_lost(tenant_id(), user_id)
+        return pb.SuspendMemberResponse(member=_member_to_proto(*changed))
 
-def _own_role() -> str:
-    role: str = current.get().principal.roles[tenant_id()]
-    return role
+    async def ReinstateMember(self, request: pb.ReinstateMemberRequest, context: Any) -> pb.ReinstateMemberResponse:
+        user_id = parse_id(request.user_id, "user_id")
+        async with self._db.write(tenant_id()) as tx:
+            changed = await service.reinstate_member(tx, tenant_id(), user_id, current.get().principal)
+        self._authenticator.forget(user_id)
+        return pb.ReinstateMemberResponse(member=_member_to_proto(*changed))
 
 
-def _org_to_proto(org: Any, role: str) -> pb.Org:
+def read_role(role: pb.Role.ValueType, custom_role_id: str, prefix: str) -> RoleChoice:
+    """The role in a request, whose fields have this prefix. A custom one is named by its id, and only such a one."""
+    if role == pb.ROLE_UNSPECIFIED:
+        raise InvalidArgument({f"{prefix}role": "must be a role"})
+    if (role == pb.ROLE_CUSTOM) != bool(custom_role_id):
+        raise InvalidArgument({f"{prefix}custom_role_id": "must be given with ROLE_CUSTOM, and only with it"})
+    name = pb.Role.Name(role).removeprefix("ROLE_").lower()
+    return RoleChoice(name, parse_id(custom_role_id, f"{prefix}custom_role_id") if custom_role_id else None)
+
+
+def role_to_proto(name: str) -> pb.Role.ValueType:
+    return pb.Role.Value(f"ROLE_{name.upper()}")
+
+
+def _own_role() -> RoleChoice:
+    return role_of(current.get().principal.memberships[tenant_id()])
+
+
+def _org_to_proto(org: Any, role: RoleChoice) -> pb.Org:
     """`org` is an Org or a row of list_orgs."""
     return pb.Org(
         org_id=str(org.id),
         name=org.name,
-        role=pb.Role.ValueType(RANK[role]),
+        role=role_to_proto(role.name),
+        custom_role_id=str(role.custom_role_id or ""),
         create_time=timestamp(org.create_time),
         update_time=timestamp(org.update_time),
         etag=str(org.version),
@@ -154,9 +196,12 @@ def _member_to_proto(member: Membership, user: User) -> pb.Member:
     return pb.Member(
         org_id=str(member.org_id),
         user_id=str(member.user_id),
-        email=user.email,
+        email=user.email or "",
         display_name=user.display_name,
-        role=pb.Role.ValueType(RANK[member.role]),
+        role=role_to_proto(member.role),
+        custom_role_id=str(member.custom_role_id or ""),
+        kind=pb.MEMBER_KIND_PERSON if user.kind == "person" else pb.MEMBER_KIND_SERVICE_ACCOUNT,
+        state=pb.MEMBER_STATE_SUSPENDED if member.suspend_time else pb.MEMBER_STATE_ACTIVE,
         create_time=timestamp(member.create_time),
         etag=str(member.version),
     )
@@ -167,7 +212,8 @@ def _invitation_to_proto(invitation: Invitation) -> pb.Invitation:
         invitation_id=str(invitation.id),
         org_id=str(invitation.org_id),
         email=invitation.email,
-        role=pb.Role.ValueType(RANK[invitation.role]),
+        role=role_to_proto(invitation.role),
+        custom_role_id=str(invitation.custom_role_id or ""),
         state=_invitation_state(invitation),
         inviter_id=str(invitation.inviter_id),
         create_time=timestamp(invitation.create_time),

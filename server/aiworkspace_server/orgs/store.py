@@ -5,11 +5,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, delete, func, select, text, update
+from sqlalchemy import Row, delete, func, select, text
 
 from ..auth.models import User
 from ..kit.postgres import ReadSession, WriteSession
-from .models import Invitation, Membership, Org
+from .models import CustomRole, Invitation, Membership, Org
 
 _LIST_ORGS = text("SELECT * FROM list_user_orgs(:user_id, CAST(:after AS uuid), :limit)")
 
@@ -25,7 +25,7 @@ async def lock_org(tx: WriteSession, org_id: UUID) -> Org | None:
 
 
 async def list_orgs(tx: ReadSession, user_id: UUID, after: UUID | None, limit: int) -> Sequence[Row[*tuple[Any, ...]]]:
-    """A person's organizations, the oldest first: id, name, version, create_time, update_time, role."""
+    """A person's organizations, the oldest first: id, name, version, create_time, update_time, role, custom_role_id."""
     return (await tx.execute(_LIST_ORGS, {"user_id": user_id, "after": after, "limit": limit})).all()
 
 
@@ -52,7 +52,9 @@ def _follows(after: tuple[datetime, UUID]) -> Any:
 
 
 async def count_owners(tx: ReadSession) -> int:
-    return (await tx.execute(select(func.count()).where(Membership.role == "owner"))).scalar_one()
+    """Those that are not suspended."""
+    owners = Membership.role == "owner", Membership.suspend_time.is_(None)
+    return (await tx.execute(select(func.count()).where(*owners))).scalar_one()
 
 
 async def is_member(tx: ReadSession, email: str) -> bool:
@@ -69,11 +71,16 @@ async def lock_invitation(tx: WriteSession, invitation_id: UUID) -> Invitation |
     return (await tx.execute(query)).scalar_one_or_none()
 
 
-async def revoke_invitations(tx: WriteSession, inviter_id: UUID, roles: Sequence[str], time: datetime) -> None:
-    """Those of this person to these roles that were neither accepted nor revoked."""
-    wanted = Invitation.inviter_id == inviter_id, Invitation.role.in_(roles)
+async def open_invitations(tx: WriteSession, inviter_id: UUID) -> Sequence[Invitation]:
+    """Those of this person that were neither accepted nor revoked, locked."""
     still_open = Invitation.accept_time.is_(None), Invitation.revoke_time.is_(None)
-    await tx.execute(update(Invitation).where(*wanted, *still_open).values(revoke_time=time))
+    query = select(Invitation).where(Invitation.inviter_id == inviter_id, *still_open).with_for_update()
+    return (await tx.execute(query)).scalars().all()
+
+
+async def find_custom_role(tx: ReadSession, custom_role_id: UUID) -> CustomRole | None:
+    query = select(CustomRole).where(CustomRole.id == custom_role_id)
+    return (await tx.execute(query)).scalar_one_or_none()
 
 
 async def list_invitations(tx: ReadSession, before: UUID | None, limit: int) -> Sequence[Invitation]:

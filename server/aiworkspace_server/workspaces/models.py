@@ -1,9 +1,9 @@
-"""Table of workspaces."""
+"""Tables of workspaces and their members."""
 
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ForeignKey
+from sqlalchemy import Computed, ForeignKey, ForeignKeyConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..kit.postgres import Base
@@ -17,7 +17,27 @@ class Workspace(Base):
     name: Mapped[str]
     default_model: Mapped[str]
     system_prompt: Mapped[str]
+    visibility: Mapped[str] = mapped_column(default="org")  # org, members
     version: Mapped[int] = mapped_column(default=1)
     create_time: Mapped[datetime]
     update_time: Mapped[datetime]
     delete_time: Mapped[datetime | None]
+
+
+class WorkspaceMember(Base):
+    """A person, service account or team in a workspace."""
+
+    __tablename__ = "workspace_members"
+    __table_args__ = (
+        ForeignKeyConstraint(["org_id", "workspace_id"], ["workspaces.org_id", "workspaces.id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(["org_id", "user_id"], ["memberships.org_id", "memberships.user_id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(["org_id", "team_id"], ["teams.org_id", "teams.id"], ondelete="CASCADE"),
+    )
+
+    org_id: Mapped[UUID] = mapped_column(ForeignKey("orgs.id"), primary_key=True)
+    workspace_id: Mapped[UUID] = mapped_column(primary_key=True)
+    member_id: Mapped[UUID] = mapped_column(Computed("coalesce(user_id, team_id)", persisted=True), primary_key=True)
+    user_id: Mapped[UUID | None]
+    team_id: Mapped[UUID | None]
+    role: Mapped[str]  # viewer, editor, manager
+    create_time: Mapped[datetime]

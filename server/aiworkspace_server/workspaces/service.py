@@ -1,10 +1,11 @@
-"""Rules of workspaces, and the way from a workspace to its organization."""
+"""Rules of workspaces, and the way from a workspace to its organization and the caller's roles in it."""
 
 from typing import Any
 from uuid import UUID
 
 from cachetools import TTLCache
 
+from ..auth.authority import Scope
 from ..kit.context import Call
 from ..kit.errors import InvalidArgument, NotFound, Unavailable, etag_mismatch
 from ..kit.ids import new_id
@@ -13,7 +14,7 @@ from ..kit.timestamps import now
 from ..llm.base import Provider, ProviderError
 from ..llm.registry import Registry, UnknownModel
 from . import store
-from .models import Workspace
+from .models import Workspace, WorkspaceMember
 
 DEFAULT_MODEL = "echo/echo"
 _MOST_CACHED = 50_000
@@ -21,37 +22,49 @@ _FRESH_SECONDS = 1.0  # how long a deletion made by another process may go unnot
 
 
 class WorkspaceFinder:
-    """Finds the organization of a workspace for authorization. What was found is remembered for a second."""
+    """Finds where a workspace lies, and who the caller is in it. What was found is remembered for a second."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._found: TTLCache[tuple[UUID, UUID], UUID] = TTLCache(_MOST_CACHED, _FRESH_SECONDS)
-        self._deletions = 0
+        self._found: TTLCache[tuple[UUID, UUID], Scope] = TTLCache(_MOST_CACHED, _FRESH_SECONDS)
+        self._changes = 0
 
-    async def find_org(self, call: Call, workspace_id: UUID) -> UUID | None:
-        """The organization, if the caller is a member of it and the workspace was not deleted."""
+    async def find(self, call: Call, workspace_id: UUID) -> Scope | None:
+        """The scope, if the caller is a member of its organization and the workspace was not deleted."""
         assert call.user_id is not None
         key = workspace_id, call.user_id
-        org_id = self._found.get(key)
-        if org_id is None:
-            deletions = self._deletions
-            async with self._db.read() as tx:
-                org_id = await store.find_org_id(tx, *key)
-            if org_id is not None and deletions == self._deletions:  # else it may have been read before the deletion
-                self._found[key] = org_id
-        return org_id
+        scope = None if call.fresh else self._found.get(key)
+        return scope or await self._load(key)
+
+    async def _load(self, key: tuple[UUID, UUID]) -> Scope | None:
+        changes = self._changes
+        async with self._db.read() as tx:
+            scope = await store.find_scope(tx, *key)
+        if scope and changes == self._changes:  # else it may have been read before the change
+            self._found[key] = scope
+        return scope
 
     def forget(self, workspace_id: UUID) -> None:
-        self._deletions += 1
+        """Makes the next call on this workspace read anew whose it is and who is in it."""
+        self._changes += 1
         for key in list(self._found):
             if key[0] == workspace_id:
                 self._found.pop(key, None)
 
+    def forget_all(self) -> None:
+        """The same for every workspace: after changes of teams, which may be in any of them."""
+        self._changes += 1
+        self._found.clear()
 
-def create_workspace(tx: WriteSession, org_id: UUID, values: dict[str, str]) -> Workspace:
+
+async def create_workspace(tx: WriteSession, org_id: UUID, creator_id: UUID, values: dict[str, str]) -> Workspace:
+    """The creator becomes a manager."""
     time = now()
     workspace = Workspace(org_id=org_id, id=new_id(), **values, version=1, create_time=time, update_time=time)
     tx.add(workspace)
+    await tx.flush()  # before the membership that refers to it
+    whose = {"org_id": org_id, "workspace_id": workspace.id, "user_id": creator_id}
+    tx.add(WorkspaceMember(**whose, role="manager", create_time=time))
     return workspace
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from aiworkspace.v1 import workspace_pb2 as pb
 from aiworkspace.v1.workspace_pb2_grpc import WorkspaceServiceServicer
 
-from ..kit.context import caller_id, tenant_id
+from ..kit.context import caller_id, current, tenant_id
 from ..kit.errors import NotFound
 from ..kit.ids import parse_id
 from ..kit.masks import changes
@@ -33,10 +33,11 @@ class WorkspaceServicer(WorkspaceServiceServicer):
         model = request.default_model or service.DEFAULT_MODEL
         await service.resolve_model(self._registry, model, "default_model")
         values = {"name": request.name, "default_model": model, "system_prompt": request.system_prompt}
+        values["visibility"] = "members" if request.visibility == pb.WORKSPACE_VISIBILITY_MEMBERS else "org"
         async with self._db.write(tenant_id(), caller_id()) as tx:
             if reply := await self._replies.earlier(tx, request, pb.CreateWorkspaceResponse):
                 return reply
-            workspace = service.create_workspace(tx, tenant_id(), values)
+            workspace = await service.create_workspace(tx, tenant_id(), caller_id(), values)
             reply = pb.CreateWorkspaceResponse(workspace=_workspace_to_proto(workspace))
             return await self._replies.keep(tx, request, reply)
 
@@ -49,7 +50,8 @@ class WorkspaceServicer(WorkspaceServiceServicer):
 
     async def ListWorkspaces(self, request: pb.ListWorkspacesRequest, context: Any) -> pb.ListWorkspacesResponse:
         async with self._db.read(tenant_id()) as tx:
-            rows = await store.list_workspaces(tx, self._pages.after_id(request), self._pages.limit(request))
+            caller, after = current.get().principal, self._pages.after_id(request)
+            rows = await store.list_workspaces(tx, caller, tenant_id(), after, self._pages.limit(request))
         rows, more = self._pages.cut(request, rows, lambda workspace: [workspace.id])
         return pb.ListWorkspacesResponse(workspaces=map(_workspace_to_proto, rows), next_page_token=more)
 
@@ -78,6 +80,7 @@ def _workspace_to_proto(workspace: Workspace) -> pb.Workspace:
         name=workspace.name,
         default_model=workspace.default_model,
         system_prompt=workspace.system_prompt,
+        visibility=pb.WorkspaceVisibility.Value(f"WORKSPACE_VISIBILITY_{workspace.visibility.upper()}"),
         create_time=timestamp(workspace.create_time),
         update_time=timestamp(workspace.update_time),
         etag=str(workspace.version),

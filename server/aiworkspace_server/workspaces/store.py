@@ -3,19 +3,23 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import ColumnElement, and_, or_, select, text, true
 
+from ..auth.authority import ADMINISTER, Principal, Scope
 from ..kit.postgres import ReadSession, WriteSession
-from .models import Workspace
+from ..orgs.models import TeamMember
+from .models import Workspace, WorkspaceMember
 
-_FIND_ORG = text("SELECT find_workspace_org(:workspace_id, :user_id)")
+_FIND_WORKSPACE = text("SELECT * FROM find_workspace(:workspace_id, :user_id)")
 
 
-async def find_org_id(tx: ReadSession, workspace_id: UUID, user_id: UUID) -> UUID | None:
-    """The organization of a workspace, if the person is a member of it."""
-    parameters = {"workspace_id": workspace_id, "user_id": user_id}
-    org_id: UUID | None = (await tx.execute(_FIND_ORG, parameters)).scalar_one()
-    return org_id
+async def find_scope(tx: ReadSession, workspace_id: UUID, user_id: UUID) -> Scope | None:
+    """Where a workspace lies and which roles somebody has in it, if they are a member of its organization."""
+    row = (await tx.execute(_FIND_WORKSPACE, {"workspace_id": workspace_id, "user_id": user_id})).one_or_none()
+    if row is None:
+        return None
+    roles = tuple((found["role"], UUID(found["team_id"]) if found["team_id"] else None) for found in row.roles)
+    return Scope(row.org_id, workspace_id, row.visibility == "org", roles)
 
 
 async def find_workspace(tx: ReadSession, workspace_id: UUID) -> Workspace | None:
@@ -28,9 +32,26 @@ async def lock_workspace(tx: WriteSession, workspace_id: UUID) -> Workspace | No
     return (await tx.execute(query)).scalar_one_or_none()
 
 
-async def list_workspaces(tx: ReadSession, after: UUID | None, limit: int) -> Sequence[Workspace]:
-    """The oldest first, from the one that follows `after`."""
-    query = select(Workspace).where(Workspace.delete_time.is_(None)).order_by(Workspace.id).limit(limit)
+async def list_workspaces(
+    tx: ReadSession, caller: Principal, org_id: UUID, after: UUID | None, limit: int
+) -> Sequence[Workspace]:
+    """Those that the caller may see, the oldest first, from the one that follows `after`."""
+    visible = Workspace.delete_time.is_(None), _seen_by(caller, caller.memberships[org_id].permissions)
+    query = select(Workspace).where(*visible).order_by(Workspace.id).limit(limit)
     if after:
         query = query.where(Workspace.id > after)
     return (await tx.execute(query)).scalars().all()
+
+
+def _seen_by(caller: Principal, permissions: frozenset[str]) -> ColumnElement[bool]:
+    """What `authority.sees` says of one workspace, as a condition on all; with the caller's permissions in the org."""
+    in_teams = select(TeamMember.team_id).where(TeamMember.user_id == caller.user_id)
+    own = or_(WorkspaceMember.user_id == caller.user_id, WorkspaceMember.team_id.in_(in_teams))
+    condition: ColumnElement[bool] = Workspace.id.in_(select(WorkspaceMember.workspace_id).where(own))
+    if ADMINISTER in permissions:
+        condition = true()
+    elif "workspace.read" in permissions:
+        condition = or_(Workspace.visibility == "org", condition)
+    if caller.key and caller.key.workspace_ids is not None:
+        condition = and_(condition, Workspace.id.in_(caller.key.workspace_ids))
+    return condition

@@ -1,0 +1,64 @@
+"""Authorization: from the scope that the contract names to where the permission has to be held, and whether it is."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+from ..auth.authority import Scope, held, sees
+from ..auth.principal import Authenticator
+from ..kit.context import Call
+from ..kit.contract import value_at
+from ..kit.errors import NotFound, PermissionMissing
+from ..kit.ids import parse_id
+
+# Finds where a resource lies, or None when the call's principal has nothing to do with it.
+FindScope = Callable[[Call, UUID], Awaitable[Scope | None]]
+
+
+class Access:
+    """The check that every method with a permission passes before anything else looks at its request."""
+
+    def __init__(self, authenticator: Authenticator, finders: Mapping[str, FindScope]) -> None:
+        self._authenticator = authenticator
+        self._finders: dict[str, FindScope] = {"org_id": _itself, **finders}
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """Names of the fields from which a scope can be found."""
+        return tuple(self._finders)
+
+    async def authorize(self, call: Call, request: Any) -> None:
+        """Sets the call's tenant and scope.
+
+        Raises NotFound for who may not know of the resource and PermissionMissing for who may.
+        """
+        path = call.method.access.scope
+        resource_id = parse_id(value_at(request, path), path)
+        if not await self._allowed(call, request, resource_id):
+            call.fresh = True  # what was granted a moment ago counts
+            await self._authenticator.refresh(call)
+            if not await self._allowed(call, request, resource_id):
+                raise PermissionMissing(call.method.access.permission) if call.org_id else NotFound(path)
+
+    async def find(self, call: Call, path: str, resource_id: UUID) -> Scope | None:
+        """Where the resource lies that a scope field names, None when the caller may not know of it."""
+        scope = await self._finders[path.rpartition(".")[2]](call, resource_id)
+        return scope if scope and sees(call.principal, scope) else None
+
+    async def _allowed(self, call: Call, request: Any, resource_id: UUID) -> bool:
+        declared = call.method.access
+        scope = call.scope = await self.find(call, declared.scope, resource_id)
+        call.org_id = scope.org_id if scope else None
+        if scope is None:
+            return False
+        return declared.permission in held(call.principal, scope) or _is_about_caller(call, request)
+
+
+def _is_about_caller(call: Call, request: Any) -> bool:
+    """Whether people may do this to themselves, though it takes a permission to do it to others. Not so with a key."""
+    field = call.method.access.self_field
+    return bool(field) and call.principal.key is None and value_at(request, field).lower() == str(call.user_id)
+
+
+async def _itself(call: Call, org_id: UUID) -> Scope | None:
+    return Scope(org_id)

@@ -1,0 +1,35 @@
+"""API keys: "aiws_", 43 letters and digits of chance, and 6 that tell a key from a typing error or a guess."""
+
+import secrets
+import zlib
+from hashlib import sha256
+
+KEY_PREFIX = "aiws_"
+_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_RANDOM_LENGTH, _CHECK_LENGTH = 43, 6  # 43 digits of base 62 are 256 bits
+
+
+def new_key() -> str:
+    body = "".join(secrets.choice(_DIGITS) for _ in range(_RANDOM_LENGTH))
+    return f"{KEY_PREFIX}{body}{_check_digits(body)}"
+
+
+def is_key(text: str) -> bool:
+    """Whether the text has the form of a key. Says nothing about whether it is anybody's."""
+    body = text.removeprefix(KEY_PREFIX)
+    if not text.startswith(KEY_PREFIX) or len(body) != _RANDOM_LENGTH + _CHECK_LENGTH or not body.isascii():
+        return False
+    return _check_digits(body[:_RANDOM_LENGTH]) == body[_RANDOM_LENGTH:]
+
+
+def secret_hash(key: str) -> bytes:
+    """What is stored of a key. It needs no slow hash: nobody guesses 256 bits."""
+    return sha256(key.encode()).digest()
+
+
+def _check_digits(body: str) -> str:
+    number, digits = zlib.crc32(body.encode()), ""
+    for _ in range(_CHECK_LENGTH):
+        number, digit = divmod(number, len(_DIGITS))
+        digits = _DIGITS[digit] + digits
+    return digits

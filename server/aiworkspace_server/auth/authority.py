@@ -1,0 +1,137 @@
+"""Who holds which permission where: pure functions over what the contract grants to roles."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from aiworkspace.v1 import options_pb2 as options
+from aiworkspace.v1 import org_pb2, workspace_pb2
+
+from ..kit.contract import ContractError, Method
+
+
+def _grants(enum: Any, prefix: str) -> dict[str, frozenset[str]]:
+    """Permissions of each role of an enum of the contract, by its name in lower case without the prefix."""
+    values = [value for value in enum.DESCRIPTOR.values if value.number]
+    grants = {value.name: value.GetOptions().Extensions[options.grants] for value in values}
+    return {name.removeprefix(prefix).lower(): frozenset(names) for name, names in grants.items()}
+
+
+ROLES = _grants(org_pb2.Role, "ROLE_")  # "custom" has none here: its permissions are the organization's to say
+WORKSPACE_ROLES = _grants(workspace_pb2.WorkspaceRole, "WORKSPACE_ROLE_")
+WORKSPACE_PERMISSIONS = WORKSPACE_ROLES["manager"]  # all that are held in a workspace
+ADMINISTER = "workspace.administer"
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Somebody's place in an organization."""
+
+    org_id: UUID
+    role: str
+    custom_role_id: UUID | None
+    permissions: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyScope:
+    """What an API key is limited to."""
+
+    api_key_id: UUID
+    permissions: frozenset[str]
+    workspace_ids: frozenset[UUID] | None  # None: all workspaces
+
+    def reaches(self, scope: "Scope") -> bool:
+        return self.workspace_ids is None or scope.workspace_id is None or scope.workspace_id in self.workspace_ids
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls, and their organizations as they were a moment ago: with a session, or with an API key."""
+
+    user_id: UUID
+    session_id: UUID | None
+    key: KeyScope | None
+    memberships: Mapping[UUID, Membership]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Where a permission has to be held: in an organization, or in one of its workspaces."""
+
+    org_id: UUID
+    workspace_id: UUID | None = None
+    open_to_org: bool = False  # whether roles in the organization count in the workspace
+    roles: tuple[tuple[str, UUID | None], ...] = ()  # of the caller in the workspace, with the team that has it
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One role that gives the caller permissions in a scope."""
+
+    role: str
+    permissions: frozenset[str]
+    in_workspace: bool = False
+    team_id: UUID | None = None
+
+
+def sources(principal: Principal, scope: Scope) -> Iterator[Source]:
+    """Every role that counts in the scope. There are none outside of the caller's organizations."""
+    membership = principal.memberships.get(scope.org_id)
+    if membership is None:
+        return
+    if scope.workspace_id is None:
+        yield Source(membership.role, membership.permissions)
+        return
+    if ADMINISTER in membership.permissions:
+        yield Source(membership.role, WORKSPACE_PERMISSIONS)
+    elif scope.open_to_org:
+        yield Source(membership.role, membership.permissions & WORKSPACE_PERMISSIONS)
+    for role, team_id in scope.roles:
+        yield Source(role, WORKSPACE_ROLES[role], in_workspace=True, team_id=team_id)
+
+
+def held(principal: Principal, scope: Scope) -> frozenset[str]:
+    """The permissions that the caller has in the scope."""
+    permissions = frozenset[str]().union(*(source.permissions for source in sources(principal, scope)))
+    key = principal.key
+    if key is None:
+        return permissions
+    return permissions & key.permissions if key.reaches(scope) else frozenset()
+
+
+def sees(principal: Principal, scope: Scope) -> bool:
+    """Whether the caller may know that what lies in the scope exists."""
+    if scope.org_id not in principal.memberships or not (principal.key is None or principal.key.reaches(scope)):
+        return False
+    return scope.workspace_id is None or any(
+        "workspace.read" in found.permissions for found in sources(principal, scope)
+    )
+
+
+def read_memberships(rows: Iterable[Mapping[str, Any]]) -> dict[UUID, Membership]:
+    """Those of a row of the look-up functions."""
+    found = {}
+    for row in rows:
+        org_id, role = UUID(row["org_id"]), row["role"]
+        permissions = ROLES[role] if role != "custom" else frozenset(row["permissions"])
+        custom_role_id = UUID(row["custom_role_id"]) if row["custom_role_id"] else None
+        found[org_id] = Membership(org_id, role, custom_role_id, permissions)
+    return found
+
+
+def check_permissions(methods: Iterable[Method]) -> None:
+    """Raises ContractError for a permission that no role includes, and for a role with one that nobody declared."""
+    declared = {
+        value.GetOptions().Extensions[options.permission_name]
+        for value in options.Permission.DESCRIPTOR.values
+        if value.number
+    }
+    for roles in (ROLES, WORKSPACE_ROLES):
+        for role, permissions in roles.items():
+            if unknown := permissions - declared:
+                raise ContractError(f"The role {role} includes {min(unknown)!r}, which is no value of Permission.")
+    for method in methods:
+        if method.access.permission and method.access.permission not in ROLES["owner"] & declared:
+            raise ContractError(f"{method.path}: no role includes the permission {method.access.permission!r}.")
