@@ -84,7 +84,7 @@ def steps(authenticator: Authenticator, limits: Limits, access: Access) -> list[
         interceptors.log_calls,  # sees how everything below ended
         interceptors.authenticate(authenticator.authenticate),  # who calls, before anything is done for them
         limits.step,  # counts per person, so after authentication; before anything that costs
-        interceptors.authorize(access.authorize),  # an outsider learns nothing from validation
+        interceptors.authorize(access.authorize, access.recheck),  # an outsider learns nothing from validation
         interceptors.validate,  # handlers see only requests that keep the rules
     ]
 

@@ -40,6 +40,17 @@ class Access:
             if not await self._allowed(call, request, resource_id):
                 raise PermissionMissing(call.method.access.permission) if call.org_id else NotFound(path)
 
+    async def recheck(self, call: Call) -> None:
+        """Raises what `authorize` would raise now for an earlier call, if the caller has lost what it needs since."""
+        await self._authenticator.recheck(call)
+        found, call.fresh = call.scope, False
+        if found.workspace_id:
+            call.scope = await self.find(call, "workspace_id", found.workspace_id)
+        if call.scope is None or not sees(call.principal, call.scope):
+            raise NotFound(call.method.access.scope)
+        if call.method.access.permission not in held(call.principal, call.scope):
+            raise PermissionMissing(call.method.access.permission)
+
     async def find(self, call: Call, path: str, resource_id: UUID) -> Scope | None:
         """Where the resource lies that a scope field names, None when the caller may not know of it."""
         scope = await self._finders[path.rpartition(".")[2]](call, resource_id)

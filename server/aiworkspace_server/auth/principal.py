@@ -53,6 +53,14 @@ class Authenticator:
         else:
             call.set_principal(await self._load_key(call, secret_hash(_bearer(call))))
 
+    async def recheck(self, call: Call) -> None:
+        """The same for a call that goes on, from what is remembered for others. A token may expire meanwhile."""
+        principal = self._principals.get(call.session_id or secret_hash(_bearer(call)))
+        if principal:
+            call.set_principal(principal)
+        else:
+            await self.refresh(call)
+
     def forget(self, user_id: UUID) -> None:
         """Makes the next call of this person read sessions and roles anew."""
         self._changes += 1

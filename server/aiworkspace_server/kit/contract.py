@@ -25,6 +25,7 @@ class Method:
     rate_limit: int  # value of RateLimitClass
     calls_per_minute: int
     audited: bool = False
+    streams: bool = False  # whether it answers with a stream
 
     @property
     def name(self) -> str:
@@ -61,6 +62,7 @@ def _read(descriptor: MethodDescriptor) -> Method:
         rate_limit=limit,
         calls_per_minute=value.GetOptions().Extensions[options.calls_per_minute],
         audited=declared[options.audited],
+        streams=descriptor.server_streaming,
     )
 
 

@@ -23,11 +23,14 @@ from .contract import Method, open_method
 from .errors import AppError, Internal, InvalidArgument, SessionRequired, Unavailable
 from .ids import new_id
 from .stores import STORE_AWAY
+from .watch import watched
 from .wire import Undecodable, decoder, encode
 
 Handler = Callable[[Call, Any], Awaitable[Any]]
 Step = Callable[[Method, Handler], Handler]
 RpcMethodHandler = Any  # grpc.RpcMethodHandler, which is generic for the type checker and not at run time
+
+_RECHECK_SECONDS = 3.0  # with the second that caches may be old, streams end within five
 
 log = structlog.get_logger("rpc")
 _validator = Validator()
@@ -206,8 +209,11 @@ def authenticate(check: Callable[[Call], Awaitable[None]]) -> Step:
     return step
 
 
-def authorize(check: Callable[[Call, Any], Awaitable[None]]) -> Step:
-    """Lets `check` find the organization and the caller's permission in it, on methods that need one."""
+def authorize(check: Callable[[Call, Any], Awaitable[None]], recheck: Callable[[Call], Awaitable[None]]) -> Step:
+    """Lets `check` find the organization and the caller's permission in it, on methods that need one.
+
+    While a stream goes on, `recheck` looks every few seconds whether the caller still has it.
+    """
 
     def step(method: Method, proceed: Handler) -> Handler:
         if method.access.mode != options.ACCESS_MODE_PERMISSION:
@@ -217,7 +223,10 @@ def authorize(check: Callable[[Call, Any], Awaitable[None]]) -> Step:
             if type(request) is Undecodable:
                 raise request.error()
             await check(call, request)
-            return await proceed(call, request)
+            if not method.streams:
+                return await proceed(call, request)
+            async with watched(lambda: recheck(call), _RECHECK_SECONDS):
+                return await proceed(call, request)
 
         return handler
 

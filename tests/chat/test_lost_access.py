@@ -1,0 +1,199 @@
+"""Streams whose reader may no longer read them: they end within five seconds, whatever took the access."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pymongo.errors import ConnectionFailure
+
+from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2
+from aiworkspace_server.app import App
+from aiworkspace_server.kit import interceptors
+from aiworkspace_server.kit.errors import Unavailable
+from aiworkspace_server.kit.watch import watched
+from tests.people import PASSWORD, NewPerson, Person, join, make_conversation, make_place
+from tests.refusals import Refusal, refusal
+from tests.standin import Script, Standin
+
+MODEL = "openai/gpt-4o-mini"
+TALKING = Script(tokens=("word ",) * 200, seconds_per_token=0.1)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Somebody in another person's organization, and their stream of an answer that takes long."""
+
+    owner: Person
+    reader: Person
+    org_id: str
+    workspace_id: str
+    run_id: str
+    stream: Any
+
+
+@pytest.fixture
+async def scene(new_person: NewPerson, standin: Standin) -> Scene:
+    owner, reader = await new_person(), await new_person()
+    place = await make_place(owner)
+    await join(owner, place.org_id, reader, org_pb2.ROLE_MEMBER)
+    conversation_id = await make_conversation(reader, place.workspace_id)
+    standin.script("gpt-4o-mini", TALKING)
+    message = chat_pb2.SendMessageRequest(conversation_id=conversation_id, content="hello", model=MODEL)
+    stream = reader.chat.SendMessage(message)
+    run_id = (await stream.read()).event.run_id
+    return Scene(owner, reader, place.org_id, place.workspace_id, run_id, stream)
+
+
+async def log_out(scene: Scene) -> None:
+    await scene.reader.auth.Logout(auth_pb2.LogoutRequest())
+
+
+async def change_password_elsewhere(scene: Scene) -> None:
+    login = await scene.reader.auth.Login(auth_pb2.LoginRequest(email=scene.reader.email, password=PASSWORD))
+    change = auth_pb2.ChangePasswordRequest(current_password=PASSWORD, new_password="an entirely different phrase")
+    metadata = (("authorization", f"Bearer {login.tokens.access_token}"),)
+    channel = scene.owner.channel  # a connection without credentials of its own would do as well
+    call = channel.unary_unary(
+        "/aiworkspace.v1.AuthService/ChangePassword",
+        request_serializer=auth_pb2.ChangePasswordRequest.SerializeToString,
+        response_deserializer=auth_pb2.ChangePasswordResponse.FromString,
+    )
+    scene.owner.bearer.token, own = "", scene.owner.bearer.token
+    await call(change, metadata=metadata)
+    scene.owner.bearer.token = own
+
+
+async def suspend(scene: Scene) -> None:
+    request = org_pb2.SuspendMemberRequest(org_id=scene.org_id, user_id=scene.reader.user_id)
+    await scene.owner.orgs.SuspendMember(request)
+
+
+async def remove(scene: Scene) -> None:
+    request = org_pb2.RemoveMemberRequest(org_id=scene.org_id, user_id=scene.reader.user_id)
+    await scene.owner.orgs.RemoveMember(request)
+
+
+async def demote(scene: Scene) -> None:
+    member = org_pb2.Member(org_id=scene.org_id, user_id=scene.reader.user_id, role=org_pb2.ROLE_BILLING)
+    await scene.owner.orgs.UpdateMember(org_pb2.UpdateMemberRequest(member=member))
+
+
+async def delete_org(scene: Scene) -> None:
+    await scene.owner.orgs.DeleteOrg(org_pb2.DeleteOrgRequest(org_id=scene.org_id))
+
+
+async def how_it_ended(stream: Any) -> tuple[Refusal | None, str | None]:
+    """What refused the stream, and the last event."""
+    last = None
+
+    async def read() -> None:
+        nonlocal last
+        async for response in stream:
+            last = response.event.WhichOneof("event")
+
+    return await refusal(read()), last
+
+
+@pytest.mark.parametrize(
+    ("lose", "code"),
+    [(log_out, "UNAUTHENTICATED"), (change_password_elsewhere, "UNAUTHENTICATED"), (demote, "NOT_FOUND")],
+)
+async def test_a_stream_ends_with_the_access_of_its_reader(
+    lose: Callable[[Scene], Awaitable[None]], code: str, scene: Scene
+) -> None:
+    await lose(scene)
+    start = time.monotonic()
+    refused, last = await how_it_ended(scene.stream)
+    assert time.monotonic() - start < 5
+    assert refused is not None
+    assert refused.code == code
+    assert last == "content_delta", "the run itself went on"
+
+
+@pytest.mark.parametrize("lose", [suspend, remove, delete_org])
+async def test_what_a_member_had_in_progress_is_cancelled_with_their_access(
+    lose: Callable[[Scene], Awaitable[None]], scene: Scene, app: App
+) -> None:
+    await lose(scene)
+    start = time.monotonic()
+    refused, last = await how_it_ended(scene.stream)
+    assert time.monotonic() - start < 5
+    assert last == "run_cancelled" or (refused is not None and refused.code == "NOT_FOUND")
+    assert await state_of(app, scene.run_id) == "cancelled"
+
+
+async def state_of(app: App, run_id: str) -> str:
+    """How the run ended, or "running" if it did not within five seconds."""
+    for _ in range(100):
+        run = await app.mongo.database["runs"].find_one({"_id": UUID(run_id)})
+        assert run
+        if run["state"] != "running":
+            break
+        await asyncio.sleep(0.05)
+    return str(run["state"])
+
+
+async def test_others_go_on(scene: Scene, standin: Standin) -> None:
+    conversation_id = await make_conversation(scene.owner, scene.workspace_id)
+    message = chat_pb2.SendMessageRequest(conversation_id=conversation_id, content="hello", model=MODEL)
+    standin.script("gpt-4o-mini", Script(tokens=("word ",) * 50, seconds_per_token=0.1))
+    other = scene.owner.chat.SendMessage(message)
+    await other.read()
+    await suspend(scene)
+    assert await how_it_ended(other) == (None, "run_completed")
+
+
+async def test_a_reader_that_reads_nothing_is_ended_too(scene: Scene) -> None:
+    await log_out(scene)
+    await asyncio.sleep(interceptors._RECHECK_SECONDS + 1.5)
+    async with asyncio.timeout(1):
+        refused, _ = await how_it_ended(scene.stream)
+    assert refused is not None
+    assert refused.code == "UNAUTHENTICATED"
+
+
+# The watch itself
+
+
+async def test_a_refusal_ends_what_is_watched() -> None:
+    async def refuse() -> None:
+        raise Unavailable
+
+    with pytest.raises(Unavailable):
+        async with watched(refuse, 0.01):
+            await asyncio.sleep(10)
+    task = asyncio.current_task()
+    assert task
+    assert task.cancelling() == 0
+
+
+async def test_a_cancellation_from_outside_stays_one() -> None:
+    async def allow() -> None:
+        """Every time."""
+
+    async def work() -> None:
+        async with watched(allow, 0.01):
+            await asyncio.sleep(10)
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_store_that_is_away_ends_nothing() -> None:
+    tries = 0
+
+    async def fail() -> None:
+        nonlocal tries
+        tries += 1
+        raise ConnectionFailure
+
+    async with watched(fail, 0.01):
+        await asyncio.sleep(0.2)
+    assert tries > 2
