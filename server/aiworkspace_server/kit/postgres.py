@@ -1,16 +1,18 @@
 """PostgreSQL: transactions that know their tenant.
 
 The server works as the role `aiworkspace_app`, which owns nothing and is subject to row-level security. Every
-transaction begins by saying for which organization and person it works; without that, tenant tables show no rows.
+transaction begins by saying for which organization and person it works, in the same round trip; without that, tenant
+tables show no rows.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 from uuid import UUID
 
-from sqlalchemy import BigInteger, DateTime, Text, event, text
+from psycopg import AsyncCursor
+from sqlalchemy import BigInteger, DateTime, Text, event
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
@@ -32,10 +34,15 @@ class WriteSession(ReadSession):
     """A transaction that may write. It commits when its `async with` ends without an exception."""
 
 
-_BEGIN = text(
-    "SELECT set_config('app.org_id', :org, true), set_config('app.user_id', :user, true),"
-    " set_config('transaction_read_only', :read_only, true)"
-)
+_BEGIN = "BEGIN {mode}; SELECT set_config('app.org_id', '{org}', true), set_config('app.user_id', '{user}', true)"
+
+
+class _Cursor(AsyncCursor[Any]):
+    """Lets `_BEGIN` pass as it is: PostgreSQL prepares no two statements in one, and psycopg prepares what recurs."""
+
+    async def execute(self, query: Any, params: Any = None, *, prepare: bool | None = None, **options: Any) -> Self:
+        prepare = False if isinstance(query, str) and query.startswith("BEGIN ") else prepare
+        return await super().execute(query, params, prepare=prepare, **options)
 
 
 class Database:
@@ -44,7 +51,12 @@ class Database:
     def __init__(self, url: str) -> None:
         self.engine: AsyncEngine = create_async_engine(
             url,
-            connect_args={"options": f"-c role={APP_ROLE} -c timezone=UTC", "connect_timeout": 5},
+            connect_args={
+                "options": f"-c role={APP_ROLE} -c timezone=UTC",
+                "connect_timeout": 5,
+                "cursor_factory": _Cursor,
+            },
+            isolation_level="AUTOCOMMIT",  # the driver begins no transactions: `_begin` does
             pool_size=10,
             max_overflow=10,
             pool_timeout=10,
@@ -54,13 +66,15 @@ class Database:
 
     @asynccontextmanager
     async def read(self, org_id: UUID | None = None, user_id: UUID | None = None) -> AsyncIterator[ReadSession]:
-        async with ReadSession(self.engine, info=_scope(org_id, user_id, "on"), autoflush=False) as session:
+        info = _scope("READ ONLY", org_id, user_id)
+        async with ReadSession(self.engine, info=info, autoflush=False) as session:
             yield session
 
     @asynccontextmanager
     async def write(self, org_id: UUID | None = None, user_id: UUID | None = None) -> AsyncIterator[WriteSession]:
+        info = _scope("READ WRITE", org_id, user_id)
         async with (
-            WriteSession(self.engine, info=_scope(org_id, user_id, "off"), expire_on_commit=False) as session,
+            WriteSession(self.engine, info=info, expire_on_commit=False) as session,
             session.begin(),
         ):
             yield session
@@ -69,10 +83,12 @@ class Database:
         await self.engine.dispose()
 
 
-def _scope(org_id: UUID | None, user_id: UUID | None, read_only: str) -> dict[str, str]:
-    return {"org": str(org_id or ""), "user": str(user_id or ""), "read_only": read_only}
+def _scope(mode: str, org_id: UUID | None, user_id: UUID | None) -> dict[str, str]:
+    """What goes into `_BEGIN`, as text: hence the UUIDs are spelled by their numbers, whatever was handed in."""
+    org, user = (str(UUID(int=id.int)) if id else "" for id in (org_id, user_id))
+    return {"mode": mode, "org": org, "user": user}
 
 
 @event.listens_for(Session, "after_begin")
-def _set_tenant(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-    connection.execute(_BEGIN, session.info)
+def _begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    connection.exec_driver_sql(_BEGIN.format(**session.info))
