@@ -12,13 +12,14 @@ import uvloop
 
 from aiworkspace_server.kit import logs
 
-from . import first_token, tokens, unary
+from . import first_token, isolation, tokens, unary
 from .machine import Cores, take_cores
 from .servers import Site, site
 from .table import Row, show
 
 _ROWS: dict[str, Callable[[Site, bool], Awaitable[list[Row]]]] = {
     "unary": unary.measure,
+    "isolation": isolation.measure,
     "tokens": tokens.measure,
     "first-token": first_token.measure,
 }

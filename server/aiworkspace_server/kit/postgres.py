@@ -26,8 +26,14 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar[dict[Any, Any]] = {str: Text(), datetime: DateTime(timezone=True), int: BigInteger()}
 
 
+class _TenantSession(Session):
+    """What is below both: see `_begin`."""
+
+
 class ReadSession(AsyncSession):
     """A read-only transaction. What only reads takes one of these."""
+
+    sync_session_class = _TenantSession
 
 
 class WriteSession(ReadSession):
@@ -89,6 +95,6 @@ def _scope(mode: str, org_id: UUID | None, user_id: UUID | None) -> dict[str, st
     return {"mode": mode, "org": org, "user": user}
 
 
-@event.listens_for(Session, "after_begin")
+@event.listens_for(_TenantSession, "after_begin")
 def _begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     connection.exec_driver_sql(_BEGIN.format(**session.info))
