@@ -28,28 +28,29 @@ class Namespaces:
     def __init__(self, service: Service, types: Contract) -> None:
         self._service = service
         self._types = types
-        self._noun = service.name.removesuffix("Service")
-        listed = any(method.name == f"List{self._noun}s" for method in service.methods)
-        self.name = self._noun.lower() + ("s" if listed else "")
+        noun = service.name.removesuffix("Service")
+        self._noun = _words(noun)
+        listed = any(method.name == f"List{noun}s" for method in service.methods)
+        self.name = "_".join(self._noun).lower() + ("s" if listed else "")
+        self._class_name = noun + ("s" if listed else "")
 
     def source(self) -> str:
         """The module, with more imports than it needs."""
         methods = [method for method in self._service.methods if not method.streaming]
-        class_name = self.name.capitalize()
         parts = [
             HEADER.format(file=f"{self._service.file}.proto").strip(),
             "# ruff: noqa: ASYNC109 (the timeout of a call is its deadline, of which the server is told)",
             docstring(self._service.file_comment, 0),
             self._imports(),
             *(self._constant(method) for method in self._service.methods),
-            f"class Async{class_name}:",
+            f"class Async{self._class_name}:",
             docstring(self._service.comment, 4),
             "\n    def __init__(self, transport: Transport) -> None:",
             "        self._transport = transport\n",
             *(self._async_method(method) for method in methods),
-            f"class {class_name}:",
+            f"class {self._class_name}:",
             docstring(self._service.comment, 4),
-            f"\n    def __init__(self, portal: Portal, namespace: Async{class_name}) -> None:",
+            f"\n    def __init__(self, portal: Portal, namespace: Async{self._class_name}) -> None:",
             "        self._portal = portal\n        self._namespace = namespace\n",
             *(self._sync_method(method) for method in methods),
         ]
@@ -126,9 +127,10 @@ class Namespaces:
 
     def _python_name(self, method: Method) -> str:
         """The name in snake_case without the service's own noun: CreateOrg is create, ListUsageEntries list_entries."""
-        verb, *rest = _words(method)
-        if rest and rest[0] in (self._noun, f"{self._noun}s"):
-            rest = rest[1:]
+        verb, *rest = _words(method.name)
+        own = len(self._noun)
+        if "".join(rest[:own]).removesuffix("s") == "".join(self._noun).removesuffix("s"):
+            rest = rest[own:]
         return "_".join([verb, *rest]).lower()
 
     def _result(self, method: Method) -> str:
@@ -170,13 +172,13 @@ def _wrapped(comment: str, width: int) -> Iterator[str]:
         yield from textwrap.wrap(" ".join(paragraph.split()), width)
 
 
-def _words(method: Method) -> list[str]:
-    return re.findall(r"[A-Z][a-z0-9]*", method.name)
+def _words(name: str) -> list[str]:
+    return re.findall(r"[A-Z][a-z0-9]*", name)
 
 
 def _constant_name(method: Method) -> str:
     # Those of streams are for chat.py.
-    return ("" if method.streaming else "_") + "_".join(_words(method)).upper()
+    return ("" if method.streaming else "_") + "_".join(_words(method.name)).upper()
 
 
 def _session(method: Method) -> list[str]:

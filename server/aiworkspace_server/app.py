@@ -134,7 +134,7 @@ async def _listen(stack: AsyncExitStack, settings: Settings, db: Database, mongo
         orgs=OrgServicer(db, authenticator, runs.cancel_of, invitations, pages, replies),
         teams=TeamServicer(db, pages, replies),
         access=AccessServicer(db, pages, replies),
-        service_accounts=ServiceAccountServicer(db, pages, replies),
+        service_accounts=ServiceAccountServicer(db, authenticator, runs.cancel_of, pages, replies),
         workspaces=WorkspaceServicer(db, registry, workspaces, pages, replies),
         chat=ChatServicer(db, mongo, registry, runs, pages, replies),
         usage=UsageServicer(db, pages),

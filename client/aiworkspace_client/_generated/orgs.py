@@ -82,7 +82,8 @@ class AsyncOrgs:
     def list(
         self, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
     ) -> AsyncPager[org_pb2.Org, org_pb2.ListOrgsResponse]:
-        """Lists the organizations of which the caller is a member, the oldest first.
+        """Lists the organizations of which the caller is a member, the oldest first. An API key gets its own
+        organization when it has the permission org.read.
 
         Args:
             page_size: Most organizations to return, 1 to 1000. 0 means 50.
@@ -267,8 +268,8 @@ class AsyncOrgs:
         """Takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members whose
         role includes nothing that they lack, and not for themselves.
 
-        For the member, and for API keys of a suspended service account, the organization does not exist. Runs in
-        progress are cancelled. Suspending again changes nothing.
+        For the member the organization does not exist; the API keys of a suspended service account do not work. Runs
+        in progress are cancelled. Suspending again changes nothing.
 
         Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
 
@@ -330,7 +331,8 @@ class Orgs:
     def list(
         self, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
     ) -> Pager[org_pb2.Org, org_pb2.ListOrgsResponse]:
-        """Lists the organizations of which the caller is a member, the oldest first.
+        """Lists the organizations of which the caller is a member, the oldest first. An API key gets its own
+        organization when it has the permission org.read.
 
         Args:
             page_size: Most organizations to return, 1 to 1000. 0 means 50.
@@ -496,8 +498,8 @@ class Orgs:
         """Takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members whose
         role includes nothing that they lack, and not for themselves.
 
-        For the member, and for API keys of a suspended service account, the organization does not exist. Runs in
-        progress are cancelled. Suspending again changes nothing.
+        For the member the organization does not exist; the API keys of a suspended service account do not work. Runs
+        in progress are cancelled. Suspending again changes nothing.
 
         Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
 

@@ -83,6 +83,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the account's email address has to be verified first, with AccountService.VerifyEmail."""
     ERROR_REASON_ROLE_IN_USE: _ErrorReason.ValueType  # 27
     """FAILED_PRECONDITION: the role is held by a member or offered by an invitation."""
+    ERROR_REASON_API_KEY_ENDED: _ErrorReason.ValueType  # 28
+    """FAILED_PRECONDITION: the API key has expired or was revoked."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable, machine-readable reason of an error. Every error status carries one google.rpc.ErrorInfo
@@ -149,6 +151,8 @@ ERROR_REASON_EMAIL_UNVERIFIED: ErrorReason.ValueType  # 26
 """FAILED_PRECONDITION: the account's email address has to be verified first, with AccountService.VerifyEmail."""
 ERROR_REASON_ROLE_IN_USE: ErrorReason.ValueType  # 27
 """FAILED_PRECONDITION: the role is held by a member or offered by an invitation."""
+ERROR_REASON_API_KEY_ENDED: ErrorReason.ValueType  # 28
+"""FAILED_PRECONDITION: the API key has expired or was revoked."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

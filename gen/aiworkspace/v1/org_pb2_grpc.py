@@ -132,7 +132,8 @@ class OrgServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListOrgs(self, request, context):
-        """ListOrgs lists the organizations of which the caller is a member, the oldest first.
+        """ListOrgs lists the organizations of which the caller is a member, the oldest first. An API key gets its own
+        organization when it has the permission org.read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -226,8 +227,8 @@ class OrgServiceServicer:
         """SuspendMember takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members
         whose role includes nothing that they lack, and not for themselves.
 
-        For the member, and for API keys of a suspended service account, the organization does not exist. Runs in progress
-        are cancelled. Suspending again changes nothing.
+        For the member the organization does not exist; the API keys of a suspended service account do not work. Runs in
+        progress are cancelled. Suspending again changes nothing.
         Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -42,7 +42,9 @@ class OrgServiceStub:
     GetOrg: _grpc.UnaryUnaryMultiCallable[_org_pb2.GetOrgRequest, _org_pb2.GetOrgResponse]
     """GetOrg returns an organization. Any member may."""
     ListOrgs: _grpc.UnaryUnaryMultiCallable[_org_pb2.ListOrgsRequest, _org_pb2.ListOrgsResponse]
-    """ListOrgs lists the organizations of which the caller is a member, the oldest first."""
+    """ListOrgs lists the organizations of which the caller is a member, the oldest first. An API key gets its own
+    organization when it has the permission org.read.
+    """
     UpdateOrg: _grpc.UnaryUnaryMultiCallable[_org_pb2.UpdateOrgRequest, _org_pb2.UpdateOrgResponse]
     """UpdateOrg changes an organization's name. Owners and admins may.
 
@@ -92,8 +94,8 @@ class OrgServiceStub:
     """SuspendMember takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members
     whose role includes nothing that they lack, and not for themselves.
 
-    For the member, and for API keys of a suspended service account, the organization does not exist. Runs in progress
-    are cancelled. Suspending again changes nothing.
+    For the member the organization does not exist; the API keys of a suspended service account do not work. Runs in
+    progress are cancelled. Suspending again changes nothing.
     Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
     """
     ReinstateMember: _grpc.UnaryUnaryMultiCallable[_org_pb2.ReinstateMemberRequest, _org_pb2.ReinstateMemberResponse]
@@ -117,7 +119,9 @@ class OrgServiceAsyncStub(OrgServiceStub):
     GetOrg: _aio.UnaryUnaryMultiCallable[_org_pb2.GetOrgRequest, _org_pb2.GetOrgResponse]  # type: ignore[assignment]
     """GetOrg returns an organization. Any member may."""
     ListOrgs: _aio.UnaryUnaryMultiCallable[_org_pb2.ListOrgsRequest, _org_pb2.ListOrgsResponse]  # type: ignore[assignment]
-    """ListOrgs lists the organizations of which the caller is a member, the oldest first."""
+    """ListOrgs lists the organizations of which the caller is a member, the oldest first. An API key gets its own
+    organization when it has the permission org.read.
+    """
     UpdateOrg: _aio.UnaryUnaryMultiCallable[_org_pb2.UpdateOrgRequest, _org_pb2.UpdateOrgResponse]  # type: ignore[assignment]
     """UpdateOrg changes an organization's name. Owners and admins may.
 
@@ -167,8 +171,8 @@ class OrgServiceAsyncStub(OrgServiceStub):
     """SuspendMember takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members
     whose role includes nothing that they lack, and not for themselves.
 
-    For the member, and for API keys of a suspended service account, the organization does not exist. Runs in progress
-    are cancelled. Suspending again changes nothing.
+    For the member the organization does not exist; the API keys of a suspended service account do not work. Runs in
+    progress are cancelled. Suspending again changes nothing.
     Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
     """
     ReinstateMember: _aio.UnaryUnaryMultiCallable[_org_pb2.ReinstateMemberRequest, _org_pb2.ReinstateMemberResponse]  # type: ignore[assignment]
@@ -207,7 +211,9 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.ListOrgsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.ListOrgsResponse, _abc.Awaitable[_org_pb2.ListOrgsResponse]]:
-        """ListOrgs lists the organizations of which the caller is a member, the oldest first."""
+        """ListOrgs lists the organizations of which the caller is a member, the oldest first. An API key gets its own
+        organization when it has the permission org.read.
+        """
 
     @_abc_1.abstractmethod
     def UpdateOrg(
@@ -317,8 +323,8 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         """SuspendMember takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members
         whose role includes nothing that they lack, and not for themselves.
 
-        For the member, and for API keys of a suspended service account, the organization does not exist. Runs in progress
-        are cancelled. Suspending again changes nothing.
+        For the member the organization does not exist; the API keys of a suspended service account do not work. Runs in
+        progress are cancelled. Suspending again changes nothing.
         Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
         """
 

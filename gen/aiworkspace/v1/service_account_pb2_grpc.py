@@ -112,13 +112,14 @@ class ServiceAccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateApiKey(self, request, context):
-        """CreateApiKey makes a key for a service account. Owners and admins may; nobody puts into a key what they lack.
+        """CreateApiKey makes a key for a service account. Owners and admins may; nobody puts into a key what they lack, in
+        the organization, in the workspaces that the key is limited to or, when it is not, in those of the account.
 
         The answer has the key. It is shown this once: only its hash is stored, and repeating the call with the same
         request_id gives the answer without it.
-        Errors: NOT_FOUND for an unknown service account or workspace; INVALID_ARGUMENT for an unknown permission, for one
-        that is not of a workspace in a key that is limited to workspaces, and for an expire_time in the past;
-        PERMISSION_DENIED.
+        Errors: NOT_FOUND for an unknown service account or workspace, a person, and a workspace that the caller may not
+        see; INVALID_ARGUMENT for an unknown permission, for one that is not of a workspace in a key that is limited to
+        workspaces, and for an expire_time in the past; PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

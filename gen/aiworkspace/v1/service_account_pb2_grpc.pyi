@@ -53,13 +53,14 @@ class ServiceAccountServiceStub:
     Errors: NOT_FOUND; PERMISSION_DENIED for an account whose role includes what the caller lacks.
     """
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_service_account_pb2.CreateApiKeyRequest, _service_account_pb2.CreateApiKeyResponse]
-    """CreateApiKey makes a key for a service account. Owners and admins may; nobody puts into a key what they lack.
+    """CreateApiKey makes a key for a service account. Owners and admins may; nobody puts into a key what they lack, in
+    the organization, in the workspaces that the key is limited to or, when it is not, in those of the account.
 
     The answer has the key. It is shown this once: only its hash is stored, and repeating the call with the same
     request_id gives the answer without it.
-    Errors: NOT_FOUND for an unknown service account or workspace; INVALID_ARGUMENT for an unknown permission, for one
-    that is not of a workspace in a key that is limited to workspaces, and for an expire_time in the past;
-    PERMISSION_DENIED.
+    Errors: NOT_FOUND for an unknown service account or workspace, a person, and a workspace that the caller may not
+    see; INVALID_ARGUMENT for an unknown permission, for one that is not of a workspace in a key that is limited to
+    workspaces, and for an expire_time in the past; PERMISSION_DENIED.
     """
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_service_account_pb2.ListApiKeysRequest, _service_account_pb2.ListApiKeysResponse]
     """ListApiKeys lists the API keys of a service account, or of all, the latest first, ended ones included. Owners and
@@ -104,13 +105,14 @@ class ServiceAccountServiceAsyncStub(ServiceAccountServiceStub):
     Errors: NOT_FOUND; PERMISSION_DENIED for an account whose role includes what the caller lacks.
     """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_service_account_pb2.CreateApiKeyRequest, _service_account_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
-    """CreateApiKey makes a key for a service account. Owners and admins may; nobody puts into a key what they lack.
+    """CreateApiKey makes a key for a service account. Owners and admins may; nobody puts into a key what they lack, in
+    the organization, in the workspaces that the key is limited to or, when it is not, in those of the account.
 
     The answer has the key. It is shown this once: only its hash is stored, and repeating the call with the same
     request_id gives the answer without it.
-    Errors: NOT_FOUND for an unknown service account or workspace; INVALID_ARGUMENT for an unknown permission, for one
-    that is not of a workspace in a key that is limited to workspaces, and for an expire_time in the past;
-    PERMISSION_DENIED.
+    Errors: NOT_FOUND for an unknown service account or workspace, a person, and a workspace that the caller may not
+    see; INVALID_ARGUMENT for an unknown permission, for one that is not of a workspace in a key that is limited to
+    workspaces, and for an expire_time in the past; PERMISSION_DENIED.
     """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_service_account_pb2.ListApiKeysRequest, _service_account_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """ListApiKeys lists the API keys of a service account, or of all, the latest first, ended ones included. Owners and
@@ -176,13 +178,14 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_account_pb2.CreateApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_account_pb2.CreateApiKeyResponse, _abc.Awaitable[_service_account_pb2.CreateApiKeyResponse]]:
-        """CreateApiKey makes a key for a service account. Owners and admins may; nobody puts into a key what they lack.
+        """CreateApiKey makes a key for a service account. Owners and admins may; nobody puts into a key what they lack, in
+        the organization, in the workspaces that the key is limited to or, when it is not, in those of the account.
 
         The answer has the key. It is shown this once: only its hash is stored, and repeating the call with the same
         request_id gives the answer without it.
-        Errors: NOT_FOUND for an unknown service account or workspace; INVALID_ARGUMENT for an unknown permission, for one
-        that is not of a workspace in a key that is limited to workspaces, and for an expire_time in the past;
-        PERMISSION_DENIED.
+        Errors: NOT_FOUND for an unknown service account or workspace, a person, and a workspace that the caller may not
+        see; INVALID_ARGUMENT for an unknown permission, for one that is not of a workspace in a key that is limited to
+        workspaces, and for an expire_time in the past; PERMISSION_DENIED.
         """
 
     @_abc_1.abstractmethod

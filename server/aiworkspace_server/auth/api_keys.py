@@ -1,5 +1,6 @@
 """API keys: "aiws_", 43 letters and digits of chance, and 6 that tell a key from a typing error or a guess."""
 
+import re
 import secrets
 import zlib
 from hashlib import sha256
@@ -7,6 +8,8 @@ from hashlib import sha256
 KEY_PREFIX = "aiws_"
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RANDOM_LENGTH, _CHECK_LENGTH = 43, 6  # 43 digits of base 62 are 256 bits
+_VISIBLE_LENGTH = 8  # which leaves 208 bits to guess
+_FORM = re.compile(f"{KEY_PREFIX}([{_DIGITS}]{{{_RANDOM_LENGTH}}})([{_DIGITS}]{{{_CHECK_LENGTH}}})")
 
 
 def new_key() -> str:
@@ -16,10 +19,13 @@ def new_key() -> str:
 
 def is_key(text: str) -> bool:
     """Whether the text has the form of a key. Says nothing about whether it is anybody's."""
-    body = text.removeprefix(KEY_PREFIX)
-    if not text.startswith(KEY_PREFIX) or len(body) != _RANDOM_LENGTH + _CHECK_LENGTH or not body.isascii():
-        return False
-    return _check_digits(body[:_RANDOM_LENGTH]) == body[_RANDOM_LENGTH:]
+    form = _FORM.fullmatch(text)
+    return form is not None and _check_digits(form[1]) == form[2]
+
+
+def visible_part(key: str) -> str:
+    """How a key begins: what lists show of it, to recognise it."""
+    return key[: len(KEY_PREFIX) + _VISIBLE_LENGTH]
 
 
 def secret_hash(key: str) -> bytes:

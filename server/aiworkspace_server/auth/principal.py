@@ -114,7 +114,8 @@ class Authenticator:
                 await store.touch_api_key(tx, row.id, call.peer)
         workspaces = None if row.workspace_ids is None else frozenset(row.workspace_ids)
         scope = KeyScope(row.id, frozenset(row.permissions), workspaces)
-        principal = Principal(row.user_id, None, scope, read_memberships(row.memberships))
+        membership = read_memberships(row.memberships)[row.org_id]  # a key works in its own organization alone
+        principal = Principal(row.user_id, None, scope, {row.org_id: membership})
         self._remember(digest, principal, changes)
         return principal
 

@@ -14,7 +14,11 @@ from .models import Session, User
 
 _FIND_PRINCIPAL = text("SELECT * FROM find_principal(:session_id)")
 _FIND_API_KEY = text("SELECT * FROM find_api_key(:secret_hash)")
-_TOUCH_API_KEY = text("UPDATE api_keys SET last_use_time = now(), last_use_address = :address WHERE id = :id")
+_TOUCH_API_KEY = text("""
+    UPDATE api_keys SET last_use_time = now(), last_use_address = :address WHERE id = (
+      SELECT id FROM api_keys WHERE id = :id AND (last_use_time IS NULL OR last_use_time < now() - interval '1 minute')
+      FOR UPDATE SKIP LOCKED)
+""")
 
 
 async def find_principal(tx: ReadSession, session_id: UUID) -> Row[*tuple[Any, ...]] | None:
@@ -28,6 +32,7 @@ async def find_api_key(tx: ReadSession, secret_hash: bytes) -> Row[*tuple[Any, .
 
 
 async def touch_api_key(tx: WriteSession, api_key_id: UUID, address: str) -> None:
+    """Notes a use, unless another call did within the minute or does just now."""
     await tx.execute(_TOUCH_API_KEY, {"id": api_key_id, "address": address})
 
 

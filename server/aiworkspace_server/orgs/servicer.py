@@ -63,6 +63,9 @@ class OrgServicer(OrgServiceServicer):
         return pb.GetOrgResponse(org=_org_to_proto(org, _own_role()))
 
     async def ListOrgs(self, request: pb.ListOrgsRequest, context: Any) -> pb.ListOrgsResponse:
+        key = current.get().principal.key
+        if key and "org.read" not in key.permissions:
+            return pb.ListOrgsResponse()
         async with self._db.read() as tx:
             rows = await store.list_orgs(tx, caller_id(), self._pages.after_id(request), self._pages.limit(request))
         rows, more = self._pages.cut(request, rows, lambda row: [row.id])

@@ -1,14 +1,149 @@
 """ServiceAccountService: proto in and out, one transaction per call."""
 
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from aiworkspace.v1 import org_pb2
+from aiworkspace.v1 import service_account_pb2 as pb
 from aiworkspace.v1.service_account_pb2_grpc import ServiceAccountServiceServicer
 
+from ..auth.models import User
+from ..auth.principal import Authenticator
+from ..kit.context import caller_id, current, tenant_id
+from ..kit.ids import parse_id
 from ..kit.pages import Pages
 from ..kit.postgres import Database
 from ..kit.replies import Replies
+from ..kit.timestamps import parse_timestamp, timestamp
+from ..orgs.models import Membership
+from ..orgs.servicer import AccessLost, read_role, role_to_proto
+from . import service, store
+from .models import ApiKey
 
 
 class ServiceAccountServicer(ServiceAccountServiceServicer):
-    def __init__(self, db: Database, pages: Pages, replies: Replies) -> None:
+    def __init__(
+        self, db: Database, authenticator: Authenticator, access_lost: AccessLost, pages: Pages, replies: Replies
+    ) -> None:
         self._db = db
+        self._authenticator = authenticator
+        self._access_lost = access_lost
         self._pages = pages
         self._replies = replies
+
+    async def CreateServiceAccount(
+        self, request: pb.CreateServiceAccountRequest, context: Any
+    ) -> pb.CreateServiceAccountResponse:
+        role = read_role(request.role, request.custom_role_id, "")
+        async with self._db.write(tenant_id(), caller_id()) as tx:
+            if reply := await self._replies.earlier(tx, request, pb.CreateServiceAccountResponse):
+                return reply
+            made = await service.create_service_account(tx, tenant_id(), request.name, role, current.get().principal)
+            reply = pb.CreateServiceAccountResponse(service_account=_account_to_proto(*made))
+            return await self._replies.keep(tx, request, reply)
+
+    async def ListServiceAccounts(
+        self, request: pb.ListServiceAccountsRequest, context: Any
+    ) -> pb.ListServiceAccountsResponse:
+        async with self._db.read(tenant_id()) as tx:
+            rows = await store.list_accounts(tx, self._pages.after_id(request), self._pages.limit(request))
+        rows, more = self._pages.cut(request, rows, lambda row: [row[0].user_id])
+        accounts = [_account_to_proto(*row) for row in rows]
+        return pb.ListServiceAccountsResponse(service_accounts=accounts, next_page_token=more)
+
+    async def DeleteServiceAccount(
+        self, request: pb.DeleteServiceAccountRequest, context: Any
+    ) -> pb.DeleteServiceAccountResponse:
+        user_id = parse_id(request.user_id, "user_id")
+        async with self._db.write(tenant_id()) as tx:
+            await service.delete_service_account(tx, tenant_id(), user_id, current.get().principal)
+        self._authenticator.forget(user_id)
+        await self._access_lost(tenant_id(), user_id)
+        return pb.DeleteServiceAccountResponse()
+
+    async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Any) -> pb.CreateApiKeyResponse:
+        user_id, caller = parse_id(request.user_id, "user_id"), current.get().principal
+        workspace_ids = frozenset(parse_id(each, "workspace_ids") for each in request.workspace_ids)
+        scopes = service.read_scopes(request.permissions, workspace_ids)
+        expire_time = _expire_time(request)
+        async with self._db.write(tenant_id(), caller_id()) as tx:
+            if reply := await self._replies.earlier(tx, request, pb.CreateApiKeyResponse):
+                return reply
+            service.check_future(expire_time)
+            key, secret = await service.create_key(tx, tenant_id(), user_id, request.name, scopes, expire_time, caller)
+            reply = pb.CreateApiKeyResponse(api_key=_key_to_proto(key, workspace_ids), secret=secret)
+            return await self._replies.keep(tx, request, reply)
+
+    async def ListApiKeys(self, request: pb.ListApiKeysRequest, context: Any) -> pb.ListApiKeysResponse:
+        user_id = parse_id(request.user_id, "user_id") if request.user_id else None
+        async with self._db.read(tenant_id()) as tx:
+            keys = await store.list_keys(tx, user_id, self._pages.after_id(request), self._pages.limit(request))
+            keys, more = self._pages.cut(request, keys, lambda key: [key.id])
+            workspaces = await store.workspaces_of_keys(tx, keys)
+        shown = [_key_to_proto(key, workspaces.get(key.id, ())) for key in keys]
+        return pb.ListApiKeysResponse(api_keys=shown, next_page_token=more)
+
+    async def RotateApiKey(self, request: pb.RotateApiKeyRequest, context: Any) -> pb.RotateApiKeyResponse:
+        api_key_id, caller = parse_id(request.api_key_id, "api_key_id"), current.get().principal
+        overlap, expire_time = timedelta(seconds=request.overlap_seconds), _expire_time(request)
+        async with self._db.write(tenant_id(), caller_id()) as tx:
+            if reply := await self._replies.earlier(tx, request, pb.RotateApiKeyResponse):
+                return reply
+            service.check_future(expire_time)
+            key, scopes, secret = await service.rotate_key(tx, tenant_id(), api_key_id, overlap, expire_time, caller)
+            reply = pb.RotateApiKeyResponse(api_key=_key_to_proto(key, scopes.workspace_ids or ()), secret=secret)
+            await self._replies.keep(tx, request, reply)
+        self._authenticator.forget(key.user_id)
+        return reply
+
+    async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Any) -> pb.RevokeApiKeyResponse:
+        api_key_id = parse_id(request.api_key_id, "api_key_id")
+        async with self._db.write(tenant_id()) as tx:
+            key = await service.revoke_key(tx, tenant_id(), api_key_id)
+            workspaces = await store.workspaces_of_keys(tx, [key])
+        self._authenticator.forget(key.user_id)
+        return pb.RevokeApiKeyResponse(api_key=_key_to_proto(key, workspaces.get(key.id, ())))
+
+
+def _expire_time(request: pb.CreateApiKeyRequest | pb.RotateApiKeyRequest) -> Any:
+    """A datetime, None when there is none in the request."""
+    return parse_timestamp(request.expire_time, "expire_time") if request.HasField("expire_time") else None
+
+
+def _account_to_proto(member: Membership, user: User) -> pb.ServiceAccount:
+    suspended = member.suspend_time is not None
+    return pb.ServiceAccount(
+        user_id=str(user.id),
+        org_id=str(member.org_id),
+        name=user.display_name,
+        role=role_to_proto(member.role),
+        custom_role_id=str(member.custom_role_id or ""),
+        state=org_pb2.MEMBER_STATE_SUSPENDED if suspended else org_pb2.MEMBER_STATE_ACTIVE,
+        create_time=timestamp(user.create_time),
+    )
+
+
+def _key_to_proto(key: ApiKey, workspace_ids: Iterable[UUID]) -> pb.ApiKey:
+    return pb.ApiKey(
+        api_key_id=str(key.id),
+        org_id=str(key.org_id),
+        user_id=str(key.user_id),
+        name=key.name,
+        prefix=key.prefix,
+        permissions=key.permissions,
+        workspace_ids=map(str, sorted(workspace_ids)),
+        state=_state(key),
+        creator_id=str(key.creator_id),
+        create_time=timestamp(key.create_time),
+        expire_time=timestamp(key.expire_time) if key.expire_time else None,
+        last_use_time=timestamp(key.last_use_time) if key.last_use_time else None,
+        last_use_address=key.last_use_address or "",
+    )
+
+
+def _state(key: ApiKey) -> pb.ApiKeyState.ValueType:
+    if key.revoke_time:
+        return pb.API_KEY_STATE_REVOKED
+    return pb.API_KEY_STATE_EXPIRED if service.has_expired(key) else pb.API_KEY_STATE_ACTIVE

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, or_, select, text, true
+from sqlalchemy import ColumnElement, and_, false, or_, select, text, true
 
 from ..auth.authority import ADMINISTER, Principal, Scope
 from ..kit.postgres import ReadSession, WriteSession
@@ -52,6 +52,8 @@ def _seen_by(caller: Principal, permissions: frozenset[str]) -> ColumnElement[bo
         condition = true()
     elif "workspace.read" in permissions:
         condition = or_(Workspace.visibility == "org", condition)
+    if caller.key and "workspace.read" not in caller.key.permissions:
+        return false()
     if caller.key and caller.key.workspace_ids is not None:
         condition = and_(condition, Workspace.id.in_(caller.key.workspace_ids))
     return condition

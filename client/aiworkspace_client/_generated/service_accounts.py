@@ -55,7 +55,7 @@ _REVOKE_API_KEY = Method(
 )
 
 
-class AsyncServiceaccounts:
+class AsyncServiceAccounts:
     """ServiceAccountService manages the accounts of an organization that no person has, and their API keys.
 
     A service account is a member of its organization: OrgService changes its role, suspends and reinstates it. An
@@ -66,7 +66,7 @@ class AsyncServiceaccounts:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    async def create_service_account(
+    async def create(
         self,
         *,
         org_id: str,
@@ -98,7 +98,7 @@ class AsyncServiceaccounts:
         response = await self._transport.unary(_CREATE_SERVICE_ACCOUNT, request, timeout)
         return response.service_account
 
-    def list_service_accounts(
+    def list(
         self, org_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
     ) -> AsyncPager[service_account_pb2.ServiceAccount, service_account_pb2.ListServiceAccountsResponse]:
         """Lists the organization's service accounts, the oldest first. Owners and admins may.
@@ -118,7 +118,7 @@ class AsyncServiceaccounts:
 
         return AsyncPager(fetch, lambda page: page.service_accounts, page_token)
 
-    async def delete_service_account(self, *, org_id: str, user_id: str, timeout: float | None = None) -> None:
+    async def delete(self, *, org_id: str, user_id: str, timeout: float | None = None) -> None:
         """Deletes a service account with its API keys. Owners and admins may. What it said and spent stays.
 
         Errors: NOT_FOUND; PERMISSION_DENIED for an account whose role includes what the caller lacks.
@@ -143,14 +143,15 @@ class AsyncServiceaccounts:
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> service_account_pb2.CreateApiKeyResponse:
-        """Makes a key for a service account. Owners and admins may; nobody puts into a key what they lack.
+        """Makes a key for a service account. Owners and admins may; nobody puts into a key what they lack, in the
+        organization, in the workspaces that the key is limited to or, when it is not, in those of the account.
 
         The answer has the key. It is shown this once: only its hash is stored, and repeating the call with the same
         request_id gives the answer without it.
 
-        Errors: NOT_FOUND for an unknown service account or workspace; INVALID_ARGUMENT for an unknown permission,
-        for one that is not of a workspace in a key that is limited to workspaces, and for an expire_time in the
-        past; PERMISSION_DENIED.
+        Errors: NOT_FOUND for an unknown service account or workspace, a person, and a workspace that the caller may
+        not see; INVALID_ARGUMENT for an unknown permission, for one that is not of a workspace in a key that is
+        limited to workspaces, and for an expire_time in the past; PERMISSION_DENIED.
 
         Args:
             org_id: The organization.
@@ -248,7 +249,7 @@ class AsyncServiceaccounts:
         return response.api_key
 
 
-class Serviceaccounts:
+class ServiceAccounts:
     """ServiceAccountService manages the accounts of an organization that no person has, and their API keys.
 
     A service account is a member of its organization: OrgService changes its role, suspends and reinstates it. An
@@ -256,11 +257,11 @@ class Serviceaccounts:
     the scopes of the key.
     """
 
-    def __init__(self, portal: Portal, namespace: AsyncServiceaccounts) -> None:
+    def __init__(self, portal: Portal, namespace: AsyncServiceAccounts) -> None:
         self._portal = portal
         self._namespace = namespace
 
-    def create_service_account(
+    def create(
         self,
         *,
         org_id: str,
@@ -283,7 +284,7 @@ class Serviceaccounts:
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         return self._portal.run(
-            self._namespace.create_service_account(
+            self._namespace.create(
                 org_id=org_id,
                 name=name,
                 role=role,
@@ -293,7 +294,7 @@ class Serviceaccounts:
             )
         )
 
-    def list_service_accounts(
+    def list(
         self, org_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
     ) -> Pager[service_account_pb2.ServiceAccount, service_account_pb2.ListServiceAccountsResponse]:
         """Lists the organization's service accounts, the oldest first. Owners and admins may.
@@ -305,11 +306,10 @@ class Serviceaccounts:
             timeout: Seconds for every page. The client's own unless given.
         """
         return Pager(
-            self._portal,
-            self._namespace.list_service_accounts(org_id, page_size=page_size, page_token=page_token, timeout=timeout),
+            self._portal, self._namespace.list(org_id, page_size=page_size, page_token=page_token, timeout=timeout)
         )
 
-    def delete_service_account(self, *, org_id: str, user_id: str, timeout: float | None = None) -> None:
+    def delete(self, *, org_id: str, user_id: str, timeout: float | None = None) -> None:
         """Deletes a service account with its API keys. Owners and admins may. What it said and spent stays.
 
         Errors: NOT_FOUND; PERMISSION_DENIED for an account whose role includes what the caller lacks.
@@ -319,7 +319,7 @@ class Serviceaccounts:
             user_id: The service account.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
-        self._portal.run(self._namespace.delete_service_account(org_id=org_id, user_id=user_id, timeout=timeout))
+        self._portal.run(self._namespace.delete(org_id=org_id, user_id=user_id, timeout=timeout))
 
     def create_api_key(
         self,
@@ -333,14 +333,15 @@ class Serviceaccounts:
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> service_account_pb2.CreateApiKeyResponse:
-        """Makes a key for a service account. Owners and admins may; nobody puts into a key what they lack.
+        """Makes a key for a service account. Owners and admins may; nobody puts into a key what they lack, in the
+        organization, in the workspaces that the key is limited to or, when it is not, in those of the account.
 
         The answer has the key. It is shown this once: only its hash is stored, and repeating the call with the same
         request_id gives the answer without it.
 
-        Errors: NOT_FOUND for an unknown service account or workspace; INVALID_ARGUMENT for an unknown permission,
-        for one that is not of a workspace in a key that is limited to workspaces, and for an expire_time in the
-        past; PERMISSION_DENIED.
+        Errors: NOT_FOUND for an unknown service account or workspace, a person, and a workspace that the caller may
+        not see; INVALID_ARGUMENT for an unknown permission, for one that is not of a workspace in a key that is
+        limited to workspaces, and for an expire_time in the past; PERMISSION_DENIED.
 
         Args:
             org_id: The organization.

@@ -1,0 +1,215 @@
+"""Rules of service accounts and their API keys."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from aiworkspace.v1 import common_pb2 as pb
+
+from ..auth.api_keys import new_key, secret_hash, visible_part
+from ..auth.authority import ADMINISTER, ROLES, WORKSPACE_PERMISSIONS, Principal, Scope, held, sees
+from ..auth.authority import Membership as Held
+from ..auth.models import User
+from ..kit.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionMissing, Unauthenticated
+from ..kit.ids import new_id
+from ..kit.postgres import WriteSession
+from ..kit.timestamps import now
+from ..orgs import service as orgs
+from ..orgs.models import Membership
+from ..orgs.service import RoleChoice, check_may_grant, lock_org, permissions_of, role_of
+from ..workspaces.store import find_scope
+from . import store
+from .models import ApiKey, ApiKeyWorkspace
+
+_IN_LIMITED_KEYS = WORKSPACE_PERMISSIONS | {"org.read"}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyScopes:
+    """What a key may be used for."""
+
+    permissions: frozenset[str]
+    workspace_ids: frozenset[UUID] | None  # None: all that its account may see
+
+
+async def create_service_account(
+    tx: WriteSession, org_id: UUID, name: str, role: RoleChoice, caller: Principal
+) -> tuple[Membership, User]:
+    await lock_org(tx, org_id, "org_id")
+    time = now()
+    user = User(id=new_id(), kind="service", display_name=name, version=1, create_time=time, update_time=time)
+    orgs.check_may_have(user, role, "role")
+    await check_may_grant(tx, caller, await permissions_of(tx, role))
+    tx.add(user)
+    await tx.flush()  # before the membership that refers to it
+    member = orgs.new_membership(org_id, user.id, role)
+    tx.add(member)
+    return member, user
+
+
+async def delete_service_account(tx: WriteSession, org_id: UUID, user_id: UUID, caller: Principal) -> None:
+    await lock_org(tx, org_id, "org_id")
+    await _find_account(tx, user_id)
+    await orgs.remove_member(tx, org_id, user_id, caller)
+
+
+def read_scopes(permissions: Sequence[str], workspace_ids: frozenset[UUID]) -> KeyScopes:
+    """Raises InvalidArgument for permissions that no key, or no key of workspaces, can have."""
+    allowed = _IN_LIMITED_KEYS if workspace_ids else ROLES["owner"]
+    wrong = {f"permissions[{i}]": _why_not(name) for i, name in enumerate(permissions) if name not in allowed}
+    if wrong:
+        raise InvalidArgument(wrong)
+    return KeyScopes(frozenset(permissions), workspace_ids or None)
+
+
+def check_future(expire_time: datetime | None) -> None:
+    if expire_time and expire_time <= now():
+        raise InvalidArgument({"expire_time": "must be in the future"})
+
+
+async def create_key(
+    tx: WriteSession,
+    org_id: UUID,
+    user_id: UUID,
+    name: str,
+    scopes: KeyScopes,
+    expire_time: datetime | None,
+    caller: Principal,
+) -> tuple[ApiKey, str]:
+    """The key, and what makes it one."""
+    await lock_org(tx, org_id, "org_id")
+    account = await _find_account(tx, user_id)
+    present = await _as_now(tx, caller)
+    for workspace_id in scopes.workspace_ids or ():
+        scope = await find_scope(tx, workspace_id, caller.user_id)
+        if scope is None or scope.org_id != org_id or not sees(present, scope):
+            raise NotFound("workspace_ids")
+    await _check_may_hand_out(tx, present, account, scopes)
+    return await _add_key(tx, account, name, scopes, expire_time, caller.user_id)
+
+
+async def rotate_key(
+    tx: WriteSession,
+    org_id: UUID,
+    api_key_id: UUID,
+    overlap: timedelta,
+    expire_time: datetime | None,
+    caller: Principal,
+) -> tuple[ApiKey, KeyScopes, str]:
+    """The new key, its scopes, and what makes it a key."""
+    await lock_org(tx, org_id, "org_id")
+    old, present = await _find_key(tx, api_key_id), await _as_now(tx, caller)
+    if has_ended(old):
+        raise FailedPrecondition(pb.ERROR_REASON_API_KEY_ENDED, "This key has ended: create another one.")
+    account, scopes = await _find_account(tx, old.user_id), await scopes_of(tx, old)
+    await _check_may_hand_out(tx, present, account, scopes)
+    end = now() + overlap
+    old.expire_time = min(old.expire_time or end, end)
+    key, secret = await _add_key(tx, account, old.name, scopes, expire_time, caller.user_id)
+    return key, scopes, secret
+
+
+async def revoke_key(tx: WriteSession, org_id: UUID, api_key_id: UUID) -> ApiKey:
+    await lock_org(tx, org_id, "org_id")
+    key = await _find_key(tx, api_key_id)
+    key.revoke_time = key.revoke_time or now()
+    return key
+
+
+def has_ended(key: ApiKey) -> bool:
+    return key.revoke_time is not None or has_expired(key)
+
+
+def has_expired(key: ApiKey) -> bool:
+    return key.expire_time is not None and key.expire_time <= now()
+
+
+async def scopes_of(tx: WriteSession, key: ApiKey) -> KeyScopes:
+    workspace_ids = (await store.workspaces_of_keys(tx, [key])).get(key.id, ())
+    return KeyScopes(frozenset(key.permissions), frozenset(workspace_ids) if key.workspaces_limited else None)
+
+
+async def _find_account(tx: WriteSession, user_id: UUID) -> Membership:
+    member, user = await orgs.find_member(tx, user_id, "user_id")
+    if user.kind != "service":
+        raise NotFound("user_id")
+    return member
+
+
+async def _find_key(tx: WriteSession, api_key_id: UUID) -> ApiKey:
+    key = await store.find_key(tx, api_key_id)
+    if key is None:
+        raise NotFound("api_key_id")
+    return key
+
+
+async def _as_now(tx: WriteSession, caller: Principal) -> Principal:
+    """The caller with the role of this moment: call with the organization locked.
+
+    A key that was revoked while its call waited for the lock must not leave another one behind.
+    """
+    if caller.key:
+        key = await store.find_key(tx, caller.key.api_key_id)
+        if key is None or has_ended(key):
+            raise Unauthenticated
+    member, _ = await orgs.find_member(tx, caller.user_id, "org_id")
+    role = Held(member.org_id, member.role, member.custom_role_id, await permissions_of(tx, role_of(member)))
+    return replace(caller, memberships={member.org_id: role})
+
+
+async def _check_may_hand_out(tx: WriteSession, caller: Principal, account: Membership, scopes: KeyScopes) -> None:
+    """Nobody puts into a key what they lack, neither in the organization nor where the account has another role."""
+    in_workspaces = scopes.permissions & WORKSPACE_PERMISSIONS
+    if scopes.workspace_ids is None:
+        everywhere = {ADMINISTER} & await permissions_of(tx, role_of(account)) if in_workspaces else frozenset()
+        await check_may_grant(tx, caller, scopes.permissions | everywhere)
+        where = await store.workspaces_of_account(tx, account.user_id)
+    else:
+        await check_may_grant(tx, caller, scopes.permissions - WORKSPACE_PERMISSIONS)
+        where = scopes.workspace_ids
+    for workspace_id in where:
+        scope = await find_scope(tx, workspace_id, caller.user_id)
+        if scope:  # else it was deleted
+            _check_held(caller, scope, in_workspaces)
+
+
+def _check_held(caller: Principal, scope: Scope, permissions: frozenset[str]) -> None:
+    if missing := permissions - held(caller, scope):
+        text = f"You lack {min(missing)} in the workspace {scope.workspace_id}, so you cannot put it into a key."
+        raise PermissionMissing(min(missing), text)
+
+
+async def _add_key(
+    tx: WriteSession,
+    account: Membership,
+    name: str,
+    scopes: KeyScopes,
+    expire_time: datetime | None,
+    creator_id: UUID,
+) -> tuple[ApiKey, str]:
+    secret = new_key()
+    key = ApiKey(
+        org_id=account.org_id,
+        id=new_id(),
+        user_id=account.user_id,
+        name=name,
+        prefix=visible_part(secret),
+        secret_hash=secret_hash(secret),
+        permissions=sorted(scopes.permissions),
+        workspaces_limited=scopes.workspace_ids is not None,
+        creator_id=creator_id,
+        create_time=now(),
+        expire_time=expire_time,
+    )
+    tx.add(key)
+    await tx.flush()  # before the workspaces that refer to it
+    for workspace_id in scopes.workspace_ids or ():
+        tx.add(ApiKeyWorkspace(org_id=account.org_id, api_key_id=key.id, workspace_id=workspace_id))
+    return key, secret
+
+
+def _why_not(permission: str) -> str:
+    if permission in ROLES["owner"]:
+        return "is not held in workspaces, so a key that is limited to workspaces cannot have it"
+    return "is no permission"
