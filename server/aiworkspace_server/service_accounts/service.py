@@ -1,6 +1,6 @@
 """Rules of service accounts and their API keys."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -164,7 +164,7 @@ async def _check_may_hand_out(tx: WriteSession, caller: Principal, account: Memb
     if scopes.workspace_ids is None:
         everywhere = {ADMINISTER} & await permissions_of(tx, role_of(account)) if in_workspaces else frozenset()
         await check_may_grant(tx, caller, scopes.permissions | everywhere)
-        where = await store.workspaces_of_account(tx, account.user_id)
+        where: Collection[UUID] = await store.workspaces_of_account(tx, account.user_id)
     else:
         await check_may_grant(tx, caller, scopes.permissions - WORKSPACE_PERMISSIONS)
         where = scopes.workspace_ids
