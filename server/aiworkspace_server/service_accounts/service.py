@@ -162,8 +162,9 @@ async def _check_may_hand_out(tx: WriteSession, caller: Principal, account: Memb
     """Nobody puts into a key what they lack, neither in the organization nor where the account has another role."""
     in_workspaces = scopes.permissions & WORKSPACE_PERMISSIONS
     if scopes.workspace_ids is None:
-        everywhere = {ADMINISTER} & await permissions_of(tx, role_of(account)) if in_workspaces else frozenset()
-        await check_may_grant(tx, caller, scopes.permissions | everywhere)
+        await check_may_grant(tx, caller, scopes.permissions)
+        if in_workspaces and ADMINISTER in await permissions_of(tx, role_of(account)):
+            _check_reaches_all(caller.memberships[account.org_id])
         where: Collection[UUID] = await store.workspaces_of_account(tx, account.user_id)
     else:
         await check_may_grant(tx, caller, scopes.permissions - WORKSPACE_PERMISSIONS)
@@ -172,6 +173,12 @@ async def _check_may_hand_out(tx: WriteSession, caller: Principal, account: Memb
         scope = await find_scope(tx, workspace_id, caller.user_id)
         if scope:  # else it was deleted
             _check_held(caller, scope, in_workspaces)
+
+
+def _check_reaches_all(caller: Held) -> None:
+    """Whether the caller's role counts in all workspaces. A key of such a role reaches them without the permission."""
+    if ADMINISTER not in caller.permissions:
+        raise PermissionMissing(ADMINISTER, "The account reaches workspaces that you do not: limit the key to others.")
 
 
 def _check_held(caller: Principal, scope: Scope, permissions: frozenset[str]) -> None:
