@@ -1,0 +1,91 @@
+"""The form of keys: what cannot be one is refused before any database is asked."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event
+
+from aiworkspace.v1 import auth_pb2
+from aiworkspace_server.app import App
+from aiworkspace_server.auth.api_keys import is_key, new_key, visible_part
+from tests.auth.test_headers import UNAUTHENTICATED as STATUS_UNAUTHENTICATED
+from tests.auth.test_headers import status
+from tests.backends import NewBackend
+from tests.refusals import UNAUTHENTICATED, outcome, refusal
+
+_CORPUS = json.loads((Path(__file__).parents[1] / "corpora/api_keys.json").read_text())
+MALFORMED = [pytest.param(each["key"] * each["times"], id=each["why"]) for each in _CORPUS["malformed"]]
+GOOD: str = _CORPUS["good"]  # but nobody's
+
+
+@contextmanager
+def look_ups(app: App) -> Iterator[list[str]]:
+    """Collects the statements with which the server looks for a key while the context lasts."""
+    found: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+        if "find_api_key" in statement:
+            found.append(statement)
+
+    event.listen(app.db.engine.sync_engine, "before_cursor_execute", note)
+    yield found
+    event.remove(app.db.engine.sync_engine, "before_cursor_execute", note)
+
+
+@pytest.mark.parametrize("key", MALFORMED)
+async def test_what_cannot_be_a_key_is_refused_without_a_look_up(key: str, app: App, new_backend: NewBackend) -> None:
+    assert not is_key(key)
+    with look_ups(app) as made:
+        if key.isascii() and key.isprintable():
+            refused = await refusal(new_backend(key).auth.GetMe(auth_pb2.GetMeRequest()))
+            assert refused == await refusal(new_backend("").auth.GetMe(auth_pb2.GetMeRequest()))
+            assert refused is not None
+        else:  # which no gRPC library sends
+            header = b"authorization", b"Bearer " + key.encode()[:110]
+            assert await status(app, "GetMe", auth_pb2.GetMeRequest(), header) == STATUS_UNAUTHENTICATED
+    assert made == []
+
+
+async def test_what_could_be_one_is_looked_up_and_refused_alike(app: App, new_backend: NewBackend) -> None:
+    """Else the absence of look-ups would prove nothing."""
+    assert is_key(GOOD)
+    backend = new_backend(GOOD)
+    with look_ups(app) as made:
+        refused = await refusal(backend.auth.GetMe(auth_pb2.GetMeRequest()))
+    assert len(made) == 1
+    assert refused == await refusal(new_backend("").auth.GetMe(auth_pb2.GetMeRequest()))
+    assert await outcome(backend.auth.GetMe(auth_pb2.GetMeRequest())) == UNAUTHENTICATED
+
+
+async def test_a_key_counts_only_as_the_one_bearer_token(app: App, new_backend: NewBackend) -> None:
+    nobody = new_backend("")
+    headers = [
+        [("authorization", GOOD)],
+        [("authorization", f"Basic {GOOD}")],
+        [("authorization", f"Bearer {GOOD}"), ("authorization", f"Bearer {GOOD}")],
+        [("x-api-key", GOOD)],
+    ]
+    with look_ups(app) as made:
+        for metadata in headers:
+            assert await outcome(nobody.auth.GetMe(auth_pb2.GetMeRequest(), metadata=metadata)) == UNAUTHENTICATED
+    assert made == []
+
+
+def test_keys_have_the_form_and_differ() -> None:
+    keys = {new_key() for _ in range(1000)}
+    assert len(keys) == 1000
+    assert all(map(is_key, keys))
+    assert {len(key) for key in keys} == {len("aiws_") + 49}
+    assert visible_part(GOOD) == GOOD[:13]
+    assert {digit for key in keys for digit in key[5:]} == set(
+        "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    )
+
+
+@pytest.mark.parametrize("place", range(5, 54))
+def test_one_wrong_digit_is_noticed_wherever_it_is(place: int) -> None:
+    wrong = "0" if GOOD[place] != "0" else "1"
+    assert not is_key(GOOD[:place] + wrong + GOOD[place + 1 :])
