@@ -21,13 +21,13 @@ NewBackend = Callable[[str], Person]
 
 async def make_account(owner: Person, org_id: str, **fields: Any) -> str:
     """A service account, an admin unless the fields say otherwise."""
-    asked = {"name": "Robot", "role": org_pb2.ROLE_ADMIN} | fields
+    asked: dict[str, Any] = {"name": "Robot", "role": org_pb2.ROLE_ADMIN} | fields
     response = await owner.service_accounts.CreateServiceAccount(pb.CreateServiceAccountRequest(org_id=org_id, **asked))
     return str(response.service_account.user_id)
 
 
 def key_request(org_id: str, user_id: str, permissions: Iterable[str] = OF_ADMINS, **fields: Any) -> Any:
-    asked = {"name": "production"} | fields
+    asked: dict[str, Any] = {"name": "production"} | fields
     return pb.CreateApiKeyRequest(org_id=org_id, user_id=user_id, permissions=permissions, **asked)
 
 

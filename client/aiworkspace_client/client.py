@@ -5,6 +5,7 @@ from typing import Self
 
 from aiworkspace_client._generated.auth import AsyncAuth, Auth
 from aiworkspace_client._generated.orgs import AsyncOrgs, Orgs
+from aiworkspace_client._generated.service_accounts import AsyncServiceAccounts, ServiceAccounts
 from aiworkspace_client._generated.usage import AsyncUsage, Usage
 from aiworkspace_client._generated.workspaces import AsyncWorkspaces, Workspaces
 from aiworkspace_client.chat import AsyncChat, Chat
@@ -27,6 +28,7 @@ class AsyncClient:
         target: Address of the server, host:port.
         access_token: Token of an earlier sign-in.
         refresh_token: The refresh token that belongs to it. Without it the session ends with the access token.
+        api_key: Key of a service account, with which a backend calls instead of signing in.
         token_store: Keeps the tokens instead of the client, which keeps them in memory.
         tls: Whether to encrypt. None means for everything but addresses of this machine.
         root_certificates: The authorities to trust, in PEM, instead of the system's. Implies TLS.
@@ -39,17 +41,15 @@ class AsyncClient:
         *,
         access_token: str = "",
         refresh_token: str = "",
+        api_key: str = "",
         token_store: TokenStore | None = None,
         tls: bool | None = None,
         root_certificates: bytes | None = None,
         timeout: float = 30.0,
     ) -> None:
-        if token_store is not None and (access_token or refresh_token):
-            raise ValueError("Give the tokens or a token_store, not both.")
-        given = Tokens(access_token, refresh_token) if access_token or refresh_token else None
         self._transport = Transport(
             target,
-            store=token_store or TokenStore(given),
+            store=_store(access_token, refresh_token, api_key, token_store),
             tls=tls,
             root_certificates=root_certificates,
             timeout=timeout,
@@ -59,10 +59,11 @@ class AsyncClient:
         self.workspaces = AsyncWorkspaces(self._transport)
         self.chat = AsyncChat(self._transport, StreamTiming())
         self.usage = AsyncUsage(self._transport)
+        self.service_accounts = AsyncServiceAccounts(self._transport)
 
     @property
     def tokens(self) -> Tokens | None:
-        """The tokens of the session, None when nobody is signed in."""
+        """The tokens of the session, or the API key as the access token; None when nobody is signed in."""
         return self._transport.tokens.peek()
 
     async def close(self) -> None:
@@ -91,6 +92,7 @@ class Client:
         *,
         access_token: str = "",
         refresh_token: str = "",
+        api_key: str = "",
         token_store: TokenStore | None = None,
         tls: bool | None = None,
         root_certificates: bytes | None = None,
@@ -100,6 +102,7 @@ class Client:
             target,
             access_token=access_token,
             refresh_token=refresh_token,
+            api_key=api_key,
             token_store=token_store,
             tls=tls,
             root_certificates=root_certificates,
@@ -112,10 +115,11 @@ class Client:
         self.workspaces = Workspaces(self._portal, client.workspaces)
         self.chat = Chat(self._portal, client.chat)
         self.usage = Usage(self._portal, client.usage)
+        self.service_accounts = ServiceAccounts(self._portal, client.service_accounts)
 
     @property
     def tokens(self) -> Tokens | None:
-        """The tokens of the session, None when nobody is signed in."""
+        """The tokens of the session, or the API key as the access token; None when nobody is signed in."""
         return self._client.tokens
 
     def close(self) -> None:
@@ -129,3 +133,15 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _store(access_token: str, refresh_token: str, api_key: str, token_store: TokenStore | None) -> TokenStore:
+    """Where the credentials are, of which there is one kind. An API key is like a token that is never exchanged."""
+    if [bool(access_token or refresh_token), bool(api_key), token_store is not None].count(True) > 1:
+        raise ValueError("Give tokens, an api_key or a token_store: one of them.")
+    if not (api_key.isascii() and api_key.isprintable()):
+        raise ValueError("The api_key has characters that no key has. Is there a line break at its end?")
+    if token_store is not None:
+        return token_store
+    given = access_token or api_key
+    return TokenStore(Tokens(given, refresh_token) if given or refresh_token else None)

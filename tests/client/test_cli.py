@@ -2,11 +2,9 @@
 
 import asyncio
 import json
-import os
 import signal
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -14,48 +12,12 @@ import pytest
 from google.protobuf.message import Message as AnyMessage
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from aiworkspace.v1 import auth_pb2, chat_pb2, common_pb2, org_pb2, usage_pb2, workspace_pb2
+from aiworkspace.v1 import chat_pb2, common_pb2, org_pb2, usage_pb2, workspace_pb2
 from aiworkspace_client.cli import output
 from tests.client import runs
+from tests.client.conftest import ORG, WORKSPACE, Aiws
 from tests.client.runs import TEXT, connections, whole_run
 from tests.client.scripted import Context, ScriptedServer, answer, answers, failure
-
-USER = auth_pb2.User(user_id="user-1", email="ada@example.com", display_name="Ada")
-ORG = org_pb2.Org(org_id="org-1", name="Acme", role=org_pb2.ROLE_OWNER)
-WORKSPACE = workspace_pb2.Workspace(workspace_id="workspace-1", org_id="org-1", name="Notes")
-
-Ran = subprocess.CompletedProcess[str]
-Aiws = Callable[..., Awaitable[Ran]]
-
-
-@pytest.fixture
-def environment(server: ScriptedServer, tmp_path: Path) -> dict[str, str]:
-    return {**os.environ, "AIWS_SERVER": server.target, "XDG_CONFIG_HOME": str(tmp_path), "NO_COLOR": "1"}
-
-
-@pytest.fixture
-def aiws(environment: dict[str, str]) -> Aiws:
-    def run(arguments: tuple[str, ...], stdin: str) -> Ran:
-        command = [sys.executable, "-m", "aiworkspace_client", *arguments]
-        return subprocess.run(command, env=environment, input=stdin, capture_output=True, text=True, timeout=30)
-
-    async def in_thread(*arguments: str, stdin: str = "") -> Ran:
-        return await asyncio.to_thread(run, arguments, stdin)
-
-    return in_thread
-
-
-@pytest.fixture
-async def signed_in(server: ScriptedServer, aiws: Aiws) -> None:
-    pair = auth_pb2.TokenPair(access_token="access-1", refresh_token="refresh-1")
-    server.script("AuthService.Login", answer(auth_pb2.LoginResponse(user=USER, tokens=pair)))
-    server.script("OrgService.ListOrgs", answer(org_pb2.ListOrgsResponse(orgs=[ORG])))
-    server.script(
-        "WorkspaceService.ListWorkspaces", answer(workspace_pb2.ListWorkspacesResponse(workspaces=[WORKSPACE]))
-    )
-    ran = await aiws("login", "--email", "ada@example.com", "--password-stdin", stdin="secret password\n")
-    assert ran.returncode == 0, ran.stderr
-    assert server.calls[0].request.password == "secret password"
 
 
 def workspaces(server: ScriptedServer, count: int) -> None:

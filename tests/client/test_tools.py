@@ -1,5 +1,7 @@
 """The generators read the contract right; that their output is committed is checked by make lint."""
 
+import re
+
 import pytest
 
 from tools import contract, gen_docs
@@ -40,7 +42,16 @@ def test_the_one_id_of_a_method_needs_no_keyword(types: Contract) -> None:
 
 def test_namespaces_are_named_after_what_they_list(types: Contract) -> None:
     names = {Namespaces(service, types).name for service in types.services}
-    assert names == {"auth", "chat", "orgs", "usage", "workspaces"}
+    assert {"account", "auth", "chat", "orgs", "service_accounts", "usage", "workspaces"} <= names
+
+
+def test_names_of_several_words(types: Contract) -> None:
+    service = next(service for service in types.services if service.name == "ServiceAccountService")
+    source = Namespaces(service, types).source()
+    assert re.findall(r"^class (\w+):", source, re.MULTILINE) == ["AsyncServiceAccounts", "ServiceAccounts"]
+    keys = ["create_api_key", "list_api_keys", "rotate_api_key", "revoke_api_key"]
+    methods = re.findall(r"^    (?:async )?def ([a-z]\w+)\(", source, re.MULTILINE)
+    assert methods == ["create", "list", "delete", *keys] * 2
 
 
 def test_docstrings_fit_and_escape() -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from aiworkspace.v1 import auth_pb2, org_pb2
@@ -46,7 +47,7 @@ async def listed(person: Person, org_id: str, user_id: str = "", size: int = 50)
 
 
 async def rotate(person: Person, key: pb.ApiKey, overlap: int = 0, **fields: Any) -> pb.RotateApiKeyResponse:
-    names = {"org_id": key.org_id, "api_key_id": key.api_key_id, "overlap_seconds": overlap}
+    names: dict[str, Any] = {"org_id": key.org_id, "api_key_id": key.api_key_id, "overlap_seconds": overlap}
     rotated: pb.RotateApiKeyResponse = await person.service_accounts.RotateApiKey(
         pb.RotateApiKeyRequest(**names | fields)
     )
@@ -225,19 +226,19 @@ async def test_without_overlap_the_old_key_ends_at_once(team: Team, new_backend:
 async def test_the_overlap_has_limits(team: Team, overlap: int) -> None:
     made = await make_key(team.owner, team.org_id, await make_account(team.owner, team.org_id))
     assert await named(rotate(team.owner, made.api_key, overlap)) == ("overlap_seconds",)
-    wrong = {"expire_time": moment(datetime.now(UTC) - HOUR)}
-    assert await named(rotate(team.owner, made.api_key, **wrong)) == ("expire_time",)
+    past = moment(datetime.now(UTC) - HOUR)
+    assert await named(rotate(team.owner, made.api_key, expire_time=past)) == ("expire_time",)
 
 
 async def test_fifty_rotations_with_one_request_id_make_one_key(team: Team, new_backend: NewBackend) -> None:
     made = await make_key(team.owner, team.org_id, await make_account(team.owner, team.org_id))
-    once = {"request_id": str(uuid.uuid4())}
-    answers = await asyncio.gather(*(rotate(team.owner, made.api_key, **once) for _ in range(50)))
+    once = str(uuid.uuid4())
+    answers = await asyncio.gather(*(rotate(team.owner, made.api_key, request_id=once) for _ in range(50)))
     assert len({answer.api_key.api_key_id for answer in answers}) == 1
     [secret] = [answer.secret for answer in answers if answer.secret]
     assert await works(new_backend(secret)) == OK
     assert len(await listed(team.owner, team.org_id)) == 2
-    assert (await rotate(team.owner, made.api_key, **once)).secret == ""
+    assert (await rotate(team.owner, made.api_key, request_id=once)).secret == ""
 
 
 async def test_fifty_rotations_at_once_end_the_old_key_once(team: Team) -> None:
@@ -275,7 +276,7 @@ async def test_permissions_that_the_account_lacks_stay_without_effect(team: Team
     backend = new_backend((await make_key(team.owner, team.org_id, user_id, EVERY)).secret)
     assert await outcome(make_workspace(backend, team.org_id)) == PERMISSION_MISSING
     member = org_pb2.Member(org_id=team.org_id, user_id=user_id, role=org_pb2.ROLE_MEMBER)
-    request = org_pb2.UpdateMemberRequest(member=member, update_mask={"paths": ["role"]})
+    request = org_pb2.UpdateMemberRequest(member=member, update_mask=FieldMask(paths=["role"]))
     await team.owner.orgs.UpdateMember(request)
     assert await outcome(make_workspace(backend, team.org_id)) == OK
     assert await outcome(make_key(backend, team.org_id, user_id, OF_ADMINS)) == PERMISSION_MISSING

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2, status_pb2
 
 from aiworkspace.v1 import org_pb2, workspace_pb2
@@ -28,7 +29,7 @@ async def missing(call: Any) -> str:
         return ""
     info = error_details_pb2.ErrorInfo()
     assert status_pb2.Status.FromString(refused.status).details[0].Unpack(info)
-    return info.metadata["permission"]
+    return str(info.metadata["permission"])
 
 
 async def give_role(team: Team, stores: Stores, person: Person | str, permissions: Iterable[str]) -> None:
@@ -36,7 +37,7 @@ async def give_role(team: Team, stores: Stores, person: Person | str, permission
     role_id = await make_custom_role(stores, team.org_id, permissions)
     user_id = person if isinstance(person, str) else person.user_id
     member = org_pb2.Member(org_id=team.org_id, user_id=user_id, role=org_pb2.ROLE_CUSTOM, custom_role_id=role_id)
-    request = org_pb2.UpdateMemberRequest(member=member, update_mask={"paths": ["role", "custom_role_id"]})
+    request = org_pb2.UpdateMemberRequest(member=member, update_mask=FieldMask(paths=["role", "custom_role_id"]))
     await team.owner.orgs.UpdateMember(request)
 
 

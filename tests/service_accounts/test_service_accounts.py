@@ -4,6 +4,7 @@ import uuid
 from typing import Any
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, usage_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
@@ -28,7 +29,8 @@ from tests.team import ADMIN, OWNER, VIEWER, Team
 
 
 def creation(team: Team, **fields: Any) -> pb.CreateServiceAccountRequest:
-    return pb.CreateServiceAccountRequest(**{"org_id": team.org_id, "name": "Robot", "role": VIEWER} | fields)
+    asked: dict[str, Any] = {"org_id": team.org_id, "name": "Robot", "role": VIEWER}
+    return pb.CreateServiceAccountRequest(**asked | fields)
 
 
 def deletion(team: Team, user_id: str) -> pb.DeleteServiceAccountRequest:
@@ -72,7 +74,7 @@ async def test_none_is_ever_an_owner(team: Team) -> None:
     assert await named(call(creation(team, role=OWNER))) == ("role",)
     user_id = await make_account(team.owner, team.org_id)
     member = org_pb2.Member(org_id=team.org_id, user_id=user_id, role=OWNER)
-    request = org_pb2.UpdateMemberRequest(member=member, update_mask={"paths": ["role"]})
+    request = org_pb2.UpdateMemberRequest(member=member, update_mask=FieldMask(paths=["role"]))
     assert await named(team.owner.orgs.UpdateMember(request)) == ("member.role",)
 
 
@@ -82,9 +84,9 @@ async def test_nobody_gives_a_role_that_includes_what_they_lack(team: Team, stor
     assert await outcome(team.admin.service_accounts.CreateServiceAccount(request)) == PERMISSION_MISSING
     made = (await team.owner.service_accounts.CreateServiceAccount(request)).service_account
     assert (made.role, made.custom_role_id) == (org_pb2.ROLE_CUSTOM, beyond)
-    request = deletion(team, made.user_id)
-    assert await outcome(team.admin.service_accounts.DeleteServiceAccount(request)) == PERMISSION_MISSING
-    await team.owner.service_accounts.DeleteServiceAccount(request)
+    unwanted = deletion(team, made.user_id)
+    assert await outcome(team.admin.service_accounts.DeleteServiceAccount(unwanted)) == PERMISSION_MISSING
+    await team.owner.service_accounts.DeleteServiceAccount(unwanted)
 
 
 async def test_an_unknown_custom_role_is_not_found(team: Team, staff: dict[str, Person], stores: Stores) -> None:

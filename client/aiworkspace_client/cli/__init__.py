@@ -4,12 +4,13 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 not signed in, 4 serve
 interrupted.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from aiworkspace_client.cli import account, orgs, workspaces
+from aiworkspace_client.cli import account, api_keys, orgs, service_accounts, workspaces
 from aiworkspace_client.cli import conversations as conversation_commands
 from aiworkspace_client.cli.chat import chat
 from aiworkspace_client.cli.session import Server
@@ -21,7 +22,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Talk to an AI Workspace server.",
-    epilog="Begin with: aiws register, aiws orgs create NAME, aiws workspaces create NAME, aiws chat.",
+    epilog="Begin with: aiws register, aiws orgs create NAME, aiws workspaces create NAME, aiws chat. "
+    "A backend does not sign in: AIWS_API_KEY in its environment has its key.",
 )
 
 
@@ -36,7 +38,11 @@ def options(
         bool, typer.Option("--plaintext", envvar="AIWS_PLAINTEXT", help="Do not encrypt, also beyond this machine.")
     ] = False,
 ) -> None:
-    ctx.obj = Server(server, ca_file, plaintext)
+    # Not an option: what stands on a command line can be read by everybody on the machine.
+    api_key = os.environ.get("AIWS_API_KEY", "").strip()
+    if not (api_key.isascii() and api_key.isprintable()):
+        raise typer.BadParameter("AIWS_API_KEY has characters that no key has.")
+    ctx.obj = Server(server, ca_file, plaintext, api_key)
 
 
 for command in (account.register, account.login, account.logout, account.whoami):
@@ -48,6 +54,8 @@ app.add_typer(orgs.app, name="orgs")
 app.add_typer(workspaces.app, name="workspaces")
 app.add_typer(conversation_commands.app, name="conversations")
 app.add_typer(account.sessions, name="sessions")
+app.add_typer(service_accounts.app, name="service-accounts")
+app.add_typer(api_keys.app, name="api-keys")
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ def register(
     password_stdin: PasswordStdin = False,
 ) -> None:
     """Make an account and sign in."""
+    _refuse_key(ctx)
     with connected(ctx) as session:
         password = _password(password_stdin, confirm=True)
         answer = session.client.auth.register(
@@ -35,6 +36,7 @@ def register(
 
 def login(ctx: typer.Context, email: Email, password_stdin: PasswordStdin = False) -> None:
     """Sign in."""
+    _refuse_key(ctx)
     with connected(ctx) as session:
         password = _password(password_stdin, confirm=False)
         answer = session.client.auth.login(email=email, password=password, device_name=_device_name())
@@ -43,6 +45,7 @@ def login(ctx: typer.Context, email: Email, password_stdin: PasswordStdin = Fals
 
 def logout(ctx: typer.Context) -> None:
     """End the session and remove its tokens from this machine."""
+    _refuse_key(ctx)
     with connected(ctx) as session:
         try:
             if session.client.tokens:
@@ -79,6 +82,12 @@ def revoke(ctx: typer.Context, session_id: Annotated[str, typer.Argument(help="I
     with connected(ctx) as session:
         session.client.auth.revoke_session(session_id)
         output.say("The session is over.")
+
+
+def _refuse_key(ctx: typer.Context) -> None:
+    """What a session begins or ends with would have no effect while commands use a key."""
+    if ctx.obj.api_key:
+        stop("Commands use the key in AIWS_API_KEY. Unset it first.")
 
 
 def _row(session: UserSession) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import typer
 from aiworkspace_client import AiWorkspaceError, ChatStream
 from aiworkspace_client.cli import failures, output
 from aiworkspace_client.cli.conversations import Workspace
-from aiworkspace_client.cli.session import Session, connected, stop
+from aiworkspace_client.cli.session import Server, Session, connected, stop
 from aiworkspace_client.types import Run, RunState
 
 
@@ -36,7 +36,7 @@ def chat(
             if run.state == RunState.RUN_STATE_CANCELLED:
                 raise typer.Exit(failures.INTERRUPTED)
         else:
-            _prompt(session, ctx.obj.target, conversation_id, model)
+            _prompt(session, ctx.obj, conversation_id, model)
 
 
 def _conversation_id(session: Session, workspace: str, conversation: str, last: bool) -> str:
@@ -49,7 +49,7 @@ def _conversation_id(session: Session, workspace: str, conversation: str, last: 
     return given
 
 
-def _prompt(session: Session, server: str, conversation_id: str, model: str) -> None:
+def _prompt(session: Session, server: Server, conversation_id: str, model: str) -> None:
     """Ask and answer until the end of the input or Ctrl-C at the prompt."""
     with suppress(ImportError):
         import_module("readline")  # makes the arrow keys work
@@ -63,7 +63,7 @@ def _prompt(session: Session, server: str, conversation_id: str, model: str) -> 
             if message:
                 _answer(session, conversation_id, message, model)
         except AiWorkspaceError as error:
-            failures.report(error, server)
+            failures.report(error, server.target, with_key=bool(server.api_key))
     output.say(f"\nGo on with: aiws chat -c {conversation_id}", "dim")
 
 

@@ -10,6 +10,8 @@ NOT_SIGNED_IN = 3
 UNREACHABLE = 4
 INTERRUPTED = 130
 
+_KEY_REFUSED = "the key in AIWS_API_KEY does not work"
+
 # By reason first, then by class: what to try next.
 _NEXT_BY_REASON = {
     "PASSWORD_WRONG": "Try again, or make an account with: aiws register",
@@ -22,6 +24,8 @@ _NEXT_BY_REASON = {
     "PROVIDER_TIMEOUT": "Try again, or another model: aiws models",
     "PROVIDER_STREAM_CUT": "Try again, or another model: aiws models",
     "RUN_INTERRUPTED": "Send the message again.",
+    "SESSION_REQUIRED": "Unset AIWS_API_KEY and sign in: aiws login",
+    "API_KEY_ENDED": "Make another one: aiws api-keys create",
 }
 _NEXT_BY_CLASS: dict[type[AiWorkspaceError], str] = {
     errors.UnauthenticatedError: "Sign in with: aiws login",
@@ -32,30 +36,32 @@ _NEXT_BY_CLASS: dict[type[AiWorkspaceError], str] = {
 }
 
 
-def report(error: AiWorkspaceError, server: str) -> int:
+def report(error: AiWorkspaceError, server: str, *, with_key: bool) -> int:
     """Explain the error on stderr and return the exit code."""
-    output.say(f"error: {_what(error, server)}", "bold red")
+    output.say(f"error: {_what(error, server, with_key)}", "bold red")
     # The message has the first of them.
     for violation in error.field_violations[1:]:
         output.say(f"  {violation.field}: {violation.description}")
-    if following := _next(error):
+    if following := _next(error, with_key):
         output.say(following)
     if isinstance(error, errors.InternalError) and error.request_id:
         output.say(f"Please report it with this id: {error.request_id}")
     return _exit_code(error)
 
 
-def _what(error: AiWorkspaceError, server: str) -> str:
+def _what(error: AiWorkspaceError, server: str, with_key: bool) -> str:
     if isinstance(error, errors.UnavailableError) and not error.reason:
         return f"{server} cannot be reached ({error.message})"
     if isinstance(error, errors.UnauthenticatedError) and error.reason != "PASSWORD_WRONG":
-        return f"you are not signed in at {server}."
+        return f"{_KEY_REFUSED if with_key else 'you are not signed in'} at {server}."
     return error.message
 
 
-def _next(error: AiWorkspaceError) -> str:
+def _next(error: AiWorkspaceError, with_key: bool) -> str:
     if error.retry_after:
         return f"Try again in {error.retry_after:.0f} seconds."
+    if with_key and isinstance(error, errors.UnauthenticatedError):
+        return "It is not whole, has expired, or was revoked. aiws api-keys list shows those that there are."
     return _NEXT_BY_REASON.get(error.reason) or _NEXT_BY_CLASS.get(type(error), "")
 
 

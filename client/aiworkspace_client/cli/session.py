@@ -14,6 +14,8 @@ from aiworkspace_client.cli.credentials import CredentialFile, CredentialFileErr
 
 # A person waits for every call.
 _SECONDS = 5.0
+# So much of an API key is shown in lists.
+_VISIBLE = 13
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,12 @@ class Server:
     target: str
     root_certificates: Path | None
     plaintext: bool
+    api_key: str
+
+    @property
+    def entry(self) -> str:
+        """Under which name things are remembered: a key has an organization of its own. What shows is no secret."""
+        return f"{self.target} {self.api_key[:_VISIBLE]}" if self.api_key else self.target
 
 
 @dataclass(frozen=True)
@@ -66,19 +74,20 @@ class Session:
 def connected(ctx: typer.Context) -> Iterator[Session]:
     """A session whose errors are explained and end the program with their exit code."""
     server: Server = ctx.obj
-    saved = CredentialFile(default_path(), server.target)
+    saved = CredentialFile(default_path(), server.entry)
     try:
         certificates = server.root_certificates.read_bytes() if server.root_certificates else None
         with Client(
             server.target,
-            token_store=saved,
+            api_key=server.api_key,
+            token_store=None if server.api_key else saved,
             tls=False if server.plaintext else None,
             root_certificates=certificates,
             timeout=_SECONDS,
         ) as client:
             yield Session(client, saved)
     except AiWorkspaceError as error:
-        raise typer.Exit(failures.report(error, server.target)) from None
+        raise typer.Exit(failures.report(error, server.target, with_key=bool(server.api_key))) from None
     except (CredentialFileError, OSError) as error:
         output.say(f"error: {error}", "bold red")
         raise typer.Exit(failures.REFUSED) from None

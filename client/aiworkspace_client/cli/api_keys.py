@@ -1,0 +1,104 @@
+"""aiws api-keys: what backends call with."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from aiworkspace_client.cli import output
+from aiworkspace_client.cli.account import Json
+from aiworkspace_client.cli.orgs import Org
+from aiworkspace_client.cli.session import connected, stop
+from aiworkspace_client.types import ApiKey, ApiKeyState
+
+app = typer.Typer(no_args_is_help=True, help="API keys of service accounts: what backends call with.")
+
+KeyId = Annotated[str, typer.Argument(help="Id from aiws api-keys list.")]
+Days = Annotated[int, typer.Option("--days", "-d", min=0, max=36500, help="Days that it works. 0 means for ever.")]
+
+
+@app.command("list")
+def list_api_keys(
+    ctx: typer.Context,
+    account: Annotated[str, typer.Option("--account", "-a", help="Only those of this service account.")] = "",
+    org: Org = "",
+    json: Json = False,
+) -> None:
+    """List the API keys, the latest first, those that have ended included."""
+    with connected(ctx) as session:
+        found = session.client.service_accounts.list_api_keys(session.org_id(org), user_id=account)
+        if json:
+            return output.as_json(found)
+        columns = ("KEY", "NAME", "BEGINS WITH", "ACCOUNT", "PERMISSIONS", "STATE", "UNTIL", "LAST USE")
+        output.table(columns, map(_row, found))
+
+
+@app.command()
+def create(
+    ctx: typer.Context,
+    account_id: Annotated[str, typer.Argument(help="Id from aiws service-accounts list.")],
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    permissions: Annotated[
+        list[str], typer.Option("--permission", "-p", help="What it may be used for, such as chat.send. Repeat it.")
+    ],
+    workspaces: Annotated[
+        list[str] | None, typer.Option("--workspace", "-w", help="Only for this workspace. Repeat it for more.")
+    ] = None,
+    days: Days = 0,
+    org: Org = "",
+) -> None:
+    """Make an API key. It is printed alone on standard output, and never again."""
+    with connected(ctx) as session:
+        answer = session.client.service_accounts.create_api_key(
+            org_id=session.org_id(org),
+            user_id=account_id,
+            name=name,
+            permissions=permissions,
+            workspace_ids=workspaces or (),
+            expire_time=_in(days),
+        )
+        _show(answer.api_key, answer.secret)
+
+
+@app.command()
+def rotate(
+    ctx: typer.Context,
+    key_id: KeyId,
+    overlap: Annotated[
+        int, typer.Option("--overlap", help="Seconds that the old key goes on working.", min=0, max=30 * 86400)
+    ] = 3600,
+    days: Days = 0,
+    org: Org = "",
+) -> None:
+    """Make a key in the place of another one. It is printed alone on standard output, and never again."""
+    with connected(ctx) as session:
+        answer = session.client.service_accounts.rotate_api_key(
+            org_id=session.org_id(org), api_key_id=key_id, overlap_seconds=overlap, expire_time=_in(days)
+        )
+        _show(answer.api_key, answer.secret)
+        output.say(f"The old key works for another {overlap} seconds." if overlap else "The old key has ended.")
+
+
+@app.command()
+def revoke(ctx: typer.Context, key_id: KeyId, org: Org = "") -> None:
+    """End an API key at once."""
+    with connected(ctx) as session:
+        session.client.service_accounts.revoke_api_key(org_id=session.org_id(org), api_key_id=key_id)
+        output.say("The key has ended.")
+
+
+def _in(days: int) -> datetime | None:
+    return datetime.now(UTC) + timedelta(days=days) if days else None
+
+
+def _show(key: ApiKey, secret: str) -> None:
+    if not secret:  # the answer to the first attempt was lost on its way
+        stop(f"The key {key.api_key_id} was made, but did not arrive. Revoke it and make another one.")
+    output.say(f"Created the key {key.name} ({key.api_key_id}). It is not shown again:", "green")
+    output.out.print(secret)
+
+
+def _row(key: ApiKey) -> tuple[str, ...]:
+    state, until = ApiKeyState.Name(key.state).removeprefix("API_KEY_STATE_").lower(), output.time(key.expire_time)
+    known = key.api_key_id, key.name, key.prefix, key.user_id, " ".join(key.permissions)
+    return (*known, state, until, output.time(key.last_use_time))
