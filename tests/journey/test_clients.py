@@ -171,3 +171,33 @@ async def test_fifty_calls_with_an_expired_token_refresh_once(app: App) -> None:
             assert stale.tokens
             assert stale.tokens.refresh_token != first
             assert len([session async for session in stale.auth.list_sessions()]) == 1
+
+
+async def test_the_journey_of_a_backend(app: App) -> None:
+    async with AsyncClient(app.address) as ada:
+        await ada.auth.register(email=an_email(), password=PASSWORD, display_name="Ada")
+        org = await ada.orgs.create(name="Engines")
+        workspace = await ada.workspaces.create(org_id=org.org_id, name="Notes")
+        robot = await ada.service_accounts.create(org_id=org.org_id, name="Robot", role=Role.ROLE_MEMBER)
+        scopes = ["org.read", "workspace.read", "chat.read", "chat.send"]
+        made = await ada.service_accounts.create_api_key(
+            org_id=org.org_id, user_id=robot.user_id, name="production", permissions=scopes
+        )
+        rotated = await ada.service_accounts.rotate_api_key(
+            org_id=org.org_id, api_key_id=made.api_key.api_key_id, overlap_seconds=60
+        )
+        for secret in (made.secret, rotated.secret):
+            async with AsyncClient(app.address, api_key=secret) as backend:
+                assert [each.org_id async for each in backend.orgs.list()] == [org.org_id]
+                conversation = await backend.chat.create_conversation(workspace.workspace_id)
+                message = await backend.chat.send(conversation.conversation_id, "hello").final_message()
+                assert "hello" in message.contents[0].text
+                with pytest.raises(PermissionDeniedError) as caught:
+                    await backend.orgs.create(name="Mine")
+                assert caught.value.reason == "SESSION_REQUIRED"
+        await ada.service_accounts.revoke_api_key(org_id=org.org_id, api_key_id=rotated.api_key.api_key_id)
+        async with AsyncClient(app.address, api_key=rotated.secret) as backend:
+            with pytest.raises(UnauthenticatedError):
+                await backend.auth.get_me()
+        usage = await ada.usage.get(org_id=org.org_id, user_id=robot.user_id).first_page()
+        assert usage.total.request_count == 2
