@@ -34,7 +34,7 @@ from .llm.registry import Registry
 from .migrate import check_schema, migrate
 from .orgs.service import InvitationTokens
 from .orgs.servicer import OrgServicer
-from .rpc import Services, add_services, build_server
+from .rpc import Services, add_services, build_server, read_surface
 from .service_accounts.servicer import ServiceAccountServicer
 from .settings import Settings
 from .teams.servicer import TeamServicer
@@ -127,13 +127,14 @@ async def _listen(stack: AsyncExitStack, settings: Settings, db: Database, mongo
     sessions = Sessions(access_tokens, refresh_tokens, derive(lasting, "lineage"))
     pages, replies = Pages(derive(lasting, "pages")), Replies(derive(lasting, "replies"))
     invitations = InvitationTokens(derive(lasting, "invitations"))
-    server = build_server(authenticator, limits, access)
+    methods = read_surface(access)
+    server = build_server(methods, authenticator, limits, access)
     services = Services(
         auth=AuthServicer(db, sessions, passwords, authenticator, pages, replies),
         accounts=AccountServicer(db, pages, replies),
         orgs=OrgServicer(db, authenticator, runs.cancel_of, invitations, pages, replies),
         teams=TeamServicer(db, pages, replies),
-        access=AccessServicer(db, pages, replies),
+        access=AccessServicer(db, authenticator, access, methods, pages, replies),
         service_accounts=ServiceAccountServicer(db, authenticator, runs.cancel_of, pages, replies),
         workspaces=WorkspaceServicer(db, registry, workspaces, pages, replies),
         chat=ChatServicer(db, mongo, registry, runs, pages, replies),

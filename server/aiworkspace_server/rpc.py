@@ -1,5 +1,6 @@
 """The surface: what runs around every call, in which order and why, and every service behind it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import grpc
@@ -38,7 +39,7 @@ from .auth.principal import Authenticator
 from .auth.servicer import AuthServicer
 from .chat.servicer import ChatServicer
 from .kit import interceptors
-from .kit.contract import read_methods
+from .kit.contract import Method, read_methods
 from .kit.interceptors import Interceptor, Step
 from .kit.limits import Limits
 from .orgs.servicer import OrgServicer
@@ -89,10 +90,17 @@ def steps(authenticator: Authenticator, limits: Limits, access: Access) -> list[
     ]
 
 
-def build_server(authenticator: Authenticator, limits: Limits, access: Access) -> grpc.aio.Server:
-    """A server without services. Raises ContractError when the contract leaves open who may call what."""
+def read_surface(access: Access) -> Mapping[str, Method]:
+    """All methods by path. Raises ContractError when the contract leaves open who may call what."""
     methods = read_methods(SERVICES, access.scopes)
     check_permissions(methods.values())
+    return methods
+
+
+def build_server(
+    methods: Mapping[str, Method], authenticator: Authenticator, limits: Limits, access: Access
+) -> grpc.aio.Server:
+    """A server without services."""
     interceptor = Interceptor(
         methods,
         steps(authenticator, limits, access),

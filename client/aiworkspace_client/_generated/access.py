@@ -85,6 +85,9 @@ class AsyncAccess:
         """Changes a role's name and permissions, from then on for all who have it. Owners and admins may; nobody
         changes a role that includes, or is to include, what they lack.
 
+        Pending invitations that their makers could no longer make are revoked: of members with the role, for what
+        they lost, and of members who offer it, for what they lack of it now.
+
         Errors: NOT_FOUND; INVALID_ARGUMENT for an unknown permission; PERMISSION_DENIED; ABORTED when role.etag is
         given and no longer current.
 
@@ -117,11 +120,15 @@ class AsyncAccess:
     ) -> access_pb2.ExplainAccessResponse:
         """Says which permission a method needs, whether the caller holds it for a resource, and what gives it.
 
+        The answer is that of the check which the method itself begins with. Where people may do something to
+        themselves without the permission, such as leaving an organization, it is about doing it to others.
+
         Errors: INVALID_ARGUMENT for an unknown method, or a resource_id where the method has none or the other way
         round; NOT_FOUND for a resource that the caller may not know of.
 
         Args:
-            method: The method, such as "WorkspaceService/UpdateWorkspace".
+            method: The method, such as "WorkspaceService/UpdateWorkspace". The whole path of a call is understood as
+                well: "/aiworkspace.v1.WorkspaceService/UpdateWorkspace".
             resource_id: UUID of what the method's scope names: an organization, workspace, conversation or run. Empty
                 for methods that need no permission.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
@@ -185,6 +192,9 @@ class Access:
         """Changes a role's name and permissions, from then on for all who have it. Owners and admins may; nobody
         changes a role that includes, or is to include, what they lack.
 
+        Pending invitations that their makers could no longer make are revoked: of members with the role, for what
+        they lost, and of members who offer it, for what they lack of it now.
+
         Errors: NOT_FOUND; INVALID_ARGUMENT for an unknown permission; PERMISSION_DENIED; ABORTED when role.etag is
         given and no longer current.
 
@@ -216,11 +226,15 @@ class Access:
     ) -> access_pb2.ExplainAccessResponse:
         """Says which permission a method needs, whether the caller holds it for a resource, and what gives it.
 
+        The answer is that of the check which the method itself begins with. Where people may do something to
+        themselves without the permission, such as leaving an organization, it is about doing it to others.
+
         Errors: INVALID_ARGUMENT for an unknown method, or a resource_id where the method has none or the other way
         round; NOT_FOUND for a resource that the caller may not know of.
 
         Args:
-            method: The method, such as "WorkspaceService/UpdateWorkspace".
+            method: The method, such as "WorkspaceService/UpdateWorkspace". The whole path of a call is understood as
+                well: "/aiworkspace.v1.WorkspaceService/UpdateWorkspace".
             resource_id: UUID of what the method's scope names: an organization, workspace, conversation or run. Empty
                 for methods that need no permission.
             timeout: Seconds for the call, repetitions included. The client's own unless given.

@@ -359,7 +359,9 @@ class ExplainAccessRequest(_message.Message):
     METHOD_FIELD_NUMBER: _builtins.int
     RESOURCE_ID_FIELD_NUMBER: _builtins.int
     method: _builtins.str
-    """The method, such as "WorkspaceService/UpdateWorkspace"."""
+    """The method, such as "WorkspaceService/UpdateWorkspace". The whole path of a call is understood as well:
+    "/aiworkspace.v1.WorkspaceService/UpdateWorkspace".
+    """
     resource_id: _builtins.str
     """UUID of what the method's scope names: an organization, workspace, conversation or run. Empty for methods that need
     no permission.

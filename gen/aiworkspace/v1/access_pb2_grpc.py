@@ -86,6 +86,8 @@ class AccessServiceServicer:
         """UpdateCustomRole changes a role's name and permissions, from then on for all who have it. Owners and admins may;
         nobody changes a role that includes, or is to include, what they lack.
 
+        Pending invitations that their makers could no longer make are revoked: of members with the role, for what they
+        lost, and of members who offer it, for what they lack of it now.
         Errors: NOT_FOUND; INVALID_ARGUMENT for an unknown permission; PERMISSION_DENIED; ABORTED when role.etag is given
         and no longer current.
         """
@@ -106,6 +108,8 @@ class AccessServiceServicer:
     def ExplainAccess(self, request, context):
         """ExplainAccess says which permission a method needs, whether the caller holds it for a resource, and what gives it.
 
+        The answer is that of the check which the method itself begins with. Where people may do something to themselves
+        without the permission, such as leaving an organization, it is about doing it to others.
         Errors: INVALID_ARGUMENT for an unknown method, or a resource_id where the method has none or the other way round;
         NOT_FOUND for a resource that the caller may not know of.
         """

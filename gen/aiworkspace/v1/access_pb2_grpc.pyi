@@ -44,6 +44,8 @@ class AccessServiceStub:
     """UpdateCustomRole changes a role's name and permissions, from then on for all who have it. Owners and admins may;
     nobody changes a role that includes, or is to include, what they lack.
 
+    Pending invitations that their makers could no longer make are revoked: of members with the role, for what they
+    lost, and of members who offer it, for what they lack of it now.
     Errors: NOT_FOUND; INVALID_ARGUMENT for an unknown permission; PERMISSION_DENIED; ABORTED when role.etag is given
     and no longer current.
     """
@@ -56,6 +58,8 @@ class AccessServiceStub:
     ExplainAccess: _grpc.UnaryUnaryMultiCallable[_access_pb2.ExplainAccessRequest, _access_pb2.ExplainAccessResponse]
     """ExplainAccess says which permission a method needs, whether the caller holds it for a resource, and what gives it.
 
+    The answer is that of the check which the method itself begins with. Where people may do something to themselves
+    without the permission, such as leaving an organization, it is about doing it to others.
     Errors: INVALID_ARGUMENT for an unknown method, or a resource_id where the method has none or the other way round;
     NOT_FOUND for a resource that the caller may not know of.
     """
@@ -76,6 +80,8 @@ class AccessServiceAsyncStub(AccessServiceStub):
     """UpdateCustomRole changes a role's name and permissions, from then on for all who have it. Owners and admins may;
     nobody changes a role that includes, or is to include, what they lack.
 
+    Pending invitations that their makers could no longer make are revoked: of members with the role, for what they
+    lost, and of members who offer it, for what they lack of it now.
     Errors: NOT_FOUND; INVALID_ARGUMENT for an unknown permission; PERMISSION_DENIED; ABORTED when role.etag is given
     and no longer current.
     """
@@ -88,6 +94,8 @@ class AccessServiceAsyncStub(AccessServiceStub):
     ExplainAccess: _aio.UnaryUnaryMultiCallable[_access_pb2.ExplainAccessRequest, _access_pb2.ExplainAccessResponse]  # type: ignore[assignment]
     """ExplainAccess says which permission a method needs, whether the caller holds it for a resource, and what gives it.
 
+    The answer is that of the check which the method itself begins with. Where people may do something to themselves
+    without the permission, such as leaving an organization, it is about doing it to others.
     Errors: INVALID_ARGUMENT for an unknown method, or a resource_id where the method has none or the other way round;
     NOT_FOUND for a resource that the caller may not know of.
     """
@@ -123,6 +131,8 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         """UpdateCustomRole changes a role's name and permissions, from then on for all who have it. Owners and admins may;
         nobody changes a role that includes, or is to include, what they lack.
 
+        Pending invitations that their makers could no longer make are revoked: of members with the role, for what they
+        lost, and of members who offer it, for what they lack of it now.
         Errors: NOT_FOUND; INVALID_ARGUMENT for an unknown permission; PERMISSION_DENIED; ABORTED when role.etag is given
         and no longer current.
         """
@@ -147,6 +157,8 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_access_pb2.ExplainAccessResponse, _abc.Awaitable[_access_pb2.ExplainAccessResponse]]:
         """ExplainAccess says which permission a method needs, whether the caller holds it for a resource, and what gives it.
 
+        The answer is that of the check which the method itself begins with. Where people may do something to themselves
+        without the permission, such as leaving an organization, it is about doing it to others.
         Errors: INVALID_ARGUMENT for an unknown method, or a resource_id where the method has none or the other way round;
         NOT_FOUND for a resource that the caller may not know of.
         """

@@ -7,7 +7,7 @@ from uuid import UUID
 from ..auth.authority import Scope, held, sees
 from ..auth.principal import Authenticator
 from ..kit.context import Call
-from ..kit.contract import value_at
+from ..kit.contract import Method, value_at
 from ..kit.errors import NotFound, PermissionMissing
 from ..kit.ids import parse_id
 
@@ -34,11 +34,20 @@ class Access:
         """
         path = call.method.access.scope
         resource_id = parse_id(value_at(request, path), path)
-        if not await self._allowed(call, request, resource_id):
-            call.fresh = True  # what was granted a moment ago counts
-            await self._authenticator.refresh(call)
-            if not await self._allowed(call, request, resource_id):
-                raise PermissionMissing(call.method.access.permission) if call.org_id else NotFound(path)
+        own = _is_about_caller(call, request)
+        if not await self.allows(call, call.method, resource_id) and not (own and call.scope):
+            raise PermissionMissing(call.method.access.permission) if call.scope else NotFound(path)
+
+    async def allows(self, call: Call, method: Method, resource_id: UUID) -> bool:
+        """Whether the call's principal holds what the method needs for the resource.
+
+        Sets the call's scope and tenant: None when the principal may not know of the resource.
+        """
+        if await self._allowed(call, method, resource_id):
+            return True
+        call.fresh = True  # what was granted a moment ago counts
+        await self._authenticator.refresh(call)
+        return await self._allowed(call, method, resource_id)
 
     async def recheck(self, call: Call) -> None:
         """Raises what `authorize` would raise now for an earlier call, if the caller has lost what it needs since."""
@@ -56,13 +65,10 @@ class Access:
         scope = await self._finders[path.rpartition(".")[2]](call, resource_id)
         return scope if scope and sees(call.principal, scope) else None
 
-    async def _allowed(self, call: Call, request: Any, resource_id: UUID) -> bool:
-        declared = call.method.access
-        scope = call.scope = await self.find(call, declared.scope, resource_id)
+    async def _allowed(self, call: Call, method: Method, resource_id: UUID) -> bool:
+        scope = call.scope = await self.find(call, method.access.scope, resource_id)
         call.org_id = scope.org_id if scope else None
-        if scope is None:
-            return False
-        return declared.permission in held(call.principal, scope) or _is_about_caller(call, request)
+        return scope is not None and method.access.permission in held(call.principal, scope)
 
 
 def _is_about_caller(call: Call, request: Any) -> bool:

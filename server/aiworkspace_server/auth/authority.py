@@ -18,6 +18,11 @@ def _grants(enum: Any, prefix: str) -> dict[str, frozenset[str]]:
     return {name.removeprefix(prefix).lower(): frozenset(names) for name, names in grants.items()}
 
 
+PERMISSIONS = frozenset(
+    value.GetOptions().Extensions[options.permission_name]
+    for value in options.Permission.DESCRIPTOR.values
+    if value.number
+)
 ROLES = _grants(org_pb2.Role, "ROLE_")  # "custom" has none here: its permissions are the organization's to say
 WORKSPACE_ROLES = _grants(workspace_pb2.WorkspaceRole, "WORKSPACE_ROLE_")
 WORKSPACE_PERMISSIONS = WORKSPACE_ROLES["manager"]  # all that are held in a workspace
@@ -123,15 +128,10 @@ def read_memberships(rows: Iterable[Mapping[str, Any]]) -> dict[UUID, Membership
 
 def check_permissions(methods: Iterable[Method]) -> None:
     """Raises ContractError for a permission that no role includes, and for a role with one that nobody declared."""
-    declared = {
-        value.GetOptions().Extensions[options.permission_name]
-        for value in options.Permission.DESCRIPTOR.values
-        if value.number
-    }
     for roles in (ROLES, WORKSPACE_ROLES):
         for role, permissions in roles.items():
-            if unknown := permissions - declared:
+            if unknown := permissions - PERMISSIONS:
                 raise ContractError(f"The role {role} includes {min(unknown)!r}, which is no value of Permission.")
     for method in methods:
-        if method.access.permission and method.access.permission not in ROLES["owner"] & declared:
+        if method.access.permission and method.access.permission not in ROLES["owner"] & PERMISSIONS:
             raise ContractError(f"{method.path}: no role includes the permission {method.access.permission!r}.")

@@ -139,6 +139,8 @@ async def remove_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller: P
     member, _ = await find_member(tx, user_id, "user_id")
     if user_id != caller.user_id or caller.key:
         await check_may_grant(tx, caller, await permissions_of(tx, role_of(member)))
+    elif member.suspend_time:  # a moment ago: who leaves now could come back without being reinstated
+        raise NotFound("org_id")
     await _check_owner_left(tx, member)
     await withdraw_invitations(tx, user_id, frozenset())
     await store.remove_member(tx, user_id)
@@ -245,7 +247,7 @@ async def check_may_grant(tx: WriteSession, caller: Principal, *roles: frozenset
 
 async def withdraw_invitations(tx: WriteSession, inviter_id: UUID, permissions: frozenset[str]) -> None:
     """Of somebody who is left with these permissions: those that they could no longer make."""
-    for invitation in await store.open_invitations(tx, inviter_id):
+    for invitation in await store.pending_invitations(tx, inviter_id):
         offered = await permissions_of(tx, RoleChoice(invitation.role, invitation.custom_role_id))
         if not offered | {"invitation.manage"} <= permissions:
             invitation.revoke_time = now()

@@ -5,10 +5,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, delete, func, select, text
+from sqlalchemy import ColumnElement, Row, delete, func, select, text
 
 from ..auth.models import User
 from ..kit.postgres import ReadSession, WriteSession
+from ..kit.timestamps import now
 from .models import CustomRole, Invitation, Membership, Org
 
 _LIST_ORGS = text("SELECT * FROM list_user_orgs(:user_id, CAST(:after AS uuid), :limit)")
@@ -71,11 +72,15 @@ async def lock_invitation(tx: WriteSession, invitation_id: UUID) -> Invitation |
     return (await tx.execute(query)).scalar_one_or_none()
 
 
-async def open_invitations(tx: WriteSession, inviter_id: UUID) -> Sequence[Invitation]:
-    """Those of this person that were neither accepted nor revoked, locked."""
-    still_open = Invitation.accept_time.is_(None), Invitation.revoke_time.is_(None)
-    query = select(Invitation).where(Invitation.inviter_id == inviter_id, *still_open).with_for_update()
+async def pending_invitations(tx: WriteSession, inviter_id: UUID) -> Sequence[Invitation]:
+    """Those of this person that could still be accepted, locked."""
+    query = select(Invitation).where(Invitation.inviter_id == inviter_id, *is_pending()).with_for_update()
     return (await tx.execute(query)).scalars().all()
+
+
+def is_pending() -> tuple[ColumnElement[bool], ...]:
+    """The conditions under which an invitation can be accepted."""
+    return Invitation.accept_time.is_(None), Invitation.revoke_time.is_(None), Invitation.expire_time > now()
 
 
 async def find_custom_role(tx: ReadSession, custom_role_id: UUID) -> CustomRole | None:

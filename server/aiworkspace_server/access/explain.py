@@ -1,0 +1,57 @@
+"""Why a call is allowed or not. What is explained is asked of the check itself, so the two never disagree."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aiworkspace.v1 import options_pb2 as options
+
+from ..auth.authority import Source, sources
+from ..kit.context import Call
+from ..kit.contract import Method
+from ..kit.errors import InvalidArgument, NotFound, PermissionMissing, SessionRequired
+from ..kit.ids import parse_id
+from .authorize import Access
+
+_PACKAGE = "aiworkspace.v1."
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """`grants` are the roles that include the permission; `refusal` is empty when the call is allowed."""
+
+    permission: str
+    grants: tuple[Source, ...]
+    refusal: str
+
+
+def find_method(methods: Mapping[str, Method], name: str) -> Method:
+    """The method with this name, which may be its whole path. Raises InvalidArgument."""
+    path = f"/{_PACKAGE}{name.removeprefix('/').removeprefix(_PACKAGE)}"
+    if path not in methods:
+        raise InvalidArgument({"method": 'is not a method of the contract, such as "WorkspaceService/UpdateWorkspace"'})
+    return methods[path]
+
+
+async def explain(access: Access, call: Call, method: Method, resource_id: str) -> Explanation:
+    """Raises NotFound for a resource that the caller may not know of."""
+    needs_permission = method.access.mode == options.ACCESS_MODE_PERMISSION
+    if bool(resource_id) != needs_permission:
+        text = f"must be given: the method's {method.access.scope}" if needs_permission else "must be empty"
+        raise InvalidArgument({"resource_id": f"{text} for this method"})
+    if not needs_permission:
+        refused = method.access.mode == options.ACCESS_MODE_SESSION and call.session_id is None
+        return Explanation("", (), SessionRequired().message if refused else "")
+    allowed = await access.allows(call, method, parse_id(resource_id, "resource_id"))
+    if call.scope is None:
+        raise NotFound("resource_id")
+    permission = method.access.permission
+    grants = tuple(found for found in sources(call.principal, call.scope) if permission in found.permissions)
+    return Explanation(permission, grants, "" if allowed else _refusal(call, method, granted=bool(grants)))
+
+
+def _refusal(call: Call, method: Method, *, granted: bool) -> str:
+    permission = method.access.permission
+    if granted:
+        return f"The permission {permission} is not among the scopes of this API key."
+    text = PermissionMissing(permission).message
+    return f"{text} You may do this to yourself." if method.access.self_field and call.session_id else text

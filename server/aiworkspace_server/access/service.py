@@ -1,0 +1,89 @@
+"""Rules of custom roles: nobody makes, changes or deletes one that includes what they lack."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from aiworkspace.v1 import common_pb2 as pb
+
+from ..auth.authority import PERMISSIONS, Principal
+from ..kit.errors import FailedPrecondition, InvalidArgument, NotFound, etag_mismatch
+from ..kit.ids import new_id
+from ..kit.postgres import WriteSession
+from ..kit.timestamps import now
+from ..orgs.models import CustomRole
+from ..orgs.service import check_may_grant, lock_org, permissions_of, role_of, withdraw_invitations
+from ..orgs.store import find_custom_role
+from . import store
+
+
+async def create_role(
+    tx: WriteSession, org_id: UUID, name: str, permissions: Sequence[str], creator: Principal
+) -> CustomRole:
+    _check_known(permissions, "permissions")
+    await lock_org(tx, org_id, "org_id")
+    await check_may_grant(tx, creator, frozenset(permissions))
+    time = now()
+    role = CustomRole(
+        org_id=org_id,
+        id=new_id(),
+        name=name,
+        permissions=sorted(permissions),
+        version=1,
+        create_time=time,
+        update_time=time,
+    )
+    tx.add(role)
+    return role
+
+
+async def update_role(
+    tx: WriteSession, org_id: UUID, custom_role_id: UUID, etag: str, values: dict[str, Any], caller: Principal
+) -> CustomRole:
+    for name, value in values.items():
+        if not value:
+            raise InvalidArgument({f"role.{name}": "must not be empty"})
+    _check_known(values.get("permissions", ()), "role.permissions")
+    await lock_org(tx, org_id, "role.org_id")
+    role = await _find_role(tx, custom_role_id, "role.custom_role_id")
+    if etag and etag != str(role.version):
+        raise etag_mismatch("role.etag")
+    permissions = sorted(values.get("permissions", role.permissions))
+    await check_may_grant(tx, caller, frozenset(role.permissions), frozenset(permissions))
+    role.name, role.permissions = values.get("name", role.name), permissions
+    role.version += 1
+    role.update_time = now()
+    await tx.flush()
+    await _withdraw_invitations(tx, role)
+    return role
+
+
+async def delete_role(tx: WriteSession, org_id: UUID, custom_role_id: UUID, caller: Principal) -> None:
+    await lock_org(tx, org_id, "org_id")
+    role = await _find_role(tx, custom_role_id, "custom_role_id")
+    await check_may_grant(tx, caller, frozenset(role.permissions))
+    if await store.is_in_use(tx, custom_role_id):
+        raise FailedPrecondition(
+            pb.ERROR_REASON_ROLE_IN_USE, "A member has this role or a pending invitation offers it."
+        )
+    await store.delete_role(tx, custom_role_id)
+
+
+async def _find_role(tx: WriteSession, custom_role_id: UUID, field: str) -> CustomRole:
+    role = await find_custom_role(tx, custom_role_id)
+    if role is None:
+        raise NotFound(field)
+    return role
+
+
+async def _withdraw_invitations(tx: WriteSession, changed: CustomRole) -> None:
+    """Those that their makers could no longer make: who has the role may have lost what they offer, and who offers it
+    may not have what it includes now. A pending invitation never gives what its maker lacks."""
+    for inviter in await store.list_inviters(tx, changed.id):
+        await withdraw_invitations(tx, inviter.user_id, await permissions_of(tx, role_of(inviter)))
+
+
+def _check_known(permissions: Sequence[str], field: str) -> None:
+    unknown = [index for index, name in enumerate(permissions) if name not in PERMISSIONS]
+    if unknown:
+        raise InvalidArgument({f"{field}[{index}]": "is not the name of a permission" for index in unknown})
