@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -20,6 +20,8 @@ ALREADY_EXISTS = "ALREADY_EXISTS ALREADY_EXISTS"
 ETAG_MISMATCH = "ABORTED ETAG_MISMATCH"
 LAST_OWNER = "FAILED_PRECONDITION LAST_OWNER"
 INVITATION_CLOSED = "FAILED_PRECONDITION INVITATION_CLOSED"
+ROLE_IN_USE = "FAILED_PRECONDITION ROLE_IN_USE"
+SESSION_REQUIRED = "PERMISSION_DENIED SESSION_REQUIRED"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Refusal:
     reason: str
     message: str
     fields: tuple[str, ...]  # that BadRequest names
+    metadata: dict[str, str] = field(hash=False)
     status: bytes
 
 
@@ -50,7 +53,9 @@ def _read(error: grpc.aio.AioRpcError) -> Refusal:
     for detail in status.details:
         detail.Unpack(bad)
     fields = tuple(violation.field for violation in bad.field_violations)
-    return Refusal(error.code().name, info.reason, error.details() or "", fields, status.SerializeToString())
+    return Refusal(
+        error.code().name, info.reason, error.details() or "", fields, dict(info.metadata), status.SerializeToString()
+    )
 
 
 async def outcome(call: Awaitable[Any]) -> str:

@@ -1,5 +1,8 @@
+from collections.abc import AsyncIterator
+
 import pytest
 
+from aiworkspace_server.app import App
 from tests.people import NewPerson, Person
 from tests.team import Team, hire, make_team
 
@@ -13,3 +16,11 @@ async def staff(new_person: NewPerson) -> dict[str, Person]:
 async def team(staff: dict[str, Person]) -> Team:
     """A new organization of the same people."""
     return await make_team(staff)
+
+
+@pytest.fixture
+async def stranger(app: App) -> AsyncIterator[Person]:
+    """Somebody without an account."""
+    person = Person(app.address)
+    yield person
+    await person.channel.close()
