@@ -103,8 +103,9 @@ format: $(READY)  ## format the code and fix what ruff can fix
 typecheck: $(READY)  ## mypy alone
 	@$(PYTHON) -m mypy $(ARGS)
 
-docs: $(READY)  ## write docs/reference.md from the contract's comments
-	@PYTHONPATH=gen:client $(PYTHON) tools/gen_docs.py $(ARGS)
+docs: $(READY)  ## write docs/reference.md and docs/access.md from the contract
+	@PYTHONPATH=gen:client $(PYTHON) tools/gen_docs.py
+	@PYTHONPATH=gen:client $(PYTHON) tools/gen_access.py
 
 # `make lint` refuses changes of protos/ that break clients of this contract. Written anew with each release.
 baseline: $(READY)  ## write protos/baseline.binpb, the contract that later changes must not break

@@ -66,12 +66,11 @@ def reinstate(by: Person, org_id: str, person: Person) -> Any:
 
 async def add_service_account(stores: Stores, org_id: str, role: str, account: Person, *scopes: str) -> None:
     """Makes the unregistered `account` one of the organization, that calls with a key of these permissions."""
-    key, account.user_id = new_key(), str(new_id())
-    times = "now(), now()"
+    account.user_id = str(new_id())
     await sql(
         stores,
         "INSERT INTO users (id, kind, display_name, create_time, update_time)"
-        f" VALUES (%s, 'service', 'Backend', {times})",
+        " VALUES (%s, 'service', 'Backend', now(), now())",
         account.user_id,
     )
     await sql(
@@ -79,6 +78,12 @@ async def add_service_account(stores: Stores, org_id: str, role: str, account: P
         "INSERT INTO memberships (org_id, user_id, role, create_time) VALUES (%s, %s, %s, now())",
         *(org_id, account.user_id, role),
     )
+    await use_new_key(stores, org_id, account, *scopes)
+
+
+async def use_new_key(stores: Stores, org_id: str, account: Person, *scopes: str) -> None:
+    """Lets the service account call with a new key of these permissions."""
+    key = new_key()
     await sql(
         stores,
         "INSERT INTO api_keys (org_id, id, user_id, name, prefix, secret_hash, permissions, workspaces_limited,"

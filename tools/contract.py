@@ -90,12 +90,14 @@ class Message(Named):
 
 @dataclass(frozen=True)
 class EnumValue:
-    """A value of an enum; calls_per_minute is 0 everywhere but in RateLimitClass."""
+    """A value of an enum, with what the options say of rate-limit classes, permissions and roles."""
 
     name: str
     number: int
     comment: str
     calls_per_minute: int
+    permission_name: str
+    grants: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,10 @@ class Method:
     @property
     def rate_limit(self) -> options_pb2.RateLimitClass.ValueType:
         return self.proto.options.Extensions[options_pb2.rate_limit]
+
+    @property
+    def audited(self) -> bool:
+        return self.proto.options.Extensions[options_pb2.audited]
 
     @property
     def streaming(self) -> bool:
@@ -213,8 +219,15 @@ def _enums(file: FileDescriptorProto) -> Iterator[Enum]:
 
 def _values(proto: EnumDescriptorProto, comments: Comments, path: tuple[int, ...]) -> Iterator[EnumValue]:
     for index, value in enumerate(proto.value):
-        calls = value.options.Extensions[options_pb2.calls_per_minute]
-        yield EnumValue(value.name, value.number, comments.get((*path, _CHILD, index), ""), calls)
+        said = value.options.Extensions
+        yield EnumValue(
+            name=value.name,
+            number=value.number,
+            comment=comments.get((*path, _CHILD, index), ""),
+            calls_per_minute=said[options_pb2.calls_per_minute],
+            permission_name=said[options_pb2.permission_name],
+            grants=list(said[options_pb2.grants]),
+        )
 
 
 def _services(file: FileDescriptorProto, messages: dict[str, Message]) -> Iterator[Service]:

@@ -11,7 +11,7 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto, MethodOptions
 
 from aiworkspace.v1 import options_pb2
 from tools import contract
-from tools.contract import Contract, Enum, Field, Message, Method, Named, Service
+from tools.contract import Contract, Enum, EnumValue, Field, Message, Method, Named, Service
 from tools.rules import in_words
 
 PAGE = contract.ROOT / "docs" / "reference.md"
@@ -19,12 +19,18 @@ _INTRODUCTION = """\
 # Reference
 
 Package `aiworkspace.v1`. This page is written by `make docs` from the comments in `protos/aiworkspace/v1`; do not edit
-it.
+it. Which role may call which method is in [access.md](access.md).
 """
 _IDEMPOTENCY = {
     MethodOptions.IDEMPOTENCY_UNKNOWN: "takes effect again",
     MethodOptions.NO_SIDE_EFFECTS: "changes nothing",
     MethodOptions.IDEMPOTENT: "takes effect once",
+}
+_API_KEYS = {
+    options_pb2.ACCESS_MODE_PUBLIC: "not needed",
+    options_pb2.ACCESS_MODE_AUTHENTICATED: "accepted",
+    options_pb2.ACCESS_MODE_PERMISSION: "accepted when the permission is among their scopes",
+    options_pb2.ACCESS_MODE_SESSION: "refused",
 }
 _SCALARS = {
     FieldDescriptorProto.TYPE_STRING: "string",
@@ -60,8 +66,10 @@ def page(types: Contract) -> Iterator[str]:
 
 
 def _on_its_own(named: Named) -> bool:
-    """Requests and responses stand with their methods, and options are shown as what they say."""
-    return named.file != "options" and not named.name.endswith(("Request", "Response"))
+    """Requests and responses stand with their methods, and options are shown as what they say, but for permissions."""
+    if named.file == "options":
+        return named.name == "Permission"
+    return not named.name.endswith(("Request", "Response"))
 
 
 def _contents(types: Contract, messages: Iterable[Message], enums: Iterable[Enum]) -> Iterator[str]:
@@ -92,11 +100,13 @@ def _paragraphs(comment: str) -> str:
 
 
 def _facts(method: Method) -> str:
-    """Who may call, how often, and whether it may be repeated."""
+    """Who may call, how often, whether it may be repeated, and whether it is recorded."""
     facts = [
         f"- Access: {_access(method.access)}",
+        f"- API keys: {_API_KEYS[method.access.mode]}",
         f"- Rate limit: {_rate_limit(method)}",
         f"- Repeating it: {_idempotency(method)}",
+        f"- Audit log: {'every call is recorded' if method.audited else 'calls are not recorded'}",
     ]
     return "\n".join(facts)
 
@@ -106,9 +116,12 @@ def _access(access: options_pb2.Access) -> str:
         case options_pb2.ACCESS_MODE_PUBLIC:
             return "anybody, without credentials"
         case options_pb2.ACCESS_MODE_AUTHENTICATED:
+            return "anybody with credentials"
+        case options_pb2.ACCESS_MODE_SESSION:
             return "anybody who is signed in"
     own = f", not needed when `{access.self_field}` is the caller" if access.self_field else ""
-    return f"permission `{access.permission}` in the organization of `{access.scope}`{own}"
+    place = "organization" if access.scope.endswith("org_id") else "workspace"
+    return f"permission `{access.permission}` in the {place} of `{access.scope}`{own}"
 
 
 def _rate_limit(method: Method) -> str:
@@ -159,9 +172,15 @@ def _enum(enum: Enum) -> Iterator[str]:
     yield f"### {enum.name}\n\n{_paragraphs(enum.comment)}\n"
     yield "| number | value | meaning |\n| --- | --- | --- |"
     for value in enum.values:
-        limit = f" {value.calls_per_minute:,} calls per minute." if value.calls_per_minute else ""
-        yield f"| {value.number} | `{value.name}` | {_cell(value.comment)}{limit} |"
+        yield f"| {value.number} | `{value.name}` | {_cell(value.comment)}{_said(value)} |"
     yield ""
+
+
+def _said(value: EnumValue) -> str:
+    """What the options of a permission or a role say."""
+    if value.permission_name:
+        return f" Its name is `{value.permission_name}`."
+    return f" Includes {', '.join(f'`{name}`' for name in value.grants)}." if value.grants else ""
 
 
 if __name__ == "__main__":

@@ -18,13 +18,12 @@ def in_words(field: Field) -> Iterator[str]:
     rules = field.rules
     if is_required(field):
         yield "required"
-    yield from _string(rules.string)
+    yield from _string(rules.repeated.items.string if rules.HasField("repeated") else rules.string)
     yield from _number(rules.int32 if rules.HasField("int32") else rules.int64)
     yield from _enum(rules.repeated.items.enum if rules.HasField("repeated") else rules.enum)
     if rules.repeated.unique:
         yield "no value twice"
-    if rules.repeated.max_items:
-        yield f"at most {rules.repeated.max_items:,} values"
+    yield from _range(rules.repeated.min_items, rules.repeated.max_items, "values")
 
 
 def _string(rules: validate_pb2.StringRules) -> Iterator[str]:

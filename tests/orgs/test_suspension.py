@@ -50,7 +50,7 @@ async def member_of(team: Team, person: Person) -> pb.Member:
     """As somebody who is still there sees it."""
     for by in (team.owner, team.admin, team.member, team.viewer):
         if await outcome(get_org(by, team.org_id)) == OK:
-            members = (await by.orgs.ListMembers(pb.ListMembersRequest(org_id=team.org_id))).members
+            members: list[pb.Member] = (await by.orgs.ListMembers(pb.ListMembersRequest(org_id=team.org_id))).members
             return next(each for each in members if each.user_id == person.user_id)
     raise AssertionError("nobody is left")
 
