@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import grpc
 import structlog
@@ -21,7 +22,7 @@ from .auth.servicer import AuthServicer
 from .auth.tokens import Tokens
 from .chat.recovery import recover, sole_server
 from .chat.runs import Runs
-from .chat.service import ChatFinder
+from .chat.service import ChatFinder, cancel_unentitled
 from .chat.servicer import ChatServicer
 from .kit.embedded import embedded_mongo, embedded_postgres
 from .kit.keys import derive
@@ -127,16 +128,24 @@ async def _listen(stack: AsyncExitStack, settings: Settings, db: Database, mongo
     sessions = Sessions(access_tokens, refresh_tokens, derive(lasting, "lineage"))
     pages, replies = Pages(derive(lasting, "pages")), Replies(derive(lasting, "replies"))
     invitations = InvitationTokens(derive(lasting, "invitations"))
+
+    async def left_org(org_id: UUID, user_id: UUID | None) -> None:
+        workspaces.forget_all()  # also who comes back at once has none of their former places
+        await runs.cancel_of(org_id, user_id)
+
+    async def lost_rights(org_id: UUID, workspace_id: UUID | None = None) -> None:
+        await runs.see_through(cancel_unentitled(db, runs, org_id, workspace_id))
+
     methods = read_surface(access)
     server = build_server(methods, authenticator, limits, access)
     services = Services(
         auth=AuthServicer(db, sessions, passwords, authenticator, pages, replies),
         accounts=AccountServicer(db, pages, replies),
-        orgs=OrgServicer(db, authenticator, runs.cancel_of, invitations, pages, replies),
-        teams=TeamServicer(db, pages, replies),
+        orgs=OrgServicer(db, authenticator, left_org, invitations, pages, replies),
+        teams=TeamServicer(db, workspaces, lost_rights, pages, replies),
         access=AccessServicer(db, authenticator, access, methods, pages, replies),
-        service_accounts=ServiceAccountServicer(db, authenticator, runs.cancel_of, pages, replies),
-        workspaces=WorkspaceServicer(db, registry, workspaces, pages, replies),
+        service_accounts=ServiceAccountServicer(db, authenticator, left_org, pages, replies),
+        workspaces=WorkspaceServicer(db, registry, workspaces, lost_rights, pages, replies),
         chat=ChatServicer(db, mongo, registry, runs, pages, replies),
         usage=UsageServicer(db, pages),
         audit=AuditServicer(db, pages, replies),

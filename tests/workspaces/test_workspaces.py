@@ -226,23 +226,25 @@ async def test_a_workspace_that_is_deleted_while_it_is_looked_up_is_not_remember
     finder, workspace_id = WorkspaceFinder(app.db), uuid.UUID(workspace.workspace_id)
     call = Call(open_method("/"), None, {}, "", user_id=uuid.UUID(team.member.user_id))
     found, deleted = asyncio.Event(), asyncio.Event()
-    find = store.find_org_id
+    find = store.find_scope
 
     async def find_slowly(tx: Any, *key: uuid.UUID) -> Any:
-        org_id = await find(tx, *key)
+        scope = await find(tx, *key)
         if not found.is_set():
             found.set()
             await deleted.wait()
-        return org_id
+        return scope
 
-    monkeypatch.setattr(store, "find_org_id", find_slowly)
-    looking = asyncio.create_task(finder.find_org(call, workspace_id))
+    monkeypatch.setattr(store, "find_scope", find_slowly)
+    looking = asyncio.create_task(finder.find(call, workspace_id))
     await found.wait()
     await delete(team.owner, workspace.workspace_id)
     finder.forget(workspace_id)
     deleted.set()
-    assert str(await looking) == team.org_id
-    assert await finder.find_org(call, workspace_id) is None
+    scope = await looking
+    assert scope is not None
+    assert str(scope.org_id) == team.org_id
+    assert await finder.find(call, workspace_id) is None
 
 
 # Roles
@@ -254,7 +256,9 @@ ALLOWED = {
     "get": [OK, OK, OK, OK, NOT_FOUND],
     "list": [OK, OK, OK, OK, NOT_FOUND],
     "update": [PERMISSION_MISSING, OK, OK, OK, NOT_FOUND],
-    "delete": [PERMISSION_MISSING, PERMISSION_MISSING, OK, OK, NOT_FOUND],
+    "delete": [PERMISSION_MISSING, OK, OK, OK, NOT_FOUND],  # the member made it, and is its manager
+    "open": [PERMISSION_MISSING, OK, OK, OK, NOT_FOUND],
+    "list members": [OK, OK, OK, OK, NOT_FOUND],
 }
 
 
@@ -270,11 +274,13 @@ async def test_who_may_do_what(what: str, role: str, expected: str, team: Team, 
         "list": lambda: listed(person, team.org_id),
         "update": lambda: update(person, workspace_id, name="Changed"),
         "delete": lambda: delete(person, workspace_id),
+        "open": lambda: set_visibility(person, workspace_id, pb.WORKSPACE_VISIBILITY_MEMBERS),
+        "list members": lambda: list_members(person, workspace_id),
     }
     before = await listed(team.owner, team.org_id)
     assert await outcome(calls[what]()) == expected
     unchanged = await listed(team.owner, team.org_id) == before
-    assert unchanged == (expected != OK or what in ("get", "list"))
+    assert unchanged == (expected != OK or what in ("get", "list", "list members"))
 
 
 async def test_ids_that_are_none_are_refused_by_name(team: Team) -> None:

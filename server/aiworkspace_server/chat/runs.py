@@ -92,9 +92,12 @@ class Runs:
 
     async def cancel_of(self, org_id: UUID, user_id: UUID | None) -> None:
         """Stops what a person, or everybody, has in progress in an organization, without waiting for its end."""
-        for live in list(self._live.values()):
-            if live.org_id == org_id and user_id in (None, live.run["user_id"]):
+        for live in self.in_org(org_id):
+            if user_id in (None, live.run["user_id"]):
                 live.stop("cancelled")
+
+    def in_org(self, org_id: UUID) -> list[LiveRun]:
+        return [live for live in self._live.values() if live.org_id == org_id]
 
     async def close(self, grace_seconds: float) -> None:
         """Lets runs finish for a while, then interrupts those that are left: what was said is stored and settled."""

@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 from aiworkspace.v1 import common_pb2
 
-from ..auth.authority import Scope
+from ..auth.authority import Principal, Scope
 from ..kit.context import Call
 from ..kit.errors import NotFound, OutOfRange, Unavailable, etag_mismatch
 from ..kit.mongo import Mongo
+from ..kit.postgres import Database
 from ..kit.stores import insist
+from ..workspaces.members import held_now
 from ..workspaces.service import WorkspaceFinder
 from . import store
 from .models import Conversation, Run
@@ -73,6 +76,22 @@ async def cancel_run(runs: Runs, run_id: UUID) -> None:
     if live:
         live.stop("cancelled")
         await live.ended.wait()
+
+
+async def cancel_unentitled(db: Database, runs: Runs, org_id: UUID, workspace_id: UUID | None = None) -> None:
+    """Stops what people have in progress in a workspace, or anywhere in the organization, and may no longer ask for."""
+    live = [each for each in runs.in_org(org_id) if workspace_id in (None, each.run["workspace_id"])]
+    workspaces: dict[UUID, set[UUID]] = {}
+    for each in live:
+        workspaces.setdefault(each.run["user_id"], set()).add(each.run["workspace_id"])
+    held: dict[UUID, dict[UUID, frozenset[str]]] = {user_id: {} for user_id in workspaces}
+    async with db.read(org_id) as tx:
+        for user_id, theirs in workspaces.items():
+            with suppress(NotFound):  # of who is no longer a member
+                held[user_id] = await held_now(tx, Principal(user_id, None, None, {}), theirs)
+    for each in live:
+        if "chat.send" not in held[each.run["user_id"]].get(each.run["workspace_id"], ()):
+            each.stop("cancelled")
 
 
 async def follow(chat: ChatStore, runs: Runs, run_id: UUID, after: int) -> AsyncIterator[bytes]:

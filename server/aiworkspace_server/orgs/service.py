@@ -3,18 +3,20 @@
 import base64
 import binascii
 import hmac
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from aiworkspace.v1 import common_pb2 as pb
 
+from ..auth import authority
 from ..auth.authority import ROLES, Principal
 from ..auth.models import User
 from ..kit.context import current
 from ..kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, PermissionMissing, etag_mismatch
 from ..kit.ids import new_id
-from ..kit.postgres import WriteSession
+from ..kit.postgres import ReadSession, WriteSession
 from ..kit.timestamps import now
 from . import store
 from .models import Invitation, Membership, Org
@@ -217,7 +219,7 @@ def role_of(member: Any) -> RoleChoice:
     return RoleChoice(member.role, member.custom_role_id)
 
 
-async def permissions_of(tx: WriteSession, role: RoleChoice, field: str = "custom_role_id") -> frozenset[str]:
+async def permissions_of(tx: ReadSession, role: RoleChoice, field: str = "custom_role_id") -> frozenset[str]:
     """What a role includes at the moment. Raises NotFound for a custom role that the organization does not have."""
     if role.custom_role_id is None:
         return ROLES[role.name]
@@ -232,17 +234,30 @@ def check_may_have(user: User, role: RoleChoice, field: str) -> None:
         raise InvalidArgument({field: "only a person can be an owner"})
 
 
-async def check_may_grant(tx: WriteSession, caller: Principal, *roles: frozenset[str]) -> None:
-    """Nobody gives or takes what they lack, as it is now: call with the organization locked."""
+async def principal_now(tx: ReadSession, caller: Principal) -> Principal:
+    """The caller with their place in the transaction's organization as it is now. Raises NotFound when it has ended."""
     found = await store.find_member(tx, caller.user_id)
     if found is None or found[0].suspend_time:
         raise NotFound("org_id")
-    permissions = await permissions_of(tx, role_of(found[0]))
+    org_id, role = found[0].org_id, role_of(found[0])
+    membership = authority.Membership(org_id, *role, await permissions_of(tx, role))
+    return replace(caller, memberships={org_id: membership})
+
+
+async def check_may_grant(tx: WriteSession, caller: Principal, *roles: frozenset[str]) -> None:
+    """Nobody gives or takes what they lack, as it is now: call with the organization locked."""
+    [membership] = (await principal_now(tx, caller)).memberships.values()
+    permissions = membership.permissions
     if caller.key:
         permissions &= caller.key.permissions
     needed = frozenset({current.get().method.access.permission}).union(*roles)
     if missing := needed - permissions:
-        raise PermissionMissing(min(missing), f"You lack {min(missing)}, so you can neither give nor take it.")
+        raise lacking(missing)
+
+
+def lacking(permissions: frozenset[str]) -> PermissionMissing:
+    name = min(permissions)
+    return PermissionMissing(name, f"You lack {name}, so you can neither give nor take it.")
 
 
 async def withdraw_invitations(tx: WriteSession, inviter_id: UUID, permissions: frozenset[str]) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Row, delete, func, select, text
 from ..auth.models import User
 from ..kit.postgres import ReadSession, WriteSession
 from ..kit.timestamps import now
-from .models import CustomRole, Invitation, Membership, Org
+from .models import CustomRole, Invitation, Membership, Org, Team
 
 _LIST_ORGS = text("SELECT * FROM list_user_orgs(:user_id, CAST(:after AS uuid), :limit)")
 
@@ -86,6 +86,10 @@ def is_pending() -> tuple[ColumnElement[bool], ...]:
 async def find_custom_role(tx: ReadSession, custom_role_id: UUID) -> CustomRole | None:
     query = select(CustomRole).where(CustomRole.id == custom_role_id)
     return (await tx.execute(query)).scalar_one_or_none()
+
+
+async def find_team(tx: ReadSession, team_id: UUID) -> Team | None:
+    return (await tx.execute(select(Team).where(Team.id == team_id))).scalar_one_or_none()
 
 
 async def list_invitations(tx: ReadSession, before: UUID | None, limit: int) -> Sequence[Invitation]:

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from cachetools import TTLCache
 
-from ..auth.authority import Scope
+from ..auth.authority import WORKSPACE_PERMISSIONS, Principal, Scope
 from ..kit.context import Call
 from ..kit.errors import InvalidArgument, NotFound, Unavailable, etag_mismatch
 from ..kit.ids import new_id
@@ -13,7 +13,8 @@ from ..kit.postgres import Database, WriteSession
 from ..kit.timestamps import now
 from ..llm.base import Provider, ProviderError
 from ..llm.registry import Registry, UnknownModel
-from . import store
+from ..orgs import service as orgs
+from . import members, store
 from .models import Workspace, WorkspaceMember
 
 DEFAULT_MODEL = "echo/echo"
@@ -57,13 +58,15 @@ class WorkspaceFinder:
         self._found.clear()
 
 
-async def create_workspace(tx: WriteSession, org_id: UUID, creator_id: UUID, values: dict[str, str]) -> Workspace:
+async def create_workspace(tx: WriteSession, org_id: UUID, values: dict[str, str], creator: Principal) -> Workspace:
     """The creator becomes a manager."""
+    await orgs.lock_org(tx, org_id, "org_id")
+    await orgs.check_may_grant(tx, creator)  # somebody who was just removed can become nothing
     time = now()
     workspace = Workspace(org_id=org_id, id=new_id(), **values, version=1, create_time=time, update_time=time)
     tx.add(workspace)
     await tx.flush()  # before the membership that refers to it
-    whose = {"org_id": org_id, "workspace_id": workspace.id, "user_id": creator_id}
+    whose = {"org_id": org_id, "workspace_id": workspace.id, "user_id": creator.user_id}
     tx.add(WorkspaceMember(**whose, role="manager", create_time=time))
     return workspace
 
@@ -88,6 +91,19 @@ async def delete_workspace(tx: WriteSession, workspace_id: UUID) -> None:
     if workspace is None:
         raise NotFound("workspace_id")
     workspace.delete_time = now()
+
+
+async def set_visibility(
+    tx: WriteSession, org_id: UUID, workspace_id: UUID, visibility: str, caller: Principal
+) -> Workspace:
+    """What a workspace gives to its organization, or takes from it, is up to all that a manager may."""
+    workspace = await members.lock(tx, org_id, workspace_id)
+    await members.check_may_give(tx, caller, workspace_id, WORKSPACE_PERMISSIONS)
+    if workspace.visibility != visibility:
+        workspace.visibility = visibility
+        workspace.version += 1
+        workspace.update_time = now()
+    return workspace
 
 
 async def resolve_model(registry: Registry, model: str, field: str) -> tuple[Provider, str]:

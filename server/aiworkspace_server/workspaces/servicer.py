@@ -1,12 +1,14 @@
 """WorkspaceService: proto in and out, one transaction per call."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import UUID
 
 from aiworkspace.v1 import workspace_pb2 as pb
 from aiworkspace.v1.workspace_pb2_grpc import WorkspaceServiceServicer
 
 from ..kit.context import caller_id, current, tenant_id
-from ..kit.errors import NotFound
+from ..kit.errors import InvalidArgument, NotFound
 from ..kit.ids import parse_id
 from ..kit.masks import changes
 from ..kit.pages import Pages
@@ -14,18 +16,29 @@ from ..kit.postgres import Database
 from ..kit.replies import Replies
 from ..kit.timestamps import timestamp
 from ..llm.registry import Registry
-from . import service, store
-from .models import Workspace
+from . import members, service, store
+from .members import Who
+from .models import Workspace, WorkspaceMember
 from .service import WorkspaceFinder
+
+# Told of an organization and a workspace in which somebody may do less than before.
+RightsLost = Callable[[UUID, UUID], Awaitable[None]]
 
 
 class WorkspaceServicer(WorkspaceServiceServicer):
     def __init__(
-        self, db: Database, registry: Registry, finder: WorkspaceFinder, pages: Pages, replies: Replies
+        self,
+        db: Database,
+        registry: Registry,
+        finder: WorkspaceFinder,
+        rights_lost: RightsLost,
+        pages: Pages,
+        replies: Replies,
     ) -> None:
         self._db = db
         self._registry = registry
         self._finder = finder
+        self._rights_lost = rights_lost
         self._pages = pages
         self._replies = replies
 
@@ -33,11 +46,11 @@ class WorkspaceServicer(WorkspaceServiceServicer):
         model = request.default_model or service.DEFAULT_MODEL
         await service.resolve_model(self._registry, model, "default_model")
         values = {"name": request.name, "default_model": model, "system_prompt": request.system_prompt}
-        values["visibility"] = "members" if request.visibility == pb.WORKSPACE_VISIBILITY_MEMBERS else "org"
+        values["visibility"] = _visibility(request.visibility or pb.WORKSPACE_VISIBILITY_ORG)
         async with self._db.write(tenant_id(), caller_id()) as tx:
             if reply := await self._replies.earlier(tx, request, pb.CreateWorkspaceResponse):
                 return reply
-            workspace = await service.create_workspace(tx, tenant_id(), caller_id(), values)
+            workspace = await service.create_workspace(tx, tenant_id(), values, current.get().principal)
             reply = pb.CreateWorkspaceResponse(workspace=_workspace_to_proto(workspace))
             return await self._replies.keep(tx, request, reply)
 
@@ -69,8 +82,65 @@ class WorkspaceServicer(WorkspaceServiceServicer):
         workspace_id = parse_id(request.workspace_id, "workspace_id")
         async with self._db.write(tenant_id()) as tx:
             await service.delete_workspace(tx, workspace_id)
-        self._finder.forget(workspace_id)
+        await self._withdrawn(workspace_id)
         return pb.DeleteWorkspaceResponse()
+
+    async def SetWorkspaceVisibility(
+        self, request: pb.SetWorkspaceVisibilityRequest, context: Any
+    ) -> pb.SetWorkspaceVisibilityResponse:
+        workspace_id, caller = parse_id(request.workspace_id, "workspace_id"), current.get().principal
+        visibility = _visibility(request.visibility)
+        async with self._db.write(tenant_id()) as tx:
+            workspace = await service.set_visibility(tx, tenant_id(), workspace_id, visibility, caller)
+        await self._withdrawn(workspace_id)
+        return pb.SetWorkspaceVisibilityResponse(workspace=_workspace_to_proto(workspace))
+
+    async def SetWorkspaceMember(
+        self, request: pb.SetWorkspaceMemberRequest, context: Any
+    ) -> pb.SetWorkspaceMemberResponse:
+        workspace_id, who = parse_id(request.workspace_id, "workspace_id"), _who(request)
+        role = pb.WorkspaceRole.Name(request.role).removeprefix("WORKSPACE_ROLE_").lower()
+        async with self._db.write(tenant_id()) as tx:
+            caller = current.get().principal
+            member, name = await members.set_member(tx, tenant_id(), workspace_id, who, role, caller)
+        await self._withdrawn(workspace_id)  # the role before may have been a higher one
+        return pb.SetWorkspaceMemberResponse(member=_member_to_proto(member, name))
+
+    async def RemoveWorkspaceMember(
+        self, request: pb.RemoveWorkspaceMemberRequest, context: Any
+    ) -> pb.RemoveWorkspaceMemberResponse:
+        workspace_id, who = parse_id(request.workspace_id, "workspace_id"), _who(request)
+        async with self._db.write(tenant_id()) as tx:
+            await members.remove_member(tx, tenant_id(), workspace_id, who, current.get().principal)
+        await self._withdrawn(workspace_id)
+        return pb.RemoveWorkspaceMemberResponse()
+
+    async def ListWorkspaceMembers(
+        self, request: pb.ListWorkspaceMembersRequest, context: Any
+    ) -> pb.ListWorkspaceMembersResponse:
+        workspace_id = parse_id(request.workspace_id, "workspace_id")
+        async with self._db.read(tenant_id()) as tx:
+            after, limit = self._pages.after_id(request), self._pages.limit(request)
+            rows = await store.list_members(tx, workspace_id, after, limit)
+        rows, more = self._pages.cut(request, rows, lambda row: [row[0].member_id])
+        return pb.ListWorkspaceMembersResponse(members=[_member_to_proto(*row) for row in rows], next_page_token=more)
+
+    async def _withdrawn(self, workspace_id: UUID) -> None:
+        """After a change that may have taken rights from somebody."""
+        self._finder.forget(workspace_id)
+        await self._rights_lost(tenant_id(), workspace_id)
+
+
+def _who(request: pb.SetWorkspaceMemberRequest | pb.RemoveWorkspaceMemberRequest) -> Who:
+    if bool(request.user_id) == bool(request.team_id):
+        raise InvalidArgument({"user_id": "give this or team_id, and not both"})
+    if request.user_id:
+        return Who(parse_id(request.user_id, "user_id"), None)
+    return Who(None, parse_id(request.team_id, "team_id"))
+
+
+def _visibility(value: pb.WorkspaceVisibility.ValueType) -> str:
+    return pb.WorkspaceVisibility.Name(value).removeprefix("WORKSPACE_VISIBILITY_").lower()
 
 
 def _workspace_to_proto(workspace: Workspace) -> pb.Workspace:
@@ -84,4 +154,15 @@ def _workspace_to_proto(workspace: Workspace) -> pb.Workspace:
         create_time=timestamp(workspace.create_time),
         update_time=timestamp(workspace.update_time),
         etag=str(workspace.version),
+    )
+
+
+def _member_to_proto(member: WorkspaceMember, name: str) -> pb.WorkspaceMember:
+    return pb.WorkspaceMember(
+        workspace_id=str(member.workspace_id),
+        user_id=str(member.user_id or ""),
+        team_id=str(member.team_id or ""),
+        display_name=name,
+        role=pb.WorkspaceRole.Value(f"WORKSPACE_ROLE_{member.role.upper()}"),
+        create_time=timestamp(member.create_time),
     )

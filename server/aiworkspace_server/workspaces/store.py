@@ -1,13 +1,14 @@
 """Queries on workspaces. The tenant is set by the session, never here."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, false, or_, select, text, true
+from sqlalchemy import ColumnElement, Row, and_, false, func, or_, select, text, true
 
 from ..auth.authority import ADMINISTER, Principal, Scope
+from ..auth.models import User
 from ..kit.postgres import ReadSession, WriteSession
-from ..orgs.models import TeamMember
+from ..orgs.models import Team, TeamMember
 from .models import Workspace, WorkspaceMember
 
 _FIND_WORKSPACE = text("SELECT * FROM find_workspace(:workspace_id, :user_id)")
@@ -44,10 +45,11 @@ async def list_workspaces(
 
 
 def _seen_by(caller: Principal, permissions: frozenset[str]) -> ColumnElement[bool]:
-    """What `authority.sees` says of one workspace, as a condition on all; with the caller's permissions in the org."""
-    in_teams = select(TeamMember.team_id).where(TeamMember.user_id == caller.user_id)
-    own = or_(WorkspaceMember.user_id == caller.user_id, WorkspaceMember.team_id.in_(in_teams))
-    condition: ColumnElement[bool] = Workspace.id.in_(select(WorkspaceMember.workspace_id).where(own))
+    """What `GetWorkspace` says of one workspace, as a condition on all; with the caller's permissions in the org."""
+    if caller.key and "workspace.read" not in caller.key.permissions:
+        return false()
+    members = select(WorkspaceMember.workspace_id).where(_is(caller.user_id))
+    condition: ColumnElement[bool] = Workspace.id.in_(members)
     if ADMINISTER in permissions:
         condition = true()
     elif "workspace.read" in permissions:
@@ -57,3 +59,51 @@ def _seen_by(caller: Principal, permissions: frozenset[str]) -> ColumnElement[bo
     if caller.key and caller.key.workspace_ids is not None:
         condition = and_(condition, Workspace.id.in_(caller.key.workspace_ids))
     return condition
+
+
+def _is(user_id: UUID) -> ColumnElement[bool]:
+    """Whether a membership is this person's, or that of a team with this person in it."""
+    teams = select(TeamMember.team_id).where(TeamMember.user_id == user_id)
+    return or_(WorkspaceMember.user_id == user_id, WorkspaceMember.team_id.in_(teams))
+
+
+async def find_scopes(tx: ReadSession, workspace_ids: Collection[UUID], user_id: UUID) -> list[Scope]:
+    """What `find_scope` finds of several workspaces of the tenant, as the transaction sees them."""
+    own = and_(WorkspaceMember.workspace_id == Workspace.id, _is(user_id))
+    query = select(Workspace, WorkspaceMember).outerjoin(WorkspaceMember, own)
+    rows = await tx.execute(query.where(Workspace.id.in_(workspace_ids), Workspace.delete_time.is_(None)))
+    found: dict[Workspace, list[tuple[str, UUID | None]]] = {}
+    for workspace, member in rows:
+        roles = found.setdefault(workspace, [])
+        if member:
+            roles.append((member.role, member.team_id))
+    return [Scope(each.org_id, each.id, each.visibility == "org", tuple(roles)) for each, roles in found.items()]
+
+
+async def find_member(tx: ReadSession, workspace_id: UUID, member_id: UUID) -> WorkspaceMember | None:
+    """`member_id` is a user's or a team's."""
+    where = WorkspaceMember.workspace_id == workspace_id, WorkspaceMember.member_id == member_id
+    return (await tx.execute(select(WorkspaceMember).where(*where))).scalar_one_or_none()
+
+
+async def list_members(
+    tx: ReadSession, workspace_id: UUID, after: UUID | None, limit: int
+) -> Sequence[Row[WorkspaceMember, str]]:
+    """Members with their names, by id, from the one that follows `after`."""
+    name = func.coalesce(User.display_name, Team.name)
+    query = (
+        select(WorkspaceMember, name)
+        .outerjoin(User, User.id == WorkspaceMember.user_id)
+        .outerjoin(Team, and_(Team.org_id == WorkspaceMember.org_id, Team.id == WorkspaceMember.team_id))
+        .where(WorkspaceMember.workspace_id == workspace_id)
+    )
+    if after:
+        query = query.where(WorkspaceMember.member_id > after)
+    return (await tx.execute(query.order_by(WorkspaceMember.member_id).limit(limit))).all()
+
+
+async def list_roles_of_team(tx: ReadSession, team_id: UUID) -> Sequence[WorkspaceMember]:
+    """The team's memberships in workspaces that were not deleted."""
+    there = and_(Workspace.id == WorkspaceMember.workspace_id, Workspace.delete_time.is_(None))
+    query = select(WorkspaceMember).join(Workspace, there).where(WorkspaceMember.team_id == team_id)
+    return (await tx.execute(query)).scalars().all()

@@ -1,0 +1,75 @@
+"""Rules of teams: nobody lets somebody into a team that may more than they do."""
+
+from typing import Any
+from uuid import UUID
+
+from ..auth.authority import WORKSPACE_ROLES, Principal
+from ..kit.errors import InvalidArgument, NotFound, etag_mismatch
+from ..kit.ids import new_id
+from ..kit.postgres import WriteSession
+from ..kit.timestamps import now
+from ..orgs import service as orgs
+from ..orgs.models import Team, TeamMember
+from ..workspaces import members as workspaces
+from ..workspaces.store import list_roles_of_team
+from . import store
+
+
+def create_team(tx: WriteSession, org_id: UUID, name: str) -> Team:
+    time = now()
+    team = Team(org_id=org_id, id=new_id(), name=name, version=1, create_time=time, update_time=time)
+    tx.add(team)
+    return team
+
+
+async def update_team(tx: WriteSession, team_id: UUID, etag: str, values: dict[str, Any]) -> tuple[Team, int]:
+    """The team and how many are in it."""
+    if "name" in values and not values["name"]:
+        raise InvalidArgument({"team.name": "must not be empty"})
+    team = await _lock_team(tx, team_id, "team.team_id")
+    if etag and etag != str(team.version):
+        raise etag_mismatch("team.etag")
+    team.name = values.get("name", team.name)
+    team.version += 1
+    team.update_time = now()
+    return team, await store.count_members(tx, team_id)
+
+
+async def delete_team(tx: WriteSession, org_id: UUID, team_id: UUID) -> None:
+    await orgs.lock_org(tx, org_id, "org_id")
+    await tx.delete(await _lock_team(tx, team_id, "team_id"))
+
+
+async def add_member(
+    tx: WriteSession, org_id: UUID, team_id: UUID, user_id: UUID, caller: Principal
+) -> tuple[TeamMember, str]:
+    """The membership and its name."""
+    await orgs.lock_org(tx, org_id, "org_id")
+    await _lock_team(tx, team_id, "team_id")
+    _, user = await orgs.find_member(tx, user_id, "user_id")
+    member = await store.find_member(tx, team_id, user_id)
+    if member is None:
+        await _check_may_add(tx, team_id, caller)
+        member = TeamMember(org_id=org_id, team_id=team_id, user_id=user_id, create_time=now())
+        tx.add(member)
+    return member, user.display_name
+
+
+async def remove_member(tx: WriteSession, org_id: UUID, team_id: UUID, user_id: UUID) -> None:
+    await orgs.lock_org(tx, org_id, "org_id")
+    await _lock_team(tx, team_id, "team_id")
+    if not await store.remove_member(tx, team_id, user_id):
+        raise NotFound("user_id")
+
+
+async def _check_may_add(tx: WriteSession, team_id: UUID, caller: Principal) -> None:
+    await orgs.check_may_grant(tx, caller)
+    roles = {each.workspace_id: WORKSPACE_ROLES[each.role] for each in await list_roles_of_team(tx, team_id)}
+    await workspaces.check_holds(tx, caller, roles)
+
+
+async def _lock_team(tx: WriteSession, team_id: UUID, field: str) -> Team:
+    team = await store.lock_team(tx, team_id)
+    if team is None:
+        raise NotFound(field)
+    return team
