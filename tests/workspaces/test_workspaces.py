@@ -31,6 +31,7 @@ from tests.refusals import (
     outcomes,
     refusal,
 )
+from tests.sharing import CLOSED, in_workspace, set_visibility
 from tests.team import Team
 
 LONGEST_PROMPT = "ä" * 32768
@@ -274,8 +275,8 @@ async def test_who_may_do_what(what: str, role: str, expected: str, team: Team, 
         "list": lambda: listed(person, team.org_id),
         "update": lambda: update(person, workspace_id, name="Changed"),
         "delete": lambda: delete(person, workspace_id),
-        "open": lambda: set_visibility(person, workspace_id, pb.WORKSPACE_VISIBILITY_MEMBERS),
-        "list members": lambda: list_members(person, workspace_id),
+        "open": lambda: set_visibility(person, workspace_id, CLOSED),
+        "list members": lambda: in_workspace(person, workspace_id),
     }
     before = await listed(team.owner, team.org_id)
     assert await outcome(calls[what]()) == expected
