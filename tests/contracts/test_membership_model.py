@@ -1,6 +1,6 @@
 """Random changes of who is in an organization, its teams and workspaces, against a model of who may do what there.
 
-Every change is made by somebody who may or may not make it. After all of them, what each person sees and may do is
+Every change is made by somebody who may or may not make it. What each person sees then, and at the end may do, is
 compared with the model, which knows nothing of how the server finds out.
 """
 
@@ -239,32 +239,43 @@ async def four(new_person: NewPerson) -> list[Person]:
 
 
 async def begin(people: list[Person]) -> World:
-    """An owner, a member and a viewer; a workspace for all and one of the member's; a team with the viewer in it."""
+    """An owner, a member and a viewer; a workspace for all and one of the member's, with a team of the viewer in it."""
     founder, member, viewer, _ = people
     org_id = await make_org(founder)
     await join(founder, org_id, member, org_pb2.ROLE_MEMBER)
     await join(founder, org_id, viewer, org_pb2.ROLE_VIEWER)
     teams = [await sharing.make_group(founder, org_id, viewer), await sharing.make_group(founder, org_id)]
     workspaces = [await make_workspace(founder, org_id), await make_workspace(member, org_id, visibility=CLOSED)]
+    await sharing.share(founder, workspaces[1], EDITOR, team_id=teams[0])
     model = Model({0: OWNER, 1: MEMBER, 2: VIEWER}, teams={0: {2}, 1: set()}, visibility={0: OPEN, 1: CLOSED})
-    model.members = {0: {("person", 0): MANAGER}, 1: {("person", 1): MANAGER}}
+    model.members = {0: {("person", 0): MANAGER}, 1: {("person", 1): MANAGER, ("team", 0): EDITOR}}
     return World(model, people, org_id, teams, workspaces)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-@given(changes=st.lists(CHANGE, min_size=4, max_size=16))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(changes=st.lists(CHANGE, min_size=5, max_size=20))
 async def test_after_any_changes_everybody_sees_and_may_do_what_the_model_says(
     changes: list[tuple[Callable[..., Any], Any]], four: list[Person]
 ) -> None:
     world = await begin(four)
     for change, *values in changes:
         await change(world, *values)
+        await glance(world)
     for who, person in enumerate(four):
         await compare_list(world, who, person)
         for workspace in range(len(world.workspaces)):
             await compare_workspace(world, who, person, workspace)
         for conversation in world.conversations:
             await compare_conversation(world, who, person, *conversation)
+
+
+async def glance(world: World) -> None:
+    """Everybody sees after each change what they should, and the server remembers it when the next one comes."""
+    for who, person in enumerate(world.people):
+        for number, workspace_id in enumerate(world.workspaces):
+            request = workspace_pb2.GetWorkspaceRequest(workspace_id=workspace_id)
+            expected = OK if "see" in world.model.may(who, number) else NOT_FOUND
+            assert await outcome(person.workspaces.GetWorkspace(request)) == expected
 
 
 async def compare_list(world: World, who: int, person: Person) -> None:
@@ -279,8 +290,6 @@ async def compare_list(world: World, who: int, person: Person) -> None:
 
 async def compare_workspace(world: World, who: int, person: Person, workspace: int) -> None:
     may, workspace_id = world.model.may(who, workspace), world.workspaces[workspace]
-    request = workspace_pb2.GetWorkspaceRequest(workspace_id=workspace_id)
-    assert await outcome(person.workspaces.GetWorkspace(request)) == (OK if "see" in may else NOT_FOUND)
     mine = chat_pb2.ListConversationsRequest(workspace_id=workspace_id)
     if "see" not in may:
         assert await outcome(person.chat.ListConversations(mine)) == NOT_FOUND
