@@ -123,6 +123,7 @@ AUDIT = """
 CREATE TABLE audit_heads (
   chain_id uuid PRIMARY KEY,
   sequence bigint NOT NULL,
+  create_time timestamptz NOT NULL,
   hash bytea NOT NULL
 );
 CREATE TABLE audit_events (
@@ -143,9 +144,19 @@ CREATE TABLE audit_events (
   hash bytea NOT NULL,
   PRIMARY KEY (chain_id, sequence)
 );
-CREATE INDEX audit_events_time ON audit_events (chain_id, create_time);
+CREATE INDEX audit_events_time ON audit_events (chain_id, create_time, sequence);
 CREATE INDEX audit_events_user ON audit_events (chain_id, user_id, sequence);
 CREATE INDEX audit_events_method ON audit_events (chain_id, method, sequence);
+CREATE INDEX audit_events_code ON audit_events (chain_id, code, sequence);
+-- The ids in audit_events.resources, to be found by. Not an index on them: row-level security lets PostgreSQL use none
+-- whose operator is not leakproof, as those of jsonb and arrays are not.
+CREATE TABLE audit_resources (
+  chain_id uuid NOT NULL,
+  sequence bigint NOT NULL,
+  resource_id uuid NOT NULL,
+  PRIMARY KEY (chain_id, sequence, resource_id)
+);
+CREATE INDEX audit_resources_resource ON audit_resources (chain_id, resource_id, sequence);
 """
 
 TENANT = "NULLIF(current_setting('app.org_id', true), '')::uuid"
@@ -157,6 +168,7 @@ POLICIES = {
     ),
     "audit_heads": f"chain_id IN ({TENANT}, {PERSON})",
     "audit_events": f"chain_id IN ({TENANT}, {PERSON})",
+    "audit_resources": f"chain_id IN ({TENANT}, {PERSON})",
 }
 
 GRANTS = """
@@ -164,7 +176,7 @@ GRANT SELECT, INSERT, UPDATE ON email_tokens, api_keys, audit_heads TO aiworkspa
 GRANT SELECT, INSERT, UPDATE, DELETE ON custom_roles, teams, workspace_members TO aiworkspace_app;
 GRANT SELECT, INSERT, DELETE ON team_members TO aiworkspace_app;
 GRANT SELECT, INSERT ON api_key_workspaces TO aiworkspace_app;
-GRANT SELECT, INSERT ON audit_events TO aiworkspace_app; -- append-only
+GRANT SELECT, INSERT ON audit_events, audit_resources TO aiworkspace_app; -- append-only
 GRANT SELECT ON custom_roles, team_members, workspace_members, api_keys, api_key_workspaces TO aiworkspace_lookup;
 """
 

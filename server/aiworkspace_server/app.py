@@ -14,6 +14,8 @@ from grpc_health.v1 import health
 from .access.authorize import Access
 from .access.servicer import AccessServicer
 from .accounts.servicer import AccountServicer
+from .audit.recorder import Recorder
+from .audit.service import Chain
 from .audit.servicer import AuditServicer
 from .auth.passwords import Passwords
 from .auth.principal import Authenticator
@@ -136,8 +138,12 @@ async def _listen(stack: AsyncExitStack, settings: Settings, db: Database, mongo
     async def lost_rights(org_id: UUID, workspace_id: UUID | None = None) -> None:
         await runs.see_through(cancel_unentitled(db, runs, org_id, workspace_id))
 
+    chain = Chain(derive(lasting, "audit"))
+    recorder = Recorder(db, chain)
+    stack.push_async_callback(recorder.close)
+    db.before_commit = recorder.before_commit
     methods = read_surface(access)
-    server = build_server(methods, authenticator, limits, access)
+    server = build_server(methods, authenticator, limits, recorder, access)
     services = Services(
         auth=AuthServicer(db, sessions, passwords, authenticator, pages, replies),
         accounts=AccountServicer(db, pages, replies),
@@ -148,7 +154,7 @@ async def _listen(stack: AsyncExitStack, settings: Settings, db: Database, mongo
         workspaces=WorkspaceServicer(db, registry, workspaces, lost_rights, pages, replies),
         chat=ChatServicer(db, mongo, registry, runs, pages, replies),
         usage=UsageServicer(db, pages),
-        audit=AuditServicer(db, pages, replies),
+        audit=AuditServicer(db, chain, pages),
     )
     health_servicer = await add_services(server, services)
     address = _bind(server, settings)

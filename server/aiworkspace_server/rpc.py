@@ -33,6 +33,7 @@ from aiworkspace.v1.workspace_pb2_grpc import add_WorkspaceServiceServicer_to_se
 from .access.authorize import Access
 from .access.servicer import AccessServicer
 from .accounts.servicer import AccountServicer
+from .audit.recorder import Recorder
 from .audit.servicer import AuditServicer
 from .auth.authority import check_permissions
 from .auth.principal import Authenticator
@@ -77,7 +78,7 @@ _OPTIONS = (
 )
 
 
-def steps(authenticator: Authenticator, limits: Limits, access: Access) -> list[Step]:
+def steps(authenticator: Authenticator, limits: Limits, recorder: Recorder, access: Access) -> list[Step]:
     """What runs around every method of the contract, the outermost first."""
     return [
         interceptors.request_id,  # everything below can name the call
@@ -85,8 +86,10 @@ def steps(authenticator: Authenticator, limits: Limits, access: Access) -> list[
         interceptors.log_calls,  # sees how everything below ended
         interceptors.authenticate(authenticator.authenticate),  # who calls, before anything is done for them
         limits.step,  # counts per person, so after authentication; before anything that costs
+        recorder.outcomes,  # of callers who are known and within their limits; sees what is refused below
         interceptors.authorize(access.authorize, access.recheck),  # an outsider learns nothing from validation
         interceptors.validate,  # handlers see only requests that keep the rules
+        recorder.changes,  # what is committed below is the handler's; above, authorization notes when a key was used
     ]
 
 
@@ -98,12 +101,12 @@ def read_surface(access: Access) -> Mapping[str, Method]:
 
 
 def build_server(
-    methods: Mapping[str, Method], authenticator: Authenticator, limits: Limits, access: Access
+    methods: Mapping[str, Method], authenticator: Authenticator, limits: Limits, recorder: Recorder, access: Access
 ) -> grpc.aio.Server:
     """A server without services."""
     interceptor = Interceptor(
         methods,
-        steps(authenticator, limits, access),
+        steps(authenticator, limits, recorder, access),
         open_services=(_HEALTH, reflection.SERVICE_NAME),
         open_steps=[interceptors.request_id, interceptors.map_errors],
     )

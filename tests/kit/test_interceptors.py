@@ -212,18 +212,24 @@ async def test_request_ids_that_are_not_fit_for_a_log_are_replaced(service: Serv
 def test_the_order_of_the_chain() -> None:
     class Anything:
         def __getattr__(self, name: str) -> Any:
-            return lambda method, proceed: None
+            def step(method: Method, proceed: Handler) -> Handler:
+                return proceed
+
+            step.__qualname__ = name
+            return step
 
     anything: Any = Anything()
-    names = [step.__qualname__.split(".")[0] for step in steps(anything, anything, anything)]
+    names = [step.__qualname__.split(".")[0] for step in steps(anything, anything, anything, anything)]
     assert names == [
         "request_id",
         "map_errors",
         "log_calls",
         "authenticate",
-        "test_the_order_of_the_chain",  # limits
+        "step",  # limits
+        "outcomes",
         "authorize",
         "validate",
+        "changes",
     ]
 
 

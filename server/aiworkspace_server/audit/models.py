@@ -17,6 +17,7 @@ class AuditHead(Base):
 
     chain_id: Mapped[UUID] = mapped_column(primary_key=True)
     sequence: Mapped[int]
+    create_time: Mapped[datetime]
     hash: Mapped[bytes] = mapped_column(LargeBinary)
 
 
@@ -27,7 +28,7 @@ class AuditEvent(Base):
 
     chain_id: Mapped[UUID] = mapped_column(primary_key=True)
     sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    create_time: Mapped[datetime]
+    create_time: Mapped[datetime]  # never before that of the entry before
     method: Mapped[str]
     user_id: Mapped[UUID | None]
     session_id: Mapped[UUID | None]
@@ -40,3 +41,13 @@ class AuditEvent(Base):
     code: Mapped[str]
     reason: Mapped[str]
     hash: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class AuditResource(Base):
+    """An id in an entry's resources, by which the entry is found."""
+
+    __tablename__ = "audit_resources"
+
+    chain_id: Mapped[UUID] = mapped_column(primary_key=True)
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    resource_id: Mapped[UUID] = mapped_column(primary_key=True)

@@ -1,14 +1,120 @@
-"""AuditService: proto in and out, one transaction per call."""
+"""AuditService: proto in and out."""
 
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from aiworkspace.v1 import audit_pb2 as pb
 from aiworkspace.v1.audit_pb2_grpc import AuditServiceServicer
 
+from ..kit.context import caller_id, tenant_id
+from ..kit.errors import InvalidArgument
+from ..kit.ids import parse_id
 from ..kit.pages import Pages
 from ..kit.postgres import Database
-from ..kit.replies import Replies
+from ..kit.timestamps import parse_timestamp, timestamp
+from . import store
+from .models import AuditEvent
+from .service import Break, Chain, Noted, Verification
+from .store import Wanted
+
+_BATCH = 500  # entries that are verified at a time, in some milliseconds
 
 
 class AuditServicer(AuditServiceServicer):
-    def __init__(self, db: Database, pages: Pages, replies: Replies) -> None:
+    def __init__(self, db: Database, chain: Chain, pages: Pages) -> None:
         self._db = db
+        self._chain = chain
         self._pages = pages
-        self._replies = replies
+
+    async def ListAuditEvents(self, request: pb.ListAuditEventsRequest, context: Any) -> pb.ListAuditEventsResponse:
+        wanted = Wanted(
+            method=request.method,
+            user_id=_id(request.user_id, "user_id"),
+            resource_id=_id(request.resource_id, "resource_id"),
+            code=request.code,
+            start_time=_time(request, "start_time"),
+            end_time=_time(request, "end_time"),
+        )
+        async with self._db.read(tenant_id()) as tx:
+            limit = self._pages.limit(request)
+            rows = await store.list_events(tx, tenant_id(), wanted, self._before(request), limit)
+        events, more = self._page(request, rows)
+        return pb.ListAuditEventsResponse(events=events, next_page_token=more)
+
+    async def ListAccountEvents(
+        self, request: pb.ListAccountEventsRequest, context: Any
+    ) -> pb.ListAccountEventsResponse:
+        async with self._db.read(user_id=caller_id()) as tx:
+            limit = self._pages.limit(request)
+            rows = await store.list_events(tx, caller_id(), Wanted(), self._before(request), limit)
+        events, more = self._page(request, rows)
+        return pb.ListAccountEventsResponse(events=events, next_page_token=more)
+
+    async def VerifyAuditChain(self, request: pb.VerifyAuditChainRequest, context: Any) -> pb.VerifyAuditChainResponse:
+        """Batch by batch, each in a transaction of its own: entries do not change, so a single one would add nothing,
+        and it would hold a connection, and PostgreSQL's clean-up back, for as long as it takes."""
+        if request.known_sequence and not request.known_hash:
+            raise InvalidArgument({"known_hash": "must be given with known_sequence"})
+        noted = Noted(request.known_sequence, request.known_hash) if request.known_sequence else None
+        async with self._db.read(tenant_id()) as tx:
+            sequence, last_hash, greatest = await store.find_end(tx, tenant_id())
+        found = await self._verify(tenant_id(), Verification(self._chain, sequence, last_hash, greatest, noted))
+        return pb.VerifyAuditChainResponse(
+            valid=found is None,
+            broken_sequence=found.sequence if found else 0,
+            problem=found.problem if found else "",
+            sequence=sequence,
+            hash=last_hash.hex(),
+        )
+
+    async def _verify(self, chain_id: UUID, verification: Verification) -> Break | None:
+        after = None
+        while verification.checked < verification.last:
+            async with self._db.read(chain_id) as tx:
+                rows = await store.list_forward(tx, chain_id, after, _BATCH)
+            if found := verification.check(rows):
+                return found
+            if not rows:
+                break
+            after = verification.checked
+        return verification.end()
+
+    def _before(self, request: Any) -> int | None:
+        key = self._pages.after(request)
+        return key[0] if key else None
+
+    def _page(self, request: Any, rows: Sequence[AuditEvent]) -> tuple[list[pb.AuditEvent], str]:
+        rows, more = self._pages.cut(request, rows, lambda event: [event.sequence])
+        return [_event_to_proto(event) for event in rows], more
+
+
+def _id(value: str, field: str) -> UUID | None:
+    return parse_id(value, field) if value else None
+
+
+def _time(request: pb.ListAuditEventsRequest, field: str) -> datetime | None:
+    value: Timestamp = getattr(request, field)
+    return parse_timestamp(value, field) if request.HasField(field) else None  # type: ignore[arg-type]
+
+
+def _event_to_proto(event: AuditEvent) -> pb.AuditEvent:
+    return pb.AuditEvent(
+        sequence=event.sequence,
+        create_time=timestamp(event.create_time),
+        method=event.method,
+        user_id=str(event.user_id or ""),
+        session_id=str(event.session_id or ""),
+        api_key_id=str(event.api_key_id or ""),
+        role=event.role,
+        address=event.address,
+        user_agent=event.user_agent,
+        request_id=event.request_id,
+        resources=event.resources,
+        code=event.code,
+        reason=event.reason,
+        hash=event.hash.hex(),
+    )

@@ -93,7 +93,7 @@ class Sessions:
 async def add_user(tx: WriteSession, values: dict[str, Any]) -> User | None:
     """A new account, or None when the email address has one."""
     time = now()
-    return await store.add_user(tx, {**values, "id": new_id(), "version": 1, "create_time": time, "update_time": time})
+    return await store.add_user(tx, {**values, "version": 1, "create_time": time, "update_time": time})
 
 
 async def lock_checked(tx: WriteSession, checked: User) -> User:

@@ -8,10 +8,10 @@ from aiworkspace.v1.auth_pb2_grpc import AuthServiceServicer
 
 from ..kit.context import caller_id, current
 from ..kit.errors import AlreadyExists, Unauthenticated
-from ..kit.ids import parse_id
+from ..kit.ids import new_id, parse_id
 from ..kit.masks import changes
 from ..kit.pages import Pages
-from ..kit.postgres import Database
+from ..kit.postgres import Database, WriteSession
 from ..kit.replies import Replies
 from ..kit.timestamps import timestamp
 from . import service, store
@@ -39,15 +39,17 @@ class AuthServicer(AuthServiceServicer):
         self._replies = replies
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterResponse:
+        user_id = new_id()
         values = {
+            "id": user_id,
             "email": request.email.lower(),
             "display_name": request.display_name,
             "password_hash": await self._passwords.hash(request.password),
             "request_id": UUID(request.request_id) if request.request_id else None,
         }
-        async with self._db.write() as tx:
+        async with self._db.write(user_id=user_id) as tx:
             user = await service.add_user(tx, values)
-            pair = self._sessions.start(tx, user, _device(request)) if user else None
+            pair = self._start(tx, user, _device(request)) if user else None
         if user is None or pair is None:
             user, pair = await self._register_again(request)
         return pb.RegisterResponse(user=user_to_proto(user), tokens=_pair_to_proto(pair))
@@ -72,13 +74,19 @@ class AuthServicer(AuthServiceServicer):
         async with self._db.read() as tx:
             user = await store.find_user_by_email(tx, email.lower())
         matches = await self._passwords.matches(password, user.password_hash if user else None)
+        current.get().subject = user.id if user else None  # whose log has the call, refused or not
         if user is None or not matches:
             raise service.wrong_password()
         return user
 
     async def _sign_in(self, checked: User, device: Device) -> Pair:
-        async with self._db.write() as tx:
-            return self._sessions.start(tx, await service.lock_checked(tx, checked), device)
+        async with self._db.write(user_id=checked.id) as tx:
+            return self._start(tx, await service.lock_checked(tx, checked), device)
+
+    def _start(self, tx: WriteSession, user: User, device: Device) -> Pair:
+        pair, call = self._sessions.start(tx, user, device), current.get()
+        call.subject, call.answer = user.id, _pair_to_proto(pair)
+        return pair
 
     async def Refresh(self, request: pb.RefreshRequest, context: Any) -> pb.RefreshResponse:
         async with self._db.write() as tx:
@@ -91,7 +99,7 @@ class AuthServicer(AuthServiceServicer):
     async def Logout(self, request: pb.LogoutRequest, context: Any) -> pb.LogoutResponse:
         session_id = current.get().session_id
         assert session_id is not None
-        async with self._db.write() as tx:
+        async with self._db.write(user_id=caller_id()) as tx:
             await service.revoke_session(tx, caller_id(), session_id)
         self._authenticator.forget(caller_id())
         return pb.LogoutResponse()
@@ -105,7 +113,7 @@ class AuthServicer(AuthServiceServicer):
 
     async def UpdateMe(self, request: pb.UpdateMeRequest, context: Any) -> pb.UpdateMeResponse:
         values = changes(request.user, request.update_mask, {"display_name"})
-        async with self._db.write() as tx:
+        async with self._db.write(user_id=caller_id()) as tx:
             user = await service.update_user(tx, caller_id(), request.user.etag, values)
         return pb.UpdateMeResponse(user=user_to_proto(user))
 
@@ -135,7 +143,7 @@ class AuthServicer(AuthServiceServicer):
 
     async def RevokeSession(self, request: pb.RevokeSessionRequest, context: Any) -> pb.RevokeSessionResponse:
         session_id = parse_id(request.session_id, "session_id")
-        async with self._db.write() as tx:
+        async with self._db.write(user_id=caller_id()) as tx:
             await service.revoke_session(tx, caller_id(), session_id)
         self._authenticator.forget(caller_id())
         return pb.RevokeSessionResponse()
@@ -143,8 +151,7 @@ class AuthServicer(AuthServiceServicer):
 
 def _device(request: pb.RegisterRequest | pb.LoginRequest) -> Device:
     call = current.get()
-    user_agent = "".join(filter(str.isprintable, call.header("user-agent")))  # HTTP lets NUL pass, PostgreSQL does not
-    return Device(request.device_name, call.peer, user_agent[:200])
+    return Device(request.device_name, call.peer, call.user_agent)
 
 
 def user_to_proto(user: User) -> pb.User:

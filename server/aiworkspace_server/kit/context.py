@@ -26,6 +26,9 @@ class Call:
     scope: Any = None  # where authorization looked for the permission
     fresh: bool = False  # whether authorization is to look past what is remembered
     resource: Any = None  # what it read on the way, so that the handler need not read it again
+    subject: UUID | None = None  # the account that a call is about, where no credentials name one
+    answer: Any = None  # what the call will answer, where that is known before its change is committed
+    recording: Any = None  # how far the audit log is with the call, when it is to be recorded
     log: dict[str, object] = field(default_factory=dict)  # fields for the line about this call
 
     def set_principal(self, principal: Any) -> None:
@@ -36,6 +39,12 @@ class Call:
         """The client's network address without its port, or "unix"."""
         kind, _, rest = unquote(self.context.peer()).partition(":")
         return rest.rpartition(":")[0].strip("[]") if kind.startswith("ipv") else kind
+
+    @property
+    def user_agent(self) -> str:
+        """The client's description of itself."""
+        printable = filter(str.isprintable, self.header("user-agent"))  # HTTP lets NUL pass, PostgreSQL does not
+        return "".join(printable)[:200]
 
     def header(self, name: str) -> str:
         return next(iter(self.metadata.get(name, ())), "")

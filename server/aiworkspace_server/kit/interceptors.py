@@ -165,24 +165,24 @@ def log_calls(method: Method, proceed: Handler) -> Handler:
         code = "OK"
         try:
             return await proceed(call, request)
-        except AppError as error:
-            code = error.code.name
-            call.log["reason"] = error.reason_name
-            raise
-        except asyncio.CancelledError:
-            code = "CANCELLED"
-            raise
-        except STORE_AWAY:
-            code = "UNAVAILABLE"
-            raise
-        except Exception:
-            code = "INTERNAL"
+        except BaseException as error:
+            code, reason = outcome_of(error)
+            call.log |= {"reason": reason} if reason else {}
             raise
         finally:
             milliseconds = round((time.perf_counter() - start) * 1000, 2)
             log.info("call", method=method.path, code=code, ms=milliseconds, **_who(call), **call.log)
 
     return handler
+
+
+def outcome_of(error: BaseException) -> tuple[str, str]:
+    """Status code and reason, perhaps empty, of a call that ended with this."""
+    if isinstance(error, AppError):
+        return error.code.name, error.reason_name
+    if isinstance(error, asyncio.CancelledError):
+        return "CANCELLED", ""
+    return ("UNAVAILABLE" if isinstance(error, STORE_AWAY) else "INTERNAL"), ""
 
 
 def _who(call: Call) -> dict[str, str]:

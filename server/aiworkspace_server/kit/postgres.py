@@ -5,7 +5,7 @@ transaction begins by saying for which organization and person it works, in the 
 tables show no rows.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, ClassVar, Self
@@ -69,6 +69,8 @@ class Database:
             pool_use_lifo=True,
             hide_parameters=True,  # what people say must not reach a log with an error
         )
+        # Called at the end of every write transaction, for what has to be committed with it or not at all.
+        self.before_commit: Callable[[WriteSession], Awaitable[None]] | None = None
 
     @asynccontextmanager
     async def read(self, org_id: UUID | None = None, user_id: UUID | None = None) -> AsyncIterator[ReadSession]:
@@ -84,6 +86,8 @@ class Database:
             session.begin(),
         ):
             yield session
+            if self.before_commit:
+                await self.before_commit(session)
 
     async def close(self) -> None:
         await self.engine.dispose()

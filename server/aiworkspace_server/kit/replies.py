@@ -57,10 +57,12 @@ class Replies:
         stored_hash, reply = known.one()
         if stored_hash != content_hash:
             raise request_id_reused()
-        return response.FromString(reply or b"")
+        answer = current.get().answer = response.FromString(reply or b"")
+        return answer
 
     async def keep(self, tx: WriteSession, request: Any, response: Response) -> Response:
         """Stores the answer for calls that repeat the request, and returns it."""
+        current.get().answer = response
         if request.request_id:
             stored = type(response)()
             stored.CopyFrom(response)

@@ -52,6 +52,7 @@ class OrgServicer(OrgServiceServicer):
             org = await service.create_org(tx, org_id, request.name, caller_id())
             reply = pb.CreateOrgResponse(org=_org_to_proto(org, RoleChoice("owner")))
             await self._replies.keep(tx, request, reply)
+            current.get().org_id = org_id  # its audit log begins with this call
         self._authenticator.forget(caller_id())
         return reply
 
@@ -118,6 +119,7 @@ class OrgServicer(OrgServiceServicer):
                 raise Unauthenticated
             org, role = await service.accept_invitation(tx, org_id, invitation_id, user)
             reply = await self._replies.keep(tx, request, pb.AcceptInvitationResponse(org=_org_to_proto(org, role)))
+            current.get().org_id = org_id  # whose audit log has it, but for refusals: they leave no trace there
         self._authenticator.forget(caller_id())
         return reply
 

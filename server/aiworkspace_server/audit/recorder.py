@@ -1,0 +1,145 @@
+"""Records calls: a change together with its transaction, everything else when the call has ended."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextvars import Context
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from aiworkspace.v1 import options_pb2 as options
+
+from ..kit.context import Call, current
+from ..kit.contract import Method
+from ..kit.interceptors import Handler, outcome_of
+from ..kit.postgres import Database, WriteSession
+from ..kit.stores import insist
+from .calls import describe
+from .service import Chain
+
+_AFTER_ANSWER_SECONDS = 0.05
+_CLOSING_SECONDS = 3.0
+
+log = structlog.get_logger("audit")
+
+
+@dataclass(slots=True)
+class Recording:
+    """How far the log is with a call."""
+
+    request: Any
+    address: str  # which gRPC does not tell any more when the call has ended
+    changing: bool = False  # whether the next transaction of the call's organization or account is its change
+    done: bool = False
+
+
+class Recorder:
+    """The two steps around methods that the contract marks as audited, and what Database calls before a commit."""
+
+    def __init__(self, db: Database, chain: Chain) -> None:
+        self._db = db
+        self._chain = chain
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def outcomes(self, method: Method, proceed: Handler) -> Handler:
+        """Records how the call ended, unless that was committed with its change.
+
+        Of public methods not before the answer: there, its time would tell known accounts from unknown ones.
+        """
+        if not method.audited:
+            return proceed
+        public = method.access.mode == options.ACCESS_MODE_PUBLIC
+
+        async def handler(call: Call, request: Any) -> Any:
+            recording = call.recording = Recording(request, call.peer)
+            try:
+                answer = await proceed(call, request)
+            except BaseException as error:
+                cancelled = isinstance(error, asyncio.CancelledError)
+                if not (cancelled and recording.done):  # else it took effect before its caller went away
+                    code, reason = outcome_of(error)
+                    task = self._spawn(self._record_failure(call, _AFTER_ANSWER_SECONDS * public, code, reason))
+                    if not (public or cancelled):
+                        await asyncio.shield(task)
+                raise
+            if not recording.done:
+                call.answer = answer
+                await asyncio.shield(self._spawn(self._record_success(call)))
+            return answer
+
+        return handler
+
+    def changes(self, method: Method, proceed: Handler) -> Handler:
+        """From here on what the call commits is its change."""
+        if not method.audited:
+            return proceed
+
+        async def handler(call: Call, request: Any) -> Any:
+            call.recording.changing = True
+            return await proceed(call, request)
+
+        return handler
+
+    async def before_commit(self, tx: WriteSession) -> None:
+        """Adds the entry of the call whose change is about to be committed."""
+        call = current.get(None)
+        if call is None or call.recording is None or not call.recording.changing or call.recording.done:
+            return
+        chain_id = call.org_id or _account(call)
+        if chain_id is None or str(chain_id) not in (tx.info["org"], tx.info["user"]):
+            return
+        await self._chain.append(tx, chain_id, _entry(call, call.org_id, "OK", ""))
+        call.recording.done = True
+
+    async def close(self) -> None:
+        """Waits for what is yet to be recorded."""
+        if self._tasks:
+            _, unfinished = await asyncio.wait(self._tasks, timeout=_CLOSING_SECONDS)
+            for task in unfinished:
+                task.cancel()
+
+    async def _record_failure(self, call: Call, delay: float, code: str, reason: str) -> None:
+        """In the log of the organization only when authorization let the caller know of it."""
+        await asyncio.sleep(delay)
+        needs_org = call.method.access.mode == options.ACCESS_MODE_PERMISSION
+        org_id = call.org_id if needs_org else None
+        chain_id = org_id if needs_org else _account(call)
+        if chain_id is None:
+            return
+        try:
+            await self._record(chain_id, _entry(call, org_id, code, reason))
+        except Exception:
+            about = {"method": call.method.path, "request_id": call.request_id, "code": code, "reason": reason}
+            log.exception("refused call not recorded", chain_id=str(chain_id), **about)
+
+    async def _record_success(self, call: Call) -> None:
+        """Of a call whose change is not in PostgreSQL: as that has been made, the entry has to follow."""
+        chain_id = call.org_id or _account(call)
+        if chain_id is None:
+            log.error("nobody's call not recorded", method=call.method.path, request_id=call.request_id)
+            return
+        entry = _entry(call, call.org_id, "OK", "")
+        await insist(lambda: self._record(chain_id, entry))
+
+    async def _record(self, chain_id: UUID, entry: dict[str, Any]) -> None:
+        async with self._db.write(chain_id) as tx:  # or an account's, which makes no difference to the log's tables
+            await self._chain.append(tx, chain_id, entry)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task, because the entry is written also when the caller goes away; of no call, to record no change."""
+        task = asyncio.create_task(work, context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _account(call: Call) -> UUID | None:
+    return call.user_id or call.subject
+
+
+def _entry(call: Call, org_id: UUID | None, code: str, reason: str) -> dict[str, Any]:
+    recording: Recording = call.recording
+    about = describe(call, org_id, recording.request)
+    return {**about, "address": recording.address, "code": code, "reason": reason}
