@@ -36,8 +36,6 @@ async def other_stores(stores: Stores) -> Stores:
 @pytest.fixture(scope="module")
 async def other_person(other_stores: Stores) -> AsyncIterator[NewPerson]:
     """Registers people at a server that works on them."""
-    async with running(Settings.model_validate(store_settings(other_stores)), migrating=True) as app:
-        async with people(app.address) as new_person:
-            yield new_person
-
-
+    settings = Settings.model_validate(store_settings(other_stores))
+    async with running(settings, migrating=True) as app, people(app.address) as new_person:
+        yield new_person

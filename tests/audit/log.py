@@ -24,9 +24,7 @@ class Log:
         return [event for event in await self.events() if event.sequence > count]
 
     async def verify(self, sequence: int = 0, known_hash: str = "") -> audit_pb2.VerifyAuditChainResponse:
-        request = audit_pb2.VerifyAuditChainRequest(
-            org_id=self._org_id, known_sequence=sequence, known_hash=known_hash
-        )
+        request = audit_pb2.VerifyAuditChainRequest(org_id=self._org_id, known_sequence=sequence, known_hash=known_hash)
         verified: audit_pb2.VerifyAuditChainResponse = await self._reader.audit.VerifyAuditChain(request)
         return verified
 
@@ -39,8 +37,10 @@ async def account_events(person: Person) -> list[Any]:
 
 async def account_event(person: Person, count: int) -> Any:
     """The latest one when there are so many: a refused sign-in is recorded after it is answered."""
-    async with asyncio.timeout(10):
-        while len(events := await account_events(person)) < count:
-            await asyncio.sleep(0.02)
+    events: list[Any] = []
+    for _ in range(500):
+        if len(events := await account_events(person)) >= count:
+            break
+        await asyncio.sleep(0.02)
     assert len(events) == count
     return events[0]

@@ -24,7 +24,12 @@ async def test_an_entry_says_who_did_what_as_what_from_where(company: Company) -
     request.update_mask.paths.append("name")
     await company.owner.orgs.UpdateOrg(request, metadata=(("x-request-id", "mine-7"),))
     event, first = await company.log.events()
-    assert (first.method, event.method, event.code, event.reason) == ("OrgService/CreateOrg", "OrgService/UpdateOrg", "OK", "")
+    assert (first.method, event.method, event.code, event.reason) == (
+        "OrgService/CreateOrg",
+        "OrgService/UpdateOrg",
+        "OK",
+        "",
+    )
     assert (event.sequence, event.user_id, event.role) == (2, company.owner.user_id, "owner")
     assert (event.session_id, event.api_key_id) == (company.owner.tokens.session_id, "")
     assert event.address == "127.0.0.1"
@@ -47,7 +52,11 @@ async def test_a_refusal_is_recorded_with_its_reason(company: Company, new_perso
     request = org_pb2.RemoveMemberRequest(org_id=company.org_id, user_id=company.owner.user_id)
     assert await outcome(viewer.orgs.RemoveMember(request)) == PERMISSION_MISSING
     event = (await company.log.events())[0]
-    assert (event.method, event.code, event.reason) == ("OrgService/RemoveMember", "PERMISSION_DENIED", "PERMISSION_MISSING")
+    assert (event.method, event.code, event.reason) == (
+        "OrgService/RemoveMember",
+        "PERMISSION_DENIED",
+        "PERMISSION_MISSING",
+    )
     assert (event.user_id, event.role) == (viewer.user_id, "viewer")
     assert dict(event.resources) == {"org_id": company.org_id, "user_id": company.owner.user_id}
 
@@ -67,7 +76,9 @@ async def test_an_outsider_leaves_no_trace(company: Company, new_person: NewPers
     assert [event.method for event in await account_events(outsider)] == ["AuthService/Register"]
 
 
-async def test_an_invitation_is_accepted_in_the_log_of_its_organization(company: Company, new_person: NewPerson) -> None:
+async def test_an_invitation_is_accepted_in_the_log_of_its_organization(
+    company: Company, new_person: NewPerson
+) -> None:
     person = await new_person()
     await join(company.owner, company.org_id, person, org_pb2.ROLE_MEMBER)
     event = (await company.log.events())[0]

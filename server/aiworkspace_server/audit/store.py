@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, func, select, text, true
+from sqlalchemy import Row, func, select, text, true
+from sqlalchemy.orm import aliased
 
 from ..kit.postgres import ReadSession, WriteSession
 from .models import AuditEvent, AuditHead, AuditResource
@@ -24,6 +25,7 @@ _APPEND = text(
     f" INSERT INTO audit_events ({', '.join(_COLUMNS)})"
     f" VALUES ({', '.join(f'CAST(:{name} AS jsonb)' if name == 'resources' else f':{name}' for name in _COLUMNS)})"
 )
+_BEYOND = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,37 +55,42 @@ async def list_events(
     tx: ReadSession, chain_id: UUID, wanted: Wanted, before: int | None, limit: int
 ) -> Sequence[AuditEvent]:
     """The latest first, from the one that follows `before`. Each condition has an index in this order."""
-    query = select(AuditEvent).where(AuditEvent.chain_id == chain_id)
-    sequence: Any = AuditEvent.sequence
+    event: Any = _event_of(chain_id) if wanted.resource_id else AuditEvent
+    sequence: Any = AuditResource.sequence if wanted.resource_id else AuditEvent.sequence
+    query = select(event).order_by(sequence.desc()).limit(limit)
     if wanted.resource_id:
-        sequence = AuditResource.sequence
-        query = query.join(AuditResource, _same_entry()).where(
-            AuditResource.chain_id == chain_id, AuditResource.resource_id == wanted.resource_id
-        )
-    if wanted.method:
-        query = query.where(AuditEvent.method == wanted.method)
-    if wanted.user_id:
-        query = query.where(AuditEvent.user_id == wanted.user_id)
-    if wanted.code:
-        query = query.where(AuditEvent.code == wanted.code)
+        query = query.select_from(AuditResource).join(event, true()).where(AuditResource.chain_id == chain_id)
+        query = query.where(AuditResource.resource_id == wanted.resource_id)
+    else:
+        query = query.where(AuditEvent.chain_id == chain_id)
+    for column, value in ((event.method, wanted.method), (event.user_id, wanted.user_id), (event.code, wanted.code)):
+        if value:
+            query = query.where(column == value)
     # Times never decrease along a chain, so that a time range is a range of it.
     if wanted.start_time:
-        query = query.where(sequence >= _first_since(chain_id, wanted.start_time).scalar_subquery())
+        query = query.where(sequence >= _first_since(chain_id, wanted.start_time))
     if wanted.end_time:
-        end = _first_since(chain_id, wanted.end_time).scalar_subquery()
-        query = query.where(sequence < func.coalesce(end, 2**62))
+        query = query.where(sequence < _first_since(chain_id, wanted.end_time))
     if before:
         query = query.where(sequence < before)
-    return (await tx.execute(query.order_by(sequence.desc()).limit(limit))).scalars().all()
+    return (await tx.execute(query)).scalars().all()
+
+
+def _event_of(chain_id: UUID) -> Any:
+    """The entry of an AuditResource, looked up for each row: a plain join may be done by reading the whole chain."""
+    its_event = select(AuditEvent).where(_same_entry(), AuditEvent.chain_id == chain_id).correlate(AuditResource)
+    return aliased(AuditEvent, its_event.limit(1).lateral())
 
 
 def _same_entry() -> Any:
     return (AuditResource.chain_id == AuditEvent.chain_id) & (AuditResource.sequence == AuditEvent.sequence)
 
 
-def _first_since(chain_id: UUID, time: datetime) -> Select[int]:
+def _first_since(chain_id: UUID, time: datetime) -> Any:
+    """Number of the first entry from a time on; greater than all when there is none."""
     since = AuditEvent.chain_id == chain_id, AuditEvent.create_time >= time
-    return select(AuditEvent.sequence).where(*since).order_by(AuditEvent.create_time, AuditEvent.sequence).limit(1)
+    first = select(AuditEvent.sequence).where(*since).order_by(AuditEvent.create_time, AuditEvent.sequence).limit(1)
+    return select(func.coalesce(first.scalar_subquery(), _BEYOND)).scalar_subquery()
 
 
 async def find_end(tx: ReadSession, chain_id: UUID) -> Row[int, bytes, int]:
