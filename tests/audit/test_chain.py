@@ -1,0 +1,225 @@
+"""That a log cannot be changed unseen: by the server, whose rights end there, or by its operator, who is found out."""
+
+import asyncio
+import uuid
+from typing import Any
+
+import psycopg
+import pytest
+
+from aiworkspace.v1 import workspace_pb2
+from aiworkspace_server.audit.models import AuditEvent
+from aiworkspace_server.kit.postgres import APP_ROLE
+from tests.audit.conftest import Company
+from tests.backdoor import as_owner, sql
+from tests.conftest import Stores
+from tests.people import make_workspace
+from tests.refusals import OK, outcomes
+
+ENTRIES = 7
+
+# For each column something else than it holds.
+CHANGES = {
+    "chain_id": "gen_random_uuid()",
+    "sequence": "sequence + 100",
+    "create_time": "create_time + interval '1 ms'",
+    "method": "'OrgService/GetOrg'",
+    "user_id": "gen_random_uuid()",
+    "session_id": "NULL",
+    "api_key_id": "gen_random_uuid()",
+    "role": "'viewer'",
+    "address": "'10.0.0.1'",
+    "user_agent": "user_agent || '.'",
+    "request_id": "'other'",
+    "resources": 'resources || \'{"org_id": "none"}\'',
+    "code": "'NOT_FOUND'",
+    "reason": "'OTHER'",
+    "hash": "sha256(hash)",
+}
+
+
+@pytest.fixture
+async def log(company: Company) -> Company:
+    """An organization with seven entries."""
+    for _ in range(ENTRIES - 1):
+        await make_workspace(company.owner, company.org_id)
+    verified = await company.log.verify()
+    assert (verified.valid, verified.broken_sequence, verified.problem) == (True, 0, "")
+    assert (verified.sequence, verified.hash) == (ENTRIES, (await company.log.events())[0].hash)
+    return company
+
+
+def test_every_column_has_a_change() -> None:
+    assert {column.name for column in AuditEvent.__table__.columns} == set(CHANGES)
+
+
+@pytest.mark.parametrize("column", CHANGES)
+@pytest.mark.parametrize("sequence", [1, 4, ENTRIES])
+async def test_a_changed_entry_is_found(log: Company, stores: Stores, column: str, sequence: int) -> None:
+    change = f"UPDATE audit_events SET {column} = {CHANGES[column]} WHERE chain_id = %s AND sequence = %s"
+    await sql(stores, change, log.org_id, sequence)
+    assert await _broken(log) == sequence
+
+
+@pytest.mark.parametrize("sequence", [1, 4, ENTRIES])
+async def test_a_missing_entry_is_found(log: Company, stores: Stores, sequence: int) -> None:
+    await sql(stores, "DELETE FROM audit_events WHERE chain_id = %s AND sequence = %s", log.org_id, sequence)
+    assert await _broken(log) == sequence
+
+
+async def test_a_gap_that_was_closed_is_found(log: Company, stores: Stores) -> None:
+    await sql(stores, "DELETE FROM audit_events WHERE chain_id = %s AND sequence = 4", log.org_id)
+    for sequence in (5, 6, 7):
+        move = "UPDATE audit_events SET sequence = sequence - 1 WHERE chain_id = %s AND sequence = %s"
+        await sql(stores, move, log.org_id, sequence)
+    await sql(stores, "UPDATE audit_heads SET sequence = 6 WHERE chain_id = %s", log.org_id)
+    assert await _broken(log) == 4
+
+
+async def test_two_entries_that_changed_places_are_found(log: Company, stores: Stores) -> None:
+    for old, new in ((3, 103), (5, 3), (103, 5)):
+        move = "UPDATE audit_events SET sequence = %s WHERE chain_id = %s AND sequence = %s"
+        await sql(stores, move, new, log.org_id, old)
+    assert await _broken(log) == 3
+
+
+@pytest.mark.parametrize(("sequence", "broken"), [(ENTRIES + 1, ENTRIES + 1), (0, 1), (-3, 1)])
+async def test_an_added_entry_is_found(log: Company, stores: Stores, sequence: int, broken: int) -> None:
+    await _copy(stores, log.org_id, ENTRIES, sequence)
+    assert await _broken(log) == broken
+
+
+async def test_an_added_entry_that_the_head_knows_of_is_found(log: Company, stores: Stores) -> None:
+    await _copy(stores, log.org_id, ENTRIES, ENTRIES + 1)
+    await sql(stores, "UPDATE audit_heads SET sequence = %s WHERE chain_id = %s", ENTRIES + 1, log.org_id)
+    assert await _broken(log) == ENTRIES + 1
+
+
+async def test_an_entry_of_another_log_is_found(log: Company, stores: Stores) -> None:
+    other = str(uuid.uuid4())
+    for table in ("audit_heads", "audit_events", "audit_resources"):
+        await sql(stores, f"UPDATE {table} SET chain_id = %s WHERE chain_id = %s", other, log.org_id)
+    assert (await log.log.verify()).sequence == 0
+    for table in ("audit_heads", "audit_events", "audit_resources"):
+        await sql(stores, f"UPDATE {table} SET chain_id = %s WHERE chain_id = %s", log.org_id, other)
+    assert await _broken(log) == 0
+
+
+async def test_a_cut_tail_is_found(log: Company, stores: Stores) -> None:
+    await sql(stores, "DELETE FROM audit_events WHERE chain_id = %s AND sequence > 5", log.org_id)
+    assert await _broken(log) == 6
+
+
+async def test_a_cut_tail_with_a_head_that_fits_is_found_by_who_noted_the_end(log: Company, stores: Stores) -> None:
+    noted = await log.log.verify()
+    await _cut(stores, log.org_id, 5)
+    assert (await log.log.verify()).valid, "nothing in the log itself can show that"
+    cut = await log.log.verify(noted.sequence, noted.hash)
+    assert (cut.valid, cut.broken_sequence) == (False, 6)
+    for _ in range(2):
+        await make_workspace(log.owner, log.org_id)
+    anew = await log.log.verify(noted.sequence, noted.hash)
+    assert (anew.valid, anew.broken_sequence, anew.sequence) == (False, 7, 7)
+
+
+async def test_a_log_that_went_on_still_has_what_was_noted(log: Company) -> None:
+    noted = await log.log.verify()
+    await make_workspace(log.owner, log.org_id)
+    later = await log.log.verify(noted.sequence, noted.hash.upper())
+    assert (later.valid, later.sequence) == (True, ENTRIES + 1)
+
+
+async def test_a_log_that_is_gone_is_found_by_who_noted_its_end(log: Company, stores: Stores) -> None:
+    noted = await log.log.verify()
+    await sql(stores, "DELETE FROM audit_events WHERE chain_id = %s", log.org_id)
+    assert await _broken(log) == 1
+    await sql(stores, "DELETE FROM audit_heads WHERE chain_id = %s", log.org_id)
+    gone = await log.log.verify(noted.sequence, noted.hash)
+    assert (gone.valid, gone.broken_sequence) == (False, 1)
+
+
+async def test_a_head_that_is_gone_is_found(log: Company, stores: Stores) -> None:
+    await sql(stores, "DELETE FROM audit_heads WHERE chain_id = %s", log.org_id)
+    assert await _broken(log) == 1
+
+
+async def test_a_changed_head_is_found(log: Company, stores: Stores) -> None:
+    await sql(stores, "UPDATE audit_heads SET hash = sha256(hash) WHERE chain_id = %s", log.org_id)
+    assert await _broken(log) == ENTRIES
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM audit_resources WHERE chain_id = %s AND sequence = 4",
+        "UPDATE audit_resources SET resource_id = gen_random_uuid() WHERE chain_id = %s AND sequence = 4",
+    ],
+)
+async def test_an_entry_that_is_hidden_from_the_filter_is_found(log: Company, stores: Stores, change: str) -> None:
+    await sql(stores, change, log.org_id)
+    assert await _broken(log) == 4
+
+
+async def test_a_long_log_is_verified_to_its_end(company: Company, stores: Stores) -> None:
+    requests = [workspace_pb2.CreateWorkspaceRequest(org_id=company.org_id, name="W") for _ in range(50)]
+    for _ in range(21):  # more than two batches
+        await asyncio.gather(*map(company.owner.workspaces.CreateWorkspace, requests))
+    verified = await company.log.verify()
+    assert (verified.valid, verified.sequence) == (True, 1051)
+    await sql(stores, "UPDATE audit_events SET role = 'x' WHERE chain_id = %s AND sequence = 1001", company.org_id)
+    assert await _broken(company) == 1001
+
+
+async def test_fifty_calls_at_once_leave_one_chain(company: Company) -> None:
+    requests = [workspace_pb2.CreateWorkspaceRequest(org_id=company.org_id, name="W") for _ in range(50)]
+    assert await outcomes(map(company.owner.workspaces.CreateWorkspace, requests)) == {OK: 50}
+    events = await company.log.events()
+    assert [event.sequence for event in events] == list(range(51, 0, -1))
+    times = [event.create_time.ToNanoseconds() for event in events]
+    assert times == sorted(times, reverse=True)
+    assert (await company.log.verify()).valid
+
+
+async def test_times_never_go_back_along_a_log(company: Company, stores: Stores) -> None:
+    ahead = "UPDATE audit_heads SET create_time = create_time + interval '1 hour' WHERE chain_id = %s"
+    await sql(stores, ahead, company.org_id)
+    await make_workspace(company.owner, company.org_id)
+    second, first = await company.log.events()
+    assert second.create_time.seconds - first.create_time.seconds == 3600
+
+
+@pytest.mark.parametrize("table", ["audit_events", "audit_resources"])
+@pytest.mark.parametrize("statement", ["UPDATE {} SET sequence = 1", "DELETE FROM {}", "TRUNCATE {}"])
+async def test_the_server_may_not_change_entries(stores: Stores, table: str, statement: str) -> None:
+    async with as_owner(stores) as database:
+        await database.execute(f"SET ROLE {APP_ROLE}".encode())
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await database.execute(statement.format(table).encode())
+
+
+async def test_without_a_tenant_there_are_no_logs(stores: Stores, company: Company) -> None:
+    async with as_owner(stores) as database:
+        await database.execute(f"SET ROLE {APP_ROLE}".encode())
+        for table in ("audit_events", "audit_resources", "audit_heads"):
+            assert await (await database.execute(f"SELECT 1 FROM {table}".encode())).fetchall() == []
+
+
+async def _broken(log: Company) -> Any:
+    """Number of the first entry that is not as it should be."""
+    verified = await log.log.verify()
+    assert verified.valid == (verified.broken_sequence == 0) == (verified.problem == "")
+    return verified.broken_sequence
+
+
+async def _copy(stores: Stores, org_id: str, sequence: int, to: int) -> None:
+    columns = ", ".join(name for name in CHANGES if name != "sequence")
+    copy = f"INSERT INTO audit_events (sequence, {columns}) SELECT %s, {columns} FROM audit_events"
+    await sql(stores, f"{copy} WHERE chain_id = %s AND sequence = %s", to, org_id, sequence)
+
+
+async def _cut(stores: Stores, org_id: str, last: int) -> None:
+    """Deletes the entries that follow, and makes the one before the last."""
+    for table in ("audit_events", "audit_resources"):
+        await sql(stores, f"DELETE FROM {table} WHERE chain_id = %s AND sequence > %s", org_id, last)
+    head = "UPDATE audit_heads h SET sequence = e.sequence, hash = e.hash FROM audit_events e"
+    await sql(stores, f"{head} WHERE h.chain_id = %s AND e.chain_id = h.chain_id AND e.sequence = %s", org_id, last)
