@@ -3,6 +3,7 @@
 from types import TracebackType
 from typing import Self
 
+from aiworkspace_client._generated.audit import AsyncAudit, Audit
 from aiworkspace_client._generated.auth import AsyncAuth, Auth
 from aiworkspace_client._generated.orgs import AsyncOrgs, Orgs
 from aiworkspace_client._generated.service_accounts import AsyncServiceAccounts, ServiceAccounts
@@ -60,6 +61,7 @@ class AsyncClient:
         self.chat = AsyncChat(self._transport, StreamTiming())
         self.usage = AsyncUsage(self._transport)
         self.service_accounts = AsyncServiceAccounts(self._transport)
+        self.audit = AsyncAudit(self._transport)
 
     @property
     def tokens(self) -> Tokens | None:
@@ -116,6 +118,7 @@ class Client:
         self.chat = Chat(self._portal, client.chat)
         self.usage = Usage(self._portal, client.usage)
         self.service_accounts = ServiceAccounts(self._portal, client.service_accounts)
+        self.audit = Audit(self._portal, client.audit)
 
     @property
     def tokens(self) -> Tokens | None:

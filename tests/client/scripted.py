@@ -13,14 +13,36 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
-from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, service_account_pb2, usage_pb2, workspace_pb2
+from aiworkspace.v1 import (
+    access_pb2,
+    account_pb2,
+    audit_pb2,
+    auth_pb2,
+    chat_pb2,
+    org_pb2,
+    service_account_pb2,
+    team_pb2,
+    usage_pb2,
+    workspace_pb2,
+)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Callable[[Any, Context], Awaitable[Message] | AsyncIterator[Message]]
 
 _SERVICES = {
     name: service
-    for file in (auth_pb2, chat_pb2, org_pb2, service_account_pb2, usage_pb2, workspace_pb2)
+    for file in (
+        access_pb2,
+        account_pb2,
+        audit_pb2,
+        auth_pb2,
+        chat_pb2,
+        org_pb2,
+        service_account_pb2,
+        team_pb2,
+        usage_pb2,
+        workspace_pb2,
+    )
     for name, service in file.DESCRIPTOR.services_by_name.items()
 }
 

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.message import Message as AnyMessage
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from aiworkspace.v1 import chat_pb2, common_pb2, org_pb2, usage_pb2, workspace_pb2
+from aiworkspace.v1 import audit_pb2, auth_pb2, chat_pb2, common_pb2, org_pb2, usage_pb2, workspace_pb2
 from aiworkspace_client.cli import output
 from tests.client import runs
 from tests.client.conftest import ORG, WORKSPACE, Aiws
@@ -205,3 +205,63 @@ async def test_logout_removes_the_tokens_even_when_the_server_is_away(
 )
 def test_money_is_exact(nanos: int, text: str) -> None:
     assert output.money(common_pb2.Money(currency_code="USD", nanos=nanos)) == text
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_the_audit_log_is_listed_with_its_filters(server: ScriptedServer, aiws: Aiws) -> None:
+    refused = audit_pb2.AuditEvent(
+        sequence=12,
+        create_time=Timestamp(seconds=1_700_000_000),
+        user_id="user-1",
+        role="viewer",
+        method="OrgService/DeleteOrg",
+        code="PERMISSION_DENIED",
+        reason="PERMISSION_MISSING",
+    )
+    server.script("AuditService.ListAuditEvents", answer(audit_pb2.ListAuditEventsResponse(events=[refused] * 3)))
+    filters = (
+        "--method",
+        "OrgService/DeleteOrg",
+        "--user",
+        "user-1",
+        "--about",
+        "org-1",
+        "--code",
+        "OK",
+        "--days",
+        "0",
+    )
+    lines = (await aiws("audit", "list", *filters, "-n", "2")).stdout.splitlines()
+    assert len(lines) == 3
+    assert lines[1].split()[0] == "12"
+    assert lines[1].split()[3:] == [
+        "user-1",
+        "viewer",
+        "OrgService/DeleteOrg",
+        "PERMISSION_DENIED",
+        "PERMISSION_MISSING",
+    ]
+    expected = audit_pb2.ListAuditEventsRequest(
+        org_id="org-1", method="OrgService/DeleteOrg", user_id="user-1", resource_id="org-1", code="OK", page_size=2
+    )
+    assert server.calls[-1].request == expected
+    assert len(json.loads((await aiws("audit", "list", "--json")).stdout)) == 3
+    assert server.calls[-1].request.HasField("start_time")
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_a_broken_audit_log_is_an_exit_code(server: ScriptedServer, aiws: Aiws) -> None:
+    whole = audit_pb2.VerifyAuditChainResponse(valid=True, sequence=12, hash="ab" * 32)
+    server.script("AuditService.VerifyAuditChain", answer(whole))
+    ran = await aiws("audit", "verify", "--sequence", "7", "--hash", "cd" * 32)
+    assert (ran.returncode, ran.stdout.split()) == (0, ["NUMBER", "HASH", "12", "ab" * 32])
+    request = server.calls[-1].request
+    assert (request.known_sequence, request.known_hash) == (7, "cd" * 32)
+    broken = audit_pb2.VerifyAuditChainResponse(broken_sequence=9, problem="The entry is missing.", sequence=12)
+    server.script("AuditService.VerifyAuditChain", answer(broken))
+    ran = await aiws("audit", "verify")
+    assert ran.returncode == 1
+    assert "Entry 9" in ran.stderr
+    assert "The entry is missing." in ran.stderr
+    ran = await aiws("audit", "verify", "--json")
+    assert (ran.returncode, json.loads(ran.stdout)["broken_sequence"]) == (1, "9")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from aiworkspace_client.cli import account, api_keys, orgs, service_accounts, workspaces
+from aiworkspace_client.cli import account, api_keys, audit, orgs, service_accounts, workspaces
 from aiworkspace_client.cli import conversations as conversation_commands
 from aiworkspace_client.cli.chat import chat
 from aiworkspace_client.cli.session import Server
@@ -56,6 +56,7 @@ app.add_typer(conversation_commands.app, name="conversations")
 app.add_typer(account.sessions, name="sessions")
 app.add_typer(service_accounts.app, name="service-accounts")
 app.add_typer(api_keys.app, name="api-keys")
+app.add_typer(audit.app, name="audit")
 
 
 def main() -> None:

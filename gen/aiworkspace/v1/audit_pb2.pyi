@@ -64,7 +64,7 @@ class AuditEvent(_message.Message):
     method: _builtins.str
     """The method, such as "OrgService/UpdateMember"."""
     user_id: _builtins.str
-    """UUID of who called. Empty for a call without credentials."""
+    """UUID of who called. Empty for a call without credentials, such as Login."""
     session_id: _builtins.str
     """UUID of the session with which they called."""
     api_key_id: _builtins.str
@@ -78,18 +78,20 @@ class AuditEvent(_message.Message):
     request_id: _builtins.str
     """Id of the call, as in the metadata "x-request-id"."""
     code: _builtins.str
-    """Status code of the call, "OK" or such as "PERMISSION_DENIED"."""
+    """Status code of the call, "OK" or such as "PERMISSION_DENIED". "CANCELLED" when the caller went away before its end."""
     reason: _builtins.str
     """Reason of a refusal: the name of an ErrorReason without its prefix."""
     hash: _builtins.str
     """Hash of this entry, in hexadecimal digits."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the call ended."""
+        """When the call ended, never before the entry before it."""
 
     @_builtins.property
     def resources(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the call was about: the ids in the request and in the answer, by the names of their fields."""
+        """What the call was about: the ids in the request and in the answer, by the names of their fields or, where an id in
+        the answer has the name of another one, by its path, such as "api_key.api_key_id".
+        """
 
     def __init__(
         self,

@@ -28,6 +28,10 @@ if _version_not_supported:
 class AuditServiceStub:
     """AuditService reads the audit log. Every call of a method that the contract marks as audited has an entry, refused
     ones included, in the log of the organization in which it acted or, for calls about an account, of that account.
+    None has a call without valid credentials or beyond its rate limit, nor one about an organization or account that its
+    caller may not know of or that does not exist: nobody writes into a foreign log.
+
+    A change and its entry are committed together: there is none without the other.
 
     Entries are never changed. Each carries a keyed hash over its content and the hash of the one before, so that a
     changed, missing or reordered one is found.
@@ -59,6 +63,10 @@ class AuditServiceStub:
 class AuditServiceServicer:
     """AuditService reads the audit log. Every call of a method that the contract marks as audited has an entry, refused
     ones included, in the log of the organization in which it acted or, for calls about an account, of that account.
+    None has a call without valid credentials or beyond its rate limit, nor one about an organization or account that its
+    caller may not know of or that does not exist: nobody writes into a foreign log.
+
+    A change and its entry are committed together: there is none without the other.
 
     Entries are never changed. Each carries a keyed hash over its content and the hash of the one before, so that a
     changed, missing or reordered one is found.
@@ -117,6 +125,10 @@ def add_AuditServiceServicer_to_server(servicer, server):
 class AuditService:
     """AuditService reads the audit log. Every call of a method that the contract marks as audited has an entry, refused
     ones included, in the log of the organization in which it acted or, for calls about an account, of that account.
+    None has a call without valid credentials or beyond its rate limit, nor one about an organization or account that its
+    caller may not know of or that does not exist: nobody writes into a foreign log.
+
+    A change and its entry are committed together: there is none without the other.
 
     Entries are never changed. Each carries a keyed hash over its content and the hash of the one before, so that a
     changed, missing or reordered one is found.

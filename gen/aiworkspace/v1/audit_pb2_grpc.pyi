@@ -29,6 +29,10 @@ GRPC_VERSION: str
 class AuditServiceStub:
     """AuditService reads the audit log. Every call of a method that the contract marks as audited has an entry, refused
     ones included, in the log of the organization in which it acted or, for calls about an account, of that account.
+    None has a call without valid credentials or beyond its rate limit, nor one about an organization or account that its
+    caller may not know of or that does not exist: nobody writes into a foreign log.
+
+    A change and its entry are committed together: there is none without the other.
 
     Entries are never changed. Each carries a keyed hash over its content and the hash of the one before, so that a
     changed, missing or reordered one is found.
@@ -53,6 +57,10 @@ class AuditServiceStub:
 class AuditServiceAsyncStub(AuditServiceStub):
     """AuditService reads the audit log. Every call of a method that the contract marks as audited has an entry, refused
     ones included, in the log of the organization in which it acted or, for calls about an account, of that account.
+    None has a call without valid credentials or beyond its rate limit, nor one about an organization or account that its
+    caller may not know of or that does not exist: nobody writes into a foreign log.
+
+    A change and its entry are committed together: there is none without the other.
 
     Entries are never changed. Each carries a keyed hash over its content and the hash of the one before, so that a
     changed, missing or reordered one is found.
@@ -73,6 +81,10 @@ class AuditServiceAsyncStub(AuditServiceStub):
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """AuditService reads the audit log. Every call of a method that the contract marks as audited has an entry, refused
     ones included, in the log of the organization in which it acted or, for calls about an account, of that account.
+    None has a call without valid credentials or beyond its rate limit, nor one about an organization or account that its
+    caller may not know of or that does not exist: nobody writes into a foreign log.
+
+    A change and its entry are committed together: there is none without the other.
 
     Entries are never changed. Each carries a keyed hash over its content and the hash of the one before, so that a
     changed, missing or reordered one is found.

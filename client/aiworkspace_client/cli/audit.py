@@ -1,0 +1,91 @@
+"""aiws audit: who did what in an organization, and whether the record is whole."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Annotated
+
+import typer
+
+from aiworkspace_client.cli import failures, output
+from aiworkspace_client.cli.account import Json
+from aiworkspace_client.cli.orgs import Org
+from aiworkspace_client.cli.session import connected
+from aiworkspace_client.types import AuditEvent
+
+app = typer.Typer(no_args_is_help=True, help="The audit log: who did what in an organization.")
+
+# A log of a million entries takes about half a minute.
+_VERIFY_SECONDS = 600.0
+
+
+@app.command("list")
+def list_events(
+    ctx: typer.Context,
+    method: Annotated[str, typer.Option("--method", help="Only calls of it, such as OrgService/UpdateMember.")] = "",
+    user: Annotated[str, typer.Option("--user", help="Only calls of this person or service account.")] = "",
+    about: Annotated[str, typer.Option("--about", help="Only calls about this id, whatever it names.")] = "",
+    code: Annotated[str, typer.Option("--code", help="Only calls that ended so: OK, PERMISSION_DENIED, ….")] = "",
+    days: Annotated[int, typer.Option(min=0, help="Only the last so many days. 0 means all.")] = 30,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Most entries to show.")] = 50,
+    org: Org = "",
+    json: Json = False,
+) -> None:
+    """List calls that changed something or were refused, the latest first. Owners and admins may."""
+    with connected(ctx) as session:
+        pager = session.client.audit.list_events(
+            session.org_id(org),
+            method=method,
+            user_id=user,
+            resource_id=about,
+            code=code,
+            start_time=datetime.now(UTC) - timedelta(days=days) if days else None,
+            page_size=min(count, 1000),
+        )
+        found = list(islice(pager, count))
+        if json:
+            return output.as_json(found)
+        output.table(
+            ("NUMBER", "TIME", "WHO", "AS", "METHOD", "OUTCOME"),
+            (
+                (
+                    str(each.sequence),
+                    output.time(each.create_time),
+                    each.user_id,
+                    each.role,
+                    each.method,
+                    _outcome(each),
+                )
+                for each in found
+            ),
+            right=("NUMBER",),
+        )
+
+
+@app.command()
+def verify(
+    ctx: typer.Context,
+    sequence: Annotated[int, typer.Option("--sequence", min=0, help="Number that you noted earlier.")] = 0,
+    known_hash: Annotated[str, typer.Option("--hash", help="Hash that you noted with it.")] = "",
+    org: Org = "",
+    json: Json = False,
+) -> None:
+    """Check that no entry was changed or taken away. Ends with exit code 1 when one was.
+
+    Note number and hash of the last entry elsewhere and give them next time: then nobody can have written the log anew.
+    """
+    with connected(ctx) as session:
+        verified = session.client.audit.verify_chain(
+            session.org_id(org), known_sequence=sequence, known_hash=known_hash, timeout=_VERIFY_SECONDS
+        )
+        if json:
+            output.as_json(verified)
+        else:
+            output.table(("NUMBER", "HASH"), [(str(verified.sequence), verified.hash)], right=("NUMBER",))
+        if not verified.valid:
+            output.say(f"Entry {verified.broken_sequence} is not as it should be. {verified.problem}", "bold red")
+            raise typer.Exit(failures.REFUSED)
+        output.say("Every entry is as it was written.", "green")
+
+
+def _outcome(event: AuditEvent) -> str:
+    return f"{event.code} {event.reason}".strip()
