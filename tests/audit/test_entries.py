@@ -253,7 +253,7 @@ async def test_two_organizations_have_nothing_in_common(company: Company, owner:
 async def test_nothing_that_people_write_is_in_the_log(new_person: NewPerson, stores: Stores) -> None:
     person = await new_person()
     org_id = await make_org(person, CANARY)
-    fields = {"name": CANARY, "system_prompt": CANARY}
+    fields: dict[str, Any] = {"name": CANARY, "system_prompt": CANARY}
     workspace = (
         await person.workspaces.CreateWorkspace(workspace_pb2.CreateWorkspaceRequest(org_id=org_id, **fields))
     ).workspace

@@ -12,7 +12,7 @@ import uvloop
 
 from aiworkspace_server.kit import logs
 
-from . import first_token, isolation, tokens, unary
+from . import audit, first_token, isolation, tokens, unary
 from .machine import Cores, take_cores
 from .servers import Site, site
 from .table import Row, show
@@ -22,6 +22,7 @@ _ROWS: dict[str, Callable[[Site, bool], Awaitable[list[Row]]]] = {
     "isolation": isolation.measure,
     "tokens": tokens.measure,
     "first-token": first_token.measure,
+    "audit": audit.measure,
 }
 
 
