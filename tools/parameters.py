@@ -7,6 +7,7 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 from buf.validate import validate_pb2
 from tools.contract import Contract, Field, Method, Named
 
+_FOR_BROWSERS = "use_cookies"  # the client keeps its tokens itself
 _TIMESTAMP = "google.protobuf.Timestamp"
 _FIELD_MASK = "google.protobuf.FieldMask"
 _SCALARS = {
@@ -41,8 +42,8 @@ def python_type(named: Named) -> str:
 
 
 def parameters(method: Method, types: Contract) -> list[Parameter]:
-    """One parameter for every field of the request, in the contract's order."""
-    return [_parameter(field, types) for field in method.request.fields]
+    """One parameter for every field of the request that is not for browsers, in the contract's order."""
+    return [_parameter(field, types) for field in method.request.fields if field.name != _FOR_BROWSERS]
 
 
 def positional(given: list[Parameter]) -> list[Parameter]:

@@ -2,14 +2,17 @@
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
 
+import structlog
 import uvloop
 
 from . import settings as configuration
-from .app import databases, running
+from .app import App, databases, running
+from .auth.keys import read_keys
 from .chat.recovery import DatabaseInUseError
 from .kit import logs
 from .kit.contract import ContractError
@@ -17,7 +20,9 @@ from .kit.embedded import EmbeddedError
 from .kit.mongo import Mongo
 from .kit.stores import STORE_AWAY
 from .migrate import SchemaError, migrate
-from .settings import Settings
+from .settings import Settings, SettingsError
+
+log = structlog.get_logger("serve")
 
 REGISTER = '{"email": "me@example.com", "password": "a long passphrase", "display_name": "Me"}'
 LOGIN = '{"email": "me@example.com", "password": "a long passphrase"}'
@@ -30,6 +35,8 @@ def main() -> None:
     work = _serve(settings, arguments.migrate) if arguments.command == "serve" else _migrate(settings)
     try:
         uvloop.run(work)
+    except SettingsError as error:
+        configuration.refuse(error)
     except (SchemaError, DatabaseInUseError, EmbeddedError, ContractError, OSError) as error:
         sys.exit(f"error: {error}")
     except STORE_AWAY as error:
@@ -50,10 +57,29 @@ async def _serve(settings: Settings, migrating: bool) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with running(settings, migrating=migrating) as app:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _hang_up, app, stop, os.isatty(0))
         print(f"aiworkspace listening on {app.address}", flush=True)
         print(_first_steps(app.address, secure=settings.tls_cert_file is not None), flush=True)
         await stop.wait()
         print("stopping", flush=True)
+
+
+def _hang_up(app: App, stop: asyncio.Event, began_on_terminal: bool) -> None:
+    """Reads the keys of tokens anew; or stops, when the signal says that the terminal has gone."""
+    if began_on_terminal and not os.isatty(0):
+        stop.set()
+        return
+    try:
+        keys = read_keys(configuration.read())
+    except SettingsError as error:
+        log.error("the keys of tokens stay as they were", problems=error.problems)
+        return
+    app.use_keys(keys)
+    log.info(
+        "the keys of tokens were read anew",
+        access=[key.id for key in keys.access],
+        refresh=[key.id for key in keys.refresh],
+    )
 
 
 async def _migrate(settings: Settings) -> None:

@@ -17,6 +17,8 @@ from .accounts.servicer import AccountServicer
 from .audit.recorder import Recorder
 from .audit.service import Chain
 from .audit.servicer import AuditServicer
+from .auth.cookies import CsrfTokens
+from .auth.keys import Keys, read_keys
 from .auth.passwords import Passwords
 from .auth.principal import Authenticator
 from .auth.service import Sessions
@@ -57,6 +59,13 @@ class App:
     mongo: Mongo
     registry: Registry
     runs: Runs
+    access_tokens: Tokens
+    refresh_tokens: Tokens
+
+    def use_keys(self, keys: Keys) -> None:
+        """Signs and checks tokens with these from now on."""
+        self.access_tokens.use(keys.access)
+        self.refresh_tokens.use(keys.refresh)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +97,7 @@ async def databases(settings: Settings) -> AsyncIterator[Databases]:
 @asynccontextmanager
 async def running(settings: Settings, *, migrating: bool) -> AsyncIterator[App]:
     """A server that takes calls until the context ends. Embedded databases are always migrated."""
+    keys = read_keys(settings)
     async with AsyncExitStack() as stack:
         where = await stack.enter_async_context(databases(settings))
         mongo = Mongo(where.mongo_uri)
@@ -99,16 +109,19 @@ async def running(settings: Settings, *, migrating: bool) -> AsyncIterator[App]:
         await check_schema(db, embedded=settings.embedded)
         await stack.enter_async_context(sole_server(db))
         await recover(db, mongo)
-        yield await _listen(stack, settings, db, mongo)
+        yield await _listen(stack, settings, keys, db, mongo)
 
 
-async def _listen(stack: AsyncExitStack, settings: Settings, db: Database, mongo: Mongo) -> App:
+async def _listen(stack: AsyncExitStack, settings: Settings, keys: Keys, db: Database, mongo: Mongo) -> App:
     registry = await stack.enter_async_context(Registry.from_settings(settings))
     runs = Runs(db, mongo, settings.run_seconds, settings.max_output_tokens)
     stack.push_async_callback(runs.close, settings.shutdown_seconds)
-    secret = settings.jwt_secret.get_secret_value()
-    access_tokens = Tokens(secret, "access", settings.access_token_seconds)
-    authenticator = Authenticator(db, access_tokens)
+    # The one secret that never changes, since all password hashes depend on it: what is made with these has to last.
+    lasting = settings.password_pepper.get_secret_value()
+    access_tokens = Tokens(keys.access, "access", settings.access_token_seconds)
+    refresh_tokens = Tokens(keys.refresh, "refresh", settings.refresh_token_seconds)
+    csrf_tokens = CsrfTokens(derive(lasting, "csrf"))
+    authenticator = Authenticator(db, access_tokens, csrf_tokens)
     workspaces = WorkspaceFinder(db)
     chats = ChatFinder(mongo, workspaces)
     access = Access(
@@ -121,12 +134,8 @@ async def _listen(stack: AsyncExitStack, settings: Settings, db: Database, mongo
     )
     limits = Limits(settings.redis_url.get_secret_value() if settings.redis_url else None, settings.rate_limit_factor)
     stack.push_async_callback(limits.close)
-    passwords = Passwords(settings.password_pepper.get_secret_value(), settings.password_hash_cost)
+    passwords = Passwords(lasting, settings.password_hash_cost)
     stack.callback(passwords.close)
-    refresh_secret = settings.jwt_refresh_secret.get_secret_value()
-    refresh_tokens = Tokens(refresh_secret, "refresh", settings.refresh_token_seconds)
-    # The one secret that never changes, since all password hashes depend on it: what is made with these has to last.
-    lasting = settings.password_pepper.get_secret_value()
     sessions = Sessions(access_tokens, refresh_tokens, derive(lasting, "lineage"))
     pages, replies = Pages(derive(lasting, "pages")), Replies(derive(lasting, "replies"))
     invitations = InvitationTokens(derive(lasting, "invitations"))
@@ -145,7 +154,7 @@ async def _listen(stack: AsyncExitStack, settings: Settings, db: Database, mongo
     methods = read_surface(access)
     server = build_server(methods, authenticator, limits, recorder, access)
     services = Services(
-        auth=AuthServicer(db, sessions, passwords, authenticator, pages, replies),
+        auth=AuthServicer(db, sessions, access_tokens, csrf_tokens, passwords, authenticator, pages, replies),
         accounts=AccountServicer(db, pages, replies),
         orgs=OrgServicer(db, authenticator, left_org, invitations, pages, replies),
         teams=TeamServicer(db, workspaces, lost_rights, pages, replies),
@@ -160,7 +169,7 @@ async def _listen(stack: AsyncExitStack, settings: Settings, db: Database, mongo
     address = _bind(server, settings)
     await server.start()
     stack.push_async_callback(_drain, server, health_servicer, runs, settings.shutdown_seconds)
-    return App(address, db, mongo, registry, runs)
+    return App(address, db, mongo, registry, runs, access_tokens, refresh_tokens)
 
 
 def _bind(server: grpc.aio.Server, settings: Settings) -> str:

@@ -3,11 +3,11 @@
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NoReturn, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from aiworkspace_server import secrets_file
 
@@ -55,11 +55,16 @@ def _begins(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _split(value: object) -> object:
+    return re.findall(r"[^\s,]+", value) if isinstance(value, str) else value
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
 Secret = Annotated[SecretStr, AfterValidator(_strong)]
+Listed = NoDecode, BeforeValidator(_split)  # separated by spaces or commas
 # URLs of databases are secret because they carry passwords.
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
 MongoUri = Annotated[SecretStr, _begins("mongodb://", "mongodb+srv://")]
@@ -90,6 +95,11 @@ class Deployment(BaseSettings):
 
     password_hash_cost: Annotated[int, Field(ge=10, le=16)] = 12  # one more doubles the time
     rate_limit_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1  # times the limits of the contract
+    jwt_private_key_file: Path | None = None  # signs access tokens; jwt_secret does when unset
+    # What only checks tokens: keys that are to sign from the next rotation on, and those that did before the last.
+    jwt_other_secrets: Annotated[tuple[Secret, ...] | None, *Listed] = None
+    jwt_other_key_files: Annotated[tuple[Path, ...] | None, *Listed] = None
+    jwt_refresh_other_secrets: Annotated[tuple[Secret, ...] | None, *Listed] = None
     access_token_seconds: Lifetime = 900
     refresh_token_seconds: Lifetime = 2_592_000
 
@@ -135,6 +145,12 @@ class Settings(Deployment):
     def _different(self) -> Self:
         if len({getattr(self, name) for name in SECRETS}) < len(SECRETS):
             raise ValueError(f"{', '.join(map(str.upper, SECRETS))} must differ; {HOW_TO_MAKE_ONE}")
+        main = {self.jwt_refresh_secret, self.password_pepper}
+        if self.jwt_private_key_file is None:  # else jwt_secret signs nothing, and may be one of the others
+            main.add(self.jwt_secret)
+        others = [*(self.jwt_other_secrets or ()), *(self.jwt_refresh_other_secrets or ())]
+        if len(main.union(others)) < len(main) + len(others):
+            raise ValueError("JWT_OTHER_SECRETS, JWT_REFRESH_OTHER_SECRETS must not repeat a secret that is set")
         return self
 
 
@@ -165,13 +181,17 @@ def load() -> Settings:
     try:
         return read()
     except SettingsError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
+        refuse(error)
+
+
+def refuse(error: SettingsError) -> NoReturn:
+    for problem in error.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _problem(fault: ErrorDetails) -> str:
-    name = "_".join(map(str, fault["loc"])).upper()
+    name = "".join(map(str, fault["loc"][:1])).upper()  # what follows is the place in a list
     if fault["type"] == "missing":
         return f"{name} is not set; {HOW_TO_MAKE_ONE}"
     text = fault["msg"].removeprefix("Value error, ")

@@ -40,6 +40,12 @@ def test_the_one_id_of_a_method_needs_no_keyword(types: Contract) -> None:
     assert unnamed["RemoveMember"] == unnamed["CreateOrg"] == unnamed["Refresh"] == []
 
 
+def test_what_is_for_browsers_is_no_parameter(types: Contract) -> None:
+    (login,) = [method for service in types.services for method in service.methods if method.name == "Login"]
+    assert login.request.field("use_cookies")
+    assert [each.name for each in parameters(login, types)] == ["email", "password", "device_name", "device_token"]
+
+
 def test_namespaces_are_named_after_what_they_list(types: Contract) -> None:
     names = {Namespaces(service, types).name for service in types.services}
     assert {"account", "auth", "chat", "orgs", "service_accounts", "usage", "workspaces"} <= names

@@ -80,7 +80,6 @@ class AsyncAuth:
         display_name: str,
         device_name: str = "",
         request_id: str | None = None,
-        use_cookies: bool = False,
         timeout: float | None = None,
     ) -> auth_pb2.RegisterResponse:
         """Creates an account and signs it in. A mail with the token for AccountService.VerifyEmail goes to its address.
@@ -95,7 +94,6 @@ class AsyncAuth:
             display_name: Name that other people see, 1 to 100 characters.
             device_name: Name of the device, shown in the list of sessions. At most 100 characters.
             request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
-            use_cookies: Whether the tokens are to be sent as cookies alone, out of the reach of scripts: for browsers.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         request = auth_pb2.RegisterRequest(
@@ -104,19 +102,11 @@ class AsyncAuth:
             display_name=display_name,
             device_name=device_name,
             request_id=request_id or new_request_id(),
-            use_cookies=use_cookies,
         )
         return await self._transport.unary(_REGISTER, request, timeout)
 
     async def login(
-        self,
-        *,
-        email: str,
-        password: str,
-        device_name: str = "",
-        device_token: str = "",
-        use_cookies: bool = False,
-        timeout: float | None = None,
+        self, *, email: str, password: str, device_name: str = "", device_token: str = "", timeout: float | None = None
     ) -> auth_pb2.LoginResponse:
         """Signs in with email address and password and starts a session.
 
@@ -129,11 +119,10 @@ class AsyncAuth:
             password: Its password.
             device_name: Name of the device, shown in the list of sessions. At most 100 characters.
             device_token: device_token of an earlier sign-in on this device, when there was one.
-            use_cookies: Whether the tokens are to be sent as cookies alone, out of the reach of scripts: for browsers.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         request = auth_pb2.LoginRequest(
-            email=email, password=password, device_name=device_name, device_token=device_token, use_cookies=use_cookies
+            email=email, password=password, device_name=device_name, device_token=device_token
         )
         return await self._transport.unary(_LOGIN, request, timeout)
 
@@ -144,7 +133,7 @@ class AsyncAuth:
         within ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session,
         because somebody else may hold a copy.
 
-        Errors: UNAUTHENTICATED.
+        Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED.
 
         Args:
             refresh_token: The session's latest refresh token. Empty when it comes as a cookie.
@@ -251,7 +240,9 @@ class AsyncAuth:
 
     async def get_jwks(self, *, timeout: float | None = None) -> auth_pb2.GetJwksResponse:
         """Returns the public keys with which other services can check access tokens: a JSON Web Key Set (RFC 7517) when
-        it is read as JSON. It has no keys while tokens are signed with a shared secret.
+        it is read as JSON. It has no keys while tokens are signed with a shared secret. Such services check as well
+        that the issuer is "aiworkspace", that the audience is "aiworkspace/access", and that the token has not
+        expired; that its session was ended before, they cannot see.
 
         Args:
             timeout: Seconds for the call, repetitions included. The client's own unless given.
@@ -284,7 +275,6 @@ class Auth:
         display_name: str,
         device_name: str = "",
         request_id: str | None = None,
-        use_cookies: bool = False,
         timeout: float | None = None,
     ) -> auth_pb2.RegisterResponse:
         """Creates an account and signs it in. A mail with the token for AccountService.VerifyEmail goes to its address.
@@ -299,7 +289,6 @@ class Auth:
             display_name: Name that other people see, 1 to 100 characters.
             device_name: Name of the device, shown in the list of sessions. At most 100 characters.
             request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
-            use_cookies: Whether the tokens are to be sent as cookies alone, out of the reach of scripts: for browsers.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         return self._portal.run(
@@ -309,20 +298,12 @@ class Auth:
                 display_name=display_name,
                 device_name=device_name,
                 request_id=request_id,
-                use_cookies=use_cookies,
                 timeout=timeout,
             )
         )
 
     def login(
-        self,
-        *,
-        email: str,
-        password: str,
-        device_name: str = "",
-        device_token: str = "",
-        use_cookies: bool = False,
-        timeout: float | None = None,
+        self, *, email: str, password: str, device_name: str = "", device_token: str = "", timeout: float | None = None
     ) -> auth_pb2.LoginResponse:
         """Signs in with email address and password and starts a session.
 
@@ -335,17 +316,11 @@ class Auth:
             password: Its password.
             device_name: Name of the device, shown in the list of sessions. At most 100 characters.
             device_token: device_token of an earlier sign-in on this device, when there was one.
-            use_cookies: Whether the tokens are to be sent as cookies alone, out of the reach of scripts: for browsers.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         return self._portal.run(
             self._namespace.login(
-                email=email,
-                password=password,
-                device_name=device_name,
-                device_token=device_token,
-                use_cookies=use_cookies,
-                timeout=timeout,
+                email=email, password=password, device_name=device_name, device_token=device_token, timeout=timeout
             )
         )
 
@@ -356,7 +331,7 @@ class Auth:
         within ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session,
         because somebody else may hold a copy.
 
-        Errors: UNAUTHENTICATED.
+        Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED.
 
         Args:
             refresh_token: The session's latest refresh token. Empty when it comes as a cookie.
@@ -452,7 +427,9 @@ class Auth:
 
     def get_jwks(self, *, timeout: float | None = None) -> auth_pb2.GetJwksResponse:
         """Returns the public keys with which other services can check access tokens: a JSON Web Key Set (RFC 7517) when
-        it is read as JSON. It has no keys while tokens are signed with a shared secret.
+        it is read as JSON. It has no keys while tokens are signed with a shared secret. Such services check as well
+        that the issuer is "aiworkspace", that the audience is "aiworkspace/access", and that the token has not
+        expired; that its session was ended before, they cannot see.
 
         Args:
             timeout: Seconds for the call, repetitions included. The client's own unless given.

@@ -140,7 +140,7 @@ class AuthServiceServicer:
         The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange within
         ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session, because
         somebody else may hold a copy.
-        Errors: UNAUTHENTICATED.
+        Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -204,7 +204,9 @@ class AuthServiceServicer:
 
     def GetJwks(self, request, context):
         """GetJwks returns the public keys with which other services can check access tokens: a JSON Web Key Set (RFC 7517)
-        when it is read as JSON. It has no keys while tokens are signed with a shared secret.
+        when it is read as JSON. It has no keys while tokens are signed with a shared secret. Such services check as well
+        that the issuer is "aiworkspace", that the audience is "aiworkspace/access", and that the token has not expired; that
+        its session was ended before, they cannot see.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

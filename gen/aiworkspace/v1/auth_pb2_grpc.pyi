@@ -62,7 +62,7 @@ class AuthServiceStub:
     The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange within
     ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session, because
     somebody else may hold a copy.
-    Errors: UNAUTHENTICATED.
+    Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED.
     """
     Logout: _grpc.UnaryUnaryMultiCallable[_auth_pb2.LogoutRequest, _auth_pb2.LogoutResponse]
     """Logout ends the session of the access token. Its tokens no longer work."""
@@ -90,7 +90,9 @@ class AuthServiceStub:
     """RevokeAllSessions ends all of the caller's sessions, this one included unless keep_current says otherwise."""
     GetJwks: _grpc.UnaryUnaryMultiCallable[_auth_pb2.GetJwksRequest, _auth_pb2.GetJwksResponse]
     """GetJwks returns the public keys with which other services can check access tokens: a JSON Web Key Set (RFC 7517)
-    when it is read as JSON. It has no keys while tokens are signed with a shared secret.
+    when it is read as JSON. It has no keys while tokens are signed with a shared secret. Such services check as well
+    that the issuer is "aiworkspace", that the audience is "aiworkspace/access", and that the token has not expired; that
+    its session was ended before, they cannot see.
     """
 
 @_typing.type_check_only
@@ -127,7 +129,7 @@ class AuthServiceAsyncStub(AuthServiceStub):
     The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange within
     ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session, because
     somebody else may hold a copy.
-    Errors: UNAUTHENTICATED.
+    Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED.
     """
     Logout: _aio.UnaryUnaryMultiCallable[_auth_pb2.LogoutRequest, _auth_pb2.LogoutResponse]  # type: ignore[assignment]
     """Logout ends the session of the access token. Its tokens no longer work."""
@@ -155,7 +157,9 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """RevokeAllSessions ends all of the caller's sessions, this one included unless keep_current says otherwise."""
     GetJwks: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetJwksRequest, _auth_pb2.GetJwksResponse]  # type: ignore[assignment]
     """GetJwks returns the public keys with which other services can check access tokens: a JSON Web Key Set (RFC 7517)
-    when it is read as JSON. It has no keys while tokens are signed with a shared secret.
+    when it is read as JSON. It has no keys while tokens are signed with a shared secret. Such services check as well
+    that the issuer is "aiworkspace", that the audience is "aiworkspace/access", and that the token has not expired; that
+    its session was ended before, they cannot see.
     """
 
 class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -207,7 +211,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange within
         ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session, because
         somebody else may hold a copy.
-        Errors: UNAUTHENTICATED.
+        Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED.
         """
 
     @_abc_1.abstractmethod
@@ -283,7 +287,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.GetJwksResponse, _abc.Awaitable[_auth_pb2.GetJwksResponse]]:
         """GetJwks returns the public keys with which other services can check access tokens: a JSON Web Key Set (RFC 7517)
-        when it is read as JSON. It has no keys while tokens are signed with a shared secret.
+        when it is read as JSON. It has no keys while tokens are signed with a shared secret. Such services check as well
+        that the issuer is "aiworkspace", that the audience is "aiworkspace/access", and that the token has not expired; that
+        its session was ended before, they cannot see.
         """
 
 def add_AuthServiceServicer_to_server(servicer: AuthServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -10,9 +10,10 @@ from cachetools import LRUCache, TTLCache
 from ..kit.context import Call
 from ..kit.errors import Unauthenticated
 from ..kit.postgres import Database
-from . import store
+from . import cookies, store
 from .api_keys import KEY_PREFIX, is_key, secret_hash
 from .authority import KeyScope, Principal, read_memberships
+from .cookies import CsrfTokens
 from .tokens import Claims, Tokens
 
 _MOST_CACHED = 50_000
@@ -27,20 +28,24 @@ class Authenticator:
     that is refused on cached roles asks for `fresh` ones first, so that the cache never hides a new permission.
     """
 
-    def __init__(self, db: Database, access_tokens: Tokens) -> None:
+    def __init__(self, db: Database, access_tokens: Tokens, csrf_tokens: CsrfTokens) -> None:
         self._db = db
         self._tokens = access_tokens
+        self._csrf_tokens = csrf_tokens
         self._claims: LRUCache[bytes, Claims] = LRUCache(_MOST_CACHED)
         self._principals: TTLCache[UUID | bytes, Principal] = TTLCache(_MOST_CACHED, _FRESH_SECONDS)
         self._changes = 0  # how often something had to be forgotten
 
     async def authenticate(self, call: Call) -> None:
         """Sets the call's principal. Raises Unauthenticated."""
-        token = _bearer(call)
-        if token.startswith(KEY_PREFIX):
+        cookie = cookies.tokens(call).get(cookies.ACCESS)
+        token = _bearer(call) if cookie is None else cookie
+        if token.startswith(KEY_PREFIX) and cookie is None:
             await self._use_key(call, token)
             return
         claims = self._check(token)
+        if cookie is not None:
+            self._csrf_tokens.check(call, claims.session_id)
         principal = self._principals.get(claims.session_id) or await self._load_session(call, claims.session_id)
         if principal.user_id != claims.user_id:
             raise Unauthenticated
@@ -78,7 +83,7 @@ class Authenticator:
     def _check(self, token: str) -> Claims:
         key = hashlib.sha256(token.encode()).digest()
         claims = self._claims.get(key)
-        if claims is None:
+        if claims is None or claims.key_id not in self._tokens.keys:  # else a retired key would live on in here
             claims = self._claims[key] = self._tokens.check(token)
         if claims.expire_time <= time.time():
             raise Unauthenticated

@@ -14,7 +14,7 @@ from ..kit.postgres import WriteSession
 from ..kit.timestamps import now
 from . import store
 from .models import Session, User
-from .tokens import Issued, Tokens
+from .tokens import Claims, Issued, Tokens
 
 _REPEAT_WINDOW = timedelta(seconds=10)  # in which a used refresh token gives the same tokens again
 
@@ -62,9 +62,12 @@ class Sessions:
         tx.add(session)
         return self._pair(session)
 
-    async def refresh(self, tx: WriteSession, token: str, address: str) -> tuple[UUID, Pair | None]:
+    def check(self, refresh_token: str) -> Claims:
+        """What a refresh token says. Whether it is the session's latest is for `refresh` to find out."""
+        return self._refresh.check(refresh_token)
+
+    async def refresh(self, tx: WriteSession, claims: Claims, address: str) -> tuple[UUID, Pair | None]:
         """Whose session it is, and its next tokens: None when it had to be ended because an old token came back."""
-        claims = self._refresh.check(token)
         session = await store.lock_session(tx, claims.session_id)
         time = now()
         if session is None or session.revoke_time or session.expire_time <= time:
@@ -113,7 +116,7 @@ async def set_password(tx: WriteSession, checked: User, session_id: UUID, passwo
     user.password_hash = password_hash
     user.version += 1
     user.update_time = now()
-    await store.revoke_other_sessions(tx, user.id, session_id, user.update_time)
+    await store.revoke_sessions(tx, user.id, user.update_time, kept=session_id)
 
 
 async def update_user(tx: WriteSession, user_id: UUID, etag: str, values: dict[str, Any]) -> User:
@@ -131,6 +134,12 @@ async def update_user(tx: WriteSession, user_id: UUID, etag: str, values: dict[s
 async def revoke_session(tx: WriteSession, user_id: UUID, session_id: UUID) -> None:
     if not await store.revoke_session(tx, user_id, session_id):
         raise NotFound("session_id")
+
+
+async def revoke_all_sessions(tx: WriteSession, user_id: UUID, kept: UUID | None) -> int:
+    """How many sessions that ended."""
+    await store.lock_user(tx, user_id)  # or two calls could each hold sessions that the other one waits for
+    return await store.revoke_sessions(tx, user_id, now(), kept)
 
 
 def wrong_password() -> Unauthenticated:

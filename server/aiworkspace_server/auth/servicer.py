@@ -7,18 +7,20 @@ from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace.v1.auth_pb2_grpc import AuthServiceServicer
 
 from ..kit.context import caller_id, current
-from ..kit.errors import AlreadyExists, Unauthenticated
+from ..kit.errors import AlreadyExists, InvalidArgument, Unauthenticated
 from ..kit.ids import new_id, parse_id
 from ..kit.masks import changes
 from ..kit.pages import Pages
 from ..kit.postgres import Database, WriteSession
 from ..kit.replies import Replies
 from ..kit.timestamps import timestamp
-from . import service, store
+from . import cookies, service, store
+from .cookies import CsrfTokens
 from .models import Session, User
 from .passwords import Passwords
 from .principal import Authenticator
 from .service import Device, Pair, Sessions
+from .tokens import Tokens
 
 
 class AuthServicer(AuthServiceServicer):
@@ -26,6 +28,8 @@ class AuthServicer(AuthServiceServicer):
         self,
         db: Database,
         sessions: Sessions,
+        access_tokens: Tokens,
+        csrf_tokens: CsrfTokens,
         passwords: Passwords,
         authenticator: Authenticator,
         pages: Pages,
@@ -33,6 +37,8 @@ class AuthServicer(AuthServiceServicer):
     ) -> None:
         self._db = db
         self._sessions = sessions
+        self._access_tokens = access_tokens
+        self._csrf_tokens = csrf_tokens
         self._passwords = passwords
         self._authenticator = authenticator
         self._pages = pages
@@ -52,7 +58,8 @@ class AuthServicer(AuthServiceServicer):
             pair = self._start(tx, user, _device(request)) if user else None
         if user is None or pair is None:
             user, pair = await self._register_again(request)
-        return pb.RegisterResponse(user=user_to_proto(user), tokens=_pair_to_proto(pair))
+        tokens = await self._hand_out(pair, by_cookie=request.use_cookies)
+        return pb.RegisterResponse(user=user_to_proto(user), tokens=tokens)
 
     async def _register_again(self, request: pb.RegisterRequest) -> tuple[User, Pair]:
         """Signs in to the account that an earlier call with the same request_id and password made."""
@@ -67,7 +74,8 @@ class AuthServicer(AuthServiceServicer):
     async def Login(self, request: pb.LoginRequest, context: Any) -> pb.LoginResponse:
         user = await self._check_password(request.email, request.password)
         pair = await self._sign_in(user, _device(request))
-        return pb.LoginResponse(user=user_to_proto(user), tokens=_pair_to_proto(pair))
+        tokens = await self._hand_out(pair, by_cookie=request.use_cookies)
+        return pb.LoginResponse(user=user_to_proto(user), tokens=tokens)
 
     async def _check_password(self, email: str, password: str) -> User:
         """The account. No connection is held while the password is hashed."""
@@ -89,19 +97,38 @@ class AuthServicer(AuthServiceServicer):
         return pair
 
     async def Refresh(self, request: pb.RefreshRequest, context: Any) -> pb.RefreshResponse:
+        call = current.get()
+        cookie = cookies.tokens(call).get(cookies.REFRESH)
+        if bool(request.refresh_token) == (cookie is not None):
+            raise InvalidArgument({"refresh_token": "must come here or as a cookie, and not both"})
+        claims = self._sessions.check(request.refresh_token if cookie is None else cookie)
+        if cookie is not None:
+            self._csrf_tokens.check(call, claims.session_id)
         async with self._db.write() as tx:
-            user_id, pair = await self._sessions.refresh(tx, request.refresh_token, current.get().peer)
+            user_id, pair = await self._sessions.refresh(tx, claims, call.peer)
         if pair is None:  # raised out here, so that the end of the session is committed
             self._authenticator.forget(user_id)
             raise Unauthenticated
-        return pb.RefreshResponse(tokens=_pair_to_proto(pair))
+        return pb.RefreshResponse(tokens=await self._hand_out(pair, by_cookie=cookie is not None))
+
+    async def _hand_out(self, pair: Pair, *, by_cookie: bool) -> pb.TokenPair:
+        """The tokens as they stand in an answer: with what is secret in cookies instead, when that is asked for."""
+        tokens = _pair_to_proto(pair)
+        if by_cookie:
+            sent = cookies.access_cookie(pair.access), cookies.refresh_cookie(pair.refresh)
+            await cookies.send(current.get(), sent)
+            tokens.access_token = tokens.refresh_token = ""
+            tokens.csrf_token = self._csrf_tokens.of(pair.session_id)
+        return tokens
 
     async def Logout(self, request: pb.LogoutRequest, context: Any) -> pb.LogoutResponse:
-        session_id = current.get().session_id
-        assert session_id is not None
+        call = current.get()
+        assert call.session_id is not None
         async with self._db.write(user_id=caller_id()) as tx:
-            await service.revoke_session(tx, caller_id(), session_id)
+            await service.revoke_session(tx, caller_id(), call.session_id)
         self._authenticator.forget(caller_id())
+        if cookies.tokens(call):
+            await cookies.send(call, cookies.SIGNED_OUT)
         return pb.LogoutResponse()
 
     async def GetMe(self, request: pb.GetMeRequest, context: Any) -> pb.GetMeResponse:
@@ -147,6 +174,19 @@ class AuthServicer(AuthServiceServicer):
             await service.revoke_session(tx, caller_id(), session_id)
         self._authenticator.forget(caller_id())
         return pb.RevokeSessionResponse()
+
+    async def RevokeAllSessions(
+        self, request: pb.RevokeAllSessionsRequest, context: Any
+    ) -> pb.RevokeAllSessionsResponse:
+        kept = current.get().session_id if request.keep_current else None
+        async with self._db.write() as tx:
+            count = await service.revoke_all_sessions(tx, caller_id(), kept)
+        self._authenticator.forget(caller_id())
+        return pb.RevokeAllSessionsResponse(revoked_count=count)
+
+    async def GetJwks(self, request: pb.GetJwksRequest, context: Any) -> pb.GetJwksResponse:
+        keys = self._access_tokens.keys.values()
+        return pb.GetJwksResponse(keys=[pb.Jwk(**key.jwk) for key in keys if key.jwk])
 
 
 def _device(request: pb.RegisterRequest | pb.LoginRequest) -> Device:

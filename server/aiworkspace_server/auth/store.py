@@ -90,6 +90,10 @@ async def revoke_session(tx: WriteSession, user_id: UUID, session_id: UUID) -> b
     return result.first() is not None
 
 
-async def revoke_other_sessions(tx: WriteSession, user_id: UUID, session_id: UUID, time: datetime) -> None:
-    others = Session.user_id == user_id, Session.id != session_id, Session.revoke_time.is_(None)
-    await tx.execute(update(Session).where(*others).values(revoke_time=time))
+async def revoke_sessions(tx: WriteSession, user_id: UUID, time: datetime, kept: UUID | None) -> int:
+    """Ends the person's sessions but for the one that is kept. Returns how many were live."""
+    revoked = update(Session).where(Session.user_id == user_id, Session.revoke_time.is_(None))
+    if kept:
+        revoked = revoked.where(Session.id != kept)
+    ends = (await tx.execute(revoked.values(revoke_time=time).returning(Session.expire_time))).scalars()
+    return sum(end > time for end in ends)

@@ -1,8 +1,8 @@
-"""Access and refresh tokens: JWTs, each kind with a key, a type and an audience of its own."""
+"""Access and refresh tokens: JWTs, each kind with keys, a type and an audience of its own."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -10,9 +10,10 @@ import jwt
 
 from ..kit.errors import Unauthenticated
 from ..kit.ids import new_id
+from .keys import Key
 
 ISSUER = "aiworkspace"
-_ALGORITHM = "HS256"
+_HEADERS = {"alg", "typ", "kid"}  # ours have no other: none that would bring a key along or change the format
 _CLAIMS = ["iss", "aud", "sub", "sid", "jti", "iat", "exp"]
 
 
@@ -24,6 +25,7 @@ class Claims:
     session_id: UUID
     token_id: UUID
     expire_time: float  # seconds since the epoch
+    key_id: str  # of the key that it was checked with
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +39,19 @@ class Issued:
 class Tokens:
     """Signs and checks tokens of one kind."""
 
-    def __init__(self, secret: str, kind: str, seconds: int) -> None:
-        self._secret = secret
+    def __init__(self, keys: Sequence[Key], kind: str, seconds: int) -> None:
         self._type = f"{kind}+jwt"
         self._audience = f"{ISSUER}/{kind}"
-        self._key_id = sha256(f"{self._type}:{secret}".encode()).hexdigest()[:8]
         self.lifetime = timedelta(seconds=seconds)
+        self.use(keys)
+
+    def use(self, keys: Sequence[Key]) -> None:
+        """From now on the first of these signs, and tokens of no others are taken."""
+        self._signing = keys[0]
+        self.keys = {key.id: key for key in keys}
 
     def issue(self, user_id: UUID, session_id: UUID, time: datetime, token_id: UUID | None = None) -> Issued:
-        """The same arguments, token_id included, give the same token."""
+        """The same arguments, token_id included, give the same token, but for what an ES256 signature has of chance."""
         expire_time = time + self.lifetime
         payload: dict[str, Any] = {
             "iss": ISSUER,
@@ -56,23 +62,27 @@ class Tokens:
             "iat": time,
             "exp": expire_time,
         }
-        headers = {"typ": self._type, "kid": self._key_id}
-        return Issued(jwt.encode(payload, self._secret, _ALGORITHM, headers), expire_time)
+        key = self._signing
+        assert key.signing is not None
+        headers = {"typ": self._type, "kid": key.id}
+        return Issued(jwt.encode(payload, key.signing, key.algorithm, headers), expire_time)
 
     def check(self, token: str) -> Claims:
         """The claims of a token that is ours, of this kind, and not expired. Raises Unauthenticated otherwise."""
         try:
-            checked = jwt.decode_complete(
+            header = jwt.get_unverified_header(token)
+            key = self.keys.get(header.get("kid", ""))
+            if key is None or header.keys() != _HEADERS or header["typ"] != self._type:
+                raise Unauthenticated
+            claims = jwt.decode(
                 token,
-                self._secret,
-                algorithms=[_ALGORITHM],
+                key.verifying,
+                algorithms=[key.algorithm],
                 audience=self._audience,
                 issuer=ISSUER,
                 options={"require": _CLAIMS, "strict_aud": True},
             )
-            header, claims = checked["header"], checked["payload"]
-            if (header.get("typ"), header.get("kid")) != (self._type, self._key_id):
-                raise Unauthenticated
-            return Claims(UUID(claims["sub"]), UUID(claims["sid"]), UUID(claims["jti"]), float(claims["exp"]))
+            ids = UUID(claims["sub"]), UUID(claims["sid"]), UUID(claims["jti"])
+            return Claims(*ids, float(claims["exp"]), key.id)
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError, OverflowError):
             raise Unauthenticated from None
