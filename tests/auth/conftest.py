@@ -1,9 +1,14 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from aiworkspace.v1 import auth_pb2
-from aiworkspace_server.app import App
+from aiworkspace_server.app import App, running
+from aiworkspace_server.settings import Settings
+from tests.conftest import Stores, other_databases, store_settings
 from tests.people import PASSWORD, Person
 
 SignIn = Callable[..., Awaitable[Person]]
@@ -33,3 +38,30 @@ async def sign_in(app: App) -> AsyncIterator[SignIn]:
     yield sign_in
     for device in devices:
         await device.channel.close()
+
+
+@pytest.fixture(scope="session")
+def key_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A private key in a file for each algorithm that can be checked by others."""
+    folder = tmp_path_factory.mktemp("keys")
+    keys = {
+        "EdDSA": ed25519.Ed25519PrivateKey.generate(),
+        "ES256": ec.generate_private_key(ec.SECP256R1()),
+        "RS256": rsa.generate_private_key(65537, 2048),
+    }
+    for name, key in keys.items():
+        (folder / name).write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return {name: folder / name for name in keys}
+
+
+@pytest.fixture(scope="session")
+async def keyed_settings(stores: Stores, key_files: dict[str, Path]) -> Settings:
+    """Of a server that signs access tokens with an RSA key."""
+    values = store_settings(await other_databases(stores, "keyed"))
+    return Settings.model_validate(values | {"jwt_private_key_file": key_files["RS256"]})
+
+
+@pytest.fixture(scope="session")
+async def keyed(keyed_settings: Settings) -> AsyncIterator[App]:
+    async with running(keyed_settings, migrating=True) as app:
+        yield app

@@ -176,6 +176,51 @@ async def test_sessions_of_others_are_as_unknown_as_those_of_nobody(new_person: 
     assert await get_me(other) == OK
 
 
+async def revoke_all(person: Person, **fields: bool) -> int:
+    return int((await person.auth.RevokeAllSessions(pb.RevokeAllSessionsRequest(**fields))).revoked_count)
+
+
+async def test_all_sessions_end_at_once(new_person: NewPerson, sign_in: SignIn, owner: Person) -> None:
+    person = await new_person()
+    everywhere = [person, *[await sign_in(person) for _ in range(2)]]
+    assert [await get_me(device) for device in everywhere] == [OK] * 3
+    assert await revoke_all(person) == 3
+    assert [await get_me(device) for device in everywhere] == [UNAUTHENTICATED] * 3
+    assert [await outcome(refresh(device)) for device in everywhere] == [UNAUTHENTICATED] * 3
+    assert await get_me(owner) == OK
+    assert await get_me(await sign_in(person)) == OK
+
+
+async def test_all_sessions_but_the_present_one_end_at_once(new_person: NewPerson, sign_in: SignIn) -> None:
+    person = await new_person()
+    others = [await sign_in(person) for _ in range(2)]
+    assert [await get_me(device) for device in others] == [OK] * 2
+    assert [await revoke_all(person, keep_current=True) for _ in range(2)] == [2, 0]
+    assert [await get_me(device) for device in others] == [UNAUTHENTICATED] * 2
+    assert [await outcome(refresh(device)) for device in others] == [UNAUTHENTICATED] * 2
+    assert await get_me(person) == OK
+    assert await outcome(refresh(person)) == OK
+
+
+async def test_sessions_that_have_expired_are_not_counted_among_the_ended(
+    new_person: NewPerson, sign_in: SignIn, stores: Stores
+) -> None:
+    person = await new_person()
+    expired = await sign_in(person)
+    await sql(stores, "UPDATE sessions SET expire_time = now() WHERE id = %s", expired.tokens.session_id)
+    assert await revoke_all(person) == 1
+
+
+async def test_every_device_may_end_all_sessions_at_the_same_moment(new_person: NewPerson, sign_in: SignIn) -> None:
+    person = await new_person()
+    everywhere = [person, *[await sign_in(person) for _ in range(5)]]
+    calls = [device.auth.RevokeAllSessions(pb.RevokeAllSessionsRequest()) for device in everywhere]
+    found = await outcomes(calls)
+    assert found[OK] >= 1
+    assert found.keys() <= {OK, UNAUTHENTICATED}
+    assert [await get_me(device) for device in everywhere] == [UNAUTHENTICATED] * 6
+
+
 # Listing
 
 

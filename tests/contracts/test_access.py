@@ -11,10 +11,13 @@ from grpc_health.v1 import health_pb2
 
 from aiworkspace.v1 import chat_pb2, org_pb2, workspace_pb2
 from aiworkspace_server.auth.authority import check_permissions
+from aiworkspace_server.auth.cookies import ACCESS, REFRESH
+from aiworkspace_server.auth.keys import read_keys
 from aiworkspace_server.auth.tokens import Tokens
 from aiworkspace_server.kit.contract import ContractError, Method, read_methods
 from aiworkspace_server.rpc import SERVICES
 from aiworkspace_server.settings import Settings
+from tests.auth.browser import csrf_token
 from tests.contracts.surface import CLOSED, ENDPOINTS, Endpoint, id_fields, is_output_only, name_of, put, random_id
 from tests.people import NewPerson, Person, events_of, join, make_place, say
 
@@ -28,11 +31,12 @@ async def stranger(app: object, new_person: NewPerson) -> Person:
 
 @pytest.mark.parametrize("endpoint", CLOSED, ids=name_of)
 async def test_no_method_works_without_a_good_token(endpoint: Endpoint, stranger: Person, settings: Settings) -> None:
-    tokens = Tokens(settings.jwt_secret.get_secret_value(), "access", 60)
+    tokens = Tokens(read_keys(settings).access, "access", 60)
     long_ago = datetime.now(UTC) - timedelta(hours=1)
     expired = tokens.issue(UUID(stranger.user_id), UUID(stranger.tokens.session_id), long_ago).token
     nobodys = tokens.issue(uuid4(), uuid4(), datetime.now(UTC)).token
     good = stranger.tokens.access_token
+    csrf = "x-csrf-token", csrf_token(stranger, settings)
     refused = [
         (),
         (("authorization", "Bearer none"),),
@@ -42,10 +46,29 @@ async def test_no_method_works_without_a_good_token(endpoint: Endpoint, stranger
         (("authorization", f"Bearer {nobodys}"),),
         (("authorization", f"Bearer {stranger.tokens.refresh_token}"),),
         (("authorization", f"Bearer {good}"), ("authorization", f"Bearer {good}")),
+        (("cookie", f"{ACCESS}={good}"),),
+        (("cookie", f"{ACCESS}={good}"), ("x-csrf-token", "none")),
+        (("cookie", f"{ACCESS}={expired}"), csrf),
+        (("cookie", f"{REFRESH}={stranger.tokens.refresh_token}"), csrf),
+        (("cookie", f"{ACCESS}={good}"), ("cookie", f"{ACCESS}={good}"), csrf),
+        (("cookie", f"{ACCESS}={good}"), csrf, ("authorization", f"Bearer {good}")),
     ]
     outcomes = {await endpoint.call(stranger, endpoint.request({}), metadata) for metadata in refused}
     assert {outcome.code for outcome in outcomes} == {grpc.StatusCode.UNAUTHENTICATED}
     assert len(outcomes) == 1, "the refusals differ"
+
+
+@pytest.mark.parametrize("endpoint", [e for e in CLOSED if e.access.scope], ids=name_of)
+async def test_every_method_answers_a_cookie_as_it_answers_a_bearer_token(
+    endpoint: Endpoint, stranger: Person, settings: Settings
+) -> None:
+    """With the same refusal to the byte, since nothing here is theirs."""
+    token, request = stranger.tokens.access_token, endpoint.request({"org_id": random_id()})
+    cookie = ("cookie", f"{ACCESS}={token}"), ("x-csrf-token", csrf_token(stranger, settings))
+    by_bearer = await endpoint.call(stranger, request, (("authorization", f"Bearer {token}"),))
+    by_cookie = await endpoint.call(stranger, request, cookie)
+    assert by_bearer == by_cookie
+    assert by_cookie.code != grpc.StatusCode.UNAUTHENTICATED
 
 
 @pytest.fixture(scope="session")

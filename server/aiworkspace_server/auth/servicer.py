@@ -179,7 +179,7 @@ class AuthServicer(AuthServiceServicer):
         self, request: pb.RevokeAllSessionsRequest, context: Any
     ) -> pb.RevokeAllSessionsResponse:
         kept = current.get().session_id if request.keep_current else None
-        async with self._db.write() as tx:
+        async with self._db.write(user_id=caller_id()) as tx:
             count = await service.revoke_all_sessions(tx, caller_id(), kept)
         self._authenticator.forget(caller_id())
         return pb.RevokeAllSessionsResponse(revoked_count=count)
