@@ -18,11 +18,13 @@ from .audit.recorder import Recorder
 from .audit.service import Chain
 from .audit.servicer import AuditServicer
 from .auth.cookies import CsrfTokens
+from .auth.devices import Devices
 from .auth.keys import Keys, read_keys
 from .auth.passwords import Passwords
 from .auth.principal import Authenticator
 from .auth.service import Sessions
 from .auth.servicer import AuthServicer
+from .auth.throttle import Throttle
 from .auth.tokens import Tokens
 from .chat.recovery import recover, sole_server
 from .chat.runs import Runs
@@ -30,7 +32,7 @@ from .chat.service import ChatFinder, cancel_unentitled
 from .chat.servicer import ChatServicer
 from .kit.embedded import embedded_mongo, embedded_postgres
 from .kit.keys import derive
-from .kit.limits import Limits
+from .kit.limits import Counters, Limits
 from .kit.mongo import Mongo
 from .kit.pages import Pages
 from .kit.postgres import Database
@@ -132,11 +134,13 @@ async def _listen(stack: AsyncExitStack, settings: Settings, keys: Keys, db: Dat
             "run_id": chats.find_run,
         },
     )
-    limits = Limits(settings.redis_url.get_secret_value() if settings.redis_url else None, settings.rate_limit_factor)
-    stack.push_async_callback(limits.close)
+    counters = Counters(settings.redis_url.get_secret_value() if settings.redis_url else None)
+    stack.push_async_callback(counters.close)
+    limits = Limits(counters, settings.rate_limit_factor)
     passwords = Passwords(lasting, settings.password_hash_cost)
     stack.callback(passwords.close)
     sessions = Sessions(access_tokens, refresh_tokens, derive(lasting, "lineage"))
+    devices, throttle = Devices(derive(lasting, "devices")), Throttle(counters, derive(lasting, "throttle"))
     pages, replies = Pages(derive(lasting, "pages")), Replies(derive(lasting, "replies"))
     invitations = InvitationTokens(derive(lasting, "invitations"))
 
@@ -154,7 +158,9 @@ async def _listen(stack: AsyncExitStack, settings: Settings, keys: Keys, db: Dat
     methods = read_surface(access)
     server = build_server(methods, authenticator, limits, recorder, access)
     services = Services(
-        auth=AuthServicer(db, sessions, access_tokens, csrf_tokens, passwords, authenticator, pages, replies),
+        auth=AuthServicer(
+            db, sessions, access_tokens, csrf_tokens, passwords, devices, throttle, authenticator, pages, replies
+        ),
         accounts=AccountServicer(db, pages, replies),
         orgs=OrgServicer(db, authenticator, left_org, invitations, pages, replies),
         teams=TeamServicer(db, workspaces, lost_rights, pages, replies),

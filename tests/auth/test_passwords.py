@@ -22,24 +22,28 @@ def passwords() -> Iterator[Passwords]:
     passwords.close()
 
 
+async def hashed(passwords: Passwords, password: str = PASSWORD, *inputs: str) -> str:
+    return await passwords.hash_new(password, "password", inputs)
+
+
 async def test_a_password_matches_its_hash_and_no_other(passwords: Passwords) -> None:
-    one, two = await passwords.hash("secret"), await passwords.hash("secret")
+    one, two = await hashed(passwords), await hashed(passwords)
     assert one != two
-    assert await passwords.matches("secret", one)
-    assert not await passwords.matches("Secret", one)
+    assert await passwords.matches(PASSWORD, one)
+    assert not await passwords.matches(PASSWORD.title(), one)
     assert not await passwords.matches("", None), "also not the password that nobody has"
 
 
 async def test_a_hash_is_worth_nothing_without_the_pepper(passwords: Passwords) -> None:
     other = Passwords("another pepper", cost=4)
-    assert not await other.matches("secret", await passwords.hash("secret"))
+    assert not await other.matches(PASSWORD, await hashed(passwords))
     other.close()
 
 
 async def test_beyond_a_bound_callers_are_sent_away(passwords: Passwords) -> None:
-    done = await asyncio.gather(*(passwords.hash("secret") for _ in range(100)), return_exceptions=True)
+    done = await asyncio.gather(*(hashed(passwords) for _ in range(100)), return_exceptions=True)
     assert Counter(type(result) for result in done) == {str: 64, Unavailable: 36}
-    assert await passwords.matches("secret", str(done[0])), "afterwards there is room again"
+    assert await passwords.matches(PASSWORD, str(done[0])), "afterwards there is room again"
 
 
 async def test_a_storm_of_logins_leaves_other_calls_fast(stranger: Person, owner: Person) -> None:

@@ -31,7 +31,7 @@ def register(
         answer = session.client.auth.register(
             email=email, password=password, display_name=name, device_name=_device_name()
         )
-        _signed_in(session, answer.user)
+        _signed_in(session, answer.user, answer.device_token)
 
 
 def login(ctx: typer.Context, email: Email, password_stdin: PasswordStdin = False) -> None:
@@ -39,8 +39,11 @@ def login(ctx: typer.Context, email: Email, password_stdin: PasswordStdin = Fals
     _refuse_key(ctx)
     with connected(ctx) as session:
         password = _password(password_stdin, confirm=False)
-        answer = session.client.auth.login(email=email, password=password, device_name=_device_name())
-        _signed_in(session, answer.user)
+        known = session.saved.device_token(email)
+        answer = session.client.auth.login(
+            email=email, password=password, device_name=_device_name(), device_token=known
+        )
+        _signed_in(session, answer.user, answer.device_token)
 
 
 def logout(ctx: typer.Context) -> None:
@@ -95,7 +98,8 @@ def _row(session: UserSession) -> tuple[str, ...]:
     return session.session_id, session.device_name, session.address, last_use, current
 
 
-def _signed_in(session: Session, user: User) -> None:
+def _signed_in(session: Session, user: User, device_token: str) -> None:
+    session.saved.remember_device(user.email, device_token)
     if user.email != session.saved.recall("email"):
         session.saved.remember(org_id="", workspace_id="", conversation_id="")
     session.saved.remember(email=user.email)

@@ -15,6 +15,7 @@ from typing import Any
 from aiworkspace_client.tokens import Tokens, TokenStore
 
 _TOKEN_FIELDS = ("access_token", "refresh_token", "refresh_time")
+_DEVICE = "device_token "  # and the email address
 
 
 class CredentialFileError(Exception):
@@ -29,7 +30,7 @@ def default_path() -> Path:
 
 
 class CredentialFile(TokenStore):
-    """The entry of one server: tokens, email address, and what was chosen last.
+    """The entry of one server: tokens, email address, what was chosen last, and what makes this device known to it.
 
     Processes that run side by side take turns: nothing that one writes is lost by another, and a refresh token, which
     works once, is used by one of them.
@@ -67,9 +68,17 @@ class CredentialFile(TokenStore):
         """Keep values for later commands; empty ones are forgotten."""
         self._update({name: value or None for name, value in values.items()})
 
+    def device_token(self, email: str) -> str:
+        """The token of the last sign-in to the account, or an empty string."""
+        return self.recall(_device(email))
+
+    def remember_device(self, email: str, token: str) -> None:
+        self.remember(**{_device(email): token})
+
     def forget(self) -> None:
-        """Drop everything about the server."""
-        self._update(dict.fromkeys(self._entry(self._read())))
+        """Drop everything about the server but the device tokens, which outlive a sign-in."""
+        names = self._entry(self._read())
+        self._update({name: None for name in names if not name.startswith(_DEVICE)})
 
     def _update(self, changes: dict[str, Any]) -> None:
         with self._lock_file("write.lock") as file:
@@ -123,6 +132,10 @@ class CredentialFile(TokenStore):
             yield descriptor
         finally:
             os.close(descriptor)
+
+
+def _device(email: str) -> str:
+    return _DEVICE + email.lower()
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -6,7 +6,7 @@ A browser sends cookies along with whatever it is told to send, by whichever pag
 import hmac
 import math
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -14,11 +14,13 @@ from uuid import UUID
 from ..kit.context import Call
 from ..kit.errors import Unauthenticated
 from ..kit.timestamps import now
+from . import devices
 from .tokens import Issued
 
 # The prefixes are promises that browsers enforce: set by this host, over TLS, and with __Host- for all of its paths.
 ACCESS = "__Host-aiws_access"
 REFRESH = "__Secure-aiws_refresh"
+DEVICE = "__Host-aiws_device"
 _REFRESH_PATH = "/aiworkspace.v1.AuthService/Refresh"
 
 
@@ -42,6 +44,10 @@ def refresh_cookie(issued: Issued) -> Cookie:
     return Cookie(REFRESH, issued.token, _seconds_until(issued.expire_time), _REFRESH_PATH)
 
 
+def device_cookie(token: str) -> Cookie:
+    return Cookie(DEVICE, token, int(devices.LIFETIME.total_seconds()))
+
+
 SIGNED_OUT = Cookie(ACCESS, "", 0), Cookie(REFRESH, "", 0, _REFRESH_PATH)
 
 
@@ -56,14 +62,24 @@ def tokens(call: Call) -> Mapping[str, str]:
     Raises Unauthenticated when one came twice, or together with a bearer token: then it is not clear who calls.
     """
     found: dict[str, str] = {}
+    for name, value in _pairs(call):
+        if name in (ACCESS, REFRESH):
+            if name in found or "authorization" in call.metadata:
+                raise Unauthenticated
+            found[name] = value
+    return found
+
+
+def device_token(call: Call) -> str:
+    """The device token that came as a cookie, or nothing."""
+    return next((value for name, value in _pairs(call) if name == DEVICE), "")
+
+
+def _pairs(call: Call) -> Iterator[tuple[str, str]]:
     for header in call.metadata.get("cookie", ()):
         for pair in header.split(";"):
             name, _, value = pair.strip().partition("=")
-            if name in (ACCESS, REFRESH):
-                if name in found or "authorization" in call.metadata:
-                    raise Unauthenticated
-                found[name] = value
-    return found
+            yield name, value
 
 
 class CsrfTokens:

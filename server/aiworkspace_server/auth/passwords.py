@@ -1,16 +1,17 @@
-"""Password hashing: bcrypt over a keyed hash, in threads of its own."""
+"""Passwords: refused when easily guessed, and hashed with bcrypt over a keyed hash, in threads of their own."""
 
 import asyncio
 import base64
 import hmac
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
 
 import bcrypt
 
-from ..kit.errors import Unavailable
+from ..kit.errors import InvalidArgument, Unavailable
+from .strength import weakness
 
 _MOST_WAITING = 64
 
@@ -29,12 +30,16 @@ class Passwords:
     def __init__(self, pepper: str, cost: int) -> None:
         self._pepper = pepper.encode()
         self._cost = cost
-        self._threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="bcrypt")
+        self._threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="passwords")
         self._waiting = 0
         self._nobodys = self._hash("")
 
-    async def hash(self, password: str) -> str:
-        return await self._work(self._hash, password)
+    async def hash_new(self, password: str, field: str, inputs: Sequence[str]) -> str:
+        """The hash of a password that somebody chose. `inputs` is what others know of them: address and name.
+
+        Raises InvalidArgument, naming the field, when it is easily guessed.
+        """
+        return await self._work(self._hash_new, password, field, inputs)
 
     async def matches(self, password: str, password_hash: str | None) -> bool:
         """Whether the password belongs to the hash. Without a hash it takes as long, and is False."""
@@ -52,6 +57,11 @@ class Passwords:
             return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
         finally:
             self._waiting -= 1
+
+    def _hash_new(self, password: str, field: str, inputs: Sequence[str]) -> str:
+        if problem := weakness(password, inputs):
+            raise InvalidArgument({field: problem})
+        return self._hash(password)
 
     def _hash(self, password: str) -> str:
         return bcrypt.hashpw(self._keyed(password), bcrypt.gensalt(self._cost)).decode()

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from aiworkspace.v1 import common_pb2 as pb
 
-from ..kit.errors import InvalidArgument, NotFound, Unauthenticated, etag_mismatch
+from ..kit.errors import AlreadyExists, InvalidArgument, NotFound, Unauthenticated, etag_mismatch
 from ..kit.ids import new_id
 from ..kit.postgres import WriteSession
 from ..kit.timestamps import now
@@ -144,3 +144,7 @@ async def revoke_all_sessions(tx: WriteSession, user_id: UUID, kept: UUID | None
 
 def wrong_password() -> Unauthenticated:
     return Unauthenticated(pb.ERROR_REASON_PASSWORD_WRONG, "Email address and password do not belong together.")
+
+
+def address_taken() -> AlreadyExists:
+    return AlreadyExists("This email address has an account: log in.", "email")

@@ -1,13 +1,13 @@
 """AuthService: proto in and out, one transaction per call."""
 
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace.v1.auth_pb2_grpc import AuthServiceServicer
 
 from ..kit.context import caller_id, current
-from ..kit.errors import AlreadyExists, InvalidArgument, Unauthenticated
+from ..kit.errors import InvalidArgument, Unauthenticated
 from ..kit.ids import new_id, parse_id
 from ..kit.masks import changes
 from ..kit.pages import Pages
@@ -15,12 +15,17 @@ from ..kit.postgres import Database, WriteSession
 from ..kit.replies import Replies
 from ..kit.timestamps import timestamp
 from . import cookies, service, store
-from .cookies import CsrfTokens
+from .cookies import Cookie, CsrfTokens
+from .devices import Devices
 from .models import Session, User
 from .passwords import Passwords
 from .principal import Authenticator
 from .service import Device, Pair, Sessions
+from .throttle import Throttle
 from .tokens import Tokens
+
+
+Answer = TypeVar("Answer", pb.RegisterResponse, pb.LoginResponse)
 
 
 class AuthServicer(AuthServiceServicer):
@@ -31,6 +36,8 @@ class AuthServicer(AuthServiceServicer):
         access_tokens: Tokens,
         csrf_tokens: CsrfTokens,
         passwords: Passwords,
+        devices: Devices,
+        throttle: Throttle,
         authenticator: Authenticator,
         pages: Pages,
         replies: Replies,
@@ -40,17 +47,19 @@ class AuthServicer(AuthServiceServicer):
         self._access_tokens = access_tokens
         self._csrf_tokens = csrf_tokens
         self._passwords = passwords
+        self._devices = devices
+        self._throttle = throttle
         self._authenticator = authenticator
         self._pages = pages
         self._replies = replies
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterResponse:
-        user_id = new_id()
+        user_id, known = new_id(), (request.email, request.display_name)
         values = {
             "id": user_id,
             "email": request.email.lower(),
             "display_name": request.display_name,
-            "password_hash": await self._passwords.hash(request.password),
+            "password_hash": await self._passwords.hash_new(request.password, "password", known),
             "request_id": UUID(request.request_id) if request.request_id else None,
         }
         async with self._db.write(user_id=user_id) as tx:
@@ -58,33 +67,42 @@ class AuthServicer(AuthServiceServicer):
             pair = self._start(tx, user, _device(request)) if user else None
         if user is None or pair is None:
             user, pair = await self._register_again(request)
-        tokens = await self._hand_out(pair, by_cookie=request.use_cookies)
-        return pb.RegisterResponse(user=user_to_proto(user), tokens=tokens)
+        return await self._welcome(pb.RegisterResponse, user, pair, None, by_cookie=request.use_cookies)
 
     async def _register_again(self, request: pb.RegisterRequest) -> tuple[User, Pair]:
         """Signs in to the account that an earlier call with the same request_id and password made."""
-        try:
-            user = await self._check_password(request.email, request.password)
-        except Unauthenticated:
-            user = None
+        user = await self._find(request.email)
         if user is None or user.request_id is None or str(user.request_id) != request.request_id.lower():
-            raise AlreadyExists("This email address has an account: log in.", "email")
+            await self._passwords.matches(request.password, None)  # takes as long as a wrong password
+            raise service.address_taken()
+        try:
+            await self._check_password(request, user, None)
+        except Unauthenticated:
+            raise service.address_taken() from None
         return user, await self._sign_in(user, _device(request))
 
     async def Login(self, request: pb.LoginRequest, context: Any) -> pb.LoginResponse:
-        user = await self._check_password(request.email, request.password)
+        found = await self._find(request.email)
+        device_token = request.device_token or cookies.device_token(current.get())
+        device_id = self._devices.check(device_token, found.id) if found else None
+        user = await self._check_password(request, found, device_id)
         pair = await self._sign_in(user, _device(request))
-        tokens = await self._hand_out(pair, by_cookie=request.use_cookies)
-        return pb.LoginResponse(user=user_to_proto(user), tokens=tokens)
+        return await self._welcome(pb.LoginResponse, user, pair, device_id, by_cookie=request.use_cookies)
 
-    async def _check_password(self, email: str, password: str) -> User:
-        """The account. No connection is held while the password is hashed."""
+    async def _find(self, email: str) -> User | None:
         async with self._db.read() as tx:
             user = await store.find_user_by_email(tx, email.lower())
-        matches = await self._passwords.matches(password, user.password_hash if user else None)
         current.get().subject = user.id if user else None  # whose log has the call, refused or not
-        if user is None or not matches:
-            raise service.wrong_password()
+        return user
+
+    async def _check_password(
+        self, request: pb.RegisterRequest | pb.LoginRequest, user: User | None, device_id: UUID | None
+    ) -> User:
+        """The account, if it is one. No connection is held while the password is hashed."""
+        async with self._throttle.attempt(self._throttle.of_sign_in(request.email, device_id)):
+            matches = await self._passwords.matches(request.password, user.password_hash if user else None)
+            if user is None or not matches:
+                raise service.wrong_password()
         return user
 
     async def _sign_in(self, checked: User, device: Device) -> Pair:
@@ -95,6 +113,25 @@ class AuthServicer(AuthServiceServicer):
         pair, call = self._sessions.start(tx, user, device), current.get()
         call.subject, call.answer = user.id, _pair_to_proto(pair)
         return pair
+
+    async def _welcome(
+        self, answer: type[Answer], user: User, pair: Pair, device_id: UUID | None, *, by_cookie: bool
+    ) -> Answer:
+        """The answer to a sign-in, with what is secret in cookies instead when that is asked for."""
+        device_token, tokens = self._devices.issue(user.id, device_id), _pair_to_proto(pair)
+        if by_cookie:
+            tokens = await self._send_cookies(pair, cookies.device_cookie(device_token))
+            device_token = ""
+        return answer(user=user_to_proto(user), tokens=tokens, device_token=device_token)
+
+    async def _send_cookies(self, pair: Pair, *others: Cookie) -> pb.TokenPair:
+        """Sends the tokens as cookies. Returns what else there is to know of them."""
+        sent = cookies.access_cookie(pair.access), cookies.refresh_cookie(pair.refresh), *others
+        await cookies.send(current.get(), sent)
+        tokens = _pair_to_proto(pair)
+        tokens.access_token = tokens.refresh_token = ""
+        tokens.csrf_token = self._csrf_tokens.of(pair.session_id)
+        return tokens
 
     async def Refresh(self, request: pb.RefreshRequest, context: Any) -> pb.RefreshResponse:
         call = current.get()
@@ -109,17 +146,7 @@ class AuthServicer(AuthServiceServicer):
         if pair is None:  # raised out here, so that the end of the session is committed
             self._authenticator.forget(user_id)
             raise Unauthenticated
-        return pb.RefreshResponse(tokens=await self._hand_out(pair, by_cookie=cookie is not None))
-
-    async def _hand_out(self, pair: Pair, *, by_cookie: bool) -> pb.TokenPair:
-        """The tokens as they stand in an answer: with what is secret in cookies instead, when that is asked for."""
-        tokens = _pair_to_proto(pair)
-        if by_cookie:
-            sent = cookies.access_cookie(pair.access), cookies.refresh_cookie(pair.refresh)
-            await cookies.send(current.get(), sent)
-            tokens.access_token = tokens.refresh_token = ""
-            tokens.csrf_token = self._csrf_tokens.of(pair.session_id)
-        return tokens
+        return pb.RefreshResponse(tokens=_pair_to_proto(pair) if cookie is None else await self._send_cookies(pair))
 
     async def Logout(self, request: pb.LogoutRequest, context: Any) -> pb.LogoutResponse:
         call = current.get()
@@ -150,17 +177,25 @@ class AuthServicer(AuthServiceServicer):
             user = await store.find_user(tx, caller_id())
         if user is None or call.session_id is None:
             raise Unauthenticated
-        matches = await self._passwords.matches(request.current_password, user.password_hash)
-        new_hash = await self._passwords.hash(request.new_password) if matches else ""
+        async with self._throttle.attempt(self._throttle.of_session(call.session_id)):
+            if not await self._passwords.matches(request.current_password, user.password_hash):
+                return await self._changed_before(request)
+        known = user.email or "", user.display_name
+        new_hash = await self._passwords.hash_new(request.new_password, "new_password", known)
         async with self._db.write(user_id=user.id) as tx:
             if reply := await self._replies.earlier(tx, request, pb.ChangePasswordResponse):
                 return reply
-            if not matches:
-                raise service.wrong_password()
             await service.set_password(tx, user, call.session_id, new_hash)
             reply = await self._replies.keep(tx, request, pb.ChangePasswordResponse())
         self._authenticator.forget(user.id)
         return reply
+
+    async def _changed_before(self, request: pb.ChangePasswordRequest) -> pb.ChangePasswordResponse:
+        """The answer to an earlier call with the same request_id, since which the current password is another."""
+        async with self._db.write(user_id=caller_id()) as tx:
+            if reply := await self._replies.earlier(tx, request, pb.ChangePasswordResponse):
+                return reply
+            raise service.wrong_password()
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Any) -> pb.ListSessionsResponse:
         async with self._db.read() as tx:

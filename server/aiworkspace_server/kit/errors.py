@@ -140,8 +140,14 @@ class FailedPrecondition(AppError):
 class RateLimited(AppError):
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
-    def __init__(self, subject: str, message: str, retry_seconds: float) -> None:
-        super().__init__(pb.ERROR_REASON_RATE_LIMITED, message)
+    def __init__(
+        self,
+        subject: str,
+        message: str,
+        retry_seconds: float,
+        reason: pb.ErrorReason.ValueType = pb.ERROR_REASON_RATE_LIMITED,
+    ) -> None:
+        super().__init__(reason, message)
         self._subject = subject
         self._retry_seconds = retry_seconds
 

@@ -1,13 +1,14 @@
 """Rate limits: how many calls per minute the contract allows to one caller, right across processes with Redis."""
 
 import time
+from collections.abc import Awaitable, Callable
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage
-from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from limits.aio.strategies import RateLimiter, SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
 from redis.asyncio import ConnectionPool
 
@@ -16,21 +17,45 @@ from .contract import Method
 from .errors import RateLimited
 from .interceptors import Handler
 
+_REDIS_SECONDS = 1  # that an answer may take
+_AWAY_SECONDS = 5  # that Redis is left alone when it gave none
+
+Answer = TypeVar("Answer")
+
 log = structlog.get_logger("limits")
 
 
-class Limits:
-    """The step that counts calls. The caller is the signed-in user, for public methods the network address."""
+class Counters:
+    """Counts in Redis; without it, and while it does not answer, in the memory of this process."""
 
-    def __init__(self, redis_url: str | None, factor: float) -> None:
-        self._pool = ConnectionPool.from_url(redis_url) if redis_url else None
-        self._limiter = SlidingWindowCounterRateLimiter(_redis(self._pool) if self._pool else MemoryStorage())
-        self._factor = factor
+    def __init__(self, redis_url: str | None) -> None:
+        self._pool = _pool(redis_url) if redis_url else None
+        self._redis = _redis(self._pool) if self._pool else None
+        self._memory = MemoryStorage()
+        self._away_until = 0.0  # by the monotonic clock
 
     async def close(self) -> None:
         """Closes the connections to Redis."""
         if self._pool:
             await self._pool.aclose()
+
+    async def ask(self, strategy: type[RateLimiter], question: Callable[[RateLimiter], Awaitable[Answer]]) -> Answer:
+        """What the strategy answers, by what was counted."""
+        if self._redis and time.monotonic() >= self._away_until:
+            try:
+                return await question(strategy(self._redis))
+            except StorageError:
+                log.warning("limits are counted by each process for itself", exc_info=True)
+                self._away_until = time.monotonic() + _AWAY_SECONDS
+        return await question(strategy(self._memory))
+
+
+class Limits:
+    """The step that counts calls. The caller is the signed-in user, for public methods the network address."""
+
+    def __init__(self, counters: Counters, factor: float) -> None:
+        self._counters = counters
+        self._factor = factor
 
     def step(self, method: Method, proceed: Handler) -> Handler:
         allowed = RateLimitItemPerMinute(max(1, round(method.calls_per_minute * self._factor)))
@@ -38,24 +63,20 @@ class Limits:
 
         async def handler(call: Call, request: Any) -> Any:
             caller = str(call.user_id or _network(call.peer))
-            if not await self._hit(allowed, group, caller):
+            if not await self._ask(lambda limiter: limiter.hit(allowed, group, caller)):
                 raise await self._refusal(allowed, group, caller)
             return await proceed(call, request)
 
         return handler
 
-    async def _hit(self, allowed: RateLimitItemPerMinute, group: str, caller: str) -> bool:
-        try:
-            return await self._limiter.hit(allowed, group, caller)
-        except StorageError:
-            log.warning("rate limits are not counted", exc_info=True)  # a limit is not worth an outage
-            return True
-
     async def _refusal(self, allowed: RateLimitItemPerMinute, group: str, caller: str) -> RateLimited:
-        window = await self._limiter.get_window_stats(allowed, group, caller)
+        window = await self._ask(lambda limiter: limiter.get_window_stats(allowed, group, caller))
         wait = max(0.1, window.reset_time - time.time())
         message = f"More than {allowed.amount} calls of this kind in a minute; go on in {wait:.0f} s."
         return RateLimited(f"caller:{caller}", message, wait)
+
+    async def _ask(self, question: Callable[[RateLimiter], Awaitable[Answer]]) -> Answer:
+        return await self._counters.ask(SlidingWindowCounterRateLimiter, question)
 
 
 def _network(address: str) -> str:
@@ -63,6 +84,10 @@ def _network(address: str) -> str:
     if ":" not in address:
         return address
     return str(ip_network((address.partition("%")[0], 64), strict=False))
+
+
+def _pool(url: str) -> ConnectionPool:
+    return ConnectionPool.from_url(url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS)
 
 
 def _redis(pool: ConnectionPool) -> RedisStorage:

@@ -1,0 +1,73 @@
+"""Throttling of password guesses that never locks out a device that its owner has signed in on.
+
+Wrong passwords are counted per account, except those of a known device, which has a count of its own. So strangers
+use up what strangers have. Unknown addresses are counted as accounts are, so that nothing tells them apart.
+"""
+
+import asyncio
+import hmac
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+from uuid import UUID
+from weakref import WeakValueDictionary
+
+from limits import RateLimitItemPerMinute
+from limits.aio.strategies import FixedWindowRateLimiter, RateLimiter
+
+from aiworkspace.v1 import common_pb2 as pb
+
+from ..kit.errors import RateLimited, Unavailable
+from ..kit.limits import Counters
+
+WRONG_PASSWORDS = RateLimitItemPerMinute(10, multiples=15, namespace="wrong-passwords")
+
+Answer = TypeVar("Answer")
+
+
+class Throttle:
+    """Counts wrong passwords. The window begins with the first, so that its end can be told."""
+
+    def __init__(self, counters: Counters, key: bytes) -> None:
+        self._counters = counters
+        self._key = key
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def of_sign_in(self, email: str, device_id: UUID | None) -> str:
+        """Where the attempts at an account are counted; those of a known device by themselves."""
+        if device_id:
+            return f"device:{device_id}"
+        # A keyed hash, so that what is counted gives no address away.
+        return f"account:{hmac.digest(self._key, email.lower().encode(), 'sha256').hex()}"
+
+    def of_session(self, session_id: UUID) -> str:
+        """Where the attempts of somebody who is signed in are counted."""
+        return f"session:{session_id}"
+
+    @asynccontextmanager
+    async def attempt(self, whose: str) -> AsyncIterator[None]:
+        """Around the check of a password, which raises when it is wrong. Raises RateLimited after too many of those.
+
+        An attempt is counted before the check, and taken off by a success, so that ever so many at once are as few
+        that reach the hash. They take turns, so that ever so many right ones are not taken for wrong ones.
+        """
+        async with self._turns.setdefault(whose, asyncio.Lock()):
+            if not await self._ask(lambda limiter: limiter.hit(WRONG_PASSWORDS, whose)):
+                raise await self._refusal(whose)
+            try:
+                yield
+            except Unavailable:  # before anything was checked
+                await self._ask(lambda limiter: limiter.hit(WRONG_PASSWORDS, whose, cost=-1))
+                raise
+            await self._ask(lambda limiter: limiter.clear(WRONG_PASSWORDS, whose))
+
+    async def _refusal(self, whose: str) -> RateLimited:
+        window = await self._ask(lambda limiter: limiter.get_window_stats(WRONG_PASSWORDS, whose))
+        wait = max(1, math.ceil(window.reset_time - time.time()))
+        message = f"Too many wrong passwords; go on in {wait} s, or on a device that has signed in before."
+        return RateLimited(whose.partition(":")[0], message, wait, pb.ERROR_REASON_SIGN_IN_THROTTLED)
+
+    async def _ask(self, question: Callable[[RateLimiter], Awaitable[Answer]]) -> Answer:
+        return await self._counters.ask(FixedWindowRateLimiter, question)
