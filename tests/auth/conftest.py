@@ -1,17 +1,25 @@
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from aiworkspace.v1 import auth_pb2
+from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace_server.app import App, running
 from aiworkspace_server.settings import Settings
 from tests.conftest import Stores, other_databases, store_settings
 from tests.people import PASSWORD, Person
 
 SignIn = Callable[..., Awaitable[Person]]
+
+
+def registration(**fields: Any) -> pb.RegisterRequest:
+    """A good one for an address that nobody has."""
+    given = {"email": f"{uuid.uuid4().hex}@example.com", "password": PASSWORD, "display_name": "Somebody"} | fields
+    return pb.RegisterRequest(**given)
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +39,7 @@ async def sign_in(app: App) -> AsyncIterator[SignIn]:
         device = Person(app.address)
         devices.append(device)
         device.email = person.email
-        request = auth_pb2.LoginRequest(email=person.email, password=password, device_name=device_name)
+        request = pb.LoginRequest(email=person.email, password=password, device_name=device_name)
         device.sign_in(await device.auth.Login(request))
         return device
 

@@ -1,18 +1,29 @@
-"""Hashing: what a hash depends on, and that a storm of sign-ins slows nobody else."""
+"""Passwords: which are taken, what a hash depends on, and what a sign-in gives away."""
 
 import asyncio
+import random
 import statistics
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aiworkspace.v1 import auth_pb2 as pb
+from aiworkspace_server.app import App
 from aiworkspace_server.auth.passwords import Passwords
-from aiworkspace_server.kit.errors import Unavailable
-from tests.people import PASSWORD, Person
-from tests.refusals import OK, PASSWORD_WRONG, named, outcome, outcomes
+from aiworkspace_server.auth.strength import weakness
+from aiworkspace_server.kit.errors import InvalidArgument, Unavailable
+from tests.auth.conftest import registration
+from tests.people import PASSWORD, NewPerson, Person
+from tests.refusals import OK, PASSWORD_WRONG, Refusal, named, outcome, outcomes, refusal
 
 
 @pytest.fixture
@@ -46,15 +57,114 @@ async def test_beyond_a_bound_callers_are_sent_away(passwords: Passwords) -> Non
     assert await passwords.matches(PASSWORD, str(done[0])), "afterwards there is room again"
 
 
-async def test_a_storm_of_logins_leaves_other_calls_fast(stranger: Person, owner: Person) -> None:
-    requests = [pb.LoginRequest(email=owner.email, password=password) for password in [PASSWORD, "wrong"] * 25]
-    storm = asyncio.create_task(outcomes(stranger.auth.Login(request) for request in requests))
-    seconds = []
-    while not storm.done():
-        begin = time.perf_counter()
-        assert await outcome(owner.auth.GetMe(pb.GetMeRequest())) == OK
-        seconds.append(time.perf_counter() - begin)
-    assert await storm == {OK: 25, PASSWORD_WRONG: 25}
+# Guessable passwords
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "            ",
+        "xxxxxxxxxxxxxxx",
+        "password1234",
+        "p@$$w0rd!123",
+        "123456789012",
+        "qwertyuiop[]",
+        "!@#$%^&*()_+",
+        "letmeinletmein",
+        "12/31/1999!!",
+        "drowssapdrowssap",
+        "x" * 72 + "y",
+    ],
+)
+async def test_a_password_that_is_easily_guessed_is_refused(password: str, stranger: Person) -> None:
+    request = registration(password=password)
+    refused = await refusal(stranger.auth.Register(request))
+    assert refused is not None
+    assert (refused.code, refused.reason, refused.fields) == ("INVALID_ARGUMENT", "FIELD_INVALID", ("password",))
+    assert "use several words" in refused.message
+    assert password.strip() == "" or password not in refused.message
+    request.password = PASSWORD
+    assert await outcome(stranger.auth.Register(request)) == OK, "the refused call made no account"
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "correct horse battery staple",
+        "zvqmwkrtypxd",
+        "830692517408352961",
+        "パスワードはひみつです。",
+        "tr0ub4dor & 3 more",
+        "4@8({[<369!|10$5+7%2",
+    ],
+)
+async def test_no_character_is_demanded_of_a_password(password: str, stranger: Person) -> None:
+    assert await outcome(stranger.auth.Register(registration(password=password))) == OK
+
+
+@pytest.mark.parametrize(
+    "password",
+    ["Marguerite Okonkwo", "marguerite.okonkwo", "okonkwo4marguerite!", "0k0nkw0!!!!!!", "kangurumail.example"],
+)
+async def test_what_others_know_of_a_person_makes_no_password(password: str, stranger: Person) -> None:
+    known = {"email": "marguerite.okonkwo@kangurumail.example", "display_name": "Marguerite Okonkwo"}
+    assert await named(stranger.auth.Register(registration(password=password, **known))) == ("password",)
+    assert await outcome(stranger.auth.Register(registration(password=password))) == OK, "of somebody else it does"
+
+
+async def test_a_new_password_is_held_to_the_same(new_person: NewPerson) -> None:
+    person = await new_person()
+    weak = pb.ChangePasswordRequest(current_password=PASSWORD, new_password=f"{person.email[:12]}!")
+    assert await named(person.auth.ChangePassword(weak)) == ("new_password",)
+    weak.current_password = "wrong"
+    assert await outcome(person.auth.ChangePassword(weak)) == PASSWORD_WRONG, "of which a thief learns nothing"
+    assert await outcome(person.auth.Login(pb.LoginRequest(email=person.email, password=PASSWORD))) == OK
+
+
+async def test_people_who_choose_passwords_at_once_are_not_mixed_up(passwords: Passwords) -> None:
+    names = ["zvqmwkrtypxd", "qwxkjzvbnrth", "plmokwnxjqbz", "xkqzvwjrtbnm"] * 8
+    done = await asyncio.gather(
+        *(hashed(passwords, name[::-1], *inputs) for name in names for inputs in ([name], ["somebody"])),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in done] == [InvalidArgument, str] * 32
+
+
+@given(st.text(min_size=12, max_size=1024), st.lists(st.text(max_size=254), max_size=2))
+def test_any_text_can_be_judged(password: str, inputs: list[str]) -> None:
+    weakness(password, inputs)
+
+
+@pytest.mark.parametrize("alphabet", ["4@8({[<369!|10$5+7%2", "0123456789", "4@8(3619ab", "ab1", "x", "pasword"])
+def test_no_password_takes_long_to_judge(alphabet: str) -> None:
+    chance = random.Random(alphabet)
+    times = []
+    for _ in range(5):
+        password = "".join(chance.choices(alphabet, k=1024))
+        begin = time.thread_time()
+        weakness(password, [])
+        times.append(time.thread_time() - begin)
+    assert min(times) < 0.05  # 20 ms on a machine with nothing else to do; unbounded it would be minutes
+
+
+# Sign-in
+
+
+async def test_fifty_logins_at_once_leave_health_checks_fast(app: App, new_person: NewPerson, stranger: Person) -> None:
+    known = await asyncio.gather(*(new_person() for _ in range(10)))
+    right = [pb.LoginRequest(email=person.email, password=PASSWORD) for person in known]
+    wrong = [pb.LoginRequest(email=f"{uuid.uuid4()}@example.com", password="wrong") for _ in range(40)]
+    storm = asyncio.create_task(outcomes(stranger.auth.Login(request) for request in right + wrong))
+    async with grpc.aio.insecure_channel(app.address) as channel:
+        health: Any = HealthStub(channel)
+        seconds = []
+        while not storm.done():
+            begin = time.perf_counter()
+            await health.Check(HealthCheckRequest())
+            seconds.append(time.perf_counter() - begin)
+            await asyncio.sleep(0.005)
+    assert await storm == {OK: 10, PASSWORD_WRONG: 40}
+    assert len(seconds) > 10, "the storm lasted"
     assert statistics.median(seconds) < 0.1
 
 
@@ -62,3 +172,32 @@ async def test_a_storm_of_logins_leaves_other_calls_fast(stranger: Person, owner
 async def test_a_password_out_of_bounds_does_not_reach_the_hash(length: int, stranger: Person, owner: Person) -> None:
     request = pb.LoginRequest(email=owner.email, password="x" * length)
     assert await named(stranger.auth.Login(request)) == ("password",)
+
+
+@pytest.mark.parametrize(
+    ("password", "reason"),
+    [
+        ("wrong", "PASSWORD_WRONG"),
+        ("x" * 73, "PASSWORD_WRONG"),
+        ("before\0after", "PASSWORD_WRONG"),
+        ("x" * (1 << 20), "FIELD_INVALID"),
+    ],
+    ids=["short", "73 bytes", "NUL", "1 MiB"],
+)
+async def test_an_unknown_address_gets_the_answer_of_a_wrong_password_in_the_same_time(
+    password: str, reason: str, new_person: NewPerson, stranger: Person
+) -> None:
+    addresses = (await new_person()).email, f"{uuid.uuid4()}@example.com"
+
+    async def answer(email: str) -> tuple[Refusal | None, float]:
+        begin = time.perf_counter()
+        refused = await refusal(stranger.auth.Login(pb.LoginRequest(email=email, password=password)))
+        return refused, time.perf_counter() - begin
+
+    pairs = [(await answer(addresses[0]), await answer(addresses[1])) for _ in range(7)]
+    (answers,) = {(known[0], unknown[0]) for known, unknown in pairs}
+    assert answers[0] == answers[1]
+    assert answers[0] is not None
+    assert answers[0].reason == reason
+    known_time, unknown_time = (statistics.median(each[1] for each in column) for column in zip(*pairs, strict=True))
+    assert 1 / 3 < unknown_time / known_time < 3  # without the hash it would be a fiftieth

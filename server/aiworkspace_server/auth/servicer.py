@@ -24,7 +24,6 @@ from .service import Device, Pair, Sessions
 from .throttle import Throttle
 from .tokens import Tokens
 
-
 Answer = TypeVar("Answer", pb.RegisterResponse, pb.LoginResponse)
 
 

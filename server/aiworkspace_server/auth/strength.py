@@ -19,18 +19,27 @@ _one_at_a_time = Lock()  # zxcvbn keeps the words that belong to a person in a g
 
 
 def weakness(password: str, inputs: Sequence[str]) -> str | None:
-    """Why it is easily guessed and what to do instead; None when it is not. `inputs` is what others know of its owner."""
-    password = password[:_MOST_CHARACTERS]
-    if _readings(password) > _MOST_READINGS:
-        password = password.translate(_ONE_SYMBOL_PER_LETTER)
+    """Why it is easily guessed and what to do; None when it is not. `inputs` is what others know of its owner."""
     words = [word for text in inputs for word in re.split(r"[\W_]+", text) if len(word) >= _LEAST_WORD]
+    rest = _without(words, password)
+    judged = rest[:_MOST_CHARACTERS]
+    if _readings(judged) > _MOST_READINGS:
+        judged = judged.translate(_ONE_SYMBOL_PER_LETTER)
     with _one_at_a_time:
-        found = zxcvbn(password, [*inputs, *words])
+        found = zxcvbn(judged, words)
     if found["score"] >= _LEAST_SCORE:
         return None
-    warning = found["feedback"]["warning"].rstrip(".")
-    reason = f" ({warning[0].lower()}{warning[1:]})" if warning else ""
+    warning = found["feedback"]["warning"] if rest == password else "Your name and address do not count."
+    reason = f" ({warning[0].lower()}{warning[1:].rstrip('.')})" if warning else ""
     return f"is easily guessed{reason}: use several words that do not belong together"
+
+
+def _without(words: Sequence[str], password: str) -> str:
+    """The password with a space for each word: zxcvbn finds any two words with something in between hard to guess."""
+    if not words:
+        return password
+    longest_first = sorted(words, key=len, reverse=True)
+    return re.sub("|".join(map(re.escape, longest_first)), " ", password, flags=re.IGNORECASE)
 
 
 def _readings(password: str) -> int:
