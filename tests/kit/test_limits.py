@@ -1,18 +1,32 @@
 """Rate limits, in one process and across several."""
 
+import asyncio
+import time
+from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from limits import RateLimitItemPerHour
+from limits.aio.strategies import FixedWindowRateLimiter, RateLimiter, SlidingWindowCounterRateLimiter
 
 from aiworkspace.v1 import auth_pb2, options_pb2
 from aiworkspace_server.app import App, running
+from aiworkspace_server.kit import limits
+from aiworkspace_server.kit.context import Call
+from aiworkspace_server.kit.contract import read_methods
+from aiworkspace_server.kit.embedded import embedded_redis
+from aiworkspace_server.kit.errors import RateLimited
+from aiworkspace_server.kit.limits import Counters, Limits
 from aiworkspace_server.settings import Settings
 from tests.conftest import Stores, other_databases, store_settings
 from tests.people import PASSWORD, Person
 
 LOGIN = auth_pb2.LoginRequest(email="nobody@example.com", password=PASSWORD)
+LOGIN_PATH = "/aiworkspace.v1.AuthService/Login"
 _CREDENTIALS = options_pb2.RateLimitClass.DESCRIPTOR.values_by_name["RATE_LIMIT_CLASS_CREDENTIALS"]
 ALLOWED = _CREDENTIALS.GetOptions().Extensions[options_pb2.calls_per_minute] // 10
 
@@ -44,3 +58,93 @@ async def test_limits_hold_across_servers_and_say_when_to_come_back(two_servers:
     assert status.details[1].Unpack(quota)
     assert status.details[2].Unpack(retry)
     assert 0 < retry.retry_delay.ToTimedelta().total_seconds() <= 120
+
+
+# Without an answer from Redis
+
+
+@pytest.fixture(params=["away", "silent"])
+async def dead_redis(request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """The URL of a Redis that is not there, or that takes connections and never answers."""
+    ended = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await ended.wait()
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    if request.param == "away":
+        server.close()
+    yield f"redis://127.0.0.1:{port}"
+    ended.set()
+    server.close()
+
+
+@pytest.mark.parametrize("strategy", [FixedWindowRateLimiter, SlidingWindowCounterRateLimiter])
+async def test_without_an_answer_from_redis_is_counted_in_memory(dead_redis: str, strategy: type[RateLimiter]) -> None:
+    counters, allowed = Counters(dead_redis), RateLimitItemPerHour(5)
+    begin = time.perf_counter()
+    hits = [await counters.ask(strategy, lambda limiter: limiter.hit(allowed, "somebody")) for _ in range(8)]
+    assert hits == [True] * 5 + [False] * 3
+    assert time.perf_counter() - begin < 4, "it is not asked again at each call"
+    await counters.close()
+
+
+async def test_redis_is_used_again_when_it_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_AWAY_SECONDS", 0.1)
+    allowed = RateLimitItemPerHour(5)
+
+    async def hit(counters: Counters) -> bool:
+        return await counters.ask(FixedWindowRateLimiter, lambda limiter: limiter.hit(allowed, "somebody"))
+
+    async with embedded_redis(tmp_path) as url:
+        one, other = Counters(url), Counters(url)
+        assert [await hit(one) for _ in range(5)] == [True] * 5
+    assert await hit(one), "this process begins anew"
+    async with embedded_redis(tmp_path) as url:
+        await asyncio.sleep(0.2)
+        assert [await hit(counters) for counters in (one, other)] == [False, False]
+        for counters in (one, other):
+            await counters.close()
+
+
+# Who a caller is
+
+
+class Peer:
+    """The context of a call from this address."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def peer(self) -> str:
+        return self._address
+
+
+async def test_public_calls_are_counted_by_address_and_for_ipv6_by_network() -> None:
+    counters = Counters(None)
+    method = read_methods([auth_pb2.DESCRIPTOR.services_by_name["AuthService"]], [])[LOGIN_PATH]
+
+    async def answer(call: Call, request: Any) -> str:
+        return "answered"
+
+    login = Limits(counters, 1).step(method, answer)
+
+    async def calls(*addresses: str) -> Counter[str]:
+        """What comes of calls from the addresses in turn."""
+        found: Counter[str] = Counter()
+        for address in addresses:
+            try:
+                found[await login(Call(method, Peer(address), {}, ""), LOGIN)] += 1
+            except RateLimited:
+                found["refused"] += 1
+        return found
+
+    assert method.calls_per_minute == 30
+    of_one_network = [f"ipv6:%5B2001:db8:0:1:{n:x}::1%5D:{50000 + n}" for n in range(40)]
+    assert await calls(*of_one_network) == {"answered": 30, "refused": 10}
+    assert await calls("ipv6:%5B2001:db8:0:2::1%5D:50000") == {"answered": 1}
+    of_one_address = [f"ipv4:192.0.2.1:{50000 + n}" for n in range(40)]
+    assert await calls(*of_one_address) == {"answered": 30, "refused": 10}
+    assert await calls("ipv4:192.0.2.2:50000") == {"answered": 1}
