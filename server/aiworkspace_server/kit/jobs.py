@@ -1,0 +1,104 @@
+"""Background jobs: rows in PostgreSQL, stored in the transaction of the change that they belong to.
+
+So a committed change never loses its job, and one that was rolled back never runs it. A job is tried until it succeeds,
+for about a day, and may run twice when a server dies over it. Its arguments are ids: what it needs beyond them it
+reads when it runs, and nothing that people must not see is in the queue.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from procrastinate import App, BaseRetryStrategy, PsycopgConnector, RetryDecision
+from procrastinate.jobs import Job
+from sqlalchemy import make_url
+
+from .postgres import APP_ROLE, WriteSession
+
+log = structlog.get_logger("jobs")
+
+_CONCURRENCY = 10
+_POLL_SECONDS = 2.0  # new jobs announce themselves, retries have to be looked for
+_RESTART_SECONDS = 2.0
+_HEARTBEAT_SECONDS, _STALLED_SECONDS = 5.0, 20.0
+_KEPT_HOURS = 30 * 24  # failed jobs; others are deleted when they are done
+_MOST_ATTEMPTS = 35  # after 1, 2, 4 … 2048 seconds, then every hour: about a day
+_MOST_WAIT_SECONDS = 3600
+
+Function = Callable[..., Awaitable[None]]
+
+
+class Jobs:
+    """The queue, and the worker that takes jobs from it. Any number of servers may work on one queue."""
+
+    def __init__(self, url: str) -> None:
+        self._app = App(
+            connector=PsycopgConnector(
+                conninfo=make_url(url).set(drivername="postgresql").render_as_string(hide_password=False),
+                kwargs={"options": f"-c role={APP_ROLE} -c timezone=UTC", "connect_timeout": 5},
+                min_size=1,
+                max_size=4,
+                timeout=5,
+            )
+        )
+        tend = self._app.task(name="jobs.tend")(self._tend)
+        self._app.periodic(cron="* * * * *")(tend)
+
+    def add(self, name: str, function: Function) -> None:
+        """Declares a job. The function is called with what was enqueued; it must bear being called again."""
+        self._app.task(name=name, retry=_Backoff())(function)
+
+    async def enqueue(self, tx: WriteSession, name: str, **arguments: object) -> None:
+        """Runs the job once the transaction is committed. The arguments become strings."""
+        connection = (await (await tx.connection()).get_raw_connection()).driver_connection
+        job = self._app.configure_task(name, allow_unknown=False, connection=connection)
+        await job.defer_async(**{key: str(value) for key, value in arguments.items()})
+
+    @asynccontextmanager
+    async def running(self, shutdown_seconds: float) -> AsyncIterator[None]:
+        """Works until the context ends, then gives the jobs in progress that long; unfinished ones are tried again."""
+        async with self._app.open_async():
+            worker = asyncio.create_task(self._work(shutdown_seconds))
+            try:
+                yield
+            finally:
+                worker.cancel()
+                await asyncio.wait([worker])
+
+    async def _work(self, shutdown_seconds: float) -> None:
+        while True:
+            try:
+                await self._app.run_worker_async(
+                    concurrency=_CONCURRENCY,
+                    fetch_job_polling_interval=_POLL_SECONDS,
+                    shutdown_graceful_timeout=shutdown_seconds,
+                    delete_jobs="successful",
+                    install_signal_handlers=False,
+                    update_heartbeat_interval=_HEARTBEAT_SECONDS,
+                    stalled_worker_timeout=_STALLED_SECONDS,
+                )
+            except Exception as error:
+                log.warning("jobs wait for the database", error=type(error).__name__)
+            await asyncio.sleep(_RESTART_SECONDS)
+
+    async def _tend(self, timestamp: int) -> None:
+        """Every minute, by one server: tries again what a dead server had begun, and deletes what is long over."""
+        manager = self._app.job_manager
+        for job in await manager.get_stalled_jobs(seconds_since_heartbeat=_STALLED_SECONDS):
+            log.warning("job was left by a server that died", job=job.task_name, id=job.id)
+            await manager.retry_job(job)
+        await manager.delete_old_jobs(
+            nb_hours=_KEPT_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
+        )
+
+
+class _Backoff(BaseRetryStrategy):
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
+        if job.attempts >= _MOST_ATTEMPTS:
+            return None
+        seconds = min(2**job.attempts, _MOST_WAIT_SECONDS)
+        fields: dict[str, Any] = {"job": job.task_name, "id": job.id, "attempts": job.attempts + 1, "seconds": seconds}
+        log.warning("job failed, trying again", **fields, error=type(exception).__name__, text=str(exception))
+        return RetryDecision(retry_in={"seconds": seconds})
