@@ -1,7 +1,7 @@
-"""One real server for all tests: real PostgreSQL, MongoDB and Redis, a real port, and a stand-in for the providers."""
+"""One real server for all tests: real databases and mail server, a real port, and a stand-in for the providers."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from aiworkspace_server.app import App, running
 from aiworkspace_server.kit import logs
 from aiworkspace_server.kit.embedded import embedded_mongo, embedded_postgres, embedded_redis
 from aiworkspace_server.settings import Settings
+from tests.mailbox import Mailbox
 from tests.people import NewPerson, Person, Place, make_place, people
 from tests.standin import Standin
 
@@ -54,8 +55,16 @@ async def standin() -> AsyncIterator[Standin]:
 
 
 @pytest.fixture(scope="session")
-def settings(stores: Stores, standin: Standin) -> Settings:
-    return Settings.model_validate(provider_settings(standin) | store_settings(stores))
+def mailbox() -> Iterator[Mailbox]:
+    mailbox = Mailbox().start()
+    yield mailbox
+    mailbox.stop()
+
+
+@pytest.fixture(scope="session")
+def settings(stores: Stores, standin: Standin, mailbox: Mailbox) -> Settings:
+    values = provider_settings(standin) | store_settings(stores) | mail_settings(mailbox)
+    return Settings.model_validate(values)
 
 
 async def other_databases(stores: Stores, name: str) -> Stores:
@@ -94,6 +103,15 @@ def provider_settings(standin: Standin) -> dict[str, object]:
         "echo_tokens_per_second": 2000,
         "provider_first_token_seconds": 2,
         "provider_idle_seconds": 1,
+    }
+
+
+def mail_settings(mailbox: Mailbox) -> dict[str, object]:
+    return {
+        "smtp_host": "127.0.0.1",
+        "smtp_port": mailbox.port,
+        "smtp_tls": "none",
+        "mail_from": "AI Workspace <workspace@example.org>",
     }
 
 

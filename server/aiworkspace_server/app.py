@@ -13,12 +13,15 @@ from grpc_health.v1 import health
 
 from .access.authorize import Access
 from .access.servicer import AccessServicer
+from .accounts.jobs import TokenMails
+from .accounts.service import EmailTokens
 from .accounts.servicer import AccountServicer
 from .audit.recorder import Recorder
 from .audit.service import Chain
 from .audit.servicer import AuditServicer
 from .auth.cookies import CsrfTokens
 from .auth.devices import Devices
+from .auth.jobs import Notices
 from .auth.keys import Keys, read_keys
 from .auth.passwords import Passwords
 from .auth.principal import Authenticator
@@ -31,14 +34,17 @@ from .chat.runs import Runs
 from .chat.service import ChatFinder, cancel_unentitled
 from .chat.servicer import ChatServicer
 from .kit.embedded import embedded_mongo, embedded_postgres
+from .kit.jobs import Jobs
 from .kit.keys import derive
 from .kit.limits import Counters, Limits
+from .kit.mail import ConsoleMailer, Links, Mailer, SmtpMailer
 from .kit.mongo import Mongo
 from .kit.pages import Pages
 from .kit.postgres import Database
 from .kit.replies import Replies
 from .llm.registry import Registry
 from .migrate import check_schema, migrate
+from .orgs.jobs import InvitationMails
 from .orgs.service import InvitationTokens
 from .orgs.servicer import OrgServicer
 from .rpc import Services, add_services, build_server, read_surface
@@ -109,12 +115,15 @@ async def running(settings: Settings, *, migrating: bool) -> AsyncIterator[App]:
         db = Database(where.url)
         stack.push_async_callback(db.close)
         await check_schema(db, embedded=settings.embedded)
+        jobs = Jobs(where.url)
         await stack.enter_async_context(sole_server(db))
         await recover(db, mongo)
-        yield await _listen(stack, settings, keys, db, mongo)
+        yield await _listen(stack, settings, keys, db, mongo, jobs)
 
 
-async def _listen(stack: AsyncExitStack, settings: Settings, keys: Keys, db: Database, mongo: Mongo) -> App:
+async def _listen(
+    stack: AsyncExitStack, settings: Settings, keys: Keys, db: Database, mongo: Mongo, jobs: Jobs
+) -> App:
     registry = await stack.enter_async_context(Registry.from_settings(settings))
     runs = Runs(db, mongo, settings.run_seconds, settings.max_output_tokens)
     stack.push_async_callback(runs.close, settings.shutdown_seconds)
@@ -155,27 +164,62 @@ async def _listen(stack: AsyncExitStack, settings: Settings, keys: Keys, db: Dat
     recorder = Recorder(db, chain)
     stack.push_async_callback(recorder.close)
     db.before_commit = recorder.before_commit
+    mailer, links = _mailer(settings), Links(settings.public_url)
+    token_mails = TokenMails(db, jobs, mailer, links, EmailTokens(derive(lasting, "email tokens")))
+    invitation_mails = InvitationMails(db, jobs, mailer, links, invitations)
+    notices = Notices(db, jobs, mailer)
     methods = read_surface(access)
     server = build_server(methods, authenticator, limits, recorder, access)
     services = Services(
         auth=AuthServicer(
-            db, sessions, access_tokens, csrf_tokens, passwords, devices, throttle, authenticator, pages, replies
+            db,
+            sessions,
+            access_tokens,
+            csrf_tokens,
+            passwords,
+            devices,
+            throttle,
+            authenticator,
+            token_mails.ask_verification,
+            notices,
+            pages,
+            replies,
         ),
-        accounts=AccountServicer(db, pages, replies),
-        orgs=OrgServicer(db, authenticator, left_org, invitations, pages, replies),
+        accounts=AccountServicer(db, passwords, authenticator, token_mails, notices),
+        orgs=OrgServicer(
+            db,
+            authenticator,
+            left_org,
+            invitations,
+            invitation_mails,
+            settings.require_verified_email,
+            pages,
+            replies,
+        ),
         teams=TeamServicer(db, workspaces, lost_rights, pages, replies),
         access=AccessServicer(db, authenticator, access, methods, pages, replies),
-        service_accounts=ServiceAccountServicer(db, authenticator, left_org, pages, replies),
+        service_accounts=ServiceAccountServicer(db, authenticator, left_org, notices, pages, replies),
         workspaces=WorkspaceServicer(db, registry, workspaces, lost_rights, pages, replies),
         chat=ChatServicer(db, mongo, registry, runs, pages, replies),
         usage=UsageServicer(db, pages),
         audit=AuditServicer(db, chain, pages),
     )
     health_servicer = await add_services(server, services)
+    await stack.enter_async_context(jobs.running(settings.shutdown_seconds))
     address = _bind(server, settings)
     await server.start()
     stack.push_async_callback(_drain, server, health_servicer, runs, settings.shutdown_seconds)
     return App(address, db, mongo, registry, runs, access_tokens, refresh_tokens)
+
+
+def _mailer(settings: Settings) -> Mailer:
+    if settings.smtp_host is None or settings.mail_from is None:
+        if not settings.embedded:
+            log.warning("SMTP_HOST is not set: mail, with the tokens in it, is printed on standard output")
+        return ConsoleMailer()
+    password = settings.smtp_password.get_secret_value() if settings.smtp_password else None
+    server = settings.smtp_host, settings.smtp_port
+    return SmtpMailer(*server, settings.smtp_username, password, settings.smtp_tls, settings.mail_from)
 
 
 def _bind(server: grpc.aio.Server, settings: Settings) -> str:

@@ -2,6 +2,10 @@
 
 import re
 import sys
+from email.errors import HeaderParseError
+from email.headerregistry import Address
+from email.utils import parseaddr
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, Self
 
@@ -57,6 +61,24 @@ def _begins(*schemes: str) -> AfterValidator:
 
 def _split(value: object) -> object:
     return re.findall(r"[^\s,]+", value) if isinstance(value, str) else value
+
+
+def _mailbox(text: str) -> str:
+    name, address = parseaddr(text)
+    try:
+        Address(name, addr_spec=address)
+    except (ValueError, HeaderParseError):
+        raise ValueError("must be an address, or a name and an address: Name <name@example.com>") from None
+    if "@" not in address:
+        raise ValueError("must have an address with a domain")
+    return text
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _lower(value: object) -> object:
@@ -118,6 +140,15 @@ class Deployment(BaseSettings):
     max_output_tokens: Annotated[int, Field(gt=0)] = 4096
     echo_tokens_per_second: Seconds = 50
 
+    smtp_host: str | None = None  # without one, mail is printed on standard output
+    smtp_port: Annotated[int, Field(gt=0, le=65535)] = 587
+    smtp_username: str | None = None
+    smtp_password: SecretStr | None = None
+    smtp_tls: Annotated[Literal["starttls", "tls", "none"], BeforeValidator(_lower)] = "starttls"
+    mail_from: Annotated[str, AfterValidator(_mailbox)] | None = None
+    public_url: HttpUrl | None = None
+    require_verified_email: bool = False
+
     log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = "auto"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
 
@@ -128,9 +159,18 @@ class Deployment(BaseSettings):
 
     @model_validator(mode="after")
     def _pairs(self) -> Self:
-        for one, other in (("database_url", "mongo_uri"), ("tls_cert_file", "tls_key_file")):
+        pairs = ("database_url", "mongo_uri"), ("tls_cert_file", "tls_key_file"), ("smtp_username", "smtp_password")
+        for one, other in pairs:
             if (getattr(self, one) is None) != (getattr(self, other) is None):
                 raise ValueError(f"set both {one.upper()} and {other.upper()}, or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _mail(self) -> Self:
+        if self.smtp_host and not self.mail_from:
+            raise ValueError("MAIL_FROM is not set; with SMTP_HOST mail needs a sender")
+        if self.smtp_host and self.smtp_username and self.smtp_tls == "none" and not _is_loopback(self.smtp_host):
+            raise ValueError("SMTP_TLS=none would send SMTP_PASSWORD in the clear; use starttls or tls")
         return self
 
 

@@ -1,14 +1,59 @@
 """AccountService: proto in and out, one transaction per call."""
 
+from typing import Any
+
+from aiworkspace.v1 import account_pb2 as pb
 from aiworkspace.v1.account_pb2_grpc import AccountServiceServicer
 
-from ..kit.pages import Pages
+from ..auth import store as users
+from ..auth.jobs import Notice, Notices
+from ..auth.passwords import Passwords
+from ..auth.principal import Authenticator
+from ..kit.context import caller_id
+from ..kit.errors import Unauthenticated
 from ..kit.postgres import Database
-from ..kit.replies import Replies
+from . import service
+from .jobs import TokenMails
 
 
 class AccountServicer(AccountServiceServicer):
-    def __init__(self, db: Database, pages: Pages, replies: Replies) -> None:
+    def __init__(
+        self, db: Database, passwords: Passwords, authenticator: Authenticator, mails: TokenMails, notices: Notices
+    ) -> None:
         self._db = db
-        self._pages = pages
-        self._replies = replies
+        self._passwords = passwords
+        self._authenticator = authenticator
+        self._mails = mails
+        self._notices = notices
+
+    async def RequestEmailVerification(
+        self, request: pb.RequestEmailVerificationRequest, context: Any
+    ) -> pb.RequestEmailVerificationResponse:
+        async with self._db.write() as tx:
+            user = await users.find_user(tx, caller_id())
+            if user is None:
+                raise Unauthenticated
+            await self._mails.ask_verification(tx, user)
+        return pb.RequestEmailVerificationResponse()
+
+    async def VerifyEmail(self, request: pb.VerifyEmailRequest, context: Any) -> pb.VerifyEmailResponse:
+        async with self._db.write() as tx:
+            await service.verify_email(tx, request.token)
+        return pb.VerifyEmailResponse()
+
+    async def RequestPasswordReset(
+        self, request: pb.RequestPasswordResetRequest, context: Any
+    ) -> pb.RequestPasswordResetResponse:
+        async with self._db.write() as tx:
+            await self._mails.ask_reset(tx, await users.find_user_by_email(tx, request.email.lower()))
+        return pb.RequestPasswordResetResponse()
+
+    async def ResetPassword(self, request: pb.ResetPasswordRequest, context: Any) -> pb.ResetPasswordResponse:
+        async with self._db.read() as tx:
+            await service.find_resetter(tx, request.token)
+        new_hash = await self._passwords.hash(request.new_password)  # with no connection held
+        async with self._db.write() as tx:
+            user = await service.reset_password(tx, request.token, new_hash)
+            await self._notices.notify(tx, user.id, Notice.PASSWORD_RESET)
+        self._authenticator.forget(user.id)
+        return pb.ResetPasswordResponse()

@@ -1,5 +1,6 @@
 """AuthService: proto in and out, one transaction per call."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from ..kit.timestamps import timestamp
 from . import cookies, service, store
 from .cookies import Cookie, CsrfTokens
 from .devices import Devices
+from .jobs import Notice, Notices
 from .models import Session, User
 from .passwords import Passwords
 from .principal import Authenticator
@@ -25,6 +27,9 @@ from .throttle import Throttle
 from .tokens import Tokens
 
 Answer = TypeVar("Answer", pb.RegisterResponse, pb.LoginResponse)
+
+# Told of a new account, in the transaction that makes it.
+Registered = Callable[[WriteSession, User], Awaitable[None]]
 
 
 class AuthServicer(AuthServiceServicer):
@@ -38,6 +43,8 @@ class AuthServicer(AuthServiceServicer):
         devices: Devices,
         throttle: Throttle,
         authenticator: Authenticator,
+        registered: Registered,
+        notices: Notices,
         pages: Pages,
         replies: Replies,
     ) -> None:
@@ -49,6 +56,8 @@ class AuthServicer(AuthServiceServicer):
         self._devices = devices
         self._throttle = throttle
         self._authenticator = authenticator
+        self._registered = registered
+        self._notices = notices
         self._pages = pages
         self._replies = replies
 
@@ -64,6 +73,8 @@ class AuthServicer(AuthServiceServicer):
         async with self._db.write(user_id=user_id) as tx:
             user = await service.add_user(tx, values)
             pair = self._start(tx, user, _device(request)) if user else None
+            if user:
+                await self._registered(tx, user)
         if user is None or pair is None:
             user, pair = await self._register_again(request)
         return await self._welcome(pb.RegisterResponse, user, pair, None, by_cookie=request.use_cookies)
@@ -142,6 +153,8 @@ class AuthServicer(AuthServiceServicer):
             self._csrf_tokens.check(call, claims.session_id)
         async with self._db.write() as tx:
             user_id, pair = await self._sessions.refresh(tx, claims, call.peer)
+            if pair is None:
+                await self._notices.notify(tx, user_id, Notice.TOKEN_REUSED)
         if pair is None:  # raised out here, so that the end of the session is committed
             self._authenticator.forget(user_id)
             raise Unauthenticated
@@ -185,6 +198,7 @@ class AuthServicer(AuthServiceServicer):
             if reply := await self._replies.earlier(tx, request, pb.ChangePasswordResponse):
                 return reply
             await service.set_password(tx, user, call.session_id, new_hash)
+            await self._notices.notify(tx, user.id, Notice.PASSWORD_CHANGED)
             reply = await self._replies.keep(tx, request, pb.ChangePasswordResponse())
         self._authenticator.forget(user.id)
         return reply
@@ -236,6 +250,7 @@ def user_to_proto(user: User) -> pb.User:
         create_time=timestamp(user.create_time),
         update_time=timestamp(user.update_time),
         etag=str(user.version),
+        email_verified=user.verify_time is not None,
     )
 
 

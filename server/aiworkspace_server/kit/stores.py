@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import procrastinate.exceptions
 import pymongo.errors
 import sqlalchemy.exc
 import structlog
@@ -13,6 +14,7 @@ STORE_AWAY: tuple[type[Exception], ...] = (
     sqlalchemy.exc.OperationalError,
     sqlalchemy.exc.InterfaceError,
     sqlalchemy.exc.TimeoutError,
+    procrastinate.exceptions.ConnectorException,
     pymongo.errors.ConnectionFailure,
     pymongo.errors.WaitQueueTimeoutError,
 )

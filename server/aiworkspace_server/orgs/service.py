@@ -96,15 +96,26 @@ async def accept_invitation(tx: WriteSession, org_id: UUID, invitation_id: UUID,
     invitation = await store.lock_invitation(tx, invitation_id)
     if invitation is None or invitation.email != user.email:
         raise NotFound("token")
-    time = now()
-    if invitation.accept_time or invitation.revoke_time or invitation.expire_time <= time:
+    if not is_open(invitation):
         raise _invitation_closed("The invitation was accepted or revoked, or has expired: ask for a new one.")
     if await store.find_member(tx, user.id):
         raise AlreadyExists("You are a member of this organization.", "token")
-    invitation.accept_time = time
+    invitation.accept_time = now()
     role = RoleChoice(invitation.role, invitation.custom_role_id)
     tx.add(new_membership(org.id, user.id, role))
     return org, role
+
+
+def is_open(invitation: Invitation) -> bool:
+    """Whether it can be accepted."""
+    return not (invitation.accept_time or invitation.revoke_time or invitation.expire_time <= now())
+
+
+def check_verified(user: User) -> None:
+    if user.kind == "person" and user.verify_time is None:
+        raise FailedPrecondition(
+            pb.ERROR_REASON_EMAIL_UNVERIFIED, "Confirm your email address first, with the token that was mailed to it."
+        )
 
 
 def new_membership(org_id: UUID, user_id: UUID, role: RoleChoice) -> Membership:

@@ -16,10 +16,11 @@ from ..kit.errors import InvalidArgument, NotFound, Unauthenticated
 from ..kit.ids import new_id, parse_id
 from ..kit.masks import changes
 from ..kit.pages import Pages
-from ..kit.postgres import Database
+from ..kit.postgres import Database, WriteSession
 from ..kit.replies import Replies
 from ..kit.timestamps import now, timestamp
 from . import service, store
+from .jobs import InvitationMails
 from .models import Invitation, Membership
 from .service import InvitationTokens, RoleChoice, role_of
 
@@ -34,6 +35,8 @@ class OrgServicer(OrgServiceServicer):
         authenticator: Authenticator,
         access_lost: AccessLost,
         tokens: InvitationTokens,
+        mails: InvitationMails,
+        require_verified: bool,
         pages: Pages,
         replies: Replies,
     ) -> None:
@@ -41,6 +44,8 @@ class OrgServicer(OrgServiceServicer):
         self._authenticator = authenticator
         self._access_lost = access_lost
         self._tokens = tokens
+        self._mails = mails
+        self._require_verified = require_verified
         self._pages = pages
         self._replies = replies
 
@@ -49,6 +54,7 @@ class OrgServicer(OrgServiceServicer):
         async with self._db.write(org_id, caller_id()) as tx:
             if reply := await self._replies.earlier(tx, request, pb.CreateOrgResponse):
                 return reply
+            await self._caller(tx)
             org = await service.create_org(tx, org_id, request.name, caller_id())
             reply = pb.CreateOrgResponse(org=_org_to_proto(org, RoleChoice("owner")))
             await self._replies.keep(tx, request, reply)
@@ -94,6 +100,7 @@ class OrgServicer(OrgServiceServicer):
                 invitation = await service.create_invitation(tx, org_id, email, role, current.get().principal)
                 reply = pb.CreateInvitationResponse(invitation=_invitation_to_proto(invitation))
                 await self._replies.keep(tx, request, reply)
+                await self._mails.ask(tx, invitation)
         reply.token = self._tokens.make(org_id, UUID(reply.invitation.invitation_id))
         return reply
 
@@ -114,14 +121,21 @@ class OrgServicer(OrgServiceServicer):
         async with self._db.write(org_id, caller_id()) as tx:
             if reply := await self._replies.earlier(tx, request, pb.AcceptInvitationResponse):
                 return reply
-            user = await users.find_user(tx, caller_id())
-            if user is None:
-                raise Unauthenticated
+            user = await self._caller(tx)
             org, role = await service.accept_invitation(tx, org_id, invitation_id, user)
             reply = await self._replies.keep(tx, request, pb.AcceptInvitationResponse(org=_org_to_proto(org, role)))
             current.get().org_id = org_id  # whose audit log has it, but for refusals: they leave no trace there
         self._authenticator.forget(caller_id())
         return reply
+
+    async def _caller(self, tx: WriteSession) -> User:
+        """The caller, who may have to have shown that the email address is theirs."""
+        user = await users.find_user(tx, caller_id())
+        if user is None:
+            raise Unauthenticated
+        if self._require_verified:
+            service.check_verified(user)
+        return user
 
     async def ListMembers(self, request: pb.ListMembersRequest, context: Any) -> pb.ListMembersResponse:
         key = self._pages.after(request)

@@ -67,6 +67,16 @@ async def remove_member(tx: WriteSession, user_id: UUID) -> None:
     await tx.execute(delete(Membership).where(Membership.user_id == user_id))
 
 
+async def list_owner_ids(tx: ReadSession) -> Sequence[UUID]:
+    """Those that are not suspended."""
+    owners = Membership.role == "owner", Membership.suspend_time.is_(None)
+    return (await tx.execute(select(Membership.user_id).where(*owners))).scalars().all()
+
+
+async def find_invitation(tx: ReadSession, invitation_id: UUID) -> Invitation | None:
+    return (await tx.execute(select(Invitation).where(Invitation.id == invitation_id))).scalar_one_or_none()
+
+
 async def lock_invitation(tx: WriteSession, invitation_id: UUID) -> Invitation | None:
     query = select(Invitation).where(Invitation.id == invitation_id).with_for_update()
     return (await tx.execute(query)).scalar_one_or_none()

@@ -1,0 +1,36 @@
+"""Queries on mailed tokens."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+
+from ..kit.postgres import ReadSession, WriteSession
+from .models import EmailToken
+
+
+async def add_token(tx: WriteSession, token: EmailToken) -> None:
+    tx.add(token)
+    await tx.flush()
+
+
+async def find_token(tx: ReadSession, token_id: UUID) -> EmailToken | None:
+    return await tx.get(EmailToken, token_id)
+
+
+async def find_token_by_hash(tx: ReadSession, token_hash: bytes, purpose: str) -> EmailToken | None:
+    """As it is now, even when the transaction has read it before."""
+    query = select(EmailToken).where(EmailToken.token_hash == token_hash, EmailToken.purpose == purpose)
+    return (await tx.execute(query.execution_options(populate_existing=True))).scalar_one_or_none()
+
+
+async def count_tokens(tx: ReadSession, user_id: UUID, purpose: str, since: datetime) -> int:
+    made = EmailToken.user_id == user_id, EmailToken.purpose == purpose, EmailToken.create_time > since
+    return (await tx.execute(select(func.count()).select_from(EmailToken).where(*made))).scalar_one()
+
+
+async def end_tokens(tx: WriteSession, user_id: UUID, purpose: str, time: datetime) -> None:
+    """Those that could still be used."""
+    good = EmailToken.use_time.is_(None), EmailToken.expire_time > time
+    whose = EmailToken.user_id == user_id, EmailToken.purpose == purpose
+    await tx.execute(update(EmailToken).where(*whose, *good).values(expire_time=time))
