@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+import threading
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from typing import Any
@@ -19,6 +20,7 @@ class Mailbox:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = int(free.getsockname()[1])
         self.mails: list[EmailMessage] = []
+        self._changed = threading.Condition()
         self.refused: dict[str, str] = {}
         self.tries: list[str] = []
         self._options = options
@@ -43,7 +45,9 @@ class Mailbox:
         mail = message_from_bytes(envelope.content, policy=policy.default)
         assert isinstance(mail, EmailMessage)
         assert [mail["To"]] == envelope.rcpt_tos
-        self.mails.append(mail)
+        with self._changed:
+            self.mails.append(mail)
+            self._changed.notify_all()
         return "250 OK"
 
     def of(self, address: str, subject: str = "") -> list[EmailMessage]:
@@ -51,12 +55,14 @@ class Mailbox:
 
     async def wait(self, address: str, subject: str = "", count: int = 1) -> EmailMessage:
         """The mail that arrives as the count-th of its kind. There must not be more."""
-        async with asyncio.timeout(_SECONDS):
-            while len(self.of(address, subject)) < count:
-                await asyncio.sleep(0.01)
-        found = self.of(address, subject)
-        assert len(found) == count
+        found = await asyncio.to_thread(self._wait, address, subject, count)
+        assert len(found) == count, f"{len(found)} mails to {address}"
         return found[-1]
+
+    def _wait(self, address: str, subject: str, count: int) -> list[EmailMessage]:
+        with self._changed:
+            self._changed.wait_for(lambda: len(self.of(address, subject)) >= count, _SECONDS)
+            return self.of(address, subject)
 
     async def token(self, address: str, subject: str, count: int = 1) -> str:
         return token_in(await self.wait(address, subject, count))

@@ -3,6 +3,7 @@
 from types import TracebackType
 from typing import Self
 
+from aiworkspace_client._generated.account import Account, AsyncAccount
 from aiworkspace_client._generated.audit import AsyncAudit, Audit
 from aiworkspace_client._generated.auth import AsyncAuth, Auth
 from aiworkspace_client._generated.orgs import AsyncOrgs, Orgs
@@ -56,6 +57,7 @@ class AsyncClient:
             timeout=timeout,
         )
         self.auth = AsyncAuth(self._transport)
+        self.account = AsyncAccount(self._transport)
         self.orgs = AsyncOrgs(self._transport)
         self.workspaces = AsyncWorkspaces(self._transport)
         self.chat = AsyncChat(self._transport, StreamTiming())
@@ -113,6 +115,7 @@ class Client:
         self._client = client
         self._portal = Portal(client.close)
         self.auth = Auth(self._portal, client.auth)
+        self.account = Account(self._portal, client.account)
         self.orgs = Orgs(self._portal, client.orgs)
         self.workspaces = Workspaces(self._portal, client.workspaces)
         self.chat = Chat(self._portal, client.chat)

@@ -1,8 +1,9 @@
 """Email verification: register, read the mail, verify."""
 
+from aiworkspace.v1 import account_pb2, auth_pb2
 from tests.mailbox import VERIFY, Mailbox, token_in
 from tests.people import NewPerson
-from aiworkspace.v1 import account_pb2, auth_pb2
+
 
 async def test_x(new_person: NewPerson, mailbox: Mailbox) -> None:
     person = await new_person()

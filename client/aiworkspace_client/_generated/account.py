@@ -33,8 +33,8 @@ class AsyncAccount:
         self._transport = transport
 
     async def request_email_verification(self, *, timeout: float | None = None) -> None:
-        """Sends a mail with a new token for VerifyEmail to the caller's address. Does nothing when the address is
-        verified.
+        """Sends a mail with a new token for VerifyEmail to the caller's address; tokens of earlier mails end with it.
+        No mail is sent when the address is verified, nor beyond three in an hour.
 
         Args:
             timeout: Seconds for the call, repetitions included. The client's own unless given.
@@ -43,9 +43,10 @@ class AsyncAccount:
         await self._transport.unary(_REQUEST_EMAIL_VERIFICATION, request, timeout)
 
     async def verify_email(self, *, token: str, timeout: float | None = None) -> None:
-        """Marks the email address to which the token was sent as verified. A token works once, for 24 hours.
+        """Marks the email address to which the token was sent as verified. A token works for 24 hours, unless a newer
+        one was sent, and while the account has that address. Repeating the call changes nothing and succeeds.
 
-        Errors: NOT_FOUND for a token that is unknown, was used, or has expired.
+        Errors: NOT_FOUND for a token that is unknown, was replaced, or has expired.
 
         Args:
             token: The token from the mail.
@@ -55,8 +56,8 @@ class AsyncAccount:
         await self._transport.unary(_VERIFY_EMAIL, request, timeout)
 
     async def request_password_reset(self, *, email: str, timeout: float | None = None) -> None:
-        """Sends a mail with a token for ResetPassword to the address when it has an account. The answer and its time
-        are the same when it has none.
+        """Sends a mail with a token for ResetPassword to the address when it has an account; tokens of earlier mails
+        end with it. Beyond three in an hour no mail is sent. The answer and its time are always the same.
 
         Args:
             email: Email address of the account.
@@ -66,11 +67,11 @@ class AsyncAccount:
         await self._transport.unary(_REQUEST_PASSWORD_RESET, request, timeout)
 
     async def reset_password(self, *, token: str, new_password: str, timeout: float | None = None) -> None:
-        """Sets a new password, ends all sessions of the account and marks its email address as verified. A token works
-        once, for an hour.
+        """Sets a new password, ends all sessions of the account and marks its email address as verified. Its owner gets
+        a mail. A token works once, for an hour, unless a newer one was sent.
 
-        Errors: NOT_FOUND for a token that is unknown, was used, or has expired; INVALID_ARGUMENT when the password
-        is easily guessed.
+        Errors: NOT_FOUND for a token that is unknown, was used or replaced, or has expired; INVALID_ARGUMENT when
+        the password is easily guessed.
 
         Args:
             token: The token from the mail.
@@ -89,8 +90,8 @@ class Account:
         self._namespace = namespace
 
     def request_email_verification(self, *, timeout: float | None = None) -> None:
-        """Sends a mail with a new token for VerifyEmail to the caller's address. Does nothing when the address is
-        verified.
+        """Sends a mail with a new token for VerifyEmail to the caller's address; tokens of earlier mails end with it.
+        No mail is sent when the address is verified, nor beyond three in an hour.
 
         Args:
             timeout: Seconds for the call, repetitions included. The client's own unless given.
@@ -98,9 +99,10 @@ class Account:
         self._portal.run(self._namespace.request_email_verification(timeout=timeout))
 
     def verify_email(self, *, token: str, timeout: float | None = None) -> None:
-        """Marks the email address to which the token was sent as verified. A token works once, for 24 hours.
+        """Marks the email address to which the token was sent as verified. A token works for 24 hours, unless a newer
+        one was sent, and while the account has that address. Repeating the call changes nothing and succeeds.
 
-        Errors: NOT_FOUND for a token that is unknown, was used, or has expired.
+        Errors: NOT_FOUND for a token that is unknown, was replaced, or has expired.
 
         Args:
             token: The token from the mail.
@@ -109,8 +111,8 @@ class Account:
         self._portal.run(self._namespace.verify_email(token=token, timeout=timeout))
 
     def request_password_reset(self, *, email: str, timeout: float | None = None) -> None:
-        """Sends a mail with a token for ResetPassword to the address when it has an account. The answer and its time
-        are the same when it has none.
+        """Sends a mail with a token for ResetPassword to the address when it has an account; tokens of earlier mails
+        end with it. Beyond three in an hour no mail is sent. The answer and its time are always the same.
 
         Args:
             email: Email address of the account.
@@ -119,11 +121,11 @@ class Account:
         self._portal.run(self._namespace.request_password_reset(email=email, timeout=timeout))
 
     def reset_password(self, *, token: str, new_password: str, timeout: float | None = None) -> None:
-        """Sets a new password, ends all sessions of the account and marks its email address as verified. A token works
-        once, for an hour.
+        """Sets a new password, ends all sessions of the account and marks its email address as verified. Its owner gets
+        a mail. A token works once, for an hour, unless a newer one was sent.
 
-        Errors: NOT_FOUND for a token that is unknown, was used, or has expired; INVALID_ARGUMENT when the password
-        is easily guessed.
+        Errors: NOT_FOUND for a token that is unknown, was used or replaced, or has expired; INVALID_ARGUMENT when
+        the password is easily guessed.
 
         Args:
             token: The token from the mail.

@@ -45,8 +45,9 @@ def options(
     ctx.obj = Server(server, ca_file, plaintext, api_key)
 
 
-for command in (account.register, account.login, account.logout, account.whoami):
+for command in (account.register, account.verify, account.login, account.logout, account.whoami):
     app.command()(command)
+app.command()(account.reset_password)
 app.command()(conversation_commands.models)
 app.command()(chat)
 app.command()(usage)

@@ -1,4 +1,4 @@
-"""aiws register, login, logout, whoami, sessions."""
+"""aiws register, verify, login, logout, whoami, reset-password, sessions."""
 
 import socket
 import sys
@@ -13,6 +13,7 @@ from aiworkspace_client.types import User
 
 Email = Annotated[str, typer.Option("--email", "-e", prompt="Email address", help="Email address of the account.")]
 PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input.")]
+MailedToken = Annotated[str, typer.Option("--token", prompt="Token from the mail", help="What the mail has.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 sessions = typer.Typer(no_args_is_help=True, help="Sign-ins of your account, one for each device.")
@@ -32,6 +33,30 @@ def register(
             email=email, password=password, display_name=name, device_name=_device_name()
         )
         _signed_in(session, answer.user, answer.device_token)
+
+
+def verify(ctx: typer.Context, token: MailedToken) -> None:
+    """Confirm that your email address is yours."""
+    with connected(ctx) as session:
+        session.client.account.verify_email(token=token)
+        output.say("The address is confirmed.", "green")
+
+
+def reset_password(
+    ctx: typer.Context,
+    email: Annotated[str, typer.Option("--email", "-e", help="Have a token mailed to this address first.")] = "",
+    token: Annotated[str, typer.Option("--token", help="What the mail has. Otherwise you are asked for it.")] = "",
+    password_stdin: PasswordStdin = False,
+) -> None:
+    """Set a new password when you lost yours, with a token from a mail. All sessions end."""
+    with connected(ctx) as session:
+        if email:
+            session.client.account.request_password_reset(email=email)
+            output.say(f"If {email} has an account, a mail with a token is on its way.")
+        token = token or typer.prompt("Token from the mail", err=True)
+        password = _password(password_stdin, confirm=True)
+        session.client.account.reset_password(token=token, new_password=password)
+        output.say("The password is set. Next: aiws login", "green")
 
 
 def login(ctx: typer.Context, email: Email, password_stdin: PasswordStdin = False) -> None:

@@ -62,36 +62,37 @@ class AccountServiceServicer:
     """
 
     def RequestEmailVerification(self, request, context):
-        """RequestEmailVerification sends a mail with a new token for VerifyEmail to the caller's address. Does nothing when
-        the address is verified.
+        """RequestEmailVerification sends a mail with a new token for VerifyEmail to the caller's address; tokens of earlier
+        mails end with it. No mail is sent when the address is verified, nor beyond three in an hour.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyEmail(self, request, context):
-        """VerifyEmail marks the email address to which the token was sent as verified. A token works once, for 24 hours.
+        """VerifyEmail marks the email address to which the token was sent as verified. A token works for 24 hours, unless a
+        newer one was sent, and while the account has that address. Repeating the call changes nothing and succeeds.
 
-        Errors: NOT_FOUND for a token that is unknown, was used, or has expired.
+        Errors: NOT_FOUND for a token that is unknown, was replaced, or has expired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RequestPasswordReset(self, request, context):
-        """RequestPasswordReset sends a mail with a token for ResetPassword to the address when it has an account. The answer
-        and its time are the same when it has none.
+        """RequestPasswordReset sends a mail with a token for ResetPassword to the address when it has an account; tokens of
+        earlier mails end with it. Beyond three in an hour no mail is sent. The answer and its time are always the same.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResetPassword(self, request, context):
-        """ResetPassword sets a new password, ends all sessions of the account and marks its email address as verified. A
-        token works once, for an hour.
+        """ResetPassword sets a new password, ends all sessions of the account and marks its email address as verified. Its
+        owner gets a mail. A token works once, for an hour, unless a newer one was sent.
 
-        Errors: NOT_FOUND for a token that is unknown, was used, or has expired; INVALID_ARGUMENT when the password is
-        easily guessed.
+        Errors: NOT_FOUND for a token that is unknown, was used or replaced, or has expired; INVALID_ARGUMENT when the
+        password is easily guessed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

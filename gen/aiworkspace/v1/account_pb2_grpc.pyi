@@ -34,24 +34,25 @@ class AccountServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AccountServiceAsyncStub: ...
     RequestEmailVerification: _grpc.UnaryUnaryMultiCallable[_account_pb2.RequestEmailVerificationRequest, _account_pb2.RequestEmailVerificationResponse]
-    """RequestEmailVerification sends a mail with a new token for VerifyEmail to the caller's address. Does nothing when
-    the address is verified.
+    """RequestEmailVerification sends a mail with a new token for VerifyEmail to the caller's address; tokens of earlier
+    mails end with it. No mail is sent when the address is verified, nor beyond three in an hour.
     """
     VerifyEmail: _grpc.UnaryUnaryMultiCallable[_account_pb2.VerifyEmailRequest, _account_pb2.VerifyEmailResponse]
-    """VerifyEmail marks the email address to which the token was sent as verified. A token works once, for 24 hours.
+    """VerifyEmail marks the email address to which the token was sent as verified. A token works for 24 hours, unless a
+    newer one was sent, and while the account has that address. Repeating the call changes nothing and succeeds.
 
-    Errors: NOT_FOUND for a token that is unknown, was used, or has expired.
+    Errors: NOT_FOUND for a token that is unknown, was replaced, or has expired.
     """
     RequestPasswordReset: _grpc.UnaryUnaryMultiCallable[_account_pb2.RequestPasswordResetRequest, _account_pb2.RequestPasswordResetResponse]
-    """RequestPasswordReset sends a mail with a token for ResetPassword to the address when it has an account. The answer
-    and its time are the same when it has none.
+    """RequestPasswordReset sends a mail with a token for ResetPassword to the address when it has an account; tokens of
+    earlier mails end with it. Beyond three in an hour no mail is sent. The answer and its time are always the same.
     """
     ResetPassword: _grpc.UnaryUnaryMultiCallable[_account_pb2.ResetPasswordRequest, _account_pb2.ResetPasswordResponse]
-    """ResetPassword sets a new password, ends all sessions of the account and marks its email address as verified. A
-    token works once, for an hour.
+    """ResetPassword sets a new password, ends all sessions of the account and marks its email address as verified. Its
+    owner gets a mail. A token works once, for an hour, unless a newer one was sent.
 
-    Errors: NOT_FOUND for a token that is unknown, was used, or has expired; INVALID_ARGUMENT when the password is
-    easily guessed.
+    Errors: NOT_FOUND for a token that is unknown, was used or replaced, or has expired; INVALID_ARGUMENT when the
+    password is easily guessed.
     """
 
 @_typing.type_check_only
@@ -60,24 +61,25 @@ class AccountServiceAsyncStub(AccountServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RequestEmailVerification: _aio.UnaryUnaryMultiCallable[_account_pb2.RequestEmailVerificationRequest, _account_pb2.RequestEmailVerificationResponse]  # type: ignore[assignment]
-    """RequestEmailVerification sends a mail with a new token for VerifyEmail to the caller's address. Does nothing when
-    the address is verified.
+    """RequestEmailVerification sends a mail with a new token for VerifyEmail to the caller's address; tokens of earlier
+    mails end with it. No mail is sent when the address is verified, nor beyond three in an hour.
     """
     VerifyEmail: _aio.UnaryUnaryMultiCallable[_account_pb2.VerifyEmailRequest, _account_pb2.VerifyEmailResponse]  # type: ignore[assignment]
-    """VerifyEmail marks the email address to which the token was sent as verified. A token works once, for 24 hours.
+    """VerifyEmail marks the email address to which the token was sent as verified. A token works for 24 hours, unless a
+    newer one was sent, and while the account has that address. Repeating the call changes nothing and succeeds.
 
-    Errors: NOT_FOUND for a token that is unknown, was used, or has expired.
+    Errors: NOT_FOUND for a token that is unknown, was replaced, or has expired.
     """
     RequestPasswordReset: _aio.UnaryUnaryMultiCallable[_account_pb2.RequestPasswordResetRequest, _account_pb2.RequestPasswordResetResponse]  # type: ignore[assignment]
-    """RequestPasswordReset sends a mail with a token for ResetPassword to the address when it has an account. The answer
-    and its time are the same when it has none.
+    """RequestPasswordReset sends a mail with a token for ResetPassword to the address when it has an account; tokens of
+    earlier mails end with it. Beyond three in an hour no mail is sent. The answer and its time are always the same.
     """
     ResetPassword: _aio.UnaryUnaryMultiCallable[_account_pb2.ResetPasswordRequest, _account_pb2.ResetPasswordResponse]  # type: ignore[assignment]
-    """ResetPassword sets a new password, ends all sessions of the account and marks its email address as verified. A
-    token works once, for an hour.
+    """ResetPassword sets a new password, ends all sessions of the account and marks its email address as verified. Its
+    owner gets a mail. A token works once, for an hour, unless a newer one was sent.
 
-    Errors: NOT_FOUND for a token that is unknown, was used, or has expired; INVALID_ARGUMENT when the password is
-    easily guessed.
+    Errors: NOT_FOUND for a token that is unknown, was used or replaced, or has expired; INVALID_ARGUMENT when the
+    password is easily guessed.
     """
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -89,8 +91,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_pb2.RequestEmailVerificationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.RequestEmailVerificationResponse, _abc.Awaitable[_account_pb2.RequestEmailVerificationResponse]]:
-        """RequestEmailVerification sends a mail with a new token for VerifyEmail to the caller's address. Does nothing when
-        the address is verified.
+        """RequestEmailVerification sends a mail with a new token for VerifyEmail to the caller's address; tokens of earlier
+        mails end with it. No mail is sent when the address is verified, nor beyond three in an hour.
         """
 
     @_abc_1.abstractmethod
@@ -99,9 +101,10 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_pb2.VerifyEmailRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.VerifyEmailResponse, _abc.Awaitable[_account_pb2.VerifyEmailResponse]]:
-        """VerifyEmail marks the email address to which the token was sent as verified. A token works once, for 24 hours.
+        """VerifyEmail marks the email address to which the token was sent as verified. A token works for 24 hours, unless a
+        newer one was sent, and while the account has that address. Repeating the call changes nothing and succeeds.
 
-        Errors: NOT_FOUND for a token that is unknown, was used, or has expired.
+        Errors: NOT_FOUND for a token that is unknown, was replaced, or has expired.
         """
 
     @_abc_1.abstractmethod
@@ -110,8 +113,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_pb2.RequestPasswordResetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.RequestPasswordResetResponse, _abc.Awaitable[_account_pb2.RequestPasswordResetResponse]]:
-        """RequestPasswordReset sends a mail with a token for ResetPassword to the address when it has an account. The answer
-        and its time are the same when it has none.
+        """RequestPasswordReset sends a mail with a token for ResetPassword to the address when it has an account; tokens of
+        earlier mails end with it. Beyond three in an hour no mail is sent. The answer and its time are always the same.
         """
 
     @_abc_1.abstractmethod
@@ -120,11 +123,11 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_pb2.ResetPasswordRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.ResetPasswordResponse, _abc.Awaitable[_account_pb2.ResetPasswordResponse]]:
-        """ResetPassword sets a new password, ends all sessions of the account and marks its email address as verified. A
-        token works once, for an hour.
+        """ResetPassword sets a new password, ends all sessions of the account and marks its email address as verified. Its
+        owner gets a mail. A token works once, for an hour, unless a newer one was sent.
 
-        Errors: NOT_FOUND for a token that is unknown, was used, or has expired; INVALID_ARGUMENT when the password is
-        easily guessed.
+        Errors: NOT_FOUND for a token that is unknown, was used or replaced, or has expired; INVALID_ARGUMENT when the
+        password is easily guessed.
         """
 
 def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

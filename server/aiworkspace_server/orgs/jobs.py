@@ -1,5 +1,6 @@
 """Mails of organizations: invitations, and notices to their owners."""
 
+from datetime import timedelta
 from uuid import UUID
 
 from ..auth import store as users
@@ -11,6 +12,7 @@ from . import store
 from .models import Invitation
 from .service import InvitationTokens, is_open
 
+_MOST_PER_HOUR = 3  # mails from one organization to one address, so that nobody can be flooded with them
 _SEND = "orgs.send_invitation"
 
 _SUBJECT = "You are invited to {org}"
@@ -45,6 +47,9 @@ class InvitationMails:
             org = await store.find_org(tx, UUID(org_id))
             invitation = await store.find_invitation(tx, UUID(invitation_id))
             if org is None or invitation is None or not is_open(invitation):
+                return
+            since = invitation.create_time - timedelta(hours=1)
+            if await store.count_earlier_invitations(tx, invitation, since) >= _MOST_PER_HOUR:
                 return
             inviter = await users.find_user(tx, invitation.inviter_id)
         token = self._tokens.make(invitation.org_id, invitation.id)
