@@ -1,6 +1,6 @@
 """Straight into PostgreSQL as its owner, past row-level security: to turn back clocks and to see what no call shows."""
 
-from asyncio import Task, wait
+from asyncio import Task, create_task, sleep, timeout, wait
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -31,3 +31,12 @@ async def until_blocked(stores: Stores, *tasks: Task[Any]) -> None:
     waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     while not any(task.done() for task in tasks) and len(await sql(stores, waiting)) < len(tasks):
         await wait(tasks, timeout=0.01)
+
+
+async def until_no_jobs(stores: Stores, about: str = "") -> None:
+    """Waits until every job that was not put off is done; with the id of what jobs are about, all of those."""
+    waiting = "SELECT 1 FROM procrastinate_jobs WHERE status IN ('todo', 'doing')"
+    waiting += " AND strpos(args::text, %s) > 0" if about else " AND scheduled_at IS NULL AND %s = ''"
+    async with timeout(20):
+        while await sql(stores, waiting, about):
+            await wait([create_task(sleep(0.02))])

@@ -34,6 +34,16 @@ class ServerProcess:
         assert line.startswith("aiworkspace listening on "), line + self.log.read_text()
         self.address = line.split()[-1]
 
+    async def read_until(self, text: str) -> str:
+        """What it prints from here to a line with this text."""
+        assert self._process
+        assert self._process.stdout
+        read = ""
+        async with asyncio.timeout(15):
+            while text not in read:
+                read += (await self._process.stdout.readline()).decode()
+        return read
+
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.returncode is None
