@@ -121,9 +121,7 @@ async def running(settings: Settings, *, migrating: bool) -> AsyncIterator[App]:
         yield await _listen(stack, settings, keys, db, mongo, jobs)
 
 
-async def _listen(
-    stack: AsyncExitStack, settings: Settings, keys: Keys, db: Database, mongo: Mongo, jobs: Jobs
-) -> App:
+async def _listen(stack: AsyncExitStack, settings: Settings, keys: Keys, db: Database, mongo: Mongo, jobs: Jobs) -> App:
     registry = await stack.enter_async_context(Registry.from_settings(settings))
     runs = Runs(db, mongo, settings.run_seconds, settings.max_output_tokens)
     stack.push_async_callback(runs.close, settings.shutdown_seconds)

@@ -128,13 +128,15 @@ async def test_what_a_member_had_in_progress_is_cancelled_with_their_access(
 
 async def state_of(app: App, run_id: str) -> str:
     """How the run ended, or "running" if it did not within five seconds."""
+    state = "running"
     for _ in range(100):
         run = await app.mongo.database["runs"].find_one({"_id": UUID(run_id)})
         assert run
-        if run["state"] != "running":
+        state = str(run["state"])
+        if state != "running":
             break
         await asyncio.sleep(0.05)
-    return str(run["state"])
+    return state
 
 
 async def test_others_go_on(scene: Scene, standin: Standin) -> None:

@@ -131,7 +131,7 @@ class AsyncAuth:
 
         The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange
         within ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session,
-        because somebody else may hold a copy.
+        because somebody else may hold a copy, and its owner gets a mail.
 
         Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED.
 
@@ -329,7 +329,7 @@ class Auth:
 
         The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange
         within ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session,
-        because somebody else may hold a copy.
+        because somebody else may hold a copy, and its owner gets a mail.
 
         Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED.
 

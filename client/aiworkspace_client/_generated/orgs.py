@@ -59,6 +59,8 @@ class AsyncOrgs:
     async def create(self, *, name: str, request_id: str | None = None, timeout: float | None = None) -> org_pb2.Org:
         """Creates an organization with the caller as its owner.
 
+        Errors: FAILED_PRECONDITION when the server demands verified email addresses and the caller's is not.
+
         Args:
             name: Name, 1 to 100 characters. Need not be unique.
             request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
@@ -136,7 +138,8 @@ class AsyncOrgs:
         """Invites an email address into the organization, and sends it a mail. Owners and admins may; nobody offers a
         role that includes what they lack.
 
-        The answer has the token that the invited person needs, as has the mail. It is not shown again.
+        The answer has the token that the invited person needs, as has the mail. It is not shown again. Beyond three
+        in an hour no mail is sent to an address.
 
         Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's
         own; NOT_FOUND for an unknown custom role.
@@ -198,7 +201,8 @@ class AsyncOrgs:
         """Makes the caller a member of the organization that invited the caller's email address.
 
         Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when
-        the invitation was accepted or revoked, or has expired; ALREADY_EXISTS for a member.
+        the invitation was accepted or revoked, or has expired, or when the server demands verified email addresses
+        and the caller's is not; ALREADY_EXISTS for a member.
 
         Args:
             token: The token that CreateInvitation returned.
@@ -312,6 +316,8 @@ class Orgs:
     def create(self, *, name: str, request_id: str | None = None, timeout: float | None = None) -> org_pb2.Org:
         """Creates an organization with the caller as its owner.
 
+        Errors: FAILED_PRECONDITION when the server demands verified email addresses and the caller's is not.
+
         Args:
             name: Name, 1 to 100 characters. Need not be unique.
             request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
@@ -375,7 +381,8 @@ class Orgs:
         """Invites an email address into the organization, and sends it a mail. Owners and admins may; nobody offers a
         role that includes what they lack.
 
-        The answer has the token that the invited person needs, as has the mail. It is not shown again.
+        The answer has the token that the invited person needs, as has the mail. It is not shown again. Beyond three
+        in an hour no mail is sent to an address.
 
         Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's
         own; NOT_FOUND for an unknown custom role.
@@ -435,7 +442,8 @@ class Orgs:
         """Makes the caller a member of the organization that invited the caller's email address.
 
         Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when
-        the invitation was accepted or revoked, or has expired; ALREADY_EXISTS for a member.
+        the invitation was accepted or revoked, or has expired, or when the server demands verified email addresses
+        and the caller's is not; ALREADY_EXISTS for a member.
 
         Args:
             token: The token that CreateInvitation returned.

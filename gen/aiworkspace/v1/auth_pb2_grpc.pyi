@@ -61,7 +61,7 @@ class AuthServiceStub:
 
     The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange within
     ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session, because
-    somebody else may hold a copy.
+    somebody else may hold a copy, and its owner gets a mail.
     Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED.
     """
     Logout: _grpc.UnaryUnaryMultiCallable[_auth_pb2.LogoutRequest, _auth_pb2.LogoutResponse]
@@ -128,7 +128,7 @@ class AuthServiceAsyncStub(AuthServiceStub):
 
     The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange within
     ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session, because
-    somebody else may hold a copy.
+    somebody else may hold a copy, and its owner gets a mail.
     Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED.
     """
     Logout: _aio.UnaryUnaryMultiCallable[_auth_pb2.LogoutRequest, _auth_pb2.LogoutResponse]  # type: ignore[assignment]
@@ -210,7 +210,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange within
         ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session, because
-        somebody else may hold a copy.
+        somebody else may hold a copy, and its owner gets a mail.
         Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED.
         """
 

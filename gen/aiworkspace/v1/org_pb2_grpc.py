@@ -119,6 +119,8 @@ class OrgServiceServicer:
 
     def CreateOrg(self, request, context):
         """CreateOrg creates an organization with the caller as its owner.
+
+        Errors: FAILED_PRECONDITION when the server demands verified email addresses and the caller's is not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,7 +161,8 @@ class OrgServiceServicer:
         """CreateInvitation invites an email address into the organization, and sends it a mail. Owners and admins may; nobody
         offers a role that includes what they lack.
 
-        The answer has the token that the invited person needs, as has the mail. It is not shown again.
+        The answer has the token that the invited person needs, as has the mail. It is not shown again. Beyond three in an
+        hour no mail is sent to an address.
         Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's own;
         NOT_FOUND for an unknown custom role.
         """
@@ -187,7 +190,8 @@ class OrgServiceServicer:
         """AcceptInvitation makes the caller a member of the organization that invited the caller's email address.
 
         Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when the
-        invitation was accepted or revoked, or has expired; ALREADY_EXISTS for a member.
+        invitation was accepted or revoked, or has expired, or when the server demands verified email addresses and the
+        caller's is not; ALREADY_EXISTS for a member.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,10 @@ class OrgServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OrgServiceAsyncStub: ...
     CreateOrg: _grpc.UnaryUnaryMultiCallable[_org_pb2.CreateOrgRequest, _org_pb2.CreateOrgResponse]
-    """CreateOrg creates an organization with the caller as its owner."""
+    """CreateOrg creates an organization with the caller as its owner.
+
+    Errors: FAILED_PRECONDITION when the server demands verified email addresses and the caller's is not.
+    """
     GetOrg: _grpc.UnaryUnaryMultiCallable[_org_pb2.GetOrgRequest, _org_pb2.GetOrgResponse]
     """GetOrg returns an organization. Any member may."""
     ListOrgs: _grpc.UnaryUnaryMultiCallable[_org_pb2.ListOrgsRequest, _org_pb2.ListOrgsResponse]
@@ -56,7 +59,8 @@ class OrgServiceStub:
     """CreateInvitation invites an email address into the organization, and sends it a mail. Owners and admins may; nobody
     offers a role that includes what they lack.
 
-    The answer has the token that the invited person needs, as has the mail. It is not shown again.
+    The answer has the token that the invited person needs, as has the mail. It is not shown again. Beyond three in an
+    hour no mail is sent to an address.
     Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's own;
     NOT_FOUND for an unknown custom role.
     """
@@ -71,7 +75,8 @@ class OrgServiceStub:
     """AcceptInvitation makes the caller a member of the organization that invited the caller's email address.
 
     Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when the
-    invitation was accepted or revoked, or has expired; ALREADY_EXISTS for a member.
+    invitation was accepted or revoked, or has expired, or when the server demands verified email addresses and the
+    caller's is not; ALREADY_EXISTS for a member.
     """
     ListMembers: _grpc.UnaryUnaryMultiCallable[_org_pb2.ListMembersRequest, _org_pb2.ListMembersResponse]
     """ListMembers lists the members of an organization, the oldest membership first. Any member may."""
@@ -115,7 +120,10 @@ class OrgServiceAsyncStub(OrgServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateOrg: _aio.UnaryUnaryMultiCallable[_org_pb2.CreateOrgRequest, _org_pb2.CreateOrgResponse]  # type: ignore[assignment]
-    """CreateOrg creates an organization with the caller as its owner."""
+    """CreateOrg creates an organization with the caller as its owner.
+
+    Errors: FAILED_PRECONDITION when the server demands verified email addresses and the caller's is not.
+    """
     GetOrg: _aio.UnaryUnaryMultiCallable[_org_pb2.GetOrgRequest, _org_pb2.GetOrgResponse]  # type: ignore[assignment]
     """GetOrg returns an organization. Any member may."""
     ListOrgs: _aio.UnaryUnaryMultiCallable[_org_pb2.ListOrgsRequest, _org_pb2.ListOrgsResponse]  # type: ignore[assignment]
@@ -133,7 +141,8 @@ class OrgServiceAsyncStub(OrgServiceStub):
     """CreateInvitation invites an email address into the organization, and sends it a mail. Owners and admins may; nobody
     offers a role that includes what they lack.
 
-    The answer has the token that the invited person needs, as has the mail. It is not shown again.
+    The answer has the token that the invited person needs, as has the mail. It is not shown again. Beyond three in an
+    hour no mail is sent to an address.
     Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's own;
     NOT_FOUND for an unknown custom role.
     """
@@ -148,7 +157,8 @@ class OrgServiceAsyncStub(OrgServiceStub):
     """AcceptInvitation makes the caller a member of the organization that invited the caller's email address.
 
     Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when the
-    invitation was accepted or revoked, or has expired; ALREADY_EXISTS for a member.
+    invitation was accepted or revoked, or has expired, or when the server demands verified email addresses and the
+    caller's is not; ALREADY_EXISTS for a member.
     """
     ListMembers: _aio.UnaryUnaryMultiCallable[_org_pb2.ListMembersRequest, _org_pb2.ListMembersResponse]  # type: ignore[assignment]
     """ListMembers lists the members of an organization, the oldest membership first. Any member may."""
@@ -195,7 +205,10 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.CreateOrgRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.CreateOrgResponse, _abc.Awaitable[_org_pb2.CreateOrgResponse]]:
-        """CreateOrg creates an organization with the caller as its owner."""
+        """CreateOrg creates an organization with the caller as its owner.
+
+        Errors: FAILED_PRECONDITION when the server demands verified email addresses and the caller's is not.
+        """
 
     @_abc_1.abstractmethod
     def GetOrg(
@@ -243,7 +256,8 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         """CreateInvitation invites an email address into the organization, and sends it a mail. Owners and admins may; nobody
         offers a role that includes what they lack.
 
-        The answer has the token that the invited person needs, as has the mail. It is not shown again.
+        The answer has the token that the invited person needs, as has the mail. It is not shown again. Beyond three in an
+        hour no mail is sent to an address.
         Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's own;
         NOT_FOUND for an unknown custom role.
         """
@@ -276,7 +290,8 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         """AcceptInvitation makes the caller a member of the organization that invited the caller's email address.
 
         Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when the
-        invitation was accepted or revoked, or has expired; ALREADY_EXISTS for a member.
+        invitation was accepted or revoked, or has expired, or when the server demands verified email addresses and the
+        caller's is not; ALREADY_EXISTS for a member.
         """
 
     @_abc_1.abstractmethod

@@ -50,8 +50,9 @@ class AccountServicer(AccountServiceServicer):
 
     async def ResetPassword(self, request: pb.ResetPasswordRequest, context: Any) -> pb.ResetPasswordResponse:
         async with self._db.read() as tx:
-            await service.find_resetter(tx, request.token)
-        new_hash = await self._passwords.hash(request.new_password)  # with no connection held
+            user = await service.find_resetter(tx, request.token)
+        known = user.email or "", user.display_name
+        new_hash = await self._passwords.hash_new(request.new_password, "new_password", known)  # no connection is held
         async with self._db.write() as tx:
             user = await service.reset_password(tx, request.token, new_hash)
             await self._notices.notify(tx, user.id, Notice.PASSWORD_RESET)

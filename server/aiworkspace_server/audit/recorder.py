@@ -13,6 +13,7 @@ from aiworkspace.v1 import options_pb2 as options
 
 from ..kit.context import Call, current
 from ..kit.contract import Method
+from ..kit.errors import RateLimited
 from ..kit.interceptors import Handler, outcome_of
 from ..kit.postgres import Database, WriteSession
 from ..kit.stores import insist
@@ -56,6 +57,8 @@ class Recorder:
             recording = call.recording = Recording(request, call.peer)
             try:
                 answer = await proceed(call, request)
+            except RateLimited:
+                raise  # else whoever guesses passwords without end fills the log of the account
             except BaseException as error:
                 cancelled = isinstance(error, asyncio.CancelledError)
                 if not (cancelled and recording.done):  # else it took effect before its caller went away

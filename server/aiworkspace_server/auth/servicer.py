@@ -89,14 +89,14 @@ class AuthServicer(AuthServiceServicer):
             await self._check_password(request, user, None)
         except Unauthenticated:
             raise service.address_taken() from None
-        return user, await self._sign_in(user, _device(request))
+        return user, await self._sign_in(user, _device(request), known=True)
 
     async def Login(self, request: pb.LoginRequest, context: Any) -> pb.LoginResponse:
         found = await self._find(request.email)
         device_token = request.device_token or cookies.device_token(current.get())
         device_id = self._devices.check(device_token, found.id) if found else None
         user = await self._check_password(request, found, device_id)
-        pair = await self._sign_in(user, _device(request))
+        pair = await self._sign_in(user, _device(request), known=device_id is not None)
         return await self._welcome(pb.LoginResponse, user, pair, device_id, by_cookie=request.use_cookies)
 
     async def _find(self, email: str) -> User | None:
@@ -115,9 +115,12 @@ class AuthServicer(AuthServiceServicer):
                 raise service.wrong_password()
         return user
 
-    async def _sign_in(self, checked: User, device: Device) -> Pair:
+    async def _sign_in(self, checked: User, device: Device, *, known: bool) -> Pair:
         async with self._db.write(user_id=checked.id) as tx:
-            return self._start(tx, await service.lock_checked(tx, checked), device)
+            user = await service.lock_checked(tx, checked)
+            if not known and not await store.is_familiar(tx, user.id, device.address, device.user_agent):
+                await self._notices.notify(tx, user.id, Notice.NEW_DEVICE)
+            return self._start(tx, user, device)
 
     def _start(self, tx: WriteSession, user: User, device: Device) -> Pair:
         pair, call = self._sessions.start(tx, user, device), current.get()

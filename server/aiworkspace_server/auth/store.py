@@ -77,6 +77,12 @@ async def list_sessions(tx: ReadSession, user_id: UUID, before: UUID | None, lim
     return (await tx.execute(query)).scalars().all()
 
 
+async def is_familiar(tx: ReadSession, user_id: UUID, address: str, user_agent: str) -> bool:
+    """Whether the person has signed in from there with such a client before."""
+    same = Session.user_id == user_id, Session.address == address, Session.user_agent == user_agent
+    return (await tx.execute(select(Session.id).where(*same).limit(1))).first() is not None
+
+
 async def touch_session(tx: WriteSession, session_id: UUID, address: str) -> None:
     used = update(Session).where(Session.id == session_id).values(last_use_time=now(), address=address)
     await tx.execute(used)

@@ -9,6 +9,7 @@ from aiworkspace.v1 import org_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
 from aiworkspace.v1.service_account_pb2_grpc import ServiceAccountServiceServicer
 
+from ..auth.jobs import Notice, Notices
 from ..auth.models import User
 from ..auth.principal import Authenticator
 from ..kit.context import caller_id, current, tenant_id
@@ -17,6 +18,7 @@ from ..kit.pages import Pages
 from ..kit.postgres import Database
 from ..kit.replies import Replies
 from ..kit.timestamps import parse_timestamp, timestamp
+from ..orgs.jobs import notify_owners
 from ..orgs.models import Membership
 from ..orgs.servicer import AccessLost, read_role, role_to_proto
 from . import service, store
@@ -25,11 +27,18 @@ from .models import ApiKey
 
 class ServiceAccountServicer(ServiceAccountServiceServicer):
     def __init__(
-        self, db: Database, authenticator: Authenticator, access_lost: AccessLost, pages: Pages, replies: Replies
+        self,
+        db: Database,
+        authenticator: Authenticator,
+        access_lost: AccessLost,
+        notices: Notices,
+        pages: Pages,
+        replies: Replies,
     ) -> None:
         self._db = db
         self._authenticator = authenticator
         self._access_lost = access_lost
+        self._notices = notices
         self._pages = pages
         self._replies = replies
 
@@ -74,6 +83,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
             service.check_future(expire_time)
             key, secret = await service.create_key(tx, tenant_id(), user_id, request.name, scopes, expire_time, caller)
             reply = pb.CreateApiKeyResponse(api_key=_key_to_proto(key, workspace_ids), secret=secret)
+            await notify_owners(tx, self._notices, Notice.API_KEY_CREATED)
             return await self._replies.keep(tx, request, reply)
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, context: Any) -> pb.ListApiKeysResponse:
