@@ -52,10 +52,13 @@ class ServerProcess:
     def log(self) -> Path:
         return self._data_dir / "server.log"
 
-    async def end(self, number: signal.Signals) -> int:
-        """Sends the signal and returns the exit code."""
+    def send(self, number: signal.Signals) -> None:
         assert self._process
         self._process.send_signal(number)
+
+    async def end(self, number: signal.Signals) -> int:
+        """Sends the signal and returns the exit code."""
+        self.send(number)
         return await self.wait()
 
     async def wait(self, seconds: float = 30) -> int:
