@@ -1,15 +1,14 @@
 """Rules of service accounts and their API keys."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from aiworkspace.v1 import common_pb2 as pb
 
 from ..auth.api_keys import new_key, secret_hash, visible_part
-from ..auth.authority import ADMINISTER, ROLES, WORKSPACE_PERMISSIONS, Principal, Scope, held, sees
-from ..auth.authority import Membership as Held
+from ..auth.authority import ADMINISTER, ROLES, WORKSPACE_PERMISSIONS, Principal, sees
 from ..auth.models import User
 from ..kit.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionMissing, Unauthenticated
 from ..kit.ids import new_id
@@ -18,7 +17,8 @@ from ..kit.timestamps import now
 from ..orgs import service as orgs
 from ..orgs.models import Membership
 from ..orgs.service import RoleChoice, check_may_grant, lock_org, permissions_of, role_of
-from ..workspaces.store import find_scope
+from ..workspaces.members import check_holds
+from ..workspaces.store import find_scopes
 from . import store
 from .models import ApiKey, ApiKeyWorkspace
 
@@ -80,12 +80,10 @@ async def create_key(
     """The key, and what makes it one."""
     await lock_org(tx, org_id, "org_id")
     account = await _find_account(tx, user_id)
-    present = await _as_now(tx, caller)
-    for workspace_id in scopes.workspace_ids or ():
-        scope = await find_scope(tx, workspace_id, caller.user_id)
-        if scope is None or scope.org_id != org_id or not sees(present, scope):
-            raise NotFound("workspace_ids")
-    await _check_may_hand_out(tx, present, account, scopes)
+    await _check_key_works(tx, caller)
+    if scopes.workspace_ids:
+        await _check_seen(tx, caller, scopes.workspace_ids)
+    await _check_may_hand_out(tx, caller, account, scopes)
     return await _add_key(tx, account, name, scopes, expire_time, caller.user_id)
 
 
@@ -99,11 +97,12 @@ async def rotate_key(
 ) -> tuple[ApiKey, KeyScopes, str]:
     """The new key, its scopes, and what makes it a key."""
     await lock_org(tx, org_id, "org_id")
-    old, present = await _find_key(tx, api_key_id), await _as_now(tx, caller)
+    old = await _find_key(tx, api_key_id)
+    await _check_key_works(tx, caller)
     if has_ended(old):
         raise FailedPrecondition(pb.ERROR_REASON_API_KEY_ENDED, "This key has ended: create another one.")
     account, scopes = await _find_account(tx, old.user_id), await scopes_of(tx, old)
-    await _check_may_hand_out(tx, present, account, scopes)
+    await _check_may_hand_out(tx, caller, account, scopes)
     end = now() + overlap
     old.expire_time = min(old.expire_time or end, end)
     key, secret = await _add_key(tx, account, old.name, scopes, expire_time, caller.user_id)
@@ -144,18 +143,20 @@ async def _find_key(tx: WriteSession, api_key_id: UUID) -> ApiKey:
     return key
 
 
-async def _as_now(tx: WriteSession, caller: Principal) -> Principal:
-    """The caller with the role of this moment: call with the organization locked.
-
-    A key that was revoked while its call waited for the lock must not leave another one behind.
-    """
+async def _check_key_works(tx: WriteSession, caller: Principal) -> None:
+    """A key that ended while its call waited for the lock must not leave another one behind."""
     if caller.key:
         key = await store.find_key(tx, caller.key.api_key_id)
         if key is None or has_ended(key):
             raise Unauthenticated
-    member, _ = await orgs.find_member(tx, caller.user_id, "org_id")
-    role = Held(member.org_id, member.role, member.custom_role_id, await permissions_of(tx, role_of(member)))
-    return replace(caller, memberships={member.org_id: role})
+
+
+async def _check_seen(tx: WriteSession, caller: Principal, workspace_ids: frozenset[UUID]) -> None:
+    """Raises NotFound when one is not there, or not for the caller."""
+    present = await orgs.principal_now(tx, caller)
+    scopes = await find_scopes(tx, workspace_ids, caller.user_id)
+    if {scope.workspace_id for scope in scopes if sees(present, scope)} != workspace_ids:
+        raise NotFound("workspace_ids")
 
 
 async def _check_may_hand_out(tx: WriteSession, caller: Principal, account: Membership, scopes: KeyScopes) -> None:
@@ -164,27 +165,19 @@ async def _check_may_hand_out(tx: WriteSession, caller: Principal, account: Memb
     if scopes.workspace_ids is None:
         await check_may_grant(tx, caller, scopes.permissions)
         if in_workspaces and ADMINISTER in await permissions_of(tx, role_of(account)):
-            _check_reaches_all(caller.memberships[account.org_id])
+            await _check_reaches_all(tx, caller)
         where: Collection[UUID] = await store.workspaces_of_account(tx, account.user_id)
     else:
         await check_may_grant(tx, caller, scopes.permissions - WORKSPACE_PERMISSIONS)
         where = scopes.workspace_ids
-    for workspace_id in where:
-        scope = await find_scope(tx, workspace_id, caller.user_id)
-        if scope:  # else it was deleted
-            _check_held(caller, scope, in_workspaces)
+    await check_holds(tx, caller, dict.fromkeys(where, in_workspaces))
 
 
-def _check_reaches_all(caller: Held) -> None:
+async def _check_reaches_all(tx: WriteSession, caller: Principal) -> None:
     """Whether the caller's role counts in all workspaces. A key of such a role reaches them without the permission."""
-    if ADMINISTER not in caller.permissions:
+    [role] = (await orgs.principal_now(tx, caller)).memberships.values()
+    if ADMINISTER not in role.permissions:
         raise PermissionMissing(ADMINISTER, "The account reaches workspaces that you do not: limit the key to others.")
-
-
-def _check_held(caller: Principal, scope: Scope, permissions: frozenset[str]) -> None:
-    if missing := permissions - held(caller, scope):
-        text = f"You lack {min(missing)} in the workspace {scope.workspace_id}, so you cannot put it into a key."
-        raise PermissionMissing(min(missing), text)
 
 
 async def _add_key(

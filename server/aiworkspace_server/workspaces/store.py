@@ -54,8 +54,6 @@ def _seen_by(caller: Principal, permissions: frozenset[str]) -> ColumnElement[bo
         condition = true()
     elif "workspace.read" in permissions:
         condition = or_(Workspace.visibility == "org", condition)
-    if caller.key and "workspace.read" not in caller.key.permissions:
-        return false()
     if caller.key and caller.key.workspace_ids is not None:
         condition = and_(condition, Workspace.id.in_(caller.key.workspace_ids))
     return condition
