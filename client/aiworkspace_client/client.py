@@ -8,6 +8,7 @@ from aiworkspace_client._generated.audit import AsyncAudit, Audit
 from aiworkspace_client._generated.auth import AsyncAuth, Auth
 from aiworkspace_client._generated.orgs import AsyncOrgs, Orgs
 from aiworkspace_client._generated.service_accounts import AsyncServiceAccounts, ServiceAccounts
+from aiworkspace_client._generated.teams import AsyncTeams, Teams
 from aiworkspace_client._generated.usage import AsyncUsage, Usage
 from aiworkspace_client._generated.workspaces import AsyncWorkspaces, Workspaces
 from aiworkspace_client.chat import AsyncChat, Chat
@@ -59,6 +60,7 @@ class AsyncClient:
         self.auth = AsyncAuth(self._transport)
         self.account = AsyncAccount(self._transport)
         self.orgs = AsyncOrgs(self._transport)
+        self.teams = AsyncTeams(self._transport)
         self.workspaces = AsyncWorkspaces(self._transport)
         self.chat = AsyncChat(self._transport, StreamTiming())
         self.usage = AsyncUsage(self._transport)
@@ -117,6 +119,7 @@ class Client:
         self.auth = Auth(self._portal, client.auth)
         self.account = Account(self._portal, client.account)
         self.orgs = Orgs(self._portal, client.orgs)
+        self.teams = Teams(self._portal, client.teams)
         self.workspaces = Workspaces(self._portal, client.workspaces)
         self.chat = Chat(self._portal, client.chat)
         self.usage = Usage(self._portal, client.usage)

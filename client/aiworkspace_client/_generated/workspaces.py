@@ -179,6 +179,9 @@ class AsyncWorkspaces:
         """Opens a workspace to its organization or closes it to all but its members. The workspace's managers and the
         organization's owners and admins may.
 
+        Errors: PERMISSION_DENIED for who lacks anything that a manager may there, since it is given or taken with
+        this.
+
         Args:
             workspace_id: The workspace.
             visibility: Who is to see it.
@@ -200,8 +203,8 @@ class AsyncWorkspaces:
         """Makes a person, service account or team a member of a workspace, or changes its role there. The workspace's
         managers and the organization's owners and admins may.
 
-        Errors: NOT_FOUND for who is not in the organization; PERMISSION_DENIED for a role beyond what the caller may
-        there.
+        Errors: NOT_FOUND for who is not in the organization; PERMISSION_DENIED when the role, or the one that it
+        replaces, is beyond what the caller may there.
 
         Args:
             workspace_id: The workspace.
@@ -222,7 +225,7 @@ class AsyncWorkspaces:
         """Ends a membership in a workspace. The workspace's managers and the organization's owners and admins may;
         everybody may leave.
 
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; PERMISSION_DENIED for a role beyond what the caller may there.
 
         Args:
             workspace_id: The workspace.
@@ -365,6 +368,9 @@ class Workspaces:
         """Opens a workspace to its organization or closes it to all but its members. The workspace's managers and the
         organization's owners and admins may.
 
+        Errors: PERMISSION_DENIED for who lacks anything that a manager may there, since it is given or taken with
+        this.
+
         Args:
             workspace_id: The workspace.
             visibility: Who is to see it.
@@ -386,8 +392,8 @@ class Workspaces:
         """Makes a person, service account or team a member of a workspace, or changes its role there. The workspace's
         managers and the organization's owners and admins may.
 
-        Errors: NOT_FOUND for who is not in the organization; PERMISSION_DENIED for a role beyond what the caller may
-        there.
+        Errors: NOT_FOUND for who is not in the organization; PERMISSION_DENIED when the role, or the one that it
+        replaces, is beyond what the caller may there.
 
         Args:
             workspace_id: The workspace.
@@ -408,7 +414,7 @@ class Workspaces:
         """Ends a membership in a workspace. The workspace's managers and the organization's owners and admins may;
         everybody may leave.
 
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; PERMISSION_DENIED for a role beyond what the caller may there.
 
         Args:
             workspace_id: The workspace.

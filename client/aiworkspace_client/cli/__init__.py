@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from aiworkspace_client.cli import account, api_keys, audit, orgs, service_accounts, workspaces
+from aiworkspace_client.cli import account, api_keys, audit, orgs, service_accounts, sharing, teams, workspaces
 from aiworkspace_client.cli import conversations as conversation_commands
 from aiworkspace_client.cli.chat import chat
 from aiworkspace_client.cli.session import Server
@@ -52,6 +52,9 @@ app.command()(conversation_commands.models)
 app.command()(chat)
 app.command()(usage)
 app.add_typer(orgs.app, name="orgs")
+app.add_typer(teams.app, name="teams")
+for command in (sharing.members, sharing.share, sharing.unshare, sharing.visibility):
+    workspaces.app.command()(command)
 app.add_typer(workspaces.app, name="workspaces")
 app.add_typer(conversation_commands.app, name="conversations")
 app.add_typer(account.sessions, name="sessions")

@@ -137,6 +137,8 @@ class WorkspaceServiceServicer:
     def SetWorkspaceVisibility(self, request, context):
         """SetWorkspaceVisibility opens a workspace to its organization or closes it to all but its members. The workspace's
         managers and the organization's owners and admins may.
+
+        Errors: PERMISSION_DENIED for who lacks anything that a manager may there, since it is given or taken with this.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,8 +148,8 @@ class WorkspaceServiceServicer:
         """SetWorkspaceMember makes a person, service account or team a member of a workspace, or changes its role there. The
         workspace's managers and the organization's owners and admins may.
 
-        Errors: NOT_FOUND for who is not in the organization; PERMISSION_DENIED for a role beyond what the caller may
-        there.
+        Errors: NOT_FOUND for who is not in the organization; PERMISSION_DENIED when the role, or the one that it replaces,
+        is beyond what the caller may there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,7 +159,7 @@ class WorkspaceServiceServicer:
         """RemoveWorkspaceMember ends a membership in a workspace. The workspace's managers and the organization's owners and
         admins may; everybody may leave.
 
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; PERMISSION_DENIED for a role beyond what the caller may there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -60,19 +60,21 @@ class WorkspaceServiceStub:
     SetWorkspaceVisibility: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.SetWorkspaceVisibilityRequest, _workspace_pb2.SetWorkspaceVisibilityResponse]
     """SetWorkspaceVisibility opens a workspace to its organization or closes it to all but its members. The workspace's
     managers and the organization's owners and admins may.
+
+    Errors: PERMISSION_DENIED for who lacks anything that a manager may there, since it is given or taken with this.
     """
     SetWorkspaceMember: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.SetWorkspaceMemberRequest, _workspace_pb2.SetWorkspaceMemberResponse]
     """SetWorkspaceMember makes a person, service account or team a member of a workspace, or changes its role there. The
     workspace's managers and the organization's owners and admins may.
 
-    Errors: NOT_FOUND for who is not in the organization; PERMISSION_DENIED for a role beyond what the caller may
-    there.
+    Errors: NOT_FOUND for who is not in the organization; PERMISSION_DENIED when the role, or the one that it replaces,
+    is beyond what the caller may there.
     """
     RemoveWorkspaceMember: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.RemoveWorkspaceMemberRequest, _workspace_pb2.RemoveWorkspaceMemberResponse]
     """RemoveWorkspaceMember ends a membership in a workspace. The workspace's managers and the organization's owners and
     admins may; everybody may leave.
 
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND; PERMISSION_DENIED for a role beyond what the caller may there.
     """
     ListWorkspaceMembers: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.ListWorkspaceMembersRequest, _workspace_pb2.ListWorkspaceMembersResponse]
     """ListWorkspaceMembers lists the people, service accounts and teams that are members of a workspace. Those who see
@@ -111,19 +113,21 @@ class WorkspaceServiceAsyncStub(WorkspaceServiceStub):
     SetWorkspaceVisibility: _aio.UnaryUnaryMultiCallable[_workspace_pb2.SetWorkspaceVisibilityRequest, _workspace_pb2.SetWorkspaceVisibilityResponse]  # type: ignore[assignment]
     """SetWorkspaceVisibility opens a workspace to its organization or closes it to all but its members. The workspace's
     managers and the organization's owners and admins may.
+
+    Errors: PERMISSION_DENIED for who lacks anything that a manager may there, since it is given or taken with this.
     """
     SetWorkspaceMember: _aio.UnaryUnaryMultiCallable[_workspace_pb2.SetWorkspaceMemberRequest, _workspace_pb2.SetWorkspaceMemberResponse]  # type: ignore[assignment]
     """SetWorkspaceMember makes a person, service account or team a member of a workspace, or changes its role there. The
     workspace's managers and the organization's owners and admins may.
 
-    Errors: NOT_FOUND for who is not in the organization; PERMISSION_DENIED for a role beyond what the caller may
-    there.
+    Errors: NOT_FOUND for who is not in the organization; PERMISSION_DENIED when the role, or the one that it replaces,
+    is beyond what the caller may there.
     """
     RemoveWorkspaceMember: _aio.UnaryUnaryMultiCallable[_workspace_pb2.RemoveWorkspaceMemberRequest, _workspace_pb2.RemoveWorkspaceMemberResponse]  # type: ignore[assignment]
     """RemoveWorkspaceMember ends a membership in a workspace. The workspace's managers and the organization's owners and
     admins may; everybody may leave.
 
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND; PERMISSION_DENIED for a role beyond what the caller may there.
     """
     ListWorkspaceMembers: _aio.UnaryUnaryMultiCallable[_workspace_pb2.ListWorkspaceMembersRequest, _workspace_pb2.ListWorkspaceMembersResponse]  # type: ignore[assignment]
     """ListWorkspaceMembers lists the people, service accounts and teams that are members of a workspace. Those who see
@@ -195,6 +199,8 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_workspace_pb2.SetWorkspaceVisibilityResponse, _abc.Awaitable[_workspace_pb2.SetWorkspaceVisibilityResponse]]:
         """SetWorkspaceVisibility opens a workspace to its organization or closes it to all but its members. The workspace's
         managers and the organization's owners and admins may.
+
+        Errors: PERMISSION_DENIED for who lacks anything that a manager may there, since it is given or taken with this.
         """
 
     @_abc_1.abstractmethod
@@ -206,8 +212,8 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         """SetWorkspaceMember makes a person, service account or team a member of a workspace, or changes its role there. The
         workspace's managers and the organization's owners and admins may.
 
-        Errors: NOT_FOUND for who is not in the organization; PERMISSION_DENIED for a role beyond what the caller may
-        there.
+        Errors: NOT_FOUND for who is not in the organization; PERMISSION_DENIED when the role, or the one that it replaces,
+        is beyond what the caller may there.
         """
 
     @_abc_1.abstractmethod
@@ -219,7 +225,7 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         """RemoveWorkspaceMember ends a membership in a workspace. The workspace's managers and the organization's owners and
         admins may; everybody may leave.
 
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; PERMISSION_DENIED for a role beyond what the caller may there.
         """
 
     @_abc_1.abstractmethod
