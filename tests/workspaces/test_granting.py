@@ -73,7 +73,7 @@ async def test_who_manages_teams_adds_nobody_to_one_that_may_more(team: Team, st
     group = await make_group(team.owner, org_id)
     open_one = await make_workspace(team.owner, org_id)
     closed_one = await make_workspace(team.owner, org_id, visibility=CLOSED)
-    steps = [
+    steps: list[tuple[Callable[[], Any], str]] = [
         (lambda: share(team.owner, open_one, READER, team_id=group), OK),
         (lambda: share(team.owner, open_one, EDITOR, team_id=group), PERMISSION_MISSING),
         (lambda: share(team.owner, open_one, EDITOR, user_id=manager.user_id), OK),
