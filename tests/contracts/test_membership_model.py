@@ -26,8 +26,8 @@ OWNER, ADMIN, MEMBER, VIEWER, BILLING = (
     org_pb2.ROLE_VIEWER,
     org_pb2.ROLE_BILLING,
 )
-IN_OPEN_WORKSPACE = {MEMBER: {"see", "change", "talk"}, VIEWER: {"see"}, BILLING: set[str]()}
-IN_WORKSPACE = {
+IN_OPEN_WORKSPACE: dict[int, set[str]] = {MEMBER: {"see", "change", "talk"}, VIEWER: {"see"}, BILLING: set()}
+IN_WORKSPACE: dict[int, set[str]] = {
     READER: {"see"},
     EDITOR: {"see", "change", "talk"},
     MANAGER: {"see", "change", "talk", "share", "delete"},
@@ -118,7 +118,8 @@ async def set_role(world: World, by: int, whom: int, role: int) -> None:
     before = model.roles.get(whom)
     same = before == role and model.administers(by)
     changes = before is not None and model.may_rule(by, role, before) and not model.last_owner(whom)
-    member = org_pb2.Member(**world.whom(whom), role=org_pb2.Role.ValueType(role))
+    given = org_pb2.Role.ValueType(role)
+    member = org_pb2.Member(org_id=world.org_id, user_id=world.people[whom].user_id, role=given)
     call = world.people[by].orgs.UpdateMember(org_pb2.UpdateMemberRequest(member=member))
     if await world.expect(call, same or changes, LAST_OWNER):
         model.roles[whom] = role

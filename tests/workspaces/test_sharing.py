@@ -163,7 +163,7 @@ async def test_either_a_person_or_a_team_is_meant(who: str, team: Team) -> None:
 )
 async def test_what_breaks_a_rule_is_refused_by_name(fields: dict[str, Any], field: str, team: Team) -> None:
     workspace_id = await make_workspace(team.member, team.org_id)
-    request = {"role": READER, "user_id": team.viewer.user_id} | fields
+    request: dict[str, Any] = {"role": READER, "user_id": team.viewer.user_id} | fields
     assert await named(share(team.member, workspace_id, **request)) == (field,)
     assert await named(set_visibility(team.member, workspace_id, 0)) == ("visibility",)
     assert await named(set_visibility(team.member, workspace_id, 3)) == ("visibility",)
@@ -180,11 +180,12 @@ async def test_strangers_are_as_unknown_as_nobody(team: Team) -> None:
         ("team_id", team.viewer.user_id),
     ]
     for field, stranger in strangers:
-        for call in (
-            lambda **who: share(team.owner, workspace_id, READER, **who),
-            lambda **who: unshare(team.owner, workspace_id, **who),
-        ):
-            foreign, unknown = [await refusal(call(**{field: each})) for each in (stranger, nobody)]
+        calls: list[Callable[[dict[str, str]], Any]] = [
+            lambda who: share(team.owner, workspace_id, READER, **who),
+            lambda who: unshare(team.owner, workspace_id, **who),
+        ]
+        for call in calls:
+            foreign, unknown = [await refusal(call({field: each})) for each in (stranger, nobody)]
             assert foreign == unknown
             assert unknown
             assert (unknown.code, unknown.message) == ("NOT_FOUND", f"{field}: not found.")

@@ -53,8 +53,8 @@ app.command()(chat)
 app.command()(usage)
 app.add_typer(orgs.app, name="orgs")
 app.add_typer(teams.app, name="teams")
-for command in (sharing.members, sharing.share, sharing.unshare, sharing.visibility):
-    workspaces.app.command()(command)
+for about_members in (sharing.members, sharing.share, sharing.unshare, sharing.visibility):
+    workspaces.app.command()(about_members)
 app.add_typer(workspaces.app, name="workspaces")
 app.add_typer(conversation_commands.app, name="conversations")
 app.add_typer(account.sessions, name="sessions")
