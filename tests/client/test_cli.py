@@ -20,6 +20,27 @@ from tests.client.runs import TEXT, connections, whole_run
 from tests.client.scripted import Context, ScriptedServer, answer, answers, failure
 
 
+async def test_a_device_stays_known_to_its_account_after_logout(server: ScriptedServer, aiws: Aiws) -> None:
+    def accept(token: str) -> None:
+        response = auth_pb2.LoginResponse(user=USER, tokens=auth_pb2.TokenPair(access_token="a"), device_token=token)
+        server.script("AuthService.Login", answer(response))
+
+    async def sign_in(email: str) -> str:
+        ran = await aiws("login", "--email", email, "--password-stdin", stdin="secret password\n")
+        assert ran.returncode == 0, ran.stderr
+        return str(server.called("AuthService.Login")[-1].request.device_token)
+
+    server.script("OrgService.ListOrgs", answer(org_pb2.ListOrgsResponse(orgs=[ORG])))
+    server.script("AuthService.Logout", answer(auth_pb2.LogoutResponse()))
+    accept("device-1")
+    assert await sign_in("ada@example.com") == ""
+    assert (await aiws("logout")).returncode == 0
+    accept("device-2")
+    assert await sign_in("ADA@example.com") == "device-1"
+    assert await sign_in("grace@example.com") == "", "another account"
+    assert await sign_in("ada@example.com") == "device-2"
+
+
 def workspaces(server: ScriptedServer, count: int) -> None:
     found = workspace_pb2.ListWorkspacesResponse(workspaces=[WORKSPACE] * count)
     server.script("WorkspaceService.ListWorkspaces", answer(found))

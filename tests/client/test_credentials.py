@@ -55,6 +55,18 @@ def test_the_end_of_a_session_keeps_what_was_chosen_and_logout_does_not(path: Pa
     assert json.loads(path.read_text()) == {"servers": {}}
 
 
+def test_a_device_stays_known_after_logout_to_each_account_by_itself(path: Path) -> None:
+    file = CredentialFile(path, "a:1")
+    file.save(TOKENS)
+    file.remember_device("Ada@Example.com", "ada's")
+    file.remember_device("grace@example.com", "grace's")
+    file.forget()
+    assert file.load() is None
+    emails = "ada@example.com", "GRACE@example.com", "nobody@example.com"
+    assert [file.device_token(email) for email in emails] == ["ada's", "grace's", ""]
+    assert CredentialFile(path, "b:2").device_token("ada@example.com") == ""
+
+
 def test_a_file_that_others_can_read_is_refused(path: Path) -> None:
     file = CredentialFile(path, "a:1")
     file.save(TOKENS)

@@ -66,8 +66,10 @@ class Throttle:
     async def _refusal(self, whose: str) -> RateLimited:
         window = await self._ask(lambda limiter: limiter.get_window_stats(WRONG_PASSWORDS, whose))
         wait = max(1, math.ceil(window.reset_time - time.time()))
-        message = f"Too many wrong passwords; go on in {wait} s, or on a device that has signed in before."
-        return RateLimited(whose.partition(":")[0], message, wait, pb.ERROR_REASON_SIGN_IN_THROTTLED)
+        kind = whose.partition(":")[0]
+        elsewhere = ", or on a device that has signed in before" if kind == "account" else ""
+        message = f"Too many wrong passwords; go on in {wait} s{elsewhere}."
+        return RateLimited(kind, message, wait, pb.ERROR_REASON_SIGN_IN_THROTTLED)
 
     async def _ask(self, question: Callable[[RateLimiter], Awaitable[Answer]]) -> Answer:
         return await self._counters.ask(FixedWindowRateLimiter, question)
