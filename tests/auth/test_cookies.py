@@ -16,9 +16,9 @@ from tests.backdoor import sql
 from tests.conftest import Stores
 from tests.paging import few
 from tests.people import PASSWORD, NewPerson, events_of, kinds_of, make_place
-from tests.refusals import OK, UNAUTHENTICATED, named, outcome, refusal
+from tests.refusals import OK, PASSWORD_WRONG, THROTTLED, UNAUTHENTICATED, named, outcome, refusal
 
-ACCESS, REFRESH = "__Host-aiws_access", "__Secure-aiws_refresh"
+ACCESS, REFRESH, DEVICE = "__Host-aiws_access", "__Secure-aiws_refresh", "__Host-aiws_device"
 REFRESH_PATH = "/aiworkspace.v1.AuthService/Refresh"
 
 
@@ -77,7 +77,11 @@ async def test_a_sign_in_that_asks_for_cookies_has_its_tokens_nowhere_else(metho
 async def test_cookies_are_out_of_reach_of_scripts_and_other_sites(new_person: NewPerson) -> None:
     browser = Browser(await new_person())
     cookies = (await browser.sign_in()).cookies
-    for name, path, seconds in ((ACCESS, "/", "900"), (REFRESH, REFRESH_PATH, "2592000")):
+    for name, path, seconds in (
+        (ACCESS, "/", "900"),
+        (REFRESH, REFRESH_PATH, "2592000"),
+        (DEVICE, "/", "34560000"),
+    ):
         cookie = cookies[name]
         assert (cookie["httponly"], cookie["secure"], cookie["samesite"]) == (True, True, "Strict")
         assert (cookie["path"], cookie["max-age"], cookie["domain"]) == (path, seconds, "")
@@ -266,9 +270,17 @@ async def test_logout_clears_the_cookies_and_ends_the_session(browser: Browser) 
     answer = await browser.call("Logout", pb.LogoutRequest())
     cleared = {name: (cookie.value, cookie["max-age"], cookie["path"]) for name, cookie in answer.cookies.items()}
     assert cleared == {ACCESS: ("", "0", "/"), REFRESH: ("", "0", REFRESH_PATH)}
-    assert browser.jar == {}
+    assert browser.jar.keys() == {DEVICE}, "the device stays known"
     assert await get_me(browser, access) == UNAUTHENTICATED
     assert await outcome(refresh(browser, for_refresh)) == UNAUTHENTICATED
+
+
+async def test_a_browser_stays_known_when_strangers_are_throttled(browser: Browser) -> None:
+    await browser.call("Logout", pb.LogoutRequest())
+    wrong = pb.LoginRequest(email=browser.person.email, password="wrong")
+    assert [await outcome(browser.person.auth.Login(wrong)) for _ in range(11)] == [*[PASSWORD_WRONG] * 10, THROTTLED]
+    answer = await browser.sign_in()
+    assert (answer.message.device_token, DEVICE in answer.cookies) == ("", True)
 
 
 async def test_logout_by_bearer_token_leaves_cookies_alone(new_person: NewPerson) -> None:

@@ -12,10 +12,10 @@ import pytest
 from google.protobuf.message import Message as AnyMessage
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from aiworkspace.v1 import audit_pb2, chat_pb2, common_pb2, org_pb2, usage_pb2, workspace_pb2
+from aiworkspace.v1 import audit_pb2, auth_pb2, chat_pb2, common_pb2, org_pb2, usage_pb2, workspace_pb2
 from aiworkspace_client.cli import output
 from tests.client import runs
-from tests.client.conftest import ORG, WORKSPACE, Aiws
+from tests.client.conftest import ORG, USER, WORKSPACE, Aiws
 from tests.client.runs import TEXT, connections, whole_run
 from tests.client.scripted import Context, ScriptedServer, answer, answers, failure
 
