@@ -8,7 +8,7 @@ from threading import Lock
 from zxcvbn import zxcvbn
 from zxcvbn.matching import L33T_TABLE
 
-_LEAST_SCORE = 3  # of 4: ten to a hundred million guesses
+_LEAST_SCORE = 3  # of 4: a hundred million guesses or more
 # zxcvbn holds the interpreter, for a time that grows with the square of the length and with the number of ways to read
 # symbols as letters: 72 characters of them take two seconds. These bounds keep it below 20 ms.
 _MOST_CHARACTERS = 40
