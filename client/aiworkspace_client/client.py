@@ -3,6 +3,7 @@
 from types import TracebackType
 from typing import Self
 
+from aiworkspace_client._generated.access import Access, AsyncAccess
 from aiworkspace_client._generated.account import Account, AsyncAccount
 from aiworkspace_client._generated.audit import AsyncAudit, Audit
 from aiworkspace_client._generated.auth import AsyncAuth, Auth
@@ -61,6 +62,7 @@ class AsyncClient:
         self.account = AsyncAccount(self._transport)
         self.orgs = AsyncOrgs(self._transport)
         self.teams = AsyncTeams(self._transport)
+        self.access = AsyncAccess(self._transport)
         self.workspaces = AsyncWorkspaces(self._transport)
         self.chat = AsyncChat(self._transport, StreamTiming())
         self.usage = AsyncUsage(self._transport)
@@ -120,6 +122,7 @@ class Client:
         self.account = Account(self._portal, client.account)
         self.orgs = Orgs(self._portal, client.orgs)
         self.teams = Teams(self._portal, client.teams)
+        self.access = Access(self._portal, client.access)
         self.workspaces = Workspaces(self._portal, client.workspaces)
         self.chat = Chat(self._portal, client.chat)
         self.usage = Usage(self._portal, client.usage)

@@ -52,7 +52,7 @@ async def sign_in(app: App) -> AsyncIterator[SignIn]:
 def key_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A private key in a file for each algorithm that can be checked by others."""
     folder = tmp_path_factory.mktemp("keys")
-    keys = {
+    keys: dict[str, Any] = {
         "EdDSA": ed25519.Ed25519PrivateKey.generate(),
         "ES256": ec.generate_private_key(ec.SECP256R1()),
         "RS256": rsa.generate_private_key(65537, 2048),

@@ -104,6 +104,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
             service.check_future(expire_time)
             key, scopes, secret = await service.rotate_key(tx, tenant_id(), api_key_id, overlap, expire_time, caller)
             reply = pb.RotateApiKeyResponse(api_key=_key_to_proto(key, scopes.workspace_ids or ()), secret=secret)
+            await notify_owners(tx, self._notices, Notice.API_KEY_CREATED)
             await self._replies.keep(tx, request, reply)
         self._authenticator.forget(key.user_id)
         return reply
