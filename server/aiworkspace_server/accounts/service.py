@@ -60,12 +60,12 @@ async def issue(
     return token, user
 
 
-async def verify_email(tx: WriteSession, token: str) -> None:
+async def verify_email(tx: WriteSession, token: str) -> User:
     row, user = await _lock(tx, token, "verify")
-    if row.use_time:
-        return  # a repeated call, whose first reply may have been lost
-    row.use_time = now()
-    _mark_verified(user)
+    if not row.use_time:  # else it is a repeated call, whose first reply may have been lost
+        row.use_time = now()
+        _mark_verified(user)
+    return user
 
 
 async def find_resetter(tx: ReadSession, token: str) -> User:

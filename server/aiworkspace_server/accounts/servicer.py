@@ -9,7 +9,7 @@ from ..auth import store as users
 from ..auth.jobs import Notice, Notices
 from ..auth.passwords import Passwords
 from ..auth.principal import Authenticator
-from ..kit.context import caller_id
+from ..kit.context import caller_id, current
 from ..kit.errors import Unauthenticated
 from ..kit.postgres import Database
 from . import service
@@ -38,7 +38,7 @@ class AccountServicer(AccountServiceServicer):
 
     async def VerifyEmail(self, request: pb.VerifyEmailRequest, context: Any) -> pb.VerifyEmailResponse:
         async with self._db.write() as tx:
-            await service.verify_email(tx, request.token)
+            current.get().subject = (await service.verify_email(tx, request.token)).id
         return pb.VerifyEmailResponse()
 
     async def RequestPasswordReset(
@@ -56,5 +56,6 @@ class AccountServicer(AccountServiceServicer):
         async with self._db.write() as tx:
             user = await service.reset_password(tx, request.token, new_hash)
             await self._notices.notify(tx, user.id, Notice.PASSWORD_RESET)
+            current.get().subject = user.id
         self._authenticator.forget(user.id)
         return pb.ResetPasswordResponse()

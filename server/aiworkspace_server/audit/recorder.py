@@ -17,6 +17,7 @@ from ..kit.errors import RateLimited
 from ..kit.interceptors import Handler, outcome_of
 from ..kit.postgres import Database, WriteSession
 from ..kit.stores import insist
+from . import store
 from .calls import describe
 from .service import Chain
 
@@ -91,8 +92,12 @@ class Recorder:
         if call is None or call.recording is None or not call.recording.changing or call.recording.done:
             return
         chain_id = call.org_id or _account(call)
-        if chain_id is None or str(chain_id) not in (tx.info["org"], tx.info["user"]):
+        if chain_id is None:
             return
+        if str(chain_id) not in (tx.info["org"], tx.info["user"]):
+            if call.user_id:
+                return  # a transaction beside the call's own
+            await store.enter(tx, chain_id)
         await self._chain.append(tx, chain_id, _entry(call, call.org_id, "OK", ""))
         call.recording.done = True
 
@@ -120,9 +125,7 @@ class Recorder:
     async def _record_success(self, call: Call) -> None:
         """Of a call whose change is not in PostgreSQL: as that has been made, the entry has to follow."""
         chain_id = call.org_id or _account(call)
-        if chain_id is None:
-            log.error("nobody's call not recorded", method=call.method.path, request_id=call.request_id)
-            return
+        assert chain_id is not None, "an audited method without a caller has to name the subject of the call"
         entry = _entry(call, call.org_id, "OK", "")
         await insist(lambda: self._record(chain_id, entry))
 

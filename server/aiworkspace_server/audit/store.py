@@ -13,6 +13,7 @@ from ..kit.postgres import ReadSession, WriteSession
 from .models import AuditEvent, AuditHead, AuditResource
 
 _COLUMNS = [column.name for column in AuditEvent.__table__.columns]
+_ENTER = text("SELECT set_config('app.user_id', :user_id, true)")
 _LOCK_HEAD = text(
     "INSERT INTO audit_heads AS h VALUES (:chain_id, 0, '-infinity', '')"
     " ON CONFLICT (chain_id) DO UPDATE SET sequence = h.sequence"
@@ -38,6 +39,11 @@ class Wanted:
     code: str = ""
     start_time: datetime | None = None
     end_time: datetime | None = None
+
+
+async def enter(tx: WriteSession, user_id: UUID) -> None:
+    """Lets a transaction write into the log of an account of which nobody knew when it began."""
+    await tx.execute(_ENTER, {"user_id": str(user_id)})
 
 
 async def lock_head(tx: WriteSession, chain_id: UUID) -> Row[*tuple[Any, ...]]:
