@@ -116,6 +116,9 @@ def test_external(monkeypatch: pytest.MonkeyPatch) -> None:
         ("JWT_SECRET", "your-256-bit-secret-your-512-bit-secret", "placeholder"),
         ("PASSWORD_PEPPER", "Replace this with your long random string!", "placeholder"),
         ("JWT_REFRESH_SECRET", "super_secret_refresh_token_key_change_me_in_production", "placeholder"),
+        ("JWT_OTHER_SECRETS", "s3cr3t", "shorter than 32"),
+        ("JWT_OTHER_SECRETS", f"{STRONG['JWT_SECRET'][::-1]}, {'k' * 64}", "repeats itself"),
+        ("JWT_REFRESH_OTHER_SECRETS", "your-256-bit-secret-your-512-bit-secret", "placeholder"),
         ("PORT", "65536", "less than or equal"),
         ("PORT", "http", "valid integer"),
         ("PASSWORD_HASH_COST", "9", "greater than or equal"),
@@ -146,6 +149,33 @@ def test_secrets_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, EXTERNAL | {"PASSWORD_PEPPER": STRONG["JWT_SECRET"]})
     (problem,) = problems()
     assert "must differ" in problem
+
+
+@pytest.mark.parametrize("name", ["JWT_OTHER_SECRETS", "JWT_REFRESH_OTHER_SECRETS"])
+@pytest.mark.parametrize("repeated", STRONG)
+def test_other_secrets_differ_from_all_that_are_set(monkeypatch: pytest.MonkeyPatch, name: str, repeated: str) -> None:
+    new = secrets.token_urlsafe(48)
+    for value in (f"{new} {STRONG[repeated]}", f"{new},{new}"):
+        set_all(monkeypatch, EXTERNAL | {name: value})
+        (problem,) = problems()
+        assert "must not repeat" in problem
+        assert new not in problem
+
+
+def test_the_secret_that_a_private_key_took_over_from_may_be_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, EXTERNAL | {"JWT_PRIVATE_KEY_FILE": "key.pem", "JWT_OTHER_SECRETS": STRONG["JWT_SECRET"]})
+    assert read().jwt_other_secrets == (read().jwt_secret,)
+
+
+@pytest.mark.parametrize("separator", [" ", ",", ", ", " , "])
+def test_lists_are_separated_by_spaces_or_commas(monkeypatch: pytest.MonkeyPatch, separator: str) -> None:
+    new = [secrets.token_urlsafe(48) for _ in range(3)]
+    others = {"JWT_OTHER_SECRETS": separator.join(new), "JWT_OTHER_KEY_FILES": separator.join(["a.pem", "b.pem"])}
+    set_all(monkeypatch, EXTERNAL | others)
+    settings = read()
+    assert [secret.get_secret_value() for secret in settings.jwt_other_secrets or ()] == new
+    assert settings.jwt_other_key_files == (Path("a.pem"), Path("b.pem"))
+    assert not any(secret in repr(settings) for secret in new)
 
 
 def test_empty_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
