@@ -11,10 +11,11 @@ from pathlib import Path
 class ServerProcess:
     """`python -m aiworkspace_server serve` with embedded databases under one data directory."""
 
-    def __init__(self, data_dir: Path, environment: Mapping[str, object]) -> None:
+    def __init__(self, data_dir: Path, environment: Mapping[str, object], stdin: int | None = None) -> None:
         self._environment = {name.upper(): str(value) for name, value in environment.items()}
         self._environment |= {"DATA_DIR": str(data_dir), "PORT": "0", "LOG_FORMAT": "json"}
         self._data_dir = data_dir
+        self._stdin = stdin
         self._process: asyncio.subprocess.Process | None = None
         self.address = ""
 
@@ -26,6 +27,7 @@ class ServerProcess:
                 *(sys.executable, "-m", "aiworkspace_server", "serve"),
                 cwd=self._data_dir,
                 env={**os.environ, **self._environment, **environment},
+                stdin=self._stdin,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
             )

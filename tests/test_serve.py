@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from aiworkspace_server.migrate import SchemaError
 from aiworkspace_server.rpc import SERVICES
 from aiworkspace_server.settings import Settings
 from tests.conftest import Stores, other_databases, store_settings
+from tests.process import ServerProcess
 
 
 async def test_health_is_told_for_the_server_and_each_service(app: App) -> None:
@@ -123,3 +125,25 @@ async def test_settings_that_are_missing_are_named_on_standard_error(stores: Sto
     assert process.returncode == 2
     for name in ("JWT_SECRET", "JWT_REFRESH_SECRET", "PASSWORD_PEPPER"):
         assert f"error: {name}" in errors.decode()
+
+
+async def test_a_key_that_cannot_be_read_is_named_on_standard_error(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "aiworkspace_server", "serve"),
+        cwd=tmp_path,
+        env=os.environ | {"JWT_PRIVATE_KEY_FILE": "nowhere.pem"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert errors.decode() == "error: JWT_PRIVATE_KEY_FILE cannot be read: No such file or directory\n"
+
+
+async def test_a_server_whose_terminal_is_closed_stops(tmp_path: Path) -> None:
+    """It would keep its port and its databases, with nobody there to stop it."""
+    terminal, its_side = os.openpty()
+    async with ServerProcess(tmp_path / "data", {}, stdin=its_side) as server:
+        os.close(its_side)
+        os.close(terminal)
+        server.send(signal.SIGHUP)
+        assert await server.wait() == 0
