@@ -104,7 +104,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rota
 
 
 FIRST: Names = {"JWT_SECRET": secret(), "JWT_REFRESH_SECRET": secret(), "PASSWORD_PEPPER": secret()}
-SECOND: Names = FIRST | {"JWT_SECRET": secret(), "JWT_REFRESH_SECRET": secret()}
+SECOND: Names = {**FIRST, "JWT_SECRET": secret(), "JWT_REFRESH_SECRET": secret()}
 
 
 async def rotate(server: Rotating, now: Names, added: Names, swapped: Names, new: Names) -> Person:
