@@ -55,7 +55,7 @@ async def test_reflection_describes_every_service(app: App) -> None:
 
 
 async def test_tls(stores: Stores, tmp_path: Path) -> None:
-    certificate, key = _certificate(tmp_path)
+    certificate, key = make_certificate(tmp_path)
     values = store_settings(await other_databases(stores, "tls"))
     values |= {"tls_cert_file": certificate, "tls_key_file": key}
     async with running(Settings.model_validate(values), migrating=True) as app:
@@ -67,7 +67,7 @@ async def test_tls(stores: Stores, tmp_path: Path) -> None:
             assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
-def _certificate(folder: Path) -> tuple[Path, Path]:
+def make_certificate(folder: Path) -> tuple[Path, Path]:
     """A certificate for localhost that signs itself, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])

@@ -66,12 +66,11 @@ def _split(value: object) -> object:
 def _mailbox(text: str) -> str:
     name, address = parseaddr(text)
     try:
-        Address(name, addr_spec=address)
+        if text.isprintable() and Address(name, addr_spec=address).domain:
+            return text
     except (ValueError, HeaderParseError):
-        raise ValueError("must be an address, or a name and an address: Name <name@example.com>") from None
-    if "@" not in address:
-        raise ValueError("must have an address with a domain")
-    return text
+        pass
+    raise ValueError("must be an address, or a name and an address: Name <name@example.com>")
 
 
 def _is_loopback(host: str) -> bool:

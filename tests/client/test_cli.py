@@ -12,7 +12,16 @@ import pytest
 from google.protobuf.message import Message as AnyMessage
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from aiworkspace.v1 import audit_pb2, auth_pb2, chat_pb2, common_pb2, org_pb2, usage_pb2, workspace_pb2
+from aiworkspace.v1 import (
+    account_pb2,
+    audit_pb2,
+    auth_pb2,
+    chat_pb2,
+    common_pb2,
+    org_pb2,
+    usage_pb2,
+    workspace_pb2,
+)
 from aiworkspace_client.cli import output
 from tests.client import runs
 from tests.client.conftest import ORG, USER, WORKSPACE, Aiws
@@ -286,3 +295,22 @@ async def test_a_broken_audit_log_is_an_exit_code(server: ScriptedServer, aiws: 
     assert "The entry is missing." in ran.stderr
     ran = await aiws("audit", "verify", "--json")
     assert (ran.returncode, json.loads(ran.stdout)["broken_sequence"]) == (1, "9")
+
+
+async def test_a_mailed_token_verifies(server: ScriptedServer, aiws: Aiws) -> None:
+    server.script("AccountService.VerifyEmail", answer(account_pb2.VerifyEmailResponse()))
+    ran = await aiws("verify", stdin="token-1\n")
+    assert ran.returncode == 0, ran.stderr
+    assert server.called("AccountService.VerifyEmail")[0].request.token == "token-1"
+
+
+async def test_a_lost_password_is_set_anew(server: ScriptedServer, aiws: Aiws) -> None:
+    server.script("AccountService.RequestPasswordReset", answer(account_pb2.RequestPasswordResetResponse()))
+    server.script("AccountService.ResetPassword", answer(account_pb2.ResetPasswordResponse()))
+    stdin = "token-1\na new passphrase\n"
+    ran = await aiws("reset-password", "--email", "a@example.com", "--password-stdin", stdin=stdin)
+    assert (ran.returncode, "aiws login" in ran.stderr) == (0, True), ran.stderr
+    assert server.called("AccountService.RequestPasswordReset")[0].request.email == "a@example.com"
+    reset = server.called("AccountService.ResetPassword")[0].request
+    assert (reset.token, reset.new_password) == ("token-1", "a new passphrase")
+    assert "passphrase" not in ran.stdout + ran.stderr

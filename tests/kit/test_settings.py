@@ -128,6 +128,11 @@ def test_external(monkeypatch: pytest.MonkeyPatch) -> None:
         ("DATABASE_URL", "mysql://u:hunter2@db/app", "postgresql://"),
         ("MONGO_URI", "postgresql://u:hunter2@db/app", "mongodb://"),
         ("REDIS_URL", "http://:hunter2@db", "redis://"),
+        ("SMTP_PORT", "0", "greater than"),
+        ("SMTP_TLS", "ssl", "'starttls', 'tls' or 'none'"),
+        ("MAIL_FROM", "nobody at all", "must be an address"),
+        ("MAIL_FROM", "a@example.com\r\nBcc: b@example.com", "must be an address"),
+        ("PUBLIC_URL", "javascript:alert(1)", "match pattern"),
         ("OPENAI_BASE_URL", "file:///etc/passwd", "match pattern"),
     ],
 )
@@ -139,10 +144,42 @@ def test_refused_by_name_but_never_shown(monkeypatch: pytest.MonkeyPatch, name: 
     assert len(value) < 5 or value not in problem
 
 
-@pytest.mark.parametrize(("one", "other"), [("DATABASE_URL", "MONGO_URI"), ("TLS_CERT_FILE", "TLS_KEY_FILE")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("DATABASE_URL", "MONGO_URI"), ("TLS_CERT_FILE", "TLS_KEY_FILE"), ("SMTP_USERNAME", "SMTP_PASSWORD")],
+)
 def test_both_or_neither(monkeypatch: pytest.MonkeyPatch, one: str, other: str) -> None:
     monkeypatch.setenv(one, "postgresql://db/app")
     assert problems() == [f"set both {one} and {other}, or neither"]
+
+
+def test_a_mail_server_needs_a_sender(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMTP_HOST", "mail.example.com")
+    assert problems() == ["MAIL_FROM is not set; with SMTP_HOST mail needs a sender"]
+
+
+@pytest.mark.parametrize(
+    ("host", "tls", "fine"),
+    [
+        ("127.0.0.1", "none", True),
+        ("::1", "none", True),
+        ("localhost", "none", True),
+        ("127.0.0.1.example.com", "none", False),
+        ("10.0.0.1", "none", False),
+        ("mail.example.com", "none", False),
+        ("mail.example.com", "starttls", True),
+        ("mail.example.com", "tls", True),
+    ],
+)
+def test_a_mail_password_is_not_sent_in_the_clear(
+    monkeypatch: pytest.MonkeyPatch, host: str, tls: str, fine: bool
+) -> None:
+    own = {"SMTP_HOST": host, "SMTP_TLS": tls, "SMTP_USERNAME": "u", "SMTP_PASSWORD": "hunter2"}
+    set_all(monkeypatch, own | {"MAIL_FROM": "AI Workspace <noreply@example.com>"})
+    if fine:
+        assert "hunter2" not in repr(read())
+    else:
+        assert problems() == ["SMTP_TLS=none would send SMTP_PASSWORD in the clear; use starttls or tls"]
 
 
 def test_secrets_differ(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,189 @@
+"""Background jobs: that none is lost, none runs for a change that was not made, and the queue looks after itself."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError
+
+from aiworkspace_server.kit.jobs import Jobs
+from aiworkspace_server.kit.mongo import Mongo
+from aiworkspace_server.kit.postgres import APP_ROLE, Database
+from aiworkspace_server.migrate import migrate
+from tests.backdoor import sql
+from tests.conftest import Stores, other_databases
+
+
+@dataclass
+class Queue:
+    """A queue of its own, and what its jobs did."""
+
+    stores: Stores
+    db: Database
+    ran: list[str] = field(default_factory=list)
+    failures: int = 0  # that are yet to come
+
+    def worker(self, url: str = "") -> Jobs:
+        jobs = Jobs(url or self.stores.postgres)
+        jobs.add("note", self._note)
+        return jobs
+
+    async def _note(self, word: str) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("not yet")
+        self.ran.append(word)
+
+    async def put(self, *words: str) -> None:
+        async with self.db.write() as tx:
+            for word in words:
+                await self.worker().enqueue(tx, "note", word=word)
+
+    async def until_ran(self, count: int = 1) -> None:
+        async with asyncio.timeout(20):
+            while len(self.ran) < count:
+                await asyncio.wait([asyncio.create_task(asyncio.sleep(0.01))])
+
+    async def rows(self, columns: str = "status") -> list[tuple[object, ...]]:
+        return await sql(self.stores, f"SELECT {columns} FROM procrastinate_jobs WHERE task_name = 'note' ORDER BY id")
+
+
+@pytest.fixture(scope="module")
+async def migrated(stores: Stores) -> Stores:
+    own = await other_databases(stores, "jobs")
+    mongo = Mongo(own.mongo)
+    await migrate(own.postgres, mongo)
+    await mongo.close()
+    return own
+
+
+@pytest.fixture
+async def queue(migrated: Stores) -> AsyncIterator[Queue]:
+    await sql(migrated, "DELETE FROM procrastinate_jobs")
+    db = Database(migrated.postgres)
+    yield Queue(migrated, db)
+    await db.close()
+
+
+async def test_a_job_runs_when_its_transaction_is_committed_and_not_before(queue: Queue) -> None:
+    async with queue.worker().running(1):
+        async with queue.db.write() as tx:
+            await queue.worker().enqueue(tx, "note", word="yes")
+            await asyncio.sleep(0.3)
+            assert queue.ran == []
+        await queue.until_ran()
+    assert queue.ran == ["yes"]
+    assert await queue.rows() == [], "done jobs are deleted"
+
+
+async def test_a_job_of_a_transaction_that_failed_never_runs(queue: Queue) -> None:
+    async with queue.worker().running(1):
+        with pytest.raises(DBAPIError):
+            await _put_and_fail(queue)
+        await queue.put("yes")
+        await queue.until_ran()
+    assert queue.ran == ["yes"]
+
+
+async def _put_and_fail(queue: Queue) -> None:
+    async with queue.db.write() as tx:
+        await queue.worker().enqueue(tx, "note", word="no")
+        await tx.execute(text("SELECT nothing"))
+
+
+async def test_a_job_that_nobody_declared_cannot_be_asked_for(queue: Queue) -> None:
+    with pytest.raises(Exception, match="cannot be imported"):
+        async with queue.db.write() as tx:
+            await queue.worker().enqueue(tx, "nothing")
+
+
+async def test_a_job_that_fails_is_tried_again_later_and_later(queue: Queue) -> None:
+    queue.failures = 2
+    await queue.put("word")
+    begin = time.monotonic()
+    async with queue.worker().running(1):
+        await queue.until_ran()
+    assert time.monotonic() - begin > 3  # 1 s and 2 s
+
+
+async def test_a_job_that_fails_for_a_day_is_given_up(queue: Queue) -> None:
+    queue.failures = 2
+    await queue.put("word")
+    await sql(queue.stores, "UPDATE procrastinate_jobs SET attempts = 35 WHERE task_name = 'note'")
+    async with queue.worker().running(1):
+        while await queue.rows() != [("failed",)]:
+            await queue.put()
+    assert queue.failures == 1
+
+
+async def test_two_workers_share_the_jobs(queue: Queue) -> None:
+    words = [str(number) for number in range(100)]
+    async with queue.worker().running(1), queue.worker().running(1):
+        await queue.put(*words)
+        await queue.until_ran(100)
+    assert Counter(queue.ran) == Counter(words)
+
+
+async def test_a_worker_survives_the_loss_of_its_connections(queue: Queue) -> None:
+    async with queue.worker().running(1):
+        name = make_url(queue.stores.postgres).database
+        await queue.db.close()
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+        await sql(queue.stores, end, name)
+        await queue.put("word")
+        await queue.until_ran()
+
+
+async def test_what_a_dead_server_had_begun_is_tried_again_and_what_is_long_over_deleted(queue: Queue) -> None:
+    await queue.put("left", "old")
+    await sql(queue.stores, "UPDATE procrastinate_jobs SET status = 'doing' WHERE args->>'word' = 'left'")
+    await sql(queue.stores, "UPDATE procrastinate_jobs SET status = 'failed' WHERE args->>'word' = 'old'")
+    await sql(queue.stores, "UPDATE procrastinate_events SET at = at - interval '31 days'")
+    await sql(queue.stores, "DELETE FROM procrastinate_periodic_defers")  # so that this minute's turn is to come
+    async with queue.worker().running(1):
+        await queue.until_ran()
+    assert queue.ran == ["left"]
+    assert await queue.rows() == []
+
+
+async def test_a_job_in_progress_when_the_server_stops_is_done_by_the_next(queue: Queue) -> None:
+    started = asyncio.Event()
+
+    async def hang(word: str) -> None:
+        started.set()
+        await asyncio.sleep(60)
+
+    slow = Jobs(queue.stores.postgres)
+    slow.add("note", hang)
+    await queue.put("word")
+    async with slow.running(0.2):
+        await started.wait()
+        begin = time.monotonic()
+    assert time.monotonic() - begin < 2
+    async with queue.worker().running(1):
+        await queue.until_ran()
+
+
+async def test_an_idle_worker_stops_at_once(queue: Queue) -> None:
+    async with queue.worker().running(30):
+        await queue.put("word")
+        await queue.until_ran()
+        begin = time.monotonic()
+    assert time.monotonic() - begin < 1
+
+
+async def test_the_servers_role_is_enough(queue: Queue) -> None:
+    """Through a login that is a member of the server's role and of nothing else."""
+    await sql(queue.stores, f"CREATE ROLE worker LOGIN IN ROLE {APP_ROLE}")
+    url = make_url(queue.stores.postgres).set(username="worker").render_as_string(hide_password=False)
+    queue.failures = 1
+    await sql(queue.stores, "DELETE FROM procrastinate_periodic_defers")
+    async with queue.worker(url).running(1):
+        await queue.put("word")
+        await queue.until_ran()
+    assert await sql(queue.stores, "SELECT 1 FROM procrastinate_jobs WHERE status <> 'succeeded'") == []
+    await sql(queue.stores, "DROP ROLE worker")
