@@ -10,7 +10,7 @@ from typing import Any
 
 from aiosmtpd.controller import Controller
 
-_SECONDS = 15.0  # a first retry comes after three
+_SECONDS = 40.0  # what a killed server had begun is taken up after 25
 
 
 class Mailbox:

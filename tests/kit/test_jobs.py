@@ -143,7 +143,7 @@ async def test_what_a_dead_server_had_begun_is_tried_again_and_what_is_long_over
     await sql(queue.stores, "UPDATE procrastinate_jobs SET status = 'doing' WHERE args->>'word' = 'left'")
     await sql(queue.stores, "UPDATE procrastinate_jobs SET status = 'failed' WHERE args->>'word' = 'old'")
     await sql(queue.stores, "UPDATE procrastinate_events SET at = at - interval '31 days'")
-    await sql(queue.stores, "DELETE FROM procrastinate_periodic_defers")  # so that this minute's turn is to come
+    await sql(queue.stores, "DELETE FROM procrastinate_periodic_defers")
     async with queue.worker().running(1):
         await queue.until_ran()
     assert queue.ran == ["left"]

@@ -60,33 +60,31 @@ async def issue(
     return token, user
 
 
-async def verify_email(tx: WriteSession, token: str) -> User:
+async def find_owner(tx: ReadSession, token: str, purpose: str) -> User:
+    """Whose token it is, whether it is still good or not. Raises NotFound."""
+    row = await store.find_token_by_hash(tx, token_hash(token), purpose)
+    user = await users.find_user(tx, row.user_id) if row else None
+    if user is None:
+        raise NotFound("token")
+    return user
+
+
+async def verify_email(tx: WriteSession, token: str) -> None:
     row, user = await _lock(tx, token, "verify")
     if not row.use_time:  # else it is a repeated call, whose first reply may have been lost
         row.use_time = now()
         _mark_verified(user)
-    return user
-
-
-async def find_resetter(tx: ReadSession, token: str) -> User:
-    """Whose password the token would set. Raises NotFound."""
-    row = await store.find_token_by_hash(tx, token_hash(token), "reset")
-    user = await users.find_user(tx, row.user_id) if row else None
-    if row is None or user is None:
-        raise NotFound("token")
-    _check_good(row, user)
-    return user
 
 
 async def reset_password(tx: WriteSession, token: str, password_hash: str) -> User:
     """Sets the password and ends all sessions. Raises NotFound, also when another call was faster."""
     row, user = await _lock(tx, token, "reset")
-    _check_good(row, user)
+    if row.use_time:
+        raise NotFound("token")
     row.use_time = time = now()
     user.password_hash = password_hash
     _mark_verified(user)
     await users.revoke_sessions(tx, user.id, time, kept=None)
-    return user
 
 
 async def _lock(tx: WriteSession, token: str, purpose: str) -> tuple[EmailToken, User]:
@@ -99,11 +97,6 @@ async def _lock(tx: WriteSession, token: str, purpose: str) -> tuple[EmailToken,
     if row is None or row.expire_time <= now() or row.email != user.email:
         raise NotFound("token")
     return row, user
-
-
-def _check_good(row: EmailToken, user: User) -> None:
-    if row.use_time or row.expire_time <= now() or row.email != user.email:
-        raise NotFound("token")
 
 
 def _mark_verified(user: User) -> None:

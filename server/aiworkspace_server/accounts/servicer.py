@@ -7,6 +7,7 @@ from aiworkspace.v1.account_pb2_grpc import AccountServiceServicer
 
 from ..auth import store as users
 from ..auth.jobs import Notice, Notices
+from ..auth.models import User
 from ..auth.passwords import Passwords
 from ..auth.principal import Authenticator
 from ..kit.context import caller_id, current
@@ -37,8 +38,9 @@ class AccountServicer(AccountServiceServicer):
         return pb.RequestEmailVerificationResponse()
 
     async def VerifyEmail(self, request: pb.VerifyEmailRequest, context: Any) -> pb.VerifyEmailResponse:
-        async with self._db.write() as tx:
-            current.get().subject = (await service.verify_email(tx, request.token)).id
+        user = await self._owner(request.token, "verify")
+        async with self._db.write(user_id=user.id) as tx:
+            await service.verify_email(tx, request.token)
         return pb.VerifyEmailResponse()
 
     async def RequestPasswordReset(
@@ -49,13 +51,18 @@ class AccountServicer(AccountServiceServicer):
         return pb.RequestPasswordResetResponse()
 
     async def ResetPassword(self, request: pb.ResetPasswordRequest, context: Any) -> pb.ResetPasswordResponse:
-        async with self._db.read() as tx:
-            user = await service.find_resetter(tx, request.token)
+        user = await self._owner(request.token, "reset")
         known = user.email or "", user.display_name
         new_hash = await self._passwords.hash_new(request.new_password, "new_password", known)  # no connection is held
-        async with self._db.write() as tx:
-            user = await service.reset_password(tx, request.token, new_hash)
+        async with self._db.write(user_id=user.id) as tx:
+            await service.reset_password(tx, request.token, new_hash)
             await self._notices.notify(tx, user.id, Notice.PASSWORD_RESET)
-            current.get().subject = user.id
         self._authenticator.forget(user.id)
         return pb.ResetPasswordResponse()
+
+    async def _owner(self, token: str, purpose: str) -> User:
+        """Whose token it is, and whose log has the call, refused or not."""
+        async with self._db.read() as tx:
+            user = await service.find_owner(tx, token, purpose)
+        current.get().subject = user.id
+        return user

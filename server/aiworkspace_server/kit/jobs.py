@@ -22,7 +22,8 @@ log = structlog.get_logger("jobs")
 _CONCURRENCY = 10
 _POLL_SECONDS = 2.0  # new jobs announce themselves, retries have to be looked for
 _RESTART_SECONDS = 2.0
-_HEARTBEAT_SECONDS, _STALLED_SECONDS = 5.0, 20.0
+_HEARTBEAT_SECONDS, _STALLED_SECONDS = 5.0, 15.0
+_TENDING = "*/10 * * * * *"  # every ten seconds
 _KEPT_HOURS = 30 * 24  # failed jobs; others are deleted when they are done
 _MOST_ATTEMPTS = 35  # after 1, 2, 4 … 2048 seconds, then every hour: about a day
 _MOST_WAIT_SECONDS = 3600
@@ -44,7 +45,7 @@ class Jobs:
             )
         )
         tend = self._app.task(name="jobs.tend")(self._tend)
-        self._app.periodic(cron="* * * * *")(tend)
+        self._app.periodic(cron=_TENDING)(tend)
 
     def add(self, name: str, function: Function) -> None:
         """Declares a job. The function is called with what was enqueued; it must bear being called again."""
@@ -84,7 +85,7 @@ class Jobs:
             await asyncio.sleep(_RESTART_SECONDS)
 
     async def _tend(self, timestamp: int) -> None:
-        """Every minute, by one server: tries again what a dead server had begun, and deletes what is long over."""
+        """Now and then, by one server: tries again what a dead server had begun, and deletes what is long over."""
         manager = self._app.job_manager
         for job in await manager.get_stalled_jobs(seconds_since_heartbeat=_STALLED_SECONDS):
             log.warning("job was left by a server that died", job=job.task_name, id=job.id)
