@@ -1,6 +1,7 @@
 """Lost passwords: a mailed token sets a new one, once, and lets nobody else stay."""
 
 import uuid
+from asyncio import timeout
 from typing import Any
 
 import pytest
@@ -156,3 +157,16 @@ async def test_nobody_is_sent_more_than_three_mails_in_an_hour(
     assert await outcomes(ask(person) for _ in range(10)) == {OK: 10}
     await until_no_jobs(stores)
     assert await outcome(reset(person, await mailbox.token(person.email, RESET, 3))) == OK
+
+
+async def test_calls_with_a_token_are_in_the_log_of_the_account(
+    new_person: NewPerson, mailbox: Mailbox, stores: Stores
+) -> None:
+    person = await new_person()
+    token = await asked(person, mailbox)
+    assert (await outcome(reset(person, token)), await outcome(reset(person, token))) == (OK, NOT_FOUND)
+    logged = "SELECT code FROM audit_events WHERE chain_id = %s AND method LIKE '%%ResetPassword' ORDER BY sequence"
+    async with timeout(10):
+        while len(await sql(stores, logged, person.user_id)) < 2:  # what was refused follows a little later
+            pass
+    assert await sql(stores, logged, person.user_id) == [("OK",), ("NOT_FOUND",)]
