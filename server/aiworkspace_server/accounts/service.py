@@ -76,7 +76,7 @@ async def verify_email(tx: WriteSession, token: str) -> None:
         _mark_verified(user)
 
 
-async def reset_password(tx: WriteSession, token: str, password_hash: str) -> User:
+async def reset_password(tx: WriteSession, token: str, password_hash: str) -> None:
     """Sets the password and ends all sessions. Raises NotFound, also when another call was faster."""
     row, user = await _lock(tx, token, "reset")
     if row.use_time:
