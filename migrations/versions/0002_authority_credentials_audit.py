@@ -48,7 +48,9 @@ ALTER TABLE invitations
   DROP CONSTRAINT invitations_role_check,
   ADD CHECK (role IN ('viewer', 'member', 'admin', 'owner', 'billing', 'custom')),
   ADD COLUMN custom_role_id uuid,
-  ADD CHECK (role = 'custom' OR custom_role_id IS NULL);
+  ADD CHECK (role = 'custom' OR custom_role_id IS NULL),
+  -- A role that only closed invitations offered may be deleted; they forget which one it was.
+  ADD FOREIGN KEY (org_id, custom_role_id) REFERENCES custom_roles (org_id, id) ON DELETE SET NULL (custom_role_id);
 CREATE INDEX memberships_custom_role ON memberships (org_id, custom_role_id) WHERE custom_role_id IS NOT NULL;
 CREATE TABLE teams (
   org_id uuid NOT NULL REFERENCES orgs,

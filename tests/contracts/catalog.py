@@ -1,0 +1,176 @@
+"""What PostgreSQL's catalogue says about isolation: every breach of its rules, in words.
+
+A table belongs to tenants when it has the column org_id or stands in TENANTS. Every other one has to be in GLOBAL with
+the reason why no organization owns its rows. So a new table is held against the rules without being named anywhere.
+"""
+
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg.types.json import Jsonb
+
+from aiworkspace_server.kit.postgres import APP_ROLE
+
+LOOKUP_ROLE = "aiworkspace_lookup"
+
+# The column that says whose a row is, where that is not org_id.
+TENANTS = {"orgs": "id", "audit_heads": "chain_id", "audit_events": "chain_id"}
+# Rows of one person: bound by app.user_id as those of an organization are by app.org_id.
+PERSONAL = {"replies": "user_id"}
+GLOBAL = {
+    "users": "people are found by their address before anybody is signed in, and are members of many organizations",
+    "sessions": "of a person, in all organizations alike",
+    "email_tokens": "of a person; found by a token before anybody is signed in",
+    "alembic_version": "the schema's own",
+}
+# Jobs are the server's own work for all tenants; a job names its organization in its arguments.
+GLOBAL_PREFIX = "procrastinate_"
+
+# Indexes that do not lead with the tenant: each finds a row before its tenant is known.
+LEADING_ELSEWHERE = {
+    "memberships_user": "the organizations of a person",
+    "workspaces_id_key": "the organization of a workspace",
+    "api_keys_secret_hash_key": "the key of a secret",
+}
+# Rows that are written once and never changed.
+APPEND_ONLY = ("ledger_entries", "audit_events")
+
+# Functions that look past row-level security, and whether the server calls them (or one of them does).
+DOORS = {
+    "find_principal(p_session_id uuid)": True,
+    "find_api_key(p_secret_hash bytea)": True,
+    "find_workspace(p_workspace_id uuid, p_user_id uuid)": True,
+    "list_user_orgs(p_user_id uuid, p_after uuid, p_limit integer)": True,
+    "list_open_reservations()": True,
+    "active_memberships(p_user_id uuid)": False,
+}
+
+_ORG = "(NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid"
+_PERSON = "(NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid"
+# The comparisons that let PostgreSQL use an index: the column as it is, and not a cast of it.
+CONDITIONS = {
+    **{column: f"({column} = {_ORG})" for column in ("org_id", "id")},
+    "chain_id": f"(chain_id = ANY (ARRAY[{_ORG}, {_PERSON}]))",
+    "user_id": f"(user_id = {_PERSON})",
+}
+
+_TABLES = """
+WITH tables AS (
+  SELECT c.oid, c.relname AS name, c.relrowsecurity AS enabled, c.relforcerowsecurity AS forced,
+         coalesce(%(owned)s::jsonb ->> c.relname, (
+           SELECT 'org_id' FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'org_id')) AS tenant
+  FROM pg_class c
+  WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
+), tenants AS (
+  SELECT * FROM tables WHERE tenant IS NOT NULL
+), policies AS (
+  SELECT p.*, t.tenant, %(conditions)s::jsonb ->> t.tenant AS wanted
+  FROM pg_policies p JOIN tenants t ON t.name = p.tablename AND p.schemaname = 'public'
+)
+"""
+
+# Each gives one line per breach.
+RULES = (
+    """SELECT format('%%s: neither a tenant''s nor listed as global', name) FROM tables
+       WHERE tenant IS NULL AND name <> ALL (%(global)s) AND NOT starts_with(name, %(prefix)s)""",
+    """SELECT format('%%s: a view or foreign table passes row-level security by', relname) FROM pg_class
+       WHERE relnamespace = 'public'::regnamespace AND relkind IN ('v', 'm', 'f')""",
+    "SELECT format('%%s: row-level security is not enabled', name) FROM tenants WHERE NOT enabled",
+    "SELECT format('%%s: row-level security is not forced on the owner', name) FROM tenants WHERE NOT forced",
+    """SELECT format('%%s: has no policy for the server', name) FROM tenants
+       WHERE NOT EXISTS (SELECT FROM policies WHERE tablename = name AND roles = ARRAY[%(app)s::name])""",
+    """SELECT format('%%s: the policy %%s does not compare %%s with the setting', tablename, policyname, tenant)
+       FROM policies WHERE roles = ARRAY[%(app)s::name]
+         AND (qual IS DISTINCT FROM wanted OR coalesce(with_check, wanted) <> wanted OR cmd <> 'ALL')""",
+    """SELECT format('%%s: the policy %%s lets %%s pass', tablename, policyname, roles) FROM policies
+       WHERE roles <> ARRAY[%(app)s::name] AND (roles <> ARRAY[%(lookup)s::name] OR cmd <> 'SELECT')""",
+    """SELECT format('%%s: has no primary key', name) FROM tenants
+       WHERE NOT EXISTS (SELECT FROM pg_index WHERE indrelid = tenants.oid AND indisprimary)""",
+    """SELECT format('%%s: the index %%s does not lead with %%s', name, indexrelid::regclass, tenant)
+       FROM tenants JOIN pg_index ON indrelid = tenants.oid
+       LEFT JOIN pg_attribute a ON a.attrelid = indrelid AND a.attnum = indkey[0]
+       WHERE a.attname IS DISTINCT FROM tenant AND indexrelid::regclass::text <> ALL (%(elsewhere)s)""",
+    """SELECT format('%%s: the foreign key %%s reaches across organizations', here.name, conname)
+       FROM pg_constraint f JOIN tenants here ON here.oid = conrelid JOIN tenants there ON there.oid = confrelid
+       WHERE contype = 'f' AND NOT EXISTS (
+         SELECT FROM generate_subscripts(conkey, 1) n
+         JOIN pg_attribute a ON a.attrelid = conrelid AND a.attnum = conkey[n] AND a.attname = here.tenant
+         JOIN pg_attribute b ON b.attrelid = confrelid AND b.attnum = confkey[n] AND b.attname = there.tenant)""",
+    """SELECT format('%%s: %%s is no foreign key to %%s', here.name, a.attname, there.name)
+       FROM tenants here JOIN pg_attribute a ON a.attrelid = here.oid AND a.attnum > 0
+       JOIN tenants there ON a.attname = rtrim(there.name, 's') || '_id' AND a.attname <> here.tenant
+       WHERE here.tenant = 'org_id' AND NOT EXISTS (
+         SELECT FROM pg_constraint WHERE contype = 'f' AND conrelid = here.oid AND confrelid = there.oid
+           AND a.attnum = ANY (conkey))""",
+    """SELECT format('%%s: owned by the server', relname) FROM pg_class
+       WHERE relowner IN (%(app)s::regrole, %(lookup)s::regrole)""",
+    """SELECT format('%%s: the server may %%s', name, privilege) FROM tables,
+         unnest(ARRAY['TRUNCATE', 'REFERENCES', 'TRIGGER']) privilege
+       WHERE has_table_privilege(%(app)s, oid, privilege)""",
+    """SELECT format('%%s: the server may %%s what is written once', name, privilege) FROM tables,
+         unnest(ARRAY['UPDATE', 'DELETE']) privilege
+       WHERE name = ANY (%(append_only)s)
+         AND (has_table_privilege(%(app)s, oid, privilege) OR has_any_column_privilege(%(app)s, oid, 'UPDATE'))""",
+    """SELECT format('%%s: the lookup functions may write', name) FROM tables
+       WHERE has_table_privilege(%(lookup)s, oid, 'INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')""",
+    """SELECT format('%%s: everybody may %%s', relname, privilege_type)
+       FROM pg_class, aclexplode(relacl) WHERE relnamespace = 'public'::regnamespace AND grantee = 0""",
+    """SELECT format('%%s.%%s: everybody may %%s', attrelid::regclass, attname, privilege_type)
+       FROM pg_attribute JOIN pg_class c ON c.oid = attrelid, aclexplode(attacl)
+       WHERE relnamespace = 'public'::regnamespace AND grantee = 0""",
+    """SELECT format('schema %%s: %%s may create in it', nspname, role) FROM pg_namespace,
+         unnest(ARRAY['public', %(app)s, %(lookup)s]) role
+       WHERE nspname = 'public' AND has_schema_privilege(role, oid, 'CREATE')""",
+    """SELECT format('%%s: is not bound', rolname) FROM pg_roles WHERE rolname IN (%(app)s, %(lookup)s)
+         AND (rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication OR rolcanlogin
+              OR EXISTS (SELECT FROM pg_auth_members WHERE member = pg_roles.oid))""",
+)
+
+_DOORS = """
+SELECT format('%%s(%%s)', proname, pg_get_function_arguments(oid)), proowner::regrole::text, proconfig,
+       has_function_privilege('public', oid, 'EXECUTE'), has_function_privilege(%(app)s, oid, 'EXECUTE')
+FROM pg_proc WHERE prosecdef AND pronamespace = 'public'::regnamespace
+"""
+
+
+async def tenant_tables(connection: AsyncConnection[Any]) -> dict[str, str]:
+    """Every table of tenants, with the column that says whose a row is."""
+    cursor = await connection.execute(_TABLES.encode() + b"SELECT name, tenant FROM tenants", _parameters(TENANTS))
+    return dict(await cursor.fetchall())
+
+
+async def breaches(connection: AsyncConnection[Any]) -> list[str]:
+    """All that is wrong with the schema, one line each."""
+    found = []
+    for rule in RULES:
+        cursor = await connection.execute(f"{_TABLES}{rule}".encode(), _parameters(TENANTS | PERSONAL))
+        found += [line for (line,) in await cursor.fetchall()]
+    return found + await _breaches_of_doors(connection)
+
+
+async def _breaches_of_doors(connection: AsyncConnection[Any]) -> list[str]:
+    cursor = await connection.execute(_DOORS.encode(), _parameters({}))
+    doors = {name: facts for name, *facts in await cursor.fetchall()}
+    found = [f"{name}: a function that nobody declared looks past row-level security" for name in doors.keys() - DOORS]
+    found += [f"{name}: declared, but does not exist" for name in DOORS.keys() - doors.keys()]
+    for name, (owner, configuration, everybody, server) in doors.items():
+        if owner != LOOKUP_ROLE:
+            found.append(f"{name}: works as {owner}")
+        if configuration != ["search_path=public, pg_temp"]:
+            found.append(f"{name}: its search_path is not fixed")
+        if everybody or server != DOORS.get(name, server):
+            found.append(f"{name}: {'everybody' if everybody else 'the wrong role'} may call it")
+    return found
+
+
+def _parameters(owned: dict[str, str]) -> dict[str, Any]:
+    return {
+        "app": APP_ROLE,
+        "lookup": LOOKUP_ROLE,
+        "owned": Jsonb(owned),
+        "conditions": Jsonb(CONDITIONS),
+        "global": list(GLOBAL),
+        "prefix": GLOBAL_PREFIX,
+        "elsewhere": list(LEADING_ELSEWHERE),
+        "append_only": list(APPEND_ONLY),
+    }
