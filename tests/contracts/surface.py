@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 import grpc
 from google.protobuf.descriptor import FieldDescriptor
@@ -11,7 +11,8 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from aiworkspace.v1 import options_pb2 as options
-from aiworkspace_server.rpc import SERVICES
+from aiworkspace_server.rpc import SERVICES, Services
+from buf.validate import validate_pb2 as validate
 from tests.people import Person
 
 # What to put into a field that is not an id, by its name, so that the request keeps the rules of the contract.
@@ -27,6 +28,9 @@ SAMPLES: dict[str, Any] = {
     "token": "none",
     "refresh_token": "none",
     "role": 2,
+    "visibility": 1,
+    "permissions": ["org.read"],
+    "method": "OrgService/GetOrg",
 }
 
 
@@ -55,10 +59,25 @@ class Endpoint:
         access: options.Access = self.descriptor.GetOptions().Extensions[options.access]
         return access
 
-    def request(self, ids: Mapping[str, str]) -> Any:
-        """A request that keeps the rules, with these ids in the fields of their names."""
+    @property
+    def implemented(self) -> bool:
+        """Whether a servicer has code for it."""
+        name = f"{self.descriptor.containing_service.name}Servicer"
+        for servicer in get_type_hints(Services).values():
+            for base in servicer.__bases__:
+                if base.__name__ == name:
+                    return getattr(servicer, self.descriptor.name) is not getattr(base, self.descriptor.name)
+        return False
+
+    def request(self, ids: Mapping[str, str], *, optional: bool = True) -> Any:
+        """A request that keeps the rules, with these ids in the fields of their names, optional ones perhaps left out.
+
+        Where a service is about service accounts, they are the users.
+        """
+        if self.descriptor.containing_service.name == "ServiceAccountService":
+            ids = {**ids, "user_id": ids.get("service_account_id", ids.get("user_id", ""))}
         request = GetMessageClass(self.descriptor.input_type)()
-        _fill(request, ids)
+        _fill(request, ids, optional)
         return request
 
     async def call(self, person: Person, request: Message | bytes, metadata: Any = ()) -> Outcome:
@@ -76,6 +95,7 @@ class Endpoint:
 
 
 ENDPOINTS = [Endpoint(method) for service in SERVICES for method in service.methods]
+IMPLEMENTED = [endpoint for endpoint in ENDPOINTS if endpoint.implemented]
 CLOSED = [endpoint for endpoint in ENDPOINTS if endpoint.access.mode != options.ACCESS_MODE_PUBLIC]
 
 
@@ -83,20 +103,39 @@ def name_of(endpoint: Endpoint) -> str:
     return str(endpoint.descriptor.full_name.removeprefix("aiworkspace.v1."))
 
 
+def implemented(name: str) -> bool:
+    """Whether a servicer has code for the method: "OrgService.GetOrg"."""
+    return any(name_of(endpoint) == name for endpoint in IMPLEMENTED)
+
+
 def id_fields(message: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted paths of all fields of a request, or of the resource in it, that hold somebody's id."""
+    """Dotted paths of all fields of a request, or of the resource in it, that hold somebody's id or several."""
     for field in message.fields:
-        if field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type.full_name.startswith("aiworkspace."):
+        if _is_ours(field):
             yield from id_fields(field.message_type, f"{prefix}{field.name}.")
-        elif field.name.endswith("_id") and field.name != "request_id":
+        elif field.name.endswith(("_id", "_ids")) and field.name != "request_id":
             yield prefix + field.name
 
 
-def put(request: Any, path: str, value: str) -> None:
+def enum_fields(message: Any, prefix: str = "") -> Iterator[tuple[str, list[int]]]:
+    """Dotted paths of all fields that hold one value of an enum, and the values to choose from."""
+    for field in message.fields:
+        if _is_ours(field):
+            yield from enum_fields(field.message_type, f"{prefix}{field.name}.")
+        elif field.enum_type and not field.is_repeated:
+            yield prefix + field.name, [value.number for value in field.enum_type.values if value.number]
+
+
+def put(request: Any, path: str, value: Any) -> None:
+    """Sets the field; one that is repeated to this value alone."""
     *parents, name = path.split(".")
     for parent in parents:
         request = getattr(request, parent)
-    setattr(request, name, value)
+    if request.DESCRIPTOR.fields_by_name[name].is_repeated:
+        request.ClearField(name)
+        getattr(request, name).append(value)
+    else:
+        setattr(request, name, value)
 
 
 def is_output_only(endpoint: Endpoint, path: str) -> bool:
@@ -108,15 +147,28 @@ def random_id() -> str:
     return str(uuid.uuid4())
 
 
-def _fill(request: Any, ids: Mapping[str, str]) -> None:
+def _fill(request: Any, ids: Mapping[str, str], optional: bool) -> None:
     for field in request.DESCRIPTOR.fields:
-        if field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type.full_name.startswith("aiworkspace."):
+        if _is_ours(field):
             getattr(request, field.name).SetInParent()
-            _fill(getattr(request, field.name), ids)
+            _fill(getattr(request, field.name), ids, True)  # what is optional there may name the resource
         elif field.name in ids:
-            setattr(request, field.name, ids[field.name])
+            if optional or field.GetOptions().Extensions[validate.field].ignore != validate.IGNORE_IF_ZERO_VALUE:
+                setattr(request, field.name, ids[field.name])
         elif field.name in SAMPLES and field.name != "title":
-            setattr(request, field.name, SAMPLES[field.name])
+            _set(request, field, SAMPLES[field.name])
+
+
+def _set(request: Any, field: Any, value: Any) -> None:
+    if field.is_repeated:
+        getattr(request, field.name).extend(value)
+    else:
+        setattr(request, field.name, value)
+
+
+def _is_ours(field: Any) -> bool:
+    """Whether the field holds a message of the contract."""
+    return field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type.full_name.startswith("aiworkspace.")
 
 
 def _encode(request: Message | bytes) -> bytes:

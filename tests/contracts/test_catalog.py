@@ -177,9 +177,7 @@ async def test_a_session_is_answered_with_its_own_persons_organizations(pair: li
     assert str(theirs["org"]) not in str(memberships)
 
 
-async def test_a_workspace_is_found_by_members_of_its_organization_alone(
-    pair: list[dict[str, UUID]], app: App
-) -> None:
+async def test_a_workspace_is_found_by_members_of_its_organization_alone(pair: list[dict[str, UUID]], app: App) -> None:
     ours, theirs = pair
     question = "find_workspace(:workspace, :person)"
     ((org_id, visibility, roles),) = await ask(app, question, workspace=ours["workspace"], person=ours["owner"])

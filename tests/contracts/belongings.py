@@ -1,0 +1,105 @@
+"""An organization with one of everything in it, and the ids of that by the names of the fields that hold such an id."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aiworkspace.v1 import access_pb2, org_pb2, service_account_pb2, team_pb2, workspace_pb2
+from tests.contracts.surface import implemented
+from tests.people import NewPerson, Person, join, make_conversation, make_org, make_workspace, say
+
+Ids = Mapping[str, str]
+
+# Fields that hold the id of a person, whatever they are called.
+PEOPLE = ("user_id", "service_account_id")
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """`ids` are the owner's: of the organization, of its open workspace, and of a conversation there.
+
+    The other ones are what is somebody's own within the organization.
+    """
+
+    owner: Person
+    member: Person
+    ids: Ids
+    owners: Ids  # conversation, run and session of the owner, in the open workspace
+    members: Ids  # those of the member
+    closed: Ids  # a workspace that is open to the owner alone, and their conversation and run in it
+    secret: str  # of an API key for the open workspace; empty when there are no keys
+
+
+async def furnish(new_person: NewPerson, model: str = "") -> Belongings:
+    """Makes all of it. What the server does not implement is left out."""
+    owner, member, subject = await new_person(), await new_person(), await new_person()
+    org_id = await make_org(owner)
+    for person in (member, subject):
+        await join(owner, org_id, person, org_pb2.ROLE_MEMBER)
+    workspace_id = await make_workspace(owner, org_id)
+    owners = await _talk(owner, workspace_id, model)
+    ids = {"org_id": org_id, "workspace_id": workspace_id, "user_id": subject.user_id, **owners}
+    ids["invitation_id"] = await _invite(owner, org_id)
+    ids |= await _make_role(owner, org_id) | await _make_team(owner, org_id, workspace_id, subject)
+    keys, secret = await _make_key(owner, org_id, workspace_id)
+    hidden = await make_workspace(owner, org_id, visibility=workspace_pb2.WORKSPACE_VISIBILITY_MEMBERS)
+    closed = {**await _talk(owner, hidden, model), "workspace_id": hidden}
+    del closed["session_id"]
+    members = await _talk(member, workspace_id, model)
+    return Belongings(owner, member, ids | keys, owners, members, closed, secret)
+
+
+async def _talk(person: Person, workspace_id: str, model: str) -> dict[str, str]:
+    conversation_id = await make_conversation(person, workspace_id, model)
+    events = await say(person, conversation_id, "hello")
+    run = events[-1].run_completed.run
+    assert run.run_id, events
+    return {
+        "conversation_id": conversation_id,
+        "run_id": run.run_id,
+        "active_run_id": run.run_id,
+        "message_id": run.message_id,
+        "user_message_id": run.user_message_id,
+        "session_id": person.tokens.session_id,
+    }
+
+
+async def _invite(owner: Person, org_id: str) -> str:
+    request = org_pb2.CreateInvitationRequest(org_id=org_id, email="i@example.com", role=org_pb2.ROLE_VIEWER)
+    return str((await owner.orgs.CreateInvitation(request)).invitation.invitation_id)
+
+
+async def _make_role(owner: Person, org_id: str) -> dict[str, str]:
+    request = access_pb2.CreateCustomRoleRequest(org_id=org_id, name="Reader", permissions=["org.read"])
+    if not implemented("AccessService.CreateCustomRole"):
+        return {}
+    return {"custom_role_id": (await owner.access.CreateCustomRole(request)).role.custom_role_id}
+
+
+async def _make_team(owner: Person, org_id: str, workspace_id: str, subject: Person) -> dict[str, str]:
+    if not implemented("TeamService.CreateTeam"):
+        return {}
+    team_id = (await owner.teams.CreateTeam(team_pb2.CreateTeamRequest(org_id=org_id, name="Team"))).team.team_id
+    whose = {"org_id": org_id, "team_id": team_id, "user_id": subject.user_id}
+    await owner.teams.AddTeamMember(team_pb2.AddTeamMemberRequest(**whose))
+    for who in ({"team_id": team_id}, {"user_id": subject.user_id}):
+        request = workspace_pb2.SetWorkspaceMemberRequest(
+            workspace_id=workspace_id, role=workspace_pb2.WORKSPACE_ROLE_EDITOR, **who
+        )
+        await owner.workspaces.SetWorkspaceMember(request)
+    return {"team_id": team_id}
+
+
+async def _make_key(owner: Person, org_id: str, workspace_id: str) -> tuple[dict[str, str], str]:
+    """A service account with the powers of an admin, and a key for one workspace."""
+    accounts = owner.service_accounts
+    request = service_account_pb2.CreateServiceAccountRequest(org_id=org_id, name="Robot", role=org_pb2.ROLE_ADMIN)
+    if not implemented("ServiceAccountService.CreateServiceAccount"):
+        return {}, ""
+    user_id = (await accounts.CreateServiceAccount(request)).service_account.user_id
+    permissions = ["workspace.read", "workspace.update", "chat.read", "chat.send"]
+    key = await accounts.CreateApiKey(
+        service_account_pb2.CreateApiKeyRequest(
+            org_id=org_id, user_id=user_id, name="Key", permissions=permissions, workspace_ids=[workspace_id]
+        )
+    )
+    return {"service_account_id": user_id, "api_key_id": key.api_key.api_key_id}, key.secret

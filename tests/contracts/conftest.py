@@ -1,0 +1,37 @@
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from aiworkspace_server.app import App, running
+from aiworkspace_server.settings import Settings
+from tests.backdoor import as_owner
+from tests.conftest import Stores, other_databases, provider_settings, store_settings
+from tests.contracts.belongings import Belongings, furnish
+from tests.contracts.snapshot import Snapshots
+from tests.people import NewPerson, people
+from tests.standin import Standin
+
+
+@dataclass(frozen=True)
+class Estate:
+    """A server of its own with two organizations that have one of everything, and nobody else on it."""
+
+    app: App
+    new_person: NewPerson
+    ours: Belongings
+    theirs: Belongings
+    snapshots: Snapshots
+    standin: Standin
+
+
+@pytest.fixture(scope="module")
+async def estate(request: pytest.FixtureRequest, stores: Stores) -> AsyncIterator[Estate]:
+    elsewhere = await other_databases(stores, f"estate_{request.module.__name__.rpartition('.')[2]}")
+    async with Standin() as standin, as_owner(elsewhere) as owner:
+        settings = Settings.model_validate(provider_settings(standin) | store_settings(elsewhere))
+        async with running(settings, migrating=True) as app, people(app.address) as new_person:
+            ours = await furnish(new_person, "openai/gpt-4o-mini")
+            theirs = await furnish(new_person, "openai/gpt-4o-mini")
+            callers = [ours.ids["org_id"], ours.owner.user_id, ours.member.user_id]
+            yield Estate(app, new_person, ours, theirs, Snapshots(owner, app, callers), standin)

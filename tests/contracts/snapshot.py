@@ -1,0 +1,63 @@
+"""Everything that is stored, to see that a call left it alone."""
+
+from collections.abc import Iterable
+
+import orjson
+
+from aiworkspace_server.app import App
+from tests.backdoor import Owner
+
+# What a call may touch by itself: when credentials were last used, and the heartbeat of the job queue.
+_TOUCHED = ("last_use_time", "last_use_address")
+_OWN_AFFAIRS = ("alembic_version", "procrastinate_workers")
+
+_TABLES = """
+SELECT relname, ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0)
+FROM pg_class c WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> ALL (%s)
+"""
+
+Rows = frozenset[tuple[str, str]]  # of the name of a table or collection, and a row of it as JSON
+
+
+class Snapshots:
+    """Reads every table as the owner of the database, and every collection."""
+
+    def __init__(self, owner: Owner, app: App, callers: Iterable[str]) -> None:
+        """`callers` are the ids of whoever calls and of their organizations: in their own logs calls leave entries."""
+        self._owner = owner
+        self._mongo = app.mongo.database
+        self._callers = list(callers)
+        self._query = b""
+
+    async def take(self) -> Rows:
+        self._query = self._query or await self._build_query()
+        cursor = await self._owner.execute(self._query, {"callers": self._callers, "touched": list(_TOUCHED)})
+        rows = set(await cursor.fetchall())
+        for name in await self._mongo.list_collection_names():
+            rows |= {(name, _text(document)) async for document in self._mongo[name].find({})}
+        return frozenset(rows)
+
+    async def take_at_rest(self) -> Rows:
+        """When what goes on in the background has ended."""
+        before, now = None, await self.take()
+        while before != now:
+            before, now = now, await self.take()
+        return now
+
+    async def _build_query(self) -> bytes:
+        tables = await (await self._owner.execute(_TABLES.encode(), [list(_OWN_AFFAIRS)])).fetchall()
+        parts = [
+            f"SELECT '{name}', (to_jsonb(t) - %(touched)s::text[])::text FROM {name} t"
+            + (" WHERE chain_id <> ALL (%(callers)s::uuid[])" if "chain_id" in columns else "")
+            for name, columns in tables
+        ]
+        return " UNION ALL ".join(parts).encode()
+
+
+def _text(document: dict[str, object]) -> str:
+    return orjson.dumps(document, default=repr).decode()
+
+
+def about(rows: Rows, resource_id: str) -> Rows:
+    """Those rows that name the resource."""
+    return frozenset(row for row in rows if resource_id in row[1])

@@ -1,0 +1,120 @@
+"""Updates that send every field there is: only those change that the contract calls changeable."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+import orjson
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message_factory import GetMessageClass
+
+from aiworkspace.v1 import org_pb2
+from tests.contracts.conftest import Estate
+from tests.contracts.snapshot import Rows
+from tests.contracts.surface import IMPLEMENTED, Endpoint, name_of
+from tools.contract import load
+
+CANARY = "canary"
+UPDATES = [e for e in IMPLEMENTED if "update_mask" in e.descriptor.input_type.fields_by_name]
+CONTRACT = load()
+# New values of changeable fields, where a text of any kind would not do.
+CHANGED: dict[str, Any] = {
+    "permissions": ["member.read", "org.read"],
+    "custom_role_id": "",
+    "default_model": "openai/gpt-4o",
+    "model": "openai/gpt-4o",
+}
+# Columns that say that and when something changed.
+TRACES = {"version", "update_time"}
+
+
+def resource_of(endpoint: Endpoint) -> FieldDescriptor:
+    field: FieldDescriptor = endpoint.descriptor.input_type.fields[0]
+    return field
+
+
+def changeable(endpoint: Endpoint) -> set[str]:
+    """The paths that the comment of the mask names."""
+    mask = CONTRACT.messages[endpoint.descriptor.input_type.full_name].field("update_mask")
+    assert mask
+    return set(re.findall(r'"(\w+)"', mask.comment))
+
+
+def naming(endpoint: Endpoint) -> set[str]:
+    """The fields of the resource that say which one it is."""
+    fields = CONTRACT.messages[resource_of(endpoint).message_type.full_name].fields
+    return {field.name for field in fields if "but names the" in field.comment}
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "every path"])
+@pytest.mark.parametrize("endpoint", UPDATES, ids=name_of)
+async def test_only_what_may_be_changed_is_changed(endpoint: Endpoint, masked: bool, estate: Estate) -> None:
+    request = endpoint.request(estate.ours.ids)
+    resource = getattr(request, resource_of(endpoint).name)
+    values = {**CHANGED, "role": org_pb2.ROLE_MEMBER if masked else org_pb2.ROLE_VIEWER}
+    forged = _forge(resource, naming(endpoint), {name: values.get(name, f"{masked}") for name in changeable(endpoint)})
+    if masked:
+        request.update_mask.CopyFrom(FieldMask(paths=[field.name for field in resource.DESCRIPTOR.fields]))
+    before = await estate.snapshots.take_at_rest()
+    outcome = await endpoint.call(estate.ours.owner, request)
+    after = await estate.snapshots.take_at_rest()
+    assert outcome.code == grpc.StatusCode.OK, outcome
+    changed = _changed_columns(before, after)
+    assert changed <= changeable(endpoint) | TRACES
+    assert changed & changeable(endpoint), "nothing was changed, so nothing was shown"
+    assert not [row for row in after if CANARY in row[1]]
+    answered = GetMessageClass(endpoint.descriptor.output_type).FromString(outcome.answer)
+    for name, value in forged.items():
+        assert getattr(getattr(answered, resource_of(endpoint).name), name) != value, name
+
+
+def _forge(resource: Any, kept: set[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Sets every field but the kept ones and the etag. Returns those that must not change, with their values."""
+    forged = {}
+    for field in resource.DESCRIPTOR.fields:
+        if field.name in values:
+            _set(resource, field, values[field.name])
+        elif field.name not in kept | {"etag"}:
+            _set(resource, field, _forged(field))
+            forged[field.name] = getattr(resource, field.name)
+    return forged
+
+
+def _set(resource: Any, field: Any, value: Any) -> None:
+    if field.is_repeated:
+        resource.ClearField(field.name)
+        getattr(resource, field.name).extend(value)
+    elif field.message_type:
+        getattr(resource, field.name).FromJsonString(value)
+    else:
+        setattr(resource, field.name, value)
+
+
+def _forged(field: Any) -> Any:
+    if field.message_type:
+        return "2001-01-01T00:00:00Z"
+    if field.enum_type:
+        return field.enum_type.values[-1].number
+    return {FieldDescriptor.TYPE_STRING: CANARY, FieldDescriptor.TYPE_BOOL: True}.get(field.type, 77)
+
+
+def _changed_columns(before: Rows, after: Rows) -> set[str]:
+    """Of rows that are there before and after: an update makes none and removes none."""
+    gone, come = _by_table(before - after), _by_table(after - before)
+    assert {table: len(rows) for table, rows in gone.items()} == {table: len(rows) for table, rows in come.items()}
+    changed = set()
+    for table, rows in gone.items():
+        assert len(rows) == 1, f"{table}: more than the one that was named"
+        ((old,), (new,)) = rows, come[table]
+        changed |= {name for name in old if old[name] != new[name]}
+    return changed
+
+
+def _by_table(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for table, row in rows:
+        found.setdefault(table, []).append(orjson.loads(row))
+    return found

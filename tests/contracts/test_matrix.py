@@ -1,0 +1,153 @@
+"""Whose is it: for every method and every id in its request, that a foreign id is as good as a random one.
+
+The same answer to the byte, no trace in either database, no word to a provider. All methods and fields are found by
+reflection, so that a new one is held against this without being named.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.contracts.belongings import PEOPLE, Ids
+from tests.contracts.conftest import Estate
+from tests.contracts.snapshot import about
+from tests.contracts.surface import (
+    ENDPOINTS,
+    IMPLEMENTED,
+    Endpoint,
+    enum_fields,
+    id_fields,
+    implemented,
+    is_output_only,
+    name_of,
+    put,
+    random_id,
+)
+from tests.people import Person
+
+SCOPES = ("org_id", "workspace_id", "conversation_id", "run_id")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody, what they may use, and what they may not know of."""
+
+    person: Person
+    own: Ids
+    foreign: dict[str, Ids]
+
+
+@pytest.fixture(scope="module")
+async def callers(estate: Estate) -> dict[str, Caller]:
+    ours, theirs = estate.ours, {"another organization's": estate.theirs.ids}
+    robot = await estate.new_person()
+    robot.bearer.token = ours.secret
+    return {
+        "owner": Caller(ours.owner, ours.ids, {**theirs, "another person's": ours.members}),
+        "member": Caller(
+            ours.member,
+            {**ours.ids, **ours.members},
+            {**theirs, "another workspace's": ours.closed, "another person's": ours.owners},
+        ),
+        "key": Caller(
+            robot, ours.ids, {**theirs, "another workspace's": ours.closed, "another person's": ours.members}
+        ),
+    }
+
+
+_FIELDS = [(endpoint, path) for endpoint in IMPLEMENTED for path in id_fields(endpoint.descriptor.input_type)]
+
+
+@pytest.mark.parametrize("who", ["owner", "member", "key"])
+@pytest.mark.parametrize(
+    ("endpoint", "path"), _FIELDS, ids=lambda value: value if isinstance(value, str) else name_of(value)
+)
+async def test_foreign_ids_are_as_unknown_as_random_ones(
+    endpoint: Endpoint, path: str, who: str, callers: dict[str, Caller], estate: Estate
+) -> None:
+    caller = callers[who]
+    if not caller.person.bearer.token:
+        pytest.skip("the server has no API keys")
+    tried = 0
+    for foreign in caller.foreign.values():
+        for request, foreign_id in _requests(endpoint, path, caller, foreign):
+            tried += 1
+            await _hold_against_a_random_id(endpoint, path, caller.person, request, foreign_id, estate)
+    if not tried:
+        pytest.skip("the server has no such resource")
+
+
+async def _hold_against_a_random_id(
+    endpoint: Endpoint, path: str, person: Person, request: Any, foreign_id: str, estate: Estate
+) -> None:
+    put(request, path, foreign_id)
+    before, asked = await estate.snapshots.take_at_rest(), len(estate.standin.received)
+    outcome = await endpoint.call(person, request)
+    after = await estate.snapshots.take_at_rest()
+    put(request, path, random_id())
+    other = await endpoint.call(person, request)
+    if outcome.code == grpc.StatusCode.OK:
+        assert about(after, foreign_id) == about(before, foreign_id), request
+        assert other.code == grpc.StatusCode.OK, request
+        assert outcome == other or is_output_only(endpoint, path), f"the answer depends on a foreign id: {request}"
+    else:
+        assert outcome == other, request
+        assert after == before, request
+    assert len(estate.standin.received) == asked, "a provider was called"
+    if path == endpoint.access.scope:
+        assert outcome.code == grpc.StatusCode.NOT_FOUND, request
+
+
+def _requests(endpoint: Endpoint, path: str, caller: Caller, foreign: Ids) -> Iterator[tuple[Any, str]]:
+    """Requests about the caller's own things, and the foreign id to put into them at the path.
+
+    With and without what is optional, since some fields exclude each other; with every value of every enum, since
+    some ids count with one value alone; and about the caller, where people may do to themselves what others may not.
+    """
+    variants = [caller.own]
+    if endpoint.access.self_field:
+        variants.append({**caller.own, "user_id": caller.person.user_id})
+    for own in variants:
+        for optional in (True, False):
+            request = endpoint.request(own, optional=optional)
+            for name, foreign_id in _candidates(path, foreign):
+                _aim(request, path, name)
+                yield request, foreign_id
+                for enum, values in enum_fields(endpoint.descriptor.input_type):
+                    for value in values:
+                        put(request, enum, value)
+                        yield request, foreign_id
+
+
+def _candidates(path: str, foreign: Ids) -> list[tuple[str, str]]:
+    """What somebody else has that fits the field, with the name of what it is."""
+    name = path.rpartition(".")[2].removesuffix("s")
+    names = {"user_id": PEOPLE, "resource_id": SCOPES}.get(name, (name,))
+    return [(found, foreign[found]) for found in names if found in foreign]
+
+
+def _aim(request: Any, path: str, name: str) -> None:
+    """Where a request names a method besides the resource, one that is about such a resource."""
+    if path == "resource_id":
+        endpoint = next(e for e in ENDPOINTS if e.access.scope == name)
+        request.method = name_of(endpoint).replace(".", "/")
+
+
+def test_the_matrix_knows_every_kind_of_id(estate: Estate) -> None:
+    """What a request can name that the organizations lack would be skipped for ever."""
+    named = {path.rpartition(".")[2].removesuffix("s") for _, path in _FIELDS} - {"resource_id"}
+    unknown = named - estate.theirs.ids.keys()
+    assert not {name for name in unknown if not _awaits_its_service(name)}
+
+
+def _awaits_its_service(name: str) -> bool:
+    """Whether nobody can make such a thing yet."""
+    makers = {
+        "team_id": "TeamService.CreateTeam",
+        "custom_role_id": "AccessService.CreateCustomRole",
+        "api_key_id": "ServiceAccountService.CreateApiKey",
+    }
+    return name in makers and not implemented(makers[name])
