@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 import grpc
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -168,7 +167,8 @@ def _set(request: Any, field: Any, value: Any) -> None:
 
 def _is_ours(field: Any) -> bool:
     """Whether the field holds a message of the contract."""
-    return field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type.full_name.startswith("aiworkspace.")
+    message = field.message_type
+    return message is not None and bool(message.full_name.startswith("aiworkspace."))
 
 
 def _encode(request: Message | bytes) -> bytes:

@@ -1,10 +1,10 @@
 """Isolation as PostgreSQL's catalogue shows it, and that the check of it sees every sort of breach."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from psycopg import AsyncConnection, AsyncTransaction
 from sqlalchemy import text
 
 from aiworkspace.v1 import org_pb2
@@ -38,7 +38,7 @@ async def test_the_exceptions_are_about_what_exists(scratch: Owner) -> None:
     assert {"orgs", "memberships", "workspaces", "audit_events"} <= (await tenant_tables(scratch)).keys()
 
 
-async def _rows(connection: AsyncConnection[tuple[object, ...]], statement: str) -> list[tuple[object, ...]]:
+async def _rows(connection: Owner, statement: str) -> list[tuple[Any, ...]]:
     return await (await connection.execute(statement.encode())).fetchall()
 
 
@@ -130,8 +130,7 @@ BREACHES: dict[str, tuple[tuple[str, ...], str]] = {
 
 @pytest.mark.parametrize(("statements", "said"), BREACHES.values(), ids=BREACHES)
 async def test_a_breach_is_reported(statements: tuple[str, ...], said: str, scratch: Owner) -> None:
-    async with scratch.transaction(force_rollback=True) as transaction:
-        assert isinstance(transaction, AsyncTransaction)
+    async with scratch.transaction(force_rollback=True):
         for statement in statements:
             await scratch.execute(statement.encode())
         found = await breaches(scratch)
@@ -162,7 +161,7 @@ async def pair(new_person: NewPerson) -> list[dict[str, UUID]]:
     return made
 
 
-async def ask(app: App, question: str, **values: object) -> list[tuple[object, ...]]:
+async def ask(app: App, question: str, **values: object) -> list[tuple[Any, ...]]:
     """Rows that a lookup gives to the server before any tenant is known."""
     async with app.db.read() as tx:
         return [tuple(row) for row in await tx.execute(text(f"SELECT * FROM {question}"), values)]

@@ -23,7 +23,7 @@ def started(place: Place, conversation_id: str) -> Any:
 
 def shape(events: list[chat_pb2.ChatEvent]) -> str:
     """All that the events say but ids and times, whatever pieces the text came in."""
-    told = []
+    told: list[chat_pb2.ChatEvent] = []
     for event in events:
         if event.HasField("content_delta") and told and told[-1].HasField("content_delta"):
             told[-1].content_delta.text += event.content_delta.text

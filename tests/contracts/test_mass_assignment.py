@@ -31,9 +31,9 @@ CHANGED: dict[str, Any] = {
 TRACES = {"version", "update_time"}
 
 
-def resource_of(endpoint: Endpoint) -> FieldDescriptor:
-    field: FieldDescriptor = endpoint.descriptor.input_type.fields[0]
-    return field
+def resource_of(endpoint: Endpoint) -> Any:
+    """The field of the request that holds the new values."""
+    return endpoint.descriptor.input_type.fields[0]
 
 
 def changeable(endpoint: Endpoint) -> set[str]:

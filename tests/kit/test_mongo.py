@@ -1,10 +1,12 @@
 """MongoDB: that no command of a tenant leaves out the organization."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
+import grpc
 import pytest
 from pymongo import AsyncMongoClient
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
@@ -14,11 +16,11 @@ from aiworkspace_server.app import App, running
 from aiworkspace_server.kit import mongo
 from aiworkspace_server.kit.mongo import Tenant
 from aiworkspace_server.settings import Settings
+from tests.backdoor import sql
 from tests.conftest import Stores, other_databases, store_settings
-from tests.people import Person, events_of, make_place, say
-
-TENANT_COLLECTIONS = {"conversations", "messages", "runs", "run_events"}
-
+from tests.contracts.belongings import Belongings, furnish
+from tests.contracts.surface import CLOSED, IMPLEMENTED
+from tests.people import PASSWORD, Person, events_of, make_place, people, say
 
 # A tenant's collection
 
@@ -88,23 +90,45 @@ class Recorder(CommandListener):
         """Nothing to note."""
 
 
+@dataclass(frozen=True)
+class Journey:
+    """All commands of a server that did everything that can be done, and the organizations that it worked for."""
+
+    commands: list[Mapping[str, Any]]
+    orgs: set[UUID]
+
+
 @pytest.fixture(scope="module")
-async def journey(stores: Stores) -> tuple[UUID, list[Mapping[str, Any]]]:
-    """An organization, and all commands of a server that did everything that can be done in it."""
+async def journey(stores: Stores) -> Journey:
     recorder = Recorder()
+    elsewhere = await other_databases(stores, "watched")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mongo, "AsyncMongoClient", partial(AsyncMongoClient, event_listeners=[recorder]))
-        settings = Settings.model_validate(store_settings(await other_databases(stores, "watched")))
-        async with running(settings, migrating=True) as watched:
+        settings = Settings.model_validate(store_settings(elsewhere))
+        async with running(settings, migrating=True) as watched, people(watched.address) as new_person:
             recorder.commands.clear()  # the server's own, before it takes calls
-            person = Person(watched.address)
-            await (await person.register()).log_in()
-            org_id = await _do_everything(person)
-            await person.channel.close()
-    return UUID(org_id), recorder.commands
+            belongings = await furnish(new_person)
+            await _travel(belongings.owner)
+            await _call_everything(belongings)
+            commands = list(recorder.commands)
+    return Journey(commands, {org_id for (org_id,) in await sql(elsewhere, "SELECT id FROM orgs")})
 
 
-async def _do_everything(person: Person) -> str:
+async def _call_everything(belongings: Belongings) -> None:
+    """Every method of the contract with ids that exist, those last that take something away."""
+    ending = ("Delete", "Remove", "Revoke", "Suspend", "Logout")
+    for endpoint in sorted(IMPLEMENTED, key=lambda endpoint: endpoint.descriptor.name.startswith(ending)):
+        request = endpoint.request(belongings.ids)
+        if endpoint.descriptor.name == "ChangePassword":
+            request.new_password = PASSWORD  # with which to log in again
+        outcome = await endpoint.call(belongings.owner, request)
+        if outcome.code == grpc.StatusCode.UNAUTHENTICATED and endpoint in CLOSED:
+            await belongings.owner.log_in()  # the method before ended the session
+            outcome = await endpoint.call(belongings.owner, request)
+            assert outcome.code != grpc.StatusCode.UNAUTHENTICATED
+
+
+async def _travel(person: Person) -> None:
     place = await make_place(person)
     conversation_id = place.conversation_id
     events = await say(person, conversation_id, "hello")
@@ -119,43 +143,47 @@ async def _do_everything(person: Person) -> str:
     renamed = pb.Conversation(conversation_id=conversation_id, title="Hello")
     await person.chat.UpdateConversation(pb.UpdateConversationRequest(conversation=renamed))
     await person.chat.DeleteConversation(pb.DeleteConversationRequest(conversation_id=conversation_id))
-    return place.org_id
 
 
-def _targets(command: Mapping[str, Any]) -> tuple[str, str]:
-    """The command's name and its collection."""
-    name = next(iter(command))
-    return name, str(command.get("collection", command[name]))
+def _collection(command: Mapping[str, Any]) -> str:
+    return str(command.get("collection", command[next(iter(command))]))
 
 
-def _filters(command: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Every filter or document of a command by which it chooses what to read or write."""
-    choices: dict[str, Callable[[], list[Mapping[str, Any]]]] = {
-        "find": lambda: [command["filter"]],
-        "aggregate": lambda: [stage["$match"] for stage in command["pipeline"][:1]],
-        "insert": lambda: command["documents"],
-        "update": lambda: [update["q"] for update in command["updates"]],
-        "delete": lambda: [delete["q"] for delete in command["deletes"]],
-        "findAndModify": lambda: [command["query"]],
-        "getMore": list,  # goes on with a find that was looked at
-    }
-    return choices[next(iter(command))]()
+# How a command chooses what to read or write: every filter or document in it.
+CHOICES: dict[str, Callable[[Mapping[str, Any]], list[Mapping[str, Any]]]] = {
+    "find": lambda command: [command["filter"]],
+    "aggregate": lambda command: [stage["$match"] for stage in command["pipeline"][:1]],
+    "insert": lambda command: list(command["documents"]),
+    "update": lambda command: [update["q"] for update in command["updates"]],
+    "delete": lambda command: [delete["q"] for delete in command["deletes"]],
+    "findAndModify": lambda command: [command["query"]],
+    "getMore": lambda command: [],  # goes on with a find that was looked at
+}
+OF_THE_CONNECTION = {"endSessions", "hello", "ping"}
+COLLECTIONS = {"conversations", "messages", "runs", "run_events"}
 
 
-def test_every_command_on_a_tenants_collection_names_the_organization(
-    journey: tuple[UUID, list[Mapping[str, Any]]],
-) -> None:
-    org_id, commands = journey
-    touching = [command for command in commands if _targets(command)[1] in TENANT_COLLECTIONS]
-    for command in touching:
-        for where in _filters(command):
-            assert where.get("org_id") in (org_id, {"$in": [org_id]}), command
-    seen = {_targets(command) for command in touching}
-    assert {collection for _, collection in seen} == TENANT_COLLECTIONS
+def test_every_command_names_the_organization(journey: Journey) -> None:
+    """Of calls, on whatever collection: there is none that belongs to nobody."""
+    seen = set()
+    for command in journey.commands:
+        name = next(iter(command))
+        if name not in OF_THE_CONNECTION:
+            seen.add((name, _collection(command)))
+            for where in CHOICES[name](command):
+                assert _orgs_in(where) <= journey.orgs, command
+                assert _orgs_in(where), command
+    assert {collection for _, collection in seen} >= COLLECTIONS
     assert {name for name, _ in seen} >= {"find", "update", "delete"}
 
 
-def test_no_write_moves_a_document_to_another_organization(journey: tuple[UUID, list[Mapping[str, Any]]]) -> None:
-    updates = [update for command in journey[1] if "updates" in command for update in command["updates"]]
+def _orgs_in(where: Mapping[str, Any]) -> set[UUID]:
+    """The organizations to which a filter or document is bound."""
+    org_id = where.get("org_id")
+    return {org_id} if isinstance(org_id, UUID) else set(org_id["$in"]) if org_id else set()
+
+
+def test_no_write_moves_a_document_to_another_organization(journey: Journey) -> None:
+    updates = [update for command in journey.commands if "updates" in command for update in command["updates"]]
     assert updates
     assert not [update for update in updates if "org_id" in str(update["u"])]
