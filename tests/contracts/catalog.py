@@ -1,6 +1,6 @@
 """What PostgreSQL's catalogue says about isolation: every breach of its rules, in words.
 
-A table belongs to tenants when it has the column org_id or stands in TENANTS. Every other one has to be in GLOBAL with
+A table belongs to tenants when it has a column org_id or chain_id or stands in TENANTS. Every other one has to be in GLOBAL with
 the reason why no organization owns its rows. So a new table is held against the rules without being named anywhere.
 """
 
@@ -13,8 +13,8 @@ from aiworkspace_server.kit.postgres import APP_ROLE
 
 LOOKUP_ROLE = "aiworkspace_lookup"
 
-# The column that says whose a row is, where that is not org_id.
-TENANTS = {"orgs": "id", "audit_heads": "chain_id", "audit_events": "chain_id"}
+# The column that says whose a row is, where that is not org_id or, in the audit log, chain_id.
+TENANTS = {"orgs": "id"}
 # Rows of one person: bound by app.user_id as those of an organization are by app.org_id.
 PERSONAL = {"replies": "user_id"}
 GLOBAL = {
@@ -33,7 +33,7 @@ LEADING_ELSEWHERE = {
     "api_keys_secret_hash_key": "the key of a secret",
 }
 # Rows that are written once and never changed.
-APPEND_ONLY = ("ledger_entries", "audit_events")
+APPEND_ONLY = ("ledger_entries", "audit_events", "audit_resources")
 
 # Functions that look past row-level security, and whether the server calls them (or one of them does).
 DOORS = {
@@ -58,7 +58,8 @@ _TABLES = """
 WITH tables AS (
   SELECT c.oid, c.relname AS name, c.relrowsecurity AS enabled, c.relforcerowsecurity AS forced,
          coalesce(%(owned)s::jsonb ->> c.relname, (
-           SELECT 'org_id' FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'org_id')) AS tenant
+           SELECT max(a.attname::text) FROM pg_attribute a
+           WHERE a.attrelid = c.oid AND a.attname IN ('org_id', 'chain_id'))) AS tenant
   FROM pg_class c
   WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
 ), tenants AS (

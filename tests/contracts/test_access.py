@@ -92,11 +92,13 @@ def test_a_method_without_access_stops_the_server() -> None:
         read_methods([undeclared], ())
 
 
-def test_a_server_with_a_method_without_access_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_reads_all_that_it_serves_and_stops_at_a_method_without_access(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     anything: Any = SimpleNamespace(scopes=("org_id", "workspace_id", "conversation_id", "run_id"))
     monkeypatch.setattr(rpc, "SERVICES", (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"]))
     with pytest.raises(ContractError, match=r"Health/Check declares no access"):
-        rpc.build_server(anything, anything, anything)
+        rpc.read_surface(anything)
 
 
 def test_a_scope_that_nobody_resolves_stops_the_server() -> None:

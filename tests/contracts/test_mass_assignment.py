@@ -1,6 +1,5 @@
 """Updates that send every field there is: only those change that the contract calls changeable."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,12 +13,10 @@ from google.protobuf.message_factory import GetMessageClass
 from aiworkspace.v1 import org_pb2
 from tests.contracts.conftest import Estate
 from tests.contracts.snapshot import Rows
-from tests.contracts.surface import IMPLEMENTED, Endpoint, name_of
-from tools.contract import load
+from tests.contracts.surface import Endpoint, name_of
+from tests.contracts.updates import UPDATES, changeable, naming, resource_of
 
 CANARY = "canary"
-UPDATES = [e for e in IMPLEMENTED if "update_mask" in e.descriptor.input_type.fields_by_name]
-CONTRACT = load()
 # New values of changeable fields, where a text of any kind would not do.
 CHANGED: dict[str, Any] = {
     "permissions": ["member.read", "org.read"],
@@ -29,24 +26,6 @@ CHANGED: dict[str, Any] = {
 }
 # Columns that say that and when something changed.
 TRACES = {"version", "update_time"}
-
-
-def resource_of(endpoint: Endpoint) -> Any:
-    """The field of the request that holds the new values."""
-    return endpoint.descriptor.input_type.fields[0]
-
-
-def changeable(endpoint: Endpoint) -> set[str]:
-    """The paths that the comment of the mask names."""
-    mask = CONTRACT.messages[endpoint.descriptor.input_type.full_name].field("update_mask")
-    assert mask
-    return set(re.findall(r'"(\w+)"', mask.comment))
-
-
-def naming(endpoint: Endpoint) -> set[str]:
-    """The fields of the resource that say which one it is."""
-    fields = CONTRACT.messages[resource_of(endpoint).message_type.full_name].fields
-    return {field.name for field in fields if "but names the" in field.comment}
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["no mask", "every path"])

@@ -1,0 +1,76 @@
+"""Calls over bare HTTP/2: what no gRPC library sends, but a connection can carry."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY = 0, 1, 3, 4, 7  # kinds of frames
+END_STREAM, END_HEADERS = 1, 4  # their flags
+
+Header = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`status` is the grpc-status, or None when the call did not get as far as the server's own code.
+
+    `headers` are as they came.
+    """
+
+    status: int | None
+    headers: bytes = b""
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def literal(name: bytes, value: bytes) -> bytes:
+    """A header as it is, without compression."""
+    return b"\0" + _length(name) + name + _length(value) + value
+
+
+def _length(text: bytes) -> bytes:
+    """HPACK's integer of seven bits and as many bytes more as it needs."""
+    number = len(text)
+    if number < 127:
+        return bytes([number])
+    number, more = number - 127, bytearray([127])
+    while number >= 128:
+        more.append(number % 128 + 128)
+        number //= 128
+    return bytes([*more, number])
+
+
+async def call(address: str, path: str, message: bytes, headers: Iterable[Header] = ()) -> Answer:
+    """Makes a unary call, and reads until it ends."""
+    reader, writer = await asyncio.open_connection(*address.split(":"))
+    always = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path.encode()), (b":authority", b"server")]
+    always += [(b"te", b"trailers"), (b"content-type", b"application/grpc")]
+    block = b"".join(literal(*header) for header in [*always, *headers])
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, b""))
+    writer.write(frame(HEADERS, END_HEADERS, 1, block))
+    writer.write(frame(DATA, END_STREAM, 1, bytes(1) + len(message).to_bytes(4, "big") + message))
+    try:
+        async with asyncio.timeout(20):
+            return await _read(reader)
+    finally:
+        writer.close()
+
+
+async def _read(reader: asyncio.StreamReader) -> Answer:
+    headers = b""
+    while True:
+        try:
+            head = await reader.readexactly(9)
+            payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return Answer(None, headers)
+        if head[3] in (RST_STREAM, GOAWAY):
+            return Answer(None, headers)
+        if head[3] == HEADERS:
+            headers += payload
+            if head[4] & END_STREAM:
+                length, *rest = headers.partition(b"grpc-status")[2]
+                refused_below = b"Error parsing '" in headers  # by the gRPC library, which calls it INTERNAL
+                return Answer(None if refused_below else int(bytes(rest[:length])), headers)
