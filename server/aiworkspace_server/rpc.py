@@ -108,7 +108,7 @@ def build_server(
         methods,
         steps(authenticator, limits, recorder, access),
         open_services=(_HEALTH, reflection.SERVICE_NAME),
-        open_steps=[interceptors.request_id, interceptors.map_errors],
+        open_steps=[interceptors.request_id, interceptors.map_errors, interceptors.validate],
     )
     return grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
 

@@ -1,7 +1,7 @@
 """What PostgreSQL's catalogue says about isolation: every breach of its rules, in words.
 
-A table belongs to tenants when it has a column org_id or chain_id or stands in TENANTS. Every other one has to be in GLOBAL with
-the reason why no organization owns its rows. So a new table is held against the rules without being named anywhere.
+A table belongs to tenants when it has a column org_id or chain_id or stands in TENANTS. Every other one has to be in
+GLOBAL with the reason why no organization owns its rows. So a new table is held against the rules without being named.
 """
 
 from typing import Any

@@ -1,5 +1,6 @@
 """Random messages of the contract, for hypothesis: what fits the types, often enough what keeps the rules too."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -11,7 +12,7 @@ from tests import corpora
 from tests.contracts.surface import SAMPLES
 
 _HOSTILE = [
-    text.replace("{", "")
+    text
     for name, key in (("ids", "ids"), ("texts", "texts"), ("page_tokens", "page_tokens"), ("emails", "emails"))
     for text in corpora.read(name, key).values()
 ]
@@ -22,7 +23,7 @@ _NUMBERS = {
 }
 
 
-def messages(descriptor: Any, ids: dict[str, str]) -> st.SearchStrategy[Message]:
+def messages(descriptor: Any, ids: Mapping[str, str]) -> st.SearchStrategy[Message]:
     """Messages of this type. Fields that name something get now and then the id of something that is there."""
     fields = {field.name: _values(field, ids) for field in descriptor.fields}
     return st.fixed_dictionaries({}, optional=fields).map(lambda values: _build(descriptor, values))
@@ -41,12 +42,12 @@ def _build(descriptor: Any, values: dict[str, Any]) -> Message:
     return message
 
 
-def _values(field: Any, ids: dict[str, str]) -> st.SearchStrategy[Any]:
+def _values(field: Any, ids: Mapping[str, str]) -> st.SearchStrategy[Any]:
     one = _value(field, ids)
     return st.lists(one, max_size=3) if field.is_repeated else one
 
 
-def _value(field: Any, ids: dict[str, str]) -> st.SearchStrategy[Any]:
+def _value(field: Any, ids: Mapping[str, str]) -> st.SearchStrategy[Any]:
     if field.message_type:
         return messages(field.message_type, ids)
     if field.enum_type:
@@ -58,7 +59,7 @@ def _value(field: Any, ids: dict[str, str]) -> st.SearchStrategy[Any]:
     return _strings(field.name, ids)
 
 
-def _strings(name: str, ids: dict[str, str]) -> st.SearchStrategy[str]:
+def _strings(name: str, ids: Mapping[str, str]) -> st.SearchStrategy[str]:
     known = [ids[name]] if name in ids else []
     if isinstance(sample := SAMPLES.get(name), str):
         known.append(sample)

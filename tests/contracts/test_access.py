@@ -92,7 +92,7 @@ def test_a_method_without_access_stops_the_server() -> None:
         read_methods([undeclared], ())
 
 
-def test_the_server_reads_all_that_it_serves_and_stops_at_a_method_without_access(
+def test_what_the_server_reads_is_all_that_it_serves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     anything: Any = SimpleNamespace(scopes=("org_id", "workspace_id", "conversation_id", "run_id"))

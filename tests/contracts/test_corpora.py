@@ -121,9 +121,8 @@ def _change(template: str, token: str) -> str:
 
 # Texts
 
-# Text that has a form or a meaning of its own.
-_NO_FREE_TEXT = {"email", "token", "method", "code", "etag", "known_hash", "page_token", "model", "default_model"}
-_NO_FREE_TEXT |= {"password", "current_password", "new_password", "refresh_token", "device_token", "permissions"}
+# How fields end whose text has a form or a meaning of its own.
+_NO_FREE_TEXT = ("email", "token", "etag", "model", "password", "permissions")
 
 
 def _text_fields(message: Any, prefix: str = "") -> Iterator[str]:
@@ -131,9 +130,8 @@ def _text_fields(message: Any, prefix: str = "") -> Iterator[str]:
     for field in message.fields:
         if field.message_type and field.message_type.full_name.startswith("aiworkspace."):
             yield from _text_fields(field.message_type, f"{prefix}{field.name}.")
-        elif field.type == field.TYPE_STRING and not field.name.endswith(("_id", "_ids")):
-            if field.name not in _NO_FREE_TEXT:
-                yield prefix + field.name
+        elif field.type == field.TYPE_STRING and not field.name.endswith(("_id", "_ids", *_NO_FREE_TEXT)):
+            yield prefix + field.name
 
 
 def _writes(endpoint: Endpoint) -> bool:

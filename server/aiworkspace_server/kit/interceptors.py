@@ -110,8 +110,8 @@ def _rebuild(handler: Any, method: Method, proceed: Handler) -> RpcMethodHandler
 
     kind = f"{'stream' if handler.request_streaming else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
     make: Callable[..., RpcMethodHandler] = getattr(grpc, f"{kind}_rpc_method_handler")
-    decode = decoder(method.request) if method.request else handler.request_deserializer
-    return make(entry, request_deserializer=decode, response_serializer=encode)
+    message = method.request or handler.request_deserializer.__self__  # of which FromString is a method
+    return make(entry, request_deserializer=decoder(message), response_serializer=encode)
 
 
 def request_id(method: Method, proceed: Handler) -> Handler:
