@@ -21,7 +21,7 @@ BIN := $(patsubst %/,%,$(dir $(PYTHON)))
 PYTHON3 ?= python3
 PIP := $(PYTHON) -m pip --disable-pip-version-check --no-input -qq
 
-.PHONY: help setup run demo test bench gen lint check-gen format typecheck docs baseline lock clean
+.PHONY: help setup run demo test security bench gen lint check-gen format typecheck docs baseline lock clean
 
 help:  ## list the tasks
 	@grep -hE '^[a-z][a-z-]*:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' \
@@ -57,6 +57,9 @@ demo: $(READY)  ## a tour through the running product
 
 test: $(READY)  ## run the tests; ARGS='-k name' is passed on to pytest
 	@$(PYTHON) -m pytest $(ARGS)
+
+security: $(READY)  ## what shows that it is safe; ARGS='--strict' fails too when pip-audit finds no service to ask
+	@$(PYTHON) -m tests.security $(ARGS)
 
 bench: $(READY)  ## run the measurements
 	@$(PYTHON) -m tests.bench $(ARGS)

@@ -135,7 +135,7 @@ def _text_fields(message: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _writes(endpoint: Endpoint) -> bool:
-    return endpoint.descriptor.name.startswith(("Create", "Update", "Register", "Login", "SendMessage"))
+    return str(endpoint.descriptor.name).startswith(("Create", "Update", "Register", "Login", "SendMessage"))
 
 
 _TEXTS = [

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 from sqlalchemy import event
 
 from aiworkspace.v1 import auth_pb2
 from aiworkspace_server.app import App
 from aiworkspace_server.auth.api_keys import is_key, new_key, visible_part
-from tests.auth.test_headers import UNAUTHENTICATED as STATUS_UNAUTHENTICATED
-from tests.auth.test_headers import status
+from tests import http2
 from tests.backends import NewBackend
 from tests.refusals import UNAUTHENTICATED, outcome, refusal
 
@@ -45,7 +45,8 @@ async def test_what_cannot_be_a_key_is_refused_without_a_look_up(key: str, app: 
             assert refused is not None
         else:  # which no gRPC library sends
             header = b"authorization", b"Bearer " + key.encode()[:110]
-            assert await status(app, "GetMe", auth_pb2.GetMeRequest(), header) == STATUS_UNAUTHENTICATED
+            answer = await http2.call(app.address, "/aiworkspace.v1.AuthService/GetMe", b"", [header])
+            assert answer.status == grpc.StatusCode.UNAUTHENTICATED.value[0]
     assert made == []
 
 

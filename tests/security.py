@@ -1,0 +1,249 @@
+"""What shows that the product is safe: `make security` runs these tests alone and tells of each class and invariant.
+
+Every class of vulnerabilities that has to do with identity and tenancy, and every invariant of these, names its tests:
+a file, or one test of a file. One that names a test which is gone, or which has none that passed, fails the command.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+CLASSES: dict[str, Sequence[str]] = {
+    "reading or changing another tenant's things": (
+        "contracts/test_matrix.py",
+        "contracts/test_catalog.py",
+        "contracts/test_membership_model.py",
+        "kit/test_postgres.py",
+        "kit/test_mongo.py",
+        "audit/test_entries.py::test_two_organizations_have_nothing_in_common",
+        "service_accounts/test_use.py::test_a_limited_key_knows_of_its_workspaces_alone",
+    ),
+    "stopping or reading another's running answer": ("contracts/test_foreign_runs.py",),
+    "privilege escalation": (
+        "contracts/test_access_table.py",
+        "contracts/test_escalation.py",
+        "access/test_roles.py",
+        "orgs/test_role_choice.py",
+        "orgs/test_members.py::test_who_may_make_whom_what",
+        "orgs/test_suspension.py",
+        "service_accounts/test_handing_out.py",
+        "service_accounts/test_scopes.py",
+        "workspaces/test_granting.py",
+    ),
+    "mass assignment": ("contracts/test_mass_assignment.py",),
+    "default or weak secrets, auth bypass": (
+        "kit/test_settings.py",
+        "auth/test_headers.py",
+        "auth/test_cookies.py",
+        "service_accounts/test_form.py",
+        "contracts/test_access.py::test_no_method_works_without_a_good_token",
+        "auth/test_tokens.py::test_the_token_is_taken_from_one_authorization_header_alone",
+    ),
+    "JWT confusion": ("auth/test_tokens.py",),
+    "sessions that survive": (
+        "auth/test_sessions.py",
+        "chat/test_lost_access.py",
+        "orgs/test_members.py::test_a_removal_counts_from_the_next_call_on",
+        "orgs/test_members.py::test_a_demotion_counts_from_the_next_call_on",
+        "orgs/test_suspension.py::test_for_a_suspended_member_the_organization_does_not_exist",
+        "orgs/test_suspension.py::test_the_keys_of_a_suspended_service_account_do_not_work",
+        "service_accounts/test_scopes.py::test_a_key_that_has_ended_is_like_no_key_at_all",
+    ),
+    "enumeration and guessing": (
+        "auth/test_passwords.py",
+        "auth/test_accounts.py::test_an_unknown_address_is_refused_as_a_wrong_password_is",
+        "auth/test_accounts.py::test_an_unknown_address_takes_as_long_as_a_wrong_password",
+    ),
+    "NoSQL and SQL injection": ("contracts/test_corpora.py",),
+    "denial of service": ("contracts/test_fuzz.py", "contracts/test_input.py", "kit/test_limits.py"),
+    "races": (
+        "auth/test_cookies.py::test_fifty_refreshes_by_cookie_at_once_give_one_live_child",
+        "orgs/test_orgs.py::test_fifty_concurrent_calls_with_one_request_id_make_one_organization",
+        "orgs/test_invitations.py::test_of_two_invitations_accepted_at_once_one_counts",
+        "orgs/test_suspension.py::test_fifty_who_unmake_owners_at_once_leave_one",
+        "service_accounts/test_api_keys.py::test_fifty_rotations_at_once_end_the_old_key_once",
+        "teams/test_teams.py::test_fifty_at_once_come_in_once",
+        "workspaces/test_sharing.py::test_of_fifty_removals_one_removes",
+        "audit/test_chain.py::test_fifty_calls_at_once_leave_one_chain",
+    ),
+    "leaked secrets": (
+        "auth/test_secrecy.py",
+        "llm/test_secrets.py",
+        "service_accounts/test_secrecy.py",
+        "orgs/test_invitations.py::test_the_token_is_stored_nowhere_and_listed_nowhere",
+    ),
+}
+
+INVARIANTS: dict[str, Sequence[str]] = {
+    "1 fifty refreshes of one token give one live child": (
+        "auth/test_sessions.py::test_fifty_refreshes_at_once_give_one_live_child",
+        "auth/test_cookies.py::test_fifty_refreshes_by_cookie_at_once_give_one_live_child",
+    ),
+    "2 a token used again later ends its sessions": (
+        "auth/test_sessions.py::test_a_used_token_that_comes_back_later_ends_the_session_for_good",
+        "auth/test_sessions.py::test_a_token_from_before_the_last_one_ends_the_session_at_once",
+    ),
+    "3 a lost reply repeated gives the same child": (
+        "auth/test_sessions.py::test_a_refresh_that_is_repeated_at_once_gives_the_same_tokens",
+    ),
+    "4 a new password ends other sessions and streams": (
+        "auth/test_sessions.py::test_a_new_password_ends_all_other_sessions_at_once",
+        "chat/test_lost_access.py::test_a_stream_ends_with_the_access_of_its_reader",
+    ),
+    "5 suspension, removal, downgrade end access": (
+        "orgs/test_suspension.py::test_for_a_suspended_member_the_organization_does_not_exist",
+        "orgs/test_suspension.py::test_the_keys_of_a_suspended_service_account_do_not_work",
+        "orgs/test_members.py::test_a_removal_counts_from_the_next_call_on",
+        "orgs/test_members.py::test_a_demotion_counts_from_the_next_call_on",
+        "chat/test_lost_access.py::test_what_a_member_had_in_progress_is_cancelled_with_their_access",
+    ),
+    "6 rotating signing keys fails no call": (),
+    "7 guessing neither locks out nor reaches the hash": (),
+    "8 a storm of logins leaves other calls fast": (
+        "auth/test_passwords.py::test_a_storm_of_logins_leaves_other_calls_fast",
+    ),
+    "9 one account, and one owner left": (
+        "auth/test_accounts.py::test_of_concurrent_registrations_of_one_address_one_succeeds",
+        "orgs/test_members.py::test_fifty_demotions_at_once_leave_one_owner",
+        "orgs/test_members.py::test_two_owners_who_go_at_the_same_time_leave_one",
+    ),
+    "10 an invitation is accepted once": (
+        "orgs/test_invitations.py::test_an_invitation_is_accepted_once",
+        "orgs/test_invitations.py::test_an_invitation_expires",
+        "orgs/test_invitations.py::test_a_withdrawn_invitation_is_not_accepted",
+        "orgs/test_invitations.py::test_withdrawn_and_accepted_at_once_it_is_one_of_the_two",
+    ),
+    "11 no start with a method that declares no access": (
+        "contracts/test_access.py::test_every_method_declares_its_access",
+        "contracts/test_access.py::test_a_method_without_access_stops_the_server",
+        "contracts/test_access.py::test_what_the_server_reads_is_all_that_it_serves",
+    ),
+    "12 a foreign id is as good as a random one": ("contracts/test_matrix.py",),
+    "13 a refused call has no side effect": (
+        "contracts/test_matrix.py::test_foreign_ids_are_as_unknown_as_random_ones",
+        "contracts/test_corpora.py::test_an_odd_id_is_named_or_not_known",
+    ),
+    "14 listed exactly when it can be got": (
+        "contracts/test_membership_model.py",
+        "orgs/test_orgs.py::test_a_list_of_organizations_has_those_that_one_can_get",
+        "workspaces/test_granting.py::test_a_key_lists_what_it_can_get",
+        "workspaces/test_workspaces.py::test_pages_of_workspaces_add_up",
+    ),
+    "15 without a tenant PostgreSQL shows no rows": (
+        "kit/test_postgres.py::test_without_a_tenant_there_are_no_rows",
+        "contracts/test_catalog.py::test_the_schema_keeps_tenants_apart",
+    ),
+    "16 every MongoDB command names the organization": (
+        "kit/test_mongo.py::test_every_command_names_the_organization",
+    ),
+}
+
+SECTIONS = {"Classes": CLASSES, "Invariants": INVARIANTS}
+
+
+class Report:
+    """A plugin of pytest: keeps to the tests that are named above, and counts how they ended."""
+
+    def __init__(self) -> None:
+        self._outcomes: dict[str, str] = {}  # by the id of a test: passed, failed or skipped
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [item for item in items if any(_is_of(item.nodeid, name) for name in _names())]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        worse = {"passed": 0, "skipped": 1, "failed": 2}
+        before = self._outcomes.get(report.nodeid, "passed")
+        self._outcomes[report.nodeid] = max(before, report.outcome, key=worse.__getitem__)
+
+    def lines(self, tests: dict[str, Sequence[str]]) -> tuple[list[str], bool]:
+        """One line each, and whether all is well."""
+        lines, well = [], True
+        for name, wanted in tests.items():
+            said, good = self._say(wanted)
+            lines.append(f"  {name:<52} {said}")
+            well &= good
+        return lines, well
+
+    def _say(self, wanted: Sequence[str]) -> tuple[str, bool]:
+        gone = [name for name in wanted if not any(_is_of(test, name) for test in self._outcomes)]
+        if gone or not wanted:
+            return f"FAILED: no test {gone[0] if gone else 'is named'}", False
+        ended = [how for test, how in self._outcomes.items() if any(_is_of(test, name) for name in wanted)]
+        counts = [f"{ended.count(how)} {how}" for how in ("failed", "passed", "skipped") if how in ended]
+        well = "failed" not in ended and "passed" in ended
+        return ("" if well else "FAILED: ") + ", ".join(counts), well
+
+
+def _names() -> set[str]:
+    return {name for tests in SECTIONS.values() for names in tests.values() for name in names}
+
+
+def _is_of(test: str, name: str) -> bool:
+    """Whether the test's id is in the file, or is the one with or without parameters, that the name says."""
+    wanted = f"tests/{name}"
+    return test == wanted or test.startswith((f"{wanted}::", f"{wanted}["))
+
+
+def _run_tests(arguments: Sequence[str]) -> bool:
+    report = Report()
+    files = sorted({f"tests/{name.partition('::')[0]}" for name in _names()})
+    missing = [file for file in files if not (ROOT / file).exists()]
+    present = [file for file in files if file not in missing]
+    code = pytest.main(["-q", "--no-header", "--tb=short", "-r", "", *present, *arguments], plugins=[report])
+    well = code == pytest.ExitCode.OK
+    for section, tests in SECTIONS.items():
+        lines, good = report.lines(tests)
+        print(f"\n{section}", *lines, sep="\n")
+        well &= good
+    return well
+
+
+def _run_bandit() -> bool:
+    """Every finding is repaired, or justified where it is switched off."""
+    folders = ["server", "client", "tools"]
+    command = [sys.executable, "-m", "bandit", "-q", "-c", "pyproject.toml", "-r", *folders]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    print(f"  {'bandit: ' + ', '.join(folders):<52} {'FAILED' if ended.returncode else 'no findings'}")
+    if ended.returncode:
+        print(ended.stdout, ended.stderr)
+    return ended.returncode == 0
+
+
+def _run_pip_audit(strict: bool) -> bool:
+    """Known vulnerabilities of the locked versions. Where the service cannot be reached, that is said, and no more."""
+    command = [sys.executable, "-m", "pip_audit", "--vulnerability-service=osv", "--requirement=requirements.lock"]
+    command += ["--no-deps", "--disable-pip", "--format=json", "--progress-spinner=off"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    title = "pip-audit: requirements.lock"
+    try:
+        packages = json.loads(ended.stdout)["dependencies"]
+    except ValueError:
+        print(f"  {title:<52} {'FAILED: ' if strict else ''}not done, the vulnerability service cannot be reached")
+        return not strict
+    found = [f"{package['name']} {flaw['id']}" for package in packages for flaw in package.get("vulns", [])]
+    unknown = sum("skip_reason" in package for package in packages)
+    said = f"FAILED: {', '.join(found)}" if found else f"{len(packages) - unknown} packages, none with a known flaw"
+    print(f"  {title:<52} {said}{f', {unknown} not known to the service' if unknown else ''}")
+    return not found and not (strict and unknown)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`--strict`: fail too when the vulnerability service cannot be reached. Other arguments are pytest's."""
+    strict = "--strict" in arguments
+    well = _run_tests([argument for argument in arguments if argument != "--strict"])
+    print("\nTools")
+    well &= _run_bandit()
+    well &= _run_pip_audit(strict)
+    print("\nEverything holds." if well else "\nFAILED: not everything holds.")
+    return 0 if well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
