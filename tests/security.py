@@ -39,6 +39,7 @@ CLASSES: dict[str, Sequence[str]] = {
     "mass assignment": ("contracts/test_mass_assignment.py",),
     "default or weak secrets, auth bypass": (
         "kit/test_settings.py",
+        "auth/test_keys.py",
         "auth/test_headers.py",
         "auth/test_cookies.py",
         "service_accounts/test_form.py",
@@ -48,6 +49,7 @@ CLASSES: dict[str, Sequence[str]] = {
     "JWT confusion": ("auth/test_tokens.py",),
     "sessions that survive": (
         "auth/test_sessions.py",
+        "accounts/test_reset.py::test_it_sets_the_password_and_ends_all_sessions",
         "chat/test_lost_access.py",
         "orgs/test_members.py::test_a_removal_counts_from_the_next_call_on",
         "orgs/test_members.py::test_a_demotion_counts_from_the_next_call_on",
@@ -57,13 +59,16 @@ CLASSES: dict[str, Sequence[str]] = {
     ),
     "enumeration and guessing": (
         "auth/test_passwords.py",
+        "auth/test_throttle.py",
         "auth/test_accounts.py::test_an_unknown_address_is_refused_as_a_wrong_password_is",
-        "auth/test_accounts.py::test_an_unknown_address_takes_as_long_as_a_wrong_password",
+        "accounts/test_reset.py::test_known_and_unknown_addresses_are_answered_alike",
     ),
     "NoSQL and SQL injection": ("contracts/test_corpora.py",),
     "denial of service": ("contracts/test_fuzz.py", "contracts/test_input.py", "kit/test_limits.py"),
     "races": (
         "auth/test_cookies.py::test_fifty_refreshes_by_cookie_at_once_give_one_live_child",
+        "accounts/test_reset.py::test_of_fifty_callers_at_once_one_succeeds",
+        "accounts/test_verification.py::test_of_fifty_callers_at_once_one_makes_the_change",
         "orgs/test_orgs.py::test_fifty_concurrent_calls_with_one_request_id_make_one_organization",
         "orgs/test_invitations.py::test_of_two_invitations_accepted_at_once_one_counts",
         "orgs/test_suspension.py::test_fifty_who_unmake_owners_at_once_leave_one",
@@ -76,6 +81,7 @@ CLASSES: dict[str, Sequence[str]] = {
         "auth/test_secrecy.py",
         "llm/test_secrets.py",
         "service_accounts/test_secrecy.py",
+        "accounts/test_verification.py::test_the_token_is_stored_as_its_hash_alone",
         "orgs/test_invitations.py::test_the_token_is_stored_nowhere_and_listed_nowhere",
     ),
 }
@@ -103,10 +109,10 @@ INVARIANTS: dict[str, Sequence[str]] = {
         "orgs/test_members.py::test_a_demotion_counts_from_the_next_call_on",
         "chat/test_lost_access.py::test_what_a_member_had_in_progress_is_cancelled_with_their_access",
     ),
-    "6 rotating signing keys fails no call": (),
-    "7 guessing neither locks out nor reaches the hash": (),
+    "6 rotating signing keys fails no call": ("auth/test_rotation.py",),
+    "7 guessing neither locks out nor reaches the hash": ("auth/test_throttle.py",),
     "8 a storm of logins leaves other calls fast": (
-        "auth/test_passwords.py::test_a_storm_of_logins_leaves_other_calls_fast",
+        "auth/test_passwords.py::test_fifty_logins_at_once_leave_health_checks_fast",
     ),
     "9 one account, and one owner left": (
         "auth/test_accounts.py::test_of_concurrent_registrations_of_one_address_one_succeeds",

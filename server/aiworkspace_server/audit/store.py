@@ -19,11 +19,12 @@ _LOCK_HEAD = text(
     " ON CONFLICT (chain_id) DO UPDATE SET sequence = h.sequence"
     " RETURNING h.sequence, CASE WHEN h.sequence > 0 THEN h.create_time END AS create_time, h.hash"
 )
+# What is put into it are the names of columns.
 _APPEND = text(
     "WITH head AS (UPDATE audit_heads SET sequence = :sequence, create_time = :create_time, hash = :hash"
     "              WHERE chain_id = :chain_id),"
     " ids AS (INSERT INTO audit_resources SELECT :chain_id, :sequence, unnest(CAST(:resource_ids AS uuid[])))"
-    f" INSERT INTO audit_events ({', '.join(_COLUMNS)})"
+    f" INSERT INTO audit_events ({', '.join(_COLUMNS)})"  # nosec B608
     f" VALUES ({', '.join(f'CAST(:{name} AS jsonb)' if name == 'resources' else f':{name}' for name in _COLUMNS)})"
 )
 _BEYOND = 2**62
