@@ -7,9 +7,11 @@ import orjson
 from aiworkspace_server.app import App
 from tests.backdoor import Owner
 
-# What a call may touch by itself: when credentials were last used, and the heartbeat of the job queue.
+# What a call may touch by itself: when credentials were last used.
 _TOUCHED = ("last_use_time", "last_use_address")
-_OWN_AFFAIRS = ("alembic_version", "procrastinate_workers")
+# What goes on whether anybody calls or not: the heartbeat of the job queue, and its own job every minute.
+_OWN_AFFAIRS = ("procrastinate_workers", "procrastinate_periodic_defers", "procrastinate_events")
+_CONDITIONS = {"chain_id": "chain_id <> ALL (%(callers)s::uuid[])", "task_name": "task_name <> 'jobs.tend'"}
 
 _TABLES = """
 SELECT relname, ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0)
@@ -48,7 +50,7 @@ class Snapshots:
         tables = await (await self._owner.execute(_TABLES.encode(), [list(_OWN_AFFAIRS)])).fetchall()
         parts = [
             f"SELECT '{name}', (to_jsonb(t) - %(touched)s::text[])::text FROM {name} t"
-            + (" WHERE chain_id <> ALL (%(callers)s::uuid[])" if "chain_id" in columns else "")
+            + "".join(f" WHERE {_CONDITIONS[column]}" for column in columns if column in _CONDITIONS)
             for name, columns in tables
         ]
         return " UNION ALL ".join(parts).encode()

@@ -3,14 +3,14 @@
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from aiworkspace.v1 import options_pb2 as options
-from aiworkspace_server.rpc import SERVICES, Services
+from aiworkspace_server.rpc import SERVICES
 from buf.validate import validate_pb2 as validate
 from tests.people import Person
 
@@ -58,16 +58,6 @@ class Endpoint:
         access: options.Access = self.descriptor.GetOptions().Extensions[options.access]
         return access
 
-    @property
-    def implemented(self) -> bool:
-        """Whether a servicer has code for it."""
-        name = f"{self.descriptor.containing_service.name}Servicer"
-        for servicer in get_type_hints(Services).values():
-            for base in servicer.__bases__:
-                if base.__name__ == name:
-                    return getattr(servicer, self.descriptor.name) is not getattr(base, self.descriptor.name)
-        return False
-
     def request(self, ids: Mapping[str, str], *, optional: bool = True) -> Any:
         """A request that keeps the rules, with these ids in the fields of their names, optional ones perhaps left out.
 
@@ -94,17 +84,11 @@ class Endpoint:
 
 
 ENDPOINTS = [Endpoint(method) for service in SERVICES for method in service.methods]
-IMPLEMENTED = [endpoint for endpoint in ENDPOINTS if endpoint.implemented]
 CLOSED = [endpoint for endpoint in ENDPOINTS if endpoint.access.mode != options.ACCESS_MODE_PUBLIC]
 
 
 def name_of(endpoint: Endpoint) -> str:
     return str(endpoint.descriptor.full_name.removeprefix("aiworkspace.v1."))
-
-
-def implemented(name: str) -> bool:
-    """Whether a servicer has code for the method: "OrgService.GetOrg"."""
-    return any(name_of(endpoint) == name for endpoint in IMPLEMENTED)
 
 
 def id_fields(message: Any, prefix: str = "") -> Iterator[str]:

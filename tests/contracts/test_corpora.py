@@ -14,7 +14,7 @@ from google.protobuf.message_factory import GetMessageClass
 from aiworkspace.v1 import auth_pb2, org_pb2
 from tests import corpora
 from tests.contracts.conftest import Estate
-from tests.contracts.surface import IMPLEMENTED, Endpoint, Outcome, id_fields, is_output_only, name_of, put
+from tests.contracts.surface import ENDPOINTS, Endpoint, Outcome, id_fields, is_output_only, name_of, put
 from tests.contracts.updates import UPDATES, changeable
 from tests.people import PASSWORD, Person
 from tests.refusals import named
@@ -25,7 +25,7 @@ TOKENS = corpora.read("page_tokens", "page_tokens")
 TEXTS = corpora.read("texts", "texts")
 EMAILS = corpora.read("emails", "emails")
 
-_FIELDS = [(endpoint, path) for endpoint in IMPLEMENTED for path in id_fields(endpoint.descriptor.input_type)]
+_FIELDS = [(endpoint, path) for endpoint in ENDPOINTS for path in id_fields(endpoint.descriptor.input_type)]
 
 
 # Ids
@@ -81,7 +81,7 @@ def _is_canonical(value: str) -> bool:
 
 # Page tokens
 
-LISTS = [e for e in IMPLEMENTED if "page_token" in e.descriptor.input_type.fields_by_name]
+LISTS = [e for e in ENDPOINTS if "page_token" in e.descriptor.input_type.fields_by_name]
 
 
 @pytest.mark.parametrize("endpoint", LISTS, ids=name_of)
@@ -140,7 +140,7 @@ def _writes(endpoint: Endpoint) -> bool:
 
 _TEXTS = [
     (endpoint, path)
-    for endpoint in IMPLEMENTED
+    for endpoint in ENDPOINTS
     if _writes(endpoint)
     for path in _text_fields(endpoint.descriptor.input_type)
     if endpoint not in UPDATES or path.rpartition(".")[2] in changeable(endpoint)

@@ -13,13 +13,12 @@ from aiworkspace.v1 import options_pb2 as options
 from tests import corpora, http2
 from tests.contracts.conftest import Estate
 from tests.contracts.messages import messages
-from tests.contracts.surface import CLOSED, IMPLEMENTED, Endpoint, Outcome, name_of
+from tests.contracts.surface import CLOSED, ENDPOINTS, Endpoint, Outcome, name_of
 from tests.people import Person
 
 DEFECTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED}
 DEFECTS |= {grpc.StatusCode.DATA_LOSS, grpc.StatusCode.DEADLINE_EXCEEDED}
-OPEN = [e for e in IMPLEMENTED if e.access.mode == options.ACCESS_MODE_PUBLIC]
-SIGNED_IN = [e for e in IMPLEMENTED if e in CLOSED]
+OPEN = [e for e in ENDPOINTS if e.access.mode == options.ACCESS_MODE_PUBLIC]
 
 
 def trying(times: int) -> settings:
@@ -76,7 +75,7 @@ async def test_public_methods_take_any_bytes(endpoint: Endpoint, request: bytes,
     await is_sound(endpoint, nobody, request)
 
 
-@pytest.mark.parametrize("endpoint", SIGNED_IN, ids=name_of)
+@pytest.mark.parametrize("endpoint", CLOSED, ids=name_of)
 @trying(15)
 @given(data=st.data())
 async def test_other_methods_take_any_message_of_whoever_signed_in(
@@ -86,7 +85,7 @@ async def test_other_methods_take_any_message_of_whoever_signed_in(
     await is_sound(endpoint, estate.theirs.owner, request)
 
 
-@pytest.mark.parametrize("endpoint", SIGNED_IN, ids=name_of)
+@pytest.mark.parametrize("endpoint", CLOSED, ids=name_of)
 @trying(10)
 @given(request=st.binary(max_size=300))
 async def test_other_methods_take_any_bytes(endpoint: Endpoint, request: bytes, estate: Estate) -> None:

@@ -3,10 +3,10 @@
 import re
 from typing import Any
 
-from tests.contracts.surface import IMPLEMENTED, Endpoint
+from tests.contracts.surface import ENDPOINTS, Endpoint
 from tools.contract import load
 
-UPDATES = [e for e in IMPLEMENTED if "update_mask" in e.descriptor.input_type.fields_by_name]
+UPDATES = [e for e in ENDPOINTS if "update_mask" in e.descriptor.input_type.fields_by_name]
 _CONTRACT = load()
 
 

@@ -19,7 +19,7 @@ from aiworkspace_server.settings import Settings
 from tests.backdoor import sql
 from tests.conftest import Stores, other_databases, store_settings
 from tests.contracts.belongings import Belongings, furnish
-from tests.contracts.surface import CLOSED, IMPLEMENTED
+from tests.contracts.surface import CLOSED, ENDPOINTS
 from tests.people import PASSWORD, Person, events_of, make_place, people, say
 
 # A tenant's collection
@@ -117,7 +117,7 @@ async def journey(stores: Stores) -> Journey:
 async def _call_everything(belongings: Belongings) -> None:
     """Every method of the contract with ids that exist, those last that take something away."""
     ending = ("Delete", "Remove", "Revoke", "Suspend", "Logout")
-    for endpoint in sorted(IMPLEMENTED, key=lambda endpoint: endpoint.descriptor.name.startswith(ending)):
+    for endpoint in sorted(ENDPOINTS, key=lambda endpoint: endpoint.descriptor.name.startswith(ending)):
         request = endpoint.request(belongings.ids)
         if endpoint.descriptor.name == "ChangePassword":
             request.new_password = PASSWORD  # with which to log in again
