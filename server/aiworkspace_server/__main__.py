@@ -74,7 +74,7 @@ def _hang_up(app: App, stop: asyncio.Event, began_on_terminal: bool) -> None:
     except SettingsError as error:
         log.error("the keys of tokens stay as they were", problems=error.problems)
         return
-    app.use_keys(keys)
+    app.credentials.use_keys(keys)
     log.info(
         "the keys of tokens were read anew",
         access=[key.id for key in keys.access],

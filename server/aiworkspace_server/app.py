@@ -1,7 +1,7 @@
 """The composition root: opens everything in order on one stack, and closes it in reverse."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ import grpc
 import structlog
 from grpc_health.v1 import health
 
-from .access.authorize import Access
+from .access.authorize import Access, FindScope
 from .access.servicer import AccessServicer
 from .accounts.jobs import TokenMails
 from .accounts.service import EmailTokens
@@ -19,20 +19,15 @@ from .accounts.servicer import AccountServicer
 from .audit.recorder import Recorder
 from .audit.service import Chain
 from .audit.servicer import AuditServicer
-from .auth.cookies import CsrfTokens
-from .auth.devices import Devices
+from .auth.credentials import Credentials
 from .auth.jobs import Notices
 from .auth.keys import Keys, read_keys
-from .auth.passwords import Passwords
-from .auth.principal import Authenticator
-from .auth.service import Sessions
 from .auth.servicer import AuthServicer
-from .auth.throttle import Throttle
-from .auth.tokens import Tokens
 from .chat.recovery import recover, sole_server
 from .chat.runs import Runs
 from .chat.service import ChatFinder, cancel_unentitled
 from .chat.servicer import ChatServicer
+from .kit.contract import Method
 from .kit.embedded import embedded_mongo, embedded_postgres
 from .kit.jobs import Jobs
 from .kit.keys import derive
@@ -67,13 +62,7 @@ class App:
     mongo: Mongo
     registry: Registry
     runs: Runs
-    access_tokens: Tokens
-    refresh_tokens: Tokens
-
-    def use_keys(self, keys: Keys) -> None:
-        """Signs and checks tokens with these from now on."""
-        self.access_tokens.use(keys.access)
-        self.refresh_tokens.use(keys.refresh)
+    credentials: Credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,89 +114,92 @@ async def _listen(stack: AsyncExitStack, settings: Settings, keys: Keys, db: Dat
     registry = await stack.enter_async_context(Registry.from_settings(settings))
     runs = Runs(db, mongo, settings.run_seconds, settings.max_output_tokens)
     stack.push_async_callback(runs.close, settings.shutdown_seconds)
-    # The one secret that never changes, since all password hashes depend on it: what is made with these has to last.
-    lasting = settings.password_pepper.get_secret_value()
-    access_tokens = Tokens(keys.access, "access", settings.access_token_seconds)
-    refresh_tokens = Tokens(keys.refresh, "refresh", settings.refresh_token_seconds)
-    csrf_tokens = CsrfTokens(derive(lasting, "csrf"))
-    authenticator = Authenticator(db, access_tokens, csrf_tokens)
-    workspaces = WorkspaceFinder(db)
-    chats = ChatFinder(mongo, workspaces)
-    access = Access(
-        authenticator,
-        {
-            "workspace_id": workspaces.find,
-            "conversation_id": chats.find_conversation,
-            "run_id": chats.find_run,
-        },
-    )
     counters = Counters(settings.redis_url.get_secret_value() if settings.redis_url else None)
     stack.push_async_callback(counters.close)
-    limits = Limits(counters, settings.rate_limit_factor)
-    passwords = Passwords(lasting, settings.password_hash_cost)
-    stack.callback(passwords.close)
-    sessions = Sessions(access_tokens, refresh_tokens, derive(lasting, "lineage"))
-    devices, throttle = Devices(derive(lasting, "devices")), Throttle(counters, derive(lasting, "throttle"))
-    pages, replies = Pages(derive(lasting, "pages")), Replies(derive(lasting, "replies"))
-    invitations = InvitationTokens(derive(lasting, "invitations"))
-
-    async def left_org(org_id: UUID, user_id: UUID | None) -> None:
-        workspaces.forget_all()  # also who comes back at once has none of their former places
-        await runs.cancel_of(org_id, user_id)
-
-    async def lost_rights(org_id: UUID, workspace_id: UUID | None = None) -> None:
-        await runs.see_through(cancel_unentitled(db, runs, org_id, workspace_id))
-
-    chain = Chain(derive(lasting, "audit"))
+    credentials = Credentials.from_settings(settings, keys, db, counters)
+    stack.callback(credentials.passwords.close)
+    chain = Chain(derive(_lasting(settings), "audit"))
     recorder = Recorder(db, chain)
     stack.push_async_callback(recorder.close)
     db.before_commit = recorder.before_commit
+    workspaces = WorkspaceFinder(db)
+    access = Access(credentials.authenticator, _finders(mongo, workspaces))
+    methods = read_surface(access)
+    limits = Limits(counters, settings.rate_limit_factor)
+    server = build_server(methods, credentials.authenticator, limits, recorder, access)
+    shared = Shared(db, mongo, registry, runs, credentials, workspaces, access, methods, chain)
+    health_servicer = await add_services(server, _services(settings, jobs, shared))
+    await stack.enter_async_context(jobs.running(settings.shutdown_seconds))
+    address = _bind(server, settings)
+    await server.start()
+    stack.push_async_callback(_drain, server, health_servicer, runs, settings.shutdown_seconds)
+    return App(address, db, mongo, registry, runs, credentials)
+
+
+def _lasting(settings: Settings) -> str:
+    """The one secret that never changes, since all password hashes depend on it: what is made with it has to last."""
+    return settings.password_pepper.get_secret_value()
+
+
+def _finders(mongo: Mongo, workspaces: WorkspaceFinder) -> dict[str, FindScope]:
+    """Where the resources lie that methods name, by the field that names them."""
+    chats = ChatFinder(mongo, workspaces)
+    return {"workspace_id": workspaces.find, "conversation_id": chats.find_conversation, "run_id": chats.find_run}
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What several services need."""
+
+    db: Database
+    mongo: Mongo
+    registry: Registry
+    runs: Runs
+    credentials: Credentials
+    workspaces: WorkspaceFinder
+    access: Access
+    methods: Mapping[str, Method]
+    chain: Chain
+
+    async def left_org(self, org_id: UUID, user_id: UUID | None) -> None:
+        self.workspaces.forget_all()  # also who comes back at once has none of their former places
+        await self.runs.cancel_of(org_id, user_id)
+
+    async def lost_rights(self, org_id: UUID, workspace_id: UUID | None = None) -> None:
+        await self.runs.see_through(cancel_unentitled(self.db, self.runs, org_id, workspace_id))
+
+
+def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
+    db, credentials, lasting = shared.db, shared.credentials, _lasting(settings)
+    pages, replies = Pages(derive(lasting, "pages")), Replies(derive(lasting, "replies"))
+    invitations = InvitationTokens(derive(lasting, "invitations"))
     mailer, links = _mailer(settings), Links(settings.public_url)
     token_mails = TokenMails(db, jobs, mailer, links, EmailTokens(derive(lasting, "email tokens")))
     invitation_mails = InvitationMails(db, jobs, mailer, links, invitations)
     notices = Notices(db, jobs, mailer)
-    methods = read_surface(access)
-    server = build_server(methods, authenticator, limits, recorder, access)
-    services = Services(
-        auth=AuthServicer(
-            db,
-            sessions,
-            access_tokens,
-            csrf_tokens,
-            passwords,
-            devices,
-            throttle,
-            authenticator,
-            token_mails.ask_verification,
-            notices,
-            pages,
-            replies,
-        ),
-        accounts=AccountServicer(db, passwords, authenticator, token_mails, notices),
+    return Services(
+        auth=AuthServicer(db, credentials, token_mails.ask_verification, notices, pages, replies),
+        accounts=AccountServicer(db, credentials.passwords, credentials.authenticator, token_mails, notices),
         orgs=OrgServicer(
             db,
-            authenticator,
-            left_org,
+            credentials.authenticator,
+            shared.left_org,
             invitations,
             invitation_mails,
             settings.require_verified_email,
             pages,
             replies,
         ),
-        teams=TeamServicer(db, workspaces, lost_rights, pages, replies),
-        access=AccessServicer(db, authenticator, access, methods, pages, replies),
-        service_accounts=ServiceAccountServicer(db, authenticator, left_org, notices, pages, replies),
-        workspaces=WorkspaceServicer(db, registry, workspaces, lost_rights, pages, replies),
-        chat=ChatServicer(db, mongo, registry, runs, pages, replies),
+        teams=TeamServicer(db, shared.workspaces, shared.lost_rights, pages, replies),
+        access=AccessServicer(db, credentials.authenticator, shared.access, shared.methods, pages, replies),
+        service_accounts=ServiceAccountServicer(
+            db, credentials.authenticator, shared.left_org, notices, pages, replies
+        ),
+        workspaces=WorkspaceServicer(db, shared.registry, shared.workspaces, shared.lost_rights, pages, replies),
+        chat=ChatServicer(db, shared.mongo, shared.registry, shared.runs, pages, replies),
         usage=UsageServicer(db, pages),
-        audit=AuditServicer(db, chain, pages),
+        audit=AuditServicer(db, shared.chain, pages),
     )
-    health_servicer = await add_services(server, services)
-    await stack.enter_async_context(jobs.running(settings.shutdown_seconds))
-    address = _bind(server, settings)
-    await server.start()
-    stack.push_async_callback(_drain, server, health_servicer, runs, settings.shutdown_seconds)
-    return App(address, db, mongo, registry, runs, access_tokens, refresh_tokens)
 
 
 def _mailer(settings: Settings) -> Mailer:

@@ -159,7 +159,7 @@ async def test_a_shared_secret_is_not_published(stranger: Person) -> None:
 async def ringed(keyed: App, keyed_settings: Settings) -> Any:
     """A server whose keys can be changed."""
     yield keyed
-    keyed.use_keys(read_keys(keyed_settings))
+    keyed.credentials.use_keys(read_keys(keyed_settings))
 
 
 @pytest.mark.parametrize("algorithm", ["EdDSA", "ES256", "RS256"])
@@ -168,7 +168,7 @@ async def test_another_service_can_check_access_tokens(
 ) -> None:
     others = " ".join(str(path) for name, path in key_files.items() if name != algorithm)
     files = {"jwt_private_key_file": key_files[algorithm], "jwt_other_key_files": others}
-    ringed.use_keys(read_keys(settings_with(**files, jwt_other_secrets=OTHER_SECRET)))
+    ringed.credentials.use_keys(read_keys(settings_with(**files, jwt_other_secrets=OTHER_SECRET)))
     person = await Person(ringed.address).register()
     published = await jwks(person)
     key = jwt.PyJWKSet.from_json(published)[jwt.get_unverified_header(person.tokens.access_token)["kid"]]
@@ -192,7 +192,7 @@ async def test_another_service_can_check_access_tokens(
 
 
 async def test_nothing_private_is_published(ringed: App, key_files: dict[str, Path]) -> None:
-    ringed.use_keys(read_keys(settings_with(jwt_other_key_files=" ".join(map(str, key_files.values())))))
+    ringed.credentials.use_keys(read_keys(settings_with(jwt_other_key_files=" ".join(map(str, key_files.values())))))
     person = Person(ringed.address)
     keys = {key["alg"]: key for key in json.loads(await jwks(person))["keys"]}
     named = {"kid", "alg", "use", "kty"}
@@ -207,7 +207,7 @@ async def test_a_token_of_a_key_that_was_taken_out_is_refused_though_it_was_take
 ) -> None:
     person = await Person(ringed.address).register()
     assert await outcome(person.auth.GetMe(pb.GetMeRequest())) == OK
-    ringed.use_keys(read_keys(settings_with(jwt_private_key_file=key_files["EdDSA"])))
+    ringed.credentials.use_keys(read_keys(settings_with(jwt_private_key_file=key_files["EdDSA"])))
     assert await outcome(person.auth.GetMe(pb.GetMeRequest())) == UNAUTHENTICATED
     refreshed = await person.auth.Refresh(pb.RefreshRequest(refresh_token=person.tokens.refresh_token))
     person.bearer.token = refreshed.tokens.access_token

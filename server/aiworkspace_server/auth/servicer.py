@@ -16,15 +16,11 @@ from ..kit.postgres import Database, WriteSession
 from ..kit.replies import Replies
 from ..kit.timestamps import timestamp
 from . import cookies, service, store
-from .cookies import Cookie, CsrfTokens
-from .devices import Devices
+from .cookies import Cookie
+from .credentials import Credentials
 from .jobs import Notice, Notices
 from .models import Session, User
-from .passwords import Passwords
-from .principal import Authenticator
-from .service import Device, Pair, Sessions
-from .throttle import Throttle
-from .tokens import Tokens
+from .service import Device, Pair
 
 Answer = TypeVar("Answer", pb.RegisterResponse, pb.LoginResponse)
 
@@ -36,26 +32,20 @@ class AuthServicer(AuthServiceServicer):
     def __init__(
         self,
         db: Database,
-        sessions: Sessions,
-        access_tokens: Tokens,
-        csrf_tokens: CsrfTokens,
-        passwords: Passwords,
-        devices: Devices,
-        throttle: Throttle,
-        authenticator: Authenticator,
+        credentials: Credentials,
         registered: Registered,
         notices: Notices,
         pages: Pages,
         replies: Replies,
     ) -> None:
         self._db = db
-        self._sessions = sessions
-        self._access_tokens = access_tokens
-        self._csrf_tokens = csrf_tokens
-        self._passwords = passwords
-        self._devices = devices
-        self._throttle = throttle
-        self._authenticator = authenticator
+        self._access_tokens = credentials.access_tokens
+        self._csrf_tokens = credentials.csrf_tokens
+        self._sessions = credentials.sessions
+        self._authenticator = credentials.authenticator
+        self._passwords = credentials.passwords
+        self._devices = credentials.devices
+        self._throttle = credentials.throttle
         self._registered = registered
         self._notices = notices
         self._pages = pages

@@ -1,0 +1,53 @@
+"""Everything that people sign in with, and what checks it."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from ..kit.keys import derive
+from ..kit.limits import Counters
+from ..kit.postgres import Database
+from ..settings import Settings
+from .cookies import CsrfTokens
+from .devices import Devices
+from .keys import Keys
+from .passwords import Passwords
+from .principal import Authenticator
+from .service import Sessions
+from .throttle import Throttle
+from .tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What the parts of a sign-in share: they are made of the same secrets."""
+
+    access_tokens: Tokens
+    refresh_tokens: Tokens
+    csrf_tokens: CsrfTokens
+    sessions: Sessions
+    authenticator: Authenticator
+    passwords: Passwords
+    devices: Devices
+    throttle: Throttle
+
+    @classmethod
+    def from_settings(cls, settings: Settings, keys: Keys, db: Database, counters: Counters) -> Self:
+        lasting = settings.password_pepper.get_secret_value()
+        access_tokens = Tokens(keys.access, "access", settings.access_token_seconds)
+        refresh_tokens = Tokens(keys.refresh, "refresh", settings.refresh_token_seconds)
+        csrf_tokens = CsrfTokens(derive(lasting, "csrf"))
+        return cls(
+            access_tokens,
+            refresh_tokens,
+            csrf_tokens,
+            Sessions(access_tokens, refresh_tokens, derive(lasting, "lineage")),
+            Authenticator(db, access_tokens, csrf_tokens),
+            Passwords(lasting, settings.password_hash_cost),
+            Devices(derive(lasting, "devices")),
+            Throttle(counters, derive(lasting, "throttle")),
+        )
+
+    def use_keys(self, keys: Keys) -> None:
+        """From now on tokens are signed and checked with these."""
+        self.access_tokens.use(keys.access)
+        self.refresh_tokens.use(keys.refresh)
