@@ -40,8 +40,8 @@ from .kit.replies import Replies
 from .llm.registry import Registry
 from .migrate import check_schema, migrate
 from .orgs.jobs import InvitationMails
-from .orgs.service import InvitationTokens
 from .orgs.servicer import OrgServicer
+from .orgs.tokens import InvitationTokens
 from .rpc import Services, add_services, build_server, read_surface
 from .service_accounts.servicer import ServiceAccountServicer
 from .settings import Settings

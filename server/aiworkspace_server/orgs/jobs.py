@@ -10,7 +10,8 @@ from ..kit.mail import Links, Mail, Mailer, quoted
 from ..kit.postgres import Database, WriteSession
 from . import store
 from .models import Invitation
-from .service import InvitationTokens, is_open
+from .service import is_open
+from .tokens import InvitationTokens
 
 _MOST_PER_HOUR = 3  # mails from one organization to one address, so that nobody can be flooded with them
 _SEND = "orgs.send_invitation"

@@ -22,7 +22,8 @@ from ..kit.timestamps import now, timestamp
 from . import service, store
 from .jobs import InvitationMails
 from .models import Invitation, Membership
-from .service import InvitationTokens, RoleChoice, role_of
+from .service import RoleChoice, role_of
+from .tokens import InvitationTokens
 
 # Told of an organization and a person who lost access to it; None for everybody.
 AccessLost = Callable[[UUID, UUID | None], Awaitable[None]]
