@@ -115,7 +115,7 @@ INVARIANTS: dict[str, Sequence[str]] = {
         "auth/test_passwords.py::test_fifty_logins_at_once_leave_health_checks_fast",
     ),
     "9 one account, and one owner left": (
-        "auth/test_accounts.py::test_of_concurrent_registrations_of_one_address_one_succeeds",
+        "auth/test_accounts.py::test_of_fifty_registrations_of_one_address_at_once_one_succeeds",
         "orgs/test_members.py::test_fifty_demotions_at_once_leave_one_owner",
         "orgs/test_members.py::test_two_owners_who_go_at_the_same_time_leave_one",
     ),

@@ -27,7 +27,6 @@ SAMPLES: dict[str, Any] = {
     "token": "none",
     "refresh_token": "none",
     "role": 2,
-    "visibility": 1,
     "permissions": ["org.read"],
     "method": "OrgService/GetOrg",
 }

@@ -107,18 +107,6 @@ async def test_undecodable_requests_are_invalid_arguments(endpoint: Endpoint, da
 PAGED = [e for e in ENDPOINTS if "page_token" in e.descriptor.input_type.fields_by_name]
 
 
-@pytest.mark.parametrize("endpoint", PAGED, ids=name_of)
-@pytest.mark.parametrize(
-    "token", ["x", "!!!", "AAAA" * 20, "é" * 9], ids=["short", "not base64", "forged", "not ASCII"]
-)
-async def test_wrong_page_tokens_are_named(endpoint: Endpoint, token: str, place: Place) -> None:
-    request = endpoint.request(_ids(place))
-    request.page_token = token
-    outcome = await endpoint.call(place.owner, request)
-    assert outcome.code == grpc.StatusCode.INVALID_ARGUMENT
-    assert outcome.message.startswith("page_token: ")
-
-
 async def test_a_page_token_is_good_for_its_list_and_its_person_alone(owner: Person, place: Place) -> None:
     for _ in range(2):
         await owner.workspaces.CreateWorkspace(workspace_pb2.CreateWorkspaceRequest(org_id=place.org_id, name="More"))
@@ -135,7 +123,7 @@ async def test_a_page_token_is_good_for_its_list_and_its_person_alone(owner: Per
 @pytest.mark.parametrize("endpoint", PAGED, ids=name_of)
 @pytest.mark.parametrize("size", [-1, 1001])
 async def test_page_sizes_have_bounds(endpoint: Endpoint, size: int, place: Place) -> None:
-    request = endpoint.request(_ids(place))
+    request = endpoint.request(_ids(place) | {"team_id": random_id()})
     request.page_size = size
     outcome = await endpoint.call(place.owner, request)
     assert (outcome.code, outcome.message[:11]) == (grpc.StatusCode.INVALID_ARGUMENT, "page_size: ")

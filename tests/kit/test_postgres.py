@@ -19,7 +19,7 @@ from aiworkspace_server.tables import metadata
 from tests.backdoor import as_owner, sql
 from tests.conftest import Stores
 from tests.contracts.belongings import furnish
-from tests.contracts.catalog import tenant_tables
+from tests.contracts.catalog import GLOBAL_PREFIX, tenant_tables
 from tests.people import NewPerson
 
 
@@ -216,12 +216,8 @@ async def test_the_server_works_as_its_role(app: App) -> None:
 
 
 async def test_the_models_describe_the_migrated_schema(app: App) -> None:
-    """Tables, columns and their types; constraints, indexes and the queue are the migrations' alone."""
-
-    def ours(item: object, name: str | None, kind: str, *_: object) -> bool:
-        return kind != "table" or not (name or "").startswith("procrastinate_")
-
-    options = {"compare_type": True, "include_object": ours}
+    """Tables, columns and their types; constraints and indexes are the migration's alone, jobs their library's."""
+    options = {"compare_type": True, "include_name": lambda name, *_: not str(name).startswith(GLOBAL_PREFIX)}
     async with app.db.engine.connect() as connection:
         found = await connection.run_sync(
             lambda plain: compare_metadata(MigrationContext.configure(plain, opts=options), metadata)
