@@ -184,6 +184,7 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
             db,
             credentials.authenticator,
             shared.left_org,
+            shared.lost_rights,
             invitations,
             invitation_mails,
             settings.require_verified_email,
@@ -191,7 +192,9 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
             replies,
         ),
         teams=TeamServicer(db, shared.workspaces, shared.lost_rights, pages, replies),
-        access=AccessServicer(db, credentials.authenticator, shared.access, shared.methods, pages, replies),
+        access=AccessServicer(
+            db, credentials.authenticator, shared.access, shared.methods, shared.lost_rights, pages, replies
+        ),
         service_accounts=ServiceAccountServicer(
             db, credentials.authenticator, shared.left_org, notices, pages, replies
         ),

@@ -10,11 +10,12 @@ from uuid import UUID
 import pytest
 from pymongo.errors import ConnectionFailure
 
-from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2
+from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, service_account_pb2, workspace_pb2
 from aiworkspace_server.app import App
 from aiworkspace_server.kit import interceptors
 from aiworkspace_server.kit.errors import Unavailable
 from aiworkspace_server.kit.watch import watched
+from tests.backends import backends, make_account, make_key
 from tests.people import PASSWORD, NewPerson, Person, join, make_conversation, make_place
 from tests.refusals import Refusal, refusal
 from tests.standin import Script, Standin
@@ -82,6 +83,17 @@ async def demote(scene: Scene) -> None:
     await scene.owner.orgs.UpdateMember(org_pb2.UpdateMemberRequest(member=member))
 
 
+async def close_workspace(scene: Scene) -> None:
+    closed = workspace_pb2.WORKSPACE_VISIBILITY_MEMBERS
+    request = workspace_pb2.SetWorkspaceVisibilityRequest(workspace_id=scene.workspace_id, visibility=closed)
+    await scene.owner.workspaces.SetWorkspaceVisibility(request)
+
+
+async def delete_workspace(scene: Scene) -> None:
+    request = workspace_pb2.DeleteWorkspaceRequest(workspace_id=scene.workspace_id)
+    await scene.owner.workspaces.DeleteWorkspace(request)
+
+
 async def delete_org(scene: Scene) -> None:
     await scene.owner.orgs.DeleteOrg(org_pb2.DeleteOrgRequest(org_id=scene.org_id))
 
@@ -100,7 +112,7 @@ async def how_it_ended(stream: Any) -> tuple[Refusal | None, str | None]:
 
 @pytest.mark.parametrize(
     ("lose", "code"),
-    [(log_out, "UNAUTHENTICATED"), (change_password_elsewhere, "UNAUTHENTICATED"), (demote, "NOT_FOUND")],
+    [(log_out, "UNAUTHENTICATED"), (change_password_elsewhere, "UNAUTHENTICATED")],
 )
 async def test_a_stream_ends_with_the_access_of_its_reader(
     lose: Callable[[Scene], Awaitable[None]], code: str, scene: Scene
@@ -114,7 +126,7 @@ async def test_a_stream_ends_with_the_access_of_its_reader(
     assert last == "content_delta", "the run itself went on"
 
 
-@pytest.mark.parametrize("lose", [suspend, remove, delete_org])
+@pytest.mark.parametrize("lose", [suspend, remove, demote, close_workspace, delete_workspace, delete_org])
 async def test_what_a_member_had_in_progress_is_cancelled_with_their_access(
     lose: Callable[[Scene], Awaitable[None]], scene: Scene, app: App
 ) -> None:
@@ -137,6 +149,26 @@ async def state_of(app: App, run_id: str) -> str:
             break
         await asyncio.sleep(0.05)
     return state
+
+
+async def test_the_stream_of_a_backend_ends_with_its_key(new_person: NewPerson, app: App, standin: Standin) -> None:
+    owner = await new_person()
+    place = await make_place(owner)
+    made = await make_key(owner, place.org_id, await make_account(owner, place.org_id))
+    async with backends(app.address) as new_backend:
+        backend = new_backend(made.secret)
+        conversation_id = await make_conversation(backend, place.workspace_id)
+        standin.script("gpt-4o-mini", TALKING)
+        message = chat_pb2.SendMessageRequest(conversation_id=conversation_id, content="hello", model=MODEL)
+        stream = backend.chat.SendMessage(message)
+        await stream.read()
+        revocation = service_account_pb2.RevokeApiKeyRequest(org_id=place.org_id, api_key_id=made.api_key.api_key_id)
+        await owner.service_accounts.RevokeApiKey(revocation)
+        start = time.monotonic()
+        refused, _ = await how_it_ended(stream)
+        assert time.monotonic() - start < 5
+    assert refused is not None
+    assert refused.code == "UNAUTHENTICATED"
 
 
 async def test_others_go_on(scene: Scene, standin: Standin) -> None:

@@ -17,6 +17,7 @@ from ..kit.postgres import Database
 from ..kit.replies import Replies
 from ..kit.timestamps import timestamp
 from ..orgs.models import CustomRole
+from ..orgs.servicer import RightsLost
 from ..orgs.store import find_custom_role
 from . import service, store
 from .authorize import Access
@@ -30,6 +31,7 @@ class AccessServicer(AccessServiceServicer):
         authenticator: Authenticator,
         access: Access,
         methods: Mapping[str, Method],
+        rights_lost: RightsLost,
         pages: Pages,
         replies: Replies,
     ) -> None:
@@ -37,6 +39,7 @@ class AccessServicer(AccessServiceServicer):
         self._authenticator = authenticator
         self._access = access
         self._methods = methods
+        self._rights_lost = rights_lost
         self._pages = pages
         self._replies = replies
 
@@ -62,6 +65,7 @@ class AccessServicer(AccessServiceServicer):
         async with self._db.write(tenant_id()) as tx:
             role = await service.update_role(tx, tenant_id(), custom_role_id, given.etag, values, caller)
         self._authenticator.forget_org(tenant_id())
+        await self._rights_lost(tenant_id())
         return pb.UpdateCustomRoleResponse(role=_role_to_proto(role))
 
     async def DeleteCustomRole(self, request: pb.DeleteCustomRoleRequest, context: Any) -> pb.DeleteCustomRoleResponse:

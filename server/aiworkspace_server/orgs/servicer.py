@@ -27,6 +27,8 @@ from .tokens import InvitationTokens
 
 # Told of an organization and a person who lost access to it; None for everybody.
 AccessLost = Callable[[UUID, UUID | None], Awaitable[None]]
+# Told of an organization in which somebody may do less than before.
+RightsLost = Callable[[UUID], Awaitable[None]]
 
 
 class OrgServicer(OrgServiceServicer):
@@ -35,6 +37,7 @@ class OrgServicer(OrgServiceServicer):
         db: Database,
         authenticator: Authenticator,
         access_lost: AccessLost,
+        rights_lost: RightsLost,
         tokens: InvitationTokens,
         mails: InvitationMails,
         require_verified: bool,
@@ -44,6 +47,7 @@ class OrgServicer(OrgServiceServicer):
         self._db = db
         self._authenticator = authenticator
         self._access_lost = access_lost
+        self._rights_lost = rights_lost
         self._tokens = tokens
         self._mails = mails
         self._require_verified = require_verified
@@ -155,6 +159,7 @@ class OrgServicer(OrgServiceServicer):
         async with self._db.write(tenant_id()) as tx:
             changed = await service.update_member(tx, tenant_id(), user_id, member.etag, role, caller)
         self._authenticator.forget(user_id)
+        await self._rights_lost(tenant_id())
         return pb.UpdateMemberResponse(member=_member_to_proto(*changed))
 
     async def RemoveMember(self, request: pb.RemoveMemberRequest, context: Any) -> pb.RemoveMemberResponse:

@@ -1,8 +1,6 @@
 """TeamService: proto in and out, one transaction per call."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import UUID
 
 from aiworkspace.v1 import team_pb2 as pb
 from aiworkspace.v1.team_pb2_grpc import TeamServiceServicer
@@ -16,12 +14,10 @@ from ..kit.postgres import Database
 from ..kit.replies import Replies
 from ..kit.timestamps import timestamp
 from ..orgs.models import Team, TeamMember
+from ..orgs.servicer import RightsLost
 from ..orgs.store import find_team
 from ..workspaces.service import WorkspaceFinder
 from . import service, store
-
-# Told of an organization in whose workspaces somebody may do less than before.
-RightsLost = Callable[[UUID], Awaitable[None]]
 
 
 class TeamServicer(TeamServiceServicer):
