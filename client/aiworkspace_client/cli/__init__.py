@@ -10,7 +10,18 @@ from typing import Annotated
 
 import typer
 
-from aiworkspace_client.cli import account, api_keys, audit, orgs, service_accounts, sharing, teams, workspaces
+from aiworkspace_client.cli import (
+    account,
+    api_keys,
+    audit,
+    members,
+    orgs,
+    roles,
+    service_accounts,
+    sharing,
+    teams,
+    workspaces,
+)
 from aiworkspace_client.cli import conversations as conversation_commands
 from aiworkspace_client.cli.chat import chat
 from aiworkspace_client.cli.session import Server
@@ -51,10 +62,14 @@ app.command()(account.reset_password)
 app.command()(conversation_commands.models)
 app.command()(chat)
 app.command()(usage)
+app.command()(roles.explain)
+for about_members in (members.members, members.set_role, members.suspend, members.reinstate, members.remove):
+    orgs.app.command()(about_members)
 app.add_typer(orgs.app, name="orgs")
+app.add_typer(roles.app, name="roles")
 app.add_typer(teams.app, name="teams")
-for about_members in (sharing.members, sharing.share, sharing.unshare, sharing.visibility):
-    workspaces.app.command()(about_members)
+for about_sharing in (sharing.members, sharing.share, sharing.unshare, sharing.visibility):
+    workspaces.app.command()(about_sharing)
 app.add_typer(workspaces.app, name="workspaces")
 app.add_typer(conversation_commands.app, name="conversations")
 app.add_typer(account.sessions, name="sessions")

@@ -1,6 +1,5 @@
 """aiws orgs: organizations, members, invitations."""
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -9,19 +8,27 @@ from aiworkspace_client.cli import output
 from aiworkspace_client.cli.account import Json
 from aiworkspace_client.cli.session import connected
 from aiworkspace_client.types import Invitation, InvitationState, Role
+from aiworkspace_client.types import Org as OrgMessage
 
 app = typer.Typer(no_args_is_help=True, help="Organizations, their members and invitations.")
 
 Org = Annotated[str, typer.Option("--org", "-o", help="Id of the organization. Otherwise the one that was used last.")]
 
 
-class RoleName(StrEnum):
-    """Role for the command line."""
+RoleText = Annotated[
+    str,
+    typer.Option(
+        "--role", "-r", metavar="ROLE", help="viewer, member, admin, owner, billing, or custom:ID from aiws roles list."
+    ),
+]
 
-    VIEWER = "viewer"
-    MEMBER = "member"
-    ADMIN = "admin"
-    OWNER = "owner"
+
+def read_role(text: str) -> tuple[Role.ValueType, str]:
+    """The role that was typed, and the id of one of the organization's own."""
+    name, _, custom_role_id = text.partition(":")
+    if f"ROLE_{name.upper()}" not in Role.keys()[1:] or (name.lower() == "custom") != bool(custom_role_id):
+        raise typer.BadParameter(f"{text!r} is no role: viewer, member, admin, owner, billing, or custom:ID.")
+    return Role.Value(f"ROLE_{name.upper()}"), custom_role_id
 
 
 @app.command("list")
@@ -34,7 +41,7 @@ def list_orgs(ctx: typer.Context, json: Json = False) -> None:
         used = session.saved.recall("org_id")
         output.table(
             ("ORGANIZATION", "NAME", "YOUR ROLE", ""),
-            ((org.org_id, org.name, output.role(org.role), "in use" if org.org_id == used else "") for org in found),
+            (_org_row(org, used) for org in found),
         )
 
 
@@ -60,30 +67,19 @@ def use(ctx: typer.Context, org_id: str) -> None:
 
 
 @app.command()
-def members(ctx: typer.Context, org: Org = "", json: Json = False) -> None:
-    """List the members."""
-    with connected(ctx) as session:
-        found = session.client.orgs.list_members(session.org_id(org))
-        if json:
-            return output.as_json(found)
-        output.table(
-            ("USER", "EMAIL", "NAME", "ROLE"),
-            ((each.user_id, each.email, each.display_name, output.role(each.role)) for each in found),
-        )
-
-
-@app.command()
 def invite(
     ctx: typer.Context,
     email: str,
-    role: Annotated[RoleName, typer.Option("--role", "-r", help="What the person may do.")] = RoleName.MEMBER,
+    role: RoleText = "member",
     org: Org = "",
     json: Json = False,
 ) -> None:
     """Invite a person. The token that it prints is for that person, who needs it for aiws orgs accept."""
+    offered, custom_role_id = read_role(role)
     with connected(ctx) as session:
-        offered = Role.Value(f"ROLE_{role.upper()}")
-        answer = session.client.orgs.create_invitation(org_id=session.org_id(org), email=email, role=offered)
+        answer = session.client.orgs.create_invitation(
+            org_id=session.org_id(org), email=email, role=offered, custom_role_id=custom_role_id
+        )
         if json:
             return output.as_json(answer)
         output.say(f"Invited {answer.invitation.email} until {output.time(answer.invitation.expire_time)}.", "green")
@@ -121,7 +117,13 @@ def accept(
         output.say(f"You are now {output.role(org.role)} of {org.name}.", "green")
 
 
+def _org_row(org: OrgMessage, used: str) -> tuple[str, ...]:
+    role = output.role(org.role, org.custom_role_id)
+    return org.org_id, org.name, role, "in use" if org.org_id == used else ""
+
+
 def _invitation_row(invitation: Invitation) -> tuple[str, ...]:
     state = InvitationState.Name(invitation.state).removeprefix("INVITATION_STATE_").lower()
     until = output.time(invitation.expire_time)
-    return invitation.invitation_id, invitation.email, output.role(invitation.role), state, until
+    role = output.role(invitation.role, invitation.custom_role_id)
+    return invitation.invitation_id, invitation.email, role, state, until

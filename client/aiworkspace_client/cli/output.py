@@ -59,9 +59,10 @@ def time(stamp: Timestamp) -> str:
     return stamp.ToDatetime().astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-def role(value: Role.ValueType) -> str:
+def role(value: Role.ValueType, custom_role_id: str = "") -> str:
     """The role as it is typed on the command line."""
-    return Role.Name(value).removeprefix("ROLE_").lower()
+    name = Role.Name(value).removeprefix("ROLE_").lower()
+    return f"{name}:{custom_role_id}" if custom_role_id else name
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:

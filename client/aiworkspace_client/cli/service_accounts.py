@@ -6,9 +6,9 @@ import typer
 
 from aiworkspace_client.cli import output
 from aiworkspace_client.cli.account import Json
-from aiworkspace_client.cli.orgs import Org, RoleName
+from aiworkspace_client.cli.orgs import Org, RoleText, read_role
 from aiworkspace_client.cli.session import connected
-from aiworkspace_client.types import MemberState, Role, ServiceAccount
+from aiworkspace_client.types import MemberState, ServiceAccount
 
 app = typer.Typer(no_args_is_help=True, help="Service accounts: accounts of backends, which call with API keys.")
 
@@ -27,14 +27,16 @@ def list_service_accounts(ctx: typer.Context, org: Org = "", json: Json = False)
 def create(
     ctx: typer.Context,
     name: str,
-    role: Annotated[RoleName, typer.Option("--role", "-r", help="What it may do.")] = RoleName.MEMBER,
+    role: RoleText = "member",
     org: Org = "",
     json: Json = False,
 ) -> None:
     """Create a service account. Its id is printed alone on standard output."""
+    given, custom_role_id = read_role(role)
     with connected(ctx) as session:
-        given = Role.Value(f"ROLE_{role.upper()}")
-        account = session.client.service_accounts.create(org_id=session.org_id(org), name=name, role=given)
+        account = session.client.service_accounts.create(
+            org_id=session.org_id(org), name=name, role=given, custom_role_id=custom_role_id
+        )
         if json:
             return output.as_json(account)
         output.say(
@@ -61,4 +63,4 @@ def delete(
 
 def _row(account: ServiceAccount) -> tuple[str, ...]:
     state = MemberState.Name(account.state).removeprefix("MEMBER_STATE_").lower()
-    return account.user_id, account.name, output.role(account.role), state
+    return account.user_id, account.name, output.role(account.role, account.custom_role_id), state
