@@ -231,8 +231,10 @@ def _run_pip_audit(strict: bool) -> bool:
     try:
         packages = json.loads(ended.stdout)["dependencies"]
     except ValueError:
-        print(f"  {title:<52} {'FAILED: ' if strict else ''}not done, the vulnerability service cannot be reached")
-        return not strict
+        away = "ConnectionError" in ended.stderr or "Timeout" in ended.stderr
+        why = "the vulnerability service cannot be reached" if away else ended.stderr.strip().rpartition("\n")[2]
+        print(f"  {title:<52} {'FAILED: ' if strict or not away else ''}not done, {why}")
+        return away and not strict
     found = [f"{package['name']} {flaw['id']}" for package in packages for flaw in package.get("vulns", [])]
     unknown = sum("skip_reason" in package for package in packages)
     said = f"FAILED: {', '.join(found)}" if found else f"{len(packages) - unknown} packages, none with a known flaw"
