@@ -46,7 +46,11 @@ class Rotating(ServerProcess):
         return str(self.said()[-1]["event"])
 
     def said(self) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        lines = [
+            json.loads(line)
+            for line in self.log.read_text().splitlines()
+            if line.startswith("{") and line.endswith("}")
+        ]
         return [line for line in lines if line["event"] in (READ_ANEW, AS_THEY_WERE)]
 
 
