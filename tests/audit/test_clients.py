@@ -1,11 +1,14 @@
-"""The log through both clients."""
+"""The log through both clients, and what they may not ask of it."""
 
 import asyncio
 import uuid
+from typing import Any
 
+from aiworkspace.v1 import audit_pb2
 from aiworkspace_client import AsyncClient, Client
 from aiworkspace_server.app import App
-from tests.people import PASSWORD
+from tests.people import PASSWORD, NewPerson, make_org
+from tests.refusals import named
 
 
 async def test_the_log_through_the_async_client(app: App) -> None:
@@ -29,3 +32,16 @@ async def test_the_log_through_the_other_client(app: App) -> None:
             return [event.method for event in client.audit.list_events(org.org_id)]
 
     assert await asyncio.to_thread(read) == ["OrgService/CreateOrg"]
+
+
+async def test_what_no_log_can_hold_is_refused_by_name(new_person: NewPerson) -> None:
+    person = await new_person()
+    org_id = await make_org(person)
+    for field in ("method", "code"):
+        request: Any = audit_pb2.ListAuditEventsRequest(org_id=org_id)
+        setattr(request, field, "\0")
+        assert await named(person.audit.ListAuditEvents(request)) == (field,)
+    noted: list[dict[str, Any]] = [{"known_sequence": 1}, {"known_hash": "00ff"}]
+    for each in noted:
+        verification = audit_pb2.VerifyAuditChainRequest(org_id=org_id, **each)
+        assert await named(person.audit.VerifyAuditChain(verification)) == ("known_hash",)

@@ -208,7 +208,8 @@ async def test_rotating_never_lengthens_the_life_of_the_old_key(team: Team) -> N
     user_id, end = await make_account(team.owner, team.org_id), moment(datetime.now(UTC) + HOUR)
     made = await make_key(team.owner, team.org_id, user_id, expire_time=end)
     rotated = await rotate(team.owner, made.api_key, overlap=7200)
-    assert not rotated.api_key.HasField("expire_time")
+    ends = [key.expire_time.ToDatetime(UTC) for key in (made.api_key, rotated.api_key)]
+    assert timedelta(0) < ends[1] - ends[0] < timedelta(seconds=30), "the new one lasts as long as the old one was to"
     left = {key.api_key_id: key for key in await listed(team.owner, team.org_id)}
     assert left[made.api_key.api_key_id].expire_time == end
 

@@ -138,8 +138,8 @@ class AsyncOrgs:
         """Invites an email address into the organization, and sends it a mail. Owners and admins may; nobody offers a
         role that includes what they lack.
 
-        The answer has the token that the invited person needs, as has the mail. It is not shown again. Beyond three
-        in an hour no mail is sent to an address.
+        The answer has the token that the invited person needs, as has the mail. Only repeating the call with the
+        same request_id shows it again. Beyond three in an hour no mail is sent to an address.
 
         Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's
         own; NOT_FOUND for an unknown custom role.
@@ -381,8 +381,8 @@ class Orgs:
         """Invites an email address into the organization, and sends it a mail. Owners and admins may; nobody offers a
         role that includes what they lack.
 
-        The answer has the token that the invited person needs, as has the mail. It is not shown again. Beyond three
-        in an hour no mail is sent to an address.
+        The answer has the token that the invited person needs, as has the mail. Only repeating the call with the
+        same request_id shows it again. Beyond three in an hour no mail is sent to an address.
 
         Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's
         own; NOT_FOUND for an unknown custom role.

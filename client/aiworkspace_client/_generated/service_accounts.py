@@ -219,7 +219,7 @@ class AsyncServiceAccounts:
             org_id: The organization.
             api_key_id: The key.
             overlap_seconds: How many seconds the old key goes on working, up to 30 days. 0 ends it at once.
-            expire_time: When the new key stops working. Not given: never.
+            expire_time: When the new key stops working. Not given: after as long a time as the old one was made for.
             request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
@@ -409,7 +409,7 @@ class ServiceAccounts:
             org_id: The organization.
             api_key_id: The key.
             overlap_seconds: How many seconds the old key goes on working, up to 30 days. 0 ends it at once.
-            expire_time: When the new key stops working. Not given: never.
+            expire_time: When the new key stops working. Not given: after as long a time as the old one was made for.
             request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """

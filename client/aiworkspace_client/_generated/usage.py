@@ -37,8 +37,8 @@ class AsyncUsage:
         page_token: str = "",
         timeout: float | None = None,
     ) -> AsyncPager[usage_pb2.UsageRow, usage_pb2.GetUsageResponse]:
-        """Adds up an organization's usage, grouped as asked. Owners and admins may; every member may for user_id =
-        their own.
+        """Adds up an organization's usage, grouped as asked. Owners, admins and billing may, for all workspaces and
+        people; every member may for user_id = their own.
 
         Args:
             org_id: The organization.
@@ -82,8 +82,8 @@ class AsyncUsage:
         page_token: str = "",
         timeout: float | None = None,
     ) -> AsyncPager[usage_pb2.UsageEntry, usage_pb2.ListUsageEntriesResponse]:
-        """Lists the entries of the ledger, the latest first. Owners and admins may; every member may for user_id =
-        their own.
+        """Lists the entries of the ledger, the latest first. Owners, admins and billing may, for all workspaces and
+        people; every member may for user_id = their own.
 
         Args:
             org_id: The organization.
@@ -134,8 +134,8 @@ class Usage:
         page_token: str = "",
         timeout: float | None = None,
     ) -> Pager[usage_pb2.UsageRow, usage_pb2.GetUsageResponse]:
-        """Adds up an organization's usage, grouped as asked. Owners and admins may; every member may for user_id =
-        their own.
+        """Adds up an organization's usage, grouped as asked. Owners, admins and billing may, for all workspaces and
+        people; every member may for user_id = their own.
 
         Args:
             org_id: The organization.
@@ -178,8 +178,8 @@ class Usage:
         page_token: str = "",
         timeout: float | None = None,
     ) -> Pager[usage_pb2.UsageEntry, usage_pb2.ListUsageEntriesResponse]:
-        """Lists the entries of the ledger, the latest first. Owners and admins may; every member may for user_id =
-        their own.
+        """Lists the entries of the ledger, the latest first. Owners, admins and billing may, for all workspaces and
+        people; every member may for user_id = their own.
 
         Args:
             org_id: The organization.

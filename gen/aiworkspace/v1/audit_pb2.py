@@ -27,7 +27,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61iworkspace/v1/audit.proto\x12\x0e\x61iworkspace.v1\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfb\x02\n\nAuditEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12\x12\n\nsession_id\x18\x05 \x01(\t\x12\x12\n\napi_key_id\x18\x06 \x01(\t\x12\x0c\n\x04role\x18\x07 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\x12\x12\n\nuser_agent\x18\t \x01(\t\x12\x12\n\nrequest_id\x18\n \x01(\t\x12<\n\tresources\x18\x0b \x03(\x0b\x32).aiworkspace.v1.AuditEvent.ResourcesEntry\x12\x0c\n\x04\x63ode\x18\x0c \x01(\t\x12\x0e\n\x06reason\x18\r \x01(\t\x12\x0c\n\x04hash\x18\x0e \x01(\t\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xbe\x02\n\x16ListAuditEventsRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x06method\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x1c\n\x07user_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12 \n\x0bresource_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x15\n\x04\x63ode\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18\x32\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\tpage_size\x18\x08 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"^\n\x17ListAuditEventsResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.aiworkspace.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x17VerifyAuditChainRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\x0eknown_sequence\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1b\n\nknown_hash\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\"s\n\x18VerifyAuditChainResponse\x12\r\n\x05valid\x18\x01 \x01(\x08\x12\x17\n\x0f\x62roken_sequence\x18\x02 \x01(\x03\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x03\x12\x0c\n\x04hash\x18\x05 \x01(\t\"W\n\x18ListAccountEventsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"`\n\x19ListAccountEventsResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.aiworkspace.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x9a\x03\n\x0c\x41uditService\x12\x85\x01\n\x0fListAuditEvents\x12&.aiworkspace.v1.ListAuditEventsRequest\x1a\'.aiworkspace.v1.ListAuditEventsResponse\"!\x90\x02\x01\xaa\xbb\x18\x16\x08\x03\x12\naudit.read\x1a\x06org_id\xb0\xbb\x18\x02\x12\x88\x01\n\x10VerifyAuditChain\x12\'.aiworkspace.v1.VerifyAuditChainRequest\x1a(.aiworkspace.v1.VerifyAuditChainResponse\"!\x90\x02\x01\xaa\xbb\x18\x16\x08\x03\x12\naudit.read\x1a\x06org_id\xb0\xbb\x18\x03\x12w\n\x11ListAccountEvents\x12(.aiworkspace.v1.ListAccountEventsRequest\x1a).aiworkspace.v1.ListAccountEventsResponse\"\r\x90\x02\x01\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61iworkspace/v1/audit.proto\x12\x0e\x61iworkspace.v1\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfb\x02\n\nAuditEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12\x12\n\nsession_id\x18\x05 \x01(\t\x12\x12\n\napi_key_id\x18\x06 \x01(\t\x12\x0c\n\x04role\x18\x07 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\x12\x12\n\nuser_agent\x18\t \x01(\t\x12\x12\n\nrequest_id\x18\n \x01(\t\x12<\n\tresources\x18\x0b \x03(\x0b\x32).aiworkspace.v1.AuditEvent.ResourcesEntry\x12\x0c\n\x04\x63ode\x18\x0c \x01(\t\x12\x0e\n\x06reason\x18\r \x01(\t\x12\x0c\n\x04hash\x18\x0e \x01(\t\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd4\x02\n\x16ListAuditEventsRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12#\n\x06method\x18\x02 \x01(\tB\x13\xbaH\x10r\x0e\x18\xc8\x01\x32\t^\\P{Cc}*$\x12\x1c\n\x07user_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12 \n\x0bresource_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12 \n\x04\x63ode\x18\x05 \x01(\tB\x12\xbaH\x0fr\r\x18\x32\x32\t^\\P{Cc}*$\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\tpage_size\x18\x08 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"^\n\x17ListAuditEventsResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.aiworkspace.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x17VerifyAuditChainRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\x0eknown_sequence\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1b\n\nknown_hash\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\"s\n\x18VerifyAuditChainResponse\x12\r\n\x05valid\x18\x01 \x01(\x08\x12\x17\n\x0f\x62roken_sequence\x18\x02 \x01(\x03\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x03\x12\x0c\n\x04hash\x18\x05 \x01(\t\"W\n\x18ListAccountEventsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"`\n\x19ListAccountEventsResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.aiworkspace.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x9a\x03\n\x0c\x41uditService\x12\x85\x01\n\x0fListAuditEvents\x12&.aiworkspace.v1.ListAuditEventsRequest\x1a\'.aiworkspace.v1.ListAuditEventsResponse\"!\x90\x02\x01\xaa\xbb\x18\x16\x08\x03\x12\naudit.read\x1a\x06org_id\xb0\xbb\x18\x02\x12\x88\x01\n\x10VerifyAuditChain\x12\'.aiworkspace.v1.VerifyAuditChainRequest\x1a(.aiworkspace.v1.VerifyAuditChainResponse\"!\x90\x02\x01\xaa\xbb\x18\x16\x08\x03\x12\naudit.read\x1a\x06org_id\xb0\xbb\x18\x03\x12w\n\x11ListAccountEvents\x12(.aiworkspace.v1.ListAccountEventsRequest\x1a).aiworkspace.v1.ListAccountEventsResponse\"\r\x90\x02\x01\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,13 +39,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['org_id']._loaded_options = None
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['org_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['method']._loaded_options = None
-  _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['method']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['method']._serialized_options = b'\272H\020r\016\030\310\0012\t^\\P{Cc}*$'
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['user_id']._loaded_options = None
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['resource_id']._loaded_options = None
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['resource_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['code']._loaded_options = None
-  _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['code']._serialized_options = b'\272H\004r\002\0302'
+  _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['code']._serialized_options = b'\272H\017r\r\03022\t^\\P{Cc}*$'
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -71,17 +71,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITEVENT_RESOURCESENTRY']._serialized_start=470
   _globals['_AUDITEVENT_RESOURCESENTRY']._serialized_end=518
   _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=521
-  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=839
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=841
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=935
-  _globals['_VERIFYAUDITCHAINREQUEST']._serialized_start=937
-  _globals['_VERIFYAUDITCHAINREQUEST']._serialized_end=1050
-  _globals['_VERIFYAUDITCHAINRESPONSE']._serialized_start=1052
-  _globals['_VERIFYAUDITCHAINRESPONSE']._serialized_end=1167
-  _globals['_LISTACCOUNTEVENTSREQUEST']._serialized_start=1169
-  _globals['_LISTACCOUNTEVENTSREQUEST']._serialized_end=1256
-  _globals['_LISTACCOUNTEVENTSRESPONSE']._serialized_start=1258
-  _globals['_LISTACCOUNTEVENTSRESPONSE']._serialized_end=1354
-  _globals['_AUDITSERVICE']._serialized_start=1357
-  _globals['_AUDITSERVICE']._serialized_end=1767
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=861
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=863
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=957
+  _globals['_VERIFYAUDITCHAINREQUEST']._serialized_start=959
+  _globals['_VERIFYAUDITCHAINREQUEST']._serialized_end=1072
+  _globals['_VERIFYAUDITCHAINRESPONSE']._serialized_start=1074
+  _globals['_VERIFYAUDITCHAINRESPONSE']._serialized_end=1189
+  _globals['_LISTACCOUNTEVENTSREQUEST']._serialized_start=1191
+  _globals['_LISTACCOUNTEVENTSREQUEST']._serialized_end=1278
+  _globals['_LISTACCOUNTEVENTSRESPONSE']._serialized_start=1280
+  _globals['_LISTACCOUNTEVENTSRESPONSE']._serialized_end=1376
+  _globals['_AUDITSERVICE']._serialized_start=1379
+  _globals['_AUDITSERVICE']._serialized_end=1789
 # @@protoc_insertion_point(module_scope)

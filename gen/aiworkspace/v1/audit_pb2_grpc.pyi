@@ -32,7 +32,8 @@ class AuditServiceStub:
     None has a call without valid credentials or beyond its rate limit, nor one about an organization or account that its
     caller may not know of or that does not exist: nobody writes into a foreign log.
 
-    A change and its entry are committed together: there is none without the other.
+    A change and its entry are committed together: there is none without the other. Only DeleteConversation, whose change
+    is not in PostgreSQL, has its entry right after it.
 
     Entries are never changed. Each carries a keyed hash over its content and the hash of the one before, so that a
     changed, missing or reordered one is found.
@@ -60,7 +61,8 @@ class AuditServiceAsyncStub(AuditServiceStub):
     None has a call without valid credentials or beyond its rate limit, nor one about an organization or account that its
     caller may not know of or that does not exist: nobody writes into a foreign log.
 
-    A change and its entry are committed together: there is none without the other.
+    A change and its entry are committed together: there is none without the other. Only DeleteConversation, whose change
+    is not in PostgreSQL, has its entry right after it.
 
     Entries are never changed. Each carries a keyed hash over its content and the hash of the one before, so that a
     changed, missing or reordered one is found.
@@ -84,7 +86,8 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     None has a call without valid credentials or beyond its rate limit, nor one about an organization or account that its
     caller may not know of or that does not exist: nobody writes into a foreign log.
 
-    A change and its entry are committed together: there is none without the other.
+    A change and its entry are committed together: there is none without the other. Only DeleteConversation, whose change
+    is not in PostgreSQL, has its entry right after it.
 
     Entries are never changed. Each carries a keyed hash over its content and the hash of the one before, so that a
     changed, missing or reordered one is found.

@@ -505,7 +505,7 @@ class RotateApiKeyRequest(_message.Message):
     """UUID chosen by the client that makes it safe to repeat the call."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the new key stops working. Not given: never."""
+        """When the new key stops working. Not given: after as long a time as the old one was made for."""
 
     def __init__(
         self,

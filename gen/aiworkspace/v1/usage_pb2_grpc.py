@@ -52,16 +52,16 @@ class UsageServiceServicer:
     """
 
     def GetUsage(self, request, context):
-        """GetUsage adds up an organization's usage, grouped as asked. Owners and admins may; every member may for
-        user_id = their own.
+        """GetUsage adds up an organization's usage, grouped as asked. Owners, admins and billing may, for all
+        workspaces and people; every member may for user_id = their own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListUsageEntries(self, request, context):
-        """ListUsageEntries lists the entries of the ledger, the latest first. Owners and admins may; every member may for
-        user_id = their own.
+        """ListUsageEntries lists the entries of the ledger, the latest first. Owners, admins and billing may, for all
+        workspaces and people; every member may for user_id = their own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,12 +34,12 @@ class UsageServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> UsageServiceAsyncStub: ...
     GetUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetUsageRequest, _usage_pb2.GetUsageResponse]
-    """GetUsage adds up an organization's usage, grouped as asked. Owners and admins may; every member may for
-    user_id = their own.
+    """GetUsage adds up an organization's usage, grouped as asked. Owners, admins and billing may, for all
+    workspaces and people; every member may for user_id = their own.
     """
     ListUsageEntries: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ListUsageEntriesRequest, _usage_pb2.ListUsageEntriesResponse]
-    """ListUsageEntries lists the entries of the ledger, the latest first. Owners and admins may; every member may for
-    user_id = their own.
+    """ListUsageEntries lists the entries of the ledger, the latest first. Owners, admins and billing may, for all
+    workspaces and people; every member may for user_id = their own.
     """
 
 @_typing.type_check_only
@@ -48,12 +48,12 @@ class UsageServiceAsyncStub(UsageServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetUsageRequest, _usage_pb2.GetUsageResponse]  # type: ignore[assignment]
-    """GetUsage adds up an organization's usage, grouped as asked. Owners and admins may; every member may for
-    user_id = their own.
+    """GetUsage adds up an organization's usage, grouped as asked. Owners, admins and billing may, for all
+    workspaces and people; every member may for user_id = their own.
     """
     ListUsageEntries: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListUsageEntriesRequest, _usage_pb2.ListUsageEntriesResponse]  # type: ignore[assignment]
-    """ListUsageEntries lists the entries of the ledger, the latest first. Owners and admins may; every member may for
-    user_id = their own.
+    """ListUsageEntries lists the entries of the ledger, the latest first. Owners, admins and billing may, for all
+    workspaces and people; every member may for user_id = their own.
     """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -65,8 +65,8 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.GetUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.GetUsageResponse, _abc.Awaitable[_usage_pb2.GetUsageResponse]]:
-        """GetUsage adds up an organization's usage, grouped as asked. Owners and admins may; every member may for
-        user_id = their own.
+        """GetUsage adds up an organization's usage, grouped as asked. Owners, admins and billing may, for all
+        workspaces and people; every member may for user_id = their own.
         """
 
     @_abc_1.abstractmethod
@@ -75,8 +75,8 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.ListUsageEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.ListUsageEntriesResponse, _abc.Awaitable[_usage_pb2.ListUsageEntriesResponse]]:
-        """ListUsageEntries lists the entries of the ledger, the latest first. Owners and admins may; every member may for
-        user_id = their own.
+        """ListUsageEntries lists the entries of the ledger, the latest first. Owners, admins and billing may, for all
+        workspaces and people; every member may for user_id = their own.
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

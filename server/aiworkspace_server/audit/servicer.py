@@ -57,8 +57,8 @@ class AuditServicer(AuditServiceServicer):
     async def VerifyAuditChain(self, request: pb.VerifyAuditChainRequest, context: Any) -> pb.VerifyAuditChainResponse:
         """Batch by batch, each in a transaction of its own: entries do not change, so a single one would add nothing,
         and it would hold a connection, and PostgreSQL's clean-up back, for as long as it takes."""
-        if request.known_sequence and not request.known_hash:
-            raise InvalidArgument({"known_hash": "must be given with known_sequence"})
+        if bool(request.known_sequence) != bool(request.known_hash):
+            raise InvalidArgument({"known_hash": "must be given with known_sequence, and only with it"})
         noted = Noted(request.known_sequence, request.known_hash) if request.known_sequence else None
         async with self._db.read(tenant_id()) as tx:
             sequence, last_hash, greatest = await store.find_end(tx, tenant_id())

@@ -103,6 +103,8 @@ async def rotate_key(
         raise FailedPrecondition(pb.ERROR_REASON_API_KEY_ENDED, "This key has ended: create another one.")
     account, scopes = await _find_account(tx, old.user_id), await scopes_of(tx, old)
     await _check_may_hand_out(tx, caller, account, scopes)
+    if expire_time is None and old.expire_time:  # else a rotation would make a key last for ever, unasked
+        expire_time = now() + (old.expire_time - old.create_time)
     end = now() + overlap
     old.expire_time = min(old.expire_time or end, end)
     key, secret = await _add_key(tx, account, old.name, scopes, expire_time, caller.user_id)
