@@ -112,7 +112,8 @@ async def test_clients_survive_a_fork_that_happens_before_their_first_call(serve
             closed.auth.get_me()
         client = Client("{server.target}")
         child = os.fork()
-        print("child" if child == 0 else "parent", client.auth.get_me().email, flush=True)
+        line = ("child " if child == 0 else "parent ") + client.auth.get_me().email + os.linesep
+        os.write(1, line.encode())  # in one piece: both write to the same pipe
         if child:
             print("exit", os.waitpid(child, 0)[1])
     """
