@@ -37,6 +37,6 @@ async def until_no_jobs(stores: Stores, about: str = "") -> None:
     """Waits until every job that was not put off is done; with the id of what jobs are about, all of those."""
     waiting = "SELECT 1 FROM procrastinate_jobs WHERE status IN ('todo', 'doing')"
     waiting += " AND strpos(args::text, %s) > 0" if about else " AND scheduled_at IS NULL AND %s = ''"
-    async with timeout(20):
+    async with timeout(60):
         while await sql(stores, waiting, about):
             await wait([create_task(sleep(0.02))])

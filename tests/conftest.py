@@ -1,11 +1,16 @@
 """One real server for all tests: real databases and mail server, a real port, and a stand-in for the providers."""
 
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
+import bcrypt
+import hypothesis
+import limits.aio.storage.memory
 import psycopg
 import pytest
 from sqlalchemy import make_url
@@ -35,6 +40,22 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
         os.environ.pop(name.upper(), None)
     os.chdir(tmp_path_factory.mktemp("work"))
     logs.configure("json", "error")
+
+
+# How long an example takes is a matter of the machine and of what else it does.
+_slow = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=_slow)
+hypothesis.settings.load_profile("any machine")
+
+real_salt = bcrypt.gensalt
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_hashes() -> Iterator[None]:
+    """Nearly every test registers people: with the least cost that settings allow that took a third of all the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bcrypt, "gensalt", lambda rounds: real_salt(4))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +107,7 @@ def store_settings(stores: Stores) -> dict[str, object]:
         "jwt_secret": "access-tokens-Xo4vKq7yPz0rGm2sLw8t",
         "jwt_refresh_secret": "refresh-tokens-Bd1hNj5uQe9aVc3fRk6i",
         "password_pepper": "pepper-Zt8wHs2xMg4pYl7oJb0nEv5kCq1d",
+        "encryption_secret": "encryption-Gh3pWs8yVn5bRk0dLt6zQm",
         "password_hash_cost": 10,
         "rate_limit_factor": 1000,
         "shutdown_seconds": 0.5,
@@ -101,8 +123,8 @@ def provider_settings(standin: Standin) -> dict[str, object]:
         "deepseek_api_key": "sk-deepseek-canary",
         "deepseek_base_url": f"{standin.url}/v1",
         "echo_tokens_per_second": 2000,
-        "provider_first_token_seconds": 2,
-        "provider_idle_seconds": 1,
+        "provider_first_token_seconds": 60,
+        "provider_idle_seconds": 60,
     }
 
 
@@ -121,6 +143,13 @@ async def app(settings: Settings) -> AsyncIterator[App]:
         yield app
 
 
+@pytest.fixture
+def one_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that are counted in memory stay in the minute in which the test began, however long it takes."""
+    begin = time.time()
+    monkeypatch.setattr(limits.aio.storage.memory, "time", SimpleNamespace(time=lambda: begin))
+
+
 @pytest.fixture(scope="session")
 async def new_person(app: App) -> AsyncIterator[NewPerson]:
     """Registers people: `await new_person()`."""
@@ -135,6 +164,7 @@ async def owner(new_person: NewPerson) -> Person:
 
 
 @pytest.fixture
-async def place(owner: Person) -> Place:
-    """A new organization with a workspace and a conversation."""
+async def place(app: App, owner: Person) -> Place:
+    """A new organization with a workspace and a conversation, and no provider that the server has given up."""
+    app.engine.breakers.forget()
     return await make_place(owner)

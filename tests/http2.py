@@ -1,11 +1,13 @@
 """Calls over bare HTTP/2: what no gRPC library sends, but a connection can carry."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY = 0, 1, 3, 4, 7  # kinds of frames
 END_STREAM, END_HEADERS = 1, 4  # their flags
+_EVERYTHING_AT_ONCE = b"\0\4\x7f\xff\xff\xff"  # the setting that lets the server send 2 GiB of a stream
 
 Header = tuple[bytes, bytes]
 
@@ -45,17 +47,33 @@ def _length(text: bytes) -> bytes:
 async def call(address: str, path: str, message: bytes, headers: Iterable[Header] = ()) -> Answer:
     """Makes a unary call, and reads until it ends."""
     reader, writer = await asyncio.open_connection(*address.split(":"))
-    always = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path.encode()), (b":authority", b"server")]
-    always += [(b"te", b"trailers"), (b"content-type", b"application/grpc")]
-    block = b"".join(literal(*header) for header in [*always, *headers])
-    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, b""))
-    writer.write(frame(HEADERS, END_HEADERS, 1, block))
-    writer.write(frame(DATA, END_STREAM, 1, bytes(1) + len(message).to_bytes(4, "big") + message))
+    writer.write(_call(path, message, headers, b""))
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await _read(reader)
     finally:
         writer.close()
+
+
+@asynccontextmanager
+async def unread(address: str, path: str, message: bytes, headers: Iterable[Header] = ()) -> AsyncIterator[None]:
+    """A call whose answer nobody reads, not even from the socket, though all of it was asked for."""
+    _, writer = await asyncio.open_connection(*address.split(":"))
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    writer.write(_call(path, message, headers, _EVERYTHING_AT_ONCE))
+    try:
+        yield
+    finally:
+        writer.transport.abort()
+
+
+def _call(path: str, message: bytes, headers: Iterable[Header], settings: bytes) -> bytes:
+    always = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path.encode()), (b":authority", b"server")]
+    always += [(b"te", b"trailers"), (b"content-type", b"application/grpc")]
+    block = b"".join(literal(*header) for header in [*always, *headers])
+    begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, settings)
+    body = bytes(1) + len(message).to_bytes(4, "big") + message
+    return begin + frame(HEADERS, END_HEADERS, 1, block) + frame(DATA, END_STREAM, 1, body)
 
 
 async def _read(reader: asyncio.StreamReader) -> Answer:

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiosmtpd.controller import Controller
 
-_SECONDS = 40.0  # what a killed server had begun is taken up after 25
+_SECONDS = 90.0  # what a killed server had begun is taken up after 21 at the latest
 
 
 class Mailbox:

@@ -13,7 +13,9 @@ from aiworkspace.v1.access_pb2_grpc import AccessServiceStub
 from aiworkspace.v1.account_pb2_grpc import AccountServiceStub
 from aiworkspace.v1.audit_pb2_grpc import AuditServiceStub
 from aiworkspace.v1.auth_pb2_grpc import AuthServiceStub
+from aiworkspace.v1.budget_pb2_grpc import BudgetServiceStub
 from aiworkspace.v1.chat_pb2_grpc import ChatServiceStub
+from aiworkspace.v1.model_pb2_grpc import ModelServiceStub
 from aiworkspace.v1.org_pb2_grpc import OrgServiceStub
 from aiworkspace.v1.service_account_pb2_grpc import ServiceAccountServiceStub
 from aiworkspace.v1.team_pb2_grpc import TeamServiceStub
@@ -61,7 +63,8 @@ class Person:
 
     def __init__(self, address: str) -> None:
         self.bearer = Bearer()
-        options = (("grpc.max_receive_message_length", 16 << 20),)
+        # A connection of its own, which may lead to another process than that of somebody else.
+        options = (("grpc.max_receive_message_length", 16 << 20), ("grpc.use_local_subchannel_pool", 1))
         self.channel = grpc.aio.insecure_channel(address, options, interceptors=self.bearer.interceptors())
         self.auth: Any = AuthServiceStub(self.channel)
         self.accounts: Any = AccountServiceStub(self.channel)
@@ -71,8 +74,10 @@ class Person:
         self.service_accounts: Any = ServiceAccountServiceStub(self.channel)
         self.audit: Any = AuditServiceStub(self.channel)
         self.workspaces: Any = WorkspaceServiceStub(self.channel)
+        self.models: Any = ModelServiceStub(self.channel)
         self.chat: Any = ChatServiceStub(self.channel)
         self.usage: Any = UsageServiceStub(self.channel)
+        self.budgets: Any = BudgetServiceStub(self.channel)
         self.email = f"{uuid.uuid4().hex[:12]}@example.com"
         self.user_id = ""
         self.tokens = auth_pb2.TokenPair()
@@ -147,7 +152,7 @@ def kinds_of(events: list[chat_pb2.ChatEvent]) -> list[str | None]:
     return [event.WhichOneof("event") for event in events]
 
 
-async def say(person: Person, conversation_id: str, content: str, **fields: str) -> list[chat_pb2.ChatEvent]:
+async def say(person: Person, conversation_id: str, content: str, **fields: Any) -> list[chat_pb2.ChatEvent]:
     """Sends a message and waits for the end of the answer."""
     request = chat_pb2.SendMessageRequest(conversation_id=conversation_id, content=content, **fields)
     return await events_of(person.chat.SendMessage(request))

@@ -5,16 +5,20 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 
 class ServerProcess:
-    """`python -m aiworkspace_server serve` with embedded databases under one data directory."""
+    """`python -m aiworkspace_server serve` with embedded databases under one data directory, unless told otherwise."""
 
-    def __init__(self, data_dir: Path, environment: Mapping[str, object], stdin: int | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, environment: Mapping[str, object], *options: str, stdin: int | None = None
+    ) -> None:
         self._environment = {name.upper(): str(value) for name, value in environment.items()}
         self._environment |= {"DATA_DIR": str(data_dir), "PORT": "0", "LOG_FORMAT": "json"}
         self._data_dir = data_dir
+        self._options = options
         self._stdin = stdin
         self._process: asyncio.subprocess.Process | None = None
         self.address = ""
@@ -24,7 +28,7 @@ class ServerProcess:
         self._data_dir.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "aiworkspace_server", "serve"),
+                *(sys.executable, "-m", "aiworkspace_server", "serve", *self._options),
                 cwd=self._data_dir,
                 env={**os.environ, **self._environment, **environment},
                 stdin=self._stdin,
@@ -32,16 +36,29 @@ class ServerProcess:
                 stderr=log,
             )
         assert self._process.stdout
-        line = (await asyncio.wait_for(self._process.stdout.readline(), 60)).decode()
+        line = (await asyncio.wait_for(self._process.stdout.readline(), 120)).decode()
         assert line.startswith("aiworkspace listening on "), line + self.log.read_text()
         self.address = line.split()[-1]
+
+    async def command(self, *arguments: str) -> str:
+        """What another command of the server prints, with the same settings. It may run or not."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "aiworkspace_server", *arguments),
+            cwd=self._data_dir,
+            env=os.environ | self._environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        output, errors = await process.communicate()
+        assert process.returncode == 0, errors.decode()
+        return output.decode()
 
     async def read_until(self, text: str) -> str:
         """What it prints from here to a line with this text."""
         assert self._process
         assert self._process.stdout
         read = ""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while text not in read:
                 read += (await self._process.stdout.readline()).decode()
         return read
@@ -51,8 +68,26 @@ class ServerProcess:
         return self._process is not None and self._process.returncode is None
 
     @property
+    def resident_bytes(self) -> int:
+        """The memory that it has."""
+        assert self._process
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+
+    @property
     def log(self) -> Path:
         return self._data_dir / "server.log"
+
+    @property
+    def workers(self) -> list[int]:
+        """Process ids of its workers."""
+        assert self._process
+        found = []
+        for child in Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if b"aiworkspace_server\0worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
+        return found
 
     def send(self, number: signal.Signals) -> None:
         assert self._process
@@ -63,7 +98,7 @@ class ServerProcess:
         self.send(number)
         return await self.wait()
 
-    async def wait(self, seconds: float = 30) -> int:
+    async def wait(self, seconds: float = 90) -> int:
         assert self._process
         await asyncio.wait_for(self._process.communicate(), seconds)
         assert self._process.returncode is not None

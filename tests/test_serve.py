@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from aiworkspace.v1 import auth_pb2
 from aiworkspace.v1.auth_pb2_grpc import AuthServiceStub
 from aiworkspace_server.app import App, running
-from aiworkspace_server.chat.recovery import DatabaseInUseError
+from aiworkspace_server.chat.leases import DatabaseInUseError
 from aiworkspace_server.kit.embedded import embedded_postgres
 from aiworkspace_server.migrate import SchemaError
 from aiworkspace_server.rpc import SERVICES
@@ -100,7 +100,7 @@ async def test_a_port_that_is_taken_is_an_error(app: App, stores: Stores) -> Non
 async def test_a_second_server_on_a_database_is_refused(
     app: App, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiworkspace_server.chat.recovery._WAIT_SECONDS", 1)
+    monkeypatch.setattr("aiworkspace_server.chat.leases._WAIT_SECONDS", 1)
     with pytest.raises(DatabaseInUseError, match="stop it first"):
         async with running(settings, migrating=False):
             pass
@@ -123,7 +123,7 @@ async def test_settings_that_are_missing_are_named_on_standard_error(stores: Sto
     )
     _, errors = await process.communicate()
     assert process.returncode == 2
-    for name in ("JWT_SECRET", "JWT_REFRESH_SECRET", "PASSWORD_PEPPER"):
+    for name in ("JWT_SECRET", "JWT_REFRESH_SECRET", "PASSWORD_PEPPER", "ENCRYPTION_SECRET"):
         assert f"error: {name}" in errors.decode()
 
 

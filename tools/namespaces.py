@@ -30,7 +30,7 @@ class Namespaces:
         self._types = types
         noun = service.name.removesuffix("Service")
         self._noun = _words(noun)
-        listed = any(method.name == f"List{noun}s" for method in service.methods)
+        listed = any(re.fullmatch(f"List\\w*{noun}s", method.name) for method in service.methods)
         self.name = "_".join(self._noun).lower() + ("s" if listed else "")
         self._class_name = noun + ("s" if listed else "")
 

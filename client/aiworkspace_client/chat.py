@@ -1,6 +1,6 @@
 """The chat namespace: what the contract gives, and the streams."""
 
-from aiworkspace.v1.chat_pb2 import SendMessageRequest, StreamRunRequest
+from aiworkspace.v1.chat_pb2 import ModelParameters, SendMessageRequest, StreamRunRequest
 from aiworkspace_client._generated import chat
 from aiworkspace_client.follower import RunFollower, StreamTiming
 from aiworkspace_client.portal import Portal
@@ -22,6 +22,7 @@ class AsyncChat(chat.AsyncChat):
         content: str,
         *,
         model: str = "",
+        parameters: ModelParameters | None = None,
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> AsyncChatStream:
@@ -34,7 +35,8 @@ class AsyncChat(chat.AsyncChat):
         Args:
             conversation_id: The conversation.
             content: What the person says: 1 byte to 1 MiB of UTF-8.
-            model: Model that answers this message: one of list_models. Empty means the conversation's model.
+            model: Model that answers this message: one of list_workspace_models. Empty means the conversation's model.
+            parameters: How the model is to answer. What is not set is up to the model.
             request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
             timeout: Seconds after which DeadlineExceededError is raised. The run goes on. None: for as long as it runs.
         """
@@ -42,6 +44,7 @@ class AsyncChat(chat.AsyncChat):
             conversation_id=conversation_id,
             content=content,
             model=model,
+            parameters=parameters,
             request_id=request_id or new_request_id(),
         )
         return self._stream(request, timeout)
@@ -75,6 +78,7 @@ class Chat(chat.Chat):
         content: str,
         *,
         model: str = "",
+        parameters: ModelParameters | None = None,
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> ChatStream:
@@ -87,11 +91,14 @@ class Chat(chat.Chat):
         Args:
             conversation_id: The conversation.
             content: What the person says: 1 byte to 1 MiB of UTF-8.
-            model: Model that answers this message: one of list_models. Empty means the conversation's model.
+            model: Model that answers this message: one of list_workspace_models. Empty means the conversation's model.
+            parameters: How the model is to answer. What is not set is up to the model.
             request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
             timeout: Seconds after which DeadlineExceededError is raised. The run goes on. None: for as long as it runs.
         """
-        stream = self._streams.send(conversation_id, content, model=model, request_id=request_id, timeout=timeout)
+        stream = self._streams.send(
+            conversation_id, content, model=model, parameters=parameters, request_id=request_id, timeout=timeout
+        )
         return ChatStream(self._portal, stream)
 
     def stream_run(self, run_id: str, *, after_sequence: int = 0, timeout: float | None = None) -> ChatStream:

@@ -7,6 +7,8 @@ from aiworkspace_client._generated.access import Access, AsyncAccess
 from aiworkspace_client._generated.account import Account, AsyncAccount
 from aiworkspace_client._generated.audit import AsyncAudit, Audit
 from aiworkspace_client._generated.auth import AsyncAuth, Auth
+from aiworkspace_client._generated.budgets import AsyncBudgets, Budgets
+from aiworkspace_client._generated.models import AsyncModels, Models
 from aiworkspace_client._generated.orgs import AsyncOrgs, Orgs
 from aiworkspace_client._generated.service_accounts import AsyncServiceAccounts, ServiceAccounts
 from aiworkspace_client._generated.teams import AsyncTeams, Teams
@@ -65,7 +67,9 @@ class AsyncClient:
         self.access = AsyncAccess(self._transport)
         self.workspaces = AsyncWorkspaces(self._transport)
         self.chat = AsyncChat(self._transport, StreamTiming())
+        self.models = AsyncModels(self._transport)
         self.usage = AsyncUsage(self._transport)
+        self.budgets = AsyncBudgets(self._transport)
         self.service_accounts = AsyncServiceAccounts(self._transport)
         self.audit = AsyncAudit(self._transport)
 
@@ -125,7 +129,9 @@ class Client:
         self.access = Access(self._portal, client.access)
         self.workspaces = Workspaces(self._portal, client.workspaces)
         self.chat = Chat(self._portal, client.chat)
+        self.models = Models(self._portal, client.models)
         self.usage = Usage(self._portal, client.usage)
+        self.budgets = Budgets(self._portal, client.budgets)
         self.service_accounts = ServiceAccounts(self._portal, client.service_accounts)
         self.audit = Audit(self._portal, client.audit)
 

@@ -6,8 +6,9 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError
-from typing import Any, TypeVar
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
 
 from aiworkspace_client.errors import CallCancelledError
 
@@ -15,6 +16,9 @@ T = TypeVar("T")
 
 # How long the client may take to close its connection at exit, in seconds.
 _CLOSE_SECONDS = 4.0
+# How long a wait lasts before it begins anew, in seconds. Python does not notice a signal that arrives at the very
+# moment at which a wait begins: without this, that Ctrl-C would do nothing until the wait is over.
+_WAIT_SECONDS = 0.25
 
 
 class Portal:
@@ -33,20 +37,18 @@ class Portal:
         self._pid = 0
         self._closed = False
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Wait for the coroutine. An interrupt of the wait cancels it."""
+    def run(self, coroutine: Coroutine[Any, Any, T], unread: Callable[[T], None] | None = None) -> T:
+        """Wait for the coroutine. An interrupt of the wait cancels it, or gives what it has returned to unread."""
         try:
             loop = self._running_loop()
-        except RuntimeError:
+        except BaseException:
             coroutine.close()
             raise
-        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        call = _Call(loop, coroutine)
         try:
-            return future.result()
-        except CancelledError:
-            raise CallCancelledError("The client was closed during the call.") from None
+            return call.wait()
         except BaseException:
-            future.cancel()
+            call.give_up(unread)
             raise
 
     def close(self) -> None:
@@ -57,24 +59,88 @@ class Portal:
             self._stop()
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._closed:
+            raise RuntimeError("The client is closed.")
+        if self._pid not in (0, os.getpid()):
+            raise RuntimeError("A client that was used before a fork cannot be used in the new process.")
+        if self._thread is threading.current_thread():
+            raise RuntimeError("A callback of the client cannot wait for a call of the same client.")
+        return self._loop or self._start()
+
+    def _start(self) -> asyncio.AbstractEventLoop:
         with self._lock:
+            if self._loop is not None:
+                return self._loop
             if self._closed:
                 raise RuntimeError("The client is closed.")
-            if self._pid not in (0, os.getpid()):
-                raise RuntimeError("A client that was used before a fork cannot be used in the new process.")
-            if self._loop is None:
-                self._start()
-            if self._thread is threading.current_thread():
-                raise RuntimeError("A callback of the client cannot wait for a call of the same client.")
-            assert self._loop is not None
-            return self._loop
+            loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=_work, args=(loop,), name="aiworkspace-client", daemon=True)
+            try:
+                thread.start()
+            except BaseException:  # the next call starts another one
+                loop.call_soon_threadsafe(loop.stop)
+                raise
+            self._stop = weakref.finalize(self, _stop, loop, thread, self._at_close, os.getpid())
+            self._thread, self._pid, self._loop = thread, os.getpid(), loop
+            return loop
 
-    def _start(self) -> None:
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=_work, args=(loop,), name="aiworkspace-client", daemon=True)
-        thread.start()
-        self._loop, self._thread, self._pid = loop, thread, os.getpid()
-        self._stop = weakref.finalize(self, _stop, loop, thread, self._at_close, self._pid)
+
+class _Call(Generic[T]):
+    """A coroutine that another thread waits for.
+
+    The wait can be interrupted between any two steps. So it takes no lock that the loop's thread would wait for, which
+    futures do, and whatever was begun when the interrupt came is ended by give_up in the loop's thread.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._loop = loop
+        self._coroutine = coroutine
+        self._task: asyncio.Task[T] | None = None
+        self._ended: SimpleQueue[asyncio.Task[T]] = SimpleQueue()
+
+    def wait(self) -> T:
+        self._loop.call_soon_threadsafe(self._begin)
+        while not self._loop.is_closed():
+            with suppress(Empty):
+                return _result(self._ended.get(timeout=_WAIT_SECONDS))
+        raise _closed()
+
+    def give_up(self, unread: Callable[[T], None] | None) -> None:
+        """End it. Unread gets what it has returned all the same; nothing happens when it has raised something."""
+        try:
+            self._loop.call_soon_threadsafe(self._end, unread)
+        except RuntimeError:  # the loop is closed
+            self._coroutine.close()
+
+    def _begin(self) -> None:
+        self._task = self._loop.create_task(self._coroutine)
+        self._task.add_done_callback(self._ended.put)
+
+    def _end(self, unread: Callable[[T], None] | None) -> None:
+        if self._task is None:
+            self._coroutine.close()
+            return
+        self._task.cancel()
+        if unread is not None:
+            self._task.add_done_callback(lambda task: _give(task, unread))
+
+
+def _give(task: asyncio.Task[T], unread: Callable[[T], None]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        unread(task.result())
+
+
+def _result(task: asyncio.Task[T]) -> T:
+    try:
+        return task.result()
+    except asyncio.CancelledError:
+        raise _closed() from None
+    finally:
+        del task  # which has the exception, which has this frame
+
+
+def _closed() -> CallCancelledError:
+    return CallCancelledError("The client was closed during the call.")
 
 
 def _work(loop: asyncio.AbstractEventLoop) -> None:

@@ -22,10 +22,13 @@ class AsyncChatStream:
         self._follower = follower
         self._cancel_run = cancel_run
         self._terminal: ChatEvent | None = None
+        self._unread: list[ChatEvent] = []
         self.run: Run | None = None
         """The run as the latest event showed it, None as long as no event did."""
         self.last_sequence = follower.last_sequence
         """Sequence of the last event: what to give to stream_run to go on after it."""
+        self.model = ""
+        """Id of the model that was asked last. It changes when another one takes over, perhaps in mid-sentence."""
 
     @property
     def run_id(self) -> str:
@@ -73,28 +76,36 @@ class AsyncChatStream:
 
     async def next_event(self) -> ChatEvent | None:
         """The next event, None after the terminal one."""
-        event = await self._follower.next()
+        event = self._unread.pop() if self._unread else await self._follower.next()
         if event is not None:
             self._note(event)
         return event
 
-    async def next_text(self) -> str | None:
-        """The next piece of text, None at the end of the run. Raises RunFailedError."""
+    async def next_delta(self) -> ChatEvent | None:
+        """The next event with a piece of text, None at the end of the run. Raises RunFailedError."""
         while (event := await self.next_event()) is not None:
             if event.HasField("content_delta") and event.content_delta.kind != CONTENT_KIND_THINKING:
-                return event.content_delta.text
+                return event
         self._answer()
         return None
 
+    def unread(self, event: ChatEvent | None) -> None:
+        """Takes an event back that was returned but did not arrive, because the wait for it was interrupted."""
+        if event is not None:
+            self._unread.append(event)
+            self.last_sequence = min(self.last_sequence, event.sequence - 1)
+
     async def _texts(self) -> AsyncIterator[str]:
-        while (text := await self.next_text()) is not None:
-            yield text
+        while (event := await self.next_delta()) is not None:
+            yield event.content_delta.text
 
     def _note(self, event: ChatEvent) -> None:
         self.last_sequence = max(self.last_sequence, event.sequence)
         match event.WhichOneof("event"):
             case "run_started":
                 self.run = event.run_started.run
+            case "attempt_started":
+                self.model = event.attempt_started.model
             case "run_completed" | "run_failed" | "run_cancelled" as kind:
                 self._terminal = event
                 self.run = getattr(event, kind).run
@@ -128,6 +139,11 @@ class ChatStream:
         """The run as the latest event showed it, None as long as no event did."""
         return self._stream.run
 
+    @property
+    def model(self) -> str:
+        """Id of the model that was asked last. It changes when another one takes over, perhaps in mid-sentence."""
+        return self._stream.model
+
     def __enter__(self) -> Self:
         self._portal.run(self._stream.__aenter__())
         return self
@@ -138,14 +154,14 @@ class ChatStream:
         self._portal.run(self._stream.__aexit__(kind, error, trace))
 
     def __iter__(self) -> Iterator[ChatEvent]:
-        while (event := self._portal.run(self._stream.next_event())) is not None:
+        while (event := self._portal.run(self._stream.next_event(), self._stream.unread)) is not None:
             yield event
 
     @property
     def text(self) -> Iterator[str]:
         """The pieces of the answer's text as they come, without what the model thinks. Raises RunFailedError."""
-        while (text := self._portal.run(self._stream.next_text())) is not None:
-            yield text
+        while (event := self._portal.run(self._stream.next_delta(), self._stream.unread)) is not None:
+            yield event.content_delta.text
 
     def final_message(self) -> Message:
         """Wait for the end of the run and return the answer. Raises RunFailedError.

@@ -4,7 +4,12 @@
 from aiworkspace.v1.access_pb2 import CustomRole, Grant, GrantSource
 from aiworkspace.v1.audit_pb2 import AuditEvent
 from aiworkspace.v1.auth_pb2 import Jwk, Session, TokenPair, User
+from aiworkspace.v1.budget_pb2 import Budget, BudgetLimit, BudgetScope, BudgetStatus, BudgetWindow, RateLimit
 from aiworkspace.v1.chat_pb2 import (
+    Attempt,
+    AttemptFailed,
+    AttemptStarted,
+    AttemptState,
     ChatEvent,
     Content,
     ContentDelta,
@@ -18,6 +23,8 @@ from aiworkspace.v1.chat_pb2 import (
     MessageRole,
     MessageState,
     Model,
+    ModelParameters,
+    ReasoningEffort,
     Run,
     RunCancelled,
     RunCompleted,
@@ -27,16 +34,26 @@ from aiworkspace.v1.chat_pb2 import (
     RunState,
 )
 from aiworkspace.v1.common_pb2 import ErrorReason, Money, TokenUsage
+from aiworkspace.v1.model_pb2 import ModelLimit, ModelPolicy, ParameterBounds, ProviderKey
 from aiworkspace.v1.org_pb2 import Invitation, InvitationState, Member, MemberKind, MemberState, Org, Role
 from aiworkspace.v1.service_account_pb2 import ApiKey, ApiKeyState, ServiceAccount
 from aiworkspace.v1.team_pb2 import Team, TeamMember
-from aiworkspace.v1.usage_pb2 import UsageDimension, UsageEntry, UsageRow, UsageTotal
+from aiworkspace.v1.usage_pb2 import ReconciledState, UsageDimension, UsageEntry, UsageEntryKind, UsageRow, UsageTotal
 from aiworkspace.v1.workspace_pb2 import Workspace, WorkspaceMember, WorkspaceRole, WorkspaceVisibility
 
 __all__ = [
     "ApiKey",
     "ApiKeyState",
+    "Attempt",
+    "AttemptFailed",
+    "AttemptStarted",
+    "AttemptState",
     "AuditEvent",
+    "Budget",
+    "BudgetLimit",
+    "BudgetScope",
+    "BudgetStatus",
+    "BudgetWindow",
     "ChatEvent",
     "Content",
     "ContentDelta",
@@ -60,8 +77,16 @@ __all__ = [
     "MessageRole",
     "MessageState",
     "Model",
+    "ModelLimit",
+    "ModelParameters",
+    "ModelPolicy",
     "Money",
     "Org",
+    "ParameterBounds",
+    "ProviderKey",
+    "RateLimit",
+    "ReasoningEffort",
+    "ReconciledState",
     "Role",
     "Run",
     "RunCancelled",
@@ -78,6 +103,7 @@ __all__ = [
     "TokenUsage",
     "UsageDimension",
     "UsageEntry",
+    "UsageEntryKind",
     "UsageRow",
     "UsageTotal",
     "User",

@@ -1,26 +1,33 @@
-"""`python -m aiworkspace_server serve | migrate`."""
+"""`python -m aiworkspace_server serve | migrate | rotate-keys | rebuild-usage | reconcile`."""
 
 import argparse
 import asyncio
 import os
 import signal
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 import uvloop
 
 from . import settings as configuration
-from .app import App, databases, running
+from .app import App, address_of, databases, prepare, running, serving
 from .auth.keys import read_keys
-from .chat.recovery import DatabaseInUseError
+from .chat.leases import DatabaseInUseError
+from .commands import CommandError, rebuild_usage, reconcile_bill
 from .kit import logs
 from .kit.contract import ContractError
 from .kit.embedded import EmbeddedError
 from .kit.mongo import Mongo
+from .kit.postgres import Database
 from .kit.stores import STORE_AWAY
 from .migrate import SchemaError, migrate
+from .policies.rotation import rotate_keys
+from .policies.vault import Vault
 from .settings import Settings, SettingsError
+from .workers import STOP_SECONDS, Crew, Parent, WorkerFailedError, reserved_port
 
 log = structlog.get_logger("serve")
 
@@ -32,12 +39,13 @@ def main() -> None:
     arguments = _arguments()
     settings = configuration.load()
     logs.configure(settings.log_format, settings.log_level)
-    work = _serve(settings, arguments.migrate) if arguments.command == "serve" else _migrate(settings)
     try:
-        uvloop.run(work)
+        uvloop.run(_work(settings, arguments))
     except SettingsError as error:
         configuration.refuse(error)
-    except (SchemaError, DatabaseInUseError, EmbeddedError, ContractError, OSError) as error:
+    except WorkerFailedError as error:
+        sys.exit(error.code)
+    except (SchemaError, DatabaseInUseError, EmbeddedError, ContractError, CommandError, OSError) as error:
         sys.exit(f"error: {error}")
     except STORE_AWAY as error:
         sys.exit(f"error: a database does not answer: {error}")
@@ -45,30 +53,128 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m aiworkspace_server", description="The AI Workspace server.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="start the server; settings come from the environment and .env")
     serve.add_argument("--migrate", action="store_true", help="bring the databases to the present schema first")
+    serve.add_argument(
+        "--workers", type=_count, default=1, metavar="N", help="how many processes serve; more than one need Redis"
+    )
     commands.add_parser("migrate", help="bring the databases to the present schema")
-    return parser.parse_args()
+    commands.add_parser("rotate-keys", help="encrypt what is stored encrypted anew, with ENCRYPTION_SECRET")
+    commands.add_parser("rebuild-usage", help="add up usage and budgets anew from the ledger; servers may run")
+    bill = commands.add_parser("reconcile", help="correct the ledger by what a provider billed; servers may run")
+    bill.add_argument("file", type=Path, help='a line each: {"request": "run_id/attempt", "input_tokens": 1, ...}')
+    bill.add_argument("--provider", required=True, help="whose bill it is, such as openai")
+    bill.add_argument("--complete", action="store_true", help="what is not in it and began in the time cost nothing")
+    bill.add_argument("--start", type=_time, help="begin of that time, such as 2026-11-01 or 2026-11-01T06:00Z; UTC")
+    bill.add_argument("--end", type=_time, help="end of that time, exclusive")
+    bill.add_argument("--dry-run", action="store_true", help="compare alone and write nothing")
+    commands.add_parser("worker")  # what serve --workers starts
+    arguments = parser.parse_args()
+    if arguments.command == "reconcile" and arguments.complete != bool(arguments.start and arguments.end):
+        bill.error("--complete needs --start and --end, which are for nothing else")
+    return arguments
+
+
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise ValueError
+    return count
+
+
+async def _work(settings: Settings, arguments: argparse.Namespace) -> None:
+    match arguments.command:
+        case "serve" if arguments.workers > 1:
+            await _serve_with_workers(settings, arguments.migrate, arguments.workers)
+        case "serve":
+            await _serve(settings, arguments.migrate)
+        case "worker":
+            await _be_worker(settings)
+        case "migrate":
+            await _migrate(settings)
+        case "rotate-keys":
+            await _rotate_keys(settings)
+        case "rebuild-usage":
+            await rebuild_usage(settings)
+        case "reconcile":
+            complete = (arguments.start, arguments.end) if arguments.complete else None
+            await reconcile_bill(settings, arguments.provider, arguments.file, complete, dry_run=arguments.dry_run)
 
 
 async def _serve(settings: Settings, migrating: bool) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = _stop_signals()
     async with running(settings, migrating=migrating) as app:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _hang_up, app, stop, os.isatty(0))
-        print(f"aiworkspace listening on {app.address}", flush=True)
-        print(_first_steps(app.address, secure=settings.tls_cert_file is not None), flush=True)
+        _on_hang_up(stop, lambda: _read_keys(app))
+        _welcome(settings, app.address)
         await stop.wait()
         print("stopping", flush=True)
 
 
-def _hang_up(app: App, stop: asyncio.Event, began_on_terminal: bool) -> None:
-    """Reads the keys of tokens anew; or stops, when the signal says that the terminal has gone."""
-    if began_on_terminal and not os.isatty(0):
-        stop.set()
-        return
+async def _serve_with_workers(settings: Settings, migrating: bool, count: int) -> None:
+    """Serves nothing itself: starts the databases, if they are embedded, and watches over the workers."""
+    if settings.redis_url is None and not settings.embedded:
+        raise SettingsError(["REDIS_URL is not set; several workers need Redis to reach each other's answers"])
+    stop = _stop_signals()
+    read_keys(settings)
+    with reserved_port(settings.host, settings.port) as port:
+        async with databases(settings, several=True) as where:
+            await prepare(settings, where, migrating=migrating)
+            crew = Crew(where, port, count, settings.shutdown_seconds)
+            async with crew.working():
+                _on_hang_up(stop, lambda: crew.send(signal.SIGHUP))
+                _welcome(settings, address_of(settings, port))
+                await stop.wait()
+                print("stopping", flush=True)
+
+
+async def _be_worker(settings: Settings) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read anew
+    stop, parent = _stop_signals(), await Parent.connect()
+    orders = await parent.orders()
+    logs.configure(settings.log_format, settings.log_level, worker=orders.number)
+    watching = asyncio.create_task(parent.gone())
+    watching.add_done_callback(lambda _: _stop_alone(settings, stop))
+    own = settings.model_copy(update={"port": orders.port})
+    async with serving(own, orders.databases, sharing_port=True) as app:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _read_keys, app)
+        parent.say_ready()
+        await stop.wait()
+
+
+def _stop_alone(settings: Settings, stop: asyncio.Event) -> None:
+    """Nobody is there who would end a worker that does not stop by itself."""
+    stop.set()
+    asyncio.get_running_loop().call_later(settings.shutdown_seconds + STOP_SECONDS, os._exit, 1)
+
+
+def _stop_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def _on_hang_up(stop: asyncio.Event, read_anew: Callable[[], None]) -> None:
+    """What SIGHUP does: it makes the keys be read anew, or stops, when it says that the terminal has gone."""
+    began_on_terminal = os.isatty(0)
+
+    def hang_up() -> None:
+        if began_on_terminal and not os.isatty(0):
+            stop.set()
+        else:
+            read_anew()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
+
+
+def _read_keys(app: App) -> None:
+    """Reads the keys of tokens anew."""
     try:
         keys = read_keys(configuration.read())
     except SettingsError as error:
@@ -88,6 +194,21 @@ async def _migrate(settings: Settings) -> None:
         await migrate(where.owner_url, mongo)
         await mongo.close()
     print("the databases are at the present schema")
+
+
+async def _rotate_keys(settings: Settings) -> None:
+    async with databases(settings) as where:
+        db = Database(where.url)
+        sealed, lost = await rotate_keys(db, Vault.from_settings(settings))
+        await db.close()
+    print(f"encrypted anew: {sealed}")
+    if lost:
+        sys.exit(f"error: {lost} could not be decrypted: is a secret missing in ENCRYPTION_OTHER_SECRETS?")
+
+
+def _welcome(settings: Settings, address: str) -> None:
+    print(f"aiworkspace listening on {address}", flush=True)
+    print(_first_steps(address, secure=settings.tls_cert_file is not None), flush=True)
 
 
 def _first_steps(address: str, *, secure: bool) -> str:

@@ -23,12 +23,20 @@ from .auth.credentials import Credentials
 from .auth.jobs import Notices
 from .auth.keys import Keys, read_keys
 from .auth.servicer import AuthServicer
-from .chat.recovery import recover, sole_server
+from .budgets.jobs import Alerts
+from .budgets.servicer import BudgetServicer
+from .chat.engine import Engine
+from .chat.leases import Lease
+from .chat.recovery import Recovery, purge_deleted
+from .chat.relay import Relay
 from .chat.runs import Runs
-from .chat.service import ChatFinder, cancel_unentitled
+from .chat.service import ChatFinder
 from .chat.servicer import ChatServicer
+from .chat.stops import Stops
+from .chat.upkeep import Upkeep
 from .kit.contract import Method
-from .kit.embedded import embedded_mongo, embedded_postgres
+from .kit.embedded import embedded_mongo, embedded_postgres, embedded_redis
+from .kit.gate import Gate
 from .kit.jobs import Jobs
 from .kit.keys import derive
 from .kit.limits import Counters, Limits
@@ -37,15 +45,22 @@ from .kit.mongo import Mongo
 from .kit.pages import Pages
 from .kit.postgres import Database
 from .kit.replies import Replies
+from .kit.timestamps import now
+from .llm.breaker import Breakers
 from .llm.registry import Registry
 from .migrate import check_schema, migrate
 from .orgs.jobs import InvitationMails
 from .orgs.servicer import OrgServicer
 from .orgs.tokens import InvitationTokens
+from .policies.plan import Plans
+from .policies.providers import Providers
+from .policies.servicer import ModelServicer
+from .policies.vault import Vault
 from .rpc import Services, add_services, build_server, read_surface
 from .service_accounts.servicer import ServiceAccountServicer
 from .settings import Settings
 from .teams.servicer import TeamServicer
+from .usage.ledger import Ledger
 from .usage.servicer import UsageServicer
 from .workspaces.service import WorkspaceFinder
 from .workspaces.servicer import WorkspaceServicer
@@ -61,8 +76,15 @@ class App:
     db: Database
     mongo: Mongo
     registry: Registry
+    engine: Engine
+    plans: Plans
     runs: Runs
+    lease: Lease
     credentials: Credentials
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.engine.ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +94,17 @@ class Databases:
     url: str
     owner_url: str
     mongo_uri: str
+    redis_url: str | None
 
 
 @asynccontextmanager
-async def databases(settings: Settings) -> AsyncIterator[Databases]:
-    """Those of the settings, or embedded ones that live as long as the context."""
+async def databases(settings: Settings, *, several: bool = False) -> AsyncIterator[Databases]:
+    """Those of the settings, or embedded ones that live as long as the context; Redis only for several processes."""
+    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
     if settings.database_url and settings.mongo_uri:
         url = settings.database_url.get_secret_value()
         owner = settings.migration_database_url or settings.database_url
-        yield Databases(url, owner.get_secret_value(), settings.mongo_uri.get_secret_value())
+        yield Databases(url, owner.get_secret_value(), settings.mongo_uri.get_secret_value(), redis_url)
         return
     async with AsyncExitStack() as stack:
         log.info("starting databases", data_dir=str(settings.data_dir))
@@ -88,34 +112,64 @@ async def databases(settings: Settings) -> AsyncIterator[Databases]:
             stack.enter_async_context(embedded_postgres(settings.data_dir)),
             stack.enter_async_context(embedded_mongo(settings.data_dir)),
         )
-        yield Databases(url, url, mongo_uri)
+        if several and redis_url is None:
+            redis_url = await stack.enter_async_context(embedded_redis(settings.data_dir))
+        yield Databases(url, url, mongo_uri, redis_url)
+
+
+async def prepare(settings: Settings, where: Databases, *, migrating: bool) -> None:
+    """Brings the databases to the present schema when that was asked for. Embedded ones always are."""
+    if migrating or settings.embedded:
+        mongo = Mongo(where.mongo_uri)
+        await migrate(where.owner_url, mongo)
+        await mongo.close()
 
 
 @asynccontextmanager
 async def running(settings: Settings, *, migrating: bool) -> AsyncIterator[App]:
-    """A server that takes calls until the context ends. Embedded databases are always migrated."""
+    """A server that takes calls until the context ends."""
+    read_keys(settings)  # what is wrong with them is said before anything is started
+    async with databases(settings) as where:
+        await prepare(settings, where, migrating=migrating)
+        async with serving(settings, where) as app:
+            yield app
+
+
+@asynccontextmanager
+async def serving(settings: Settings, where: Databases, *, sharing_port: bool = False) -> AsyncIterator[App]:
+    """The same with databases that are there and at the present schema."""
     keys = read_keys(settings)
     async with AsyncExitStack() as stack:
-        where = await stack.enter_async_context(databases(settings))
         mongo = Mongo(where.mongo_uri)
         stack.push_async_callback(mongo.close)
-        if migrating or settings.embedded:
-            await migrate(where.owner_url, mongo)
         db = Database(where.url)
         stack.push_async_callback(db.close)
         await check_schema(db, embedded=settings.embedded)
         jobs = Jobs(where.url)
-        await stack.enter_async_context(sole_server(db))
-        await recover(db, mongo)
-        yield await _listen(stack, settings, keys, db, mongo, jobs)
+        yield await _listen(stack, settings, keys, db, mongo, jobs, where.redis_url, sharing_port=sharing_port)
 
 
-async def _listen(stack: AsyncExitStack, settings: Settings, keys: Keys, db: Database, mongo: Mongo, jobs: Jobs) -> App:
-    registry = await stack.enter_async_context(Registry.from_settings(settings))
-    runs = Runs(db, mongo, settings.run_seconds, settings.max_output_tokens)
-    stack.push_async_callback(runs.close, settings.shutdown_seconds)
-    counters = Counters(settings.redis_url.get_secret_value() if settings.redis_url else None)
+async def _listen(
+    stack: AsyncExitStack,
+    settings: Settings,
+    keys: Keys,
+    db: Database,
+    mongo: Mongo,
+    jobs: Jobs,
+    redis_url: str | None,
+    *,
+    sharing_port: bool,
+) -> App:
+    counters = Counters(redis_url)
     stack.push_async_callback(counters.close)
+    registry, vault = await stack.enter_async_context(Registry(settings)), Vault.from_settings(settings)
+    mailer, providers = make_mailer(settings), Providers(db, registry, vault)
+    plans = Plans(db, providers, counters, settings.max_output_tokens)
+    lease, relay = Lease(db, shared=redis_url is not None), Relay(redis_url)
+    gate = Gate(settings.provider_concurrency, settings.org_concurrency, settings.provider_queue)
+    ledger = Ledger(Alerts(db, jobs, mailer).watch)
+    engine = Engine(db, mongo, ledger, Breakers(), gate, lease, settings.run_seconds)
+    runs = await _working(stack, engine, plans, relay, settings.shutdown_seconds)
     credentials = Credentials.from_settings(settings, keys, db, counters)
     stack.callback(credentials.passwords.close)
     chain = Chain(derive(_lasting(settings), "audit"))
@@ -126,14 +180,47 @@ async def _listen(stack: AsyncExitStack, settings: Settings, keys: Keys, db: Dat
     access = Access(credentials.authenticator, _finders(mongo, workspaces))
     methods = read_surface(access)
     limits = Limits(counters, settings.rate_limit_factor)
-    server = build_server(methods, credentials.authenticator, limits, recorder, access)
-    shared = Shared(db, mongo, registry, runs, credentials, workspaces, access, methods, chain)
+    server = build_server(methods, credentials.authenticator, limits, recorder, access, sharing_port=sharing_port)
+    stops = Stops(db, runs, relay)
+    shared = Shared(
+        db,
+        mongo,
+        registry,
+        vault,
+        providers,
+        plans,
+        runs,
+        stops,
+        ledger,
+        credentials,
+        workspaces,
+        access,
+        methods,
+        limits,
+        chain,
+        mailer,
+    )
     health_servicer = await add_services(server, _services(settings, jobs, shared))
     await stack.enter_async_context(jobs.running(settings.shutdown_seconds))
     address = _bind(server, settings)
     await server.start()
     stack.push_async_callback(_drain, server, health_servicer, runs, settings.shutdown_seconds)
-    return App(address, db, mongo, registry, runs, credentials)
+    return App(address, db, mongo, registry, engine, plans, runs, lease, credentials)
+
+
+async def _working(stack: AsyncExitStack, engine: Engine, plans: Plans, relay: Relay, shutdown_seconds: float) -> Runs:
+    """The runs of this process, once it has its lease, and what was left of others is brought to its end."""
+    stack.push_async_callback(engine.lease.end)
+    runs = Runs(engine, relay)
+    recovery = Recovery(engine, plans, runs, relay)
+    alone = await engine.lease.begin()
+    await stack.enter_async_context(relay.running(runs.stop))
+    await stack.enter_async_context(Upkeep(engine, runs, recovery).running())
+    stack.push_async_callback(runs.close, shutdown_seconds)
+    if alone:  # while the lease is renewed, however much there is to take over
+        await recovery.take_over()
+        await purge_deleted(engine.mongo, now())
+    return runs
 
 
 def _lasting(settings: Settings) -> str:
@@ -154,26 +241,33 @@ class Shared:
     db: Database
     mongo: Mongo
     registry: Registry
+    vault: Vault
+    providers: Providers
+    plans: Plans
     runs: Runs
+    stops: Stops
+    ledger: Ledger
     credentials: Credentials
     workspaces: WorkspaceFinder
     access: Access
     methods: Mapping[str, Method]
+    limits: Limits
     chain: Chain
+    mailer: Mailer
 
     async def left_org(self, org_id: UUID, user_id: UUID | None) -> None:
         self.workspaces.forget_all()  # also who comes back at once has none of their former places
-        await self.runs.cancel_of(org_id, user_id)
+        await self.runs.see_through(self.stops.of_member(org_id, user_id))
 
     async def lost_rights(self, org_id: UUID, workspace_id: UUID | None = None) -> None:
-        await self.runs.see_through(cancel_unentitled(self.db, self.runs, org_id, workspace_id))
+        await self.runs.see_through(self.stops.of_unentitled(org_id, workspace_id))
 
 
 def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
     db, credentials, lasting = shared.db, shared.credentials, _lasting(settings)
     pages, replies = Pages(derive(lasting, "pages")), Replies(derive(lasting, "replies"))
     invitations = InvitationTokens(derive(lasting, "invitations"))
-    mailer, links = _mailer(settings), Links(settings.public_url)
+    mailer, links = shared.mailer, Links(settings.public_url)
     token_mails = TokenMails(db, jobs, mailer, links, EmailTokens(derive(lasting, "email tokens")))
     invitation_mails = InvitationMails(db, jobs, mailer, links, invitations)
     notices = Notices(db, jobs, mailer)
@@ -198,14 +292,27 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
         service_accounts=ServiceAccountServicer(
             db, credentials.authenticator, shared.left_org, notices, pages, replies
         ),
-        workspaces=WorkspaceServicer(db, shared.registry, shared.workspaces, shared.lost_rights, pages, replies),
-        chat=ChatServicer(db, shared.mongo, shared.registry, shared.runs, pages, replies),
-        usage=UsageServicer(db, pages),
+        workspaces=WorkspaceServicer(db, shared.providers, shared.workspaces, shared.lost_rights, pages, replies),
+        models=ModelServicer(db, shared.providers, shared.vault, pages),
+        chat=ChatServicer(
+            db,
+            shared.mongo,
+            shared.registry,
+            shared.providers,
+            shared.plans,
+            shared.runs,
+            shared.stops,
+            pages,
+            replies,
+        ),
+        usage=UsageServicer(db, shared.ledger, pages),
+        budgets=BudgetServicer(db, shared.plans, shared.limits, shared.methods, pages, replies),
         audit=AuditServicer(db, shared.chain, pages),
     )
 
 
-def _mailer(settings: Settings) -> Mailer:
+def make_mailer(settings: Settings) -> Mailer:
+    """The mail server of the settings, or standard output."""
     if settings.smtp_host is None or settings.mail_from is None:
         if not settings.embedded:
             log.warning("SMTP_HOST is not set: mail, with the tokens in it, is printed on standard output")
@@ -215,9 +322,13 @@ def _mailer(settings: Settings) -> Mailer:
     return SmtpMailer(*server, settings.smtp_username, password, settings.smtp_tls, settings.mail_from)
 
 
-def _bind(server: grpc.aio.Server, settings: Settings) -> str:
+def address_of(settings: Settings, port: int) -> str:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    wanted = f"{host}:{settings.port}"
+    return f"{host}:{port}"
+
+
+def _bind(server: grpc.aio.Server, settings: Settings) -> str:
+    wanted = address_of(settings, settings.port)
     try:
         port = (
             server.add_secure_port(wanted, credentials)
@@ -226,7 +337,7 @@ def _bind(server: grpc.aio.Server, settings: Settings) -> str:
         )
     except RuntimeError as error:
         raise OSError(f"cannot listen on {wanted}: is another server running there? Set PORT or HOST.") from error
-    return f"{host}:{port}"
+    return address_of(settings, port)
 
 
 def _tls(settings: Settings) -> grpc.ServerCredentials | None:

@@ -12,7 +12,9 @@ from aiworkspace.v1 import (
     account_pb2,
     audit_pb2,
     auth_pb2,
+    budget_pb2,
     chat_pb2,
+    model_pb2,
     org_pb2,
     service_account_pb2,
     team_pb2,
@@ -23,7 +25,9 @@ from aiworkspace.v1.access_pb2_grpc import add_AccessServiceServicer_to_server
 from aiworkspace.v1.account_pb2_grpc import add_AccountServiceServicer_to_server
 from aiworkspace.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from aiworkspace.v1.auth_pb2_grpc import add_AuthServiceServicer_to_server
+from aiworkspace.v1.budget_pb2_grpc import add_BudgetServiceServicer_to_server
 from aiworkspace.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
+from aiworkspace.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from aiworkspace.v1.org_pb2_grpc import add_OrgServiceServicer_to_server
 from aiworkspace.v1.service_account_pb2_grpc import add_ServiceAccountServiceServicer_to_server
 from aiworkspace.v1.team_pb2_grpc import add_TeamServiceServicer_to_server
@@ -38,12 +42,14 @@ from .audit.servicer import AuditServicer
 from .auth.authority import check_permissions
 from .auth.principal import Authenticator
 from .auth.servicer import AuthServicer
+from .budgets.servicer import BudgetServicer
 from .chat.servicer import ChatServicer
 from .kit import interceptors
 from .kit.contract import Method, read_methods
 from .kit.interceptors import Interceptor, Step
 from .kit.limits import Limits
 from .orgs.servicer import OrgServicer
+from .policies.servicer import ModelServicer
 from .service_accounts.servicer import ServiceAccountServicer
 from .teams.servicer import TeamServicer
 from .usage.servicer import UsageServicer
@@ -59,15 +65,16 @@ SERVICES = tuple(
         (access_pb2, "AccessService"),
         (service_account_pb2, "ServiceAccountService"),
         (workspace_pb2, "WorkspaceService"),
+        (model_pb2, "ModelService"),
         (chat_pb2, "ChatService"),
         (usage_pb2, "UsageService"),
+        (budget_pb2, "BudgetService"),
         (audit_pb2, "AuditService"),
     )
 )
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _MOST_REQUEST_BYTES = 4 << 20  # a message has at most 1 MiB; beyond this gRPC itself refuses with RESOURCE_EXHAUSTED
 _OPTIONS = (
-    ("grpc.so_reuseport", 0),  # two servers on one port would share it silently
     ("grpc.max_receive_message_length", _MOST_REQUEST_BYTES),
     ("grpc.max_metadata_size", 16 << 10),
     ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
@@ -101,16 +108,22 @@ def read_surface(access: Access) -> Mapping[str, Method]:
 
 
 def build_server(
-    methods: Mapping[str, Method], authenticator: Authenticator, limits: Limits, recorder: Recorder, access: Access
+    methods: Mapping[str, Method],
+    authenticator: Authenticator,
+    limits: Limits,
+    recorder: Recorder,
+    access: Access,
+    *,
+    sharing_port: bool,
 ) -> grpc.aio.Server:
-    """A server without services."""
+    """A server without services. Unless they are to share it, a second one on its port is refused."""
     interceptor = Interceptor(
         methods,
         steps(authenticator, limits, recorder, access),
         open_services=(_HEALTH, reflection.SERVICE_NAME),
         open_steps=[interceptors.request_id, interceptors.map_errors, interceptors.validate],
     )
-    return grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
+    return grpc.aio.server(interceptors=[interceptor], options=(*_OPTIONS, ("grpc.so_reuseport", int(sharing_port))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +137,10 @@ class Services:
     access: AccessServicer
     service_accounts: ServiceAccountServicer
     workspaces: WorkspaceServicer
+    models: ModelServicer
     chat: ChatServicer
     usage: UsageServicer
+    budgets: BudgetServicer
     audit: AuditServicer
 
 
@@ -138,8 +153,10 @@ async def add_services(server: grpc.aio.Server, services: Services) -> health.ai
     add_AccessServiceServicer_to_server(services.access, server)
     add_ServiceAccountServiceServicer_to_server(services.service_accounts, server)
     add_WorkspaceServiceServicer_to_server(services.workspaces, server)
+    add_ModelServiceServicer_to_server(services.models, server)
     add_ChatServiceServicer_to_server(services.chat, server)
     add_UsageServiceServicer_to_server(services.usage, server)
+    add_BudgetServiceServicer_to_server(services.budgets, server)
     add_AuditServiceServicer_to_server(services.audit, server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)

@@ -1,6 +1,8 @@
 """The secrets of an embedded server: made once, kept in its data directory, readable by its owner alone."""
 
+import fcntl
 import os
+import re
 import secrets
 import stat
 from contextlib import suppress
@@ -12,13 +14,15 @@ class SecretsFileError(Exception):
 
 
 def ensure(data_dir: Path, names: tuple[str, ...]) -> Path:
-    """The path of `data_dir`/secrets.env, a dotenv file that is written with new secrets when there is none."""
+    """The path of `data_dir`/secrets.env, a dotenv file. Names that it lacks get new secrets there, the rest stays."""
     path = data_dir / "secrets.env"
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.path.lexists(path):
             _create(path, names)
         _check(path.lstat(), path)
+        while _missing(path.read_text(), names):
+            _complete(path, names)
     except OSError as error:
         raise SecretsFileError(f"{path} cannot be used: {error.strerror}") from error
     return path
@@ -26,18 +30,45 @@ def ensure(data_dir: Path, names: tuple[str, ...]) -> Path:
 
 def _create(path: Path, names: tuple[str, ...]) -> None:
     """Linked into place whole: two servers that start together agree, and a crash leaves no half-written file."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    text = "# Generated once for this data directory. Whoever reads these can sign in as anybody.\n"
+    draft = _write_draft(path, text + _new_secrets(names))
     try:
-        with open(descriptor, "w") as file:
-            file.write("# Generated once for this data directory. Whoever reads these can sign in as anybody.\n")
-            file.writelines(f"{name.upper()}={secrets.token_urlsafe(48)}\n" for name in names)
-            file.flush()
-            os.fsync(file.fileno())
         with suppress(FileExistsError):
             os.link(draft, path)
     finally:
         draft.unlink()
+
+
+def _complete(path: Path, names: tuple[str, ...]) -> None:
+    """Puts a whole new file in place of one of an older version, whose lock keeps a second server from doing it too."""
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_ino != path.lstat().st_ino:
+            return  # somebody else was faster
+        text = file.read()
+        missing = _missing(text, names)
+        draft = _write_draft(path, text + ("" if text.endswith("\n") else "\n") + _new_secrets(missing))
+        draft.replace(path)
+
+
+def _missing(text: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    given = {name.lower() for name in re.findall(r"^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=", text, re.MULTILINE)}
+    return tuple(name for name in names if name not in given)
+
+
+def _new_secrets(names: tuple[str, ...]) -> str:
+    return "".join(f"{name.upper()}={secrets.token_urlsafe(48)}\n" for name in names)
+
+
+def _write_draft(path: Path, text: str) -> Path:
+    """A private file beside `path`, on disk."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return draft
 
 
 def _check(status: os.stat_result, path: Path) -> None:

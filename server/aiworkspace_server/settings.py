@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from aiworkspace_server import secrets_file
 
-SECRETS = ("jwt_secret", "jwt_refresh_secret", "password_pepper")
+SECRETS = ("jwt_secret", "jwt_refresh_secret", "password_pepper", "encryption_secret")
 HOW_TO_MAKE_ONE = "make one with: openssl rand -base64 48"
 
 # What examples and tutorials put where a secret belongs, in any order, punctuation and number left out.
@@ -123,6 +123,7 @@ class Deployment(BaseSettings):
     jwt_refresh_other_secrets: Annotated[tuple[Secret, ...] | None, *Listed] = None
     access_token_seconds: Lifetime = 900
     refresh_token_seconds: Lifetime = 2_592_000
+    encryption_other_secrets: Annotated[tuple[Secret, ...] | None, *Listed] = None  # what only decrypts
 
     openai_api_key: SecretStr | None = None
     openai_base_url: HttpUrl | None = None
@@ -135,6 +136,9 @@ class Deployment(BaseSettings):
     provider_connect_seconds: Seconds = 5
     provider_first_token_seconds: Seconds = 60
     provider_idle_seconds: Seconds = 30
+    provider_concurrency: Annotated[int, Field(gt=0)] = 200  # requests at a time, to each provider
+    org_concurrency: Annotated[int, Field(gt=0)] = 50  # of each organization, to all of them
+    provider_queue: Annotated[int, Field(ge=0)] = 1000  # runs that may wait for each provider
     run_seconds: Seconds = 600
     max_output_tokens: Annotated[int, Field(gt=0)] = 4096
     echo_tokens_per_second: Seconds = 50
@@ -179,17 +183,19 @@ class Settings(Deployment):
     jwt_secret: Secret
     jwt_refresh_secret: Secret
     password_pepper: Secret
+    encryption_secret: Secret  # encrypts what has to be read again: keys that organizations have at providers
 
     @model_validator(mode="after")
     def _different(self) -> Self:
         if len({getattr(self, name) for name in SECRETS}) < len(SECRETS):
             raise ValueError(f"{', '.join(map(str.upper, SECRETS))} must differ; {HOW_TO_MAKE_ONE}")
-        main = {self.jwt_refresh_secret, self.password_pepper}
+        main = {self.jwt_refresh_secret, self.password_pepper, self.encryption_secret}
         if self.jwt_private_key_file is None:  # else jwt_secret signs nothing, and may be one of the others
             main.add(self.jwt_secret)
-        others = [*(self.jwt_other_secrets or ()), *(self.jwt_refresh_other_secrets or ())]
+        lists = self.jwt_other_secrets, self.jwt_refresh_other_secrets, self.encryption_other_secrets
+        others = [secret for secrets in lists for secret in secrets or ()]
         if len(main.union(others)) < len(main) + len(others):
-            raise ValueError("JWT_OTHER_SECRETS, JWT_REFRESH_OTHER_SECRETS must not repeat a secret that is set")
+            raise ValueError("what is in a list of other secrets must not repeat a secret that is set")
         return self
 
 

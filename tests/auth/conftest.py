@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace_server.app import App, running
 from aiworkspace_server.settings import Settings
-from tests.conftest import Stores, other_databases, store_settings
+from tests.conftest import Stores, other_databases, real_salt, store_settings
 from tests.people import PASSWORD, Person
 
 SignIn = Callable[..., Awaitable[Person]]
@@ -46,6 +47,14 @@ async def sign_in(app: App) -> AsyncIterator[SignIn]:
     yield sign_in
     for device in devices:
         await device.channel.close()
+
+
+@pytest.fixture
+def dear_hashes(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashes that cost what settings say, for tests of what they cost."""
+    monkeypatch.setattr(bcrypt, "gensalt", real_salt)
+    passwords = app.credentials.passwords
+    monkeypatch.setattr(passwords, "_nobodys", passwords._hash(""))
 
 
 @pytest.fixture(scope="session")

@@ -144,8 +144,10 @@ async def test_a_registration_that_breaks_all_rules_names_all_fields(stranger: P
     )
 
 
-async def test_passwords_are_stored_as_hashes(owner: Person, stores: Stores) -> None:
-    ((stored,),) = await sql(stores, "SELECT password_hash FROM users WHERE id = %s", owner.user_id)
+@pytest.mark.usefixtures("dear_hashes")
+async def test_passwords_are_stored_as_hashes(new_person: NewPerson, stores: Stores) -> None:
+    person = await new_person()
+    ((stored,),) = await sql(stores, "SELECT password_hash FROM users WHERE id = %s", person.user_id)
     assert stored.startswith("$2b$10$")
     assert PASSWORD not in stored
 

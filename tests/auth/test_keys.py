@@ -28,6 +28,7 @@ SECRETS = {
     "jwt_secret": "access-tokens-Xo4vKq7yPz0rGm2sLw8t",
     "jwt_refresh_secret": "refresh-tokens-Bd1hNj5uQe9aVc3fRk6i",
     "password_pepper": "pepper-Zt8wHs2xMg4pYl7oJb0nEv5kCq1d",
+    "encryption_secret": "encryption-Gh3pWs8yVn5bRk0dLt6zQm",
 }
 OTHER_SECRET = "other-tokens-Lq7dTf2mXs9cJw4nGb6y"
 

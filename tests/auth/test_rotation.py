@@ -39,7 +39,7 @@ class Rotating(ServerProcess):
         known = len(self.said())
         self.write(values)
         self.send(signal.SIGHUP)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(self.said()) == known:
                 assert self.running
                 await asyncio.sleep(0.02)

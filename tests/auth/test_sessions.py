@@ -243,20 +243,22 @@ async def test_the_time_and_address_of_the_last_use_are_kept_to_within_a_minute(
     person = await new_person()
     past = "UPDATE sessions SET last_use_time = now() - interval '61 s', address = '192.0.2.1' WHERE id = %s"
     await sql(stores, past, person.tokens.session_id)
+    before = time.time()
     await get_me(person)
     (session,) = await sessions(person)
     assert session.address == "127.0.0.1"
-    assert abs(session.last_use_time.seconds - time.time()) < 10
+    assert session.last_use_time.seconds > before - 2
 
 
 async def test_a_refresh_is_a_use(new_person: NewPerson, stores: Stores) -> None:
     person = await new_person()
     elsewhere = "UPDATE sessions SET last_use_time = now() - interval '30 s', address = '192.0.2.1' WHERE id = %s"
     await sql(stores, elsewhere, person.tokens.session_id)
+    before = time.time()
     await refresh(person)
     (session,) = await sessions(person)
     assert session.address == "127.0.0.1"
-    assert abs(session.last_use_time.seconds - time.time()) < 10
+    assert session.last_use_time.seconds > before - 2
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import re
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -98,13 +99,16 @@ def retry_seconds(refused: Refusal) -> float:
 async def test_an_unknown_device_is_told_when_to_come_back_and_then_can(
     new_person: NewPerson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(throttle, "WRONG_PASSWORDS", RateLimitItemPerSecond(10, multiples=3, namespace="short"))
-    person = await new_person()
-    assert await guess(person, 10) == [PASSWORD_WRONG] * 10
-    refused = await refusal(person.auth.Login(login(person.email)))
+    for seconds in (3, 10, 30):  # guessing must not take longer than that, which it may on a busy machine
+        short = RateLimitItemPerSecond(10, multiples=seconds, namespace=f"short{seconds}")
+        monkeypatch.setattr(throttle, "WRONG_PASSWORDS", short)
+        person = await new_person()
+        assert await guess(person, 10) == [PASSWORD_WRONG] * 10
+        if refused := await refusal(person.auth.Login(login(person.email))):
+            break
     assert refused is not None
     assert (refused.code, refused.reason) == ("RESOURCE_EXHAUSTED", "SIGN_IN_THROTTLED")
-    assert 0 < retry_seconds(refused) <= 3
+    assert 0 < retry_seconds(refused) <= seconds
     await asyncio.sleep(retry_seconds(refused))
     assert await outcome(person.auth.Login(login(person.email))) == OK
 
@@ -117,7 +121,7 @@ async def test_the_time_to_come_back_is_that_of_the_first_wrong_password(new_per
         refused = await refusal(person.auth.Login(login(person.email)))
         assert refused is not None
         seconds.append(retry_seconds(refused))
-    assert 890 < seconds[1] <= seconds[0] <= 900, "refused attempts put it off"
+    assert 700 < seconds[1] <= seconds[0] <= 900, "refused attempts put it off"
 
 
 async def test_a_right_password_makes_up_for_wrong_ones(new_person: NewPerson) -> None:
@@ -138,18 +142,26 @@ async def test_an_address_is_counted_once_however_it_is_written(new_person: NewP
     assert await guess(person, 6, person.email.upper()) == [*[PASSWORD_WRONG] * 5, THROTTLED]
 
 
+def timeless(refused: Refusal) -> tuple[str, ...]:
+    """All that it says, but for the seconds that are left."""
+    status = status_pb2.Status.FromString(refused.status)
+    for detail in status.details:
+        if detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+            detail.value = b""
+    told = (refused.code, refused.reason, refused.message, *refused.fields, str(refused.metadata), str(status))
+    return tuple(re.sub(r"in \d+ s", "in n s", text) for text in told)
+
+
 async def test_an_unknown_address_is_throttled_as_an_account_is(new_person: NewPerson, hashed: Counter[str]) -> None:
     person = await new_person()
     addresses = person.email, f"{uuid.uuid4()}@example.com"
     guessed = await asyncio.gather(*(guess(person, 10, email) for email in addresses))
     assert guessed == [[PASSWORD_WRONG] * 10] * 2
-    for _ in range(20):  # the seconds that are left, which the answers name, may change between the two
-        known, unknown = [await refusal(person.auth.Login(login(email, WRONG))) for email in addresses]
-        if known == unknown:
-            break
-        await asyncio.sleep(0.1)
-    assert known == unknown
+    known, unknown = [await refusal(person.auth.Login(login(email, WRONG))) for email in addresses]
     assert known is not None
+    assert unknown is not None
+    assert timeless(known) == timeless(unknown)
+    assert abs(retry_seconds(known) - retry_seconds(unknown)) < 60, "as far as they began at the same time"
     assert known.reason == "SIGN_IN_THROTTLED"
     assert hashed["checkpw"] == 20, "which takes time"
 

@@ -12,7 +12,7 @@ import uvloop
 
 from aiworkspace_server.kit import logs
 
-from . import audit, first_token, isolation, tokens, unary
+from . import audit, first_token, isolation, tokens, unary, usage
 from .machine import Cores, take_cores
 from .servers import Site, site
 from .table import Row, show
@@ -23,6 +23,7 @@ _ROWS: dict[str, Callable[[Site, bool], Awaitable[list[Row]]]] = {
     "tokens": tokens.measure,
     "first-token": first_token.measure,
     "audit": audit.measure,
+    "usage": usage.measure,
 }
 
 

@@ -20,11 +20,14 @@ _SETTINGS = {
     "LOG_FORMAT": "json",
     "LOG_LEVEL": "info",
     "RATE_LIMIT_FACTOR": "100000",
+    "PROVIDER_CONCURRENCY": "100000",
+    "ORG_CONCURRENCY": "100000",
     "PASSWORD_HASH_COST": "10",
     "SHUTDOWN_SECONDS": "0.5",
     "JWT_SECRET": "access-tokens-Xo4vKq7yPz0rGm2sLw8t",
     "JWT_REFRESH_SECRET": "refresh-tokens-Bd1hNj5uQe9aVc3fRk6i",
     "PASSWORD_PEPPER": "pepper-Zt8wHs2xMg4pYl7oJb0nEv5kCq1d",
+    "ENCRYPTION_SECRET": "encryption-Gh3pWs8yVn5bRk0dLt6zQm",
 }
 
 

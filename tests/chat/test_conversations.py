@@ -11,10 +11,12 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace.v1 import workspace_pb2
 from aiworkspace_server.app import App
-from aiworkspace_server.chat.recovery import recover
+from aiworkspace_server.chat.recovery import purge_deleted
 from aiworkspace_server.chat.store import ChatStore
+from aiworkspace_server.kit.timestamps import now
 from tests.people import Person, Place, events_of, kinds_of, make_conversation, say
 from tests.standin import Script, Standin
+from tests.waiting import until
 
 
 async def get(place: Place) -> pb.Conversation:
@@ -137,7 +139,7 @@ async def test_a_page_of_large_messages_ends_early_and_none_is_lost(place: Place
 async def test_deleting_a_conversation_cancels_its_run_and_removes_what_was_said(
     place: Place, app: App, standin: Standin
 ) -> None:
-    standin.script("gpt-4o", Script(tokens=("word ",) * 500, seconds_per_token=0.01))
+    standin.script("gpt-4o", Script(tokens=("word ",) * 1500, seconds_per_token=0.02))
     stream = place.owner.chat.SendMessage(
         pb.SendMessageRequest(conversation_id=place.conversation_id, content="hello", model="openai/gpt-4o")
     )
@@ -188,19 +190,20 @@ async def test_updates_without_an_etag_do_not_refuse_each_other(place: Place) ->
 
 
 async def test_a_deletion_goes_on_when_its_caller_goes_away(place: Place, app: App, standin: Standin) -> None:
-    standin.script("gpt-4o", Script(tokens=("word ",) * 500, seconds_per_token=0.01))
+    standin.script("gpt-4o", Script(tokens=("word ",) * 1500, seconds_per_token=0.02))
     stream = place.owner.chat.SendMessage(
         pb.SendMessageRequest(conversation_id=place.conversation_id, content="hello", model="openai/gpt-4o")
     )
     run_id = (await stream.read()).event.run_id
     call = place.owner.chat.DeleteConversation(pb.DeleteConversationRequest(conversation_id=place.conversation_id))
-    await asyncio.sleep(0.01)
-    call.cancel()
-    deleted = {"_id": uuid.UUID(place.conversation_id), "purge_time": {"$ne": None}}
-    for _ in range(1000):
-        if await app.mongo.database["conversations"].count_documents(deleted):
+    conversations = app.mongo.database["conversations"]
+    begun = {"_id": uuid.UUID(place.conversation_id), "delete_time": {"$ne": None}}
+    for _ in range(10_000):
+        if await conversations.count_documents(begun):
             break
-        await asyncio.sleep(0.02)
+    call.cancel()
+    deleted = begun | {"purge_time": {"$ne": None}}
+    await until(lambda: conversations.count_documents(deleted))
     assert await code_of(place.owner.chat.GetRun(pb.GetRunRequest(run_id=run_id))) == grpc.StatusCode.NOT_FOUND
 
 
@@ -209,7 +212,7 @@ async def test_what_a_crash_left_of_a_deleted_conversation_is_removed(place: Pla
     chat, conversation_id = _store(app, place), uuid.UUID(place.conversation_id)
     await chat.delete_conversation(conversation_id)
     assert await code_of(place.owner.chat.GetRun(pb.GetRunRequest(run_id=run_id))) == grpc.StatusCode.NOT_FOUND
-    await recover(app.db, app.mongo)
+    await purge_deleted(app.mongo, now())
     where = {"conversation_id": conversation_id}
     assert await app.mongo.database["messages"].count_documents(where) == 0
     assert await app.mongo.database["runs"].count_documents(where) == 0

@@ -16,7 +16,7 @@ from tests.process import ServerProcess
 from tests.standin import Script, Standin
 
 MODEL = "openai/gpt-4o-mini"
-WORDS = tuple(f"word{n} " for n in range(400))
+WORDS = tuple(f"word{n} " for n in range(1500))
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ async def test_a_stop_interrupts_runs_and_says_so(server: ServerProcess, number:
     ending = asyncio.create_task(server.end(number))
     rest = await events_of(stream)
     assert await ending == 0
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 25, "the answer alone would take longer"
     failed = rest[-1].run_failed
     assert failed.run.state == pb.RUN_STATE_INTERRUPTED
     assert failed.message.contents[0].text == text_of(seen + rest)
@@ -128,6 +128,8 @@ async def test_a_stop_interrupts_runs_and_says_so(server: ServerProcess, number:
 
 
 async def test_a_short_answer_is_finished_before_a_stop(server: ServerProcess) -> None:
+    await server.end(signal.SIGTERM)
+    await server.start(SHUTDOWN_SECONDS="60")
     person = await Person(server.address).register()
     place = await make_place(person)
     stream = person.chat.SendMessage(

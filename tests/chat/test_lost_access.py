@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -21,7 +21,13 @@ from tests.refusals import Refusal, refusal
 from tests.standin import Script, Standin
 
 MODEL = "openai/gpt-4o-mini"
-TALKING = Script(tokens=("word ",) * 200, seconds_per_token=0.1)
+
+
+def talk(standin: Standin) -> asyncio.Event:
+    """An answer lasts for a minute, or until the event is set."""
+    enough = asyncio.Event()
+    standin.script("gpt-4o-mini", Script(tokens=("word ",) * 600, seconds_per_token=0.1, enough=enough))
+    return enough
 
 
 @dataclass(frozen=True)
@@ -37,16 +43,17 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(new_person: NewPerson, standin: Standin) -> Scene:
+async def scene(new_person: NewPerson, standin: Standin) -> AsyncIterator[Scene]:
     owner, reader = await new_person(), await new_person()
     place = await make_place(owner)
     await join(owner, place.org_id, reader, org_pb2.ROLE_MEMBER)
     conversation_id = await make_conversation(reader, place.workspace_id)
-    standin.script("gpt-4o-mini", TALKING)
+    enough = talk(standin)
     message = chat_pb2.SendMessageRequest(conversation_id=conversation_id, content="hello", model=MODEL)
     stream = reader.chat.SendMessage(message)
     run_id = (await stream.read()).event.run_id
-    return Scene(owner, reader, place.org_id, place.workspace_id, run_id, stream)
+    yield Scene(owner, reader, place.org_id, place.workspace_id, run_id, stream)
+    enough.set()
 
 
 async def log_out(scene: Scene) -> None:
@@ -120,7 +127,7 @@ async def test_a_stream_ends_with_the_access_of_its_reader(
     await lose(scene)
     start = time.monotonic()
     refused, last = await how_it_ended(scene.stream)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 25, "the answer alone would take longer"
     assert refused is not None
     assert refused.code == code
     assert last == "content_delta", "the run itself went on"
@@ -133,15 +140,15 @@ async def test_what_a_member_had_in_progress_is_cancelled_with_their_access(
     await lose(scene)
     start = time.monotonic()
     refused, last = await how_it_ended(scene.stream)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 25, "the answer alone would take longer"
     assert last == "run_cancelled" or (refused is not None and refused.code == "NOT_FOUND")
     assert await state_of(app, scene.run_id) == "cancelled"
 
 
 async def state_of(app: App, run_id: str) -> str:
-    """How the run ended, or "running" if it did not within five seconds."""
+    """How the run ended, or "running" if it did not within half a minute."""
     state = "running"
-    for _ in range(100):
+    for _ in range(600):
         run = await app.mongo.database["runs"].find_one({"_id": UUID(run_id)})
         assert run
         state = str(run["state"])
@@ -158,7 +165,7 @@ async def test_the_stream_of_a_backend_ends_with_its_key(new_person: NewPerson, 
     async with backends(app.address) as new_backend:
         backend = new_backend(made.secret)
         conversation_id = await make_conversation(backend, place.workspace_id)
-        standin.script("gpt-4o-mini", TALKING)
+        enough = talk(standin)
         message = chat_pb2.SendMessageRequest(conversation_id=conversation_id, content="hello", model=MODEL)
         stream = backend.chat.SendMessage(message)
         await stream.read()
@@ -166,7 +173,8 @@ async def test_the_stream_of_a_backend_ends_with_its_key(new_person: NewPerson, 
         await owner.service_accounts.RevokeApiKey(revocation)
         start = time.monotonic()
         refused, _ = await how_it_ended(stream)
-        assert time.monotonic() - start < 5
+        enough.set()
+        assert time.monotonic() - start < 25, "the answer alone would take longer"
     assert refused is not None
     assert refused.code == "UNAUTHENTICATED"
 
@@ -174,18 +182,21 @@ async def test_the_stream_of_a_backend_ends_with_its_key(new_person: NewPerson, 
 async def test_others_go_on(scene: Scene, standin: Standin) -> None:
     conversation_id = await make_conversation(scene.owner, scene.workspace_id)
     message = chat_pb2.SendMessageRequest(conversation_id=conversation_id, content="hello", model=MODEL)
-    standin.script("gpt-4o-mini", Script(tokens=("word ",) * 50, seconds_per_token=0.1))
+    enough = talk(standin)
     other = scene.owner.chat.SendMessage(message)
     await other.read()
     await suspend(scene)
+    await asyncio.sleep(interceptors._RECHECK_SECONDS + 1)
+    enough.set()
     assert await how_it_ended(other) == (None, "run_completed")
 
 
 async def test_a_reader_that_reads_nothing_is_ended_too(scene: Scene) -> None:
     await log_out(scene)
-    await asyncio.sleep(interceptors._RECHECK_SECONDS + 1.5)
-    async with asyncio.timeout(1):
-        refused, _ = await how_it_ended(scene.stream)
+    await asyncio.sleep(interceptors._RECHECK_SECONDS + 3)
+    start = time.monotonic()
+    refused, _ = await how_it_ended(scene.stream)
+    assert time.monotonic() - start < interceptors._RECHECK_SECONDS, "it had ended before"
     assert refused is not None
     assert refused.code == "UNAUTHENTICATED"
 
@@ -199,7 +210,7 @@ async def test_a_refusal_ends_what_is_watched() -> None:
 
     with pytest.raises(Unavailable):
         async with watched(refuse, 0.01):
-            await asyncio.sleep(10)
+            await asyncio.sleep(60)
     task = asyncio.current_task()
     assert task
     assert task.cancelling() == 0
@@ -211,7 +222,7 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
 
     async def work() -> None:
         async with watched(allow, 0.01):
-            await asyncio.sleep(10)
+            await asyncio.sleep(60)
 
     task = asyncio.create_task(work())
     await asyncio.sleep(0.05)

@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from itertools import pairwise
 from typing import Any
 
 import grpc
@@ -14,6 +15,7 @@ from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.llm.prices import price
 from tests.people import NewPerson, Person, Place, events_of, kinds_of, make_conversation, make_place, say, text_of
 from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
+from tests.waiting import until_true
 
 OPENAI = "openai/gpt-4o-mini"
 ANTHROPIC = "anthropic/claude-haiku-4-5"
@@ -22,9 +24,9 @@ MODELS = [OPENAI, ANTHROPIC, DEEPSEEK]
 WORDS = tuple(f"word{n} " for n in range(20))
 
 
-def play(standin: Standin, model: str, script: Script) -> str:
+def play(standin: Standin, model: str, *scripts: Script) -> str:
     """Lets the stand-in answer requests for the model in this way; returns the model."""
-    standin.script(model.partition("/")[2], script)
+    standin.script(model.partition("/")[2], *scripts)
     return model
 
 
@@ -37,7 +39,7 @@ async def messages_of(place: Place) -> list[pb.Message]:
     return list((await place.owner.chat.ListMessages(request)).messages)
 
 
-def send(place: Place, content: str = "hello", **fields: str) -> Any:
+def send(place: Place, content: str = "hello", **fields: Any) -> Any:
     return place.owner.chat.SendMessage(
         pb.SendMessageRequest(conversation_id=place.conversation_id, content=content, **fields)
     )
@@ -58,9 +60,9 @@ async def test_an_answer_streams_and_is_stored_and_billed(model: str, place: Pla
     events = await say(place.owner, place.conversation_id, "hello", model=model)
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
     kinds = kinds_of(events)
-    assert kinds[:2] == ["run_started", "content_started"]
+    assert kinds[:3] == ["run_started", "attempt_started", "content_started"]
     assert kinds[-2:] == ["content_stopped", "run_completed"]
-    assert set(kinds[2:-2]) == {"content_delta"}
+    assert set(kinds[3:-2]) == {"content_delta"}
     assert kinds.count("content_delta") > 3, "the answer did not arrive piece by piece"
     ended = events[-1].run_completed
     assert ended.message.contents[0].text == text_of(events) == "".join(WORDS)
@@ -78,14 +80,15 @@ async def test_an_answer_streams_and_is_stored_and_billed(model: str, place: Pla
 
 
 async def test_the_first_event_does_not_wait_for_the_provider(place: Place, standin: Standin) -> None:
-    model = play(standin, OPENAI, Script(seconds_before=1))
+    model = play(standin, OPENAI, Script(seconds_before=60))
     asked = len(standin.received)
     stream = send(place, model=model)
     first = (await stream.read()).event
     assert first.run_started.run.state == pb.RUN_STATE_RUNNING
     assert first.run_started.user_message.contents[0].text == "hello"
     assert not any(received.done.is_set() for received in standin.received[asked:])
-    assert kinds_of(await events_of(stream))[-1] == "run_completed"
+    await place.owner.chat.CancelRun(pb.CancelRunRequest(run_id=first.run_id))
+    assert kinds_of(await events_of(stream))[-1] == "run_cancelled"
 
 
 async def test_the_model_reads_the_system_prompt_and_the_conversation(place: Place, standin: Standin) -> None:
@@ -118,21 +121,21 @@ async def test_thinking_is_a_piece_of_its_own_and_not_read_again(place: Place, s
 
 REFUSALS = {
     "bad key": (HttpError(401, "Incorrect API key provided: {key}"), "PROVIDER_MISCONFIGURED"),
-    "rate limit": (HttpError(429, headers=(("retry-after", "7"),)), "PROVIDER_RATE_LIMITED"),
+    "rate limit": (HttpError(429, headers=(("retry-after", "60"),)), "PROVIDER_RATE_LIMITED"),
     "overload": (HttpError(503), "PROVIDER_UNAVAILABLE"),
     "bad request": (HttpError(400), "PROVIDER_REJECTED"),
     "too long": (HttpError(400, code="context_length_exceeded"), "CONTEXT_TOO_LONG"),
-    "silence": (Stall(after=0), "PROVIDER_TIMEOUT"),
 }
 
 
 @pytest.mark.parametrize(("fault", "reason"), REFUSALS.values(), ids=REFUSALS)
+@pytest.mark.usefixtures("short_clocks")
 async def test_a_failure_before_the_answer_costs_nothing(
     fault: Any, reason: str, place: Place, standin: Standin
 ) -> None:
     model = play(standin, OPENAI, Script(fault=fault))
     events = await say(place.owner, place.conversation_id, "hello", model=model)
-    assert kinds_of(events) == ["run_started", "run_failed"]
+    assert set(kinds_of(events)[1:-1]) == {"attempt_started", "attempt_failed"}
     run = events[-1].run_failed.run
     assert (run.state, common_pb2.ErrorReason.Name(run.failure.reason)) == (
         pb.RUN_STATE_FAILED,
@@ -156,6 +159,7 @@ BREAKS = {
 
 @pytest.mark.parametrize("model", [OPENAI, ANTHROPIC])
 @pytest.mark.parametrize(("fault", "reason"), BREAKS.values(), ids=BREAKS)
+@pytest.mark.usefixtures("short_clocks")
 async def test_a_failure_in_the_middle_keeps_and_bills_what_was_said(
     fault: Any, reason: str, model: str, place: Place, standin: Standin
 ) -> None:
@@ -186,10 +190,10 @@ async def test_the_same_request_twice_is_one_run_and_one_entry(place: Place) -> 
     assert len(await messages_of(place)) == 2
 
 
-async def test_the_same_request_ten_times_at_once_is_one_run(place: Place, standin: Standin) -> None:
+async def test_the_same_request_a_hundred_times_at_once_is_one_run(place: Place, standin: Standin) -> None:
     model = play(standin, OPENAI, Script(tokens=WORDS, seconds_per_token=0.01))
     asked, request_id = len(standin.received), str(uuid.uuid4())
-    answers = await asyncio.gather(*(events_of(send(place, model=model, request_id=request_id)) for _ in range(10)))
+    answers = await asyncio.gather(*(events_of(send(place, model=model, request_id=request_id)) for _ in range(100)))
     assert all(answer == answers[0] for answer in answers)
     assert len(standin.received) == asked + 1
     assert len(await ledger_of(place.owner, place.org_id)) == 1
@@ -205,7 +209,7 @@ async def test_a_request_id_with_other_content_is_refused(place: Place) -> None:
 
 
 async def test_a_second_run_in_a_conversation_is_refused_while_the_first_lasts(place: Place, standin: Standin) -> None:
-    model = play(standin, OPENAI, Script(tokens=WORDS, seconds_per_token=0.05))
+    model = play(standin, OPENAI, Script(tokens=WORDS * 50, seconds_per_token=0.05))
     stream = send(place, model=model)
     run_id = (await stream.read()).event.run_id
     conversation = await place.owner.chat.GetConversation(
@@ -230,7 +234,7 @@ async def test_cancel_stops_the_provider_and_bills_what_was_said(place: Place, s
     assert ended.run.state == pb.RUN_STATE_CANCELLED
     assert ended.message.contents[0].text == text_of(events)
     assert ended.message.state == pb.MESSAGE_STATE_PARTIAL
-    await asyncio.wait_for(standin.received[-1].done.wait(), 5)
+    await asyncio.wait_for(standin.received[-1].done.wait(), 60)
     assert standin.received[-1].hung_up
     entry = (await ledger_of(place.owner, place.org_id))[0]
     assert (entry.cost, entry.estimated) == (ended.run.cost, True)
@@ -271,7 +275,7 @@ async def test_many_readers_see_the_same_run(place: Place, standin: Standin) -> 
 
 
 async def test_a_sequence_that_was_not_sent_yet_is_out_of_range(place: Place, standin: Standin) -> None:
-    model = play(standin, OPENAI, Script(tokens=WORDS, seconds_per_token=0.05))
+    model = play(standin, OPENAI, Script(tokens=WORDS * 50, seconds_per_token=0.05))
     first = (await send(place, model=model).read()).event
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await events_of(place.owner.chat.StreamRun(pb.StreamRunRequest(run_id=first.run_id, after_sequence=999)))
@@ -288,29 +292,30 @@ async def test_get_run_shows_how_it_ended(place: Place) -> None:
 async def test_silence_is_filled_with_heartbeats(
     place: Place, standin: Standin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiworkspace_server.chat.runs.HEARTBEAT_SECONDS", 1)
-    model = play(standin, OPENAI, Script(tokens=WORDS[:2], seconds_before=1.7))
+    monkeypatch.setattr("aiworkspace_server.chat.runs.HEARTBEAT_SECONDS", 0.3)
+    model = play(standin, OPENAI, Script(tokens=WORDS[:2], seconds_before=1))
     events = await say(place.owner, place.conversation_id, "hello", model=model)
-    beats = [event for event in events if event.HasField("heartbeat")]
-    assert beats
-    assert {beat.sequence for beat in beats} == {1}
+    assert any(event.HasField("heartbeat") for event in events)
+    for before, event in pairwise(events):
+        assert event.sequence == before.sequence + (not event.HasField("heartbeat"))
     stored = await events_of(place.owner.chat.StreamRun(pb.StreamRunRequest(run_id=events[0].run_id)))
     assert stored == [event for event in events if not event.HasField("heartbeat")]
 
 
 async def test_a_run_holds_no_database_connection_while_it_streams(place: Place, app: App, standin: Standin) -> None:
-    model = play(standin, OPENAI, Script(tokens=WORDS, seconds_per_token=0.05))
+    model = play(standin, OPENAI, Script(tokens=WORDS * 50, seconds_per_token=0.05))
     stream = send(place, model=model)
     run_id = (await first_deltas(stream, 2))[0].run_id
     pool: Any = app.db.engine.pool
-    assert pool.checkedout() == 1  # which holds the lock that keeps other servers off
+    # One holds the lock that keeps other servers off; those for the server's own affairs come and go.
+    await until_true(lambda: pool.checkedout() == 1)
     await place.owner.chat.CancelRun(pb.CancelRunRequest(run_id=run_id))
 
 
 async def test_nothing_is_left_behind(place: Place, app: App) -> None:
     await say(place.owner, place.conversation_id, "hello")
-    assert not app.runs._live
-    await asyncio.wait_for(asyncio.gather(*app.runs._tasks), 5)
+    await until_true(lambda: not app.runs._live)
+    await asyncio.wait_for(asyncio.gather(*app.runs._tasks), 60)
 
 
 async def test_a_run_can_be_followed_after_its_conversation_moved_on(new_person: NewPerson) -> None:

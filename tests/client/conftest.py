@@ -44,7 +44,7 @@ def environment(server: ScriptedServer, tmp_path: Path) -> dict[str, str]:
 def aiws(environment: dict[str, str]) -> Aiws:
     def run(arguments: tuple[str, ...], stdin: str) -> Ran:
         command = [sys.executable, "-m", "aiworkspace_client", *arguments]
-        return subprocess.run(command, env=environment, input=stdin, capture_output=True, text=True, timeout=30)
+        return subprocess.run(command, env=environment, input=stdin, capture_output=True, text=True, timeout=90)
 
     async def in_thread(*arguments: str, stdin: str = "") -> Ran:
         return await asyncio.to_thread(run, arguments, stdin)

@@ -51,12 +51,25 @@ def whole_run() -> list[ChatEvent]:
     return number([started(), *piece(WORDS), completed()])
 
 
+def two_models() -> list[ChatEvent]:
+    """The second goes on where the first broke off."""
+    start, *words, stop = piece(WORDS)
+    failed = ChatEvent(attempt_failed=chat_pb2.AttemptFailed(attempt=1, model="a/one"))
+    first, second = [attempt(1, "a/one"), start, *words[:2], failed], [attempt(2, "b/two"), *words[2:], stop]
+    return number([started(), *first, *second, completed()])
+
+
+def attempt(which: int, model: str) -> ChatEvent:
+    begun = chat_pb2.AttemptStarted(attempt=which, model=model, continues=which > 1)
+    return ChatEvent(attempt_started=begun)
+
+
 def heartbeat(sequence: int) -> ChatEvent:
     return ChatEvent(run_id=RUN_ID, sequence=sequence, heartbeat=chat_pb2.Heartbeat())
 
 
 async def hang(context: Context) -> None:
-    await asyncio.sleep(30)
+    await asyncio.sleep(300)
 
 
 def connections(server: ScriptedServer, *scripts: tuple[list[ChatEvent], End | None]) -> None:
@@ -75,13 +88,14 @@ def connections(server: ScriptedServer, *scripts: tuple[list[ChatEvent], End | N
     server.script("ChatService.StreamRun", handler)
 
 
-def replay(server: ScriptedServer, events: list[ChatEvent]) -> None:
+def replay(server: ScriptedServer, events: list[ChatEvent], pause: float = 0) -> None:
     """StreamRun as the contract has it, for a run that has ended."""
 
     async def handler(request: chat_pb2.StreamRunRequest, context: Context) -> AsyncIterator[AnyMessage]:
         for event in events:
             if event.sequence > request.after_sequence or event is events[-1]:
                 yield chat_pb2.StreamRunResponse(event=event)
+                await asyncio.sleep(pause)
 
     server.script("ChatService.StreamRun", handler)
 

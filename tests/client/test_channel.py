@@ -73,4 +73,4 @@ async def test_a_proxy_of_the_environment_is_not_asked_for_loopback(
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     server.script("AuthService.GetMe", answer(auth_pb2.GetMeResponse()))
     async with AsyncClient(server.target) as client:
-        await client.auth.get_me(timeout=10)
+        await client.auth.get_me(timeout=60)

@@ -25,7 +25,7 @@ from aiworkspace.v1 import (
 from aiworkspace_client.cli import output
 from tests.client import runs
 from tests.client.conftest import ORG, USER, WORKSPACE, Aiws
-from tests.client.runs import TEXT, connections, whole_run
+from tests.client.runs import TEXT, connections, two_models, whole_run
 from tests.client.scripted import Context, ScriptedServer, answer, answers, failure
 
 
@@ -96,6 +96,16 @@ async def test_the_only_workspace_needs_no_choice(server: ScriptedServer, aiws: 
 
 
 @pytest.mark.usefixtures("signed_in")
+async def test_another_model_that_goes_on_is_announced(server: ScriptedServer, aiws: Aiws) -> None:
+    conversation(server)
+    connections(server, (two_models(), None))
+    ran = await aiws("chat", "Count!")
+    assert (ran.returncode, ran.stdout) == (0, TEXT + "\n")
+    assert ran.stderr.count("goes on]") == 1
+    assert "[b/two goes on]" in ran.stderr
+
+
+@pytest.mark.usefixtures("signed_in")
 async def test_several_need_one(server: ScriptedServer, aiws: Aiws) -> None:
     server.script(
         "WorkspaceService.ListWorkspaces", answer(workspace_pb2.ListWorkspacesResponse(workspaces=[WORKSPACE] * 2))
@@ -134,7 +144,7 @@ async def test_ctrl_c_stops_the_answer_and_not_the_program(server: ScriptedServe
     assert program.stdout is not None
     assert await program.stdout.readexactly(8) == b"One two "
     program.send_signal(signal.SIGINT)
-    rest, errors = await asyncio.wait_for(program.communicate(), 20)
+    rest, errors = await asyncio.wait_for(program.communicate(), 60)
     assert (program.returncode, rest) == (130, b"\n")
     assert errors.startswith(b"[stopped, ")
 

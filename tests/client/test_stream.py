@@ -60,6 +60,13 @@ async def test_heartbeats_and_unknown_events_are_hidden(server: ScriptedServer, 
     assert sequences == [1, 2, 3, 4, 6, 7, 8, 9, 10]
 
 
+async def test_the_model_that_speaks_is_known(server: ScriptedServer, client: AsyncClient) -> None:
+    connections(server, (runs.two_models(), None))
+    async with client.chat.send(CONVERSATION_ID, "Count!") as stream:
+        spoken = [(stream.model, text) async for text in stream.text]
+    assert spoken == [("a/one", word) for word in WORDS[:2]] + [("b/two", word) for word in WORDS[2:]]
+
+
 @pytest.mark.parametrize("seen", range(1, 9))
 @pytest.mark.parametrize("end", [None, reset], ids=["just ends", "reset"])
 async def test_a_cut_stream_goes_on_after_every_event(
@@ -130,7 +137,7 @@ async def test_trying_ends(server: ScriptedServer, client: AsyncClient) -> None:
     start = time.monotonic()
     with pytest.raises(errors.UnavailableError):
         await text_of(client)
-    assert 0.3 < time.monotonic() - start < 5
+    assert 0.3 < time.monotonic() - start < 60
 
 
 async def test_errors_of_the_server_are_raised_at_once(server: ScriptedServer, client: AsyncClient) -> None:
@@ -180,7 +187,7 @@ async def test_leaving_early_only_detaches(server: ScriptedServer, client: Async
 
     async def until_left(context: object) -> None:
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(300)
         finally:
             left.set()
 
@@ -190,7 +197,7 @@ async def test_leaving_early_only_detaches(server: ScriptedServer, client: Async
         async for text in stream.text:
             if text == WORDS[1]:
                 break
-    await asyncio.wait_for(left.wait(), 5)
+    await asyncio.wait_for(left.wait(), 60)
     assert server.called("ChatService.CancelRun") == []
     assert (await stream.final_message()).contents[0].text == TEXT
 
@@ -237,16 +244,16 @@ async def test_a_read_that_was_cancelled_loses_nothing(server: ScriptedServer, c
     connections(server, (run[:4], hang), (run[4:], None))
     texts: list[str] = []
     async with client.chat.send(CONVERSATION_ID, "Count!") as stream:
-        while (text := await patiently(stream.next_text)) is not None:
-            texts += [text] if text else []
+        while (event := await patiently(stream.next_delta)) is not None:
+            texts += [event.content_delta.text] if event.sequence else []
     assert texts == WORDS
 
 
-async def patiently(read: Callable[[], Awaitable[str | None]]) -> str | None:
+async def patiently(read: Callable[[], Awaitable[ChatEvent | None]]) -> ChatEvent | None:
     try:
         return await asyncio.wait_for(read(), 0.2)
     except TimeoutError:
-        return ""
+        return ChatEvent()
 
 
 @pytest.mark.usefixtures("timing")
@@ -255,7 +262,7 @@ async def test_a_deadline_ends_the_stream_and_not_the_run(server: ScriptedServer
     start = time.monotonic()
     with pytest.raises(errors.DeadlineExceededError):
         await client.chat.send(CONVERSATION_ID, "Count!", timeout=0.5).final_message()
-    assert 0.4 < time.monotonic() - start < 5
+    assert 0.4 < time.monotonic() - start < 60
     assert server.called("ChatService.CancelRun") == []
 
 
@@ -272,7 +279,7 @@ async def test_closing_the_client_ends_its_streams(server: ScriptedServer) -> No
     await asyncio.sleep(0.1)
     await client.close()
     with pytest.raises(errors.CallCancelledError):
-        await asyncio.wait_for(reading, 2)
+        await asyncio.wait_for(reading, 60)
 
 
 async def test_a_server_that_restarts_is_found_again(server: ScriptedServer, client: AsyncClient) -> None:
@@ -282,4 +289,4 @@ async def test_a_server_that_restarts_is_found_again(server: ScriptedServer, cli
     await server.until_called(SEND)
     await asyncio.sleep(0.1)
     await server.restart()
-    assert await asyncio.wait_for(reading, 10) == WORDS
+    assert await asyncio.wait_for(reading, 60) == WORDS

@@ -76,8 +76,9 @@ async def test_clients_side_by_side(server: ScriptedServer, capfd: pytest.Captur
     assert "Error" not in capfd.readouterr().err
 
 
-async def test_an_interrupt_ends_the_wait_and_leaves_the_stream_usable(server: ScriptedServer) -> None:
-    """As Ctrl-C does on the command line."""
+@pytest.mark.parametrize("thread", ["main_thread", "current_thread"])
+async def test_an_interrupt_ends_the_wait_and_leaves_the_stream_usable(server: ScriptedServer, thread: str) -> None:
+    """As Ctrl-C does on the command line, even when the signal does not wake the thread that waits."""
     run = whole_run()
     partial = runs.message("One two ", chat_pb2.MESSAGE_STATE_PARTIAL)
     cancelled = chat_pb2.ChatEvent(
@@ -86,20 +87,65 @@ async def test_an_interrupt_ends_the_wait_and_leaves_the_stream_usable(server: S
     connections(server, (run[:4], hang), ([cancelled], None))
     server.script("ChatService.CancelRun", answer(chat_pb2.CancelRunResponse(run=runs.RUN)))
     code = f"""
-        import signal, threading, time, os
+        import signal, threading
         from aiworkspace_client import Client
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # not there in the background
+
+        def interrupt():
+            signal.pthread_kill(threading.{thread}().ident, signal.SIGINT)
 
         with Client("{server.target}") as client:
             with client.chat.send("{CONVERSATION_ID}", "Count!") as stream:
-                threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
                 try:
                     for text in stream.text:
                         print(text)
+                        if text == "two ":
+                            threading.Timer(0.2, interrupt).start()
                 except KeyboardInterrupt:
                     stream.cancel()
                 print(list(stream.text), stream.final_message().contents[0].text)
     """
     assert (await script(code)).splitlines() == ["One ", "two ", "[] One two "]
+
+
+async def test_interrupts_at_any_time_lose_nothing_of_a_stream(server: ScriptedServer) -> None:
+    words = [f"{number} " for number in range(100)]
+    events = runs.number([runs.started(), *runs.piece(words), runs.completed()])
+    runs.replay(server, events, pause=0.001)
+    code = f"""
+        import os, random, signal, threading, time
+        from aiworkspace_client import Client
+
+        armed = False
+
+        def interrupt(*_):
+            global armed
+            if armed:
+                armed = False
+                raise KeyboardInterrupt
+
+        def strike():
+            for _ in range(50):
+                time.sleep(random.random() / 50)
+                os.kill(os.getpid(), signal.SIGINT)
+
+        signal.signal(signal.SIGINT, interrupt)
+        with Client("{server.target}") as client:
+            with client.chat.stream_run("{RUN_ID}") as stream:
+                threading.Thread(target=strike, daemon=True).start()
+                texts, ended = [], False
+                while not ended:
+                    try:
+                        armed = True
+                        for text in stream.text:
+                            texts.append(text)
+                        ended, armed = True, False
+                    except KeyboardInterrupt:
+                        pass
+                print("".join(texts), end="")
+    """
+    assert await script(code) == "".join(words)
 
 
 async def test_clients_survive_a_fork_that_happens_before_their_first_call(server: ScriptedServer) -> None:
@@ -155,7 +201,7 @@ async def test_the_interpreter_ends_at_once(server: ScriptedServer, end: str) ->
     """
     start = time.monotonic()
     assert await script(code) == "ada@example.com\n"
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 30, "the connection would last longer"
 
 
 async def test_an_async_client_moves_to_the_next_event_loop_and_not_between_two(server: ScriptedServer) -> None:
@@ -184,7 +230,7 @@ async def test_an_async_client_moves_to_the_next_event_loop_and_not_between_two(
 async def script(code: str, *, quiet: bool = True) -> str:
     """What a program prints; it must end well and, if it is to be quiet, say nothing on stderr."""
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=20)
+    run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=40)
     assert run.returncode == 0, run.stderr
     assert not (quiet and run.stderr)
     return run.stdout

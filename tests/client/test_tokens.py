@@ -190,7 +190,7 @@ async def test_the_exchange_survives_its_first_caller(server: ScriptedServer, cl
 
 async def test_waiting_for_an_exchange_ends_with_the_deadline(server: ScriptedServer, client: AsyncClient) -> None:
     async def stuck(request: auth_pb2.RefreshRequest, context: Context) -> Message:
-        await asyncio.sleep(5)
+        await asyncio.sleep(120)
         return auth_pb2.RefreshResponse()
 
     session(server)
@@ -199,7 +199,7 @@ async def test_waiting_for_an_exchange_ends_with_the_deadline(server: ScriptedSe
     start = time.monotonic()
     with pytest.raises(errors.DeadlineExceededError):
         await client.auth.get_me(timeout=0.2)
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 60
 
 
 class SharedStore(TokenStore):

@@ -3,7 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aiworkspace.v1 import access_pb2, org_pb2, service_account_pb2, team_pb2, workspace_pb2
+from aiworkspace.v1 import (
+    access_pb2,
+    budget_pb2,
+    common_pb2,
+    model_pb2,
+    org_pb2,
+    service_account_pb2,
+    team_pb2,
+    workspace_pb2,
+)
 from tests.people import NewPerson, Person, join, make_conversation, make_org, make_workspace, say
 
 Ids = Mapping[str, str]
@@ -38,10 +47,12 @@ async def furnish(new_person: NewPerson, model: str = "") -> Belongings:
     ids = {"org_id": org_id, "workspace_id": workspace_id, "user_id": subject.user_id, **owners}
     ids["invitation_id"] = await _invite(owner, org_id)
     ids |= await _make_role(owner, org_id) | await _make_team(owner, org_id, workspace_id, subject)
+    ids |= await _make_budget(owner, org_id)
     keys, secret = await _make_key(owner, org_id, workspace_id)
     hidden = await make_workspace(owner, org_id, visibility=workspace_pb2.WORKSPACE_VISIBILITY_MEMBERS)
     closed = {**await _talk(owner, hidden, model), "workspace_id": hidden}
     del closed["session_id"]
+    await _regulate(owner, org_id, workspace_id)
     members = await _talk(member, workspace_id, model)
     return Belongings(owner, member, ids | keys, owners, members, closed, secret)
 
@@ -81,6 +92,23 @@ async def _make_team(owner: Person, org_id: str, workspace_id: str, subject: Per
         )
         await owner.workspaces.SetWorkspaceMember(request)
     return {"team_id": team_id}
+
+
+async def _regulate(owner: Person, org_id: str, workspace_id: str) -> None:
+    """Policies that forbid nothing, and a key at a provider that is not asked."""
+    policy = model_pb2.ModelPolicy(limits=[model_pb2.ModelLimit(model="echo/*")])
+    await owner.models.SetOrgModelPolicy(model_pb2.SetOrgModelPolicyRequest(org_id=org_id, policy=policy))
+    there = model_pb2.SetWorkspaceModelPolicyRequest(workspace_id=workspace_id, policy=policy)
+    await owner.models.SetWorkspaceModelPolicy(there)
+    key = model_pb2.SetProviderKeyRequest(org_id=org_id, provider="deepseek", secret=f"sk-of-{org_id}")
+    await owner.models.SetProviderKey(key)
+
+
+async def _make_budget(owner: Person, org_id: str) -> dict[str, str]:
+    limit = common_pb2.Money(currency_code="USD", nanos=10**12)
+    scope, window = budget_pb2.BUDGET_SCOPE_ORG, budget_pb2.BUDGET_WINDOW_DAY
+    request = budget_pb2.CreateBudgetRequest(org_id=org_id, scope=scope, window=window, limit=limit, hard=True)
+    return {"budget_id": (await owner.budgets.CreateBudget(request)).budget.budget_id}
 
 
 async def _make_key(owner: Person, org_id: str, workspace_id: str) -> tuple[dict[str, str], str]:

@@ -22,6 +22,7 @@ GLOBAL = {
     "sessions": "of a person, in all organizations alike",
     "email_tokens": "of a person; found by a token before anybody is signed in",
     "alembic_version": "the schema's own",
+    "servers": "the processes of this server, which work for all organizations",
 }
 # Jobs are the server's own work for all tenants; a job names its organization in its arguments.
 GLOBAL_PREFIX = "procrastinate_"
@@ -41,7 +42,11 @@ DOORS = {
     "find_api_key(p_secret_hash bytea)": True,
     "find_workspace(p_workspace_id uuid, p_user_id uuid)": True,
     "list_user_orgs(p_user_id uuid, p_after uuid, p_limit integer)": True,
-    "list_open_reservations()": True,
+    "list_orphaned_runs()": True,
+    "list_stopped_runs(p_server_id uuid)": True,
+    "list_ledger_orgs()": True,
+    "find_ledger_orgs(p_run_ids uuid[])": True,
+    "list_provider_key_orgs()": True,
     "active_memberships(p_user_id uuid)": False,
 }
 

@@ -54,6 +54,8 @@ def _value(field: Any, ids: Mapping[str, str]) -> st.SearchStrategy[Any]:
         return st.one_of(st.sampled_from([value.number for value in field.enum_type.values]), st.integers(-9, 99))
     if field.type == FieldDescriptor.TYPE_BOOL:
         return st.booleans()
+    if field.type == FieldDescriptor.TYPE_DOUBLE:
+        return st.one_of(st.floats(0, 2), st.floats())
     if field.type in _NUMBERS:
         return st.one_of(st.integers(0, 50), st.integers(*_NUMBERS[field.type]))
     return _strings(field.name, ids)

@@ -9,8 +9,8 @@ from tests.backdoor import Owner
 
 # What a call may touch by itself: when credentials were last used.
 _TOUCHED = ("last_use_time", "last_use_address")
-# What goes on whether anybody calls or not: the heartbeat of the job queue, and its own job every minute.
-_OWN_AFFAIRS = ("procrastinate_workers", "procrastinate_periodic_defers", "procrastinate_events")
+# What goes on whether anybody calls or not: leases, the heartbeat of the job queue, and its own job every few seconds.
+_OWN_AFFAIRS = ("servers", "procrastinate_workers", "procrastinate_periodic_defers", "procrastinate_events")
 _CONDITIONS = {"chain_id": "chain_id <> ALL (%(callers)s::uuid[])", "task_name": "task_name <> 'jobs.tend'"}
 
 _TABLES = """

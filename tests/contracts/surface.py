@@ -29,6 +29,13 @@ SAMPLES: dict[str, Any] = {
     "role": 2,
     "permissions": ["org.read"],
     "method": "OrgService/GetOrg",
+    "scope": 1,
+    "window": 1,
+    "currency_code": "USD",
+    "nanos": 10**12,
+    "provider": "openai",
+    "attempt": 1,
+    "secret": "sk-a-key-for-tests",
 }
 
 
@@ -73,7 +80,7 @@ class Endpoint:
         channel: Any = person.channel
         kind = channel.unary_stream if self.descriptor.server_streaming else channel.unary_unary
         method = kind(self.path, request_serializer=_encode, response_deserializer=lambda data: data)
-        call = method(request, metadata=metadata, timeout=20)
+        call = method(request, metadata=metadata, timeout=60)
         try:
             answer = b"".join([part async for part in call]) if self.descriptor.server_streaming else await call
         except grpc.aio.AioRpcError as error:
@@ -112,7 +119,7 @@ def put(request: Any, path: str, value: Any) -> None:
     """Sets the field; one that is repeated to this value alone."""
     *parents, name = path.split(".")
     for parent in parents:
-        request = getattr(request, parent)
+        request = inside(request, parent)
     if request.DESCRIPTOR.fields_by_name[name].is_repeated:
         request.ClearField(name)
         getattr(request, name).append(value)
@@ -132,13 +139,23 @@ def random_id() -> str:
 def _fill(request: Any, ids: Mapping[str, str], optional: bool) -> None:
     for field in request.DESCRIPTOR.fields:
         if _is_ours(field):
-            getattr(request, field.name).SetInParent()
-            _fill(getattr(request, field.name), ids, True)  # what is optional there may name the resource
+            if field.is_repeated and not any(id_fields(field.message_type)):
+                continue  # a list may be empty
+            _fill(inside(request, field.name), ids, True)  # what is optional there may name the resource
         elif field.name in ids:
             if optional or field.GetOptions().Extensions[validate.field].ignore != validate.IGNORE_IF_ZERO_VALUE:
                 setattr(request, field.name, ids[field.name])
         elif field.name in SAMPLES and field.name != "title":
             _set(request, field, SAMPLES[field.name])
+
+
+def inside(request: Any, name: str) -> Any:
+    """The message in the field, the first one where there may be several; it is there from now on."""
+    if request.DESCRIPTOR.fields_by_name[name].is_repeated:
+        messages = getattr(request, name)
+        return messages[0] if messages else messages.add()
+    getattr(request, name).SetInParent()
+    return getattr(request, name)
 
 
 def _set(request: Any, field: Any, value: Any) -> None:

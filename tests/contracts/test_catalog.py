@@ -124,7 +124,7 @@ BREACHES: dict[str, tuple[tuple[str, ...], str]] = {
         ("GRANT EXECUTE ON FUNCTION active_memberships(uuid) TO aiworkspace_app",),
         "active_memberships(p_user_id uuid): the wrong role may call it",
     ),
-    "a door that is gone": (("DROP FUNCTION list_open_reservations()",), "declared, but does not exist"),
+    "a door that is gone": (("DROP FUNCTION list_orphaned_runs()",), "declared, but does not exist"),
 }
 
 
@@ -209,11 +209,13 @@ async def test_a_secret_is_answered_with_its_own_key(pair: list[dict[str, UUID]]
     assert await ask(app, "find_api_key(:secret)", secret=uuid4().bytes) == []
 
 
-async def test_open_reservations_are_named_without_their_content(app: App) -> None:
-    """The one lookup without an argument, for the start of the server: ids, and nothing that anybody said or paid."""
+async def test_the_lookups_of_the_server_itself_tell_ids_alone(app: App) -> None:
+    """Nothing that anybody said or paid."""
     async with app.db.read() as tx:
-        names = list((await tx.execute(text("SELECT * FROM list_open_reservations()"))).keys())
-    assert names == ["org_id", "run_id", "conversation_id"]
+        names = list((await tx.execute(text("SELECT * FROM list_orphaned_runs()"))).keys())
+        assert names == ["org_id", "run_id", "conversation_id", "server_id"]
+        names = list((await tx.execute(text("SELECT * FROM list_stopped_runs(gen_random_uuid())"))).keys())
+        assert names == ["run_id", "stop"]
 
 
 async def test_the_inner_function_is_not_the_servers_to_call(app: App) -> None:

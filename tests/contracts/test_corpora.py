@@ -1,6 +1,7 @@
 """The hostile corpora against the whole surface: every id field, every list, every text."""
 
 import base64
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -64,7 +65,7 @@ def _spell(template: str) -> str:
 
 def _names(outcome: Outcome, path: str) -> bool:
     """Whether the field is refused by its name, perhaps with its place in a list, or because it is not known."""
-    return outcome.code in (INVALID, NOT_FOUND) and path in outcome.message
+    return outcome.code in (INVALID, NOT_FOUND) and path in re.sub(r"\[\d+\]", "", outcome.message)
 
 
 def _is_of_no_account(endpoint: Endpoint, path: str, value: str, outcome: Outcome) -> bool:
@@ -122,7 +123,7 @@ def _change(template: str, token: str) -> str:
 # Texts
 
 # How fields end whose text has a form or a meaning of its own.
-_NO_FREE_TEXT = ("email", "token", "etag", "model", "password", "permissions")
+_NO_FREE_TEXT = ("email", "token", "etag", "model", "password", "permissions", "currency_code")
 
 
 def _text_fields(message: Any, prefix: str = "") -> Iterator[str]:

@@ -16,7 +16,7 @@ from aiworkspace_server.auth.authority import ROLES, WORKSPACE_ROLES
 from aiworkspace_server.kit.ids import new_id
 from tests.backdoor import Owner, as_owner
 from tests.conftest import Stores
-from tests.contracts.surface import ENDPOINTS, Endpoint, name_of, random_id
+from tests.contracts.surface import ENDPOINTS, Endpoint, inside, name_of, random_id
 from tests.people import NewPerson, Person, make_workspace
 from tests.refusals import OK, PERMISSION_MISSING, outcome
 from tests.roles import ALL, add_service_account, create, make_role, restrict
@@ -97,8 +97,7 @@ class Plot:
             if field.name == "update_mask":
                 message.update_mask.CopyFrom(FieldMask(paths=data.draw(st.sampled_from(MASKS))))
             elif field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type.full_name.startswith("aiworkspace."):
-                getattr(message, field.name).SetInParent()
-                self._fill(getattr(message, field.name), data)
+                self._fill(inside(message, field.name), data)
             elif field.is_repeated and field.name in self.values:
                 some = st.lists(st.sampled_from(self.values[field.name]), unique=True, max_size=4)
                 getattr(message, field.name).extend(data.draw(some))

@@ -13,7 +13,7 @@ from tests.people import NewPerson, Person, Place, events_of, join, make_convers
 from tests.standin import Script, Standin
 
 MODEL = "openai/gpt-4o"
-WORDS = tuple(f"word{n} " for n in range(40))
+WORDS = tuple(f"word{n} " for n in range(1500))
 
 
 def started(place: Place, conversation_id: str) -> Any:
@@ -57,8 +57,10 @@ def scoped(*scopes: str) -> list[Endpoint]:
 async def test_others_neither_read_nor_stop_a_running_answer(
     who: str, place: Place, others: dict[str, Person], standin: Standin
 ) -> None:
-    standin.script("gpt-4o", Script(tokens=WORDS, seconds_per_token=0.02))
+    standin.script("gpt-4o", Script(tokens=WORDS))
     undisturbed = await events_of(started(place, await make_conversation(place.owner, place.workspace_id, MODEL)))
+    enough = asyncio.Event()
+    standin.script("gpt-4o", Script(tokens=WORDS, seconds_per_token=0.02, enough=enough))
     conversation_id = await make_conversation(place.owner, place.workspace_id, MODEL)
     stream, asked = started(place, conversation_id), len(standin.received)
     first = (await stream.read()).event
@@ -73,6 +75,7 @@ async def test_others_neither_read_nor_stop_a_running_answer(
         assert outcome.code == grpc.StatusCode.NOT_FOUND, name_of(endpoint)
     assert len(tried) >= 7
     assert not reading.done(), "the answer ended before everything was tried"
+    enough.set()
     events = [first, *await reading]
     assert events[-1].HasField("run_completed")
     assert shape(events) == shape(undisturbed)

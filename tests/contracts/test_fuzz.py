@@ -122,9 +122,9 @@ async def first_answer(estate: Estate, path: str, request: bytes) -> Outcome:
     """The first answer to a call, of whatever kind the method is: a watch would not end by itself."""
     channel: Any = grpc.aio.insecure_channel(estate.app.address)
     if "reflection" in path:
-        call = channel.stream_stream(path, None, None)(_once(request), timeout=10)
+        call = channel.stream_stream(path, None, None)(_once(request), timeout=60)
     else:
-        call = channel.unary_stream(path, None, None)(request, timeout=10)
+        call = channel.unary_stream(path, None, None)(request, timeout=60)
     try:
         answer = await call.read()
         code = grpc.StatusCode.OK if answer is not grpc.aio.EOF else await call.code()

@@ -42,7 +42,7 @@ BAD_MESSAGES = {
 
 @pytest.mark.parametrize(("fields", "field"), BAD_MESSAGES.values(), ids=BAD_MESSAGES)
 async def test_bad_messages_are_refused_and_not_stored(
-    fields: dict[str, str], field: str, place: Place, app: App
+    fields: dict[str, Any], field: str, place: Place, app: App
 ) -> None:
     request = chat_pb2.SendMessageRequest(**{"conversation_id": place.conversation_id} | fields)
     before = await _stored(place, app)
@@ -123,7 +123,10 @@ async def test_a_page_token_is_good_for_its_list_and_its_person_alone(owner: Per
 @pytest.mark.parametrize("endpoint", PAGED, ids=name_of)
 @pytest.mark.parametrize("size", [-1, 1001])
 async def test_page_sizes_have_bounds(endpoint: Endpoint, size: int, place: Place) -> None:
-    request = endpoint.request(_ids(place) | {"team_id": random_id()})
+    ids = _ids(place) | {"team_id": random_id()}
+    if endpoint.access.scope == "run_id":
+        ids["run_id"] = (await say(place.owner, place.conversation_id, "hello"))[0].run_id
+    request = endpoint.request(ids)
     request.page_size = size
     outcome = await endpoint.call(place.owner, request)
     assert (outcome.code, outcome.message[:11]) == (grpc.StatusCode.INVALID_ARGUMENT, "page_size: ")

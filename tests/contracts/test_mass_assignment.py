@@ -9,8 +9,9 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from aiworkspace.v1 import org_pb2
+from aiworkspace.v1 import common_pb2, org_pb2
 from tests.contracts.conftest import Estate
 from tests.contracts.snapshot import Rows
 from tests.contracts.surface import Endpoint, name_of
@@ -23,7 +24,11 @@ CHANGED: dict[str, Any] = {
     "custom_role_id": "",
     "default_model": "openai/gpt-4o",
     "model": "openai/gpt-4o",
+    "alert_percents": [50],
+    "hard": False,
 }
+# Columns that are not called as the field is.
+COLUMNS = {"limit_nanos": "limit"}
 # Columns that say that and when something changed.
 TRACES = {"version", "update_time"}
 
@@ -34,6 +39,7 @@ async def test_only_what_may_be_changed_is_changed(endpoint: Endpoint, masked: b
     request = endpoint.request(estate.ours.ids)
     resource = getattr(request, resource_of(endpoint).name)
     values = {**CHANGED, "role": org_pb2.ROLE_MEMBER if masked else org_pb2.ROLE_VIEWER}
+    values["limit"] = common_pb2.Money(currency_code="USD", nanos=(5 if masked else 6) * 10**12)
     forged = _forge(resource, naming(endpoint), {name: values.get(name, f"{masked}") for name in changeable(endpoint)})
     if masked:
         request.update_mask.CopyFrom(FieldMask(paths=[field.name for field in resource.DESCRIPTOR.fields]))
@@ -67,17 +73,27 @@ def _set(resource: Any, field: Any, value: Any) -> None:
         resource.ClearField(field.name)
         getattr(resource, field.name).extend(value)
     elif field.message_type:
-        getattr(resource, field.name).FromJsonString(value)
+        getattr(resource, field.name).CopyFrom(value)
     else:
         setattr(resource, field.name, value)
 
 
 def _forged(field: Any) -> Any:
     if field.message_type:
-        return "2001-01-01T00:00:00Z"
+        return _forged_message(field.message_type)
     if field.enum_type:
         return field.enum_type.values[-1].number
     return {FieldDescriptor.TYPE_STRING: CANARY, FieldDescriptor.TYPE_BOOL: True}.get(field.type, 77)
+
+
+def _forged_message(kind: Any) -> Any:
+    message = GetMessageClass(kind)()
+    if isinstance(message, Timestamp):
+        message.FromJsonString("2001-01-01T00:00:00Z")
+        return message
+    for field in kind.fields:
+        _set(message, field, _forged(field))
+    return message
 
 
 def _changed_columns(before: Rows, after: Rows) -> set[str]:
@@ -88,7 +104,7 @@ def _changed_columns(before: Rows, after: Rows) -> set[str]:
     for table, rows in gone.items():
         assert len(rows) == 1, f"{table}: more than the one that was named"
         ((old,), (new,)) = rows, come[table]
-        changed |= {name for name in old if old[name] != new[name]}
+        changed |= {COLUMNS.get(name, name) for name in old if old[name] != new[name]}
     return changed
 
 

@@ -5,7 +5,7 @@ reflection, so that a new one is held against this without being named.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -67,7 +67,9 @@ async def test_foreign_ids_are_as_unknown_as_random_ones(
     endpoint: Endpoint, path: str, who: str, callers: dict[str, Caller], estate: Estate
 ) -> None:
     caller = callers[who]
-    for foreign in caller.foreign.values():
+    for whose, foreign in caller.foreign.items():
+        if who == "owner" and whose == "another person's" and endpoint.access.permission == "usage.read":
+            continue  # who reads the usage of an organization reads that of all its people
         for request, foreign_id in _requests(endpoint, path, caller, foreign):
             await _hold_against_a_random_id(endpoint, path, caller.person, request, foreign_id, estate)
 
@@ -79,8 +81,10 @@ async def _hold_against_a_random_id(
     before, asked = await estate.snapshots.take_at_rest(), len(estate.standin.received)
     outcome = await endpoint.call(person, request)
     after = await estate.snapshots.take_at_rest()
-    put(request, path, random_id())
+    put(request, path, unknown_id := random_id())
     other = await endpoint.call(person, request)
+    # Where the answer names what was asked about, that is all in which it may differ.
+    other = replace(other, answer=other.answer.replace(unknown_id.encode(), foreign_id.encode()))
     if outcome.code == grpc.StatusCode.OK:
         assert about(after, foreign_id) == about(before, foreign_id), request
         assert other.code == grpc.StatusCode.OK, request

@@ -137,8 +137,8 @@ def alive(data_dir: Path, name: str) -> bool:
 
 
 async def gone(data_dir: Path, name: str) -> bool:
-    """Whether the database ends within five seconds, nobody having asked it to."""
-    for _ in range(500):
+    """Whether the database ends within half a minute, nobody having asked it to."""
+    for _ in range(3000):
         if not alive(data_dir, name):
             return True
         await asyncio.sleep(0.01)
@@ -152,7 +152,7 @@ async def test_what_was_written_is_there_after_a_restart(data_dir: Path) -> None
             print(f"{value} start: {time.monotonic() - started:.2f} s")
             await write(urls, value)
             stopping = time.monotonic()
-        assert time.monotonic() - stopping < 5
+        assert time.monotonic() - stopping < 30
     async with all_three(data_dir) as urls:
         assert await read(urls) == [["first", "second"]] * 3
 

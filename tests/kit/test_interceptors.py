@@ -56,7 +56,7 @@ class Service:
     async def call(self, kind: str, data: bytes = b"") -> list[bytes]:
         """The answers to a call with these bytes for a request."""
         made = getattr(self.channel, kind)(f"/test.Kinds/{kind}", None, None)
-        call = made(_once(data) if kind.startswith("stream") else data, timeout=5)
+        call = made(_once(data) if kind.startswith("stream") else data, timeout=60)
         return [part async for part in call] if kind.endswith("stream") else [await call]
 
 

@@ -87,7 +87,7 @@ async def test_without_an_answer_from_redis_is_counted_in_memory(dead_redis: str
     begin = time.perf_counter()
     hits = [await counters.ask(strategy, lambda limiter: limiter.hit(allowed, "somebody")) for _ in range(8)]
     assert hits == [True] * 5 + [False] * 3
-    assert time.perf_counter() - begin < 4, "it is not asked again at each call"
+    assert time.perf_counter() - begin < 0.9 * 8 * limits._REDIS_SECONDS, "it is not asked again at each call"
     await counters.close()
 
 

@@ -123,7 +123,8 @@ def _options(tls: Tls, context: ssl.SSLContext) -> dict[str, Any]:
 
 
 def _check(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
-    return AuthResult(success=isinstance(data, LoginPassword) and data.password == PASSWORD.encode())
+    right = isinstance(data, LoginPassword) and data.password == PASSWORD.encode()
+    return AuthResult(success=right, handled=False)  # the server tells them
 
 
 @pytest.mark.parametrize(("answer", "delayed"), [("451 later", True), ("550 never", False)])

@@ -17,10 +17,11 @@ from aiworkspace_server.kit import mongo
 from aiworkspace_server.kit.mongo import Tenant
 from aiworkspace_server.settings import Settings
 from tests.backdoor import sql
-from tests.conftest import Stores, other_databases, store_settings
+from tests.conftest import Stores, other_databases, provider_settings, store_settings
 from tests.contracts.belongings import Belongings, furnish
 from tests.contracts.surface import CLOSED, ENDPOINTS
 from tests.people import PASSWORD, Person, events_of, make_place, people, say
+from tests.standin import Standin
 
 # A tenant's collection
 
@@ -99,12 +100,12 @@ class Journey:
 
 
 @pytest.fixture(scope="module")
-async def journey(stores: Stores) -> Journey:
+async def journey(stores: Stores, standin: Standin) -> Journey:
     recorder = Recorder()
     elsewhere = await other_databases(stores, "watched")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mongo, "AsyncMongoClient", partial(AsyncMongoClient, event_listeners=[recorder]))
-        settings = Settings.model_validate(store_settings(elsewhere))
+        settings = Settings.model_validate(store_settings(elsewhere) | provider_settings(standin))
         async with running(settings, migrating=True) as watched, people(watched.address) as new_person:
             recorder.commands.clear()  # the server's own, before it takes calls
             belongings = await furnish(new_person)

@@ -41,7 +41,7 @@ def test_embedded_makes_its_secrets_once() -> None:
     first, second = read(), read()
     assert first.embedded
     assert first == second
-    assert len({getattr(first, name).get_secret_value() for name in SECRETS}) == 3
+    assert len({getattr(first, name).get_secret_value() for name in SECRETS}) == len(SECRETS)
 
 
 def test_secrets_file_is_private() -> None:
@@ -73,6 +73,35 @@ def test_servers_that_start_together_agree(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
         paths = list(pool.map(lambda _: secrets_file.ensure(tmp_path / "d", SECRETS).read_text(), range(64)))
     assert len(set(paths)) == 1
+    assert os.listdir(tmp_path / "d") == ["secrets.env"]
+
+
+def _age(path: Path) -> str:
+    """Makes the file one of a version that knew one secret less. Returns what it holds."""
+    text = "".join(line for line in path.read_text().splitlines(True) if not line.startswith("ENCRYPTION_SECRET="))
+    path.write_text(text.rstrip("\n"))
+    return text
+
+
+def test_a_secrets_file_of_an_older_version_is_completed_and_keeps_what_it_has() -> None:
+    first = read()
+    path = Path(".data/secrets.env")
+    old = _age(path)
+    second = read()
+    assert path.read_text().startswith(old)
+    assert second.jwt_secret == first.jwt_secret
+    assert second.encryption_secret != first.encryption_secret
+    assert second == read()
+    assert (stat.S_IMODE(path.stat().st_mode), os.listdir(".data")) == (0o600, ["secrets.env"])
+
+
+def test_servers_that_start_together_complete_it_once(tmp_path: Path) -> None:
+    old = _age(secrets_file.ensure(tmp_path / "d", SECRETS))
+    with ThreadPoolExecutor(16) as pool:
+        texts = set(pool.map(lambda _: secrets_file.ensure(tmp_path / "d", SECRETS).read_text(), range(64)))
+    (text,) = texts
+    assert text.startswith(old)
+    assert text.count("ENCRYPTION_SECRET=") == 1
     assert os.listdir(tmp_path / "d") == ["secrets.env"]
 
 
@@ -118,6 +147,8 @@ def test_external(monkeypatch: pytest.MonkeyPatch) -> None:
         ("JWT_REFRESH_SECRET", "super_secret_refresh_token_key_change_me_in_production", "placeholder"),
         ("JWT_OTHER_SECRETS", "s3cr3t", "shorter than 32"),
         ("JWT_OTHER_SECRETS", f"{STRONG['JWT_SECRET'][::-1]}, {'k' * 64}", "repeats itself"),
+        ("ENCRYPTION_SECRET", "s3cr3t", "shorter than 32"),
+        ("ENCRYPTION_OTHER_SECRETS", "changeme" * 5, "repeats itself"),
         ("JWT_REFRESH_OTHER_SECRETS", "your-256-bit-secret-your-512-bit-secret", "placeholder"),
         ("PORT", "65536", "less than or equal"),
         ("PORT", "http", "valid integer"),
@@ -188,7 +219,7 @@ def test_secrets_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "must differ" in problem
 
 
-@pytest.mark.parametrize("name", ["JWT_OTHER_SECRETS", "JWT_REFRESH_OTHER_SECRETS"])
+@pytest.mark.parametrize("name", ["JWT_OTHER_SECRETS", "JWT_REFRESH_OTHER_SECRETS", "ENCRYPTION_OTHER_SECRETS"])
 @pytest.mark.parametrize("repeated", STRONG)
 def test_other_secrets_differ_from_all_that_are_set(monkeypatch: pytest.MonkeyPatch, name: str, repeated: str) -> None:
     new = secrets.token_urlsafe(48)

@@ -8,6 +8,7 @@ from aiworkspace_server.llm.base import (
     Finish,
     FinishReason,
     ModelRequest,
+    Parameters,
     Piece,
     Provider,
     ProviderError,
@@ -16,6 +17,7 @@ from aiworkspace_server.llm.base import (
 )
 
 MODEL = "gpt-4o-mini"
+EVERYTHING = Parameters(temperature=1.5, stop=("END", "."), seed=-7, reasoning_effort="high")
 
 
 @dataclass
@@ -46,8 +48,16 @@ class Answer:
         return self.pieces[-1].reason if self.pieces and isinstance(self.pieces[-1], Finish) else None
 
 
-def question(text: str = "Say hello.", *, model: str = MODEL, system: str = "", limit: int = 1000) -> ModelRequest:
-    return ModelRequest(model, system, [Turn("user", text)], limit)
+def question(
+    text: str = "Say hello.",
+    *,
+    model: str = MODEL,
+    system: str = "",
+    limit: int = 1000,
+    parameters: Parameters = Parameters(),  # noqa: B008 - frozen
+    request_id: str = "",
+) -> ModelRequest:
+    return ModelRequest(model, system, [Turn("user", text)], limit, parameters, request_id)
 
 
 async def answer(provider: Provider, request: ModelRequest | None = None) -> Answer:

@@ -15,8 +15,8 @@ OPENAI_KEY = "sk-proj-Qk7vR2mXw9LtZb4N8cYd"
 ANTHROPIC_KEY = "sk-ant-api03-Jh5pTs8WqVe3Ku6MrGx"
 DEEPSEEK_KEY = "sk-7f3e9d1c5b2a8046"
 
-PATIENT = Clocks(connect_seconds=5, first_content_seconds=30, idle_seconds=30)
-HURRIED = Clocks(connect_seconds=0.5, first_content_seconds=1.0, idle_seconds=0.6)
+PATIENT = Clocks(connect_seconds=30, first_content_seconds=60, idle_seconds=60)
+HURRIED = Clocks(connect_seconds=5, first_content_seconds=1.5, idle_seconds=1.0)
 
 
 @pytest.fixture(scope="session", autouse=True)

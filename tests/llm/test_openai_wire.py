@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from aiworkspace_server.llm.base import ErrorKind, ModelRequest, Provider, TokenUsage, Turn
+from aiworkspace_server.llm.base import Answering, ErrorKind, ModelRequest, Parameters, Provider, TokenUsage, Turn
 from aiworkspace_server.llm.openai_wire import OPENAI, OpenAIProvider, Profile
 from tests.standin import HttpError, Script, Standin
 
-from .answers import MODEL, Answer, answer, question
+from .answers import EVERYTHING, MODEL, Answer, answer, question
 from .conftest import DEEPSEEK_KEY, OPENAI_KEY, PATIENT, deepseek_provider
 
 CONVERSATION = ModelRequest(
@@ -65,6 +65,36 @@ async def test_a_context_that_is_too_long(standin: Standin, openai_wire: Provide
     error = (await answer(openai_wire)).error
     assert error is not None
     assert error.kind is ErrorKind.CONTEXT_TOO_LONG
+
+
+@pytest.mark.parametrize(
+    ("model", "taken"),
+    [
+        (MODEL, {"temperature": 1.5, "stop": ["END", "."], "seed": -7}),
+        ("gpt-5-mini", {"seed": -7, "reasoning_effort": "high"}),
+        ("o3", {"seed": -7, "reasoning_effort": "high"}),
+    ],
+)
+async def test_parameters_that_the_model_takes_are_sent(
+    standin: Standin, openai_wire: Provider, model: str, taken: dict[str, Any]
+) -> None:
+    await answer(openai_wire, question(model=model, parameters=EVERYTHING))
+    plain = {"model", "messages", "stream", "stream_options", "max_completion_tokens"}
+    assert {name: value for name, value in standin.received[0].body.items() if name not in plain} == taken
+
+
+async def test_a_temperature_of_zero_is_one(standin: Standin, openai_wire: Provider) -> None:
+    await answer(openai_wire, question(parameters=Parameters(temperature=0, seed=0)))
+    assert (standin.received[0].body["temperature"], standin.received[0].body["seed"]) == (0, 0)
+
+
+async def test_deepseek_is_given_no_seed_and_no_effort(standin: Standin) -> None:
+    provider = deepseek_provider(standin.url)
+    await answer(provider, question(model="deepseek-chat", parameters=EVERYTHING))
+    await provider.aclose()
+    body = standin.received[0].body
+    assert (body["temperature"], body["stop"]) == (1.5, ["END", "."])
+    assert not {"seed", "reasoning_effort"} & body.keys()
 
 
 # Events as other servers send them
@@ -133,6 +163,24 @@ async def test_the_fields_that_may_be_missing_or_null(raw: Raw) -> None:
     )
     result = await raw.answer()
     assert (result.text, result.usages, result.finish) == ("Hi", [TokenUsage(3, 0, 0, 1, 0)], "stop")
+
+
+async def test_audio_tokens_are_counted(raw: Raw) -> None:
+    usage = {
+        "prompt_tokens": 9,
+        "completion_tokens": 7,
+        "prompt_tokens_details": {"audio_tokens": 5},
+        "completion_tokens_details": {"audio_tokens": 4},
+    }
+    raw.events(delta("stop", content="a"), {"choices": [], "usage": usage})
+    assert (await raw.answer()).usages == [TokenUsage(9, 0, 0, 7, 0, input_audio_tokens=5, output_audio_tokens=4)]
+
+
+async def test_the_id_of_the_answer_may_come_late_or_never(raw: Raw) -> None:
+    raw.events({"id": "", "choices": []}, {"id": "late", **delta(content="a")}, {"id": "late", **delta("stop")})
+    assert [piece for piece in (await raw.answer()).pieces if isinstance(piece, Answering)] == [Answering("late")]
+    raw.events(delta("stop", content="a"))
+    assert not any(isinstance(piece, Answering) for piece in (await raw.answer()).pieces)
 
 
 async def test_deepseek_out_of_machines(raw: Raw) -> None:

@@ -25,8 +25,8 @@ _texts = st.one_of(
 
 @st.composite
 def _usages(draw: st.DrawFn) -> TokenUsage:
-    cached, written, fresh = (draw(st.integers(0, 1_000_000)) for _ in range(3))
-    reasoning, said = (draw(st.integers(0, 100_000)) for _ in range(2))
+    cached, written, fresh = (draw(st.integers(0, 6_000)) for _ in range(3))
+    reasoning, said = (draw(st.integers(0, 10_000)) for _ in range(2))
     return TokenUsage(cached + written + fresh + 1, cached, written, reasoning + said, reasoning)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from aiworkspace_server.llm import catalog
 from aiworkspace_server.llm.base import TokenUsage
-from aiworkspace_server.llm.prices import PRICE_LIST, SELF_HOSTED, Price, UnknownPrice, price
+from aiworkspace_server.llm.prices import PRICE_LIST, SELF_HOSTED, Price, UnknownPrice, price, usd
 
 # Prices change; those of a day in the past do not.
 DAY = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -53,6 +53,37 @@ def test_the_price_is_that_of_the_hour() -> None:
     usage = TokenUsage(1_000_000, 0, 0, 0, 0)
     assert price("deepseek/deepseek-chat", usage, DAY.replace(hour=12)).nanos == 270_000_000
     assert price("deepseek/deepseek-chat", usage, DAY.replace(hour=20)).nanos == 135_000_000
+
+
+@pytest.mark.parametrize(
+    ("model", "usage", "nanos"),
+    [
+        # $2.50 in, $32 for audio in, $10 out, $64 for audio out per million; cached tokens have no price of their own.
+        ("openai/gpt-audio", TokenUsage(1000, 0, 0, 100, 0, False, 1000, 100), 1000 * 32_000 + 100 * 64_000),
+        (
+            "openai/gpt-audio",
+            TokenUsage(1000, 0, 0, 100, 0, False, 700, 40),
+            300 * 2_500 + 700 * 32_000 + 60 * 10_000 + 40 * 64_000,
+        ),
+        # $4 in, $0.40 cached, $32 for audio, $0.40 for cached audio: what is cached is taken for text as far as it can.
+        (
+            "openai/gpt-realtime",
+            TokenUsage(1000, 400, 0, 0, 0, False, 700),
+            300 * 400 + 100 * 400 + 600 * 32_000,
+        ),
+        # None for audio: it costs what text costs, and never nothing.
+        ("openai/gpt-4o-mini", TokenUsage(1000, 0, 0, 100, 0, False, 1000, 100), 1000 * 150 + 100 * 600),
+        ("openai/gpt-4o-mini", TokenUsage(1000, 400, 0, 100, 0, False, 800, 50), 600 * 150 + 400 * 75 + 100 * 600),
+    ],
+)
+def test_audio_has_its_own_price_where_the_list_has_one(model: str, usage: TokenUsage, nanos: int) -> None:
+    assert price(model, usage, DAY).nanos == nanos
+
+
+@pytest.mark.parametrize("audio", [TokenUsage(10, 0, 0, 5, 0, False, 11, 0), TokenUsage(10, 0, 0, 5, 0, False, 0, 6)])
+def test_more_audio_than_tokens_cannot_be_true(audio: TokenUsage) -> None:
+    with pytest.raises(ValueError, match="cannot be true"):
+        price("openai/gpt-audio", audio, DAY)
 
 
 @pytest.mark.parametrize(("tokens", "nanos"), [(1, 4), (4, 14), (12, 44)])
@@ -100,6 +131,32 @@ def test_every_listed_model_has_a_price() -> None:
     for provider in ("openai", "anthropic", "deepseek"):
         for model in catalog.models(provider):
             assert price(model.id, TokenUsage(1000, 0, 0, 1000, 0)).nanos > 0
+
+
+LISTED = [f"{provider}/{name}" for provider in ("openai", "anthropic", "deepseek") for name in catalog.names(provider)]
+
+
+@given(
+    st.sampled_from(sorted(LISTED)),
+    st.tuples(st.integers(0, 300_000), st.integers(0, 300_000), st.integers(0, 300_000)),
+    st.tuples(st.integers(0, 200_000), st.integers(0, 200_000)),
+    st.integers(0, 23),
+)
+def test_what_is_reserved_is_enough(model: str, given: tuple[int, int, int], said: tuple[int, int], hour: int) -> None:
+    """Whatever part of the tokens that were reserved for is used, and whatever part of them is cached."""
+    cached, used, bound = sorted(given)
+    output, most = sorted(said)
+    at = DAY.replace(hour=hour)
+    reserved = price(model, TokenUsage(bound, 0, 0, most, 0), at)
+    assert price(model, TokenUsage(used, cached, 0, output, 0), at).nanos <= reserved.nanos
+
+
+@pytest.mark.parametrize(
+    ("nanos", "text"),
+    [(0, "0.00"), (1, "0.000000001"), (10**9, "1.00"), (1_234_567_890_100, "1,234.5678901"), (-15 * 10**8, "-1.50")],
+)
+def test_amounts_are_written_exactly(nanos: int, text: str) -> None:
+    assert usd(nanos) == text
 
 
 @given(

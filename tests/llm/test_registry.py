@@ -38,12 +38,12 @@ def all_keys(standin: Standin) -> Deployment:
 
 @pytest.fixture
 async def registry(standin: Standin) -> AsyncIterator[Registry]:
-    async with Registry.from_settings(all_keys(standin)) as registry:
+    async with Registry(all_keys(standin)) as registry:
         yield registry
 
 
 async def test_echo_needs_nothing(standin: Standin) -> None:
-    async with Registry.from_settings(settings(standin)) as registry:
+    async with Registry(settings(standin)) as registry:
         assert [model.id for model in await registry.models()] == ["echo/echo"]
         provider, name = await registry.resolve("echo/echo")
         assert (await answer(provider, question(model=name))).finish == "stop"
@@ -77,7 +77,7 @@ async def test_unknown_models(registry: Registry, model: str) -> None:
 
 
 async def test_a_provider_without_a_key_is_unknown(standin: Standin) -> None:
-    async with Registry.from_settings(settings(standin, openai_api_key=SecretStr(OPENAI_KEY))) as registry:
+    async with Registry(settings(standin, openai_api_key=SecretStr(OPENAI_KEY))) as registry:
         with pytest.raises(UnknownModel):
             await registry.resolve("anthropic/claude-sonnet-4-5")
 

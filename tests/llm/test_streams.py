@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
+from typing import Any
 
 import pytest
 import uvloop
 
-from aiworkspace_server.llm.base import Delta, ErrorKind, Finish, Provider, TokenUsage
+from aiworkspace_server.llm.base import Answering, Delta, ErrorKind, Finish, Provider, TokenUsage
 from aiworkspace_server.llm.clock import Clocks
 from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
+from tests.waiting import until_true
 
 from .answers import MODEL, Answer, answer, question
 from .conftest import HURRIED, anthropic_provider, openai_provider
@@ -27,6 +30,27 @@ async def test_a_whole_answer(standin: Standin, provider: Provider) -> None:
     result = await ask(standin, provider, Script())
     assert (result.text, result.thinking, result.finish, result.error) == ("Hello, world!", "", "stop", None)
     assert result.usages[-1] == TokenUsage(2, 0, 0, 4, 0)
+
+
+async def test_the_providers_id_comes_once_and_first(standin: Standin, provider: Provider) -> None:
+    pieces = (await ask(standin, provider, Script(thinking=("Hm.",)))).pieces
+    ids = [piece.response_id for piece in pieces if isinstance(piece, Answering)]
+    assert isinstance(pieces[0], Answering)
+    assert ids == ["chatcmpl-1" if provider.name == "openai" else "msg_1"]
+
+
+async def test_a_request_carries_its_id(standin: Standin, provider: Provider) -> None:
+    await answer(provider, question(request_id="0190/2"))
+    await answer(provider)
+    first, second = standin.received
+    assert first.headers["x-client-request-id"] == "0190/2"
+    assert "x-client-request-id" not in second.headers
+
+
+async def test_nothing_is_sent_of_parameters_that_were_not_given(standin: Standin, provider: Provider) -> None:
+    await answer(provider)
+    given = {"temperature", "stop", "stop_sequences", "seed", "reasoning_effort", "output_config"}
+    assert not given & standin.received[0].body.keys()
 
 
 async def test_thinking_is_kept_apart(standin: Standin, provider: Provider) -> None:
@@ -64,12 +88,30 @@ async def test_usage_that_cannot_be_true_is_estimated(
     assert [usage.estimated for usage in result.usages] == [True]
 
 
+async def test_a_last_count_that_cannot_be_true_is_estimated(standin: Standin, provider: Provider) -> None:
+    """Also where the input was counted at the beginning, and one token of the output with it."""
+    tokens = ("word ",) * 40
+    result = await ask(standin, provider, Script(tokens=tokens, usage=TokenUsage(10, 0, 0, 40, 41)))
+    last = result.usages[-1]
+    assert (last.estimated, last.output_tokens) == (True, 50)
+    assert last.input_tokens in (7, 10)
+
+
 @pytest.mark.parametrize(
     ("finish", "reason"),
     [("stop", "stop"), ("length", "length"), ("content_filter", "content_filter"), ("tool_use", "other")],
 )
 async def test_why_it_ended(standin: Standin, provider: Provider, finish: str, reason: str) -> None:
     assert (await ask(standin, provider, Script(finish=finish))).finish == reason
+
+
+async def test_an_answer_that_does_not_end_is_cut(standin: Standin, provider: Provider) -> None:
+    tokens = ("x" * 2**16,) * 150
+    standin.script(MODEL, Script(tokens=tokens))
+    result = await answer(provider, question(limit=1000))
+    assert result.error
+    assert result.error.kind is ErrorKind.CUT
+    assert 7 * 2**20 < len(result.text) < 8 * 2**20
 
 
 async def test_the_limit_goes_out_with_the_request(standin: Standin, provider: Provider) -> None:
@@ -261,7 +303,7 @@ def full_queue() -> Iterator[str]:
 async def test_the_clock_for_connecting(full_queue: str) -> None:
     patient = Clocks(connect_seconds=0.2, first_content_seconds=30, idle_seconds=30)
     for provider in (openai_provider(full_queue, patient), anthropic_provider(full_queue, patient)):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(25):
             result = await answer(provider)
         assert result.error is not None
         assert result.error.kind is ErrorKind.TIMEOUT
@@ -270,7 +312,7 @@ async def test_the_clock_for_connecting(full_queue: str) -> None:
 
 @pytest.mark.parametrize(
     "script",
-    [Script(seconds_before=30), Script(fault=Stall(0)), Script(fault=Stall(0, ping_seconds=0.02))],
+    [Script(seconds_before=60), Script(fault=Stall(0)), Script(fault=Stall(0, ping_seconds=0.02))],
     ids=["no response", "no event", "pings"],
 )
 async def test_the_clock_for_the_first_content(standin: Standin, hurried: Provider, script: Script) -> None:
@@ -279,7 +321,7 @@ async def test_the_clock_for_the_first_content(standin: Standin, hurried: Provid
     took = asyncio.get_running_loop().time() - begin
     assert result.error is not None
     assert result.error.kind is ErrorKind.TIMEOUT
-    assert HURRIED.first_content_seconds - 0.01 <= took < HURRIED.first_content_seconds + 2
+    assert HURRIED.first_content_seconds - 0.01 <= took < HURRIED.first_content_seconds + 20
 
 
 @pytest.mark.parametrize("ping_seconds", [None, 0.02])
@@ -289,13 +331,13 @@ async def test_the_clock_between_content(standin: Standin, hurried: Provider, pi
     took = asyncio.get_running_loop().time() - begin
     assert result.error is not None
     assert (result.error.kind, result.text) == (ErrorKind.TIMEOUT, "Hello, ")
-    assert HURRIED.idle_seconds - 0.01 <= took < HURRIED.idle_seconds + 2
+    assert HURRIED.idle_seconds - 0.01 <= took < HURRIED.idle_seconds + 20
 
 
 async def test_content_that_keeps_coming_may_take_longer_than_any_clock(standin: Standin, hurried: Provider) -> None:
-    script = Script(tokens=("word ",) * 10, seconds_per_token=HURRIED.idle_seconds / 4)
+    script = Script(tokens=("word ",) * 7, seconds_per_token=HURRIED.idle_seconds / 4)
     result = await ask(standin, hurried, script)
-    assert (result.finish, result.text) == ("stop", "word " * 10)
+    assert (result.finish, result.text) == ("stop", "word " * 7)
 
 
 async def test_a_slow_reader_is_not_held_against_the_provider(standin: Standin, hurried: Provider) -> None:
@@ -324,20 +366,24 @@ async def test_a_timeout_hangs_up_and_leaves_no_cancellation_behind(standin: Sta
 
 async def hung_up(standin: Standin) -> bool:
     received = standin.received[-1]
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         await received.done.wait()
     return received.hung_up
 
 
 async def test_closing_the_stream_hangs_up_at_once(standin: Standin, provider: Provider) -> None:
-    standin.script(MODEL, Script(tokens=("word ",) * 1000, seconds_per_token=0.01))
+    standin.script(MODEL, Script(tokens=("word ",) * 2000, seconds_per_token=0.1))
     stream = provider.stream(question())
     await anext(stream)
     await stream.aclose()
     assert await hung_up(standin)
 
 
-@pytest.mark.parametrize("script", [Script(seconds_before=30), Script(fault=Stall(1))], ids=["before", "in between"])
+def alone(before: set[asyncio.Task[Any]]) -> bool:
+    return asyncio.all_tasks() <= before
+
+
+@pytest.mark.parametrize("script", [Script(seconds_before=60), Script(fault=Stall(1))], ids=["before", "in between"])
 def test_cancelling_the_reader_hangs_up_at_once(script: Script) -> None:
     """In a loop of its own, where every task that is left over is the provider's."""
 
@@ -346,13 +392,13 @@ def test_cancelling_the_reader_hangs_up_at_once(script: Script) -> None:
             for provider in (openai_provider(standin.url), anthropic_provider(standin.url)):
                 before = asyncio.all_tasks()
                 reading = asyncio.create_task(ask(standin, provider, script))
-                await asyncio.sleep(0.2)
+                await until_true(lambda: standin.received and not standin.received[-1].done.is_set())
+                await asyncio.sleep(0.1)
                 reading.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await reading
                 assert await hung_up(standin)
-                await asyncio.sleep(0.05)
-                assert asyncio.all_tasks() <= before
+                await until_true(partial(alone, before))
                 await provider.aclose()
 
     asyncio.run(run())

@@ -116,7 +116,9 @@ async def test_only_owners_and_admins_have_to_do_with_keys(team: Team, role: str
         ({"name": ""}, ("name",)),
         ({"name": "a\nb"}, ("name",)),
         ({"workspace_ids": ["1"]}, ("workspace_ids[0]",)),
-        ({"expire_time": moment(datetime.now(UTC) - timedelta(seconds=1))}, ("expire_time",)),
+        pytest.param(
+            {"expire_time": moment(datetime.now(UTC) - timedelta(seconds=1))}, ("expire_time",), id="a moment ago"
+        ),
         ({"expire_time": Timestamp()}, ("expire_time",)),
         ({"expire_time": Timestamp(seconds=-(2**60))}, ("expire_time",)),
         ({"expire_time": Timestamp(seconds=2**60)}, ("expire_time",)),

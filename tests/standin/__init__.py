@@ -3,10 +3,12 @@
     async with Standin() as standin:
         standin.script("gpt-4o-mini", Script(tokens=("Hi", "!"), fault=Cut(after=1)))
 
-Scripts are chosen by the model's name in the request, so that the server that asks may be another process.
+Scripts are chosen by the model's name in the request, or by what the person says in it, so that the server that asks
+may be another process. `standin.bill` is what it charged.
 """
 
+from .bill import Charge
 from .script import Cut, ErrorEvent, HttpError, Script, Stall
 from .server import Received, Standin
 
-__all__ = ["Cut", "ErrorEvent", "HttpError", "Received", "Script", "Stall", "Standin"]
+__all__ = ["Charge", "Cut", "ErrorEvent", "HttpError", "Received", "Script", "Stall", "Standin"]

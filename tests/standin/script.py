@@ -1,5 +1,6 @@
 """What the stand-in is told to do."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -56,7 +57,10 @@ class Script:
     usage: TokenUsage | Counted | None = COUNTED  # counted: words of the request, and a token for each token
     finish: str = "stop"  # OpenAI's word for it; "length" when the request's limit comes first
     seconds_before: float = 0  # until the response begins
+    until: asyncio.Event | None = None  # the response does not begin before it
     seconds_per_token: float = 0
+    goes_on: bool = False  # leaves out as much as the assistant has said in the request already
+    enough: asyncio.Event | None = None  # once it is set, the rest comes without pauses
     piece_bytes: int | None = None  # the bytes are sent in pieces of this size, whatever they split
     newline: str = "\n"
     fault: HttpError | ErrorEvent | Stall | Cut | None = None

@@ -1,7 +1,9 @@
 """The stand-in's server: one aiohttp application, any free port, loopback only."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from types import TracebackType
 from typing import Any, Self
 
@@ -9,6 +11,7 @@ from aiohttp import web
 
 from aiworkspace_server.llm.base import TokenUsage
 
+from .bill import Charge, count_words
 from .formats import ChatFormat, Format, Kind, MessageFormat, chat_error, message_error
 from .script import COUNTED, Cut, ErrorEvent, HttpError, Script, Stall
 
@@ -49,15 +52,30 @@ class Standin:
         return self._site
 
     def reset(self) -> None:
-        """Forgets scripts and requests."""
+        """Forgets scripts, requests and the bill."""
         self.received: list[Received] = []
         self.models: list[str] | None = ["llama-3", "qwen/qwen-3"]  # of GET /v1/models; None: an error 503
         self.models_asked = 0
-        self._scripts: dict[str, Script] = {}
+        self.refusals: dict[str, HttpError] = {}  # of GET /v1/models, by the key that asks
+        self.bill: list[Charge] = []
+        self._scripts: dict[str, list[Script]] = {}
+        self._answers: dict[tuple[str, str], list[Script]] = {}
 
-    def script(self, model: str, script: Script) -> None:
-        """How to answer requests for a model from now on. Others get `Script()`."""
-        self._scripts[model] = script
+    def script(self, model: str, *scripts: Script) -> None:
+        """How to answer requests for a model from now on: by one after the other, then by the last for ever.
+
+        Others get `Script()`.
+        """
+        self._scripts[model] = list(scripts)
+
+    def answer(self, content: str, *scripts: Script, model: str = "") -> None:
+        """The same for requests in which a person says this: those for the model, or all others."""
+        self._answers[content, model] = list(scripts)
+
+    async def quiet(self) -> None:
+        """Waits until no request is in progress: then the bill is whole."""
+        for received in list(self.received):
+            await received.done.wait()
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=64 * 1024 * 1024)
@@ -77,6 +95,9 @@ class Standin:
 
     async def _models(self, request: web.Request) -> web.Response:
         self.models_asked += 1
+        key = request.headers.get("x-api-key") or request.headers.get("authorization", "").removeprefix("Bearer ")
+        if refusal := self.refusals.get(key):
+            return web.json_response(chat_error(refusal, refusal.message.replace("{key}", key)), status=refusal.status)
         if self.models is None:
             return web.json_response({"error": {"message": "loading"}}, status=503)
         return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]})
@@ -98,17 +119,35 @@ class Standin:
         return received
 
     async def _answer(self, request: web.Request, received: Received, form: Format) -> web.StreamResponse:
-        script = _limited(self._scripts.get(received.body["model"], Script()), received.body)
+        script = _limited(_going_on(self._next(received.body), received.body), received.body)
+        answer = _Answer(request, script, form)
         try:
             await asyncio.sleep(script.seconds_before)
+            if script.until:
+                await script.until.wait()
             if isinstance(script.fault, HttpError):
                 return _refusal(script.fault, received)
-            return await _Answer(request, script, form).play(_usage(script, received.body))
+            return await answer.play(_usage(script, received.body))
         except (asyncio.CancelledError, ConnectionError):
             received.hung_up = True
             raise
         finally:
+            if answer.begun:
+                self._charge(received, answer.usage(_counted(received.body, *answer.sent)))
             received.done.set()
+
+    def _next(self, body: dict[str, Any]) -> Script:
+        said = [message["content"] for message in reversed(body["messages"]) if message["role"] == "user"]
+        keys = [(content, model) for content in said for model in (body["model"], "")]
+        scripts = next((self._answers[key] for key in keys if key in self._answers), None)
+        scripts = scripts or self._scripts.get(body["model"]) or [Script()]
+        return scripts.pop(0) if len(scripts) > 1 else scripts[0]
+
+    def _charge(self, received: Received, usage: TokenUsage) -> None:
+        model = received.body["model"]
+        family = "deepseek" if model.startswith("deepseek") else "openai"
+        provider = "anthropic" if received.path.endswith("/messages") else family
+        self.bill.append(Charge(provider, received.headers.get("x-client-request-id", ""), model, usage))
 
 
 class _Answer:
@@ -120,9 +159,18 @@ class _Answer:
         self._form = form
         self._response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
         self._unsent = b""
+        self._reported: TokenUsage | None = None
+        self.begun = False
+        self.sent = [0, 0]  # tokens of thinking and of text
+
+    def usage(self, counted: TokenUsage) -> TokenUsage:
+        """What to charge: what was reported with the whole answer, if that can be true; else what was counted."""
+        reported = self._reported
+        return reported if reported and reported.plausible and reported.input_tokens else counted
 
     async def play(self, usage: TokenUsage | None) -> web.StreamResponse:
         await self._response.prepare(self._request)
+        self.begun = True
         await self._send(*self._form.begin(usage))
         fault = self._script.fault
         said: list[tuple[Kind, str]] = [("thinking", text) for text in self._script.thinking]
@@ -130,11 +178,13 @@ class _Answer:
         for number, (kind, text) in enumerate(said):
             if fault is not None and not isinstance(fault, HttpError) and number == fault.after:
                 break
+            self.sent[kind == "text"] += 1
             await self._send(*self._form.say(kind, text))
             await self._pause()
         if fault is not None:
             return await self._fail()
         await self._send(*self._form.end(self._script.finish, usage))
+        self._reported = usage
         await self._flush()
         return self._response
 
@@ -159,7 +209,9 @@ class _Answer:
     async def _pause(self) -> None:
         if self._script.seconds_per_token:
             await self._flush()
-            await asyncio.sleep(self._script.seconds_per_token)
+            with suppress(TimeoutError):
+                enough = self._script.enough or asyncio.Event()
+                await asyncio.wait_for(enough.wait(), self._script.seconds_per_token)
 
     async def _send(self, *events: str) -> None:
         self._unsent += "".join(events).replace("\n", self._script.newline).encode()
@@ -177,6 +229,14 @@ class _Answer:
         await asyncio.sleep(0)  # lets the piece arrive on its own
 
 
+def _going_on(script: Script, body: dict[str, Any]) -> Script:
+    said = sum(len(message["content"]) for message in body["messages"] if message["role"] == "assistant")
+    if not (script.goes_on and said):
+        return script
+    lengths = accumulate(len(token) for token in script.tokens)
+    return replace(script, tokens=[token for token, end in zip(script.tokens, lengths, strict=True) if end > said])
+
+
 def _limited(script: Script, body: dict[str, Any]) -> Script:
     limit = body.get("max_completion_tokens") or body.get("max_tokens") or 1_000_000
     thinking = script.thinking[:limit]
@@ -187,11 +247,12 @@ def _limited(script: Script, body: dict[str, Any]) -> Script:
 
 
 def _usage(script: Script, body: dict[str, Any]) -> TokenUsage | None:
-    if script.usage != COUNTED:
-        return script.usage
+    return _counted(body, len(script.thinking), len(script.tokens)) if script.usage == COUNTED else script.usage
+
+
+def _counted(body: dict[str, Any], thinking: int, text: int) -> TokenUsage:
     texts = [body.get("system", ""), *(message["content"] for message in body["messages"])]
-    thinking = len(script.thinking)
-    return TokenUsage(sum(len(text.split()) for text in texts), 0, 0, thinking + len(script.tokens), thinking)
+    return TokenUsage(count_words(texts), 0, 0, thinking + text, thinking)
 
 
 def _refusal(error: HttpError, received: Received) -> web.Response:

@@ -38,6 +38,9 @@ SEND_MESSAGE = Method(
 )
 STREAM_RUN = Method("/aiworkspace.v1.ChatService/StreamRun", chat_pb2.StreamRunResponse, repeatable=True, public=False)
 _CANCEL_RUN = Method("/aiworkspace.v1.ChatService/CancelRun", chat_pb2.CancelRunResponse, repeatable=True, public=False)
+_LIST_ATTEMPTS = Method(
+    "/aiworkspace.v1.ChatService/ListAttempts", chat_pb2.ListAttemptsResponse, repeatable=True, public=False
+)
 _GET_RUN = Method("/aiworkspace.v1.ChatService/GetRun", chat_pb2.GetRunResponse, repeatable=True, public=False)
 
 
@@ -55,7 +58,8 @@ class AsyncChat:
     def list_models(
         self, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
     ) -> AsyncPager[chat_pb2.Model, chat_pb2.ListModelsResponse]:
-        """Lists the models that this server can use, by id.
+        """Lists the models that this server can use with its own keys, by id. ListWorkspaceModels knows what may be
+        used in a workspace.
 
         Args:
             page_size: Most models to return, 1 to 1000. 0 means 50.
@@ -80,12 +84,12 @@ class AsyncChat:
     ) -> chat_pb2.Conversation:
         """Creates an empty conversation in a workspace. Members may.
 
-        Errors: INVALID_ARGUMENT when model is not one of ListModels.
+        Errors: INVALID_ARGUMENT when model is not one that the organization can use.
 
         Args:
             workspace_id: The workspace.
             title: Title, at most 200 characters. Empty means: taken from the first message.
-            model: Model that answers: one of ListModels. Empty means the workspace's default model.
+            model: Model that answers: one of ListWorkspaceModels. Empty means the workspace's default model.
             request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
@@ -131,8 +135,8 @@ class AsyncChat:
     ) -> chat_pb2.Conversation:
         """Changes title and model.
 
-        Errors: INVALID_ARGUMENT when model is not one of ListModels; ABORTED when conversation.etag is given and no
-        longer current.
+        Errors: INVALID_ARGUMENT when model is not one that the organization can use; ABORTED when conversation.etag
+        is given and no longer current.
 
         Args:
             conversation: The new values, and in conversation_id which conversation to change.
@@ -189,6 +193,24 @@ class AsyncChat:
         response = await self._transport.unary(_CANCEL_RUN, request, timeout)
         return response.run
 
+    def list_attempts(
+        self, run_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
+    ) -> AsyncPager[chat_pb2.Attempt, chat_pb2.ListAttemptsResponse]:
+        """Lists the requests to providers that a run made, in order: the AI log of the run.
+
+        Args:
+            run_id: The run.
+            page_size: Most attempts to return, 1 to 1000. 0 means 50.
+            page_token: next_page_token of the page before. Empty for the first page.
+            timeout: Seconds for every page. The client's own unless given.
+        """
+
+        async def fetch(page_token: str) -> chat_pb2.ListAttemptsResponse:
+            request = chat_pb2.ListAttemptsRequest(run_id=run_id, page_size=page_size, page_token=page_token)
+            return await self._transport.unary(_LIST_ATTEMPTS, request, timeout)
+
+        return AsyncPager(fetch, lambda page: page.attempts, page_token)
+
     async def get_run(self, run_id: str, *, timeout: float | None = None) -> chat_pb2.Run:
         """Returns a run.
 
@@ -216,7 +238,8 @@ class Chat:
     def list_models(
         self, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
     ) -> Pager[chat_pb2.Model, chat_pb2.ListModelsResponse]:
-        """Lists the models that this server can use, by id.
+        """Lists the models that this server can use with its own keys, by id. ListWorkspaceModels knows what may be
+        used in a workspace.
 
         Args:
             page_size: Most models to return, 1 to 1000. 0 means 50.
@@ -238,12 +261,12 @@ class Chat:
     ) -> chat_pb2.Conversation:
         """Creates an empty conversation in a workspace. Members may.
 
-        Errors: INVALID_ARGUMENT when model is not one of ListModels.
+        Errors: INVALID_ARGUMENT when model is not one that the organization can use.
 
         Args:
             workspace_id: The workspace.
             title: Title, at most 200 characters. Empty means: taken from the first message.
-            model: Model that answers: one of ListModels. Empty means the workspace's default model.
+            model: Model that answers: one of ListWorkspaceModels. Empty means the workspace's default model.
             request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
@@ -285,8 +308,8 @@ class Chat:
     ) -> chat_pb2.Conversation:
         """Changes title and model.
 
-        Errors: INVALID_ARGUMENT when model is not one of ListModels; ABORTED when conversation.etag is given and no
-        longer current.
+        Errors: INVALID_ARGUMENT when model is not one that the organization can use; ABORTED when conversation.etag
+        is given and no longer current.
 
         Args:
             conversation: The new values, and in conversation_id which conversation to change.
@@ -333,6 +356,22 @@ class Chat:
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         return self._portal.run(self._namespace.cancel_run(run_id, timeout=timeout))
+
+    def list_attempts(
+        self, run_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
+    ) -> Pager[chat_pb2.Attempt, chat_pb2.ListAttemptsResponse]:
+        """Lists the requests to providers that a run made, in order: the AI log of the run.
+
+        Args:
+            run_id: The run.
+            page_size: Most attempts to return, 1 to 1000. 0 means 50.
+            page_token: next_page_token of the page before. Empty for the first page.
+            timeout: Seconds for every page. The client's own unless given.
+        """
+        return Pager(
+            self._portal,
+            self._namespace.list_attempts(run_id, page_size=page_size, page_token=page_token, timeout=timeout),
+        )
 
     def get_run(self, run_id: str, *, timeout: float | None = None) -> chat_pb2.Run:
         """Returns a run.

@@ -88,12 +88,13 @@ class AsyncWorkspaces:
     ) -> workspace_pb2.Workspace:
         """Creates a workspace, of which the caller becomes a manager. Members may.
 
-        Errors: INVALID_ARGUMENT when default_model is not one of ListModels.
+        Errors: INVALID_ARGUMENT when default_model is not one that the organization can use.
 
         Args:
             org_id: The organization.
             name: Name, 1 to 100 characters. Need not be unique.
-            default_model: Model of conversations that name none: one of ListModels. Empty means "echo/echo".
+            default_model: Model of conversations that name none: one that the organization can use. Empty means the
+                default of the organization's model policy.
             system_prompt: What the model is told at the start of every conversation. At most 32,768 characters.
             request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
             visibility: Who sees it. Not given means WORKSPACE_VISIBILITY_ORG.
@@ -145,8 +146,8 @@ class AsyncWorkspaces:
         """Changes name, default model and system prompt. Members of the organization may where it is open to them, and
         the workspace's editors and managers.
 
-        Errors: INVALID_ARGUMENT when default_model is not one of ListModels; ABORTED when workspace.etag is given
-        and no longer current.
+        Errors: INVALID_ARGUMENT when default_model is not one that the organization can use; ABORTED when
+        workspace.etag is given and no longer current.
 
         Args:
             workspace: The new values, and in workspace_id which workspace to change.
@@ -284,12 +285,13 @@ class Workspaces:
     ) -> workspace_pb2.Workspace:
         """Creates a workspace, of which the caller becomes a manager. Members may.
 
-        Errors: INVALID_ARGUMENT when default_model is not one of ListModels.
+        Errors: INVALID_ARGUMENT when default_model is not one that the organization can use.
 
         Args:
             org_id: The organization.
             name: Name, 1 to 100 characters. Need not be unique.
-            default_model: Model of conversations that name none: one of ListModels. Empty means "echo/echo".
+            default_model: Model of conversations that name none: one that the organization can use. Empty means the
+                default of the organization's model policy.
             system_prompt: What the model is told at the start of every conversation. At most 32,768 characters.
             request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
             visibility: Who sees it. Not given means WORKSPACE_VISIBILITY_ORG.
@@ -337,8 +339,8 @@ class Workspaces:
         """Changes name, default model and system prompt. Members of the organization may where it is open to them, and
         the workspace's editors and managers.
 
-        Errors: INVALID_ARGUMENT when default_model is not one of ListModels; ABORTED when workspace.etag is given
-        and no longer current.
+        Errors: INVALID_ARGUMENT when default_model is not one that the organization can use; ABORTED when
+        workspace.etag is given and no longer current.
 
         Args:
             workspace: The new values, and in workspace_id which workspace to change.

@@ -14,8 +14,11 @@ from aiworkspace_client.cli import (
     account,
     api_keys,
     audit,
+    budgets,
     members,
+    models,
     orgs,
+    policies,
     roles,
     service_accounts,
     sharing,
@@ -59,12 +62,14 @@ def options(
 for command in (account.register, account.verify, account.login, account.logout, account.whoami):
     app.command()(command)
 app.command()(account.reset_password)
-app.command()(conversation_commands.models)
 app.command()(chat)
 app.command()(usage)
+app.command()(budgets.limits)
 app.command()(roles.explain)
 for about_members in (members.members, members.set_role, members.suspend, members.reinstate, members.remove):
     orgs.app.command()(about_members)
+models.app.add_typer(policies.app, name="policy")
+app.add_typer(models.app, name="models")
 app.add_typer(orgs.app, name="orgs")
 app.add_typer(roles.app, name="roles")
 app.add_typer(teams.app, name="teams")
@@ -75,6 +80,7 @@ app.add_typer(conversation_commands.app, name="conversations")
 app.add_typer(account.sessions, name="sessions")
 app.add_typer(service_accounts.app, name="service-accounts")
 app.add_typer(api_keys.app, name="api-keys")
+app.add_typer(budgets.app, name="budgets")
 app.add_typer(audit.app, name="audit")
 
 

@@ -72,7 +72,11 @@ def _answer(session: Session, conversation_id: str, message: str, model: str) ->
     stream = session.client.chat.send(conversation_id, message, model=model)
     try:
         with _interrupt_cancels(stream):
+            model = ""
             for text in stream.text:
+                if model not in ("", stream.model):
+                    output.say(f"\n[{stream.model} goes on]", "dim")
+                model = stream.model
                 output.write(text)
     finally:
         _print_usage(stream.run or Run())

@@ -1,4 +1,4 @@
-"""aiws conversations and aiws models."""
+"""aiws conversations: what was said."""
 
 from typing import Annotated
 
@@ -7,26 +7,13 @@ import typer
 from aiworkspace_client.cli import output
 from aiworkspace_client.cli.account import Json
 from aiworkspace_client.cli.session import connected
-from aiworkspace_client.types import ContentKind, Message, MessageRole, MessageState, Model
+from aiworkspace_client.types import ContentKind, Message, MessageRole, MessageState
 
 app = typer.Typer(no_args_is_help=True, help="Conversations with models.")
 
 Workspace = Annotated[
     str, typer.Option("--workspace", "-w", help="Id of the workspace. Otherwise the one that was used last.")
 ]
-
-
-def models(ctx: typer.Context, json: Json = False) -> None:
-    """List the models that the server can use."""
-    with connected(ctx) as session:
-        found = session.client.chat.list_models()
-        if json:
-            return output.as_json(found)
-        output.table(
-            ("MODEL", "NAME", "CONTEXT", "INPUT / MILLION", "OUTPUT / MILLION"),
-            ((each.model, each.display_name, _context(each), *_prices(each)) for each in found),
-            right=("CONTEXT", "INPUT / MILLION", "OUTPUT / MILLION"),
-        )
 
 
 @app.command("list")
@@ -71,14 +58,3 @@ def _speaker(message: Message) -> str:
     speaker = "you" if message.role == MessageRole.MESSAGE_ROLE_USER else message.model
     partial = " (partial)" if message.state == MessageState.MESSAGE_STATE_PARTIAL else ""
     return f"{speaker}, {output.time(message.create_time)}{partial}"
-
-
-def _context(model: Model) -> str:
-    return f"{model.context_tokens:,}" if model.context_tokens else ""
-
-
-def _prices(model: Model) -> tuple[str, str]:
-    return (
-        output.money(model.input_price) if model.HasField("input_price") else "",
-        output.money(model.output_price) if model.HasField("output_price") else "",
-    )

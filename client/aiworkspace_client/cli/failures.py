@@ -17,14 +17,16 @@ _NEXT_BY_REASON = {
     "PASSWORD_WRONG": "Try again, or make an account with: aiws register",
     "RUN_IN_PROGRESS": "Wait until the answer is there; aiws conversations show ID shows it.",
     "INVITATION_CLOSED": "Ask for a new invitation.",
-    "CONTEXT_TOO_LONG": "Start a new conversation, or use a model with a larger context: aiws models",
-    "PROVIDER_MISCONFIGURED": "The operator of the server has to correct its key. aiws models lists other models.",
+    "CONTEXT_TOO_LONG": "Send less, or use a model with a larger context: aiws models list",
+    "PROVIDER_MISCONFIGURED": "Whoever set the key has to correct it. aiws models list shows other models.",
+    "MODEL_NOT_ALLOWED": "aiws models list shows those that are allowed.",
     "PROVIDER_UNAVAILABLE": "Try again, or another model: aiws models",
     "PROVIDER_RATE_LIMITED": "Try again later, or another model: aiws models",
     "PROVIDER_TIMEOUT": "Try again, or another model: aiws models",
     "PROVIDER_STREAM_CUT": "Try again, or another model: aiws models",
     "RUN_INTERRUPTED": "Send the message again.",
     "SESSION_REQUIRED": "Unset AIWS_API_KEY and sign in: aiws login",
+    "BUDGET_EXHAUSTED": "aiws limits shows every budget that counts; owners, admins and billing change them.",
     "API_KEY_ENDED": "Make another one: aiws api-keys create",
 }
 _NEXT_BY_CLASS: dict[type[AiWorkspaceError], str] = {
@@ -58,7 +60,7 @@ def _what(error: AiWorkspaceError, server: str, with_key: bool) -> str:
 
 
 def _next(error: AiWorkspaceError, with_key: bool) -> str:
-    if error.retry_after:
+    if error.retry_after and error.reason != "BUDGET_EXHAUSTED":  # its message says when, and that may be weeks
         return f"Try again in {error.retry_after:.0f} seconds."
     if with_key and isinstance(error, errors.UnauthenticatedError):
         return "It is not whole, has expired, or was revoked. aiws api-keys list shows those that there are."

@@ -17,12 +17,14 @@ _NUMBERS = ("REQUESTS", "INPUT", "CACHED", "OUTPUT", "COST")
 
 
 class Dimension(StrEnum):
-    """UsageDimension for the command line; the values are the names of UsageRow's fields, too."""
+    """UsageDimension for the command line."""
 
     WORKSPACE = "workspace"
     USER = "user"
     MODEL = "model"
     DAY = "day"
+    HOUR = "hour"
+    API_KEY = "api-key"
 
 
 def usage(
@@ -42,7 +44,7 @@ def usage(
             workspace_id=workspace,
             user_id=session.client.auth.get_me().user_id if mine else "",
             start_time=datetime.now(UTC) - timedelta(days=days) if days else None,
-            group_by=[UsageDimension.Value(f"USAGE_DIMENSION_{each.upper()}") for each in dimensions],
+            group_by=[UsageDimension.Value(f"USAGE_DIMENSION_{each.name}") for each in dimensions],
             page_size=1000,
         )
         pages = list(pager.pages())
@@ -80,3 +82,7 @@ def _group(row: UsageRow, dimension: Dimension) -> str:
             return row.model
         case Dimension.DAY:
             return row.day
+        case Dimension.HOUR:
+            return row.hour
+        case Dimension.API_KEY:
+            return row.api_key_id

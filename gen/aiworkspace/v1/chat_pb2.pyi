@@ -22,6 +22,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ReasoningEffort:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReasoningEffortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReasoningEffort.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REASONING_EFFORT_UNSPECIFIED: _ReasoningEffort.ValueType  # 0
+    """The model's own default."""
+    REASONING_EFFORT_LOW: _ReasoningEffort.ValueType  # 1
+    """Little."""
+    REASONING_EFFORT_MEDIUM: _ReasoningEffort.ValueType  # 2
+    """Some."""
+    REASONING_EFFORT_HIGH: _ReasoningEffort.ValueType  # 3
+    """Much."""
+
+class ReasoningEffort(_ReasoningEffort, metaclass=_ReasoningEffortEnumTypeWrapper):
+    """ReasoningEffort says how much a model is to think before it answers. Models that cannot be told ignore it."""
+
+REASONING_EFFORT_UNSPECIFIED: ReasoningEffort.ValueType  # 0
+"""The model's own default."""
+REASONING_EFFORT_LOW: ReasoningEffort.ValueType  # 1
+"""Little."""
+REASONING_EFFORT_MEDIUM: ReasoningEffort.ValueType  # 2
+"""Some."""
+REASONING_EFFORT_HIGH: ReasoningEffort.ValueType  # 3
+"""Much."""
+Global___ReasoningEffort: _TypeAlias = ReasoningEffort  # noqa: Y015
+
 class _MessageRole:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -158,6 +186,42 @@ FINISH_REASON_CONTENT_FILTER: FinishReason.ValueType  # 3
 """The provider's content filter stepped in."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
+class _AttemptState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AttemptStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ATTEMPT_STATE_UNSPECIFIED: _AttemptState.ValueType  # 0
+    """Not given."""
+    ATTEMPT_STATE_RUNNING: _AttemptState.ValueType  # 1
+    """In progress."""
+    ATTEMPT_STATE_COMPLETED: _AttemptState.ValueType  # 2
+    """The model answered to the end."""
+    ATTEMPT_STATE_FAILED: _AttemptState.ValueType  # 3
+    """The provider failed; failure says how."""
+    ATTEMPT_STATE_CANCELLED: _AttemptState.ValueType  # 4
+    """Stopped: the run was cancelled, or another attempt was faster."""
+    ATTEMPT_STATE_INTERRUPTED: _AttemptState.ValueType  # 5
+    """The server stopped while it was in progress."""
+
+class AttemptState(_AttemptState, metaclass=_AttemptStateEnumTypeWrapper):
+    """AttemptState says how an attempt ended."""
+
+ATTEMPT_STATE_UNSPECIFIED: AttemptState.ValueType  # 0
+"""Not given."""
+ATTEMPT_STATE_RUNNING: AttemptState.ValueType  # 1
+"""In progress."""
+ATTEMPT_STATE_COMPLETED: AttemptState.ValueType  # 2
+"""The model answered to the end."""
+ATTEMPT_STATE_FAILED: AttemptState.ValueType  # 3
+"""The provider failed; failure says how."""
+ATTEMPT_STATE_CANCELLED: AttemptState.ValueType  # 4
+"""Stopped: the run was cancelled, or another attempt was faster."""
+ATTEMPT_STATE_INTERRUPTED: AttemptState.ValueType  # 5
+"""The server stopped while it was in progress."""
+Global___AttemptState: _TypeAlias = AttemptState  # noqa: Y015
+
 @_typing.final
 class Model(_message.Message):
     """Model is a model that can answer."""
@@ -203,6 +267,57 @@ class Model(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class ModelParameters(_message.Message):
+    """ModelParameters says how a model is to answer. What is not set is up to the model, and so is what it cannot be told:
+    models that reason may take no temperature and no stop texts, others no reasoning effort.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    REASONING_EFFORT_FIELD_NUMBER: _builtins.int
+    temperature: _builtins.float
+    """Randomness, 0 to 2. Providers with a smaller range take their greatest value for a greater one."""
+    max_output_tokens: _builtins.int
+    """Most tokens of the answer, reasoning included. 0, and more than policies and server allow, mean the most that they
+    allow.
+    """
+    seed: _builtins.int
+    """Asks for the same answer to the same question, where the provider can do so."""
+    reasoning_effort: Global___ReasoningEffort.ValueType
+    """How much to think."""
+    @_builtins.property
+    def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts, at most 4 of 1 to 64 characters, at which the answer ends."""
+
+    def __init__(
+        self,
+        *,
+        temperature: _builtins.float | None = ...,
+        max_output_tokens: _builtins.int = ...,
+        stop: _abc.Iterable[_builtins.str] | None = ...,
+        seed: _builtins.int | None = ...,
+        reasoning_effort: Global___ReasoningEffort.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "seed", b"seed", "temperature", b"temperature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "max_output_tokens", b"max_output_tokens", "reasoning_effort", b"reasoning_effort", "seed", b"seed", "stop", b"stop", "temperature", b"temperature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
+    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
+    _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
+
+Global___ModelParameters: _TypeAlias = ModelParameters  # noqa: Y015
 
 @_typing.final
 class Conversation(_message.Message):
@@ -309,7 +424,7 @@ class Message(_message.Message):
     state: Global___MessageState.ValueType
     """Whether it is whole."""
     model: _builtins.str
-    """Id of the model that said it. Empty for people."""
+    """Id of the model that said it, the last one when several did. Empty for people."""
     @_builtins.property
     def contents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Content]:
         """What was said."""
@@ -384,6 +499,7 @@ class Run(_message.Message):
     COST_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """UUID."""
     conversation_id: _builtins.str
@@ -395,13 +511,15 @@ class Run(_message.Message):
     message_id: _builtins.str
     """UUID of the model's answer. The message exists when the run has ended and anything was said."""
     model: _builtins.str
-    """Id of the model."""
+    """Id of the model that was asked for. Which one answered is told by the message."""
     state: Global___RunState.ValueType
     """Where it stands."""
     finish_reason: Global___FinishReason.ValueType
     """Why the model ended its answer. Only in RUN_STATE_COMPLETED."""
     usage_estimated: _builtins.bool
     """Whether usage was counted by the server because the provider reported none."""
+    attempt_count: _builtins.int
+    """How many attempts there were. 0 while it is in progress."""
     @_builtins.property
     def failure(self) -> Global___RunFailure:
         """Why it did not complete. Only in RUN_STATE_FAILED and RUN_STATE_INTERRUPTED."""
@@ -439,14 +557,121 @@ class Run(_message.Message):
         cost: _common_pb2.Money | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        attempt_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "cost", b"cost", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "finish_reason", b"finish_reason", "message_id", b"message_id", "model", b"model", "run_id", b"run_id", "state", b"state", "usage", b"usage", "usage_estimated", b"usage_estimated", "user_message_id", b"user_message_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "conversation_id", b"conversation_id", "cost", b"cost", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "finish_reason", b"finish_reason", "message_id", b"message_id", "model", b"model", "run_id", b"run_id", "state", b"state", "usage", b"usage", "usage_estimated", b"usage_estimated", "user_message_id", b"user_message_id", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class Attempt(_message.Message):
+    """Attempt is one request to a provider, as the AI log has it. What was said is not in it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    OWN_KEY_FIELD_NUMBER: _builtins.int
+    CONTINUES_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    MESSAGE_COUNT_FIELD_NUMBER: _builtins.int
+    COUNTED_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    PROVIDER_RESPONSE_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    USAGE_ESTIMATED_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    FIRST_CONTENT_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """UUID of the run."""
+    attempt: _builtins.int
+    """Number within the run, from 1."""
+    model: _builtins.str
+    """Id of the model."""
+    state: Global___AttemptState.ValueType
+    """How it ended."""
+    own_key: _builtins.bool
+    """Whether the organization's own key was used, rather than the server's."""
+    continues: _builtins.bool
+    """Whether it went on with what attempts before it had said."""
+    message_count: _builtins.int
+    """Messages in the request, the system prompt not counted."""
+    counted_input_tokens: _builtins.int
+    """Tokens of the request as the server counted them before it was sent."""
+    provider_response_id: _builtins.str
+    """The provider's id of its answer. Empty when it gave none."""
+    status: _builtins.int
+    """HTTP status of the provider's answer. 0 when there was none."""
+    usage_estimated: _builtins.bool
+    """Whether usage was counted by the server because the provider reported none. That of an attempt that was silent has
+    the tokens of the request, which the provider may have charged.
+    """
+    @_builtins.property
+    def parameters(self) -> Global___ModelParameters:
+        """Parameters of the request; stop texts are left out."""
+
+    @_builtins.property
+    def failure(self) -> Global___RunFailure:
+        """Why it failed. Only in ATTEMPT_STATE_FAILED and ATTEMPT_STATE_INTERRUPTED."""
+
+    @_builtins.property
+    def usage(self) -> _common_pb2.TokenUsage:
+        """Tokens that it used. Not set while it is in progress, and when the provider cannot have charged anything."""
+
+    @_builtins.property
+    def cost(self) -> _common_pb2.Money:
+        """What it cost. Not set while it is in progress."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Time at which the request was sent."""
+
+    @_builtins.property
+    def first_content_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of the first content. Not set when there was none."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of the end. Not set while it is in progress."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        model: _builtins.str = ...,
+        state: Global___AttemptState.ValueType = ...,
+        own_key: _builtins.bool = ...,
+        continues: _builtins.bool = ...,
+        parameters: Global___ModelParameters | None = ...,
+        message_count: _builtins.int = ...,
+        counted_input_tokens: _builtins.int = ...,
+        provider_response_id: _builtins.str = ...,
+        status: _builtins.int = ...,
+        failure: Global___RunFailure | None = ...,
+        usage: _common_pb2.TokenUsage | None = ...,
+        usage_estimated: _builtins.bool = ...,
+        cost: _common_pb2.Money | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        first_content_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "end_time", b"end_time", "failure", b"failure", "first_content_time", b"first_content_time", "parameters", b"parameters", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "continues", b"continues", "cost", b"cost", "counted_input_tokens", b"counted_input_tokens", "end_time", b"end_time", "failure", b"failure", "first_content_time", b"first_content_time", "message_count", b"message_count", "model", b"model", "own_key", b"own_key", "parameters", b"parameters", "provider_response_id", b"provider_response_id", "run_id", b"run_id", "start_time", b"start_time", "state", b"state", "status", b"status", "usage", b"usage", "usage_estimated", b"usage_estimated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
 
 @_typing.final
 class ChatEvent(_message.Message):
@@ -464,6 +689,8 @@ class ChatEvent(_message.Message):
     RUN_COMPLETED_FIELD_NUMBER: _builtins.int
     RUN_FAILED_FIELD_NUMBER: _builtins.int
     RUN_CANCELLED_FIELD_NUMBER: _builtins.int
+    ATTEMPT_STARTED_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FAILED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """UUID of the run."""
     sequence: _builtins.int
@@ -500,6 +727,14 @@ class ChatEvent(_message.Message):
     def run_cancelled(self) -> Global___RunCancelled:
         """Terminal: the run was cancelled."""
 
+    @_builtins.property
+    def attempt_started(self) -> Global___AttemptStarted:
+        """A model is about to be asked."""
+
+    @_builtins.property
+    def attempt_failed(self) -> Global___AttemptFailed:
+        """A model did not answer to the end. Another attempt follows, or the terminal event."""
+
     def __init__(
         self,
         *,
@@ -513,12 +748,14 @@ class ChatEvent(_message.Message):
         run_completed: Global___RunCompleted | None = ...,
         run_failed: Global___RunFailed | None = ...,
         run_cancelled: Global___RunCancelled | None = ...,
+        attempt_started: Global___AttemptStarted | None = ...,
+        attempt_failed: Global___AttemptFailed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["content_delta", b"content_delta", "content_started", b"content_started", "content_stopped", b"content_stopped", "event", b"event", "heartbeat", b"heartbeat", "run_cancelled", b"run_cancelled", "run_completed", b"run_completed", "run_failed", b"run_failed", "run_started", b"run_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_started", b"attempt_started", "content_delta", b"content_delta", "content_started", b"content_started", "content_stopped", b"content_stopped", "event", b"event", "heartbeat", b"heartbeat", "run_cancelled", b"run_cancelled", "run_completed", b"run_completed", "run_failed", b"run_failed", "run_started", b"run_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_delta", b"content_delta", "content_started", b"content_started", "content_stopped", b"content_stopped", "event", b"event", "heartbeat", b"heartbeat", "run_cancelled", b"run_cancelled", "run_completed", b"run_completed", "run_failed", b"run_failed", "run_id", b"run_id", "run_started", b"run_started", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_started", b"attempt_started", "content_delta", b"content_delta", "content_started", b"content_started", "content_stopped", b"content_stopped", "event", b"event", "heartbeat", b"heartbeat", "run_cancelled", b"run_cancelled", "run_completed", b"run_completed", "run_failed", b"run_failed", "run_id", b"run_id", "run_started", b"run_started", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "content_started", "content_delta", "content_stopped", "heartbeat", "run_completed", "run_failed", "run_cancelled"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "content_started", "content_delta", "content_stopped", "heartbeat", "run_completed", "run_failed", "run_cancelled", "attempt_started", "attempt_failed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -553,6 +790,68 @@ class RunStarted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunStarted: _TypeAlias = RunStarted  # noqa: Y015
+
+@_typing.final
+class AttemptStarted(_message.Message):
+    """AttemptStarted says which model is about to be asked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    CONTINUES_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    """Number of the attempt within the run, from 1."""
+    model: _builtins.str
+    """Id of the model."""
+    continues: _builtins.bool
+    """Whether the attempt goes on with what attempts before it said. Nothing of that is repeated."""
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.int = ...,
+        model: _builtins.str = ...,
+        continues: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "continues", b"continues", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptStarted: _TypeAlias = AttemptStarted  # noqa: Y015
+
+@_typing.final
+class AttemptFailed(_message.Message):
+    """AttemptFailed says that an attempt did not answer to the end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    """Number of the attempt within the run."""
+    model: _builtins.str
+    """Id of the model."""
+    @_builtins.property
+    def failure(self) -> Global___RunFailure:
+        """Why it failed. Not set when another attempt, made beside it, was faster."""
+
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.int = ...,
+        model: _builtins.str = ...,
+        failure: Global___RunFailure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "failure", b"failure", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptFailed: _TypeAlias = AttemptFailed  # noqa: Y015
 
 @_typing.final
 class ContentStarted(_message.Message):
@@ -808,7 +1107,7 @@ class CreateConversationRequest(_message.Message):
     title: _builtins.str
     """Title, at most 200 characters. Empty means: taken from the first message."""
     model: _builtins.str
-    """Model that answers: one of ListModels. Empty means the workspace's default model."""
+    """Model that answers: one of ListWorkspaceModels. Empty means the workspace's default model."""
     request_id: _builtins.str
     """UUID chosen by the client that makes it safe to repeat the call."""
     def __init__(
@@ -1116,14 +1415,19 @@ class SendMessageRequest(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """The conversation."""
     content: _builtins.str
     """What the person says: 1 byte to 1 MiB of UTF-8."""
     model: _builtins.str
-    """Model that answers this message: one of ListModels. Empty means the conversation's model."""
+    """Model that answers this message: one of ListWorkspaceModels. Empty means the conversation's model."""
     request_id: _builtins.str
     """UUID chosen by the client that makes it safe to repeat the call."""
+    @_builtins.property
+    def parameters(self) -> Global___ModelParameters:
+        """How the model is to answer."""
+
     def __init__(
         self,
         *,
@@ -1131,10 +1435,11 @@ class SendMessageRequest(_message.Message):
         content: _builtins.str = ...,
         model: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        parameters: Global___ModelParameters | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "conversation_id", b"conversation_id", "model", b"model", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "conversation_id", b"conversation_id", "model", b"model", "parameters", b"parameters", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1259,6 +1564,64 @@ class CancelRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelRunResponse: _TypeAlias = CancelRunResponse  # noqa: Y015
+
+@_typing.final
+class ListAttemptsRequest(_message.Message):
+    """Request of ChatService.ListAttempts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run."""
+    page_size: _builtins.int
+    """Most attempts to return, 1 to 1000. 0 means 50."""
+    page_token: _builtins.str
+    """next_page_token of the page before. Empty for the first page."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAttemptsRequest: _TypeAlias = ListAttemptsRequest  # noqa: Y015
+
+@_typing.final
+class ListAttemptsResponse(_message.Message):
+    """Response of ChatService.ListAttempts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page. Empty on the last one."""
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
+        """The attempts of this page."""
+
+    def __init__(
+        self,
+        *,
+        attempts: _abc.Iterable[Global___Attempt] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAttemptsResponse: _TypeAlias = ListAttemptsResponse  # noqa: Y015
 
 @_typing.final
 class GetRunRequest(_message.Message):

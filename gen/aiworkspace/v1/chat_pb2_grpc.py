@@ -89,6 +89,11 @@ class ChatServiceStub:
                 request_serializer=aiworkspace_dot_v1_dot_chat__pb2.CancelRunRequest.SerializeToString,
                 response_deserializer=aiworkspace_dot_v1_dot_chat__pb2.CancelRunResponse.FromString,
                 _registered_method=True)
+        self.ListAttempts = channel.unary_unary(
+                '/aiworkspace.v1.ChatService/ListAttempts',
+                request_serializer=aiworkspace_dot_v1_dot_chat__pb2.ListAttemptsRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_chat__pb2.ListAttemptsResponse.FromString,
+                _registered_method=True)
         self.GetRun = channel.unary_unary(
                 '/aiworkspace.v1.ChatService/GetRun',
                 request_serializer=aiworkspace_dot_v1_dot_chat__pb2.GetRunRequest.SerializeToString,
@@ -105,7 +110,8 @@ class ChatServiceServicer:
     """
 
     def ListModels(self, request, context):
-        """ListModels lists the models that this server can use, by id.
+        """ListModels lists the models that this server can use with its own keys, by id. ListWorkspaceModels knows what may be
+        used in a workspace.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,7 +120,7 @@ class ChatServiceServicer:
     def CreateConversation(self, request, context):
         """CreateConversation creates an empty conversation in a workspace. Members may.
 
-        Errors: INVALID_ARGUMENT when model is not one of ListModels.
+        Errors: INVALID_ARGUMENT when model is not one that the organization can use.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,8 +143,8 @@ class ChatServiceServicer:
     def UpdateConversation(self, request, context):
         """UpdateConversation changes title and model.
 
-        Errors: INVALID_ARGUMENT when model is not one of ListModels; ABORTED when conversation.etag is given and no longer
-        current.
+        Errors: INVALID_ARGUMENT when model is not one that the organization can use; ABORTED when conversation.etag is given
+        and no longer current.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -166,8 +172,14 @@ class ChatServiceServicer:
         run_failed and run_cancelled. A stream that ends without it was cut: go on with StreamRun.
         Repeating the call with the same request_id starts nothing: it follows the run that the first one started, from its
         first event.
-        Errors: INVALID_ARGUMENT; ABORTED while another run is in progress in the conversation. What fails after the first
-        event is told by run_failed.
+        A provider that fails before it says anything is tried again, then the fallback models of the workspace's policy are
+        asked; attempt_started and attempt_failed tell of it.
+        The model reads of the conversation what fits into its context beside the answer, the latest first, and at most 200
+        messages.
+        Errors: INVALID_ARGUMENT, also for parameters beyond the bounds of the policy; FAILED_PRECONDITION MODEL_NOT_ALLOWED,
+        PROVIDER_KEY_REFUSED, or CONTEXT_TOO_LONG for a message that does not fit into the context by itself;
+        ABORTED while another run is in progress in the conversation; RESOURCE_EXHAUSTED BUDGET_EXHAUSTED or RATE_LIMITED;
+        UNAVAILABLE when too many runs wait already. What fails after the first event is told by run_failed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,6 +191,7 @@ class ChatServiceServicer:
 
         The terminal event of a run that has ended is sent in any case, whatever after_sequence is. When the server was
         killed, its sequence may be one that was used before for events that were not stored yet: the message in it counts.
+        So it is when the run goes on after that, with an attempt_failed of RUN_INTERRUPTED and the attempt that follows it.
         Errors: NOT_FOUND; OUT_OF_RANGE when after_sequence lies beyond what a run in progress has sent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -188,6 +201,13 @@ class ChatServiceServicer:
     def CancelRun(self, request, context):
         """CancelRun stops a run and returns it. What was said until then stays, marked as partial, and is charged. A run that
         has ended stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAttempts(self, request, context):
+        """ListAttempts lists the requests to providers that a run made, in order: the AI log of the run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -252,6 +272,11 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     servicer.CancelRun,
                     request_deserializer=aiworkspace_dot_v1_dot_chat__pb2.CancelRunRequest.FromString,
                     response_serializer=aiworkspace_dot_v1_dot_chat__pb2.CancelRunResponse.SerializeToString,
+            ),
+            'ListAttempts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAttempts,
+                    request_deserializer=aiworkspace_dot_v1_dot_chat__pb2.ListAttemptsRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_chat__pb2.ListAttemptsResponse.SerializeToString,
             ),
             'GetRun': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRun,
@@ -534,6 +559,33 @@ class ChatService:
             '/aiworkspace.v1.ChatService/CancelRun',
             aiworkspace_dot_v1_dot_chat__pb2.CancelRunRequest.SerializeToString,
             aiworkspace_dot_v1_dot_chat__pb2.CancelRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAttempts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.ChatService/ListAttempts',
+            aiworkspace_dot_v1_dot_chat__pb2.ListAttemptsRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_chat__pb2.ListAttemptsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,11 +39,13 @@ class ChatServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ChatServiceAsyncStub: ...
     ListModels: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ListModelsRequest, _chat_pb2.ListModelsResponse]
-    """ListModels lists the models that this server can use, by id."""
+    """ListModels lists the models that this server can use with its own keys, by id. ListWorkspaceModels knows what may be
+    used in a workspace.
+    """
     CreateConversation: _grpc.UnaryUnaryMultiCallable[_chat_pb2.CreateConversationRequest, _chat_pb2.CreateConversationResponse]
     """CreateConversation creates an empty conversation in a workspace. Members may.
 
-    Errors: INVALID_ARGUMENT when model is not one of ListModels.
+    Errors: INVALID_ARGUMENT when model is not one that the organization can use.
     """
     GetConversation: _grpc.UnaryUnaryMultiCallable[_chat_pb2.GetConversationRequest, _chat_pb2.GetConversationResponse]
     """GetConversation returns a conversation."""
@@ -52,8 +54,8 @@ class ChatServiceStub:
     UpdateConversation: _grpc.UnaryUnaryMultiCallable[_chat_pb2.UpdateConversationRequest, _chat_pb2.UpdateConversationResponse]
     """UpdateConversation changes title and model.
 
-    Errors: INVALID_ARGUMENT when model is not one of ListModels; ABORTED when conversation.etag is given and no longer
-    current.
+    Errors: INVALID_ARGUMENT when model is not one that the organization can use; ABORTED when conversation.etag is given
+    and no longer current.
     """
     DeleteConversation: _grpc.UnaryUnaryMultiCallable[_chat_pb2.DeleteConversationRequest, _chat_pb2.DeleteConversationResponse]
     """DeleteConversation deletes a conversation with its messages. A run in progress is cancelled first. What was spent
@@ -68,8 +70,14 @@ class ChatServiceStub:
     run_failed and run_cancelled. A stream that ends without it was cut: go on with StreamRun.
     Repeating the call with the same request_id starts nothing: it follows the run that the first one started, from its
     first event.
-    Errors: INVALID_ARGUMENT; ABORTED while another run is in progress in the conversation. What fails after the first
-    event is told by run_failed.
+    A provider that fails before it says anything is tried again, then the fallback models of the workspace's policy are
+    asked; attempt_started and attempt_failed tell of it.
+    The model reads of the conversation what fits into its context beside the answer, the latest first, and at most 200
+    messages.
+    Errors: INVALID_ARGUMENT, also for parameters beyond the bounds of the policy; FAILED_PRECONDITION MODEL_NOT_ALLOWED,
+    PROVIDER_KEY_REFUSED, or CONTEXT_TOO_LONG for a message that does not fit into the context by itself;
+    ABORTED while another run is in progress in the conversation; RESOURCE_EXHAUSTED BUDGET_EXHAUSTED or RATE_LIMITED;
+    UNAVAILABLE when too many runs wait already. What fails after the first event is told by run_failed.
     """
     StreamRun: _grpc.UnaryStreamMultiCallable[_chat_pb2.StreamRunRequest, _chat_pb2.StreamRunResponse]
     """StreamRun sends the events of a run that follow after_sequence: first those that there are, then the others as they
@@ -77,12 +85,15 @@ class ChatServiceStub:
 
     The terminal event of a run that has ended is sent in any case, whatever after_sequence is. When the server was
     killed, its sequence may be one that was used before for events that were not stored yet: the message in it counts.
+    So it is when the run goes on after that, with an attempt_failed of RUN_INTERRUPTED and the attempt that follows it.
     Errors: NOT_FOUND; OUT_OF_RANGE when after_sequence lies beyond what a run in progress has sent.
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_chat_pb2.CancelRunRequest, _chat_pb2.CancelRunResponse]
     """CancelRun stops a run and returns it. What was said until then stays, marked as partial, and is charged. A run that
     has ended stays as it is.
     """
+    ListAttempts: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ListAttemptsRequest, _chat_pb2.ListAttemptsResponse]
+    """ListAttempts lists the requests to providers that a run made, in order: the AI log of the run."""
     GetRun: _grpc.UnaryUnaryMultiCallable[_chat_pb2.GetRunRequest, _chat_pb2.GetRunResponse]
     """GetRun returns a run."""
 
@@ -97,11 +108,13 @@ class ChatServiceAsyncStub(ChatServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListModelsRequest, _chat_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """ListModels lists the models that this server can use, by id."""
+    """ListModels lists the models that this server can use with its own keys, by id. ListWorkspaceModels knows what may be
+    used in a workspace.
+    """
     CreateConversation: _aio.UnaryUnaryMultiCallable[_chat_pb2.CreateConversationRequest, _chat_pb2.CreateConversationResponse]  # type: ignore[assignment]
     """CreateConversation creates an empty conversation in a workspace. Members may.
 
-    Errors: INVALID_ARGUMENT when model is not one of ListModels.
+    Errors: INVALID_ARGUMENT when model is not one that the organization can use.
     """
     GetConversation: _aio.UnaryUnaryMultiCallable[_chat_pb2.GetConversationRequest, _chat_pb2.GetConversationResponse]  # type: ignore[assignment]
     """GetConversation returns a conversation."""
@@ -110,8 +123,8 @@ class ChatServiceAsyncStub(ChatServiceStub):
     UpdateConversation: _aio.UnaryUnaryMultiCallable[_chat_pb2.UpdateConversationRequest, _chat_pb2.UpdateConversationResponse]  # type: ignore[assignment]
     """UpdateConversation changes title and model.
 
-    Errors: INVALID_ARGUMENT when model is not one of ListModels; ABORTED when conversation.etag is given and no longer
-    current.
+    Errors: INVALID_ARGUMENT when model is not one that the organization can use; ABORTED when conversation.etag is given
+    and no longer current.
     """
     DeleteConversation: _aio.UnaryUnaryMultiCallable[_chat_pb2.DeleteConversationRequest, _chat_pb2.DeleteConversationResponse]  # type: ignore[assignment]
     """DeleteConversation deletes a conversation with its messages. A run in progress is cancelled first. What was spent
@@ -126,8 +139,14 @@ class ChatServiceAsyncStub(ChatServiceStub):
     run_failed and run_cancelled. A stream that ends without it was cut: go on with StreamRun.
     Repeating the call with the same request_id starts nothing: it follows the run that the first one started, from its
     first event.
-    Errors: INVALID_ARGUMENT; ABORTED while another run is in progress in the conversation. What fails after the first
-    event is told by run_failed.
+    A provider that fails before it says anything is tried again, then the fallback models of the workspace's policy are
+    asked; attempt_started and attempt_failed tell of it.
+    The model reads of the conversation what fits into its context beside the answer, the latest first, and at most 200
+    messages.
+    Errors: INVALID_ARGUMENT, also for parameters beyond the bounds of the policy; FAILED_PRECONDITION MODEL_NOT_ALLOWED,
+    PROVIDER_KEY_REFUSED, or CONTEXT_TOO_LONG for a message that does not fit into the context by itself;
+    ABORTED while another run is in progress in the conversation; RESOURCE_EXHAUSTED BUDGET_EXHAUSTED or RATE_LIMITED;
+    UNAVAILABLE when too many runs wait already. What fails after the first event is told by run_failed.
     """
     StreamRun: _aio.UnaryStreamMultiCallable[_chat_pb2.StreamRunRequest, _chat_pb2.StreamRunResponse]  # type: ignore[assignment]
     """StreamRun sends the events of a run that follow after_sequence: first those that there are, then the others as they
@@ -135,12 +154,15 @@ class ChatServiceAsyncStub(ChatServiceStub):
 
     The terminal event of a run that has ended is sent in any case, whatever after_sequence is. When the server was
     killed, its sequence may be one that was used before for events that were not stored yet: the message in it counts.
+    So it is when the run goes on after that, with an attempt_failed of RUN_INTERRUPTED and the attempt that follows it.
     Errors: NOT_FOUND; OUT_OF_RANGE when after_sequence lies beyond what a run in progress has sent.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_chat_pb2.CancelRunRequest, _chat_pb2.CancelRunResponse]  # type: ignore[assignment]
     """CancelRun stops a run and returns it. What was said until then stays, marked as partial, and is charged. A run that
     has ended stays as it is.
     """
+    ListAttempts: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListAttemptsRequest, _chat_pb2.ListAttemptsResponse]  # type: ignore[assignment]
+    """ListAttempts lists the requests to providers that a run made, in order: the AI log of the run."""
     GetRun: _aio.UnaryUnaryMultiCallable[_chat_pb2.GetRunRequest, _chat_pb2.GetRunResponse]  # type: ignore[assignment]
     """GetRun returns a run."""
 
@@ -158,7 +180,9 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.ListModelsResponse, _abc.Awaitable[_chat_pb2.ListModelsResponse]]:
-        """ListModels lists the models that this server can use, by id."""
+        """ListModels lists the models that this server can use with its own keys, by id. ListWorkspaceModels knows what may be
+        used in a workspace.
+        """
 
     @_abc_1.abstractmethod
     def CreateConversation(
@@ -168,7 +192,7 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_chat_pb2.CreateConversationResponse, _abc.Awaitable[_chat_pb2.CreateConversationResponse]]:
         """CreateConversation creates an empty conversation in a workspace. Members may.
 
-        Errors: INVALID_ARGUMENT when model is not one of ListModels.
+        Errors: INVALID_ARGUMENT when model is not one that the organization can use.
         """
 
     @_abc_1.abstractmethod
@@ -195,8 +219,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_chat_pb2.UpdateConversationResponse, _abc.Awaitable[_chat_pb2.UpdateConversationResponse]]:
         """UpdateConversation changes title and model.
 
-        Errors: INVALID_ARGUMENT when model is not one of ListModels; ABORTED when conversation.etag is given and no longer
-        current.
+        Errors: INVALID_ARGUMENT when model is not one that the organization can use; ABORTED when conversation.etag is given
+        and no longer current.
         """
 
     @_abc_1.abstractmethod
@@ -229,8 +253,14 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         run_failed and run_cancelled. A stream that ends without it was cut: go on with StreamRun.
         Repeating the call with the same request_id starts nothing: it follows the run that the first one started, from its
         first event.
-        Errors: INVALID_ARGUMENT; ABORTED while another run is in progress in the conversation. What fails after the first
-        event is told by run_failed.
+        A provider that fails before it says anything is tried again, then the fallback models of the workspace's policy are
+        asked; attempt_started and attempt_failed tell of it.
+        The model reads of the conversation what fits into its context beside the answer, the latest first, and at most 200
+        messages.
+        Errors: INVALID_ARGUMENT, also for parameters beyond the bounds of the policy; FAILED_PRECONDITION MODEL_NOT_ALLOWED,
+        PROVIDER_KEY_REFUSED, or CONTEXT_TOO_LONG for a message that does not fit into the context by itself;
+        ABORTED while another run is in progress in the conversation; RESOURCE_EXHAUSTED BUDGET_EXHAUSTED or RATE_LIMITED;
+        UNAVAILABLE when too many runs wait already. What fails after the first event is told by run_failed.
         """
 
     @_abc_1.abstractmethod
@@ -244,6 +274,7 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The terminal event of a run that has ended is sent in any case, whatever after_sequence is. When the server was
         killed, its sequence may be one that was used before for events that were not stored yet: the message in it counts.
+        So it is when the run goes on after that, with an attempt_failed of RUN_INTERRUPTED and the attempt that follows it.
         Errors: NOT_FOUND; OUT_OF_RANGE when after_sequence lies beyond what a run in progress has sent.
         """
 
@@ -256,6 +287,14 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         """CancelRun stops a run and returns it. What was said until then stays, marked as partial, and is charged. A run that
         has ended stays as it is.
         """
+
+    @_abc_1.abstractmethod
+    def ListAttempts(
+        self,
+        request: _chat_pb2.ListAttemptsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.ListAttemptsResponse, _abc.Awaitable[_chat_pb2.ListAttemptsResponse]]:
+        """ListAttempts lists the requests to providers that a run made, in order: the AI log of the run."""
 
     @_abc_1.abstractmethod
     def GetRun(

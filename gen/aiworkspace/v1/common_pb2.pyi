@@ -64,9 +64,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PROVIDER_REJECTED: _ErrorReason.ValueType  # 18
     """The provider refused the request."""
     ERROR_REASON_CONTEXT_TOO_LONG: _ErrorReason.ValueType  # 19
-    """The conversation does not fit into the model's context."""
+    """FAILED_PRECONDITION: the message does not fit into the model's context. Also of a run whose provider says so."""
     ERROR_REASON_PROVIDER_MISCONFIGURED: _ErrorReason.ValueType  # 20
-    """The provider refused the server's key. The operator has to correct it."""
+    """The provider refused the key: the server's, which the operator has to correct, or the organization's own."""
     ERROR_REASON_PROVIDER_TIMEOUT: _ErrorReason.ValueType  # 21
     """The provider did not begin, or did not go on, with its answer in time."""
     ERROR_REASON_PROVIDER_STREAM_CUT: _ErrorReason.ValueType  # 22
@@ -85,6 +85,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the role is held by a member or offered by an invitation."""
     ERROR_REASON_API_KEY_ENDED: _ErrorReason.ValueType  # 28
     """FAILED_PRECONDITION: the API key has expired or was revoked."""
+    ERROR_REASON_BUDGET_EXHAUSTED: _ErrorReason.ValueType  # 29
+    """RESOURCE_EXHAUSTED: a budget does not have enough left. Metadata "budget_id", "remaining_nanos" and "currency" say
+    which and how much; google.rpc.RetryInfo says when its next window opens.
+    """
+    ERROR_REASON_MODEL_NOT_ALLOWED: _ErrorReason.ValueType  # 30
+    """FAILED_PRECONDITION: the model policy of the organization or of the workspace does not allow the model."""
+    ERROR_REASON_PROVIDER_KEY_REFUSED: _ErrorReason.ValueType  # 31
+    """FAILED_PRECONDITION: the provider does not accept the key, or the server can no longer read it: store it again."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable, machine-readable reason of an error. Every error status carries one google.rpc.ErrorInfo
@@ -132,9 +140,9 @@ ERROR_REASON_PROVIDER_RATE_LIMITED: ErrorReason.ValueType  # 17
 ERROR_REASON_PROVIDER_REJECTED: ErrorReason.ValueType  # 18
 """The provider refused the request."""
 ERROR_REASON_CONTEXT_TOO_LONG: ErrorReason.ValueType  # 19
-"""The conversation does not fit into the model's context."""
+"""FAILED_PRECONDITION: the message does not fit into the model's context. Also of a run whose provider says so."""
 ERROR_REASON_PROVIDER_MISCONFIGURED: ErrorReason.ValueType  # 20
-"""The provider refused the server's key. The operator has to correct it."""
+"""The provider refused the key: the server's, which the operator has to correct, or the organization's own."""
 ERROR_REASON_PROVIDER_TIMEOUT: ErrorReason.ValueType  # 21
 """The provider did not begin, or did not go on, with its answer in time."""
 ERROR_REASON_PROVIDER_STREAM_CUT: ErrorReason.ValueType  # 22
@@ -153,6 +161,14 @@ ERROR_REASON_ROLE_IN_USE: ErrorReason.ValueType  # 27
 """FAILED_PRECONDITION: the role is held by a member or offered by an invitation."""
 ERROR_REASON_API_KEY_ENDED: ErrorReason.ValueType  # 28
 """FAILED_PRECONDITION: the API key has expired or was revoked."""
+ERROR_REASON_BUDGET_EXHAUSTED: ErrorReason.ValueType  # 29
+"""RESOURCE_EXHAUSTED: a budget does not have enough left. Metadata "budget_id", "remaining_nanos" and "currency" say
+which and how much; google.rpc.RetryInfo says when its next window opens.
+"""
+ERROR_REASON_MODEL_NOT_ALLOWED: ErrorReason.ValueType  # 30
+"""FAILED_PRECONDITION: the model policy of the organization or of the workspace does not allow the model."""
+ERROR_REASON_PROVIDER_KEY_REFUSED: ErrorReason.ValueType  # 31
+"""FAILED_PRECONDITION: the provider does not accept the key, or the server can no longer read it: store it again."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -194,6 +210,8 @@ class TokenUsage(_message.Message):
     CACHE_WRITE_TOKENS_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     REASONING_TOKENS_FIELD_NUMBER: _builtins.int
+    INPUT_AUDIO_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_AUDIO_TOKENS_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
     """Tokens of the prompt, cached ones included."""
     cached_input_tokens: _builtins.int
@@ -204,6 +222,10 @@ class TokenUsage(_message.Message):
     """Tokens of the answer, reasoning included."""
     reasoning_tokens: _builtins.int
     """Those of output_tokens that were spent on reasoning."""
+    input_audio_tokens: _builtins.int
+    """Those of input_tokens that were audio."""
+    output_audio_tokens: _builtins.int
+    """Those of output_tokens that were audio."""
     def __init__(
         self,
         *,
@@ -212,10 +234,12 @@ class TokenUsage(_message.Message):
         cache_write_tokens: _builtins.int = ...,
         output_tokens: _builtins.int = ...,
         reasoning_tokens: _builtins.int = ...,
+        input_audio_tokens: _builtins.int = ...,
+        output_audio_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_write_tokens", b"cache_write_tokens", "cached_input_tokens", b"cached_input_tokens", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_write_tokens", b"cache_write_tokens", "cached_input_tokens", b"cached_input_tokens", "input_audio_tokens", b"input_audio_tokens", "input_tokens", b"input_tokens", "output_audio_tokens", b"output_audio_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -104,6 +104,10 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """Read what the organization used and what it cost."""
     PERMISSION_AUDIT_READ: _Permission.ValueType  # 19
     """Read and verify the organization's audit log."""
+    PERMISSION_MODEL_MANAGE: _Permission.ValueType  # 20
+    """Change model policies, and the organization's keys at providers."""
+    PERMISSION_BUDGET_MANAGE: _Permission.ValueType  # 21
+    """Create, change and delete budgets, and compare the ledger with what providers billed."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """Permission is something that a role allows. Custom roles and API keys name permissions as the methods do."""
@@ -148,6 +152,10 @@ PERMISSION_USAGE_READ: Permission.ValueType  # 18
 """Read what the organization used and what it cost."""
 PERMISSION_AUDIT_READ: Permission.ValueType  # 19
 """Read and verify the organization's audit log."""
+PERMISSION_MODEL_MANAGE: Permission.ValueType  # 20
+"""Change model policies, and the organization's keys at providers."""
+PERMISSION_BUDGET_MANAGE: Permission.ValueType  # 21
+"""Create, change and delete budgets, and compare the ledger with what providers billed."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _RateLimitClass:

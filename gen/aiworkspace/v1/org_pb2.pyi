@@ -34,11 +34,13 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_MEMBER: _Role.ValueType  # 2
     """Besides, creates and changes workspaces and talks to models."""
     ROLE_ADMIN: _Role.ValueType  # 3
-    """Besides, manages people, roles, teams, service accounts and all workspaces; reads usage and audit log."""
+    """Besides, manages people, roles, teams, service accounts, models, budgets and all workspaces; reads usage and audit
+    log.
+    """
     ROLE_OWNER: _Role.ValueType  # 4
     """Besides, deletes the organization. There is always at least one. Only a person can be an owner."""
     ROLE_BILLING: _Role.ValueType  # 5
-    """Reads the organization and what it used."""
+    """Reads the organization and what it used, and manages its budgets."""
     ROLE_CUSTOM: _Role.ValueType  # 6
     """A role of the organization's own, named by custom_role_id."""
 
@@ -54,11 +56,13 @@ ROLE_VIEWER: Role.ValueType  # 1
 ROLE_MEMBER: Role.ValueType  # 2
 """Besides, creates and changes workspaces and talks to models."""
 ROLE_ADMIN: Role.ValueType  # 3
-"""Besides, manages people, roles, teams, service accounts and all workspaces; reads usage and audit log."""
+"""Besides, manages people, roles, teams, service accounts, models, budgets and all workspaces; reads usage and audit
+log.
+"""
 ROLE_OWNER: Role.ValueType  # 4
 """Besides, deletes the organization. There is always at least one. Only a person can be an owner."""
 ROLE_BILLING: Role.ValueType  # 5
-"""Reads the organization and what it used."""
+"""Reads the organization and what it used, and manages its budgets."""
 ROLE_CUSTOM: Role.ValueType  # 6
 """A role of the organization's own, named by custom_role_id."""
 Global___Role: _TypeAlias = Role  # noqa: Y015

@@ -28,7 +28,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61iworkspace/v1/usage.proto\x12\x0e\x61iworkspace.v1\x1a\x1b\x61iworkspace/v1/common.proto\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"t\n\nUsageTotal\x12\x15\n\rrequest_count\x18\x01 \x01(\x03\x12*\n\x06tokens\x18\x02 \x01(\x0b\x32\x1a.aiworkspace.v1.TokenUsage\x12#\n\x04\x63ost\x18\x03 \x01(\x0b\x32\x15.aiworkspace.v1.Money\"x\n\x08UsageRow\x12\x14\n\x0cworkspace_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x04 \x01(\t\x12)\n\x05total\x18\x05 \x01(\x0b\x32\x1a.aiworkspace.v1.UsageTotal\"\xcd\x02\n\nUsageEntry\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x14\n\x0cworkspace_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x05 \x01(\t\x12\x0e\n\x06run_id\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\r\n\x05model\x18\x08 \x01(\t\x12*\n\x06tokens\x18\t \x01(\x0b\x32\x1a.aiworkspace.v1.TokenUsage\x12\x11\n\testimated\x18\n \x01(\x08\x12#\n\x04\x63ost\x18\x0b \x01(\x0b\x32\x15.aiworkspace.v1.Money\x12\x15\n\rprice_version\x18\x0c \x01(\t\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf0\x02\n\x0fGetUsageRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x0cworkspace_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07user_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\"\n\x05model\x18\x04 \x01(\tB\x13\xbaH\x10r\x0e\x18\xc8\x01\x32\t^\\P{Cc}*$\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x43\n\x08group_by\x18\x07 \x03(\x0e\x32\x1e.aiworkspace.v1.UsageDimensionB\x11\xbaH\x0e\x92\x01\x0b\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1d\n\tpage_size\x18\x08 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"~\n\x10GetUsageResponse\x12)\n\x05total\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.UsageTotal\x12&\n\x04rows\x18\x02 \x03(\x0b\x32\x18.aiworkspace.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\xb3\x02\n\x17ListUsageEntriesRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x0cworkspace_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07user_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\"\n\x05model\x18\x04 \x01(\tB\x13\xbaH\x10r\x0e\x18\xc8\x01\x32\t^\\P{Cc}*$\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\tpage_size\x18\x07 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"`\n\x18ListUsageEntriesResponse\x12+\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1a.aiworkspace.v1.UsageEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x9e\x01\n\x0eUsageDimension\x12\x1f\n\x1bUSAGE_DIMENSION_UNSPECIFIED\x10\x00\x12\x1d\n\x19USAGE_DIMENSION_WORKSPACE\x10\x01\x12\x18\n\x14USAGE_DIMENSION_USER\x10\x02\x12\x19\n\x15USAGE_DIMENSION_MODEL\x10\x03\x12\x17\n\x13USAGE_DIMENSION_DAY\x10\x04\x32\x9d\x02\n\x0cUsageService\x12y\n\x08GetUsage\x12\x1f.aiworkspace.v1.GetUsageRequest\x1a .aiworkspace.v1.GetUsageResponse\"*\x90\x02\x01\xaa\xbb\x18\x1f\x08\x03\x12\nusage.read\x1a\x06org_id\"\x07user_id\xb0\xbb\x18\x02\x12\x91\x01\n\x10ListUsageEntries\x12\'.aiworkspace.v1.ListUsageEntriesRequest\x1a(.aiworkspace.v1.ListUsageEntriesResponse\"*\x90\x02\x01\xaa\xbb\x18\x1f\x08\x03\x12\nusage.read\x1a\x06org_id\"\x07user_id\xb0\xbb\x18\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61iworkspace/v1/usage.proto\x12\x0e\x61iworkspace.v1\x1a\x1b\x61iworkspace/v1/common.proto\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"t\n\nUsageTotal\x12\x15\n\rrequest_count\x18\x01 \x01(\x03\x12*\n\x06tokens\x18\x02 \x01(\x0b\x32\x1a.aiworkspace.v1.TokenUsage\x12#\n\x04\x63ost\x18\x03 \x01(\x0b\x32\x15.aiworkspace.v1.Money\"\x9a\x01\n\x08UsageRow\x12\x14\n\x0cworkspace_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x04 \x01(\t\x12)\n\x05total\x18\x05 \x01(\x0b\x32\x1a.aiworkspace.v1.UsageTotal\x12\x0c\n\x04hour\x18\x06 \x01(\t\x12\x12\n\napi_key_id\x18\x07 \x01(\t\"\xda\x03\n\nUsageEntry\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x14\n\x0cworkspace_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x05 \x01(\t\x12\x0e\n\x06run_id\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\r\n\x05model\x18\x08 \x01(\t\x12*\n\x06tokens\x18\t \x01(\x0b\x32\x1a.aiworkspace.v1.TokenUsage\x12\x11\n\testimated\x18\n \x01(\x08\x12#\n\x04\x63ost\x18\x0b \x01(\x0b\x32\x15.aiworkspace.v1.Money\x12\x15\n\rprice_version\x18\x0c \x01(\t\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x04kind\x18\x0e \x01(\x0e\x32\x1e.aiworkspace.v1.UsageEntryKind\x12\x0f\n\x07\x61ttempt\x18\x0f \x01(\x05\x12\'\n\x08reserved\x18\x10 \x01(\x0b\x32\x15.aiworkspace.v1.Money\x12\x12\n\napi_key_id\x18\x11 \x01(\t\x12\x0f\n\x07own_key\x18\x12 \x01(\x08\"\x91\x03\n\x0fGetUsageRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x0cworkspace_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07user_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\"\n\x05model\x18\x04 \x01(\tB\x13\xbaH\x10r\x0e\x18\xc8\x01\x32\t^\\P{Cc}*$\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x43\n\x08group_by\x18\x07 \x03(\x0e\x32\x1e.aiworkspace.v1.UsageDimensionB\x11\xbaH\x0e\x92\x01\x0b\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1d\n\tpage_size\x18\x08 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x1f\n\napi_key_id\x18\n \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"~\n\x10GetUsageResponse\x12)\n\x05total\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.UsageTotal\x12&\n\x04rows\x18\x02 \x03(\x0b\x32\x18.aiworkspace.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\xb3\x03\n\x17ListUsageEntriesRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x0cworkspace_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07user_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\"\n\x05model\x18\x04 \x01(\tB\x13\xbaH\x10r\x0e\x18\xc8\x01\x32\t^\\P{Cc}*$\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\tpage_size\x18\x07 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12@\n\x05kinds\x18\t \x03(\x0e\x32\x1e.aiworkspace.v1.UsageEntryKindB\x11\xbaH\x0e\x92\x01\x0b\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1f\n\napi_key_id\x18\n \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1b\n\x06run_id\x18\x0b \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"`\n\x18ListUsageEntriesResponse\x12+\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1a.aiworkspace.v1.UsageEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"w\n\rBilledRequest\x12\x18\n\x06run_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x32\n\x06tokens\x18\x03 \x01(\x0b\x32\x1a.aiworkspace.v1.TokenUsageB\x06\xbaH\x03\xc8\x01\x01\"\x8f\x01\n\x11ReconciledRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.aiworkspace.v1.ReconciledState\x12)\n\ndifference\x18\x04 \x01(\x0b\x32\x15.aiworkspace.v1.Money\"\x96\x02\n\x15ReconcileUsageRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12&\n\x08provider\x18\x02 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\x64\x32\t^\\P{Cc}*$\x12:\n\x08requests\x18\x03 \x03(\x0b\x32\x1d.aiworkspace.v1.BilledRequestB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\x10\n\x08\x63omplete\x18\x04 \x01(\x08\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x64ry_run\x18\x07 \x01(\x08\"x\n\x16ReconcileUsageResponse\x12\x33\n\x08requests\x18\x01 \x03(\x0b\x32!.aiworkspace.v1.ReconciledRequest\x12)\n\ndifference\x18\x02 \x01(\x0b\x32\x15.aiworkspace.v1.Money*\xd5\x01\n\x0eUsageDimension\x12\x1f\n\x1bUSAGE_DIMENSION_UNSPECIFIED\x10\x00\x12\x1d\n\x19USAGE_DIMENSION_WORKSPACE\x10\x01\x12\x18\n\x14USAGE_DIMENSION_USER\x10\x02\x12\x19\n\x15USAGE_DIMENSION_MODEL\x10\x03\x12\x17\n\x13USAGE_DIMENSION_DAY\x10\x04\x12\x18\n\x14USAGE_DIMENSION_HOUR\x10\x05\x12\x1b\n\x17USAGE_DIMENSION_API_KEY\x10\x06*\xa8\x01\n\x0eUsageEntryKind\x12 \n\x1cUSAGE_ENTRY_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18USAGE_ENTRY_KIND_RESERVE\x10\x01\x12\x1b\n\x17USAGE_ENTRY_KIND_SETTLE\x10\x02\x12\x1c\n\x18USAGE_ENTRY_KIND_RELEASE\x10\x03\x12\x1b\n\x17USAGE_ENTRY_KIND_ADJUST\x10\x04*\xd1\x01\n\x0fReconciledState\x12 \n\x1cRECONCILED_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18RECONCILED_STATE_MATCHED\x10\x01\x12\x1d\n\x19RECONCILED_STATE_ADJUSTED\x10\x02\x12\x1c\n\x18RECONCILED_STATE_UNKNOWN\x10\x03\x12 \n\x1cRECONCILED_STATE_IN_PROGRESS\x10\x04\x12\x1f\n\x1bRECONCILED_STATE_NOT_BILLED\x10\x05\x32\xa9\x03\n\x0cUsageService\x12y\n\x08GetUsage\x12\x1f.aiworkspace.v1.GetUsageRequest\x1a .aiworkspace.v1.GetUsageResponse\"*\x90\x02\x01\xaa\xbb\x18\x1f\x08\x03\x12\nusage.read\x1a\x06org_id\"\x07user_id\xb0\xbb\x18\x02\x12\x91\x01\n\x10ListUsageEntries\x12\'.aiworkspace.v1.ListUsageEntriesRequest\x1a(.aiworkspace.v1.ListUsageEntriesResponse\"*\x90\x02\x01\xaa\xbb\x18\x1f\x08\x03\x12\nusage.read\x1a\x06org_id\"\x07user_id\xb0\xbb\x18\x02\x12\x89\x01\n\x0eReconcileUsage\x12%.aiworkspace.v1.ReconcileUsageRequest\x1a&.aiworkspace.v1.ReconcileUsageResponse\"(\x90\x02\x02\xaa\xbb\x18\x19\x08\x03\x12\rbudget.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,6 +49,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETUSAGEREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_GETUSAGEREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_GETUSAGEREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_GETUSAGEREQUEST'].fields_by_name['api_key_id']._loaded_options = None
+  _globals['_GETUSAGEREQUEST'].fields_by_name['api_key_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_LISTUSAGEENTRIESREQUEST'].fields_by_name['org_id']._loaded_options = None
   _globals['_LISTUSAGEENTRIESREQUEST'].fields_by_name['org_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_LISTUSAGEENTRIESREQUEST'].fields_by_name['workspace_id']._loaded_options = None
@@ -61,26 +63,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTUSAGEENTRIESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTUSAGEENTRIESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTUSAGEENTRIESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTUSAGEENTRIESREQUEST'].fields_by_name['kinds']._loaded_options = None
+  _globals['_LISTUSAGEENTRIESREQUEST'].fields_by_name['kinds']._serialized_options = b'\272H\016\222\001\013\030\001\"\007\202\001\004\020\001 \000'
+  _globals['_LISTUSAGEENTRIESREQUEST'].fields_by_name['api_key_id']._loaded_options = None
+  _globals['_LISTUSAGEENTRIESREQUEST'].fields_by_name['api_key_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_LISTUSAGEENTRIESREQUEST'].fields_by_name['run_id']._loaded_options = None
+  _globals['_LISTUSAGEENTRIESREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_BILLEDREQUEST'].fields_by_name['run_id']._loaded_options = None
+  _globals['_BILLEDREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_BILLEDREQUEST'].fields_by_name['attempt']._loaded_options = None
+  _globals['_BILLEDREQUEST'].fields_by_name['attempt']._serialized_options = b'\272H\004\032\002(\001'
+  _globals['_BILLEDREQUEST'].fields_by_name['tokens']._loaded_options = None
+  _globals['_BILLEDREQUEST'].fields_by_name['tokens']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_RECONCILEUSAGEREQUEST'].fields_by_name['org_id']._loaded_options = None
+  _globals['_RECONCILEUSAGEREQUEST'].fields_by_name['org_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_RECONCILEUSAGEREQUEST'].fields_by_name['provider']._loaded_options = None
+  _globals['_RECONCILEUSAGEREQUEST'].fields_by_name['provider']._serialized_options = b'\272H\021r\017\020\001\030d2\t^\\P{Cc}*$'
+  _globals['_RECONCILEUSAGEREQUEST'].fields_by_name['requests']._loaded_options = None
+  _globals['_RECONCILEUSAGEREQUEST'].fields_by_name['requests']._serialized_options = b'\272H\006\222\001\003\020\350\007'
   _globals['_USAGESERVICE'].methods_by_name['GetUsage']._loaded_options = None
   _globals['_USAGESERVICE'].methods_by_name['GetUsage']._serialized_options = b'\220\002\001\252\273\030\037\010\003\022\nusage.read\032\006org_id\"\007user_id\260\273\030\002'
   _globals['_USAGESERVICE'].methods_by_name['ListUsageEntries']._loaded_options = None
   _globals['_USAGESERVICE'].methods_by_name['ListUsageEntries']._serialized_options = b'\220\002\001\252\273\030\037\010\003\022\nusage.read\032\006org_id\"\007user_id\260\273\030\002'
-  _globals['_USAGEDIMENSION']._serialized_start=1651
-  _globals['_USAGEDIMENSION']._serialized_end=1809
+  _globals['_USAGESERVICE'].methods_by_name['ReconcileUsage']._loaded_options = None
+  _globals['_USAGESERVICE'].methods_by_name['ReconcileUsage']._serialized_options = b'\220\002\002\252\273\030\031\010\003\022\rbudget.manage\032\006org_id\260\273\030\003\320\273\030\001'
+  _globals['_USAGEDIMENSION']._serialized_start=2658
+  _globals['_USAGEDIMENSION']._serialized_end=2871
+  _globals['_USAGEENTRYKIND']._serialized_start=2874
+  _globals['_USAGEENTRYKIND']._serialized_end=3042
+  _globals['_RECONCILEDSTATE']._serialized_start=3045
+  _globals['_RECONCILEDSTATE']._serialized_end=3254
   _globals['_USAGETOTAL']._serialized_start=167
   _globals['_USAGETOTAL']._serialized_end=283
-  _globals['_USAGEROW']._serialized_start=285
-  _globals['_USAGEROW']._serialized_end=405
-  _globals['_USAGEENTRY']._serialized_start=408
-  _globals['_USAGEENTRY']._serialized_end=741
-  _globals['_GETUSAGEREQUEST']._serialized_start=744
-  _globals['_GETUSAGEREQUEST']._serialized_end=1112
-  _globals['_GETUSAGERESPONSE']._serialized_start=1114
-  _globals['_GETUSAGERESPONSE']._serialized_end=1240
-  _globals['_LISTUSAGEENTRIESREQUEST']._serialized_start=1243
-  _globals['_LISTUSAGEENTRIESREQUEST']._serialized_end=1550
-  _globals['_LISTUSAGEENTRIESRESPONSE']._serialized_start=1552
-  _globals['_LISTUSAGEENTRIESRESPONSE']._serialized_end=1648
-  _globals['_USAGESERVICE']._serialized_start=1812
-  _globals['_USAGESERVICE']._serialized_end=2097
+  _globals['_USAGEROW']._serialized_start=286
+  _globals['_USAGEROW']._serialized_end=440
+  _globals['_USAGEENTRY']._serialized_start=443
+  _globals['_USAGEENTRY']._serialized_end=917
+  _globals['_GETUSAGEREQUEST']._serialized_start=920
+  _globals['_GETUSAGEREQUEST']._serialized_end=1321
+  _globals['_GETUSAGERESPONSE']._serialized_start=1323
+  _globals['_GETUSAGERESPONSE']._serialized_end=1449
+  _globals['_LISTUSAGEENTRIESREQUEST']._serialized_start=1452
+  _globals['_LISTUSAGEENTRIESREQUEST']._serialized_end=1887
+  _globals['_LISTUSAGEENTRIESRESPONSE']._serialized_start=1889
+  _globals['_LISTUSAGEENTRIESRESPONSE']._serialized_end=1985
+  _globals['_BILLEDREQUEST']._serialized_start=1987
+  _globals['_BILLEDREQUEST']._serialized_end=2106
+  _globals['_RECONCILEDREQUEST']._serialized_start=2109
+  _globals['_RECONCILEDREQUEST']._serialized_end=2252
+  _globals['_RECONCILEUSAGEREQUEST']._serialized_start=2255
+  _globals['_RECONCILEUSAGEREQUEST']._serialized_end=2533
+  _globals['_RECONCILEUSAGERESPONSE']._serialized_start=2535
+  _globals['_RECONCILEUSAGERESPONSE']._serialized_end=2655
+  _globals['_USAGESERVICE']._serialized_start=3257
+  _globals['_USAGESERVICE']._serialized_end=3682
 # @@protoc_insertion_point(module_scope)

@@ -37,6 +37,10 @@ class _UsageDimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageD
     """The model."""
     USAGE_DIMENSION_DAY: _UsageDimension.ValueType  # 4
     """The day, in UTC."""
+    USAGE_DIMENSION_HOUR: _UsageDimension.ValueType  # 5
+    """The hour, in UTC."""
+    USAGE_DIMENSION_API_KEY: _UsageDimension.ValueType  # 6
+    """The API key."""
 
 class UsageDimension(_UsageDimension, metaclass=_UsageDimensionEnumTypeWrapper):
     """UsageDimension is something to group usage by."""
@@ -51,7 +55,79 @@ USAGE_DIMENSION_MODEL: UsageDimension.ValueType  # 3
 """The model."""
 USAGE_DIMENSION_DAY: UsageDimension.ValueType  # 4
 """The day, in UTC."""
+USAGE_DIMENSION_HOUR: UsageDimension.ValueType  # 5
+"""The hour, in UTC."""
+USAGE_DIMENSION_API_KEY: UsageDimension.ValueType  # 6
+"""The API key."""
 Global___UsageDimension: _TypeAlias = UsageDimension  # noqa: Y015
+
+class _UsageEntryKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UsageEntryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageEntryKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USAGE_ENTRY_KIND_UNSPECIFIED: _UsageEntryKind.ValueType  # 0
+    """Not given."""
+    USAGE_ENTRY_KIND_RESERVE: _UsageEntryKind.ValueType  # 1
+    """Reserves what a request may cost at most."""
+    USAGE_ENTRY_KIND_SETTLE: _UsageEntryKind.ValueType  # 2
+    """Ends a reservation with what the request cost."""
+    USAGE_ENTRY_KIND_RELEASE: _UsageEntryKind.ValueType  # 3
+    """Ends a reservation of a request that cost nothing."""
+    USAGE_ENTRY_KIND_ADJUST: _UsageEntryKind.ValueType  # 4
+    """Corrects what a request cost by what its provider billed."""
+
+class UsageEntryKind(_UsageEntryKind, metaclass=_UsageEntryKindEnumTypeWrapper):
+    """UsageEntryKind says what an entry of the ledger does."""
+
+USAGE_ENTRY_KIND_UNSPECIFIED: UsageEntryKind.ValueType  # 0
+"""Not given."""
+USAGE_ENTRY_KIND_RESERVE: UsageEntryKind.ValueType  # 1
+"""Reserves what a request may cost at most."""
+USAGE_ENTRY_KIND_SETTLE: UsageEntryKind.ValueType  # 2
+"""Ends a reservation with what the request cost."""
+USAGE_ENTRY_KIND_RELEASE: UsageEntryKind.ValueType  # 3
+"""Ends a reservation of a request that cost nothing."""
+USAGE_ENTRY_KIND_ADJUST: UsageEntryKind.ValueType  # 4
+"""Corrects what a request cost by what its provider billed."""
+Global___UsageEntryKind: _TypeAlias = UsageEntryKind  # noqa: Y015
+
+class _ReconciledState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReconciledStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReconciledState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECONCILED_STATE_UNSPECIFIED: _ReconciledState.ValueType  # 0
+    """Not given."""
+    RECONCILED_STATE_MATCHED: _ReconciledState.ValueType  # 1
+    """They agree."""
+    RECONCILED_STATE_ADJUSTED: _ReconciledState.ValueType  # 2
+    """They differed: an adjustment was written."""
+    RECONCILED_STATE_UNKNOWN: _ReconciledState.ValueType  # 3
+    """The ledger knows no such request with the organization's own key at this provider."""
+    RECONCILED_STATE_IN_PROGRESS: _ReconciledState.ValueType  # 4
+    """The request is still in progress."""
+    RECONCILED_STATE_NOT_BILLED: _ReconciledState.ValueType  # 5
+    """The ledger has a request that was not billed: with complete an adjustment to nothing was written."""
+
+class ReconciledState(_ReconciledState, metaclass=_ReconciledStateEnumTypeWrapper):
+    """ReconciledState says how the ledger and a provider's bill compare for a request."""
+
+RECONCILED_STATE_UNSPECIFIED: ReconciledState.ValueType  # 0
+"""Not given."""
+RECONCILED_STATE_MATCHED: ReconciledState.ValueType  # 1
+"""They agree."""
+RECONCILED_STATE_ADJUSTED: ReconciledState.ValueType  # 2
+"""They differed: an adjustment was written."""
+RECONCILED_STATE_UNKNOWN: ReconciledState.ValueType  # 3
+"""The ledger knows no such request with the organization's own key at this provider."""
+RECONCILED_STATE_IN_PROGRESS: ReconciledState.ValueType  # 4
+"""The request is still in progress."""
+RECONCILED_STATE_NOT_BILLED: ReconciledState.ValueType  # 5
+"""The ledger has a request that was not billed: with complete an adjustment to nothing was written."""
+Global___ReconciledState: _TypeAlias = ReconciledState  # noqa: Y015
 
 @_typing.final
 class UsageTotal(_message.Message):
@@ -98,6 +174,8 @@ class UsageRow(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     DAY_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    HOUR_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     """UUID of the workspace."""
     user_id: _builtins.str
@@ -106,6 +184,10 @@ class UsageRow(_message.Message):
     """Id of the model."""
     day: _builtins.str
     """The day in UTC, as YYYY-MM-DD."""
+    hour: _builtins.str
+    """The hour in UTC, as YYYY-MM-DDTHH."""
+    api_key_id: _builtins.str
+    """UUID of the API key. Empty for calls without one."""
     @_builtins.property
     def total(self) -> Global___UsageTotal:
         """The group's total."""
@@ -118,10 +200,12 @@ class UsageRow(_message.Message):
         model: _builtins.str = ...,
         day: _builtins.str = ...,
         total: Global___UsageTotal | None = ...,
+        hour: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "model", b"model", "total", b"total", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "day", b"day", "hour", b"hour", "model", b"model", "total", b"total", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -146,6 +230,11 @@ class UsageEntry(_message.Message):
     COST_FIELD_NUMBER: _builtins.int
     PRICE_VERSION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    OWN_KEY_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.str
     """UUID."""
     org_id: _builtins.str
@@ -166,17 +255,29 @@ class UsageEntry(_message.Message):
     """Whether tokens was counted by the server because the provider reported none."""
     price_version: _builtins.str
     """The price list by which the cost was computed, such as "genai-prices/0.2.3"."""
+    kind: Global___UsageEntryKind.ValueType
+    """What the entry does."""
+    attempt: _builtins.int
+    """Number of the attempt within the run that the entry is about, from 1."""
+    api_key_id: _builtins.str
+    """UUID of the API key with which the run was started. Empty without one."""
+    own_key: _builtins.bool
+    """Whether the organization's own key at the provider was used."""
     @_builtins.property
     def tokens(self) -> _common_pb2.TokenUsage:
-        """Tokens that the run used."""
+        """Tokens that the request used. In an adjustment the difference, which may be negative."""
 
     @_builtins.property
     def cost(self) -> _common_pb2.Money:
-        """What it cost."""
+        """What it cost. In an adjustment the difference, which may be negative."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time of the entry."""
+
+    @_builtins.property
+    def reserved(self) -> _common_pb2.Money:
+        """What the entry adds to the reserved amount: negative where it ends a reservation."""
 
     def __init__(
         self,
@@ -194,10 +295,15 @@ class UsageEntry(_message.Message):
         cost: _common_pb2.Money | None = ...,
         price_version: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        kind: Global___UsageEntryKind.ValueType = ...,
+        attempt: _builtins.int = ...,
+        reserved: _common_pb2.Money | None = ...,
+        api_key_id: _builtins.str = ...,
+        own_key: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "create_time", b"create_time", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "create_time", b"create_time", "reserved", b"reserved", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "cost", b"cost", "create_time", b"create_time", "entry_id", b"entry_id", "estimated", b"estimated", "model", b"model", "org_id", b"org_id", "price_version", b"price_version", "request_id", b"request_id", "run_id", b"run_id", "tokens", b"tokens", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "attempt", b"attempt", "conversation_id", b"conversation_id", "cost", b"cost", "create_time", b"create_time", "entry_id", b"entry_id", "estimated", b"estimated", "kind", b"kind", "model", b"model", "org_id", b"org_id", "own_key", b"own_key", "price_version", b"price_version", "request_id", b"request_id", "reserved", b"reserved", "run_id", b"run_id", "tokens", b"tokens", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -218,6 +324,7 @@ class GetUsageRequest(_message.Message):
     GROUP_BY_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organization."""
     workspace_id: _builtins.str
@@ -230,6 +337,8 @@ class GetUsageRequest(_message.Message):
     """Most rows to return, 1 to 1000. 0 means 50."""
     page_token: _builtins.str
     """next_page_token of the page before. Empty for the first page."""
+    api_key_id: _builtins.str
+    """Only runs started with this API key. Empty means all."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Only entries from this time on. Not set means from the beginning."""
@@ -254,10 +363,11 @@ class GetUsageRequest(_message.Message):
         group_by: _abc.Iterable[Global___UsageDimension.ValueType] | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "group_by", b"group_by", "model", b"model", "org_id", b"org_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "end_time", b"end_time", "group_by", b"group_by", "model", b"model", "org_id", b"org_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -280,7 +390,7 @@ class GetUsageResponse(_message.Message):
 
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageRow]:
-        """The groups of this page, in the order of workspace, person, model and day."""
+        """The groups of this page, in the order of workspace, person, model, day, hour and key."""
 
     def __init__(
         self,
@@ -311,6 +421,9 @@ class ListUsageEntriesRequest(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organization."""
     workspace_id: _builtins.str
@@ -323,6 +436,10 @@ class ListUsageEntriesRequest(_message.Message):
     """Most entries to return, 1 to 1000. 0 means 50."""
     page_token: _builtins.str
     """next_page_token of the page before. Empty for the first page."""
+    api_key_id: _builtins.str
+    """Only runs started with this API key. Empty means all."""
+    run_id: _builtins.str
+    """Only this run. Empty means all."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Only entries from this time on. Not set means from the beginning."""
@@ -330,6 +447,10 @@ class ListUsageEntriesRequest(_message.Message):
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """Only entries before this time. Not set means until now."""
+
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___UsageEntryKind.ValueType]:
+        """Only these kinds. Empty means what counts as spent: USAGE_ENTRY_KIND_SETTLE and USAGE_ENTRY_KIND_ADJUST."""
 
     def __init__(
         self,
@@ -342,10 +463,13 @@ class ListUsageEntriesRequest(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        kinds: _abc.Iterable[Global___UsageEntryKind.ValueType] | None = ...,
+        api_key_id: _builtins.str = ...,
+        run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "model", b"model", "org_id", b"org_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "end_time", b"end_time", "kinds", b"kinds", "model", b"model", "org_id", b"org_id", "page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id", "start_time", b"start_time", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -378,3 +502,157 @@ class ListUsageEntriesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListUsageEntriesResponse: _TypeAlias = ListUsageEntriesResponse  # noqa: Y015
+
+@_typing.final
+class BilledRequest(_message.Message):
+    """BilledRequest is what a provider billed for one request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """UUID of the run. Providers are sent it with the number of the attempt, as "run_id/attempt", in the header
+    x-client-request-id of each request.
+    """
+    attempt: _builtins.int
+    """Number of the attempt within the run, from 1."""
+    @_builtins.property
+    def tokens(self) -> _common_pb2.TokenUsage:
+        """The tokens that were billed."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        tokens: _common_pb2.TokenUsage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "run_id", b"run_id", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BilledRequest: _TypeAlias = BilledRequest  # noqa: Y015
+
+@_typing.final
+class ReconciledRequest(_message.Message):
+    """ReconciledRequest is what came of comparing one request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """UUID of the run."""
+    attempt: _builtins.int
+    """Number of the attempt within the run."""
+    state: Global___ReconciledState.ValueType
+    """How they compare."""
+    @_builtins.property
+    def difference(self) -> _common_pb2.Money:
+        """What was billed less what the ledger had."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        state: Global___ReconciledState.ValueType = ...,
+        difference: _common_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "difference", b"difference", "run_id", b"run_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconciledRequest: _TypeAlias = ReconciledRequest  # noqa: Y015
+
+@_typing.final
+class ReconcileUsageRequest(_message.Message):
+    """Request of UsageService.ReconcileUsage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organization."""
+    provider: _builtins.str
+    """Name of the provider."""
+    complete: _builtins.bool
+    """Whether requests is all that it billed between start_time and end_time, by the time at which a run began: what the
+    ledger has besides cost nothing.
+    """
+    dry_run: _builtins.bool
+    """Whether to compare alone and write nothing."""
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___BilledRequest]:
+        """What it billed, at most 1000 requests in a call."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Begin of the time. Needed with complete."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """End of the time, exclusive. Needed with complete."""
+
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        requests: _abc.Iterable[Global___BilledRequest] | None = ...,
+        complete: _builtins.bool = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "dry_run", b"dry_run", "end_time", b"end_time", "org_id", b"org_id", "provider", b"provider", "requests", b"requests", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcileUsageRequest: _TypeAlias = ReconcileUsageRequest  # noqa: Y015
+
+@_typing.final
+class ReconcileUsageResponse(_message.Message):
+    """Response of UsageService.ReconcileUsage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReconciledRequest]:
+        """What came of each request, in the order of the call, then those that were not billed."""
+
+    @_builtins.property
+    def difference(self) -> _common_pb2.Money:
+        """All differences together."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___ReconciledRequest] | None = ...,
+        difference: _common_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcileUsageResponse: _TypeAlias = ReconcileUsageResponse  # noqa: Y015

@@ -26,7 +26,11 @@ if _version_not_supported:
 
 
 class UsageServiceStub:
-    """UsageService reads the ledger: one entry per run, written when the run ends and never changed.
+    """UsageService reads the ledger, whose entries are written once and never changed.
+
+    Every request to a provider has one that reserves what it may cost at most, before it is sent, and one that ends the
+    reservation: with what it cost (settle), or with nothing (release). What a provider billed otherwise is corrected by
+    entries of its own (adjust). Amounts are rounded once for each request, half to even, to a nano of the currency.
     """
 
     def __init__(self, channel):
@@ -45,10 +49,19 @@ class UsageServiceStub:
                 request_serializer=aiworkspace_dot_v1_dot_usage__pb2.ListUsageEntriesRequest.SerializeToString,
                 response_deserializer=aiworkspace_dot_v1_dot_usage__pb2.ListUsageEntriesResponse.FromString,
                 _registered_method=True)
+        self.ReconcileUsage = channel.unary_unary(
+                '/aiworkspace.v1.UsageService/ReconcileUsage',
+                request_serializer=aiworkspace_dot_v1_dot_usage__pb2.ReconcileUsageRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_usage__pb2.ReconcileUsageResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
-    """UsageService reads the ledger: one entry per run, written when the run ends and never changed.
+    """UsageService reads the ledger, whose entries are written once and never changed.
+
+    Every request to a provider has one that reserves what it may cost at most, before it is sent, and one that ends the
+    reservation: with what it cost (settle), or with nothing (release). What a provider billed otherwise is corrected by
+    entries of its own (adjust). Amounts are rounded once for each request, half to even, to a nano of the currency.
     """
 
     def GetUsage(self, request, context):
@@ -67,6 +80,18 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReconcileUsage(self, request, context):
+        """ReconcileUsage compares the ledger with what a provider billed for the organization's own key, and writes an entry
+        for each difference. Repeating it changes nothing more. What was billed for the server's keys is the operator's to
+        compare, with the reconcile command. Owners, admins and billing may.
+
+        Errors: INVALID_ARGUMENT for tokens that cannot be true, for a request that is there twice, and for a time of which
+        the ledger has more than 10,000 requests.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -80,6 +105,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     request_deserializer=aiworkspace_dot_v1_dot_usage__pb2.ListUsageEntriesRequest.FromString,
                     response_serializer=aiworkspace_dot_v1_dot_usage__pb2.ListUsageEntriesResponse.SerializeToString,
             ),
+            'ReconcileUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReconcileUsage,
+                    request_deserializer=aiworkspace_dot_v1_dot_usage__pb2.ReconcileUsageRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_usage__pb2.ReconcileUsageResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'aiworkspace.v1.UsageService', rpc_method_handlers)
@@ -89,7 +119,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UsageService:
-    """UsageService reads the ledger: one entry per run, written when the run ends and never changed.
+    """UsageService reads the ledger, whose entries are written once and never changed.
+
+    Every request to a provider has one that reserves what it may cost at most, before it is sent, and one that ends the
+    reservation: with what it cost (settle), or with nothing (release). What a provider billed otherwise is corrected by
+    entries of its own (adjust). Amounts are rounded once for each request, half to even, to a nano of the currency.
     """
 
     @staticmethod
@@ -136,6 +170,33 @@ class UsageService:
             '/aiworkspace.v1.UsageService/ListUsageEntries',
             aiworkspace_dot_v1_dot_usage__pb2.ListUsageEntriesRequest.SerializeToString,
             aiworkspace_dot_v1_dot_usage__pb2.ListUsageEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReconcileUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.UsageService/ReconcileUsage',
+            aiworkspace_dot_v1_dot_usage__pb2.ReconcileUsageRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_usage__pb2.ReconcileUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,12 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UsageServiceStub:
-    """UsageService reads the ledger: one entry per run, written when the run ends and never changed."""
+    """UsageService reads the ledger, whose entries are written once and never changed.
+
+    Every request to a provider has one that reserves what it may cost at most, before it is sent, and one that ends the
+    reservation: with what it cost (settle), or with nothing (release). What a provider billed otherwise is corrected by
+    entries of its own (adjust). Amounts are rounded once for each request, half to even, to a nano of the currency.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -41,10 +46,23 @@ class UsageServiceStub:
     """ListUsageEntries lists the entries of the ledger, the latest first. Owners, admins and billing may, for all
     workspaces and people; every member may for user_id = their own.
     """
+    ReconcileUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ReconcileUsageRequest, _usage_pb2.ReconcileUsageResponse]
+    """ReconcileUsage compares the ledger with what a provider billed for the organization's own key, and writes an entry
+    for each difference. Repeating it changes nothing more. What was billed for the server's keys is the operator's to
+    compare, with the reconcile command. Owners, admins and billing may.
+
+    Errors: INVALID_ARGUMENT for tokens that cannot be true, for a request that is there twice, and for a time of which
+    the ledger has more than 10,000 requests.
+    """
 
 @_typing.type_check_only
 class UsageServiceAsyncStub(UsageServiceStub):
-    """UsageService reads the ledger: one entry per run, written when the run ends and never changed."""
+    """UsageService reads the ledger, whose entries are written once and never changed.
+
+    Every request to a provider has one that reserves what it may cost at most, before it is sent, and one that ends the
+    reservation: with what it cost (settle), or with nothing (release). What a provider billed otherwise is corrected by
+    entries of its own (adjust). Amounts are rounded once for each request, half to even, to a nano of the currency.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetUsageRequest, _usage_pb2.GetUsageResponse]  # type: ignore[assignment]
@@ -55,9 +73,22 @@ class UsageServiceAsyncStub(UsageServiceStub):
     """ListUsageEntries lists the entries of the ledger, the latest first. Owners, admins and billing may, for all
     workspaces and people; every member may for user_id = their own.
     """
+    ReconcileUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.ReconcileUsageRequest, _usage_pb2.ReconcileUsageResponse]  # type: ignore[assignment]
+    """ReconcileUsage compares the ledger with what a provider billed for the organization's own key, and writes an entry
+    for each difference. Repeating it changes nothing more. What was billed for the server's keys is the operator's to
+    compare, with the reconcile command. Owners, admins and billing may.
+
+    Errors: INVALID_ARGUMENT for tokens that cannot be true, for a request that is there twice, and for a time of which
+    the ledger has more than 10,000 requests.
+    """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
-    """UsageService reads the ledger: one entry per run, written when the run ends and never changed."""
+    """UsageService reads the ledger, whose entries are written once and never changed.
+
+    Every request to a provider has one that reserves what it may cost at most, before it is sent, and one that ends the
+    reservation: with what it cost (settle), or with nothing (release). What a provider billed otherwise is corrected by
+    entries of its own (adjust). Amounts are rounded once for each request, half to even, to a nano of the currency.
+    """
 
     @_abc_1.abstractmethod
     def GetUsage(
@@ -77,6 +108,20 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_usage_pb2.ListUsageEntriesResponse, _abc.Awaitable[_usage_pb2.ListUsageEntriesResponse]]:
         """ListUsageEntries lists the entries of the ledger, the latest first. Owners, admins and billing may, for all
         workspaces and people; every member may for user_id = their own.
+        """
+
+    @_abc_1.abstractmethod
+    def ReconcileUsage(
+        self,
+        request: _usage_pb2.ReconcileUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.ReconcileUsageResponse, _abc.Awaitable[_usage_pb2.ReconcileUsageResponse]]:
+        """ReconcileUsage compares the ledger with what a provider billed for the organization's own key, and writes an entry
+        for each difference. Repeating it changes nothing more. What was billed for the server's keys is the operator's to
+        compare, with the reconcile command. Owners, admins and billing may.
+
+        Errors: INVALID_ARGUMENT for tokens that cannot be true, for a request that is there twice, and for a time of which
+        the ledger has more than 10,000 requests.
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

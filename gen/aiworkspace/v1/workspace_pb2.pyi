@@ -58,7 +58,7 @@ class _WorkspaceRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Workspa
     WORKSPACE_ROLE_EDITOR: _WorkspaceRole.ValueType  # 2
     """Besides, changes the workspace and talks to models."""
     WORKSPACE_ROLE_MANAGER: _WorkspaceRole.ValueType  # 3
-    """Besides, says who is a member, and deletes the workspace."""
+    """Besides, says who is a member and which models may be used, and deletes the workspace."""
 
 class WorkspaceRole(_WorkspaceRole, metaclass=_WorkspaceRoleEnumTypeWrapper):
     """WorkspaceRole is what a member of a workspace may do in it."""
@@ -70,7 +70,7 @@ WORKSPACE_ROLE_VIEWER: WorkspaceRole.ValueType  # 1
 WORKSPACE_ROLE_EDITOR: WorkspaceRole.ValueType  # 2
 """Besides, changes the workspace and talks to models."""
 WORKSPACE_ROLE_MANAGER: WorkspaceRole.ValueType  # 3
-"""Besides, says who is a member, and deletes the workspace."""
+"""Besides, says who is a member and which models may be used, and deletes the workspace."""
 Global___WorkspaceRole: _TypeAlias = WorkspaceRole  # noqa: Y015
 
 @_typing.final
@@ -95,7 +95,7 @@ class Workspace(_message.Message):
     name: _builtins.str
     """Name, 1 to 100 characters."""
     default_model: _builtins.str
-    """Model of conversations that name none, such as "echo/echo": one of ListModels."""
+    """Model of conversations that name none, such as "echo/echo": one of ListWorkspaceModels."""
     system_prompt: _builtins.str
     """What the model is told at the start of every conversation. At most 32,768 characters."""
     etag: _builtins.str
@@ -194,7 +194,9 @@ class CreateWorkspaceRequest(_message.Message):
     name: _builtins.str
     """Name, 1 to 100 characters. Need not be unique."""
     default_model: _builtins.str
-    """Model of conversations that name none: one of ListModels. Empty means "echo/echo"."""
+    """Model of conversations that name none: one that the organization can use. Empty means the default of the
+    organization's model policy.
+    """
     system_prompt: _builtins.str
     """What the model is told at the start of every conversation. At most 32,768 characters."""
     request_id: _builtins.str

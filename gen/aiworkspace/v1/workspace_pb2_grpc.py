@@ -95,7 +95,7 @@ class WorkspaceServiceServicer:
     def CreateWorkspace(self, request, context):
         """CreateWorkspace creates a workspace, of which the caller becomes a manager. Members may.
 
-        Errors: INVALID_ARGUMENT when default_model is not one of ListModels.
+        Errors: INVALID_ARGUMENT when default_model is not one that the organization can use.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,8 +119,8 @@ class WorkspaceServiceServicer:
         """UpdateWorkspace changes name, default model and system prompt. Members of the organization may where it is open to
         them, and the workspace's editors and managers.
 
-        Errors: INVALID_ARGUMENT when default_model is not one of ListModels; ABORTED when workspace.etag is given and no
-        longer current.
+        Errors: INVALID_ARGUMENT when default_model is not one that the organization can use; ABORTED when workspace.etag is
+        given and no longer current.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,7 @@ class WorkspaceServiceStub:
     CreateWorkspace: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.CreateWorkspaceRequest, _workspace_pb2.CreateWorkspaceResponse]
     """CreateWorkspace creates a workspace, of which the caller becomes a manager. Members may.
 
-    Errors: INVALID_ARGUMENT when default_model is not one of ListModels.
+    Errors: INVALID_ARGUMENT when default_model is not one that the organization can use.
     """
     GetWorkspace: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.GetWorkspaceRequest, _workspace_pb2.GetWorkspaceResponse]
     """GetWorkspace returns a workspace that the caller may see."""
@@ -50,8 +50,8 @@ class WorkspaceServiceStub:
     """UpdateWorkspace changes name, default model and system prompt. Members of the organization may where it is open to
     them, and the workspace's editors and managers.
 
-    Errors: INVALID_ARGUMENT when default_model is not one of ListModels; ABORTED when workspace.etag is given and no
-    longer current.
+    Errors: INVALID_ARGUMENT when default_model is not one that the organization can use; ABORTED when workspace.etag is
+    given and no longer current.
     """
     DeleteWorkspace: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.DeleteWorkspaceRequest, _workspace_pb2.DeleteWorkspaceResponse]
     """DeleteWorkspace deletes a workspace with its conversations. The workspace's managers and the organization's owners
@@ -93,7 +93,7 @@ class WorkspaceServiceAsyncStub(WorkspaceServiceStub):
     CreateWorkspace: _aio.UnaryUnaryMultiCallable[_workspace_pb2.CreateWorkspaceRequest, _workspace_pb2.CreateWorkspaceResponse]  # type: ignore[assignment]
     """CreateWorkspace creates a workspace, of which the caller becomes a manager. Members may.
 
-    Errors: INVALID_ARGUMENT when default_model is not one of ListModels.
+    Errors: INVALID_ARGUMENT when default_model is not one that the organization can use.
     """
     GetWorkspace: _aio.UnaryUnaryMultiCallable[_workspace_pb2.GetWorkspaceRequest, _workspace_pb2.GetWorkspaceResponse]  # type: ignore[assignment]
     """GetWorkspace returns a workspace that the caller may see."""
@@ -103,8 +103,8 @@ class WorkspaceServiceAsyncStub(WorkspaceServiceStub):
     """UpdateWorkspace changes name, default model and system prompt. Members of the organization may where it is open to
     them, and the workspace's editors and managers.
 
-    Errors: INVALID_ARGUMENT when default_model is not one of ListModels; ABORTED when workspace.etag is given and no
-    longer current.
+    Errors: INVALID_ARGUMENT when default_model is not one that the organization can use; ABORTED when workspace.etag is
+    given and no longer current.
     """
     DeleteWorkspace: _aio.UnaryUnaryMultiCallable[_workspace_pb2.DeleteWorkspaceRequest, _workspace_pb2.DeleteWorkspaceResponse]  # type: ignore[assignment]
     """DeleteWorkspace deletes a workspace with its conversations. The workspace's managers and the organization's owners
@@ -149,7 +149,7 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_workspace_pb2.CreateWorkspaceResponse, _abc.Awaitable[_workspace_pb2.CreateWorkspaceResponse]]:
         """CreateWorkspace creates a workspace, of which the caller becomes a manager. Members may.
 
-        Errors: INVALID_ARGUMENT when default_model is not one of ListModels.
+        Errors: INVALID_ARGUMENT when default_model is not one that the organization can use.
         """
 
     @_abc_1.abstractmethod
@@ -177,8 +177,8 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         """UpdateWorkspace changes name, default model and system prompt. Members of the organization may where it is open to
         them, and the workspace's editors and managers.
 
-        Errors: INVALID_ARGUMENT when default_model is not one of ListModels; ABORTED when workspace.etag is given and no
-        longer current.
+        Errors: INVALID_ARGUMENT when default_model is not one that the organization can use; ABORTED when workspace.etag is
+        given and no longer current.
         """
 
     @_abc_1.abstractmethod

@@ -12,7 +12,7 @@ from aiworkspace.v1 import common_pb2
 
 from ..kit.timestamps import timestamp
 from ..llm.base import DeltaKind
-from .models import Conversation, Message, Run
+from .models import Attempt, AttemptParameters, Conversation, Message, Run
 
 KINDS: dict[DeltaKind, pb.ContentKind.ValueType] = {
     "text": pb.CONTENT_KIND_TEXT,
@@ -77,6 +77,42 @@ def run_to_proto(run: Run) -> pb.Run:
         cost=common_pb2.Money(currency_code=cost["currency"], nanos=cost["nanos"]) if cost else None,
         create_time=timestamp(run["create_time"]),
         end_time=timestamp(run["end_time"]) if run["end_time"] else None,
+        attempt_count=run["attempt_count"],
+    )
+
+
+def attempt_to_proto(attempt: Attempt) -> pb.Attempt:
+    failure, usage, cost = attempt["failure"], attempt["usage"], attempt["cost"]
+    first, end = attempt["first_content_time"], attempt["end_time"]
+    return pb.Attempt(
+        run_id=str(attempt["run_id"]),
+        attempt=attempt["number"],
+        model=attempt["model"],
+        state=pb.AttemptState.Value(f"ATTEMPT_STATE_{attempt['state'].upper()}"),
+        own_key=attempt["own_key"],
+        continues=attempt["continues"],
+        parameters=_parameters_to_proto(attempt["parameters"]),
+        message_count=attempt["message_count"],
+        counted_input_tokens=attempt["counted_input_tokens"],
+        provider_response_id=attempt["provider_response_id"],
+        status=attempt["status"],
+        failure=pb.RunFailure(**failure) if failure else None,  # type: ignore[arg-type]
+        usage=_usage_to_proto(usage) if usage else None,
+        usage_estimated=bool(usage and usage["estimated"]),
+        cost=common_pb2.Money(currency_code=cost["currency"], nanos=cost["nanos"]) if cost else None,
+        start_time=timestamp(attempt["start_time"]),
+        first_content_time=timestamp(first) if first else None,
+        end_time=timestamp(end) if end else None,
+    )
+
+
+def _parameters_to_proto(parameters: AttemptParameters) -> pb.ModelParameters:
+    effort = parameters["reasoning_effort"]
+    return pb.ModelParameters(
+        temperature=parameters["temperature"],
+        max_output_tokens=parameters["max_output_tokens"],
+        seed=parameters["seed"],
+        reasoning_effort=pb.ReasoningEffort.Value(f"REASONING_EFFORT_{(effort or 'unspecified').upper()}"),
     )
 
 

@@ -1,30 +1,41 @@
-"""The work of one run: stream the answer, store it, settle it, end it."""
+"""The work of one run: ask one model or several, store what they say, settle each attempt, end the run."""
 
 import asyncio
-from contextlib import aclosing
-from dataclasses import asdict
-from typing import cast
-from uuid import UUID
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
 
 import structlog
 
-from ..kit.ids import new_id
-from ..kit.mongo import Mongo
-from ..kit.postgres import Database
+from ..kit.errors import AppError
+from ..kit.gate import Place
 from ..kit.stores import insist
 from ..kit.timestamps import now
-from ..llm.base import ModelRequest, Provider, ProviderError, TokenUsage
-from ..llm.prices import Price, price
-from ..llm.tokens import usage_when_cut
+from ..llm.base import ModelRequest, Turn
+from ..llm.tokens import bound_input, estimate_input
+from ..policies.plan import Plan, Target
 from ..usage import ledger
-from . import events
-from .failures import INTERRUPTED, TIMED_OUT, failure_of
+from ..usage.ledger import BudgetExhausted, Spender
+from .ailog import AiLog
+from .asking import Asking, unpaid
+from .context import fit, room
+from .course import Course
+from .ending import end_reservation, finish, store_events
+from .engine import Engine, LostRun
+from .failures import INTERNAL, INTERRUPTED, TIMED_OUT, refusal
+from .hedging import hedge
 from .live import LiveRun
-from .models import Cost, EventBatch, Message, Run, Usage
+from .models import Ending, Failure
 from .store import ChatStore
+from .trying import Tries
+from .voice import Voice
 
 _STORE_SECONDS = 0.5  # how much of an answer a kill -9 may cost
-_NOTHING = TokenUsage(0, 0, 0, 0, 0)
+_GO_ON = (
+    "Your answer broke off. Go on exactly where it broke off, with the very next character. Do not repeat any of it,"
+    " and do not mention that it broke off."
+)
 
 log = structlog.get_logger("runs")
 
@@ -32,121 +43,185 @@ log = structlog.get_logger("runs")
 class Execution:
     """Carries one run to its end. Whatever has to be stored is stored, however long a store is away."""
 
-    def __init__(self, db: Database, mongo: Mongo, org_id: UUID, live: LiveRun, request: ModelRequest) -> None:
-        self._db = db
-        self._store = ChatStore(mongo, org_id)
-        self._org_id = org_id
-        self._live = live
+    def __init__(
+        self,
+        engine: Engine,
+        live: LiveRun,
+        spender: Spender,
+        plan: Plan,
+        request: ModelRequest,
+        settled: Sequence[Ending] = (),
+        unsettled: Sequence[Ending] = (),
+    ) -> None:
+        """`request` has all that was said. The endings are those of attempts that another server made."""
+        self.live = live
+        self._engine = engine
+        self._store = ChatStore(engine.mongo, spender.org_id)
+        self._spender = spender
+        self._plan = plan
         self._request = request
-        self._failed_at_once = False
+        self._settled = list(settled)
+        self._number = max((ending["number"] for ending in (*settled, *unsettled)), default=1)  # of the last attempt
+        self._course = Course(plan, lambda target: engine.breakers.is_open(target.account))
+        self._model = live.run["model"]  # that was asked last
+        self._log = AiLog(self._store, spender.run_id)
+        self._voice = Voice(live)
+        self._tries = Tries(engine, live, self._voice, self._log, list(unsettled))
 
-    async def run(self, provider: Provider, seconds: float) -> None:
-        generated = asyncio.Event()
-        storing = asyncio.create_task(self._store_events(generated))
-        await self._generate(provider, seconds)
-        generated.set()
-        await storing
-        await self.finish()
+    async def run(self, request: ModelRequest, place: Place) -> None:
+        """From the first attempt with this request, which is reserved and has its place at the provider's gate."""
+        await self._carry_out(
+            self._answer(self._asking(1, self._course.target, request, self._spender.run_time), place)
+        )
 
-    async def _generate(self, provider: Provider, seconds: float) -> None:
-        """Streams until the answer ends, fails, takes too long or is stopped, and notes in the run which it was."""
-        live, run = self._live, self._live.run
-        generation = live.generation = asyncio.create_task(self._stream(provider))
-        if live.stop_state:
-            generation.cancel()
-        done, _ = await asyncio.wait({generation}, timeout=seconds)
-        generation.cancel()
-        await asyncio.wait({generation})
-        live.finish_content()
-        error = None if generation.cancelled() else generation.exception()
-        if live.finish_reason:
-            run["state"], run["finish_reason"] = "completed", live.finish_reason
-        elif live.stop_state:
-            run["state"], run["failure"] = live.stop_state, INTERRUPTED if live.stop_state == "interrupted" else None
-        else:
-            run["state"], run["failure"] = "failed", failure_of(error) if done else TIMED_OUT
-            self._failed_at_once = isinstance(error, ProviderError) and not live.contents and not live.usage
-            unexpected = None if isinstance(error, ProviderError | None) else error
-            log.warning("run failed", run_id=str(run["_id"]), model=run["model"], error=str(error), exc_info=unexpected)
+    async def resume(self) -> None:
+        """From a new attempt, where a server that is gone left off."""
+        await self._carry_out(self._answer(None, None))
 
-    async def _stream(self, provider: Provider) -> None:
-        async with aclosing(provider.stream(self._request)) as reads:
-            async for pieces in reads:
-                self._live.take(pieces)
+    async def _carry_out(self, answering: Coroutine[Any, Any, None]) -> None:
+        answered = asyncio.Event()
+        storing = asyncio.create_task(self._store_events(answered))
+        try:
+            await answering
+            self.live.finish_content()
+            answered.set()
+            await storing
+            await self._log.written()
+            await finish(self._engine, self.live, self._settled, self._tries.unsettled)
+        except BaseException:
+            self._log.close()
+            storing.cancel()
+            await asyncio.gather(storing, return_exceptions=True)
+            raise
 
-    async def _store_events(self, generated: asyncio.Event) -> None:
+    async def _store_events(self, answered: asyncio.Event) -> None:
         """Stores what was sent since the last time, until the answer is there."""
-        while not generated.is_set():
+        while not answered.is_set():
             try:
-                await asyncio.wait_for(generated.wait(), _STORE_SECONDS)
+                await asyncio.wait_for(answered.wait(), _STORE_SECONDS)
             except TimeoutError:
-                await self._store_batch(self._live.events[self._live.stored :])
+                try:
+                    await store_events(self._store, self.live)
+                except LostRun:
+                    self.live.stop("lost")
+                    raise
 
-    async def _store_batch(self, unstored: list[bytes]) -> None:
-        if unstored:
-            first = self._live.stored + 1
-            batch = EventBatch(_id=new_id(), run_id=self._live.run["_id"], first=first, events=unstored)
-            await insist(lambda: self._store.save_events(batch))
-            self._live.stored += len(unstored)
+    async def _answer(self, asking: Asking | None, place: Place | None) -> None:
+        """Asks until there is an answer, or nobody left to ask; notes in the run which it was."""
+        try:
+            asking = asking or await self._next(self._course.target)
+            while not self._is_over(asking := await self._attempt(asking, place)):
+                step = self._course.after(asking.error, asking.spoke)
+                if step is None:
+                    return self._fail(asking.failure or INTERNAL)
+                target, seconds = step
+                await self._tries.within(asyncio.sleep(seconds))
+                if self._is_over(asking):
+                    return
+                asking, place = await self._next_possible(target), None
+        except AppError as error:  # a budget, a limit, or a context that is too small
+            self._fail(refusal(error))
+        except LostRun:
+            raise
+        except Exception:
+            log.exception("run failed", run_id=str(self._spender.run_id))
+            self._fail_by_defect()
 
-    async def finish(self) -> None:
-        """Stores the answer, the run and its last events, settles, and sends the terminal event.
+    async def _attempt(self, asking: Asking, place: Place | None) -> Asking:
+        """Returns the attempt that is to be judged: another one may have been made beside it."""
+        if not self._plan.hedge_after_seconds or asking.number > 1:
+            await self._tries.make(asking, place)
+            return asking
+        trying = asyncio.create_task(self._tries.make(asking, place))
+        return await hedge(self._voice, self._tries, {trying: asking}, self._plan.hedge_after_seconds, self._beside)
 
-        After a crash in between, recovery goes on from what is stored: hence the order.
-        """
-        live, run = self._live, self._live.run
-        usage = self._usage()
-        cost = price(run["model"], usage, run["create_time"])
-        run["usage"] = cast(Usage, asdict(usage))
-        run["cost"] = Cost(nanos=cost.nanos, currency=cost.currency, version=cost.version)
-        run["end_time"] = now()
-        message = self._answer()
-        terminal = events.encode(run["_id"], live.next_sequence, **events.ended(run, message))
-        if message:
-            await insist(lambda: self._store.save_message(message))
-        await insist(lambda: self._store.finish_run(run))
-        await asyncio.gather(
-            self._store_batch([*live.events[live.stored :], terminal]),
-            insist(lambda: self._store.end_run(run["conversation_id"], run["_id"], len(self._said().encode()))),
-        )
-        await insist(lambda: settle(self._db, self._org_id, run))
-        live.append(terminal)
-        live.concluded = True
-
-    def _usage(self) -> TokenUsage:
-        """What the provider counted; an estimate where it did not, or not to the end of what was said."""
-        live = self._live
-        counted = live.usage if live.usage and live.usage.plausible else None
-        if counted and (live.finish_reason or live.usage_is_current):
-            return counted
-        return _NOTHING if self._failed_at_once else usage_when_cut(self._request, self._said(), counted)
-
-    def _said(self) -> str:
-        return "".join(content["text"] for content in self._live.contents)
-
-    def _answer(self) -> Message | None:
-        run, contents = self._live.run, self._live.contents
-        if not contents:
+    async def _beside(self) -> Asking | None:
+        """Another attempt, reserved; none when there is nobody to ask, or something forbids it."""
+        target = self._course.pass_on()
+        try:
+            return await self._next(target, beside=True) if target else None
+        except AppError:
             return None
-        return Message(
-            _id=run["message_id"],
-            conversation_id=run["conversation_id"],
-            run_id=run["_id"],
-            role="assistant",
-            contents=contents,
-            partial=run["state"] != "completed",
-            model=run["model"],
-            create_time=run["create_time"],
-        )
 
-
-async def settle(db: Database, org_id: UUID, run: Run) -> None:
-    """Closes the reservation of a run that has ended, with an entry in the ledger unless nothing was used."""
-    assert run["usage"], "only a run that has ended can be settled"
-    assert run["cost"]
-    usage, cost = TokenUsage(**run["usage"]), run["cost"]
-    async with db.write(org_id) as tx:
-        if usage == _NOTHING:
-            await ledger.release(tx, run["_id"])
+    def _is_over(self, asking: Asking) -> bool:
+        """Whether there is an answer, or the run was stopped or has taken too long."""
+        run, stopped = self.live.run, self.live.stop_state
+        if asking.state == "completed":
+            run["state"], run["finish_reason"] = "completed", asking.finish_reason
+        elif stopped == "lost":
+            raise LostRun
+        elif stopped:
+            run["state"], run["failure"] = stopped, INTERRUPTED if stopped == "interrupted" else None
+        elif self._tries.timed_out:
+            self._fail(TIMED_OUT)
         else:
-            await ledger.settle(tx, run["_id"], usage, Price(cost["nanos"], cost["version"], cost["currency"]))
+            return False
+        return True
+
+    def _fail(self, failure: Failure) -> None:
+        self.live.run["state"], self.live.run["failure"] = "failed", failure
+
+    def _fail_by_defect(self) -> None:
+        """Nobody pays for what the server did not get to account for."""
+        self._fail(INTERNAL)
+        known = {ending["number"] for ending in (*self._settled, *self._tries.unsettled)}
+        self._tries.unsettled += [unpaid(number) for number in range(1, self._number + 1) if number not in known]
+
+    def _asking(self, number: int, target: Target, request: ModelRequest, reserve_time: datetime) -> Asking:
+        request = replace(request, model=target.name, request_id=f"{self._spender.run_id}/{number}")
+        self._model = target.model
+        self._voice.go_on()
+        continues = bool(self.live.contents)
+        return Asking(number, target, request, self._voice.speak, reserve_time, continues=continues)
+
+    def _asked_of(self, target: Target) -> ModelRequest:
+        """What fits into the target's context of what was said, also by the attempts before. Raises ContextTooLong."""
+        turns, said = list(self._request.turns), self.live.text
+        if said:
+            turns += [Turn("assistant", said), Turn("user", _GO_ON)]
+        tokens = room(target, self._plan.max_output_tokens)
+        return replace(self._request, turns=fit(turns, self._request.system, tokens))
+
+    async def _next_possible(self, target: Target) -> Asking:
+        """The next attempt: of this target or, where its context or a limit forbids that, of one that comes later."""
+        while True:
+            try:
+                return await self._next(target)
+            except BudgetExhausted:
+                raise
+            except AppError:
+                later = self._course.pass_on()
+                if later is None:
+                    raise
+                target = later
+
+    async def _next(self, target: Target, *, beside: bool = False) -> Asking:
+        """Ends the reservations of the attempts before, unless one goes on beside, and reserves for the next.
+
+        All that in one transaction, which may be repeated after a lost reply.
+        """
+        number, spender, engine = self._number + 1, self._spender, self._engine
+        request = self._asked_of(target)
+        if target.model != self._model:
+            await self._plan.limits.take(target.model, estimate_input(request) + request.max_output_tokens)
+        time = now()
+        asking = self._asking(number, target, request, time)
+        amount = ledger.reservation(target.model, bound_input(request), request.max_output_tokens, time)
+        ended = [] if beside else list(self._tries.unsettled)
+
+        async def turn() -> None:
+            async with engine.db.write(spender.org_id, spender.user_id) as tx:
+                if not await ledger.holds(tx, spender.run_id, engine.server_id):
+                    raise LostRun
+                for ending in ended:
+                    await end_reservation(tx, engine.ledger, spender.org_id, spender.run_id, ending)
+                if number not in {entry.attempt for entry in await ledger.list_reserved(tx, spender.run_id)}:
+                    await engine.ledger.reserve(
+                        tx, spender, number, target.model, amount, own_key=target.own_key, time=time
+                    )
+
+        await insist(turn)
+        self._number = number
+        self._settled += ended
+        del self._tries.unsettled[: len(ended)]
+        return asking

@@ -2,6 +2,7 @@
 
 from aiworkspace.v1 import common_pb2 as pb
 
+from ..kit.errors import AppError
 from ..llm.base import ErrorKind, ProviderError
 from .models import Failure
 
@@ -15,7 +16,7 @@ _PROVIDER: dict[ErrorKind, tuple[pb.ErrorReason.ValueType, str]] = {
     ),
     ErrorKind.MISCONFIGURED: (
         pb.ERROR_REASON_PROVIDER_MISCONFIGURED,
-        "The provider refused the server's key: the operator has to correct it.",
+        "The provider refused the key: whoever set it, operator or organization, has to correct it.",
     ),
     ErrorKind.TIMEOUT: (pb.ERROR_REASON_PROVIDER_TIMEOUT, "The model did not begin or go on in time."),
     ErrorKind.CUT: (pb.ERROR_REASON_PROVIDER_STREAM_CUT, "The provider's answer broke off."),
@@ -25,6 +26,12 @@ TIMED_OUT = Failure(reason=pb.ERROR_REASON_PROVIDER_TIMEOUT, message="The answer
 INTERRUPTED = Failure(
     reason=pb.ERROR_REASON_RUN_INTERRUPTED, message="The server stopped while the answer was in progress."
 )
+INTERNAL = Failure(reason=pb.ERROR_REASON_INTERNAL, message="Internal error.")
+
+
+def refusal(error: AppError) -> Failure:
+    """What forbids the next attempt of a run."""
+    return Failure(reason=error.reason, message=error.message)
 
 
 def failure_of(error: BaseException | None) -> Failure:
@@ -32,4 +39,4 @@ def failure_of(error: BaseException | None) -> Failure:
     if isinstance(error, ProviderError):
         reason, message = _PROVIDER[error.kind]
         return Failure(reason=reason, message=message)
-    return Failure(reason=pb.ERROR_REASON_INTERNAL, message="Internal error.")
+    return INTERNAL

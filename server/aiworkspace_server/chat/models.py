@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import TypedDict
 from uuid import UUID
 
-from ..llm.base import DeltaKind
+from ..llm.base import DeltaKind, Effort
 
 
 class Conversation(TypedDict):
@@ -13,7 +13,7 @@ class Conversation(TypedDict):
     user_id: UUID  # the only person who sees it
     title: str
     model: str  # empty: the workspace's default
-    size_bytes: int  # of everything said, to estimate what the next answer reads
+    size_bytes: int  # of everything said, which grows with whatever is said
     active_run_id: UUID | None
     version: int
     create_time: datetime
@@ -44,6 +44,8 @@ class Usage(TypedDict):
     cache_write_tokens: int
     output_tokens: int
     reasoning_tokens: int
+    input_audio_tokens: int
+    output_audio_tokens: int
     estimated: bool
 
 
@@ -58,6 +60,28 @@ class Failure(TypedDict):
     message: str
 
 
+class Ending(TypedDict):
+    """What an attempt used, as the ledger has it or will have it."""
+
+    number: int
+    usage: Usage | None  # none: there is nothing to pay, and the reservation is released
+    cost: Cost
+
+
+class RunPlan(TypedDict):
+    """What the run may do, to go on with it after its server is gone."""
+
+    models: list[str]
+    temperature: float | None
+    stop: list[str]
+    seed: int | None
+    reasoning_effort: Effort | None
+    max_output_tokens: int
+    continue_broken_answers: bool
+    resume_interrupted_runs: bool
+    hedge_after_seconds: float
+
+
 class Run(TypedDict):
     _id: UUID
     workspace_id: UUID
@@ -66,12 +90,49 @@ class Run(TypedDict):
     user_message_id: UUID
     message_id: UUID
     model: str
+    plan: RunPlan
     state: str  # running, completed, failed, cancelled, interrupted
     finish_reason: str
     failure: Failure | None
+    usage: Usage | None  # of all attempts together, as is the cost
+    cost: Cost | None
+    attempt_count: int  # 0 while it is in progress
+    endings: list[Ending]  # of the attempts that the ledger may not know of yet
+    end_id: UUID | None  # made by who stored the end
+    create_time: datetime
+    end_time: datetime | None
+
+
+class AttemptParameters(TypedDict):
+    """As in the request, without the stop texts."""
+
+    temperature: float | None
+    seed: int | None
+    reasoning_effort: Effort | None
+    max_output_tokens: int
+
+
+class Attempt(TypedDict):
+    """One request to a provider, in the AI log. What was said is not in it."""
+
+    _id: UUID
+    run_id: UUID
+    number: int  # within the run, from 1
+    model: str
+    own_key: bool
+    continues: bool
+    parameters: AttemptParameters
+    message_count: int
+    counted_input_tokens: int
+    provider_response_id: str
+    status: int  # of HTTP, 0 when there was none
+    state: str  # running, completed, failed, cancelled, interrupted
+    failure: Failure | None
+    error: str  # what the provider said, without keys; never shown to callers
     usage: Usage | None
     cost: Cost | None
-    create_time: datetime
+    start_time: datetime
+    first_content_time: datetime | None
     end_time: datetime | None
 
 

@@ -1,113 +1,117 @@
-"""What a crash left behind is brought to its end before the server takes calls.
+"""What dead processes left behind is brought to its end.
 
-Every run that was in progress has an open reservation, so those are the list. One server works on a database at a time,
-which a lock in it sees to: what is open when a server starts belongs to nobody.
+Every run that was in progress has an open claim that names its server, so a run whose server is not alive is an orphan.
+Whoever takes its claim over first works on it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import math
+import time
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import structlog
-from sqlalchemy import text
 
 from ..kit.ids import new_id
 from ..kit.mongo import Mongo
-from ..kit.postgres import Database
-from ..kit.stores import STORE_AWAY
-from ..llm.base import ModelRequest
-from ..usage import ledger
-from ..workspaces import store as workspaces
-from . import events
-from .execution import Execution, settle
-from .failures import INTERRUPTED
-from .live import LiveRun
-from .models import EventBatch, Run
-from .pace import Pace
-from .runs import turns, withdraw
+from ..kit.stores import insist
+from ..kit.timestamps import now
+from ..policies.plan import Plans
+from . import claims, events
+from .engine import Engine
+from .leftovers import recover_run
+from .models import EventBatch
+from .relay import Relay
+from .runs import Runs
 from .store import ChatStore, list_unpurged
 
-_LOCK = 0x61697774
-_WAIT_SECONDS = 10  # for a server that is just stopping
+_AT_ONCE = 8
+_POSTPONED_SECONDS = 60.0  # until a run that could not be recovered is tried again
+_DELETING = timedelta(minutes=1)  # that the deletion of a conversation may take
+_PURGE_SECONDS = 70.0  # after a death until what was being deleted is looked for
 
 log = structlog.get_logger("recovery")
 
 
-class DatabaseInUseError(Exception):
-    """Another server works on the database: taking over its runs would end them under its hands."""
+class Recovery:
+    """Takes over the runs of dead processes, and those that this process could not bring to their end itself."""
 
+    def __init__(self, engine: Engine, plans: Plans, runs: Runs, relay: Relay) -> None:
+        self._engine = engine
+        self._db = engine.db
+        self._mongo = engine.mongo
+        self._plans = plans
+        self._runs = runs
+        self._relay = relay
+        self._postponed: dict[UUID, float] = {}  # until when
+        self._purge_time = time.monotonic() + _PURGE_SECONDS
 
-@asynccontextmanager
-async def sole_server(db: Database) -> AsyncIterator[None]:
-    """Keeps other servers off the database. Raises DatabaseInUseError when one is there and stays."""
-    async with db.engine.connect() as plain:
-        connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
-        for _ in range(_WAIT_SECONDS * 4):
-            if await connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK}):
-                break
-            await asyncio.sleep(0.25)
-        else:
-            raise DatabaseInUseError("Another server works on this database: stop it first.")
+    async def take_over(self) -> None:
+        async with self._db.write() as tx:
+            ended = await claims.end_leases(tx)
+            orphans = await claims.list_orphaned(tx)
+        for server in ended:
+            log.warning("a server has died", server_id=str(server.id), name=server.name)
+            self._purge_time = time.monotonic() + _PURGE_SECONDS
+        turns = asyncio.Semaphore(_AT_ONCE)
+
+        async def in_turn(orphan: claims.Found) -> None:
+            async with turns:
+                await self._take(orphan)
+
+        await asyncio.gather(*(in_turn(orphan) for orphan in orphans if self._is_due(orphan.run_id)))
+        if time.monotonic() > self._purge_time:
+            self._purge_time = math.inf
+            await purge_deleted(self._mongo, now() - _DELETING)
+
+    def _is_due(self, run_id: UUID) -> bool:
+        return self._postponed.get(run_id, 0.0) <= time.monotonic()
+
+    async def _take(self, orphan: claims.Found) -> None:
+        server_id = self._engine.server_id
+        async with self._db.write(orphan.org_id) as tx:
+            claim = await claims.take(tx, orphan, server_id)
+        if claim is None:
+            return
         try:
-            yield
-        finally:
-            with suppress(*STORE_AWAY):
-                await connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _LOCK})
+            state = await self._recover(orphan, claim.stop or "")
+            self._postponed.pop(orphan.run_id, None)
+            log.info("recovered", run_id=str(orphan.run_id), state=state)
+        except Exception:
+            log.exception("not recovered", run_id=str(orphan.run_id))  # one bad document must not keep the server down
+            self._postponed[orphan.run_id] = time.monotonic() + _POSTPONED_SECONDS
+            await insist(lambda: self._give_up(orphan, server_id))
+
+    async def _give_up(self, orphan: claims.Found, server_id: UUID) -> None:
+        async with self._db.write(orphan.org_id) as tx:
+            await claims.give_up(tx, orphan.run_id, server_id)
+
+    async def _recover(self, orphan: claims.Found, stopped: str) -> str:
+        """Ends the run, in the state in which somebody wanted it to end, or goes on with it. Returns which it was."""
+        relayed, stream = await self._relay.take_over(orphan.run_id)
+        if relayed:
+            await _save_relayed(ChatStore(self._mongo, orphan.org_id), orphan.run_id, relayed)
+        ids = orphan.org_id, orphan.run_id, orphan.conversation_id
+        found = await recover_run(self._engine, self._plans, self._runs.pace, *ids, stopped)
+        if isinstance(found, str):
+            return found
+        self._runs.resume(found, stream)
+        return "resumed"
 
 
-async def recover(db: Database, mongo: Mongo) -> None:
-    async with db.read() as tx:
-        left = await ledger.list_open(tx)
-    for org_id, run_id, conversation_id in left:
-        try:
-            state = await _recover_run(db, mongo, org_id, run_id, conversation_id)
-            log.info("recovered", run_id=str(run_id), state=state)
-        except (ValueError, LookupError, TypeError):
-            log.exception("not recovered", run_id=str(run_id))  # one bad document must not keep the server down
-    for org_id, conversation_id in await list_unpurged(mongo):
+async def purge_deleted(mongo: Mongo, before: datetime) -> None:
+    """Removes what is left of conversations that were deleted before."""
+    for org_id, conversation_id in await list_unpurged(mongo, before):
         await ChatStore(mongo, org_id).delete_content(conversation_id)
 
 
-async def _recover_run(db: Database, mongo: Mongo, org_id: UUID, run_id: UUID, conversation_id: UUID) -> str:
-    """How the run ended."""
-    store = ChatStore(mongo, org_id)
-    run = await store.find_run(run_id)
-    if run is None:
-        await withdraw(db, mongo, org_id, run_id, conversation_id)
-        return "withdrawn"
-    if run["state"] == "running":
-        await _interrupt(db, mongo, org_id, run)
-    else:
-        await _conclude(db, store, org_id, run)
-    return run["state"]
-
-
-async def _conclude(db: Database, store: ChatStore, org_id: UUID, run: Run) -> None:
-    """Does what was left to do for a run whose end is stored."""
-    last = await store.last_event(run["_id"])
-    if last is None or not events.is_terminal(last):
-        sequence = events.decode(last).sequence + 1 if last else 1
-        message = await store.find_message(run["message_id"])
-        terminal = events.encode(run["_id"], sequence, **events.ended(run, message))
-        await store.save_events(EventBatch(_id=new_id(), run_id=run["_id"], first=sequence, events=[terminal]))
-    await store.end_run(run["conversation_id"], run["_id"], 0)
-    await settle(db, org_id, run)
-
-
-async def _interrupt(db: Database, mongo: Mongo, org_id: UUID, run: Run) -> None:
-    """Ends the run with what was stored of its answer."""
-    store = ChatStore(mongo, org_id)
-    live = LiveRun.restore(org_id, run, Pace(), await store.events_after(run["_id"], 0))
-    live.finish_content()
-    run["state"], run["failure"] = "interrupted", INTERRUPTED
-    await Execution(db, mongo, org_id, live, await _request(db, store, org_id, run)).finish()
-
-
-async def _request(db: Database, store: ChatStore, org_id: UUID, run: Run) -> ModelRequest:
-    """What the model had been asked, to estimate what it read."""
-    async with db.read(org_id) as tx:
-        workspace = await workspaces.find_workspace(tx, run["workspace_id"])
-    said = await store.history(run["conversation_id"], run["message_id"])
-    system_prompt = workspace.system_prompt if workspace else ""
-    return ModelRequest(run["model"], system_prompt, turns(said), max_output_tokens=0)
+async def _save_relayed(store: ChatStore, run_id: UUID, relayed: Mapping[int, bytes]) -> None:
+    """Stores what readers have seen and the dead server had not stored, so that it stays."""
+    last = await store.last_event(run_id)
+    first = sequence = events.decode(last).sequence + 1 if last else 1
+    while sequence in relayed:
+        sequence += 1
+    if sequence > first:
+        unstored = [relayed[number] for number in range(first, sequence)]
+        await store.save_events(EventBatch(_id=new_id(), run_id=run_id, first=first, events=unstored))

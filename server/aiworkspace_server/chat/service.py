@@ -1,24 +1,23 @@
 """Rules of conversations, and the ways from a conversation or run to its workspace."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 from uuid import UUID
 
-from aiworkspace.v1 import common_pb2
-
-from ..auth.authority import Principal, Scope
+from ..auth.authority import Scope
 from ..kit.context import Call
-from ..kit.errors import NotFound, OutOfRange, Unavailable, etag_mismatch
+from ..kit.errors import NotFound, Unavailable, etag_mismatch
 from ..kit.mongo import Mongo
-from ..kit.postgres import Database
 from ..kit.stores import insist
-from ..workspaces.members import held_now
 from ..workspaces.service import WorkspaceFinder
 from . import store
-from .models import Conversation, Run
+from .live import LiveRun
+from .mirrors import sequence_ahead
+from .models import Conversation
 from .runs import Runs
+from .stops import Stops
 from .store import ChatStore
 
 _STARTING_SECONDS = 5.0  # how long a run may take from its reservation to its first event
@@ -64,64 +63,48 @@ async def update_conversation(
     return changed
 
 
-async def delete_conversation(chat: ChatStore, runs: Runs, conversation_id: UUID) -> None:
+async def delete_conversation(chat: ChatStore, stops: Stops, org_id: UUID, conversation_id: UUID) -> None:
     await insist(lambda: chat.delete_conversation(conversation_id))
-    await runs.cancel_in(conversation_id)
+    await stops.in_conversation(org_id, conversation_id)
     await insist(lambda: chat.delete_content(conversation_id))
 
 
-async def cancel_run(runs: Runs, run_id: UUID) -> None:
-    """Stops a run and waits until it has ended and is settled."""
-    live = runs.find(run_id)
-    if live:
-        live.stop("cancelled")
-        await live.ended.wait()
-
-
-async def cancel_unentitled(db: Database, runs: Runs, org_id: UUID, workspace_id: UUID | None = None) -> None:
-    """Stops what people have in progress in a workspace, or anywhere in the organization, and may no longer ask for."""
-    live = [each for each in runs.in_org(org_id) if workspace_id in (None, each.run["workspace_id"])]
-    workspaces: dict[UUID, set[UUID]] = {}
-    for each in live:
-        workspaces.setdefault(each.run["user_id"], set()).add(each.run["workspace_id"])
-    held: dict[UUID, dict[UUID, frozenset[str]]] = {user_id: {} for user_id in workspaces}
-    async with db.read(org_id) as tx:
-        for user_id, theirs in workspaces.items():
-            with suppress(NotFound):  # of who is no longer a member
-                held[user_id] = await held_now(tx, Principal(user_id, None, None, {}), theirs)
-    for each in live:
-        if "chat.send" not in held[each.run["user_id"]].get(each.run["workspace_id"], ()):
-            each.stop("cancelled")
-
-
-async def follow(chat: ChatStore, runs: Runs, run_id: UUID, after: int) -> AsyncIterator[bytes]:
+async def follow(chat: ChatStore, runs: Runs, org_id: UUID, run_id: UUID, after: int) -> AsyncGenerator[bytes, None]:
     """Encoded events of a run from the one that follows `after`; of a run that has ended at least the terminal one."""
+    await _wait_for_start(chat, runs, run_id)
     live = runs.find(run_id)
-    if live is None:
-        await _wait_for_end(chat, runs, run_id)
-        live = runs.find(run_id)
-    if live:
-        if after >= live.next_sequence:
-            raise OutOfRange(
-                common_pb2.ERROR_REASON_SEQUENCE_AHEAD,
-                f"after_sequence: the run has sent {live.next_sequence - 1} events so far.",
-            )
-        async for event in live.follow(after):
+    source = _follow_here(live, after) if live else _follow_elsewhere(runs, org_id, run_id, after)
+    async with aclosing(source) as events:
+        async for event in events:
             yield event
-        if not live.concluded:
-            raise Unavailable("The run could not be ended properly. Its end is told when the server has recovered.")
-        return
-    stored = await chat.events_after(run_id, after)
-    last = None if stored else await chat.last_event(run_id)
-    for event in [*stored, *([last] if last else [])]:
-        yield event
 
 
-async def _wait_for_end(chat: ChatStore, runs: Runs, run_id: UUID) -> None:
-    """Waits for a run that is not (or no longer) live in this process until it is, or has ended."""
+async def _follow_here(live: LiveRun, after: int) -> AsyncGenerator[bytes, None]:
+    if after >= live.next_sequence:
+        raise sequence_ahead(live)
+    async with aclosing(live.follow(after)) as events:
+        async for event in events:
+            yield event
+    if not live.concluded:
+        raise Unavailable("The run is ended by another process. Follow it from where you are.")
+
+
+async def _follow_elsewhere(runs: Runs, org_id: UUID, run_id: UUID, after: int) -> AsyncGenerator[bytes, None]:
+    """Of a run of another process, or one that has ended."""
+    async with runs.mirrors.following(org_id, run_id) as mirror:
+        await runs.mirrors.reach(mirror, after)
+        position = min(after, mirror.next_sequence - 2) if mirror.ended.is_set() else after
+        async with aclosing(mirror.follow(max(0, position))) as events:
+            async for event in events:
+                yield event
+        if mirror.error:
+            raise mirror.error
+
+
+async def _wait_for_start(chat: ChatStore, runs: Runs, run_id: UUID) -> None:
+    """Waits for a run that was reserved just now, and is not yet stored or not yet live in this process."""
     for _ in range(round(_STARTING_SECONDS / 0.05)):
-        run: Run | None = await chat.find_run(run_id)
-        if runs.find(run_id) or (run and run["state"] != "running"):
+        if runs.find(run_id) or (not runs.is_starting(run_id) and await chat.find_run(run_id)):
             return
         await asyncio.sleep(0.05)
-    raise Unavailable("The run is being started or ended. Try again.")
+    raise Unavailable("The run is being started. Try again.")

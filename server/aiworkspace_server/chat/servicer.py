@@ -1,11 +1,14 @@
 """ChatService: proto in and out."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any, cast
 from uuid import UUID
 
+from sqlalchemy import Row
+
 from aiworkspace.v1 import chat_pb2 as pb
-from aiworkspace.v1 import common_pb2
 from aiworkspace.v1.chat_pb2_grpc import ChatServiceServicer
 
 from ..kit.context import caller_id, current, tenant_id
@@ -17,25 +20,45 @@ from ..kit.pages import Pages
 from ..kit.postgres import Database
 from ..kit.replies import Replies
 from ..kit.timestamps import now
-from ..llm.base import ModelInfo
+from ..llm.base import Turn
 from ..llm.registry import Registry
+from ..policies.plan import Plans
+from ..policies.protos import model_to_proto
+from ..policies.providers import Providers
+from ..policies.store import Rules, find_rules
+from ..usage import ledger
 from ..workspaces import store as workspaces
-from ..workspaces.service import resolve_model
+from ..workspaces.models import Workspace
 from . import service
-from .events import conversation_to_proto, message_to_proto, run_to_proto
+from .context import History, room
+from .events import attempt_to_proto, conversation_to_proto, message_to_proto, run_to_proto
 from .models import Conversation, Run
-from .runs import Question, Runs
+from .opening import Question, same_run
+from .runs import Runs
+from .stops import Stops
 from .store import ChatStore
 
 
 class ChatServicer(ChatServiceServicer):
     def __init__(
-        self, db: Database, mongo: Mongo, registry: Registry, runs: Runs, pages: Pages, replies: Replies
+        self,
+        db: Database,
+        mongo: Mongo,
+        registry: Registry,
+        providers: Providers,
+        plans: Plans,
+        runs: Runs,
+        stops: Stops,
+        pages: Pages,
+        replies: Replies,
     ) -> None:
+        self._plans = plans
         self._db = db
         self._mongo = mongo
         self._registry = registry
+        self._providers = providers
         self._runs = runs
+        self._stops = stops
         self._pages = pages
         self._replies = replies
 
@@ -43,13 +66,13 @@ class ChatServicer(ChatServiceServicer):
         after = self._pages.after(request)
         models = [model for model in await self._registry.models() if not after or model.id > after[0]]
         page, more = self._pages.cut(request, models, lambda model: [model.id])
-        return pb.ListModelsResponse(models=map(_model_to_proto, page), next_page_token=more)
+        return pb.ListModelsResponse(models=map(model_to_proto, page), next_page_token=more)
 
     async def CreateConversation(
         self, request: pb.CreateConversationRequest, context: Any
     ) -> pb.CreateConversationResponse:
         if request.model:
-            await resolve_model(self._registry, request.model, "model")
+            await self._providers.check(tenant_id(), request.model, "model")
         conversation = _new_conversation(request)
         async with self._db.write(tenant_id(), caller_id()) as tx:
             reply = await self._replies.earlier(tx, request, pb.CreateConversationResponse)
@@ -78,14 +101,14 @@ class ChatServicer(ChatServiceServicer):
     ) -> pb.UpdateConversationResponse:
         values = changes(request.conversation, request.update_mask, {"title", "model"})
         if values.get("model"):
-            await resolve_model(self._registry, values["model"], "conversation.model")
+            await self._providers.check(tenant_id(), values["model"], "conversation.model")
         changed = await service.update_conversation(self._chat(), _conversation(), request.conversation.etag, values)
         return pb.UpdateConversationResponse(conversation=conversation_to_proto(changed))
 
     async def DeleteConversation(
         self, request: pb.DeleteConversationRequest, context: Any
     ) -> pb.DeleteConversationResponse:
-        deleting = service.delete_conversation(self._chat(), self._runs, _conversation()["_id"])
+        deleting = service.delete_conversation(self._chat(), self._stops, tenant_id(), _conversation()["_id"])
         await self._runs.see_through(deleting)
         return pb.DeleteConversationResponse()
 
@@ -96,42 +119,66 @@ class ChatServicer(ChatServiceServicer):
         return pb.ListMessagesResponse(messages=map(message_to_proto, page), next_page_token=token)
 
     async def SendMessage(self, request: pb.SendMessageRequest, context: Any) -> AsyncIterator[pb.SendMessageResponse]:
-        run_id = await self._runs.start(await self._question(request))
-        async for event in service.follow(self._chat(), self._runs, run_id, after=0):
-            yield cast(pb.SendMessageResponse, event)  # encoded already
+        run_id = await self._start(request)
+        async with aclosing(service.follow(self._chat(), self._runs, tenant_id(), run_id, after=0)) as events:
+            async for event in events:
+                yield cast(pb.SendMessageResponse, event)  # encoded already
 
-    async def _question(self, request: pb.SendMessageRequest) -> Question:
-        conversation = _conversation()
-        async with self._db.read(tenant_id()) as tx:
-            workspace = await workspaces.find_workspace(tx, conversation["workspace_id"])
-        if workspace is None:
-            raise NotFound("conversation_id")
+    async def _start(self, request: pb.SendMessageRequest) -> UUID:
+        """The run that answers, which may be that of an earlier call with the same request_id."""
+        conversation, content_hash = _conversation(), self._replies.content_hash(request)
+        history = History(self._chat(), conversation["_id"])
+        (workspace, rules, earlier), _ = await asyncio.gather(
+            self._rules(conversation["workspace_id"], request.request_id), history.load()
+        )
+        if run_id := same_run(content_hash, earlier):  # whatever has become forbidden since then
+            return run_id
         model = request.model or conversation["model"] or workspace.default_model
-        provider, model_name = await resolve_model(self._registry, model, "model")
-        return Question(
+        plan = await self._plans.make(tenant_id(), workspace.id, model, request.parameters, "model", rules)
+        await history.load(max(room(target, plan.max_output_tokens) for target in plan.targets))
+        question = Question(
             org_id=tenant_id(),
             user_id=caller_id(),
+            key_id=key.api_key_id if (key := current.get().principal.key) else None,
             conversation=conversation,
             content=request.content,
             system_prompt=workspace.system_prompt,
-            model=model,
-            provider=provider,
-            model_name=model_name,
+            plan=plan,
+            turns=[*history.turns, Turn("user", request.content)],
             request_id=UUID(request.request_id) if request.request_id else None,
-            content_hash=self._replies.content_hash(request),
+            content_hash=content_hash,
         )
+        return await self._runs.start(question)
+
+    async def _rules(self, workspace_id: UUID, request_id: str) -> tuple[Workspace, Rules, Row[UUID, bytes] | None]:
+        """The workspace, the policies that hold in it, and the earlier request of this id."""
+        async with self._db.read(tenant_id()) as tx:
+            workspace = await workspaces.find_workspace(tx, workspace_id)
+            rules = await find_rules(tx, tenant_id(), workspace_id)
+            earlier = await ledger.find_request(tx, caller_id(), UUID(request_id)) if request_id else None
+        if workspace is None:
+            raise NotFound("conversation_id")
+        return workspace, rules, earlier
 
     async def StreamRun(self, request: pb.StreamRunRequest, context: Any) -> AsyncIterator[pb.StreamRunResponse]:
-        async for event in service.follow(self._chat(), self._runs, _run()["_id"], request.after_sequence):
-            yield cast(pb.StreamRunResponse, event)  # encoded already
+        run_id, after = _run()["_id"], request.after_sequence
+        async with aclosing(service.follow(self._chat(), self._runs, tenant_id(), run_id, after)) as events:
+            async for event in events:
+                yield cast(pb.StreamRunResponse, event)  # encoded already
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: Any) -> pb.CancelRunResponse:
         run_id = _run()["_id"]
-        await service.cancel_run(self._runs, run_id)
+        await self._stops.run(tenant_id(), run_id)
         run = await self._chat().find_run(run_id)
         if run is None:
             raise NotFound("run_id")
         return pb.CancelRunResponse(run=run_to_proto(run))
+
+    async def ListAttempts(self, request: pb.ListAttemptsRequest, context: Any) -> pb.ListAttemptsResponse:
+        after = self._pages.after(request) or [0]
+        rows = await self._chat().list_attempts(_run()["_id"], after[0], self._pages.limit(request))
+        page, more = self._pages.cut(request, rows, lambda attempt: [attempt["number"]])
+        return pb.ListAttemptsResponse(attempts=map(attempt_to_proto, page), next_page_token=more)
 
     async def GetRun(self, request: pb.GetRunRequest, context: Any) -> pb.GetRunResponse:
         return pb.GetRunResponse(run=run_to_proto(_run()))
@@ -166,18 +213,3 @@ def _new_conversation(request: pb.CreateConversationRequest) -> Conversation:
         delete_time=None,
         purge_time=None,
     )
-
-
-def _model_to_proto(model: ModelInfo) -> pb.Model:
-    return pb.Model(
-        model=model.id,
-        provider=model.provider,
-        display_name=model.display_name,
-        context_tokens=model.context_tokens or 0,
-        input_price=_usd(model.input_price),
-        output_price=_usd(model.output_price),
-    )
-
-
-def _usd(nanos: int | None) -> common_pb2.Money | None:
-    return None if nanos is None else common_pb2.Money(currency_code="USD", nanos=nanos)

@@ -1,15 +1,16 @@
 """Queries on conversations, messages, runs and their events, as one organization sees them."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
 
+from pymongo.errors import DuplicateKeyError
+
 from ..kit.mongo import Mongo
 from ..kit.timestamps import now
-from .models import Conversation, EventBatch, Message, Run
+from .models import Attempt, Conversation, EventBatch, Message, Run
 
-_HISTORY_MESSAGES = 200
-_HISTORY_BYTES = 400_000  # about 100,000 tokens
 _PAGE_BYTES = 1 << 20
 
 
@@ -30,9 +31,9 @@ async def find_run_among(mongo: Mongo, org_ids: Sequence[UUID], user_id: UUID, r
     return cast(Run, found) if home else None
 
 
-async def list_unpurged(mongo: Mongo) -> list[tuple[UUID, UUID]]:
-    """Organization and id of every deleted conversation, of any tenant, whose content may still be there."""
-    where = {"delete_time": {"$ne": None}, "purge_time": None}
+async def list_unpurged(mongo: Mongo, before: datetime) -> list[tuple[UUID, UUID]]:
+    """Organization and id of every conversation, of any tenant, that was deleted before and has content left."""
+    where = {"delete_time": {"$lte": before}, "purge_time": None}
     return [(found["org_id"], found["_id"]) async for found in mongo.scan("conversations", where)]
 
 
@@ -44,6 +45,7 @@ class ChatStore:
         self._messages = mongo.tenant("messages", org_id)
         self._runs = mongo.tenant("runs", org_id)
         self._events = mongo.tenant("run_events", org_id)
+        self._attempts = mongo.tenant("attempts", org_id)
 
     async def save_conversation(self, conversation: Conversation) -> None:
         await self._conversations.save(dict(conversation))
@@ -75,10 +77,11 @@ class ChatStore:
         change = {"$set": {"title": title}, "$inc": {"version": 1}}
         await self._conversations.update({"_id": conversation_id, "title": "", "delete_time": None}, change)
 
-    async def begin_run(self, conversation_id: UUID, run_id: UUID, size: int) -> bool:
-        """Notes the run in its conversation. False when the conversation was deleted."""
+    async def begin_run(self, conversation: Conversation, run_id: UUID, size: int) -> bool:
+        """Notes the run in its conversation. False when that was deleted, or something was said since it was read."""
+        unchanged = {"_id": conversation["_id"], "delete_time": None, "size_bytes": conversation["size_bytes"]}
         change = {"$set": {"active_run_id": run_id, "update_time": now()}, "$inc": {"size_bytes": size}}
-        return await self._conversations.update({"_id": conversation_id, "delete_time": None}, change)
+        return await self._conversations.update(unchanged, change)
 
     async def end_run(self, conversation_id: UUID, run_id: UUID, size: int) -> None:
         change = {"$set": {"active_run_id": None, "update_time": now()}, "$inc": {"size_bytes": size}}
@@ -90,7 +93,9 @@ class ChatStore:
 
     async def delete_content(self, conversation_id: UUID) -> None:
         runs = await self._runs.find({"conversation_id": conversation_id}, ["_id"]).to_list()
-        await self._events.delete({"run_id": {"$in": [run["_id"] for run in runs]}})
+        of_runs = {"run_id": {"$in": [run["_id"] for run in runs]}}
+        await self._events.delete(of_runs)
+        await self._attempts.delete(of_runs)
         await self._messages.delete({"conversation_id": conversation_id})
         await self._runs.delete({"conversation_id": conversation_id})
         await self._conversations.update({"_id": conversation_id}, {"$set": {"purge_time": now()}})
@@ -119,19 +124,14 @@ class ChatStore:
             messages.append(message)
         return messages, False
 
-    async def history(self, conversation_id: UUID, before: UUID) -> list[Message]:
-        """The latest messages before this one that fit into a context, the oldest first."""
-        where = {"conversation_id": conversation_id, "_id": {"$lt": before}}
-        cursor = self._messages.find(where, ["role", "contents"]).sort("_id", -1).limit(_HISTORY_MESSAGES)
-        messages: list[Message] = []
-        size = 0
-        async for found in cursor.batch_size(20):
-            message = cast(Message, found)
-            size += _size(message)
-            if size > _HISTORY_BYTES:
-                break
-            messages.append(message)
-        return messages[::-1]
+    async def latest_messages(self, conversation_id: UUID, before: UUID | None) -> AsyncGenerator[Message, None]:
+        """Messages before this one or, without one, all; the newest first."""
+        where: dict[str, Any] = {"conversation_id": conversation_id}
+        if before:
+            where["_id"] = {"$lt": before}
+        async with self._messages.find(where, ["role", "contents"]).sort("_id", -1).batch_size(20) as found:
+            async for message in found:
+                yield cast(Message, message)
 
     async def save_run(self, run: Run) -> None:
         await self._runs.save(dict(run))
@@ -139,17 +139,24 @@ class ChatStore:
     async def find_run(self, run_id: UUID) -> Run | None:
         return cast(Run | None, await self._runs.find_one({"_id": run_id}))
 
-    async def finish_run(self, run: Run) -> None:
-        """Stores how the run ended, unless that is stored already."""
-        ending = ("state", "finish_reason", "failure", "usage", "cost", "end_time")
-        values = {name: run[name] for name in ending}  # type: ignore[literal-required]
-        await self._runs.update({"_id": run["_id"], "state": "running"}, {"$set": values})
+    async def finish_run(self, run: Run) -> bool:
+        """Stores how the run ended. False when somebody else has done so: the end that was stored first counts."""
+        ended = ("state", "finish_reason", "failure", "usage", "cost", "attempt_count", "end_time", "endings", "end_id")
+        values = {name: run[name] for name in ended}  # type: ignore[literal-required]
+        if await self._runs.update({"_id": run["_id"], "state": "running"}, {"$set": values}):
+            return True
+        return await self._runs.find_one({"_id": run["_id"], "end_id": run["end_id"]}, ["_id"]) is not None
 
     async def delete_run(self, run_id: UUID) -> None:
         await self._runs.delete({"_id": run_id})
 
-    async def save_events(self, batch: EventBatch) -> None:
-        await self._events.save(dict(batch))
+    async def save_events(self, batch: EventBatch) -> bool:
+        """False when other events have their place."""
+        try:
+            await self._events.save(dict(batch))
+        except DuplicateKeyError:
+            return False
+        return True
 
     async def last_event(self, run_id: UUID) -> bytes | None:
         batches = await self._events.find({"run_id": run_id}).sort("first", -1).limit(1).to_list()
@@ -162,6 +169,22 @@ class ChatStore:
             skip = max(0, sequence + 1 - found["first"])
             events.extend(found["events"][skip:])
         return events
+
+    async def save_attempt(self, attempt: Attempt) -> None:
+        names = Attempt.__annotations__  # what was read has the organization too
+        await self._attempts.save({name: attempt[name] for name in names})  # type: ignore[literal-required]
+
+    async def end_attempt(self, attempt: Attempt) -> None:
+        """Stores how an attempt ended, and that there was one if nobody had the time to; once."""
+        told = ("state", "failure", "error", "status", "usage", "cost", "first_content_time", "end_time")
+        values = {name: attempt[name] for name in (*told, "provider_response_id")}  # type: ignore[literal-required]
+        if not await self._attempts.update({"_id": attempt["_id"], "state": "running"}, {"$set": values}):
+            await self.save_attempt(attempt)
+
+    async def list_attempts(self, run_id: UUID, after: int, limit: int) -> list[Attempt]:
+        """The attempts of a run in order, from the one that follows number `after`."""
+        cursor = self._attempts.find({"run_id": run_id, "number": {"$gt": after}}).sort("number", 1)
+        return cast(list[Attempt], await cursor.limit(limit).to_list())
 
 
 def _size(message: Message) -> int:

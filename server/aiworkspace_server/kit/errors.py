@@ -144,17 +144,20 @@ class RateLimited(AppError):
         self,
         subject: str,
         message: str,
-        retry_seconds: float,
+        retry_seconds: float | None,
         reason: pb.ErrorReason.ValueType = pb.ERROR_REASON_RATE_LIMITED,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(reason, message)
+        """`retry_seconds`: None when coming back would change nothing."""
+        super().__init__(reason, message, metadata=metadata)
         self._subject = subject
         self._retry_seconds = retry_seconds
 
     def details(self) -> Iterator[Message]:
         violation = details.QuotaFailure.Violation(subject=self._subject, description=self.message)
         yield details.QuotaFailure(violations=[violation])
-        yield _retry_info(self._retry_seconds)
+        if self._retry_seconds is not None:
+            yield _retry_info(self._retry_seconds)
 
 
 class OutOfRange(AppError):

@@ -23,7 +23,7 @@ _CONCURRENCY = 10
 _POLL_SECONDS = 2.0  # new jobs announce themselves, retries have to be looked for
 _RESTART_SECONDS = 2.0
 _HEARTBEAT_SECONDS, _STALLED_SECONDS = 5.0, 15.0
-_TENDING = "*/10 * * * * *"  # every ten seconds
+_TENDING = "* * * * * */5"  # every five seconds, which are the last field
 _KEPT_HOURS = 30 * 24  # failed jobs; others are deleted when they are done
 _MOST_ATTEMPTS = 35  # after 1, 2, 4 … 2048 seconds, then every hour: about a day
 _MOST_WAIT_SECONDS = 3600
@@ -69,7 +69,8 @@ class Jobs:
                 await asyncio.wait([worker])
 
     async def _work(self, shutdown_seconds: float) -> None:
-        while True:
+        task = asyncio.current_task()
+        while task and not task.cancelling():  # a worker that finds no database when it is cancelled says only that
             try:
                 await self._app.run_worker_async(
                     concurrency=_CONCURRENCY,

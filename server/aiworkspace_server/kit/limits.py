@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import Any, TypeVar
 
@@ -12,6 +14,8 @@ from limits.aio.strategies import RateLimiter, SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
 from redis.asyncio import ConnectionPool
 
+from aiworkspace.v1.options_pb2 import RateLimitClass
+
 from .context import Call
 from .contract import Method
 from .errors import RateLimited
@@ -21,6 +25,7 @@ _REDIS_SECONDS = 1  # that an answer may take
 _AWAY_SECONDS = 5  # that Redis is left alone when it gave none
 
 Answer = TypeVar("Answer")
+Strategy = TypeVar("Strategy", bound=RateLimiter)
 
 log = structlog.get_logger("limits")
 
@@ -39,7 +44,7 @@ class Counters:
         if self._pool:
             await self._pool.aclose()
 
-    async def ask(self, strategy: type[RateLimiter], question: Callable[[RateLimiter], Awaitable[Answer]]) -> Answer:
+    async def ask(self, strategy: type[Strategy], question: Callable[[Strategy], Awaitable[Answer]]) -> Answer:
         """What the strategy answers, by what was counted."""
         if self._redis and time.monotonic() >= self._away_until:
             try:
@@ -50,6 +55,18 @@ class Counters:
         return await question(strategy(self._memory))
 
 
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """A limit per minute as a caller meets it."""
+
+    name: str
+    limit: int
+    remaining: int
+    reset_time: datetime  # when all are there again, if nobody takes any
+    fits: bool
+    retry_seconds: float | None = None  # after which it would fit; None: not known, or never
+
+
 class Limits:
     """The step that counts calls. The caller is the signed-in user, for public methods the network address."""
 
@@ -58,16 +75,28 @@ class Limits:
         self._factor = factor
 
     def step(self, method: Method, proceed: Handler) -> Handler:
-        allowed = RateLimitItemPerMinute(max(1, round(method.calls_per_minute * self._factor)))
-        group = str(method.rate_limit)
+        allowed, group = self._allowed(method)
 
         async def handler(call: Call, request: Any) -> Any:
-            caller = str(call.user_id or _network(call.peer))
+            caller = _caller(call)
             if not await self._ask(lambda limiter: limiter.hit(allowed, group, caller)):
                 raise await self._refusal(allowed, group, caller)
             return await proceed(call, request)
 
         return handler
+
+    async def look(self, method: Method, call: Call) -> LimitState:
+        """Where the caller stands with calls of the method's class. Nothing is counted."""
+        allowed, group = self._allowed(method)
+        window = await self._ask(lambda limiter: limiter.get_window_stats(allowed, group, _caller(call)))
+        name = RateLimitClass.DESCRIPTOR.values_by_number[method.rate_limit].name
+        kind = name.removeprefix("RATE_LIMIT_CLASS_").lower()
+        reset = datetime.fromtimestamp(max(window.reset_time, time.time()), UTC)
+        return LimitState(f"{kind} calls of the caller", allowed.amount, window.remaining, reset, window.remaining > 0)
+
+    def _allowed(self, method: Method) -> tuple[RateLimitItemPerMinute, str]:
+        """How many calls, and of which kind."""
+        return RateLimitItemPerMinute(max(1, round(method.calls_per_minute * self._factor))), str(method.rate_limit)
 
     async def _refusal(self, allowed: RateLimitItemPerMinute, group: str, caller: str) -> RateLimited:
         window = await self._ask(lambda limiter: limiter.get_window_stats(allowed, group, caller))
@@ -77,6 +106,10 @@ class Limits:
 
     async def _ask(self, question: Callable[[RateLimiter], Awaitable[Answer]]) -> Answer:
         return await self._counters.ask(SlidingWindowCounterRateLimiter, question)
+
+
+def _caller(call: Call) -> str:
+    return str(call.user_id or _network(call.peer))
 
 
 def _network(address: str) -> str:

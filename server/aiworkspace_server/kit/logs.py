@@ -7,10 +7,11 @@ import orjson
 import structlog
 
 
-def configure(form: str, level: str) -> None:
-    """`form` is "json", "console", or "auto": console when standard error is a terminal."""
+def configure(form: str, level: str, **always: object) -> None:
+    """`form` is "json", "console", or "auto": console when standard error is a terminal. `always` is in every line."""
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
+        lambda logger, method, fields: {**always, **fields},
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

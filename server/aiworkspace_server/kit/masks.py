@@ -14,9 +14,10 @@ def changes(resource: Message, mask: FieldMask, mutable: Collection[str]) -> dic
 
     An empty mask names every mutable field that is set. Output-only fields are ignored, unknown ones refused.
     """
-    if not mask.paths:
-        return {name: value for name in mutable if (value := getattr(resource, name))}
     fields = resource.DESCRIPTOR.fields_by_name
+    if not mask.paths:
+        present = {field.name for field, _ in resource.ListFields()}
+        return {name: getattr(resource, name) for name in mutable if name in present}
     unknown = [path for path in mask.paths if path not in fields]
     if unknown:
         raise InvalidArgument({"update_mask": f"{unknown[0][:100]!r} is not a field of {resource.DESCRIPTOR.name}"})

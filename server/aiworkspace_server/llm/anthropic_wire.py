@@ -1,8 +1,11 @@
 """The wire format of Anthropic's messages. As with OpenAI's, the SDK makes the request and the bytes are read here."""
 
+import asyncio
 import logging
+import re
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any, cast
+from copy import copy
+from typing import Any, Self, cast
 
 import anthropic
 import httpx2
@@ -12,7 +15,7 @@ from . import catalog
 from .base import FinishReason, ModelInfo, ModelRequest, Piece, TokenUsage
 from .clock import Clocks
 from .failures import Failures
-from .wire import Reply, read_reply
+from .wire import TRANSPORT_ERRORS, Reply, headers, no_cookies, read_reply
 
 # At debug level, which ANTHROPIC_LOG can set, the SDK logs requests with what people said.
 logging.getLogger("anthropic").setLevel(logging.WARNING)
@@ -25,6 +28,10 @@ _FINISH: dict[str, FinishReason] = {
     "model_context_window_exceeded": "length",
     "refusal": "content_filter",
 }
+# Models up to 4.6 are the last ones with a temperature; those named here are too old to be told an effort.
+_TEMPERED = re.compile(r"claude-[a-z]+-4-[0-6]\b")
+_EFFORTLESS = re.compile(r"claude-(?:opus-4-[01]|sonnet-4-[05]|haiku-4-5)\b")
+_MOST_TEMPERATURE = 1.0
 _COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 
 
@@ -35,12 +42,24 @@ class AnthropicProvider:
 
     def __init__(self, *, api_key: str, clocks: Clocks, base_url: str | None = None) -> None:
         self._clocks = clocks
+        self._base_url = base_url or _BASE_URL
+        self._http: httpx2.AsyncClient = anthropic.DefaultAioHttpClient(follow_redirects=False, cookies=no_cookies())
+        self._use(api_key)
+
+    def with_key(self, api_key: str) -> Self:
+        other = copy(self)
+        other._use(api_key)
+        return other
+
+    def _use(self, api_key: str) -> None:
         self._failures = Failures(self.name, [api_key])
-        self._client = _client(api_key, base_url or _BASE_URL, clocks)
+        self._client = _client(api_key, self._base_url, self._clocks, self._http)
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
         body = orjson.dumps(_body(request))
-        return read_reply(lambda: self._send(body), _MessageReply(request, self._failures), self._clocks)
+        return read_reply(
+            lambda: self._send(body, request.request_id), _MessageReply(request, self._failures), self._clocks
+        )
 
     async def models(self) -> Sequence[ModelInfo]:
         return catalog.models(self.name)
@@ -48,16 +67,30 @@ class AnthropicProvider:
     async def has(self, model: str) -> bool:
         return model in catalog.names(self.name)
 
+    def context_tokens(self, model: str) -> int | None:
+        return catalog.context_tokens(self.name, model)
+
+    async def check_key(self) -> None:
+        try:
+            async with asyncio.timeout(self._clocks.connect_seconds):
+                await self._client.get("/v1/models", cast_to=bytes)
+            return
+        except anthropic.APIStatusError as error:
+            failure = self._failures.from_status(error.status_code, error.response.headers, error.body)
+        except (anthropic.APIConnectionError, *TRANSPORT_ERRORS) as error:  # a TimeoutError is an OSError
+            failure = self._failures.from_connection(error)
+        raise failure
+
     async def aclose(self) -> None:
         await self._client.close()
 
-    async def _send(self, body: bytes) -> httpx2.Response:
+    async def _send(self, body: bytes, request_id: str) -> httpx2.Response:
         """The response, its body unread."""
         try:
             response = await self._client.post(
                 "/v1/messages",
                 content=body,
-                options={"headers": {"Content-Type": "application/json"}},
+                options={"headers": headers(request_id)},
                 cast_to=httpx2.Response,
                 stream=True,
                 stream_cls=anthropic.AsyncStream[object],
@@ -71,7 +104,7 @@ class AnthropicProvider:
         raise failure
 
 
-def _client(api_key: str, base_url: str, clocks: Clocks) -> anthropic.AsyncAnthropic:
+def _client(api_key: str, base_url: str, clocks: Clocks, http: httpx2.AsyncClient) -> anthropic.AsyncAnthropic:
     """The SDK without retries, without tracing of its own, and without what it would read from the environment."""
     connect = clocks.connect_seconds
     client = anthropic.AsyncAnthropic(
@@ -79,7 +112,7 @@ def _client(api_key: str, base_url: str, clocks: Clocks) -> anthropic.AsyncAnthr
         base_url=base_url,
         max_retries=0,
         timeout=httpx2.Timeout(None, connect=connect, pool=connect),
-        http_client=anthropic.DefaultAioHttpClient(follow_redirects=False),
+        http_client=http,
         open_telemetry=False,
     )
     client._custom_headers = {"Accept-Encoding": "identity"}  # instead of ANTHROPIC_CUSTOM_HEADERS
@@ -94,7 +127,19 @@ def _body(request: ModelRequest) -> dict[str, object]:
         "max_tokens": request.max_output_tokens,
         "stream": True,
         **system,
+        **_parameters(request),
     }
+
+
+def _parameters(request: ModelRequest) -> dict[str, object]:
+    """Those that were given and that the model takes. Nobody can give a seed."""
+    wanted = request.parameters
+    taken: dict[str, object] = {"stop_sequences": wanted.stop} if wanted.stop else {}
+    if wanted.temperature is not None and _TEMPERED.match(request.model):
+        taken["temperature"] = min(wanted.temperature, _MOST_TEMPERATURE)
+    if wanted.reasoning_effort and not _EFFORTLESS.match(request.model):
+        taken["output_config"] = {"effort": wanted.reasoning_effort}
+    return taken
 
 
 class _MessageReply(Reply):
@@ -112,6 +157,7 @@ class _MessageReply(Reply):
             case "content_block_start":
                 self._block(event["content_block"])
             case "message_start":
+                self.answer(event["message"].get("id"))
                 self._usage(event["message"].get("usage"))
             case "message_delta":
                 if reason := event["delta"].get("stop_reason"):

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 Role = Literal["user", "assistant"]
 DeltaKind = Literal["text", "thinking"]
 FinishReason = Literal["stop", "length", "content_filter", "other"]
+Effort = Literal["low", "medium", "high"]
 
 # No model reads or writes this much in one request: a larger count is a fault, not a bill.
 _MOST_TOKENS = 100_000_000
@@ -22,6 +23,16 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Parameters:
+    """How to answer. None, and no stop texts: as the model does by itself. Providers leave out what they cannot do."""
+
+    temperature: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    reasoning_effort: Effort | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRequest:
     """One question to one model."""
 
@@ -29,6 +40,8 @@ class ModelRequest:
     system: str  # empty: none
     turns: Sequence[Turn]
     max_output_tokens: int
+    parameters: Parameters = Parameters()
+    request_id: str = ""  # "run/attempt", for the provider's log and bill; empty: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +65,27 @@ class TokenUsage:
     output_tokens: int
     reasoning_tokens: int
     estimated: bool = False  # counted here, because the provider reported nothing (plausible)
+    input_audio_tokens: int = 0
+    output_audio_tokens: int = 0
 
     @property
     def plausible(self) -> bool:
         """Whether no part is negative or larger than its whole, and no whole is absurd."""
-        parts = (self.cached_input_tokens, self.cache_write_tokens, self.reasoning_tokens)
+        inputs = (self.cached_input_tokens, self.cache_write_tokens, self.input_audio_tokens)
+        outputs = (self.reasoning_tokens, self.output_audio_tokens)
         return (
-            min(parts) >= 0
+            min(*inputs, *outputs) >= 0
             and self.cached_input_tokens + self.cache_write_tokens <= self.input_tokens <= _MOST_TOKENS
-            and self.reasoning_tokens <= self.output_tokens <= _MOST_TOKENS
+            and self.input_audio_tokens <= self.input_tokens
+            and max(outputs) <= self.output_tokens <= _MOST_TOKENS
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """The provider has begun: its own id of the answer."""
+
+    response_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +95,7 @@ class Finish:
     reason: FinishReason
 
 
-Piece = Delta | TokenUsage | Finish
+Piece = Answering | Delta | TokenUsage | Finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +132,20 @@ class ProviderError(Exception):
     """An attempt failed. The text is for logs: it may quote the provider, never a key."""
 
     def __init__(
-        self, kind: ErrorKind, message: str, *, retry_after: float | None = None, status: int | None = None
+        self,
+        kind: ErrorKind,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        status: int | None = None,
+        free: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.retry_after = retry_after  # seconds, when the provider said so
         self.status = status  # HTTP status, when there was one
+        self.free = free  # the provider refused the request or was never reached: it cannot have charged for it
 
 
 class Provider(Protocol):
@@ -138,5 +169,18 @@ class Provider(Protocol):
     async def has(self, model: str) -> bool:
         """Whether `model`, the provider's own name, is one of them."""
 
+    def context_tokens(self, model: str) -> int | None:
+        """Tokens that fit into its context. None when that is not known."""
+
     async def aclose(self) -> None:
         """Closes the connections; streams in progress fail."""
+
+
+class HostedProvider(Provider, Protocol):
+    """A company that sells what models say, to whoever has a key."""
+
+    def with_key(self, api_key: str) -> "HostedProvider":
+        """The same provider asked with another key. Connections are shared, so that this one closes them for both."""
+
+    async def check_key(self) -> None:
+        """Asks for the list of models, which wants a key and costs nothing. Raises ProviderError."""

@@ -29,6 +29,13 @@ def models(provider: str) -> list[ModelInfo]:
     return [_info(provider, model, model.get_prices(now)) for model in _chat_models(provider).values()]
 
 
+def context_tokens(provider: str, name: str) -> int | None:
+    """Tokens that fit into the model's context. None when that is not known."""
+    model = _chat_models(provider).get(name) if provider in _NO_CHAT else None
+    return model.context_window if model else None
+
+
+@cache
 def names(provider: str) -> frozenset[str]:
     """What `models` lists, by the provider's own names."""
     return frozenset(_chat_models(provider))

@@ -9,6 +9,7 @@ from .prices import ECHO_INPUT_NANOS, ECHO_OUTPUT_NANOS
 
 OPENING = "This is an echo, not an AI. You said: "
 _MOST_ECHOED_WORDS = 500
+_CONTEXT_TOKENS = 400_000  # room for the largest message, so that it can be tried too
 # A token is a word with the space after it. Space at the very beginning is nobody's.
 _WORD = re.compile(r"\S+\s*")
 
@@ -39,6 +40,7 @@ class EchoProvider:
                 provider="echo",
                 name="echo",
                 display_name="Echo (no AI, for trying things out)",
+                context_tokens=_CONTEXT_TOKENS,
                 input_price=ECHO_INPUT_NANOS * 1_000_000,
                 output_price=ECHO_OUTPUT_NANOS * 1_000_000,
             )
@@ -46,6 +48,9 @@ class EchoProvider:
 
     async def has(self, model: str) -> bool:
         return model == "echo"
+
+    def context_tokens(self, model: str) -> int | None:
+        return _CONTEXT_TOKENS
 
     async def aclose(self) -> None:
         """Nothing is open."""
@@ -58,7 +63,10 @@ class EchoProvider:
 
 def _answer(request: ModelRequest) -> list[str]:
     asked = next((turn.text for turn in reversed(request.turns) if turn.role == "user"), "")
-    return _WORD.findall(OPENING) + _WORD.findall(asked)[:_MOST_ECHOED_WORDS]
+    words = _WORD.findall(OPENING) + _WORD.findall(asked)[:_MOST_ECHOED_WORDS]
+    text = "".join(words)
+    ends = [end for stop in request.parameters.stop if (end := text.find(stop)) >= 0]
+    return _WORD.findall(text[: min(ends)]) if ends else words
 
 
 def _count(text: str) -> int:

@@ -6,12 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+import aiohttp
+
 from .base import ErrorKind, ProviderError
 
 _LONGEST_MESSAGE = 300
 # Providers quote keys whole, masked in the middle, or in part.
 _KEYLIKE = re.compile(r"\S*\*{3,}\S*|\b(?:sk|pk|key)-[\w-]+|\bBearer\s+\S+", re.IGNORECASE)
 _REDACTED = "[redacted]"
+_UNREACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _FRAGMENT = 6  # characters in a row of a key that count as a part of it
 
 # OpenAI's code, llama.cpp's type, then the wordings of OpenAI, DeepSeek and vLLM, Anthropic, llama.cpp.
@@ -51,7 +54,7 @@ class Failures:
         kind = _kind(status, f"{names} {text}")
         # Whoever refuses a key quotes it. What the status says is enough there.
         said = names if kind is ErrorKind.MISCONFIGURED else f"{names}: {text}"
-        return self._error(kind, f"status {status}: {said}", retry_after(headers), status)
+        return self._error(kind, f"status {status}: {said}", retry_after(headers), status, free=True)
 
     def from_event(self, body: object) -> ProviderError:
         """An error event in the middle of a stream."""
@@ -60,10 +63,14 @@ class Failures:
         return self._error(_kind(status, f"{names} {text}"), f"error in the stream: {names}: {text}")
 
     def from_connection(self, error: BaseException) -> ProviderError:
-        """No answer at all. The transport calls a lost connection a timeout too: what lies below tells them apart."""
+        """No answer at all. The transport calls a lost connection a timeout too: what lies below tells them apart.
+
+        What was lost after it was made may have carried the request to somebody who works on it.
+        """
         causes = list(_causes(error))
         kind = ErrorKind.TIMEOUT if any(isinstance(cause, TimeoutError) for cause in causes) else ErrorKind.UNAVAILABLE
-        return self._error(kind, f"no connection: {type(causes[-1]).__name__}")
+        unreached = any(isinstance(cause, _UNREACHED) for cause in causes)
+        return self._error(kind, f"no connection: {type(causes[-1]).__name__}", free=unreached)
 
     def cut(self, why: str) -> ProviderError:
         return self._error(ErrorKind.CUT, f"the stream ended without its end mark: {why}")
@@ -76,10 +83,16 @@ class Failures:
         return self._error(ErrorKind.UNAVAILABLE, f"the provider gave up: {reason}")
 
     def _error(
-        self, kind: ErrorKind, message: str, retry_after: float | None = None, status: int | None = None
+        self,
+        kind: ErrorKind,
+        message: str,
+        retry_after: float | None = None,
+        status: int | None = None,
+        *,
+        free: bool = False,
     ) -> ProviderError:
         text = redact(f"{self._provider}: {message[: 2 * _LONGEST_MESSAGE]}", self._secrets)[:_LONGEST_MESSAGE]
-        return ProviderError(kind, text, retry_after=retry_after, status=status)
+        return ProviderError(kind, text, retry_after=retry_after, status=status, free=free)
 
 
 def _read(body: object) -> tuple[str, str]:

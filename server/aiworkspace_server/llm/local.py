@@ -4,13 +4,11 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-import openai
 import orjson
 
 from .base import ModelInfo, ProviderError
 from .clock import Clocks
 from .openai_wire import OpenAIProvider, Profile
-from .wire import TRANSPORT_ERRORS
 
 _FRESH_SECONDS = 60.0
 # Neither names that do not exist nor a server that is down become a request for each caller.
@@ -49,13 +47,9 @@ class LocalProvider(OpenAIProvider):
     async def _ask(self) -> None:
         failure = None
         try:
-            async with asyncio.timeout(self._clocks.connect_seconds):
-                answer = await self._client.get("/models", cast_to=bytes)
-            self._names = _read(answer)
-        except openai.APIStatusError as error:
-            failure = self._failures.from_status(error.status_code, error.response.headers, error.body)
-        except (openai.APIConnectionError, *TRANSPORT_ERRORS) as error:  # a TimeoutError is an OSError
-            failure = self._failures.from_connection(error)
+            self._names = _read(await self._list())
+        except ProviderError as error:
+            failure = error
         except (ValueError, TypeError, LookupError) as error:
             failure = self._failures.unreadable(error)
         self._failure, self._asked = failure, time.monotonic()

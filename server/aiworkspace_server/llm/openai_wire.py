@@ -3,10 +3,13 @@
 The SDK makes the request; its stream objects would be the largest cost of a token, so the bytes are read here.
 """
 
+import asyncio
 import logging
+import re
 from collections.abc import AsyncGenerator, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import httpx2
 import openai
@@ -16,7 +19,7 @@ from . import catalog
 from .base import FinishReason, ModelInfo, ModelRequest, Piece, TokenUsage
 from .clock import Clocks
 from .failures import Failures
-from .wire import Reply, read_reply
+from .wire import TRANSPORT_ERRORS, Reply, headers, no_cookies, read_reply
 
 # At debug level, which OPENAI_LOG can set, the SDK logs requests with what people said.
 logging.getLogger("openai").setLevel(logging.WARNING)
@@ -32,10 +35,14 @@ class Profile:
     base_url: str
     limit_field: Literal["max_completion_tokens", "max_tokens"]
     reports_usage: bool = True  # takes stream_options.include_usage
+    parameters: tuple[str, ...] = ("temperature", "stop", "seed")  # what it takes; anything else is a bad request
+    reasoning: re.Pattern[str] | None = None  # models that take reasoning_effort in place of temperature and stop
 
 
-OPENAI = Profile("openai", "https://api.openai.com/v1", "max_completion_tokens")
-DEEPSEEK = Profile("deepseek", "https://api.deepseek.com", "max_tokens")
+OPENAI = Profile(
+    "openai", "https://api.openai.com/v1", "max_completion_tokens", reasoning=re.compile(r"o\d|gpt-(?:[5-9]|\d\d)")
+)
+DEEPSEEK = Profile("deepseek", "https://api.deepseek.com", "max_tokens", parameters=("temperature", "stop"))
 
 
 class OpenAIProvider:
@@ -45,12 +52,24 @@ class OpenAIProvider:
         self.name = profile.name
         self._profile = profile
         self._clocks = clocks
-        self._failures = Failures(profile.name, [api_key])
-        self._client = _client(api_key, base_url or profile.base_url, clocks)
+        self._base_url = base_url or profile.base_url
+        self._http: httpx2.AsyncClient = openai.DefaultAioHttpClient(follow_redirects=False, cookies=no_cookies())
+        self._use(api_key)
+
+    def with_key(self, api_key: str) -> Self:
+        other = copy(self)
+        other._use(api_key)
+        return other
+
+    def _use(self, api_key: str) -> None:
+        self._failures = Failures(self.name, [api_key])
+        self._client = _client(api_key, self._base_url, self._clocks, self._http)
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
         body = orjson.dumps(self._body(request))
-        return read_reply(lambda: self._send(body), _ChatReply(request, self._failures), self._clocks)
+        return read_reply(
+            lambda: self._send(body, request.request_id), _ChatReply(request, self._failures), self._clocks
+        )
 
     async def models(self) -> Sequence[ModelInfo]:
         return catalog.models(self.name)
@@ -58,16 +77,33 @@ class OpenAIProvider:
     async def has(self, model: str) -> bool:
         return model in catalog.names(self.name)
 
+    def context_tokens(self, model: str) -> int | None:
+        return catalog.context_tokens(self.name, model)
+
+    async def check_key(self) -> None:
+        await self._list()
+
     async def aclose(self) -> None:
         await self._client.close()
 
-    async def _send(self, body: bytes) -> httpx2.Response:
+    async def _list(self) -> bytes:
+        """The server's own list of models."""
+        try:
+            async with asyncio.timeout(self._clocks.connect_seconds):
+                return await self._client.get("/models", cast_to=bytes)
+        except openai.APIStatusError as error:
+            failure = self._failures.from_status(error.status_code, error.response.headers, error.body)
+        except (openai.APIConnectionError, *TRANSPORT_ERRORS) as error:  # a TimeoutError is an OSError
+            failure = self._failures.from_connection(error)
+        raise failure
+
+    async def _send(self, body: bytes, request_id: str) -> httpx2.Response:
         """The response, its body unread. `post` with bytes, since `create` walks every message: 0.2 ms for each."""
         try:
             response = await self._client.post(
                 "/chat/completions",
                 content=body,
-                options={"headers": {"Content-Type": "application/json"}},
+                options={"headers": headers(request_id)},
                 cast_to=httpx2.Response,
                 stream=True,
                 stream_cls=openai.AsyncStream[object],
@@ -90,10 +126,18 @@ class OpenAIProvider:
         }
         if self._profile.reports_usage:
             body["stream_options"] = {"include_usage": True}
-        return body
+        return body | self._parameters(request)
+
+    def _parameters(self, request: ModelRequest) -> dict[str, object]:
+        """Those that were given and that the model takes."""
+        wanted, reasoning = request.parameters, self._profile.reasoning
+        takes = (
+            ("seed", "reasoning_effort") if reasoning and reasoning.match(request.model) else self._profile.parameters
+        )
+        return {name: value for name in takes if (value := getattr(wanted, name)) not in (None, ())}
 
 
-def _client(api_key: str, base_url: str, clocks: Clocks) -> openai.AsyncOpenAI:
+def _client(api_key: str, base_url: str, clocks: Clocks, http: httpx2.AsyncClient) -> openai.AsyncOpenAI:
     """The SDK without retries, which are the caller's to count and to bill.
 
     Of the environment only proxies and certificates count, as the operator means them for everything.
@@ -104,7 +148,7 @@ def _client(api_key: str, base_url: str, clocks: Clocks) -> openai.AsyncOpenAI:
         base_url=base_url,
         max_retries=0,
         timeout=httpx2.Timeout(None, connect=connect, pool=connect),
-        http_client=openai.DefaultAioHttpClient(follow_redirects=False),
+        http_client=http,
     )
     client.organization = client.project = client.admin_api_key = None
     # OPENAI_CUSTOM_HEADERS would go to other providers as well.
@@ -121,6 +165,8 @@ class _ChatReply(Reply):
         if data.startswith(b"[DONE]"):
             return self._done()
         chunk = orjson.loads(data)
+        if not self.answering:
+            self.answer(chunk.get("id"))
         if choices := chunk.get("choices"):
             self._choice(choices[0])
         if usage := chunk.get("usage"):
@@ -155,4 +201,6 @@ def _usage(usage: dict[str, Any]) -> TokenUsage:
         cache_write_tokens=int(prompt.get("cache_write_tokens") or 0),
         output_tokens=int(usage["completion_tokens"]),
         reasoning_tokens=int(completion.get("reasoning_tokens") or 0),
+        input_audio_tokens=int(prompt.get("audio_tokens") or 0),
+        output_audio_tokens=int(completion.get("audio_tokens") or 0),
     )

@@ -37,8 +37,9 @@ class UnknownPrice(LookupError):
 def price(model_id: str, usage: TokenUsage, at: datetime | None = None) -> Price:
     """The price of one request that was sent `at` (now): rounded once, on the total, half to even.
 
-    Cached and written tokens are taken out of the input and priced on their own where the list has prices for them.
-    Raises UnknownPrice, and ValueError for usage that cannot be true.
+    Cached, written and audio tokens are taken out of the whole that they are part of and priced on their own where the
+    list has prices for them; where it has none, they cost what others cost. Raises UnknownPrice, and ValueError for
+    usage that cannot be true.
     """
     if not usage.plausible:
         raise ValueError(f"usage of {model_id} cannot be true: {usage}")
@@ -48,6 +49,12 @@ def price(model_id: str, usage: TokenUsage, at: datetime | None = None) -> Price
     if model_id == "echo/echo":
         return Price(usage.input_tokens * ECHO_INPUT_NANOS + usage.output_tokens * ECHO_OUTPUT_NANOS, NOMINAL)
     return Price(_listed(provider, name, usage, at or datetime.now(UTC)), PRICE_LIST)
+
+
+def usd(nanos: int) -> str:
+    """The exact amount as people write it, with two decimal places or as many as it takes."""
+    whole, rest = divmod(abs(nanos), 10**9)
+    return f"{'-' if nanos < 0 else ''}{whole:,}.{f'{rest:09d}'.rstrip('0').ljust(2, '0')}"
 
 
 def _listed(provider: str, name: str, usage: TokenUsage, at: datetime) -> int:
@@ -60,6 +67,10 @@ def _listed(provider: str, name: str, usage: TokenUsage, at: datetime) -> int:
         cache_read_tokens=usage.cached_input_tokens,
         cache_write_tokens=usage.cache_write_tokens,
         output_tokens=usage.output_tokens,
+        input_audio_tokens=usage.input_audio_tokens,
+        output_audio_tokens=usage.output_audio_tokens,
+        # Nobody says which of the cached tokens were audio: as few as can be, since that is what costs most.
+        cache_audio_read_tokens=max(0, usage.cached_input_tokens + usage.input_audio_tokens - usage.input_tokens),
     )
     total = prices.calc_price(counts)["total_price"]
     return int((total * 10**9).quantize(Decimal(1), ROUND_HALF_EVEN))

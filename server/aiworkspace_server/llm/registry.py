@@ -11,9 +11,11 @@ from pydantic import SecretStr
 
 from aiworkspace_server.settings import Deployment
 
-from .base import ModelInfo, Provider, ProviderError
+from .base import HostedProvider, ModelInfo, Provider, ProviderError
 from .clock import Clocks
 from .echo import EchoProvider
+
+HOSTED = ("openai", "deepseek", "anthropic")
 
 log = structlog.get_logger()
 
@@ -25,13 +27,13 @@ class UnknownModel(LookupError):
 class Registry:
     """The providers. Closing it closes them."""
 
-    def __init__(self, providers: Sequence[Provider]) -> None:
-        self._providers = {provider.name: provider for provider in providers}
-
-    @classmethod
-    def from_settings(cls, settings: Deployment) -> Self:
+    def __init__(self, settings: Deployment) -> None:
         """Those that have a key; the local one when its address is set; echo always."""
-        return cls([EchoProvider(settings.echo_tokens_per_second), *_configured(settings)])
+        providers: list[Provider] = [EchoProvider(settings.echo_tokens_per_second), *_configured(settings)]
+        self._settings = settings
+        self._providers = {provider.name: provider for provider in providers}
+        self._hosted: dict[str, HostedProvider] = {}  # from which those with other keys are made
+        self._making = asyncio.Lock()
 
     async def resolve(self, model_id: str) -> tuple[Provider, str]:
         """Who runs a model, and what he calls it.
@@ -44,6 +46,17 @@ class Registry:
             raise UnknownModel(model_id)
         return provider, model
 
+    def has_provider(self, name: str) -> bool:
+        """Whether there is one of this name, with the server's key where it needs one."""
+        return name in self._providers
+
+    async def with_key(self, name: str, api_key: str) -> HostedProvider:
+        """One of HOSTED, as the settings say but for the key. The registry closes it."""
+        async with self._making:
+            if name not in self._hosted:  # in a thread, since its SDK may not be imported yet
+                self._hosted[name] = await asyncio.to_thread(_hosted, self._settings, name, "none")
+        return self._hosted[name].with_key(api_key)
+
     async def models(self) -> list[ModelInfo]:
         """Every model that can be asked, by id. A provider that cannot be reached is logged and left out."""
         lists = await asyncio.gather(*map(_models, self._providers.values()))
@@ -51,7 +64,7 @@ class Registry:
 
     async def aclose(self) -> None:
         async with AsyncExitStack() as stack:
-            for provider in self._providers.values():
+            for provider in (*self._providers.values(), *self._hosted.values()):
                 stack.push_async_callback(provider.aclose)
 
     async def __aenter__(self) -> Self:
@@ -72,27 +85,32 @@ async def _models(provider: Provider) -> Sequence[ModelInfo]:
 
 
 def _configured(settings: Deployment) -> Iterator[Provider]:
-    """The SDKs are imported when they are needed: each takes a second and 25 MB."""
-    clocks = Clocks(
-        settings.provider_connect_seconds, settings.provider_first_token_seconds, settings.provider_idle_seconds
-    )
-    if key := _reveal(settings.openai_api_key):
-        from .openai_wire import OPENAI, OpenAIProvider
-
-        yield OpenAIProvider(OPENAI, api_key=key, base_url=settings.openai_base_url, clocks=clocks)
-    if key := _reveal(settings.deepseek_api_key):
-        from .openai_wire import DEEPSEEK, OpenAIProvider
-
-        yield OpenAIProvider(DEEPSEEK, api_key=key, base_url=settings.deepseek_base_url, clocks=clocks)
-    if key := _reveal(settings.anthropic_api_key):
-        from .anthropic_wire import AnthropicProvider
-
-        yield AnthropicProvider(api_key=key, base_url=settings.anthropic_base_url, clocks=clocks)
+    for name in HOSTED:
+        if key := _reveal(getattr(settings, f"{name}_api_key")):
+            yield _hosted(settings, name, key)
     if settings.local_model_base_url:
         from .local import LocalProvider
 
         key = _reveal(settings.local_model_api_key)
-        yield LocalProvider(base_url=settings.local_model_base_url, api_key=key, clocks=clocks)
+        yield LocalProvider(base_url=settings.local_model_base_url, api_key=key, clocks=_clocks(settings))
+
+
+def _hosted(settings: Deployment, name: str, key: str) -> HostedProvider:
+    """The SDKs are imported when they are needed: each takes a second and 25 MB."""
+    base_url, clocks = getattr(settings, f"{name}_base_url"), _clocks(settings)
+    if name == "anthropic":
+        from .anthropic_wire import AnthropicProvider
+
+        return AnthropicProvider(api_key=key, base_url=base_url, clocks=clocks)
+    from .openai_wire import DEEPSEEK, OPENAI, OpenAIProvider
+
+    return OpenAIProvider(OPENAI if name == "openai" else DEEPSEEK, api_key=key, base_url=base_url, clocks=clocks)
+
+
+def _clocks(settings: Deployment) -> Clocks:
+    return Clocks(
+        settings.provider_connect_seconds, settings.provider_first_token_seconds, settings.provider_idle_seconds
+    )
 
 
 def _reveal(secret: SecretStr | None) -> str | None:

@@ -2,23 +2,38 @@
 
 import asyncio
 import contextlib
+import http.cookiejar
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 import aiohttp
 import httpx2
 import structlog
 
-from .base import Delta, DeltaKind, Finish, FinishReason, ModelRequest, Piece, ProviderError, TokenUsage
+from .base import (
+    Answering,
+    Delta,
+    DeltaKind,
+    ErrorKind,
+    Finish,
+    FinishReason,
+    ModelRequest,
+    Piece,
+    ProviderError,
+    TokenUsage,
+)
 from .clock import Clocks, ContentClock
 from .failures import Failures
 from .sse import SseParser
-from .tokens import estimate_bytes, estimate_input
+from .tokens import estimate_bytes, estimate_input, is_believable
 
 log = structlog.get_logger()
 
 # How long to wait for the end of a response whose end mark has come, so that its connection can be used again.
 _DRAIN_SECONDS = 0.1
+# Far beyond what any model may say, and well below what can be stored as one message.
+_MOST_SAID_BYTES = 7 * 2**20
 TRANSPORT_ERRORS = (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
 
 
@@ -28,6 +43,7 @@ class Reply(ABC):
     def __init__(self, request: ModelRequest, failures: Failures) -> None:
         self.failures = failures
         self.reason: FinishReason = "other"
+        self.answering = False  # the provider's id of the answer has come
         self.ended = False  # the end mark has come
         self.said_bytes = 0  # of text and thinking together, in UTF-8
         self._request = request
@@ -35,7 +51,8 @@ class Reply(ABC):
         self._pieces: list[Piece] = []
         self._kind: DeltaKind = "text"
         self._texts: list[str] = []  # of the delta that is being gathered
-        self._has_usage = False
+        self._counted: TokenUsage | None = None  # what the provider said last
+        self._counted_all = False  # whether it said nothing more after that
 
     @abstractmethod
     def event(self, data: bytes) -> None:
@@ -66,22 +83,38 @@ class Reply(ABC):
             self._kind = kind
         self.said_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
         self._texts.append(text)
+        self._counted_all = False
+        if self.said_bytes > _MOST_SAID_BYTES:
+            raise ProviderError(ErrorKind.CUT, f"an answer of more than {_MOST_SAID_BYTES} bytes does not end")
+
+    def answer(self, response_id: str | None) -> None:
+        """Reports the provider's id of the answer, unless it has none."""
+        if response_id:
+            self._add(Answering(str(response_id)))
+            self.answering = True
 
     def use(self, usage: TokenUsage) -> None:
         """Reports usage, unless it cannot be true. Some servers send zeros for "not counted"."""
-        if not usage.plausible:
-            log.warning("implausible usage ignored", model=self._request.model, usage=usage)
+        if not (usage.plausible and is_believable(self._request, usage)):
+            log.error("implausible usage ignored", model=self._request.model, usage=usage)
+            self._counted_all = False
         elif usage.input_tokens or usage.output_tokens:
-            self._has_usage = True
+            self._counted, self._counted_all = usage, True
             self._add(usage)
 
     def end(self) -> None:
         """The end mark has come."""
-        if not self._has_usage:
-            output = estimate_bytes(self.said_bytes)
-            self._add(TokenUsage(estimate_input(self._request), 0, 0, output, 0, estimated=True))
+        if not self._counted_all:
+            self._add(self._estimate())
         self._add(Finish(self.reason))
         self.ended = True
+
+    def _estimate(self) -> TokenUsage:
+        """Of the whole answer. Some providers count the input at the beginning: that stays."""
+        output, counted = estimate_bytes(self.said_bytes), self._counted
+        if counted is None:
+            return TokenUsage(estimate_input(self._request), 0, 0, output, 0, estimated=True)
+        return replace(counted, output_tokens=max(output, counted.output_tokens), estimated=True)
 
     def _add(self, piece: Piece) -> None:
         self._flush()
@@ -91,6 +124,17 @@ class Reply(ABC):
         if self._texts:
             self._pieces.append(Delta(self._kind, "".join(self._texts)))
             self._texts.clear()
+
+
+def no_cookies() -> http.cookiejar.CookieJar:
+    """A jar that stays empty: what a provider tells one caller it must not hear from another one, with another key."""
+    return http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+
+
+def headers(request_id: str) -> dict[str, str]:
+    """Of a request. Its id stands in the provider's log, so that a bill can be compared with ours."""
+    named = {"X-Client-Request-Id": request_id} if request_id else {}
+    return {"Content-Type": "application/json", **named}
 
 
 async def read_reply(

@@ -5,8 +5,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, delete, func, select, text
+from sqlalchemy import ColumnElement, Row, delete, func, or_, select, text
 
+from ..auth.authority import ROLES
 from ..auth.models import User
 from ..kit.postgres import ReadSession, WriteSession
 from ..kit.timestamps import now
@@ -71,6 +72,19 @@ async def list_owner_ids(tx: ReadSession) -> Sequence[UUID]:
     """Those that are not suspended."""
     owners = Membership.role == "owner", Membership.suspend_time.is_(None)
     return (await tx.execute(select(Membership.user_id).where(*owners))).scalars().all()
+
+
+async def list_people_with(tx: ReadSession, permission: str) -> Sequence[UUID]:
+    """The persons who hold it in the organization, those that are suspended left out."""
+    roles = [role for role, permissions in ROLES.items() if permission in permissions]
+    query = (
+        select(Membership.user_id)
+        .join(User, User.id == Membership.user_id)
+        .outerjoin(CustomRole, CustomRole.id == Membership.custom_role_id)
+        .where(User.kind == "person", Membership.suspend_time.is_(None))
+        .where(or_(Membership.role.in_(roles), CustomRole.permissions.contains([permission])))
+    )
+    return (await tx.execute(query)).scalars().all()
 
 
 async def find_invitation(tx: ReadSession, invitation_id: UUID) -> Invitation | None:

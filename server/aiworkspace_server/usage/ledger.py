@@ -1,78 +1,299 @@
-"""Reserve before a model is asked, settle when the run has ended: each once, whatever happens in between."""
+"""The ledger: reserve before a provider is asked, settle or release when it has answered; each once, whatever happens.
 
-from collections.abc import Sequence
+Entries are only ever added. A reservation is open while there is no entry that ends it, and the database takes one such
+entry for each. Budgets are counted in the same transactions, under a lock that whoever counts them anew takes alone.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, select, text, update
-from sqlalchemy.dialects.postgresql import insert
 
+from aiworkspace.v1 import common_pb2
+
+from ..kit.errors import InvalidArgument, RateLimited
 from ..kit.ids import new_id
 from ..kit.postgres import ReadSession, WriteSession
 from ..kit.timestamps import now
 from ..llm.base import TokenUsage
-from ..llm.prices import Price
-from .models import LedgerEntry, Reservation
+from ..llm.prices import Price, UnknownPrice, price, usd
+from .models import NO_KEY, TOKENS, LedgerEntry, RunClaim
 
-_LIST_OPEN = text("SELECT * FROM list_open_reservations()")
+# Held by all who write entries together, and by who adds entries up alone. To be taken in a statement before the one
+# that looks at budgets.
+_TOGETHER = "(SELECT pg_advisory_xact_lock_shared(hashtextextended('ledger ' || CAST(:org_id AS text), 0)))"
+_ALONE = text("SELECT pg_advisory_xact_lock(hashtextextended('ledger ' || CAST(:org_id AS text), 0))")
+
+NOT_PRICED = "none"  # the price list of what cost nothing, whatever the prices
+
+_WHOSE = "org_id, workspace_id, conversation_id, run_id, run_time, user_id, key_id, request_id"
+_TOKENS = ", ".join(TOKENS)
+_GIVEN_TOKENS = ", ".join(f"CAST(:{name} AS bigint)" for name in TOKENS)
+# The budgets that count a run, each with the one whose budget it is and the window: that in which the run began, if
+# the budget was there before it ended.
+COUNTING = """
+  budgets b CROSS JOIN LATERAL (SELECT
+    CASE b.scope
+      WHEN 'org' THEN b.org_id
+      WHEN 'workspace' THEN CAST(:workspace_id AS uuid)
+      WHEN 'member' THEN CAST(:user_id AS uuid)
+      ELSE CAST(:key_id AS uuid) END,
+    date_trunc(b.period, CAST(:run_time AS timestamptz), 'UTC')) AS counts(subject_id, start_time)
+  WHERE counts.subject_id IS NOT NULL
+    AND (b.scope = 'org' OR b.subject_id IS NULL OR b.subject_id = counts.subject_id)
+    AND counts.start_time >= date_trunc(b.period, b.create_time, 'UTC')
+"""
+_CLAIM = text(f"""
+  INSERT INTO run_claims (org_id, run_id, workspace_id, conversation_id, user_id, request_id, content_hash, state,
+                          server_id, create_time)
+  SELECT :org_id, :run_id, :workspace_id, :conversation_id, :user_id, :request_id, :content_hash, 'open', :server_id,
+         :run_time
+  FROM {_TOGETHER} AS locked
+  ON CONFLICT DO NOTHING
+  RETURNING run_id
+""")
+_LOCK = text(f"SELECT 1 FROM {_TOGETHER} AS locked")
+# Rows are locked in the order of the budgets, so that no two who count wait for each other.
+_BUDGETS = f"""
+  INSERT INTO budget_windows AS w (org_id, budget_id, subject_id, start_time, settled_nanos, reserved_nanos,
+                                   alerted_percent)
+  SELECT b.org_id, b.id, counts.subject_id, counts.start_time, CAST(:cost_nanos AS bigint),
+         greatest(CAST(:reserved_nanos AS bigint), 0), 0
+  FROM {COUNTING} ORDER BY b.id
+  ON CONFLICT (org_id, budget_id, subject_id, start_time) DO UPDATE SET
+    settled_nanos = w.settled_nanos + CAST(:cost_nanos AS bigint),
+    reserved_nanos = w.reserved_nanos + CAST(:reserved_nanos AS bigint)
+  RETURNING *
+"""
+_RESERVE = text(f"""
+  WITH entry AS (
+    INSERT INTO ledger_entries ({_WHOSE}, id, kind, attempt, model, own_key, {_TOKENS}, estimated, reserved_nanos,
+                                cost_nanos, currency, price_version, create_time)
+    VALUES (:org_id, :workspace_id, :conversation_id, :run_id, :run_time, :user_id, :key_id, :request_id, :id,
+            'reserve', :attempt, :model, :own_key, 0, 0, 0, 0, 0, 0, 0, false, :reserved_nanos, 0, :currency, :version,
+            :time)
+  ), counted AS ({_BUDGETS})
+  SELECT b.id, b.scope, b.period, b.limit_nanos, c.start_time, c.settled_nanos, c.reserved_nanos
+  FROM counted c JOIN budgets b ON b.id = c.budget_id
+  WHERE b.hard AND c.settled_nanos + c.reserved_nanos > b.limit_nanos
+  ORDER BY b.limit_nanos - c.settled_nanos - c.reserved_nanos
+""")
+_END = text(f"""
+  INSERT INTO ledger_entries ({_WHOSE}, id, kind, attempt, model, own_key, {_TOKENS}, estimated, reserved_nanos,
+                              cost_nanos, currency, price_version, create_time)
+  SELECT {_WHOSE}, :id, :kind, attempt, model, own_key, {_GIVEN_TOKENS}, :estimated, -reserved_nanos,
+         :nanos, :currency, :version, :time
+  FROM ledger_entries, {_TOGETHER} AS locked
+  WHERE run_id = :run_id AND attempt = :attempt AND kind = 'reserve'
+  ON CONFLICT (org_id, run_id, attempt) WHERE kind IN ('settle', 'release') DO NOTHING
+  RETURNING *
+""")
+# Copies who and what from the first entry of the attempt.
+_ADJUST = text(f"""
+  INSERT INTO ledger_entries ({_WHOSE}, id, kind, attempt, model, own_key, {_TOKENS}, estimated, reserved_nanos,
+                              cost_nanos, currency, price_version, create_time)
+  SELECT {_WHOSE}, :id, 'adjust', attempt, model, own_key, {_GIVEN_TOKENS}, false, 0, :nanos, :currency, :version, :time
+  FROM ledger_entries
+  WHERE run_id = :run_id AND attempt = :attempt
+  ORDER BY id LIMIT 1
+  RETURNING *
+""")
+_COUNT = text(f"""
+  WITH sums AS (
+    INSERT INTO usage_rollups AS r (org_id, period, start_time, workspace_id, user_id, key_id, model, request_count,
+                                    {_TOKENS}, cost_nanos)
+    SELECT :org_id, period, date_trunc(period, CAST(:create_time AS timestamptz), 'UTC'), :workspace_id, :user_id,
+           coalesce(:key_id, CAST('{NO_KEY}' AS uuid)), :model, CAST(:requests AS bigint), {_GIVEN_TOKENS}, :cost_nanos
+    FROM (VALUES ('day'), ('hour')) AS periods(period)
+    WHERE :kind IN ('settle', 'adjust')
+    ON CONFLICT (org_id, period, start_time, workspace_id, user_id, key_id, model) DO UPDATE SET
+      request_count = r.request_count + excluded.request_count,
+      {", ".join(f"{name} = r.{name} + excluded.{name}" for name in (*TOKENS, "cost_nanos"))}
+  ), counted AS ({_BUDGETS})
+  SELECT c.*, b.limit_nanos, b.alert_percents FROM counted c JOIN budgets b ON b.id = c.budget_id
+""")
+
+# Told of windows in which more was spent, in the transaction that counted it.
+Watch = Callable[[WriteSession, Sequence[Row[*tuple[Any, ...]]]], Awaitable[None]]
 
 
-async def reserve(tx: WriteSession, values: dict[str, Any]) -> bool:
-    """Opens a reservation.
+@dataclass(frozen=True, slots=True)
+class Spender:
+    """For whom and for what a run spends money."""
 
-    False when the request_id was used before or the conversation has an open one; `find_request` tells which.
+    org_id: UUID
+    workspace_id: UUID
+    conversation_id: UUID
+    run_id: UUID
+    run_time: datetime
+    user_id: UUID
+    key_id: UUID | None  # of an API key
+    request_id: UUID | None
+
+
+class BudgetExhausted(RateLimited):
+    """A hard budget does not have enough left for a reservation."""
+
+    def __init__(self, row: Row[*tuple[Any, ...]], amount: Price) -> None:
+        opens = window_end(row.period, row.start_time)
+        left = max(0, row.limit_nanos - row.settled_nanos - row.reserved_nanos + amount.nanos)
+        words = {"org": "the organization", "workspace": "the workspace", "member": "the member", "api_key": "the key"}
+        message = (
+            f"The {row.period}'s budget of {words[row.scope]} has {usd(left)} {amount.currency} left and this may cost"
+            f" up to {usd(amount.nanos)}; it opens again at {opens:%Y-%m-%d %H:%M} UTC."
+        )
+        super().__init__(
+            f"budget:{row.id}",
+            message,
+            (opens - now()).total_seconds(),
+            common_pb2.ERROR_REASON_BUDGET_EXHAUSTED,
+            {"budget_id": str(row.id), "remaining_nanos": str(left), "currency": amount.currency},
+        )
+
+
+class Ledger:
+    """Writes entries. Every method works in the caller's transaction, as the tenant of it.
+
+    A transaction writes entries of one run, or counts alone: so no two wait for what the other has locked.
     """
-    row = {**values, "state": "open", "create_time": now()}
-    claim = insert(Reservation).values(**row).on_conflict_do_nothing().returning(Reservation.run_id)
-    return (await tx.execute(claim)).first() is not None
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    async def claim(self, tx: WriteSession, spender: Spender, content_hash: bytes, server_id: UUID) -> bool:
+        """Opens the claim of a run.
+
+        False when the request_id was used before or the conversation has an open one; `find_request` tells which.
+        """
+        values = asdict(spender) | {"content_hash": content_hash, "server_id": server_id}
+        return (await tx.execute(_CLAIM, values)).first() is not None
+
+    async def reserve(
+        self,
+        tx: WriteSession,
+        spender: Spender,
+        attempt: int,
+        model: str,
+        amount: Price,
+        *,
+        own_key: bool,
+        time: datetime | None = None,
+    ) -> None:
+        """Reserves for an attempt. Raises BudgetExhausted, after which the transaction must not be committed.
+
+        `time`, or now, is the time of the entry, at whose prices the attempt is reserved, settled and reconciled.
+        """
+        if attempt > 1:  # else claiming took the lock
+            await tx.execute(_LOCK, {"org_id": spender.org_id})
+        values = asdict(spender) | {"currency": amount.currency, "version": amount.version}
+        values |= {"reserved_nanos": amount.nanos, "cost_nanos": 0, "id": new_id(), "time": time or now()}
+        values |= {"attempt": attempt, "model": model, "own_key": own_key}
+        exceeded = (await tx.execute(_RESERVE, values)).all()
+        if exceeded:
+            raise BudgetExhausted(exceeded[0], amount)
+
+    async def settle(
+        self, tx: WriteSession, org_id: UUID, run_id: UUID, attempt: int, usage: TokenUsage, cost: Price
+    ) -> bool:
+        """Ends the reservation with what the attempt used. False when it was ended before, or never there."""
+        return await self._end(tx, org_id, run_id, attempt, "settle", usage, cost)
+
+    async def release(self, tx: WriteSession, org_id: UUID, run_id: UUID, attempt: int) -> bool:
+        """Ends the reservation of an attempt for which there is nothing to pay."""
+        return await self._end(tx, org_id, run_id, attempt, "release", TokenUsage(0, 0, 0, 0, 0), Price(0, NOT_PRICED))
+
+    async def _end(
+        self, tx: WriteSession, org_id: UUID, run_id: UUID, attempt: int, kind: str, usage: TokenUsage, cost: Price
+    ) -> bool:
+        values = asdict(usage) | asdict(cost) | {"org_id": org_id, "run_id": run_id, "attempt": attempt}
+        ended = (await tx.execute(_END, values | {"id": new_id(), "kind": kind, "time": now()})).one_or_none()
+        if ended is None:
+            return False
+        await self._count(tx, ended)
+        return True
+
+    async def adjust(
+        self, tx: WriteSession, run_id: UUID, attempt: int, tokens: Mapping[str, int], difference: Price
+    ) -> None:
+        """Corrects what an attempt that has ended used and cost, by the differences. To be called by who counts alone.
+
+        `tokens` has a number for each of TOKENS.
+        """
+        values = {**tokens, **asdict(difference), "run_id": run_id, "attempt": attempt}
+        await self._count(tx, (await tx.execute(_ADJUST, values | {"id": new_id(), "time": now()})).one())
+
+    async def _count(self, tx: WriteSession, entry: Row[*tuple[Any, ...]]) -> None:
+        """Adds an entry that was just written to roll-ups and budgets."""
+        values = {**entry._mapping, "requests": int(entry.kind == "settle")}
+        windows = (await tx.execute(_COUNT, values)).all()
+        if windows and entry.cost_nanos > 0:
+            await self._watch(tx, windows)
+
+
+async def count_alone(tx: WriteSession, org_id: UUID) -> None:
+    """Keeps all others from writing entries of the organization until the transaction ends.
+
+    For who changes what is counted, or writes entries of several runs. Comes first in a transaction: two who hold the
+    lock together and want it alone would wait for each other.
+    """
+    await tx.execute(_ALONE, {"org_id": org_id})
 
 
 async def find_request(tx: ReadSession, user_id: UUID, request_id: UUID) -> Row[UUID, bytes] | None:
     """Run and content hash of an earlier request of this person."""
-    same = Reservation.user_id == user_id, Reservation.request_id == request_id
-    query = select(Reservation.run_id, Reservation.content_hash).where(*same)
+    same = RunClaim.user_id == user_id, RunClaim.request_id == request_id
+    query = select(RunClaim.run_id, RunClaim.content_hash).where(*same)
     return (await tx.execute(query)).one_or_none()
 
 
-async def settle(tx: WriteSession, run_id: UUID, usage: TokenUsage, price: Price) -> bool:
-    """Closes the reservation and writes the ledger entry. False when the run was settled before."""
-    reservation = await _close(tx, run_id, "settled")
-    if reservation is None:
-        return False
-    shared = ("org_id", "workspace_id", "conversation_id", "run_id", "user_id", "request_id", "model")
-    entry = {name: getattr(reservation, name) for name in shared} | {
-        "id": new_id(),
-        "input_tokens": usage.input_tokens,
-        "cached_input_tokens": usage.cached_input_tokens,
-        "cache_write_tokens": usage.cache_write_tokens,
-        "output_tokens": usage.output_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "estimated": usage.estimated,
-        "cost_nanos": price.nanos,
-        "currency": price.currency,
-        "price_version": price.version,
-        "create_time": now(),
-    }
-    await tx.execute(insert(LedgerEntry).values(**entry))
-    return True
+async def list_reserved(tx: ReadSession, run_id: UUID) -> Sequence[LedgerEntry]:
+    """The reservations of a run that nothing has ended, by attempt."""
+    ends = select(LedgerEntry.attempt).where(LedgerEntry.run_id == run_id, LedgerEntry.kind.in_(("settle", "release")))
+    begins = LedgerEntry.run_id == run_id, LedgerEntry.kind == "reserve", LedgerEntry.attempt.not_in(ends)
+    return (await tx.execute(select(LedgerEntry).where(*begins).order_by(LedgerEntry.attempt))).scalars().all()
 
 
-async def release(tx: WriteSession, run_id: UUID) -> None:
-    """Closes the reservation of a run for which there is nothing to pay."""
-    await _close(tx, run_id, "released")
+async def list_settled(tx: ReadSession, run_id: UUID) -> Sequence[LedgerEntry]:
+    """What the attempts of a run have cost so far, by attempt."""
+    query = select(LedgerEntry).where(LedgerEntry.run_id == run_id, LedgerEntry.kind == "settle")
+    return (await tx.execute(query.order_by(LedgerEntry.attempt))).scalars().all()
+
+
+async def holds(tx: WriteSession, run_id: UUID, server_id: UUID) -> bool:
+    """Whether the run is open and this server's, as it stays until the transaction ends."""
+    own = RunClaim.run_id == run_id, RunClaim.server_id == server_id, RunClaim.state == "open"
+    return (await tx.execute(select(RunClaim.run_id).where(*own).with_for_update())).first() is not None
+
+
+async def close(tx: WriteSession, run_id: UUID) -> None:
+    """Gives the conversation free for the next run."""
+    await tx.execute(update(RunClaim).where(RunClaim.run_id == run_id).values(state="closed"))
 
 
 async def withdraw(tx: WriteSession, run_id: UUID) -> None:
-    """Releases the reservation of a run that did not come to be. Its request_id may be used again."""
-    await tx.execute(update(Reservation).where(Reservation.run_id == run_id).values(state="released", request_id=None))
+    """Closes the claim of a run that did not come to be. Its request_id may be used again."""
+    await tx.execute(update(RunClaim).where(RunClaim.run_id == run_id).values(state="closed", request_id=None))
 
 
-async def list_open(tx: ReadSession) -> Sequence[Row[*tuple[Any, ...]]]:
-    """Organization, run and conversation of every tenant's open reservations: where to clean up after a crash."""
-    return (await tx.execute(_LIST_OPEN)).all()
+def reservation(model: str, input_tokens: int, max_output_tokens: int, at: datetime) -> Price:
+    """What a request costs at most. Raises InvalidArgument for a model of which nobody knows what it costs."""
+    try:
+        return price(model, TokenUsage(input_tokens, 0, 0, max_output_tokens, 0), at)
+    except UnknownPrice:
+        raise InvalidArgument({"model": f"no price list knows what {model[:100]!r} costs"}) from None
 
 
-async def _close(tx: WriteSession, run_id: UUID, state: str) -> Row[*tuple[Any, ...]] | None:
-    still_open = Reservation.run_id == run_id, Reservation.state == "open"
-    closed = update(Reservation).where(*still_open).values(state=state).returning(*Reservation.__table__.columns)
-    return (await tx.execute(closed)).one_or_none()
+def window_start(period: str, time: datetime) -> datetime:
+    """When the window of a budget began in which a time in UTC lies."""
+    midnight = time.replace(hour=0, minute=0, second=0, microsecond=0)
+    return midnight if period == "day" else midnight.replace(day=1)
+
+
+def window_end(period: str, start: datetime) -> datetime:
+    """When the window of a budget that began at `start` ends."""
+    if period == "day":
+        return start + timedelta(days=1)
+    return (start + timedelta(days=32)).replace(day=1)

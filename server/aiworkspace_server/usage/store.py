@@ -1,42 +1,54 @@
-"""Queries on the ledger. The tenant is set by the session, never here."""
+"""Queries on the ledger and its roll-ups. The tenant is set by the session, never here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ColumnElement, Row, Select, String, cast, func, literal_column, select, tuple_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Row,
+    Select,
+    String,
+    Subquery,
+    cast,
+    func,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
 
 from ..kit.postgres import ReadSession
-from .models import LedgerEntry
+from .models import NO_KEY, TOKENS, LedgerEntry, UsageRollup
 
 CURRENCY = "USD"  # the one in which all providers' prices are given
+SPENT = ("settle", "adjust")  # the kinds of entries that say what was spent
 
+Table = type[LedgerEntry] | type[UsageRollup]
+Column = Any  # of SQLAlchemy: its types of columns, labels and attributes have no name in common
+
+_KEY = func.coalesce(LedgerEntry.key_id, NO_KEY)
+_HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
+_LAST = datetime.max.replace(tzinfo=UTC)
 # Written out: bound parameters would make the expression in GROUP BY another one than that in SELECT.
-_DAY: ColumnElement[str] = literal_column(
-    "to_char(ledger_entries.create_time AT TIME ZONE 'UTC', 'YYYY-MM-DD')", String
-)
 DIMENSIONS: dict[str, ColumnElement[str]] = {
-    "workspace_id": cast(LedgerEntry.workspace_id, String),
-    "user_id": cast(LedgerEntry.user_id, String),
-    "model": LedgerEntry.model.expression,
-    "day": _DAY,
+    "workspace_id": literal_column("CAST(spent.workspace_id AS text)", String),
+    "user_id": literal_column("CAST(spent.user_id AS text)", String),
+    "model": literal_column("spent.model", String),
+    "day": literal_column("to_char(spent.time AT TIME ZONE 'UTC', 'YYYY-MM-DD')", String),
+    "hour": literal_column("to_char(spent.time AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24')", String),
+    "api_key_id": literal_column(f"coalesce(CAST(nullif(spent.key_id, '{NO_KEY}') AS text), '')", String),
 }
-_SUMS = (
-    func.count().label("request_count"),
-    *(
-        cast(func.coalesce(func.sum(column), 0), BigInteger).label(column.key)
-        for column in (
-            LedgerEntry.input_tokens,
-            LedgerEntry.cached_input_tokens,
-            LedgerEntry.cache_write_tokens,
-            LedgerEntry.output_tokens,
-            LedgerEntry.reasoning_tokens,
-            LedgerEntry.cost_nanos,
-        )
-    ),
-)
+_SUMMED = (*TOKENS, "cost_nanos")
+_SUMS = [
+    cast(func.coalesce(func.sum(literal_column(f"spent.{name}")), 0), BigInteger).label(name)
+    for name in ("request_count", *_SUMMED)
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,38 +57,112 @@ class Filter:
 
     workspace_id: UUID | None
     user_id: UUID | None
+    key_id: UUID | None
     model: str | None
     start: datetime | None  # inclusive
     end: datetime | None  # exclusive
 
-    def conditions(self) -> list[ColumnElement[bool]]:
-        equal = {name: getattr(self, name) for name in ("workspace_id", "user_id", "model")}
-        conditions = [getattr(LedgerEntry, name) == value for name, value in equal.items() if value is not None]
-        if self.start:
-            conditions.append(LedgerEntry.create_time >= self.start)
-        if self.end:
-            conditions.append(LedgerEntry.create_time < self.end)
-        return conditions
+
+Time = tuple[datetime | None, datetime | None]  # from and before; None is without end
 
 
-async def total(tx: ReadSession, wanted: Filter) -> Row[*tuple[Any, ...]]:
-    return (await tx.execute(select(*_SUMS).where(*wanted.conditions()))).one()
+def cut(time: Time, size: timedelta) -> tuple[Time | None, list[Time]]:
+    """The whole hours or days in a time, if there is one, and what is left at both ends."""
+    start, end = time
+    first, last = start and _next(start, size), end and _floor(end, size)
+    if first and last and first >= last:
+        return None, [time]
+    edges: list[Time] = [(start, first)] if start != first else []
+    return (first, last), [*edges, (last, end)] if end != last else edges
 
 
-async def groups(
+def _floor(time: datetime, size: timedelta) -> datetime:
+    hour = time.replace(minute=0, second=0, microsecond=0)
+    return hour if size == _HOUR else hour.replace(hour=0)
+
+
+def _next(time: datetime, size: timedelta) -> datetime:
+    """The time itself when it begins an hour or day, else the begin of the next one."""
+    floor = _floor(time, size)
+    if time == floor:
+        return time
+    return floor + size if floor <= _LAST - size else _LAST
+
+
+async def sums(
     tx: ReadSession, wanted: Filter, by: Sequence[str], after: Sequence[str] | None, limit: int
-) -> Sequence[Row[*tuple[Any, ...]]]:
-    """Totals per group in the order of the names in `by`, from the group that follows `after`."""
+) -> tuple[Row[*tuple[Any, ...]], Sequence[Row[*tuple[Any, ...]]]]:
+    """The total, and totals per group in the order of the names in `by`, from the group that follows `after`.
+
+    One statement, so that they agree. It reads roll-ups, and entries of no more than two hours.
+    """
     columns = [DIMENSIONS[name].collate("C").label(name) for name in by]
-    query: Select[*tuple[Any, ...]] = select(*columns, *_SUMS).where(*wanted.conditions())
+    query: Select[*tuple[Any, ...]] = select(*columns, *_SUMS).select_from(_spent(wanted, whole_days="hour" not in by))
+    if not by:
+        return (await tx.execute(query)).one(), []
+    is_total = func.grouping(columns[0]) == 1
+    query = query.group_by(func.grouping_sets(tuple_(), tuple_(*columns)))
     if after:
-        query = query.where(tuple_(*columns) > tuple_(*after))
-    return (await tx.execute(query.group_by(*columns).order_by(*columns).limit(limit))).all()
+        query = query.having(or_(is_total, tuple_(*columns) > tuple_(*after)))
+    total, *groups = (await tx.execute(query.order_by(is_total.desc(), *columns).limit(limit + 1))).all()
+    return total, groups
 
 
-async def entries(tx: ReadSession, wanted: Filter, before: UUID | None, limit: int) -> Sequence[LedgerEntry]:
+def _spent(wanted: Filter, *, whole_days: bool) -> Subquery:
+    """What was spent, added up as far as the roll-ups are."""
+    parts = []
+    hours, edges = cut((wanted.start, wanted.end), _HOUR)
+    parts += [_entries(wanted, edge) for edge in edges]
+    if hours and whole_days:
+        days, edges = cut(hours, _DAY)
+        parts += [_rollups(wanted, "hour", edge) for edge in edges]
+        parts += [_rollups(wanted, "day", days)] if days else []
+    elif hours:
+        parts.append(_rollups(wanted, "hour", hours))
+    return union_all(*parts).subquery("spent")
+
+
+def _rollups(wanted: Filter, period: str, time: Time) -> Select[*tuple[Any, ...]]:
+    table, within = UsageRollup, _within(UsageRollup.start_time, time)
+    columns = _columns(table, table.start_time, table.key_id, table.request_count)
+    return select(*columns).where(table.period == period, *within, *_equals(table, table.key_id, wanted))
+
+
+def _entries(wanted: Filter, time: Time) -> Select[*tuple[Any, ...]]:
+    table, within = LedgerEntry, _within(LedgerEntry.create_time, time)
+    columns = _columns(table, table.create_time, _KEY, cast(table.kind == "settle", Integer))
+    return select(*columns).where(table.kind.in_(SPENT), *within, *_equals(table, _KEY, wanted))
+
+
+def _columns(table: Table, time: Column, key: Column, count: Column) -> list[Column]:
+    """What a row of either table adds to the sums, in the same order for both."""
+    named = time.label("time"), key.label("key_id"), count.label("request_count")
+    return [*named, *(getattr(table, name) for name in ("workspace_id", "user_id", "model", *_SUMMED))]
+
+
+def _equals(table: Table, key: Column, wanted: Filter) -> Iterator[ColumnElement[bool]]:
+    columns = {"workspace_id": table.workspace_id, "user_id": table.user_id, "key_id": key, "model": table.model}
+    for name, column in columns.items():
+        if (value := getattr(wanted, name)) is not None:
+            yield column == value
+
+
+def _within(column: Column, time: Time) -> Iterator[ColumnElement[bool]]:
+    start, end = time
+    if start:
+        yield column >= start
+    if end:
+        yield column < end
+
+
+async def entries(
+    tx: ReadSession, wanted: Filter, kinds: Sequence[str], run_id: UUID | None, before: UUID | None, limit: int
+) -> Sequence[LedgerEntry]:
     """The latest first, from the one that follows `before`."""
-    query = select(LedgerEntry).where(*wanted.conditions()).order_by(LedgerEntry.id.desc()).limit(limit)
+    within = _within(LedgerEntry.create_time, (wanted.start, wanted.end))
+    query = select(LedgerEntry).where(LedgerEntry.kind.in_(kinds), *within, *_equals(LedgerEntry, _KEY, wanted))
+    if run_id:
+        query = query.where(LedgerEntry.run_id == run_id)
     if before:
         query = query.where(LedgerEntry.id < before)
-    return (await tx.execute(query)).scalars().all()
+    return (await tx.execute(query.order_by(LedgerEntry.id.desc()).limit(limit))).scalars().all()

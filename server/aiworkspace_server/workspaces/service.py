@@ -7,13 +7,13 @@ from cachetools import TTLCache
 
 from ..auth.authority import WORKSPACE_PERMISSIONS, Principal, Scope
 from ..kit.context import Call
-from ..kit.errors import InvalidArgument, NotFound, Unavailable, etag_mismatch
+from ..kit.errors import InvalidArgument, NotFound, etag_mismatch
 from ..kit.ids import new_id
-from ..kit.postgres import Database, WriteSession
+from ..kit.postgres import Database, ReadSession, WriteSession
 from ..kit.timestamps import now
-from ..llm.base import Provider, ProviderError
-from ..llm.registry import Registry, UnknownModel
 from ..orgs import service as orgs
+from ..policies import store as policies
+from ..policies.policy import parse
 from . import members, store
 from .models import Workspace, WorkspaceMember
 
@@ -56,6 +56,12 @@ class WorkspaceFinder:
         """The same for every workspace: after changes of teams, which may be in any of them."""
         self._changes += 1
         self._found.clear()
+
+
+async def default_model(tx: ReadSession, org_id: UUID) -> str:
+    """That of workspaces which name none: as the organization's policy says."""
+    row = await policies.find_policy(tx, org_id)
+    return parse(row.policy if row else None).default_model or DEFAULT_MODEL
 
 
 async def create_workspace(tx: WriteSession, org_id: UUID, values: dict[str, str], creator: Principal) -> Workspace:
@@ -104,16 +110,3 @@ async def set_visibility(
         workspace.version += 1
         workspace.update_time = now()
     return workspace
-
-
-async def resolve_model(registry: Registry, model: str, field: str) -> tuple[Provider, str]:
-    """The provider of a model and its own name for it. Raises InvalidArgument for what is not one of ListModels.
-
-    May ask a local model server: not to be called in a transaction.
-    """
-    try:
-        return await registry.resolve(model)
-    except UnknownModel:
-        raise InvalidArgument({field: f"{model[:100]!r} is not one of ListModels"}) from None
-    except ProviderError:
-        raise Unavailable("The server of this model does not answer. Try again.") from None

@@ -15,7 +15,7 @@ from ..kit.pages import Pages
 from ..kit.postgres import Database
 from ..kit.replies import Replies
 from ..kit.timestamps import timestamp
-from ..llm.registry import Registry
+from ..policies.providers import Providers
 from . import members, service, store
 from .members import Who
 from .models import Workspace, WorkspaceMember
@@ -29,22 +29,22 @@ class WorkspaceServicer(WorkspaceServiceServicer):
     def __init__(
         self,
         db: Database,
-        registry: Registry,
+        providers: Providers,
         finder: WorkspaceFinder,
         rights_lost: RightsLost,
         pages: Pages,
         replies: Replies,
     ) -> None:
         self._db = db
-        self._registry = registry
+        self._providers = providers
         self._finder = finder
         self._rights_lost = rights_lost
         self._pages = pages
         self._replies = replies
 
     async def CreateWorkspace(self, request: pb.CreateWorkspaceRequest, context: Any) -> pb.CreateWorkspaceResponse:
-        model = request.default_model or service.DEFAULT_MODEL
-        await service.resolve_model(self._registry, model, "default_model")
+        model = request.default_model or await self._default_model()
+        await self._providers.check(tenant_id(), model, "default_model")
         values = {"name": request.name, "default_model": model, "system_prompt": request.system_prompt}
         values["visibility"] = _visibility(request.visibility or pb.WORKSPACE_VISIBILITY_ORG)
         async with self._db.write(tenant_id(), caller_id()) as tx:
@@ -73,7 +73,7 @@ class WorkspaceServicer(WorkspaceServiceServicer):
         values = changes(given, request.update_mask, {"name", "default_model", "system_prompt"})
         workspace_id = parse_id(given.workspace_id, "workspace.workspace_id")
         if "default_model" in values:
-            await service.resolve_model(self._registry, values["default_model"], "workspace.default_model")
+            await self._providers.check(tenant_id(), values["default_model"], "workspace.default_model")
         async with self._db.write(tenant_id()) as tx:
             workspace = await service.update_workspace(tx, workspace_id, given.etag, values)
         return pb.UpdateWorkspaceResponse(workspace=_workspace_to_proto(workspace))
@@ -124,6 +124,10 @@ class WorkspaceServicer(WorkspaceServiceServicer):
             rows = await store.list_members(tx, workspace_id, after, limit)
         rows, more = self._pages.cut(request, rows, lambda row: [row[0].member_id])
         return pb.ListWorkspaceMembersResponse(members=[_member_to_proto(*row) for row in rows], next_page_token=more)
+
+    async def _default_model(self) -> str:
+        async with self._db.read(tenant_id()) as tx:
+            return await service.default_model(tx, tenant_id())
 
     async def _withdrawn(self, workspace_id: UUID) -> None:
         """After a change that may have taken rights from somebody."""

@@ -73,6 +73,7 @@ def _options(sockets: Path) -> list[str]:
         "listen_addresses": "",
         "unix_socket_directories": str(sockets),
         "unix_socket_permissions": "0700",
+        "max_connections": "400",  # for a dozen processes
         "shared_buffers": "64MB",
         "max_wal_size": "256MB",
         "min_wal_size": "32MB",

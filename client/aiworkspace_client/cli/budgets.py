@@ -1,0 +1,165 @@
+"""aiws budgets and aiws limits: how much may be spent, and what stands in the way of a message."""
+
+from decimal import Decimal, InvalidOperation
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from aiworkspace_client.cli import output
+from aiworkspace_client.cli.account import Json
+from aiworkspace_client.cli.orgs import Org
+from aiworkspace_client.cli.session import connected
+from aiworkspace_client.types import Budget, BudgetLimit, BudgetScope, BudgetStatus, BudgetWindow, Money, RateLimit
+
+app = typer.Typer(no_args_is_help=True, help="Budgets: how much may be spent, by whom, in which time.")
+
+_MOST_NANOS = 2**63 - 1
+_FIGURES = ("LIMIT", "SPENT", "RESERVED", "LEFT")
+_COLUMNS = ("BUDGET", "WHOSE", "WINDOW", "KIND", *_FIGURES, "UNTIL")
+
+
+class Whose(StrEnum):
+    """BudgetScope for the command line."""
+
+    ORG = "org"
+    WORKSPACE = "workspace"
+    MEMBER = "member"
+    API_KEY = "api-key"
+
+
+class Window(StrEnum):
+    """BudgetWindow for the command line."""
+
+    DAY = "day"
+    MONTH = "month"
+
+
+def _usd(text: str) -> int:
+    """The nanos of an amount that was typed."""
+    try:
+        nanos = Decimal(text.replace(",", "")) * output.NANOS
+    except InvalidOperation:
+        raise typer.BadParameter("is no amount, such as 50 or 0.25") from None
+    if not (nanos.is_finite() and 0 <= nanos <= _MOST_NANOS and nanos == int(nanos)):
+        raise typer.BadParameter("must not be negative, and have no more than nine decimal places")
+    return int(nanos)
+
+
+@app.command("list")
+def list_budgets(ctx: typer.Context, org: Org = "", json: Json = False) -> None:
+    """List the budgets, the oldest first, with what is spent of them."""
+    with connected(ctx) as session:
+        found = session.client.budgets.list(session.org_id(org))
+        if json:
+            return output.as_json(found)
+        output.table(_COLUMNS, map(_row, found), right=_FIGURES)
+
+
+@app.command()
+def create(
+    ctx: typer.Context,
+    limit: Annotated[int, typer.Argument(parser=_usd, metavar="USD", help="The most that may be spent, such as 50.")],
+    per: Annotated[Window, typer.Option("--per", help="In which time, by UTC.")] = Window.MONTH,
+    whose: Annotated[Whose, typer.Option("--for", help="Whose spending it counts.")] = Whose.ORG,
+    subject: Annotated[
+        str, typer.Option("--id", help="Only this workspace, member or key. Without it each has a budget of its own.")
+    ] = "",
+    soft: Annotated[bool, typer.Option("--soft", help="Only tell of it; refuse nothing.")] = False,
+    alerts: Annotated[
+        list[int] | None, typer.Option("--alert", help="Percentage at which to send a mail. Repeat it.", min=1, max=100)
+    ] = None,
+    org: Org = "",
+    json: Json = False,
+) -> None:
+    """Make a budget. What was spent in its present window counts from the start."""
+    if subject and whose == Whose.ORG:
+        raise typer.BadParameter("--id is of a workspace, member or key: say which with --for")
+    with connected(ctx) as session:
+        budget = session.client.budgets.create(
+            org_id=session.org_id(org),
+            scope=BudgetScope.Value(f"BUDGET_SCOPE_{whose.name}"),
+            window=BudgetWindow.Value(f"BUDGET_WINDOW_{per.name}"),
+            limit=Money(currency_code="USD", nanos=limit),
+            workspace_id=subject if whose == Whose.WORKSPACE else "",
+            user_id=subject if whose == Whose.MEMBER else "",
+            api_key_id=subject if whose == Whose.API_KEY else "",
+            hard=not soft,
+            alert_percents=list(dict.fromkeys(alerts or ())),
+        )
+        if json:
+            return output.as_json(budget)
+        output.say("Created the budget. Its id:", "green")
+        output.out.print(budget.budget_id)
+
+
+@app.command()
+def delete(
+    ctx: typer.Context,
+    budget_id: Annotated[str, typer.Argument(help="Id from aiws budgets list.")],
+    org: Org = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a budget."""
+    with connected(ctx) as session:
+        org_id = session.org_id(org)
+        if not yes:
+            typer.confirm(f"Delete the budget {budget_id}?", abort=True, err=True)
+        session.client.budgets.delete(org_id=org_id, budget_id=budget_id)
+        output.say("Deleted.")
+
+
+def limits(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Option("--model", "-m", help="Model to ask; the workspace's unless given.")] = "",
+    input_tokens: Annotated[int, typer.Option("--input", help="Tokens that would go in.", min=0)] = 1000,
+    output_tokens: Annotated[
+        int, typer.Option("--output", help="Most tokens of the answer. 0: all allowed.", min=0)
+    ] = 0,
+    workspace: Annotated[str, typer.Option("--workspace", "-w", help="Where; the one in use unless given.")] = "",
+    json: Json = False,
+) -> None:
+    """Say what a message may cost, and which budgets and rate limits it meets. Nothing is sent."""
+    with connected(ctx) as session:
+        found = session.client.budgets.explain_limit(
+            workspace_id=session.workspace_id(workspace),
+            model=model,
+            input_tokens=input_tokens,
+            max_output_tokens=output_tokens,
+        )
+        if json:
+            return output.as_json(found)
+        answer = ["allowed", "yes" if found.allowed else "no"], ["model", found.model]
+        output.table(("", ""), [*answer, ["may cost up to", output.money(found.reservation)]])
+        if found.budgets:
+            output.table((*_COLUMNS, "FITS"), map(_met, found.budgets), right=_FIGURES)
+        rates = ("RATE LIMIT", "PER MINUTE", "LEFT", "FITS")
+        output.table(rates, map(_rate, found.rate_limits), right=rates[1:3])
+
+
+def _row(budget: Budget) -> list[str]:
+    subject = budget.workspace_id or budget.user_id or budget.api_key_id
+    if not subject and budget.scope != BudgetScope.BUDGET_SCOPE_ORG:
+        subject = "each"
+    return [*_terms(budget, subject), *_figures(budget.limit, budget.status if budget.HasField("status") else None)]
+
+
+def _met(budget: BudgetLimit) -> list[str]:
+    return [*_terms(budget, ""), *_figures(budget.limit, budget.status), "yes" if budget.fits else "no"]
+
+
+def _terms(budget: Budget | BudgetLimit, subject: str) -> list[str]:
+    scope = BudgetScope.Name(budget.scope).removeprefix("BUDGET_SCOPE_").lower().replace("_", "-")
+    window = BudgetWindow.Name(budget.window).removeprefix("BUDGET_WINDOW_").lower()
+    return [budget.budget_id, f"{scope} {subject}".rstrip(), window, "hard" if budget.hard else "soft"]
+
+
+def _figures(limit: Money, status: BudgetStatus | None) -> list[str]:
+    if status is None:
+        return [output.money(limit), "", "", "", ""]
+    amounts = (limit, status.settled, status.reserved, status.remaining)
+    return [*map(output.money, amounts), output.time(status.end_time)]
+
+
+def _rate(rate: RateLimit) -> list[str]:
+    return [rate.name, f"{rate.limit:,}", f"{rate.remaining:,}", "yes" if rate.fits else "no"]

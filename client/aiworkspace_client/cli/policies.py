@@ -1,0 +1,182 @@
+"""aiws models policy: which models may be used, and how."""
+
+import re
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from aiworkspace_client.cli import output
+from aiworkspace_client.cli.account import Json
+from aiworkspace_client.cli.orgs import Org
+from aiworkspace_client.cli.session import Session, connected
+from aiworkspace_client.types import ModelLimit, ModelPolicy, ReasoningEffort
+
+app = typer.Typer(no_args_is_help=True, help="Policies: which models may be used, and how.")
+
+Scope = Annotated[
+    str, typer.Option("--workspace", "-w", help="Id of a workspace, for its policy rather than the organization's.")
+]
+_LIMIT = re.compile(r"(?P<model>[^/=]+/[^=]+)=(?P<requests>\d*)(?:/(?P<tokens>\d+))?")
+
+
+class Effort(StrEnum):
+    """How much a model may think."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    ANY = "any"
+
+
+@app.command()
+def show(ctx: typer.Context, workspace: Scope = "", org: Org = "", json: Json = False) -> None:
+    """Show the policy of the organization; of a workspace also what holds there, together with the organization's."""
+    with connected(ctx) as session:
+        if not workspace:
+            policy = session.client.models.get_org_model_policy(session.org_id(org))
+            return output.as_json(policy) if json else output.table(("", "ORGANIZATION"), _rows(policy))
+        answer = session.client.models.get_workspace_model_policy(workspace)
+        if json:
+            return output.as_json(answer)
+        output.table(("", "WORKSPACE", "IN EFFECT"), _rows(answer.policy, answer.effective))
+
+
+@app.command("set")
+def set_policy(
+    ctx: typer.Context,
+    workspace: Scope = "",
+    org: Org = "",
+    allow: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="Allow this model, or PROVIDER/*, and no others.")
+    ] = None,
+    allow_all: Annotated[bool, typer.Option("--allow-all", help="Allow every model.")] = False,
+    default: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Model of new workspaces of the organization.")
+    ] = None,
+    fallback: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="Ask this model when those before it fail.")
+    ] = None,
+    no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Ask no other model.")] = False,
+    go_on: Annotated[
+        bool | None, typer.Option("--continue/--no-continue", help="Let a fallback go on with a broken answer.")
+    ] = None,
+    resume: Annotated[
+        bool | None, typer.Option("--resume/--no-resume", help="Let another server take up an interrupted run.")
+    ] = None,
+    hedge_after: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Ask a fallback besides after so long; 0: never.")
+    ] = None,
+    min_temperature: Annotated[float | None, typer.Option(help="Least temperature.")] = None,
+    max_temperature: Annotated[float | None, typer.Option(help="Greatest temperature.")] = None,
+    max_output_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer; 0: any.")] = None,
+    max_stop_count: Annotated[int | None, typer.Option(help="Most stop texts.")] = None,
+    forbid_seed: Annotated[bool | None, typer.Option("--forbid-seed/--allow-seed", help="Forbid a seed.")] = None,
+    max_effort: Annotated[Effort | None, typer.Option(help="Greatest reasoning effort.")] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL=N[/N]", help="Requests, and tokens, a minute of a model or PROVIDER/*."),
+    ] = None,
+    no_limits: Annotated[bool, typer.Option("--no-limits", help="No limits.")] = False,
+) -> None:
+    """Change what is given in the policy of the organization or, with --workspace, of a workspace. The rest stays."""
+    lists: dict[str, Any] = {
+        "allowed_models": [] if allow_all else allow,
+        "fallback_models": [] if no_fallback else fallback,
+        "limits": [] if no_limits else limit and list(map(_read_limit, limit)),
+    }
+    values = {
+        "default_model": default,
+        "continue_broken_answers": go_on,
+        "resume_interrupted_runs": resume,
+        "hedge_after_seconds": hedge_after,
+    }
+    bounds = {
+        "min_temperature": min_temperature,
+        "max_temperature": max_temperature,
+        "max_output_tokens": max_output_tokens,
+        "max_stop_count": max_stop_count,
+        "seed_forbidden": forbid_seed,
+        "max_reasoning_effort": max_effort and _effort(max_effort),
+    }
+    with connected(ctx) as session:
+        policy = _policy(session, workspace, org)
+        _change(policy, lists, values, bounds)
+        if workspace:
+            session.client.models.set_workspace_model_policy(workspace_id=workspace, policy=policy)
+        else:
+            session.client.models.set_org_model_policy(org_id=session.org_id(org), policy=policy)
+        output.say("The policy is changed. It counts from the next message on.", "green")
+
+
+def _policy(session: Session, workspace: str, org: str) -> ModelPolicy:
+    """As it is, with the etag by which a change that somebody else makes meanwhile is noticed."""
+    if workspace:
+        return session.client.models.get_workspace_model_policy(workspace).policy
+    return session.client.models.get_org_model_policy(session.org_id(org))
+
+
+def _change(policy: ModelPolicy, lists: dict[str, Any], values: dict[str, Any], bounds: dict[str, Any]) -> None:
+    for name, items in lists.items():
+        if items is not None:
+            policy.ClearField(name)  # type: ignore[arg-type]
+            getattr(policy, name).extend(items)
+    for message, given in ((policy, values), (policy.bounds, bounds)):
+        for name, value in given.items():
+            if value is not None:
+                setattr(message, name, value)
+
+
+def _read_limit(text: str) -> ModelLimit:
+    parts = _LIMIT.fullmatch(text)
+    if parts is None:
+        raise typer.BadParameter(f"{text!r} is no limit: MODEL=REQUESTS, MODEL=REQUESTS/TOKENS, or MODEL=/TOKENS.")
+    requests, tokens = int(parts["requests"] or 0), int(parts["tokens"] or 0)
+    return ModelLimit(model=parts["model"], requests_per_minute=requests, tokens_per_minute=tokens)
+
+
+def _effort(effort: Effort) -> ReasoningEffort.ValueType:
+    name = "UNSPECIFIED" if effort == Effort.ANY else effort.upper()
+    return ReasoningEffort.Value(f"REASONING_EFFORT_{name}")
+
+
+def _rows(*policies: ModelPolicy) -> Iterator[Sequence[str]]:
+    """What the policies say, beside each other; what none of them says is left out."""
+    texts = [dict(_texts(policy)) for policy in policies]
+    for name in dict.fromkeys(name for each in texts for name in each):
+        yield name, *(each.get(name, "") for each in texts)
+
+
+def _texts(policy: ModelPolicy) -> Iterator[tuple[str, str]]:
+    yield "models", "none" if policy.nothing_allowed else ", ".join(policy.allowed_models) or "all"
+    for name, text in (("default", policy.default_model), ("fallback", ", ".join(policy.fallback_models))):
+        if text:
+            yield name, text
+    for name, holds in (
+        ("continue broken answers", policy.continue_broken_answers),
+        ("resume interrupted runs", policy.resume_interrupted_runs),
+        ("seed", policy.bounds.seed_forbidden),
+    ):
+        if holds:
+            yield name, "forbidden" if name == "seed" else "yes"
+    if policy.hedge_after_seconds:
+        yield "hedge", f"after {policy.hedge_after_seconds:g} s"
+    for name in ("min_temperature", "max_temperature", "max_output_tokens", "max_stop_count"):
+        value = getattr(policy.bounds, name)
+        if value or (name != "max_output_tokens" and policy.bounds.HasField(name)):  # type: ignore[arg-type]
+            yield name.replace("_", " "), f"{value:g}"
+    if policy.bounds.max_reasoning_effort:
+        effort = ReasoningEffort.Name(policy.bounds.max_reasoning_effort)
+        yield "max reasoning effort", effort.removeprefix("REASONING_EFFORT_").lower()
+    if policy.limits:
+        yield "limits a minute", ", ".join(map(_limit_text, policy.limits))
+
+
+def _limit_text(limit: ModelLimit) -> str:
+    counts = [
+        f"{count:,} {kind}"
+        for kind, count in (("requests", limit.requests_per_minute), ("tokens", limit.tokens_per_minute))
+        if count
+    ]
+    return f"{limit.model}: {' and '.join(counts) or 'none'}"

@@ -1,0 +1,102 @@
+"""Alerts: mails that tell those who manage budgets that a threshold is reached."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row
+
+from ..auth import store as users
+from ..kit.ids import new_id
+from ..kit.jobs import Jobs
+from ..kit.mail import Mail, Mailer, quoted
+from ..kit.postgres import Database, ReadSession, WriteSession
+from ..llm.prices import usd
+from ..orgs.store import find_member, find_org, list_people_with
+from ..service_accounts.store import find_key
+from ..usage.ledger import window_end
+from ..workspaces.store import find_workspace
+from . import store
+from .models import Budget, BudgetCount
+from .service import reached
+
+_SEND = "budgets.send_alert"
+_MANAGE = "budget.manage"
+
+_SUBJECT = "{percent}% of a budget are spent"
+_MAIL = """\
+Hello,
+
+{percent}% of the budget of {whose} for this {period} are spent: {settled} of {limit} USD since {start:%d %B %Y} UTC.
+{then} The next {period} begins on {end:%d %B %Y} UTC.
+
+{org} at AI Workspace sends this to those who may manage its budgets.
+"""
+_HARD = "When nothing is left, requests are refused."
+_SOFT = "The budget is a soft one: requests are not refused."
+
+
+class Alerts:
+    """Looks at what is spent, asks for mails, and sends them."""
+
+    def __init__(self, db: Database, jobs: Jobs, mailer: Mailer) -> None:
+        self._db = db
+        self._jobs = jobs
+        self._mailer = mailer
+        jobs.add(_SEND, self._send)
+
+    async def watch(self, tx: WriteSession, windows: Sequence[Row[*tuple[Any, ...]]]) -> None:
+        """Asks for mails about the windows that have come to another threshold. Their rows are locked."""
+        for window in windows:
+            percent = reached(window.alert_percents, window.limit_nanos, window.settled_nanos)
+            if percent > window.alerted_percent:
+                await store.note_alert(tx, window, percent)
+                await self._ask(tx, window, percent)
+
+    async def _ask(self, tx: WriteSession, window: Row[*tuple[Any, ...]], percent: int) -> None:
+        which = {"org_id": window.org_id, "budget_id": window.budget_id, "subject_id": window.subject_id}
+        what = {**which, "start_time": window.start_time.isoformat(), "percent": percent}
+        for user_id in await list_people_with(tx, _MANAGE):
+            await self._jobs.enqueue(tx, _SEND, **what, user_id=user_id, mail_id=new_id())
+
+    async def _send(
+        self, org_id: str, budget_id: str, subject_id: str, start_time: str, percent: str, user_id: str, mail_id: str
+    ) -> None:
+        """Nothing is sent when the budget is deleted by then, or the reader no longer manages any."""
+        async with self._db.read(UUID(org_id)) as tx:
+            window = await store.find_count(tx, UUID(budget_id), UUID(subject_id), datetime.fromisoformat(start_time))
+            reader = await users.find_user(tx, UUID(user_id))
+            managers = await list_people_with(tx, _MANAGE)
+            if window is None or reader is None or not reader.email or reader.id not in managers:
+                return
+            text = await _text(tx, window[0], window[1], percent)
+        await self._mailer.send(Mail(UUID(mail_id), reader.email, _SUBJECT.format(percent=percent), text))
+
+
+async def _text(tx: ReadSession, budget: Budget, window: BudgetCount, percent: str) -> str:
+    org = await find_org(tx, budget.org_id)
+    return _MAIL.format(
+        percent=percent,
+        whose=await _whose(tx, budget.scope, window.subject_id),
+        period=budget.period,
+        settled=usd(window.settled_nanos),
+        limit=usd(budget.limit_nanos),
+        start=window.start_time,
+        then=_HARD if budget.hard else _SOFT,
+        end=window_end(budget.period, window.start_time),
+        org=quoted(org.name if org else ""),
+    )
+
+
+async def _whose(tx: ReadSession, scope: str, subject_id: UUID) -> str:
+    if scope == "workspace":
+        workspace = await find_workspace(tx, subject_id)
+        return f"the workspace {quoted(workspace.name)}" if workspace else "a workspace that was deleted"
+    if scope == "member":
+        member = await find_member(tx, subject_id)
+        return quoted(member[1].display_name) if member else "a former member"
+    if scope == "api_key":
+        key = await find_key(tx, subject_id)
+        return f"the API key {quoted(key.name)}" if key else "an API key that is gone"
+    return "the organization"

@@ -1,0 +1,40 @@
+"""Tables of budgets. What is spent of them is counted by the ledger."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Integer
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Mapped, mapped_column
+
+from ..kit.postgres import Base
+
+
+class Budget(Base):
+    __tablename__ = "budgets"
+
+    org_id: Mapped[UUID] = mapped_column(primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    scope: Mapped[str]  # org, workspace, member, api_key
+    subject_id: Mapped[UUID | None]  # the one workspace, member or key; None: each on its own
+    period: Mapped[str]  # day, month
+    limit_nanos: Mapped[int]
+    hard: Mapped[bool]
+    alert_percents: Mapped[list[int]] = mapped_column(ARRAY(Integer()))
+    version: Mapped[int]
+    create_time: Mapped[datetime]
+    update_time: Mapped[datetime]
+
+
+class BudgetCount(Base):
+    """What is spent and reserved of a budget in one of its windows."""
+
+    __tablename__ = "budget_windows"
+
+    org_id: Mapped[UUID] = mapped_column(primary_key=True)
+    budget_id: Mapped[UUID] = mapped_column(primary_key=True)
+    subject_id: Mapped[UUID] = mapped_column(primary_key=True)  # organization, workspace, member or key
+    start_time: Mapped[datetime] = mapped_column(primary_key=True)
+    settled_nanos: Mapped[int]
+    reserved_nanos: Mapped[int]
+    alerted_percent: Mapped[int] = mapped_column(Integer())  # the greatest of the thresholds that were told

@@ -1,0 +1,82 @@
+"""Queries on budgets. The tenant is set by the session, never here."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, Select, and_, func, literal, select, text
+
+from ..kit.postgres import ReadSession, WriteSession
+from ..kit.timestamps import now
+from ..usage.ledger import COUNTING
+from .models import Budget, BudgetCount
+
+_MEETING = text(f"""
+  SELECT b.*, coalesce(w.settled_nanos, 0) AS settled_nanos, coalesce(w.reserved_nanos, 0) AS reserved_nanos
+  FROM (SELECT b.org_id, b.id, b.scope, b.period, b.limit_nanos, b.hard, counts.* FROM {COUNTING}) AS b
+  LEFT JOIN budget_windows w ON w.budget_id = b.id AND w.subject_id = b.subject_id AND w.start_time = b.start_time
+  ORDER BY b.id
+""")
+_NOTE_ALERT = text("""
+  UPDATE budget_windows SET alerted_percent = :percent
+  WHERE budget_id = :budget_id AND subject_id = :subject_id AND start_time = :start_time
+""")
+_FORGET_ALERTS = text("""
+  UPDATE budget_windows SET alerted_percent = least(
+    alerted_percent, CASE WHEN :limit > 0 THEN floor(CAST(settled_nanos AS numeric) * 100 / :limit) ELSE 100 END)
+  WHERE budget_id = :budget_id AND alerted_percent > 0
+""")
+
+
+async def find_budget(tx: ReadSession, budget_id: UUID) -> Row[Budget, BudgetCount | None] | None:
+    """With what is spent in its present window; None for one that is each one's own, or while nothing is."""
+    return (await tx.execute(_with_counts().where(Budget.id == budget_id))).one_or_none()
+
+
+async def list_budgets(tx: ReadSession, after: UUID | None, limit: int) -> Sequence[Row[Budget, BudgetCount | None]]:
+    """The oldest first, from the one that follows `after`."""
+    query = _with_counts().order_by(Budget.id).limit(limit)
+    if after:
+        query = query.where(Budget.id > after)
+    return (await tx.execute(query)).all()
+
+
+def _with_counts() -> Select[Budget, BudgetCount | None]:
+    present = and_(
+        BudgetCount.budget_id == Budget.id,
+        BudgetCount.subject_id == func.coalesce(Budget.subject_id, Budget.org_id),
+        BudgetCount.start_time == func.date_trunc(Budget.period, literal(now()), "UTC"),
+    )
+    return select(Budget, BudgetCount).outerjoin(BudgetCount, present)
+
+
+async def lock_budget(tx: WriteSession, budget_id: UUID) -> Budget | None:
+    return (await tx.execute(select(Budget).where(Budget.id == budget_id).with_for_update())).scalar_one_or_none()
+
+
+async def find_count(
+    tx: ReadSession, budget_id: UUID, subject_id: UUID, start: datetime
+) -> Row[Budget, BudgetCount] | None:
+    """A budget with what is spent of it in one of its windows."""
+    query = select(Budget, BudgetCount).join(BudgetCount, BudgetCount.budget_id == Budget.id)
+    wanted = Budget.id == budget_id, BudgetCount.subject_id == subject_id, BudgetCount.start_time == start
+    return (await tx.execute(query.where(*wanted))).one_or_none()
+
+
+async def note_alert(tx: WriteSession, window: Row[*tuple[Any, ...]], percent: int) -> None:
+    """That the threshold was told. `window` is a row of a budget's window."""
+    await tx.execute(_NOTE_ALERT, {**window._mapping, "percent": percent})
+
+
+async def forget_alerts(tx: WriteSession, budget: Budget) -> None:
+    """Lets thresholds be told again that are no longer reached after a change."""
+    await tx.execute(_FORGET_ALERTS, {"budget_id": budget.id, "limit": budget.limit_nanos})
+
+
+async def list_meeting(
+    tx: ReadSession, workspace_id: UUID, user_id: UUID, key_id: UUID | None
+) -> Sequence[Row[*tuple[Any, ...]]]:
+    """The budgets that would count a run of this caller that begins now, with what is spent of them."""
+    values = {"workspace_id": workspace_id, "user_id": user_id, "key_id": key_id, "run_time": now()}
+    return (await tx.execute(_MEETING, values)).all()

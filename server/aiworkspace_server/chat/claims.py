@@ -1,0 +1,86 @@
+"""Queries on the claims of runs: who works on a run, and whether somebody wants it to end."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Row, select, text, update
+
+from ..kit.postgres import ReadSession, WriteSession
+from ..usage.models import RunClaim
+
+_END_LEASES = text("DELETE FROM servers WHERE lease_end_time < clock_timestamp() RETURNING id, name")
+_LIST_ORPHANED = text("SELECT org_id, run_id, conversation_id, server_id FROM list_orphaned_runs()")
+_LIST_STOPPED = text("SELECT run_id FROM list_stopped_runs(:server_id)")
+# Only from a server whose lease was taken away: one that is merely late may still find it. Of two that try at the same
+# time the second sees who was first in the row itself, and would not see it in a join.
+_TAKE = text("""
+  UPDATE run_claims SET server_id = :server_id
+  WHERE run_id = :run_id AND state = 'open' AND server_id IS NOT DISTINCT FROM CAST(:dead_id AS uuid)
+    AND NOT EXISTS (SELECT FROM servers WHERE id = CAST(:dead_id AS uuid))
+  RETURNING stop
+""")
+_FIND_LEASE = text("""
+  SELECT s.id, s.lease_end_time FROM run_claims c JOIN servers s ON s.id = c.server_id
+  WHERE c.run_id = :run_id AND c.state = 'open'
+""")
+
+_COUNT_SERVERS = text("SELECT greatest(count(*), 1) FROM servers WHERE lease_end_time > clock_timestamp()")
+
+Found = Row[*tuple[Any, ...]]
+
+
+async def end_leases(tx: WriteSession) -> Sequence[Found]:
+    """Takes away the leases that have ended, and returns whose they were."""
+    return (await tx.execute(_END_LEASES)).all()
+
+
+async def count_servers(tx: ReadSession) -> int:
+    """How many processes work side by side, this one included."""
+    return int((await tx.execute(_COUNT_SERVERS)).scalar_one())
+
+
+async def list_orphaned(tx: ReadSession) -> Sequence[Found]:
+    """Runs of every tenant on which no living server works, each with org_id, conversation_id and server_id."""
+    return (await tx.execute(_LIST_ORPHANED)).all()
+
+
+async def list_stopped(tx: ReadSession, server_id: UUID) -> Sequence[UUID]:
+    """Runs of every tenant that this server is to stop."""
+    return (await tx.execute(_LIST_STOPPED, {"server_id": server_id})).scalars().all()
+
+
+async def take(tx: WriteSession, orphan: Found, server_id: UUID) -> Found | None:
+    """Makes an orphaned run this server's. None when somebody else was faster."""
+    values = {"run_id": orphan.run_id, "dead_id": orphan.server_id, "server_id": server_id}
+    return (await tx.execute(_TAKE, values)).first()
+
+
+async def give_up(tx: WriteSession, run_id: UUID, server_id: UUID) -> None:
+    """Makes a run of this server an orphan, for whoever can bring it to its end."""
+    own = RunClaim.run_id == run_id, RunClaim.server_id == server_id, RunClaim.state == "open"
+    await tx.execute(update(RunClaim).where(*own).values(server_id=None))
+
+
+async def stop(tx: WriteSession, *which: ColumnElement[bool]) -> Sequence[UUID]:
+    """Asks for the end of the open ones among these runs, and returns them."""
+    change = update(RunClaim).where(RunClaim.state == "open", *which).values(stop="cancelled")
+    return (await tx.execute(change.returning(RunClaim.run_id))).scalars().all()
+
+
+async def list_open(tx: ReadSession, workspace_id: UUID | None) -> Sequence[Row[UUID, UUID, UUID]]:
+    """Id, person and workspace of every run that is in progress in the workspace, or in the organization."""
+    query = select(RunClaim.run_id, RunClaim.user_id, RunClaim.workspace_id).where(RunClaim.state == "open")
+    if workspace_id:
+        query = query.where(RunClaim.workspace_id == workspace_id)
+    return (await tx.execute(query)).all()
+
+
+async def is_open(tx: ReadSession, run_id: UUID) -> bool:
+    query = select(RunClaim.run_id).where(RunClaim.run_id == run_id, RunClaim.state == "open")
+    return (await tx.execute(query)).first() is not None
+
+
+async def find_lease(tx: ReadSession, run_id: UUID) -> Found | None:
+    """Id and end of the lease of the server that works on the run."""
+    return (await tx.execute(_FIND_LEASE, {"run_id": run_id})).first()

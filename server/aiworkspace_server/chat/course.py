@@ -1,0 +1,84 @@
+"""What to try next when an attempt has failed: the same model again, another one, or nothing."""
+
+import random
+from collections.abc import Callable
+
+from ..llm.base import ErrorKind, ProviderError
+from ..policies.plan import Plan, Target
+
+TRIES_PER_TARGET = 3
+_FIRST_BACKOFF_SECONDS = 0.5
+_MOST_BACKOFF_SECONDS = 8.0
+_MOST_RETRY_AFTER_SECONDS = 20.0  # who asks for a longer wait is given up
+_chance = random.SystemRandom()
+_TRIED_AGAIN = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.RATE_LIMITED, ErrorKind.TIMEOUT, ErrorKind.CUT})
+
+
+class Course:
+    """The way of one run through the targets of its plan. `is_closed` tells of targets that are not to be asked now."""
+
+    def __init__(self, plan: Plan, is_closed: Callable[[Target], bool]) -> None:
+        self._plan = plan
+        self._is_closed = is_closed
+        self._index = 0
+        self._tries = 1
+        self._went_on_alone = False
+
+    @property
+    def target(self) -> Target:
+        return self._plan.targets[self._index]
+
+    def after(self, error: BaseException | None, spoke: bool) -> tuple[Target, float] | None:
+        """The next target and the seconds to wait before it is asked. `spoke`: the attempt gave any content."""
+        if not isinstance(error, ProviderError) or error.kind is ErrorKind.REJECTED:
+            return None
+        if spoke:
+            return self._go_on()
+        return self._again(error) or self._fall_back()
+
+    def pass_on(self) -> Target | None:
+        """The next target, whatever became of this one."""
+        step = self._fall_back()
+        return step[0] if step else None
+
+    def _again(self, error: ProviderError) -> tuple[Target, float] | None:
+        if error.kind not in _TRIED_AGAIN or self._tries >= TRIES_PER_TARGET or self._is_closed(self.target):
+            return None
+        if _is_dead(error) and self._next() is not None:
+            return None
+        if (error.retry_after or 0) > _MOST_RETRY_AFTER_SECONDS:
+            return None
+        self._tries += 1
+        return self.target, _backoff(self._tries - 1) if error.retry_after is None else error.retry_after
+
+    def _fall_back(self) -> tuple[Target, float] | None:
+        index = self._next()
+        if index is None:
+            return None
+        self._index, self._tries = index, 1
+        return self.target, 0.0
+
+    def _go_on(self) -> tuple[Target, float] | None:
+        """After an answer that broke off in its middle."""
+        if not self._plan.continue_broken_answers:
+            return None
+        if step := self._fall_back():
+            return step
+        if self._went_on_alone or self._is_closed(self.target):
+            return None
+        self._went_on_alone, self._tries = True, 1
+        return self.target, 0.0
+
+    def _next(self) -> int | None:
+        left = range(self._index + 1, len(self._plan.targets))
+        return next((index for index in left if not self._is_closed(self._plan.targets[index])), None)
+
+
+def _is_dead(error: ProviderError) -> bool:
+    """Whether nobody answered at all: there is little hope for the next seconds."""
+    return error.kind is ErrorKind.TIMEOUT or (error.kind is ErrorKind.UNAVAILABLE and error.free and not error.status)
+
+
+def _backoff(tries: int) -> float:
+    """Exponential, with full jitter: those who failed together do not come back together."""
+    return _chance.uniform(0, min(_MOST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** (tries - 1)))

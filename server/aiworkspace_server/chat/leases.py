@@ -1,0 +1,146 @@
+"""The lease of a process: while it holds, the runs whose claims name it are this process's to work on.
+
+A row in the table `servers`, which the process renews long before it ends. Who finds one that has ended deletes it, and
+only then takes runs over; so a process that finds its row gone knows that its runs may be somebody else's, and one that
+finds it, however late, that nobody has touched them. In between it lets nobody see anything new.
+
+The connection also holds a lock. A server without Redis holds it alone; those with Redis share it, since they can reach
+each other's runs. Who gets it alone when it starts knows that no other server lives, and need not wait for any lease.
+"""
+
+import asyncio
+import os
+import socket
+import time
+from contextlib import suppress
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ..kit.ids import new_id
+from ..kit.postgres import Database
+from ..kit.stores import STORE_AWAY
+
+LEASE_SECONDS = 5.0
+_WAIT_SECONDS = 10  # for a server that is just stopping
+
+_LOCK = 0x61697774
+_ALONE = text(f"SELECT pg_try_advisory_lock({_LOCK})")
+_TOGETHER = text(f"SELECT pg_try_advisory_lock_shared({_LOCK})")
+_NO_LONGER_ALONE = text(f"SELECT pg_advisory_unlock({_LOCK})")
+# So that PostgreSQL gives the lock free soon after the machine that held it has gone.
+_KEEPALIVE = text("SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3")
+_CLEAR = text("DELETE FROM servers")
+_END = f"clock_timestamp() + interval '{LEASE_SECONDS} seconds'"
+_BEGIN = text(
+    f"INSERT INTO servers (id, name, start_time, lease_end_time) VALUES (:id, :name, clock_timestamp(), {_END})"
+)
+_RENEW = text(f"UPDATE servers SET lease_end_time = {_END} WHERE id = :id RETURNING id")
+_DELETE = text("DELETE FROM servers WHERE id = :id")
+_REFUSAL = "Another server works on this database: stop it first, or set REDIS_URL for both."
+_REFUSAL_WITH_REDIS = "A server without REDIS_URL works on this database: stop it first, or set REDIS_URL for it too."
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps, where there is one
+
+
+class DatabaseInUseError(Exception):
+    """Another server works on the database, and one of the two cannot reach the other's runs."""
+
+
+class Lease:
+    """`id` names this process in claims. It gets another one when its lease was taken away."""
+
+    def __init__(self, db: Database, *, shared: bool) -> None:
+        self.id = new_id()
+        self._db = db
+        self._shared = shared
+        self._connection: AsyncConnection | None = None
+        self._since = self._until = 0.0
+
+    def holds(self) -> bool:
+        return _now() < self._until
+
+    @property
+    def steady(self) -> bool:
+        """Whether it has held for as long as a lease lasts: all others that live have had the time to renew theirs."""
+        return self.holds() and _now() - self._since > LEASE_SECONDS
+
+    async def begin(self) -> bool:
+        """Returns whether no other server is alive. Raises DatabaseInUseError when one is there and has to stop."""
+        connection = await self._connect()
+        alone = await self._wait_for_lock(connection)
+        if alone:
+            await connection.execute(_CLEAR)
+        await self.replace()
+        if alone and self._shared:
+            await connection.execute(_TOGETHER)
+            await connection.execute(_NO_LONGER_ALONE)
+        return alone
+
+    async def renew(self) -> bool:
+        """False when it had ended and was taken away. Raises when the database does not say."""
+        asked = _now()
+        try:
+            connection = self._connection or await self._connect_again()
+            found = (await connection.execute(_RENEW, {"id": self.id})).first()
+        except BaseException:
+            await self._disconnect()
+            raise
+        if found is None:
+            self._until = 0.0
+            return False
+        self._extend(asked)
+        return True
+
+    async def replace(self) -> None:
+        """A new lease, under a new id, of which nobody has heard yet."""
+        assert self._connection
+        self.id, asked = new_id(), _now()
+        await self._connection.execute(_BEGIN, {"id": self.id, "name": f"{socket.gethostname()}/{os.getpid()}"})
+        self._extend(asked)
+
+    async def end(self) -> None:
+        """What is still in progress under it is for others from now on."""
+        self._until = 0.0
+        with suppress(*STORE_AWAY):
+            if self._connection:
+                await self._connection.execute(_DELETE, {"id": self.id})
+        await self._disconnect()
+
+    def _extend(self, asked: float) -> None:
+        if not self.holds():
+            self._since = asked
+        self._until = asked + LEASE_SECONDS
+
+    async def _connect(self) -> AsyncConnection:
+        connection = await self._db.engine.connect()
+        self._connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await self._connection.execute(_KEEPALIVE)
+        return self._connection
+
+    async def _connect_again(self) -> AsyncConnection:
+        connection = await self._connect()
+        if not await connection.scalar(_TOGETHER if self._shared else _ALONE):
+            raise DatabaseInUseError("Another server has taken the database over.")
+        return connection
+
+    async def _disconnect(self) -> None:
+        """Closes the connection, and with it gives the lock free."""
+        connection, self._connection = self._connection, None
+        if connection:
+            with suppress(*STORE_AWAY):
+                await connection.invalidate()
+                await connection.close()
+
+    async def _wait_for_lock(self, connection: AsyncConnection) -> bool:
+        """Whether it is this process's alone."""
+        for _ in range(_WAIT_SECONDS * 4):
+            if await connection.scalar(_ALONE):
+                return True
+            if self._shared and await connection.scalar(_TOGETHER):
+                return False
+            await asyncio.sleep(0.25)
+        raise DatabaseInUseError(_REFUSAL_WITH_REDIS if self._shared else _REFUSAL)
+
+
+def _now() -> float:
+    return time.clock_gettime(_CLOCK)

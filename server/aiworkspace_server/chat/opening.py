@@ -1,0 +1,194 @@
+"""A run on its way into being: what is checked, reserved and stored before a model is asked."""
+
+import asyncio
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Row
+
+from aiworkspace.v1 import common_pb2
+
+from ..kit.errors import Aborted, NotFound, Unavailable
+from ..kit.ids import new_id
+from ..kit.replies import request_id_reused
+from ..kit.stores import insist
+from ..kit.timestamps import now
+from ..llm.base import ModelRequest, Turn
+from ..llm.tokens import bound_input, estimate_input
+from ..policies.plan import Plan
+from ..usage import ledger
+from ..usage.ledger import Spender
+from . import events, planned
+from .context import fit, room
+from .engine import Engine
+from .models import Conversation, EventBatch, Message, Run
+from .store import ChatStore
+
+_TITLE_LENGTH = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a person asks of a model, checked."""
+
+    org_id: UUID
+    user_id: UUID
+    key_id: UUID | None  # of the API key that the caller has
+    conversation: Conversation
+    content: str
+    system_prompt: str
+    plan: Plan
+    turns: list[Turn]  # what was said before, as far back as it was read, and what is said now
+    request_id: UUID | None
+    content_hash: bytes
+
+
+class Opening:
+    """One run with its first event. To be admitted, reserved and stored, in this order."""
+
+    def __init__(self, engine: Engine, question: Question) -> None:
+        self._engine = engine
+        self._question = question
+        self._message = _new_message(question)
+        self.run = _new_run(question, self._message)
+        self.run_id: UUID = self.run["_id"]
+        self.spender = _spender(question, self.run)
+        self.first = events.encode(self.run_id, 1, **events.started(self.run, self._message))
+
+    async def admit(self) -> ModelRequest:
+        """What to ask the model, once that fits into its context and into the limits of the model policies."""
+        question, plan = self._question, self._question.plan
+        target = plan.targets[0]
+        request = ModelRequest(
+            target.name,
+            question.system_prompt,
+            fit(question.turns, question.system_prompt, room(target, plan.max_output_tokens)),
+            plan.max_output_tokens,
+            plan.parameters,
+        )
+        await plan.limits.take(target.model, estimate_input(request) + plan.max_output_tokens)
+        return request
+
+    async def find_earlier(self) -> UUID | None:
+        """The run that an earlier call with the same request_id started: what was let through once is not refused."""
+        question = self._question
+        if question.request_id is None:
+            return None
+        async with self._engine.db.read(question.org_id) as tx:
+            earlier = await ledger.find_request(tx, question.user_id, question.request_id)
+        return same_run(question.content_hash, earlier)
+
+    async def reserve(self, request: ModelRequest) -> UUID | None:
+        """Reserves, or returns the run that an earlier call with the same request_id started."""
+        question, plan, spender = self._question, self._question.plan, self.spender
+        target, book = plan.targets[0], self._engine.ledger
+        amount = ledger.reservation(target.model, bound_input(request), plan.max_output_tokens, spender.run_time)
+        async with self._engine.db.write(question.org_id, question.user_id) as tx:
+            if await book.claim(tx, spender, question.content_hash, self._engine.server_id):
+                await book.reserve(tx, spender, 1, target.model, amount, own_key=target.own_key, time=spender.run_time)
+                return None
+            request_id = question.request_id
+            earlier = await ledger.find_request(tx, question.user_id, request_id) if request_id else None
+        if found := same_run(question.content_hash, earlier):
+            return found
+        raise Aborted(
+            common_pb2.ERROR_REASON_RUN_IN_PROGRESS,
+            "Another run is in progress in this conversation: wait for its end or cancel it.",
+        )
+
+    async def store(self) -> None:
+        """Stores message, run and first event."""
+        question, conversation_id = self._question, self.run["conversation_id"]
+        store = ChatStore(self._engine.mongo, question.org_id)
+        if not question.conversation["title"]:
+            await store.set_title(conversation_id, " ".join(question.content.split())[:_TITLE_LENGTH])
+        # All of them are waited for, so that none comes after a withdrawal.
+        begun, *others = await asyncio.gather(
+            store.begin_run(question.conversation, self.run_id, len(question.content.encode())),
+            store.save_message(self._message),
+            store.save_run(self.run),
+            store.save_events(EventBatch(_id=new_id(), run_id=self.run_id, first=1, events=[self.first])),
+            return_exceptions=True,
+        )
+        for error in (begun, *others):
+            if isinstance(error, BaseException):
+                raise error
+        if not begun:
+            if await store.find_conversation(conversation_id) is None:
+                raise NotFound("conversation_id")
+            raise Unavailable("Somebody spoke in the conversation at the same time. Try again.")
+
+
+async def withdraw(engine: Engine, org_id: UUID, run_id: UUID, conversation_id: UUID) -> None:
+    """Takes back a run that did not come to be, so that its call can be repeated."""
+    store = ChatStore(engine.mongo, org_id)
+
+    async def undo() -> None:
+        await store.delete_messages_of(run_id)
+        await store.delete_run(run_id)
+        await store.end_run(conversation_id, run_id, 0)
+        async with engine.db.write(org_id) as tx:
+            for entry in await ledger.list_reserved(tx, run_id):
+                await engine.ledger.release(tx, org_id, run_id, entry.attempt)
+            await ledger.withdraw(tx, run_id)
+
+    await insist(undo)
+
+
+def same_run(content_hash: bytes, earlier: Row[UUID, bytes] | None) -> UUID | None:
+    """The run of an earlier request, which has to have been the same one."""
+    if earlier is None:
+        return None
+    if earlier.content_hash != content_hash:
+        raise request_id_reused()
+    run_id: UUID = earlier.run_id
+    return run_id
+
+
+def _new_message(question: Question) -> Message:
+    return Message(
+        _id=new_id(),
+        conversation_id=question.conversation["_id"],
+        run_id=new_id(),
+        role="user",
+        contents=[{"kind": "text", "text": question.content}],
+        partial=False,
+        model="",
+        create_time=now(),
+    )
+
+
+def _spender(question: Question, run: Run) -> Spender:
+    return Spender(
+        question.org_id,
+        run["workspace_id"],
+        run["conversation_id"],
+        run["_id"],
+        run["create_time"],
+        question.user_id,
+        question.key_id,
+        question.request_id,
+    )
+
+
+def _new_run(question: Question, message: Message) -> Run:
+    return Run(
+        _id=message["run_id"],
+        workspace_id=question.conversation["workspace_id"],
+        conversation_id=message["conversation_id"],
+        user_id=question.user_id,
+        user_message_id=message["_id"],
+        message_id=new_id(),
+        model=question.plan.targets[0].model,
+        plan=planned.to_document(question.plan),
+        state="running",
+        finish_reason="",
+        failure=None,
+        usage=None,
+        cost=None,
+        attempt_count=0,
+        endings=[],
+        end_id=None,
+        create_time=message["create_time"],
+        end_time=None,
+    )

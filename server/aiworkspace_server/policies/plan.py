@@ -1,0 +1,136 @@
+"""What a run may do: which models in which order, with which parameters, by the policies that hold for it."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from uuid import UUID
+
+from aiworkspace.v1 import chat_pb2 as pb
+from aiworkspace.v1 import common_pb2
+
+from ..kit.errors import FailedPrecondition, InvalidArgument, Unavailable
+from ..kit.limits import Counters
+from ..kit.postgres import Database
+from ..llm.base import Parameters, ProviderError
+from ..llm.registry import UnknownModel
+from . import protos, store
+from .limits import NO_LIMITS, ModelLimits
+from .policy import EFFORTS, Bounds, Policy
+from .providers import Providers, Target, local_server_away, unknown_model
+from .store import Rules
+
+__all__ = ["Plan", "Plans", "Target"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`targets`: the model that was asked for, then those to fall back to."""
+
+    targets: tuple[Target, ...]
+    parameters: Parameters
+    max_output_tokens: int
+    continue_broken_answers: bool = False
+    resume_interrupted_runs: bool = False
+    hedge_after_seconds: float = 0  # 0: never
+    limits: ModelLimits = NO_LIMITS  # to be taken from before any of the targets is asked
+
+
+class Plans:
+    """Makes them. May ask a local model server: not to be used in a transaction."""
+
+    def __init__(self, db: Database, providers: Providers, counters: Counters, max_output_tokens: int) -> None:
+        self._db = db
+        self._providers = providers
+        self._counters = counters
+        self._max_output_tokens = max_output_tokens
+
+    async def make(
+        self,
+        org_id: UUID,
+        workspace_id: UUID,
+        model: str,
+        parameters: pb.ModelParameters,
+        field: str,
+        rules: Rules | None = None,
+    ) -> Plan:
+        """`field` is what names the model in the request; `rules` are read unless the caller has read them.
+
+        Raises AppErrors for what may not be.
+        """
+        rules = rules or await self._read_rules(org_id, workspace_id)
+        policy = rules.effective
+        if not policy.allows(model):
+            raise _not_allowed(model)
+        fallbacks = [each for each in policy.fallback_models if each != model]
+        return Plan(
+            (await self._asked(rules, model, field), *await self._reachable(rules, policy, fallbacks)),
+            _parameters(parameters, policy.bounds),
+            self._most_tokens(parameters.max_output_tokens, policy.bounds),
+            policy.continue_broken_answers,
+            policy.resume_interrupted_runs,
+            policy.hedge_after_seconds,
+            ModelLimits(self._counters, rules.limits),
+        )
+
+    async def targets(self, org_id: UUID, workspace_id: UUID, models: Sequence[str]) -> tuple[Target, ...]:
+        """Those of the models that may and can be asked now, to go on with a run."""
+        rules = await self._read_rules(org_id, workspace_id)
+        return tuple(await self._reachable(rules, rules.effective, models))
+
+    async def _read_rules(self, org_id: UUID, workspace_id: UUID) -> Rules:
+        async with self._db.read(org_id) as tx:
+            return await store.find_rules(tx, org_id, workspace_id)
+
+    async def _asked(self, rules: Rules, model: str, field: str) -> Target:
+        try:
+            return await self._providers.resolve(rules.org_id, rules.keys, model)
+        except UnknownModel:
+            raise unknown_model(model, field) from None
+        except ProviderError:
+            raise local_server_away() from None
+
+    async def _reachable(self, rules: Rules, policy: Policy, models: Sequence[str]) -> list[Target]:
+        """Those that may and can be asked. The others are passed over: they are not what somebody asks for."""
+        targets = []
+        for model in filter(policy.allows, models):
+            with suppress(UnknownModel, ProviderError, FailedPrecondition, Unavailable):
+                targets.append(await self._providers.resolve(rules.org_id, rules.keys, model))
+        return targets
+
+    def _most_tokens(self, wanted: int, bounds: Bounds) -> int:
+        return min(filter(None, (wanted, bounds.max_output_tokens, self._max_output_tokens)))
+
+
+def _not_allowed(model: str) -> FailedPrecondition:
+    message = f"The model policy of the organization or of the workspace does not allow {model[:100]!r}."
+    return FailedPrecondition(common_pb2.ERROR_REASON_MODEL_NOT_ALLOWED, message, metadata={"model": model})
+
+
+def _parameters(wanted: pb.ModelParameters, bounds: Bounds) -> Parameters:
+    parameters = Parameters(
+        temperature=wanted.temperature if wanted.HasField("temperature") else None,
+        stop=tuple(wanted.stop),
+        seed=wanted.seed if wanted.HasField("seed") else None,
+        reasoning_effort=protos.EFFORTS.get(wanted.reasoning_effort),
+    )
+    if violations := _violations(parameters, bounds):
+        raise InvalidArgument(violations)
+    return parameters
+
+
+def _violations(wanted: Parameters, bounds: Bounds) -> dict[str, str]:
+    """What the policy does not allow, by the field of the request."""
+    found = {}
+    if wanted.temperature is not None:
+        if bounds.min_temperature is not None and wanted.temperature < bounds.min_temperature:
+            found["parameters.temperature"] = f"the model policy allows no less than {bounds.min_temperature:g}"
+        if bounds.max_temperature is not None and wanted.temperature > bounds.max_temperature:
+            found["parameters.temperature"] = f"the model policy allows no more than {bounds.max_temperature:g}"
+    if bounds.max_stop_count is not None and len(wanted.stop) > bounds.max_stop_count:
+        found["parameters.stop"] = f"the model policy allows no more than {bounds.max_stop_count}"
+    if bounds.seed_forbidden and wanted.seed is not None:
+        found["parameters.seed"] = "the model policy does not allow it"
+    most = bounds.max_reasoning_effort
+    if most and wanted.reasoning_effort and EFFORTS.index(wanted.reasoning_effort) > EFFORTS.index(most):
+        found["parameters.reasoning_effort"] = f"the model policy allows no more than {most}"
+    return found

@@ -1,0 +1,21 @@
+"""Encrypting all keys of organizations anew, after the first secret was changed."""
+
+from ..kit.postgres import Database
+from . import store
+from .vault import SealBroken, Vault
+
+
+async def rotate_keys(db: Database, vault: Vault) -> tuple[int, int]:
+    """How many keys are sealed with the first secret now, and how many were sealed with none of those that are set."""
+    sealed = lost = 0
+    async with db.read() as tx:
+        org_ids = await store.list_orgs_with_keys(tx)
+    for org_id in org_ids:
+        async with db.write(org_id) as tx:
+            for key in await store.lock_keys(tx):
+                try:
+                    key.secret = vault.reseal(key.secret)
+                    sealed += 1
+                except SealBroken:
+                    lost += 1
+    return sealed, lost

@@ -1,0 +1,94 @@
+"""Rules of model policies and of the keys that organizations have at providers."""
+
+from uuid import UUID
+
+from ..kit.errors import InvalidArgument, etag_mismatch
+from ..kit.ids import new_id
+from ..kit.postgres import WriteSession
+from ..kit.timestamps import now
+from ..orgs import service as orgs
+from . import store
+from .models import ModelPolicy, ProviderKey
+from .policy import Policy, dump
+from .providers import Providers
+from .vault import Vault
+
+_HINT_LENGTH = 4
+
+
+async def check_policy(providers: Providers, org_id: UUID, policy: Policy, *, of_org: bool) -> None:
+    """Raises InvalidArgument for what makes no sense. May ask a local model server: not for use in a transaction."""
+    _check_bounds(policy)
+    if policy.default_model and not of_org:
+        raise InvalidArgument({"policy.default_model": "is the organization's; a workspace has a default_model itself"})
+    if policy.default_model and not policy.allows(policy.default_model):
+        raise InvalidArgument({"policy.default_model": "is not among allowed_models"})
+    limited = [limit.model for limit in policy.limits]
+    if len(set(limited)) < len(limited):
+        raise InvalidArgument({"policy.limits": "name a model twice"})
+    if policy.default_model:
+        await providers.check(org_id, policy.default_model, "policy.default_model")
+    for model in policy.fallback_models:
+        await providers.check(org_id, model, "policy.fallback_models")
+    for model in policy.allowed_models or ():
+        await _check_pattern(providers, org_id, model, "policy.allowed_models")
+    for model in limited:
+        await _check_pattern(providers, org_id, model, "policy.limits")
+
+
+async def _check_pattern(providers: Providers, org_id: UUID, pattern: str, field: str) -> None:
+    if pattern.endswith("/*"):
+        await providers.check_provider(org_id, pattern[:-2], field)
+    else:
+        await providers.check(org_id, pattern, field)
+
+
+def _check_bounds(policy: Policy) -> None:
+    least, most = policy.bounds.min_temperature, policy.bounds.max_temperature
+    if least is not None and most is not None and least > most:
+        raise InvalidArgument({"policy.bounds.min_temperature": "is greater than max_temperature"})
+
+
+async def set_policy(
+    tx: WriteSession, org_id: UUID, workspace_id: UUID | None, policy: Policy, etag: str
+) -> ModelPolicy:
+    """The policy of the workspace or, without one, of the organization."""
+    await orgs.lock_org(tx, org_id, "workspace_id" if workspace_id else "org_id")
+    row = await store.find_policy(tx, workspace_id or org_id)
+    if etag and etag != str(row.version if row else 0):
+        raise etag_mismatch("policy.etag")
+    if row is None:
+        row = ModelPolicy(org_id=org_id, scope_id=workspace_id or org_id, workspace_id=workspace_id, version=0)
+        tx.add(row)
+    row.policy, row.update_time = dump(policy), now()
+    row.version += 1
+    return row
+
+
+async def set_key(
+    tx: WriteSession, vault: Vault, org_id: UUID, provider: str, secret: str, creator_id: UUID
+) -> tuple[ProviderKey, UUID | None]:
+    """The key, and the id of the one before."""
+    replaced = await delete_key(tx, org_id, provider)
+    key = ProviderKey(
+        org_id=org_id,
+        provider=provider,
+        id=new_id(),
+        secret=vault.seal(org_id, provider, secret),
+        hint=secret[-_HINT_LENGTH:],
+        creator_id=creator_id,
+        create_time=now(),
+    )
+    tx.add(key)
+    return key, replaced
+
+
+async def delete_key(tx: WriteSession, org_id: UUID, provider: str) -> UUID | None:
+    """The id that the key had. None when there was none."""
+    await orgs.lock_org(tx, org_id, "org_id")
+    key = await store.find_key(tx, provider)
+    if key is None:
+        return None
+    await tx.delete(key)
+    await tx.flush()
+    return key.id

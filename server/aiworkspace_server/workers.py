@@ -1,0 +1,166 @@
+"""Several processes that serve together: started, watched and stopped by one that serves nothing itself.
+
+Each worker is started afresh, since gRPC does not bear a fork, and talks with its parent through the socket that it has
+for standard input. So it gets what is in no argument or environment, says when it takes calls, and learns from the end
+of the socket that its parent is gone. All of them listen on one port, among which the kernel spreads connections.
+"""
+
+import asyncio
+import json
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import asdict, dataclass
+
+import structlog
+
+from .app import Databases
+
+READY = b"ready\n"
+_SHORT_LIFE_SECONDS = 10.0  # who dies sooner is started again after a pause
+_FIRST_PAUSE_SECONDS, _MOST_PAUSE_SECONDS = 0.5, 10.0
+STOP_SECONDS = 15.0  # beyond what answers in progress get
+
+log = structlog.get_logger("workers")
+
+
+class WorkerFailedError(Exception):
+    """A worker ended before it took calls. It has said why."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"a worker ended before it took calls, with exit code {code}")
+        self.code = code if code > 0 else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What a worker is told at its start."""
+
+    number: int
+    port: int
+    databases: Databases
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, line: bytes) -> "Orders":
+        told = json.loads(line)
+        return cls(told["number"], told["port"], Databases(**told["databases"]))
+
+
+@contextmanager
+def reserved_port(host: str, port: int) -> Iterator[int]:
+    """A port that the workers can share and nobody else has; 0: any. It stays theirs while one of them is dead."""
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as probe:  # without sharing, which tells whether somebody listens there
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+            probe.listen()
+        except OSError as error:
+            raise OSError(
+                f"cannot listen on {host}:{port}: is another server running there? Set PORT or HOST."
+            ) from error
+    with socket.socket(family, kind) as place:
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        place.bind(address)
+        yield place.getsockname()[1]
+
+
+class Crew:
+    """The workers. One that dies is followed by another."""
+
+    def __init__(self, databases: Databases, port: int, count: int, shutdown_seconds: float) -> None:
+        self._databases = databases
+        self._port = port
+        self._count = count
+        self._stop_seconds = shutdown_seconds + STOP_SECONDS
+        self._processes: dict[int, asyncio.subprocess.Process] = {}
+        self._stopping = asyncio.Event()
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Begins when all take calls. The first comes alone: what keeps one from starting is said once."""
+        keepers: list[asyncio.Task[None]] = []
+        try:
+            for numbers in (range(1, 2), range(2, self._count + 1)):
+                ready = [asyncio.get_running_loop().create_future() for _ in numbers]
+                keepers += [asyncio.create_task(self._keep(*each)) for each in zip(numbers, ready, strict=True)]
+                await asyncio.gather(*ready)
+            yield
+        finally:
+            self._stopping.set()
+            self.send(signal.SIGTERM)
+            if keepers:
+                await asyncio.wait(keepers, timeout=self._stop_seconds)
+            self.send(signal.SIGKILL)
+            await asyncio.gather(*keepers, return_exceptions=True)
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends all workers a signal."""
+        for process in self._processes.values():
+            with suppress(ProcessLookupError):
+                process.send_signal(number)
+
+    async def _keep(self, number: int, ready: asyncio.Future[None]) -> None:
+        """Has one worker alive until all are to stop."""
+        pause = 0.0
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            code = await self._live(number, ready)
+            if not ready.done():
+                return ready.set_exception(WorkerFailedError(code))
+            if not self._stopping.is_set():
+                long_life = time.monotonic() - began > _SHORT_LIFE_SECONDS
+                pause = 0.0 if long_life else min(max(2 * pause, _FIRST_PAUSE_SECONDS), _MOST_PAUSE_SECONDS)
+                log.error("a worker has died", worker=number, code=code, seconds_until_the_next=pause)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), pause)
+
+    async def _live(self, number: int, ready: asyncio.Future[None]) -> int:
+        """One life of a worker. Returns its exit code."""
+        here, there = socket.socketpair()
+        with there:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "aiworkspace_server", "worker"), stdin=there.fileno(), start_new_session=True
+            )
+        self._processes[number] = process
+        reader, writer = await asyncio.open_connection(sock=here)
+        try:
+            if self._stopping.is_set():
+                process.terminate()
+            writer.write(Orders(number, self._port, self._databases).to_json())
+            with suppress(OSError):
+                if await reader.readline() == READY and not ready.done():
+                    ready.set_result(None)
+            return await process.wait()
+        finally:
+            del self._processes[number]
+            writer.close()
+
+
+class Parent:
+    """The process that started this worker, as seen from here."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def connect(cls) -> "Parent":
+        return cls(*await asyncio.open_connection(sock=socket.socket(fileno=0)))
+
+    async def orders(self) -> Orders:
+        return Orders.from_json(await self._reader.readline())
+
+    def say_ready(self) -> None:
+        self._writer.write(READY)
+
+    async def gone(self) -> None:
+        """Waits until there is no parent any more."""
+        with suppress(OSError):
+            await self._reader.read()

@@ -1,0 +1,87 @@
+"""What is tried after which failure."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+
+from aiworkspace_server.chat.course import Course
+from aiworkspace_server.llm.base import ErrorKind, Parameters, ProviderError
+from aiworkspace_server.policies.plan import Plan, Target
+
+
+def target(model: str) -> Target:
+    return Target(model, model, cast(Any, None), own_key=False, account=model)
+
+
+def course(*models: str, closed: Sequence[str] = (), continue_broken: bool = False) -> Course:
+    plan = Plan(tuple(map(target, models)), Parameters(), 100, continue_broken_answers=continue_broken)
+    return Course(plan, lambda target: target.model in closed)
+
+
+def error(kind: ErrorKind, **fields: Any) -> ProviderError:
+    return ProviderError(kind, "for a test", **fields)
+
+
+def way(course: Course, *failures: ProviderError, spoke: bool = False) -> list[str | None]:
+    """The models that are asked after each of the failures."""
+    steps = [course.after(failure, spoke) for failure in failures]
+    return [step[0].model if step else None for step in steps]
+
+
+AWAY = error(ErrorKind.UNAVAILABLE, status=503, free=True)
+
+
+@pytest.mark.parametrize("kind", [ErrorKind.UNAVAILABLE, ErrorKind.RATE_LIMITED, ErrorKind.CUT])
+def test_three_tries_with_each_model_in_turn(kind: ErrorKind) -> None:
+    assert way(course("a", "b"), *[error(kind)] * 6) == ["a", "a", "b", "b", "b", None]
+
+
+@pytest.mark.parametrize("kind", [ErrorKind.MISCONFIGURED, ErrorKind.CONTEXT_TOO_LONG])
+def test_what_will_not_change_goes_to_the_next_model_at_once(kind: ErrorKind) -> None:
+    assert way(course("a", "b"), error(kind), error(kind)) == ["b", None]
+
+
+def test_a_refusal_ends_it() -> None:
+    assert way(course("a", "b"), error(ErrorKind.REJECTED)) == [None]
+    assert course("a", "b").after(ValueError(), False) is None
+
+
+DEAD = [error(ErrorKind.TIMEOUT), error(ErrorKind.UNAVAILABLE, free=True)]
+
+
+@pytest.mark.parametrize("failure", DEAD, ids=["silence", "no connection"])
+def test_who_does_not_answer_at_all_is_left_at_once_while_there_is_another(failure: ProviderError) -> None:
+    assert way(course("a", "b"), *[failure] * 4) == ["b", "b", "b", None]
+
+
+def test_the_wait_grows_and_is_a_matter_of_chance() -> None:
+    for most, tries in ((0.5, 1), (1.0, 2)):
+        waits = set()
+        for _ in range(50):
+            step: Any = None
+            tried = course("a")
+            for _ in range(tries):
+                step = tried.after(AWAY, False)
+            waits.add(step[1])
+        assert len(waits) > 1
+        assert all(0 <= wait <= most for wait in waits)
+
+
+def test_the_wait_that_the_provider_asks_for_is_kept_unless_it_is_long() -> None:
+    asked = course("a", "b")
+    assert asked.after(error(ErrorKind.RATE_LIMITED, retry_after=20), False) == (target("a"), 20)
+    assert asked.after(error(ErrorKind.RATE_LIMITED, retry_after=21), False) == (target("b"), 0)
+    assert asked.after(error(ErrorKind.RATE_LIMITED, retry_after=21), False) is None
+
+
+def test_a_model_that_is_not_to_be_asked_is_passed_over() -> None:
+    assert way(course("a", "b", "c", closed=["b"]), error(ErrorKind.MISCONFIGURED)) == ["c"]
+    assert way(course("a", "b", closed=["a", "b"]), AWAY) == [None]
+
+
+def test_a_broken_answer_is_gone_on_with_only_if_the_policy_says_so() -> None:
+    cut = error(ErrorKind.CUT)
+    assert way(course("a", "b"), cut, spoke=True) == [None]
+    assert way(course("a", "b", continue_broken=True), cut, cut, cut, spoke=True) == ["b", "b", None]
+    assert way(course("a", continue_broken=True), cut, cut, spoke=True) == ["a", None]

@@ -1,0 +1,265 @@
+"""The end of a run: whatever crashes in it, what is left to do is done; and nobody ends what is another's."""
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from aiworkspace.v1 import chat_pb2 as pb
+from aiworkspace_server.app import App
+from aiworkspace_server.chat import ending
+from aiworkspace_server.chat.execution import Execution
+from aiworkspace_server.chat.leftovers import recover_run
+from aiworkspace_server.chat.models import EventBatch, Run
+from aiworkspace_server.chat.store import ChatStore
+from aiworkspace_server.kit.ids import new_id
+from tests.backdoor import sql
+from tests.conftest import Stores
+from tests.people import Place, events_of, kinds_of, say, text_of
+from tests.refusals import refusal
+from tests.standin import Cut, Script, Standin
+
+from .conftest import PlanFor
+from .telling import ANTHROPIC, OPENAI, WORDS, attempts_of, endings_of, ledger_of, messages_of, play, send, steps_of
+
+SLOW = Script(tokens=WORDS * 50, seconds_per_token=0.02)
+
+
+async def recover(app: App, place: Place, run_id: str, stopped: str = "") -> Execution | str:
+    org_id, conversation_id = UUID(place.org_id), UUID(place.conversation_id)
+    return await recover_run(app.engine, app.plans, app.runs.pace, org_id, UUID(run_id), conversation_id, stopped)
+
+
+async def replayed(place: Place, run_id: str) -> list[pb.ChatEvent]:
+    return await events_of(place.owner.chat.StreamRun(pb.StreamRunRequest(run_id=run_id)))
+
+
+async def is_open(place: Place) -> bool:
+    """Whether a run holds the conversation."""
+    request = pb.GetConversationRequest(conversation_id=place.conversation_id)
+    return bool((await place.owner.chat.GetConversation(request)).conversation.active_run_id)
+
+
+class Crash(Exception):
+    """As if the server was gone at this place."""
+
+
+STEPS = ["save_message", "end_run", "terminal", "settle"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_what_a_crash_leaves_of_an_end_is_made_up_for(
+    step: str, place: Place, app: App, standin: Standin, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def crash(*_: Any) -> None:
+        raise Crash
+
+    model = play(standin, OPENAI, Script(tokens=WORDS))
+    with monkeypatch.context() as broken:
+        if step in ("terminal", "settle"):
+            broken.setattr(ending, f"_{'store_terminal' if step == 'terminal' else step}", crash)
+        else:
+            broken.setattr(ChatStore, step, crash if step == "end_run" else _unless_by_person(crash))
+        stream = send(place, model=model)
+        run_id = (await stream.read()).event.run_id
+        assert await refusal(events_of(stream)) is not None
+    assert [kind for _, kind in await endings_of(stores, run_id)] == ["reserve"]
+    assert await recover(app, place, run_id) == "completed"
+    events = await replayed(place, run_id)
+    ended = events[-1].run_completed
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert kinds_of(events).count("run_completed") == 1
+    assert ended.message.contents[0].text == text_of(events) == "".join(WORDS)
+    assert (await messages_of(place))[1] == ended.message
+    assert await endings_of(stores, run_id) == [(1, "reserve"), (1, "settle")]
+    assert [(entry.cost, entry.tokens) for entry in await ledger_of(place)] == [(ended.run.cost, ended.run.usage)]
+    assert not await is_open(place)
+    assert await recover(app, place, run_id) == "completed", "done twice it does no harm"
+    assert await replayed(place, run_id) == events
+    assert kinds_of(await say(place.owner, place.conversation_id, "on"))[-1] == "run_completed"
+
+
+def _unless_by_person(crash: Any) -> Any:
+    save = ChatStore.save_message
+
+    async def save_message(store: ChatStore, message: Any) -> None:
+        await (save(store, message) if message["role"] == "user" else crash())
+
+    return save_message
+
+
+async def begun(place: Place, app: App, model: str) -> tuple[Any, list[pb.ChatEvent]]:
+    """A stream of a run of which a part is stored, and its events so far."""
+    stream = send(place, model=model)
+    events: list[pb.ChatEvent] = []
+    while kinds_of(events).count("content_delta") < 60:
+        events.append((await stream.read()).event)
+    return stream, events
+
+
+async def kill(app: App, run_id: str) -> None:
+    """Ends the work on the run at once, as the death of a server would."""
+    live = app.runs.find(UUID(run_id))
+    assert live
+    for task in list(app.runs._tasks):
+        task.cancel()
+    await live.ended.wait()
+
+
+async def test_of_two_who_end_a_run_the_first_counts(place: Place, app: App, standin: Standin, stores: Stores) -> None:
+    model = play(standin, OPENAI, SLOW)
+    stream, events = await begun(place, app, model)
+    run_id = events[0].run_id
+    assert await recover(app, place, run_id) == "interrupted"
+    live = app.runs.find(UUID(run_id))
+    assert live, "the one that was believed dead goes on"
+    assert await refusal(events_of(stream)) is not None
+    assert live.stop_state == "lost"
+    told = await replayed(place, run_id)
+    failed = told[-1].run_failed
+    assert failed.run.state == pb.RUN_STATE_INTERRUPTED
+    assert failed.message.contents[0].text == text_of(told)
+    assert [event.sequence for event in told] == list(range(1, len(told) + 1))
+    assert await endings_of(stores, run_id) == [(1, "reserve"), (1, "settle")]
+    assert [entry.cost for entry in await ledger_of(place)] == [failed.run.cost]
+    await asyncio.wait_for(standin.received[-1].done.wait(), 5)
+    assert await replayed(place, run_id) == told
+
+
+async def test_who_finds_the_end_stored_changes_nothing(place: Place, app: App, standin: Standin) -> None:
+    model = play(standin, OPENAI, Script(tokens=WORDS, seconds_per_token=0.02))
+    stream = send(place, model=model)
+    run_id = (await stream.read()).event.run_id
+    store = ChatStore(app.mongo, UUID(place.org_id))
+    run = await store.find_run(UUID(run_id))
+    assert run
+    run["state"], run["end_id"] = "cancelled", new_id()
+    run["usage"], run["cost"] = None, None
+    assert await store.finish_run(run)
+    assert await refusal(events_of(stream)) is not None
+    assert (await _run(store, run_id))["state"] == "cancelled"
+    assert [message.role for message in await messages_of(place)] == [pb.MESSAGE_ROLE_USER]
+
+
+async def _run(store: ChatStore, run_id: str) -> Run:
+    run = await store.find_run(UUID(run_id))
+    assert run
+    return run
+
+
+async def test_an_end_that_was_stored_and_not_acknowledged_is_still_ones_own(place: Place, app: App) -> None:
+    run_id = (await say(place.owner, place.conversation_id, "hello"))[0].run_id
+    store = ChatStore(app.mongo, UUID(place.org_id))
+    run = await _run(store, run_id)
+    assert await store.finish_run(run)
+    run["end_id"] = new_id()
+    assert not await store.finish_run(run)
+
+
+async def test_events_have_one_place_each(place: Place, app: App) -> None:
+    run_id = (await say(place.owner, place.conversation_id, "hello"))[0].run_id
+    store = ChatStore(app.mongo, UUID(place.org_id))
+    batch = EventBatch(_id=new_id(), run_id=UUID(run_id), first=1000, events=[b""])
+    assert await store.save_events(batch)
+    assert await store.save_events(batch), "the same ones again"
+    assert not await store.save_events(batch | {"_id": new_id()})  # type: ignore[arg-type, operator, unused-ignore]
+
+
+async def test_a_server_that_lost_a_run_makes_no_more_attempts(
+    place: Place, app: App, standin: Standin, stores: Stores, plan_for: PlanFor
+) -> None:
+    plan_for(ANTHROPIC, continue_broken_answers=True)
+    model = play(standin, OPENAI, Script(tokens=WORDS * 50, fault=Cut(100), seconds_per_token=0.02))
+    stream, events = await begun(place, app, model)
+    run_id, asked = events[0].run_id, len(standin.received)
+    other, columns = new_id(), "id, name, start_time, lease_end_time"
+    await sql(stores, f"INSERT INTO servers ({columns}) VALUES (%s, 'other', now(), now() + interval '1 hour')", other)
+    await sql(stores, "UPDATE run_claims SET server_id = %s WHERE run_id = %s", other, run_id)
+    assert await refusal(events_of(stream)) is not None
+    assert len(standin.received) == asked
+    assert await endings_of(stores, run_id) == [(1, "reserve")]
+    await sql(stores, "DELETE FROM servers WHERE id = %s", other)  # which makes the run an orphan
+    assert await recover(app, place, run_id) == "interrupted"
+    assert await endings_of(stores, run_id) == [(1, "reserve"), (1, "settle")]
+
+
+async def test_a_killed_run_is_ended_with_what_was_stored(
+    place: Place, app: App, standin: Standin, stores: Stores
+) -> None:
+    model = play(standin, OPENAI, SLOW)
+    _, events = await begun(place, app, model)
+    run_id = events[0].run_id
+    await kill(app, run_id)
+    assert await recover(app, place, run_id) == "interrupted"
+    told = await replayed(place, run_id)
+    assert steps_of(told)[-3:] == ["attempt_failed", "content_stopped", "run_failed"]
+    assert told[-1].run_failed.message.contents[0].text == text_of(told)
+    (attempt,) = await attempts_of(place, run_id)
+    assert (attempt.state, attempt.usage_estimated) == (pb.ATTEMPT_STATE_INTERRUPTED, True)
+    (entry,) = await ledger_of(place)
+    assert (entry.cost, entry.estimated) == (told[-1].run_failed.run.cost, True)
+    assert await endings_of(stores, run_id) == [(1, "reserve"), (1, "settle")]
+
+
+async def test_a_killed_run_that_was_to_be_cancelled_is(place: Place, app: App, standin: Standin) -> None:
+    model = play(standin, OPENAI, SLOW)
+    _, events = await begun(place, app, model)
+    await kill(app, events[0].run_id)
+    assert await recover(app, place, events[0].run_id, "cancelled") == "cancelled"
+    assert (await replayed(place, events[0].run_id))[-1].HasField("run_cancelled")
+
+
+async def test_a_killed_run_goes_on_if_its_policy_says_so(
+    place: Place, app: App, standin: Standin, stores: Stores, plan_for: PlanFor
+) -> None:
+    plan_for(ANTHROPIC, resume_interrupted_runs=True)
+    model = play(standin, OPENAI, SLOW)
+    _, events = await begun(place, app, model)
+    run_id = events[0].run_id
+    await kill(app, run_id)
+    play(standin, OPENAI, Script(tokens=("and ", "so ", "on.")))
+    execution = await recover(app, place, run_id)
+    assert isinstance(execution, Execution)
+    app.runs.resume(execution)
+    told = await replayed(place, run_id)
+    assert [event.sequence for event in told] == list(range(1, len(told) + 1))
+    ended = told[-1].run_completed
+    assert (ended.run.attempt_count, ended.message.state) == (2, pb.MESSAGE_STATE_COMPLETE)
+    assert ended.message.contents[0].text == text_of(told)
+    assert text_of(told).endswith("and so on.")
+    asked = standin.received[-1].body["messages"]
+    assert asked[-2] == {"role": "assistant", "content": text_of(told).removesuffix("and so on.")}
+    assert await endings_of(stores, run_id) == [(1, "reserve"), (1, "settle"), (2, "reserve"), (2, "settle")]
+    assert ended.run.cost.nanos == sum(entry.cost.nanos for entry in await ledger_of(place))
+
+
+async def test_a_run_that_goes_on_has_an_account_of_all_attempts(
+    place: Place, app: App, standin: Standin, plan_for: PlanFor
+) -> None:
+    plan_for(resume_interrupted_runs=True)
+    model = play(standin, OPENAI, SLOW)
+    _, events = await begun(place, app, model)
+    run_id = events[0].run_id
+    for number in (2, 3):
+        await kill(app, run_id)
+        execution = await recover(app, place, run_id)
+        assert isinstance(execution, Execution)
+        app.runs.resume(execution)
+        await asyncio.wait_for(_until_attempt(place, run_id, number), 10)
+    run = (await place.owner.chat.CancelRun(pb.CancelRunRequest(run_id=run_id))).run
+    entries = await ledger_of(place)
+    assert len(entries) == run.attempt_count == 3
+    assert run.cost.nanos == sum(entry.cost.nanos for entry in entries)
+    assert run.usage.input_tokens == sum(entry.tokens.input_tokens for entry in entries)
+
+
+async def _until_attempt(place: Place, run_id: str, number: int) -> None:
+    """Until the attempt has said something."""
+    stream = place.owner.chat.StreamRun(pb.StreamRunRequest(run_id=run_id))
+    started = 0
+    async for response in stream:
+        started = response.event.attempt_started.attempt or started
+        if started == number and response.event.HasField("content_delta"):
+            stream.cancel()
+            return

@@ -1,0 +1,384 @@
+"""Two servers on one database: a run is reachable from both, and outlives the one that works on it."""
+
+import asyncio
+import signal
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from sqlalchemy import select, update
+
+from aiworkspace.v1 import chat_pb2 as pb
+from aiworkspace.v1 import model_pb2, org_pb2, usage_pb2
+from aiworkspace_server.app import App, running
+from aiworkspace_server.chat import claims
+from aiworkspace_server.chat.leases import DatabaseInUseError, Lease
+from aiworkspace_server.kit.embedded import embedded_redis
+from aiworkspace_server.settings import Settings
+from aiworkspace_server.usage import ledger
+from aiworkspace_server.usage.models import RunClaim
+from tests.conftest import Stores, other_databases, provider_settings, store_settings
+from tests.people import Person, Place, events_of, join, kinds_of, make_conversation, make_place, say, text_of
+from tests.process import ServerProcess
+from tests.refusals import refusal
+from tests.standin import Script, Standin
+
+MODEL = "openai/gpt-4o-mini"
+WORDS = tuple(f"word{n} " for n in range(60))
+LONG = tuple(f"word{n} " for n in range(2000))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two servers, and the settings that both have."""
+
+    one: App
+    other: App
+    values: dict[str, object]
+
+
+@pytest.fixture(scope="module")
+async def values(stores: Stores, standin: Standin) -> dict[str, object]:
+    """Settings of servers that share databases and Redis."""
+    shared = await other_databases(stores, "replicas")
+    return store_settings(shared) | provider_settings(standin) | {"redis_url": stores.redis}
+
+
+@pytest.fixture(scope="module")
+async def pair(values: dict[str, object]) -> AsyncIterator[Pair]:
+    settings = Settings.model_validate(values)
+    async with running(settings, migrating=True) as one, running(settings, migrating=False) as other:
+        yield Pair(one, other, values)
+
+
+@pytest.fixture
+async def home(pair: Pair) -> Place:
+    """An organization whose owner is connected with the first server."""
+    return await make_place(await Person(pair.one.address).register())
+
+
+def at(address: str, person: Person) -> Person:
+    """The same person, connected with another server."""
+    there = Person(address)
+    there.email, there.user_id, there.bearer.token = person.email, person.user_id, person.bearer.token
+    return there
+
+
+def send(person: Person, conversation_id: str, **fields: Any) -> Any:
+    request = pb.SendMessageRequest(conversation_id=conversation_id, content="hello", model=MODEL, **fields)
+    return person.chat.SendMessage(request)
+
+
+def follow(person: Person, run_id: str, after: int = 0) -> Any:
+    return person.chat.StreamRun(pb.StreamRunRequest(run_id=run_id, after_sequence=after))
+
+
+async def begun(stream: Any, count: int = 3) -> list[pb.ChatEvent]:
+    """The first events, to that many pieces of text."""
+    events: list[pb.ChatEvent] = []
+    while sum(event.HasField("content_delta") for event in events) < count:
+        events.append((await stream.read()).event)
+    return events
+
+
+async def rest_of(stream: Any) -> tuple[list[pb.ChatEvent], str]:
+    """What comes of the stream, and the status code that it ends with."""
+    heard: list[pb.ChatEvent] = []
+    with suppress(grpc.aio.AioRpcError):
+        async for response in stream:
+            heard.append(response.event)
+    return heard, (await stream.code()).name
+
+
+def is_whole(events: list[pb.ChatEvent], after: int = 0) -> bool:
+    """Whether they are dense and end with the only terminal event."""
+    told = [event for event in events if not event.HasField("heartbeat")]
+    dense = [event.sequence for event in told] == list(range(after + 1, after + 1 + len(told)))
+    terminal = [kind in ("run_completed", "run_failed", "run_cancelled") for kind in kinds_of(told)]
+    return dense and terminal == [False] * (len(told) - 1) + [True]
+
+
+async def ledger_of(person: Person, org_id: str) -> list[usage_pb2.UsageEntry]:
+    return list((await person.usage.ListUsageEntries(usage_pb2.ListUsageEntriesRequest(org_id=org_id))).entries)
+
+
+# Two servers that live
+
+
+async def test_a_run_is_followed_from_its_middle_on_another_server(pair: Pair, home: Place, standin: Standin) -> None:
+    standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.03))
+    stream = send(home.owner, home.conversation_id)
+    seen = await begun(stream)
+    there = at(pair.other.address, home.owner)
+    middle = seen[-1].sequence - 1
+    elsewhere = asyncio.create_task(events_of(follow(there, seen[0].run_id, middle)))
+    here = seen + await events_of(stream)
+    assert is_whole(here)
+    assert await elsewhere == here[middle:]
+    assert kinds_of(here)[-1] == "run_completed"
+    assert await events_of(follow(there, seen[0].run_id)) == here, "the same when it has ended"
+    assert await say(there, home.conversation_id, "on", model="echo/echo")
+
+
+async def test_what_is_said_reaches_the_other_server_before_it_is_stored(
+    pair: Pair, home: Place, standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiworkspace_server.chat.execution._STORE_SECONDS", 60)
+    standin.script("gpt-4o-mini", Script(tokens=LONG, seconds_per_token=0.05))
+    stream = send(home.owner, home.conversation_id)
+    run_id = (await stream.read()).event.run_id
+    there = at(pair.other.address, home.owner)
+    seen = await asyncio.wait_for(begun(follow(there, run_id), 10), 20)
+    assert [event.sequence for event in seen] == list(range(1, len(seen) + 1))
+    await there.chat.CancelRun(pb.CancelRunRequest(run_id=run_id))
+
+
+async def test_twenty_readers_of_both_servers_get_the_same(pair: Pair, home: Place, standin: Standin) -> None:
+    standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.02))
+    run_id = (await begun(send(home.owner, home.conversation_id), 10))[0].run_id
+    there = at(pair.other.address, home.owner)
+    readers = [events_of(follow(person, run_id, after)) for person in (home.owner, there) for after in range(10)]
+    told = await asyncio.gather(*readers)
+    assert is_whole(told[0])
+    for number, events in enumerate(told):
+        assert events == told[0][number % 10 :]
+    assert not pair.other.runs.mirrors._mirrors
+
+
+async def test_a_run_is_cancelled_from_another_server(pair: Pair, home: Place, standin: Standin) -> None:
+    standin.script("gpt-4o-mini", Script(tokens=LONG, seconds_per_token=0.02))
+    stream = send(home.owner, home.conversation_id)
+    seen = await begun(stream)
+    there = at(pair.other.address, home.owner)
+    run = (await there.chat.CancelRun(pb.CancelRunRequest(run_id=seen[0].run_id))).run
+    assert run.state == pb.RUN_STATE_CANCELLED
+    events = seen + await events_of(stream)
+    assert is_whole(events)
+    assert events[-1].run_cancelled.message.contents[0].text == text_of(events)
+    assert [entry.run_id for entry in await ledger_of(there, home.org_id)] == [run.run_id]
+
+
+async def test_a_conversation_is_deleted_from_another_server(pair: Pair, home: Place, standin: Standin) -> None:
+    standin.script("gpt-4o-mini", Script(tokens=LONG, seconds_per_token=0.02))
+    stream = send(home.owner, home.conversation_id)
+    run_id = (await begun(stream))[0].run_id
+    there = at(pair.other.address, home.owner)
+    await there.chat.DeleteConversation(pb.DeleteConversationRequest(conversation_id=home.conversation_id))
+    assert pair.one.runs.find(uuid.UUID(run_id)) is None
+    left = {"run_id": uuid.UUID(run_id)}
+    for collection in ("run_events", "messages"):
+        assert await pair.one.mongo.database[collection].count_documents(left) == 0
+
+
+async def test_lost_access_ends_runs_of_the_other_server(pair: Pair, home: Place, standin: Standin) -> None:
+    member = await Person(pair.one.address).register()
+    await join(home.owner, home.org_id, member, org_pb2.ROLE_MEMBER)
+    standin.script("gpt-4o-mini", Script(tokens=LONG, seconds_per_token=0.05))
+    stream = send(member, await make_conversation(member, home.workspace_id))
+    run_id = (await begun(stream))[0].run_id
+    own = send(home.owner, home.conversation_id)
+    own_id = (await begun(own))[0].run_id
+    demotion = org_pb2.Member(org_id=home.org_id, user_id=member.user_id, role=org_pb2.ROLE_BILLING)
+    there = at(pair.other.address, home.owner)
+    await there.orgs.UpdateMember(org_pb2.UpdateMemberRequest(member=demotion))
+    await refusal(events_of(stream))
+    run = await pair.one.mongo.database["runs"].find_one({"_id": uuid.UUID(run_id)})
+    assert run
+    assert run["state"] == "cancelled"
+    assert pair.one.runs.find(uuid.UUID(own_id)), "the owner's own run goes on"
+    await there.chat.CancelRun(pb.CancelRunRequest(run_id=own_id))
+
+
+async def test_the_same_request_sent_to_both_servers_is_one_run(pair: Pair, home: Place, standin: Standin) -> None:
+    standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.01))
+    asked, request_id = len(standin.received), str(uuid.uuid4())
+    there = at(pair.other.address, home.owner)
+    persons = [home.owner, there] * 5
+    told = await asyncio.gather(
+        *(events_of(send(person, home.conversation_id, request_id=request_id)) for person in persons)
+    )
+    assert is_whole(told[0])
+    assert all(events == told[0] for events in told)
+    assert len(standin.received) == asked + 1
+    assert len(await ledger_of(there, home.org_id)) == 1
+
+
+async def test_a_sequence_that_was_never_sent_is_out_of_range_on_both(
+    pair: Pair, home: Place, standin: Standin
+) -> None:
+    standin.script("gpt-4o-mini", Script(tokens=LONG, seconds_per_token=0.05))
+    run_id = (await begun(send(home.owner, home.conversation_id)))[0].run_id
+    there = at(pair.other.address, home.owner)
+    for person in (home.owner, there):
+        refused = await refusal(events_of(follow(person, run_id, 100_000)))
+        assert refused
+        assert (refused.code, refused.reason) == ("OUT_OF_RANGE", "SEQUENCE_AHEAD")
+    await there.chat.CancelRun(pb.CancelRunRequest(run_id=run_id))
+    assert kinds_of(await events_of(follow(there, run_id, 100_000))) == ["run_cancelled"]
+
+
+async def test_a_server_without_redis_is_refused_beside_those_with(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiworkspace_server.chat.leases._WAIT_SECONDS", 1)
+    with pytest.raises(DatabaseInUseError, match="set REDIS_URL for both"):
+        async with running(Settings.model_validate(pair.values | {"redis_url": None}), migrating=False):
+            pass
+
+
+# A server that dies
+
+
+@pytest.fixture
+async def doomed(pair: Pair, tmp_path: Path) -> AsyncIterator[ServerProcess]:
+    """A third server, in a process of its own."""
+    async with ServerProcess(tmp_path / "server", pair.values) as server:
+        yield server
+        if server.running:
+            await server.end(signal.SIGKILL)
+
+
+@pytest.fixture
+async def talking(doomed: ServerProcess, standin: Standin) -> Place:
+    """A place whose owner is connected with the server that dies, where answers take long."""
+    standin.script("gpt-4o-mini", Script(tokens=LONG, seconds_per_token=0.02))
+    return await make_place(await Person(doomed.address).register())
+
+
+async def test_a_run_whose_server_is_killed_is_ended_by_another(
+    pair: Pair, doomed: ServerProcess, talking: Place
+) -> None:
+    there = at(pair.one.address, talking.owner)
+    stream = send(talking.owner, talking.conversation_id)
+    seen = await begun(stream, 5)
+    run_id = seen[0].run_id
+    reader = asyncio.create_task(events_of(follow(there, run_id)))
+    seen += await begun(stream, 40)
+    await doomed.end(signal.SIGKILL)
+    killed = time.monotonic()
+    _, code = await rest_of(stream)
+    assert code == "UNAVAILABLE"
+    again = asyncio.create_task(events_of(follow(there, run_id, seen[-1].sequence)))
+    told = await reader
+    assert time.monotonic() - killed < 10
+    assert is_whole(told)
+    assert told[-1].run_failed.run.state == pb.RUN_STATE_INTERRUPTED
+    assert told[-1].run_failed.message.contents[0].text == text_of(told)
+    assert (await again)[-1] == told[-1]
+    assert await events_of(follow(there, run_id)) == told
+    entry, *others = await ledger_of(there, talking.org_id)
+    assert not others
+    assert (entry.run_id, entry.cost) == (run_id, told[-1].run_failed.run.cost)
+    assert await say(there, talking.conversation_id, "on", model="echo/echo")
+
+
+async def test_a_run_whose_policy_says_so_goes_on_in_another_server(
+    pair: Pair, doomed: ServerProcess, talking: Place, standin: Standin
+) -> None:
+    policy = model_pb2.ModelPolicy(resume_interrupted_runs=True)
+    request = model_pb2.SetWorkspaceModelPolicyRequest(workspace_id=talking.workspace_id, policy=policy)
+    await talking.owner.models.SetWorkspaceModelPolicy(request)
+    readers = [at(app.address, talking.owner) for app in (pair.one, pair.other)]
+    stream = send(talking.owner, talking.conversation_id)
+    seen = await begun(stream, 30)
+    told = [asyncio.create_task(events_of(follow(reader, seen[0].run_id))) for reader in readers]
+    seen += await begun(stream, 30)
+    standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.02))
+    await doomed.end(signal.SIGKILL)
+    one, other = await asyncio.gather(*told)
+    assert one == other
+    assert is_whole(one)
+    ended = one[-1].run_completed
+    assert ended.run.attempt_count == 2
+    assert ended.message.contents[0].text == text_of(one)
+    assert text_of(one).endswith("".join(WORDS))
+    assert await events_of(follow(readers[0], seen[0].run_id, seen[-1].sequence)) == one[seen[-1].sequence :]
+
+
+async def test_an_orphan_is_taken_over_by_one_server_alone(
+    pair: Pair, home: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Lease, "steady", False)  # the two servers leave it alone
+    run_id = uuid.UUID((await say(home.owner, home.conversation_id, "hello", model="echo/echo"))[0].run_id)
+    org_id, the_run, db = uuid.UUID(home.org_id), RunClaim.run_id == run_id, pair.one.db
+    async with db.write(org_id) as tx:
+        await tx.execute(update(RunClaim).where(the_run).values(state="open", server_id=uuid.uuid4()))
+        orphan = next(found for found in await claims.list_orphaned(tx) if found.run_id == run_id)
+
+    async def take() -> bool:
+        async with db.write(org_id) as tx:
+            return await claims.take(tx, orphan, pair.one.lease.id) is not None
+
+    async with db.write(org_id) as tx:
+        await tx.execute(select(RunClaim.run_id).where(the_run).with_for_update())
+        taking = [asyncio.create_task(take()) for _ in range(8)]
+        await asyncio.sleep(0.5)  # until all of them wait for the row
+    assert (await asyncio.gather(*taking)).count(True) == 1
+    async with db.write(org_id) as tx:
+        await ledger.close(tx, run_id)
+
+
+async def test_a_run_that_was_to_stop_when_its_server_died_is_cancelled(
+    pair: Pair, doomed: ServerProcess, talking: Place
+) -> None:
+    there = at(pair.one.address, talking.owner)
+    run_id = (await begun(send(talking.owner, talking.conversation_id)))[0].run_id
+    doomed.send(signal.SIGSTOP)
+    run = (await there.chat.CancelRun(pb.CancelRunRequest(run_id=run_id))).run
+    assert run.state == pb.RUN_STATE_CANCELLED
+    assert kinds_of(await events_of(follow(there, run_id)))[-1] == "run_cancelled"
+    await doomed.end(signal.SIGKILL)
+
+
+async def test_a_server_that_wakes_up_too_late_does_no_harm(
+    pair: Pair, doomed: ServerProcess, talking: Place, standin: Standin
+) -> None:
+    there = at(pair.one.address, talking.owner)
+    stream = send(talking.owner, talking.conversation_id)
+    seen = await begun(stream, 30)
+    run_id = seen[0].run_id
+    doomed.send(signal.SIGSTOP)
+    told = await events_of(follow(there, run_id))
+    assert is_whole(told)
+    assert told[-1].run_failed.run.state == pb.RUN_STATE_INTERRUPTED
+    doomed.send(signal.SIGCONT)
+    heard, code = await rest_of(stream)
+    assert code == "UNAVAILABLE"
+    assert all(event in told for event in heard), "it says nothing that others did not hear"
+    back = at(doomed.address, talking.owner)
+    for person in (there, back):
+        assert await events_of(follow(person, run_id)) == told
+        assert [entry.run_id for entry in await ledger_of(person, talking.org_id)] == [run_id]
+    standin.script("gpt-4o-mini", Script(tokens=WORDS))
+    assert is_whole(await events_of(send(back, talking.conversation_id))), "it works on, under a new lease"
+
+
+# Without Redis
+
+
+async def test_both_go_on_when_redis_is_gone(stores: Stores, standin: Standin, tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack, AsyncExitStack() as redis:
+        url = await redis.enter_async_context(embedded_redis(tmp_path))
+        values = store_settings(await other_databases(stores, "no_redis")) | provider_settings(standin)
+        settings = Settings.model_validate(values | {"redis_url": url})
+        one = await stack.enter_async_context(running(settings, migrating=True))
+        other = await stack.enter_async_context(running(settings, migrating=False))
+        home = await make_place(await Person(one.address).register())
+        there = at(other.address, home.owner)
+        standin.script("gpt-4o-mini", Script(tokens=LONG, seconds_per_token=0.02))
+        stream = send(home.owner, home.conversation_id)
+        seen = await begun(stream)
+        elsewhere = follow(there, seen[0].run_id)
+        told = await begun(elsewhere, 10)
+        await redis.aclose()
+        told += await begun(elsewhere, 100)
+        run = (await there.chat.CancelRun(pb.CancelRunRequest(run_id=seen[0].run_id))).run
+        assert run.state == pb.RUN_STATE_CANCELLED
+        seen += await events_of(stream)
+        told += await events_of(elsewhere)
+        assert is_whole(seen)
+        assert told == seen

@@ -1,0 +1,173 @@
+"""`serve --workers`: several processes behind one address."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiworkspace.v1 import chat_pb2 as pb
+from aiworkspace_client import AsyncClient
+from tests.conftest import Stores, other_databases, provider_settings, store_settings
+from tests.people import PASSWORD, Person, Place, events_of, kinds_of, make_conversation, make_place, say, text_of
+from tests.process import ServerProcess
+from tests.standin import Script, Standin
+
+MODEL = "openai/gpt-4o-mini"
+WORDS = tuple(f"word{n} " for n in range(300))
+COUNT = 2
+
+
+@pytest.fixture(scope="module")
+async def _process(tmp_path_factory: pytest.TempPathFactory, standin: Standin) -> AsyncIterator[ServerProcess]:
+    environment = provider_settings(standin) | {"password_hash_cost": 10, "shutdown_seconds": 0.5}
+    data_dir = tmp_path_factory.mktemp("workers") / "data"
+    async with ServerProcess(data_dir, environment, "--workers", str(COUNT)) as server:
+        yield server
+
+
+@pytest.fixture
+async def server(_process: ServerProcess, standin: Standin) -> ServerProcess:
+    """A server with workers and databases of its own. Tests may end it as they like."""
+    standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.02))
+    if not _process.running:
+        await _process.start()
+    return _process
+
+
+@pytest.fixture
+async def home(server: ServerProcess) -> Place:
+    return await make_place(await Person(server.address).register())
+
+
+def again(server: ServerProcess, person: Person) -> Person:
+    """The same person over a connection of their own."""
+    there = Person(server.address)
+    there.email, there.bearer.token = person.email, person.bearer.token
+    return there
+
+
+async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - of other processes
+            await asyncio.sleep(0.05)
+
+
+def send(person: Person, conversation_id: str) -> Any:
+    return person.chat.SendMessage(pb.SendMessageRequest(conversation_id=conversation_id, content="hello", model=MODEL))
+
+
+async def test_a_run_is_followed_and_cancelled_over_any_connection(server: ServerProcess, home: Place) -> None:
+    assert len(server.workers) == COUNT
+    stream = send(home.owner, home.conversation_id)
+    run_id = (await stream.read()).event.run_id
+    readers = [again(server, home.owner) for _ in range(8)]  # with two workers, one in 256 times all with the same
+    told = [asyncio.create_task(_follow(reader, run_id)) for reader in readers]
+    await asyncio.sleep(1)
+    run = (await readers[0].chat.CancelRun(pb.CancelRunRequest(run_id=run_id))).run
+    assert run.state == pb.RUN_STATE_CANCELLED
+    for events in await asyncio.gather(*told):
+        assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+        assert kinds_of(events)[-1] == "run_cancelled"
+
+
+async def _follow(person: Person, run_id: str) -> list[pb.ChatEvent]:
+    return await events_of(person.chat.StreamRun(pb.StreamRunRequest(run_id=run_id)))
+
+
+async def test_a_worker_that_is_killed_comes_back_and_its_runs_end(server: ServerProcess, home: Place) -> None:
+    async with AsyncClient(server.address) as client:
+        await client.auth.login(email=home.owner.email, password=PASSWORD)
+        stream = client.chat.send(home.conversation_id, "hello", model=MODEL)
+        async with stream:
+            before = server.workers
+            assert len(before) == COUNT
+            for pid in before:
+                os.kill(pid, signal.SIGKILL)
+            events = [event async for event in stream]
+    assert events[-1].run_failed.run.state == pb.RUN_STATE_INTERRUPTED
+    await until(lambda: len(server.workers) == COUNT and not set(before) & set(server.workers))
+    assert "a worker has died" in server.log.read_text()
+    there = again(server, home.owner)
+    assert kinds_of(await say(there, home.conversation_id, "on", model="echo/echo"))[-1] == "run_completed"
+
+
+async def test_a_stop_under_load_loses_no_answer(server: ServerProcess, home: Place, standin: Standin) -> None:
+    standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.01))
+    persons = [again(server, home.owner) for _ in range(12)]
+    conversations = [await make_conversation(home.owner, home.workspace_id) for _ in persons]
+    streams = [send(person, conversation) for person, conversation in zip(persons, conversations, strict=True)]
+    run_ids = [(await stream.read()).event.run_id for stream in streams]
+    followers = [asyncio.create_task(_follow(again(server, home.owner), run_id)) for run_id in run_ids]
+    rest = [asyncio.create_task(events_of(stream)) for stream in streams]
+    await asyncio.sleep(0.5)
+    assert await server.end(signal.SIGTERM) == 0
+    told = await asyncio.gather(*rest)
+    for events, followed in zip(told, await asyncio.gather(*followers), strict=True):
+        assert kinds_of(events)[-1] in ("run_failed", "run_completed")
+        assert followed[1:] == events
+    await server.start()
+    person = Person(server.address)
+    person.email = home.owner.email
+    await person.log_in()
+    for run_id, events in zip(run_ids, told, strict=True):
+        stored = await _follow(person, run_id)
+        assert stored[1:] == events
+        assert text_of(stored)
+
+
+async def test_all_workers_read_their_keys_anew(server: ServerProcess) -> None:
+    read = "the keys of tokens were read anew"
+    before = server.log.read_text().count(read)
+    server.send(signal.SIGHUP)
+    await until(lambda: server.log.read_text().count(read) == before + COUNT)
+    lines = [line for line in server.log.read_text().splitlines() if read in line][before:]
+    assert {json.loads(line)["worker"] for line in lines} == {1, 2}
+
+
+async def test_workers_end_with_their_parent(server: ServerProcess) -> None:
+    workers = server.workers
+    await server.end(signal.SIGKILL)
+    await until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers))
+
+
+# What keeps it from starting
+
+
+async def refused(folder: Path, environment: dict[str, object]) -> tuple[int, str]:
+    """Exit code and standard error of a server with workers that cannot start."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "aiworkspace_server", "serve", "--workers", "2"),
+        cwd=folder,
+        env=os.environ | {name.upper(): str(value) for name, value in environment.items()},
+        stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    _, errors = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return process.returncode, errors.decode()
+
+
+async def test_several_workers_without_redis_are_refused(stores: Stores, tmp_path: Path) -> None:
+    code, errors = await refused(tmp_path, store_settings(stores))
+    assert code == 2
+    assert errors == "error: REDIS_URL is not set; several workers need Redis to reach each other's answers\n"
+
+
+async def test_what_keeps_workers_from_starting_is_said_once(stores: Stores, tmp_path: Path) -> None:
+    empty = await other_databases(stores, "never_migrated")
+    code, errors = await refused(tmp_path, store_settings(empty) | {"redis_url": stores.redis})
+    assert code == 1
+    assert errors.count("run the migrate command") == 1
+
+
+async def test_a_port_that_is_taken_is_an_error(server: ServerProcess, stores: Stores, tmp_path: Path) -> None:
+    taken = {"port": server.address.rpartition(":")[2], "redis_url": stores.redis}
+    code, errors = await refused(tmp_path, store_settings(stores) | taken)
+    assert code == 1
+    assert "is another server running there" in errors
