@@ -21,7 +21,7 @@ BIN := $(patsubst %/,%,$(dir $(PYTHON)))
 PYTHON3 ?= python3
 PIP := $(PYTHON) -m pip --disable-pip-version-check --no-input -qq
 
-.PHONY: help setup run demo test security bench gen lint check-gen format typecheck docs baseline lock clean
+.PHONY: help setup run demo test security faults bench gen lint check-gen format typecheck docs baseline lock clean
 
 help:  ## list the tasks
 	@grep -hE '^[a-z][a-z-]*:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' \
@@ -55,11 +55,16 @@ run: $(READY)  ## start the server, with its own databases unless DATABASE_URL a
 demo: $(READY)  ## a tour through the running product
 	@exec $(PYTHON) tools/demo.py $(ARGS)
 
+# Each of the JOBS has databases of its own. Most of a test is waiting, so that more of them than cores pay.
+JOBS ?= 3
 test: $(READY)  ## run the tests; ARGS='-k name' is passed on to pytest
-	@$(PYTHON) -m pytest $(ARGS)
+	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 security: $(READY)  ## what shows that it is safe; ARGS='--strict' fails too when pip-audit finds no service to ask
 	@$(PYTHON) -m tests.security $(ARGS)
+
+faults: $(READY)  ## break the server and all that it needs, and count what is lost; ARGS='--only kill --seed 2'
+	@$(PYTHON) -m tests.faults $(ARGS)
 
 bench: $(READY)  ## run the measurements
 	@$(PYTHON) -m tests.bench $(ARGS)

@@ -1,7 +1,8 @@
 """What shows that the product is safe: `make security` runs these tests alone and tells of each class and invariant.
 
-Every class of vulnerabilities that has to do with identity and tenancy, and every invariant of these, names its tests:
-a file, or one test of a file. One that names a test which is gone, or which has none that passed, fails the command.
+Every class of vulnerabilities that has to do with identity, tenancy and money, and every invariant of these, of streams
+and of faults, names its tests: a file, or one test of a file, also with one of its parameters. One that names a test
+which is gone, or which has none that passed, fails the command.
 """
 
 import json
@@ -86,6 +87,9 @@ CLASSES: dict[str, Sequence[str]] = {
     ),
 }
 
+# Each of its parameters is an experiment. `make faults` does more of them.
+_EXPERIMENT = "faults/test_faults.py::test_nothing_is_lost_and_the_ledger_is_the_bill"
+
 INVARIANTS: dict[str, Sequence[str]] = {
     "1 fifty refreshes of one token give one live child": (
         "auth/test_sessions.py::test_fifty_refreshes_at_once_give_one_live_child",
@@ -147,6 +151,74 @@ INVARIANTS: dict[str, Sequence[str]] = {
     ),
     "16 every MongoDB command names the organization": (
         "kit/test_mongo.py::test_every_command_names_the_organization",
+    ),
+    "17 after any fault the ledger is the provider's bill": (
+        _EXPERIMENT,
+        "usage/test_ledger.py::test_entries_rollups_and_budgets_agree_after_anything",
+    ),
+    "18 settled and reserved stay within the limit": (
+        f"{_EXPERIMENT}[a hundred runs at once, a budget for ten]",
+        "budgets/test_counting.py::test_of_a_hundred_messages_at_once_those_run_that_fit",
+        "usage/test_ledger.py::test_budgets_and_rollups_hold_at_a_hundred_runs_at_once",
+    ),
+    "19 a request sent a hundred times is one": (
+        "budgets/test_counting.py::test_the_same_message_a_hundred_times_is_asked_and_paid_once",
+        "chat/test_runs.py::test_the_same_request_a_hundred_times_at_once_is_one_run",
+        "chat/test_replicas.py::test_the_same_request_sent_to_both_servers_is_one_run",
+    ),
+    "20 a reservation ends once, and with its lease": (
+        "usage/test_ledger.py::test_a_reservation_is_ended_once",
+        "chat/test_replicas.py::test_a_run_whose_server_is_killed_is_ended_by_another",
+        f"{_EXPERIMENT}[kill -9 of one of two at any moment]",
+    ),
+    "21 a run that is stopped pays for what was said": (
+        f"{_EXPERIMENT}[clients cancel at any token]",
+        "chat/test_runs.py::test_cancel_stops_the_provider_and_bills_what_was_said",
+    ),
+    "22 every attempt that was billed is in the ledger": (
+        f"{_EXPERIMENT}[another model goes on with an answer]",
+        "chat/test_attempts.py::test_a_provider_that_fails_before_it_speaks_is_tried_again",
+        "chat/test_fallback.py::test_silence_falls_back_at_once_and_both_are_billed",
+    ),
+    "23 no unknown price or absurd usage goes unmarked": (
+        f"{_EXPERIMENT}[provider counts nothing, or nonsense]",
+        "llm/test_prices.py::test_an_unknown_price_is_never_zero",
+        "llm/test_prices.py::test_usage_that_cannot_be_true_is_refused",
+        "llm/test_streams.py::test_usage_that_cannot_be_true_is_estimated",
+        "llm/test_streams.py::test_a_last_count_that_cannot_be_true_is_estimated",
+        "usage/test_usage.py::test_entries_say_by_which_prices_they_were_computed",
+    ),
+    "24 entries never change, roll-ups come from them": (
+        "usage/test_ledger.py::test_the_server_cannot_change_what_is_written",
+        "usage/test_ledger.py::test_rebuilding_changes_nothing_that_is_right",
+        "usage/test_ledger.py::test_rebuilding_makes_right_what_is_wrong",
+    ),
+    "25 one terminal event; a run resumes where one was": (
+        "chat/test_runs.py::test_every_suffix_of_a_run_that_ended_can_be_read_again",
+        "chat/test_endings.py::test_of_two_who_end_a_run_the_first_counts",
+        "chat/test_replicas.py::test_twenty_readers_of_both_servers_get_the_same",
+        _EXPERIMENT,
+    ),
+    "26 another model answers before content, or announced": ("chat/test_fallback.py", "chat/test_course.py"),
+    "27 four clocks fire while pings arrive": (
+        "llm/test_streams.py::test_the_clock_for_connecting",
+        "llm/test_streams.py::test_the_clock_for_the_first_content",
+        "llm/test_streams.py::test_the_clock_between_content",
+        "chat/test_attempts.py::test_the_clock_of_the_run_fires_while_pings_arrive",
+    ),
+    "28 a client that goes away leaves nothing behind": ("faults/test_vanished.py",),
+    "29 every call ends with a status": (
+        "kit/test_interceptors.py::test_a_cancel_inside_a_handler_ends_the_call",
+        "contracts/test_fuzz.py",
+        "faults/test_faults.py::test_every_method_ends_with_a_status_while_a_database_is_gone",
+    ),
+    "30 unread streams hold little and slow nobody": (f"{_EXPERIMENT}[clients read nothing]",),
+    "31 what was acknowledged outlives any kill": (
+        _EXPERIMENT,
+        "chat/test_crash.py",
+        "chat/test_endings.py::test_what_a_crash_leaves_of_an_end_is_made_up_for",
+        "chat/test_replicas.py::test_a_server_that_wakes_up_too_late_does_no_harm",
+        "chat/test_replicas.py::test_both_go_on_when_redis_is_gone",
     ),
 }
 

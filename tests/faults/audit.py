@@ -1,0 +1,69 @@
+"""The ledger beside the provider's bill: corrected by it as an operator does that, and then the same to the unit."""
+
+import json
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+from aiworkspace_server.llm.base import TokenUsage
+from aiworkspace_server.llm.prices import price
+
+from .trial import Trial
+
+_NOTHING = TokenUsage(0, 0, 0, 0, 0)
+_ATTEMPTS = """
+  SELECT run_id, attempt, min(model), min(run_time), sum(input_tokens)::bigint, sum(output_tokens)::bigint,
+         sum(cost_nanos)::bigint, count(*) FILTER (WHERE kind = 'adjust'),
+         count(*) FILTER (WHERE kind IN ('settle', 'release'))
+  FROM ledger_entries WHERE org_id = %s GROUP BY run_id, attempt
+"""
+_PROVIDERS = "SELECT DISTINCT split_part(model, '/', 1) FROM ledger_entries WHERE org_id = %s"
+_SUMS = """
+  SELECT (SELECT coalesce(sum(cost_nanos), 0) FROM ledger_entries WHERE org_id = %(org_id)s),
+         (SELECT coalesce(sum(cost_nanos), 0) FROM usage_rollups WHERE org_id = %(org_id)s AND period = 'day'),
+         (SELECT coalesce(sum(cost_nanos), 0) FROM usage_rollups WHERE org_id = %(org_id)s AND period = 'hour')
+"""
+
+
+async def compare(trial: Trial) -> tuple[int, int, list[str]]:
+    """How many attempts had to be adjusted, the nanos that are different after that, and what else does not add up."""
+    await trial.bill_is_whole()
+    await _reconcile(trial)
+    wrong = [f"{name} was asked {n} times" for name, n in Counter(each.request for each in trial.bill).items() if n > 1]
+    charged = {charge.request: charge.usage for charge in trial.bill}
+    adjusted = difference = 0
+    for run_id, attempt, model, run_time, *tokens, nanos, adjustments, ends in await trial.site.rows(
+        _ATTEMPTS, UUID(trial.org_id)
+    ):
+        request = f"{run_id}/{attempt}"
+        usage = charged.pop(request, _NOTHING)
+        right = price(model, usage, run_time).nanos
+        difference += abs(nanos - right)
+        adjusted += bool(adjustments)
+        if [*tokens, nanos] != [usage.input_tokens, usage.output_tokens, right]:
+            wrong.append(f"{request}: {tokens} for {nanos} in the ledger, {usage} for {right} on the bill")
+        if ends != 1:
+            wrong.append(f"{request}: its reservation was ended {ends} times")
+    wrong += [f"{request}: billed and not in the ledger" for request in charged]
+    entries, *sums = (await trial.site.rows(_SUMS, {"org_id": UUID(trial.org_id)}))[0]
+    if set(sums) != {entries}:
+        wrong.append(f"the entries add up to {entries}, the roll-ups of days and hours to {sums}")
+    return adjusted, difference, wrong
+
+
+async def _reconcile(trial: Trial) -> None:
+    """The operator's command, over what each provider says that it billed in this time."""
+    times = trial.begin_time, datetime.now(UTC) + timedelta(seconds=1)
+    for (provider,) in await trial.site.rows(_PROVIDERS, UUID(trial.org_id)):
+        file = trial.site.directory / f"bill-{trial.org_id}-{provider}.jsonl"
+        _export(trial, provider, file)
+        start, end = (time.isoformat() for time in times)
+        await trial.server.command(
+            *("reconcile", str(file), f"--provider={provider}", "--complete", f"--start={start}", f"--end={end}")
+        )
+
+
+def _export(trial: Trial, provider: str, file: Path) -> None:
+    lines = [json.dumps(charge.line()) for charge in trial.bill if charge.provider == provider]
+    file.write_text("".join(f"{line}\n" for line in lines))

@@ -1,0 +1,56 @@
+"""A few of the experiments, and what holds of every method while a database is gone. `make faults` does them all."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from random import Random
+
+import grpc
+import pytest
+
+from tests.contracts.surface import ENDPOINTS, name_of
+
+from .experiments import EXPERIMENTS
+from .site import Site, site
+from .trial import trial
+
+_PATIENT_SECONDS = 60.0  # how fast a recovery is shows where nothing else runs
+_NAMES = (
+    "kill -9 while the answer is stored",
+    "kill -9 of one of two at any moment",
+    "kill -9 of one of two, the other goes on",
+    "kill -9 of everything",
+    "provider breaks off: error, reset, end",
+    "provider counts nothing, or nonsense",
+    "another model goes on with an answer",
+    "clients cancel at any token",
+    "clients read nothing",
+    "a hundred runs at once, a budget for ten",
+)
+_DEFECTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+@pytest.fixture(scope="module")
+async def where(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    async with site(tmp_path_factory.mktemp("faults")) as where:
+        yield where
+
+
+@pytest.mark.parametrize("name", _NAMES)
+async def test_nothing_is_lost_and_the_ledger_is_the_bill(name: str, where: Site) -> None:
+    figures = await EXPERIMENTS[name](where, Random(name))
+    assert figures.runs > 0
+    assert figures.faults(recovery_seconds=_PATIENT_SECONDS) == []
+
+
+@pytest.mark.parametrize("name", ["postgres", "mongo", "redis"])
+async def test_every_method_ends_with_a_status_while_a_database_is_gone(name: str, where: Site) -> None:
+    async with trial(where, {"redis_url": where.redis.url, "rate_limit_factor": 1000}) as at:
+        ids = {"org_id": at.org_id, "workspace_id": at.workspace_id, "user_id": at.asker.now.user_id}
+        store = getattr(where, name)
+        store.kill()
+        try:
+            calls = [each.call(at.asker.now, each.request(ids, optional=False)) for each in ENDPOINTS]
+            outcomes = dict(zip(map(name_of, ENDPOINTS), await asyncio.gather(*calls), strict=True))
+        finally:
+            await store.restart()
+    assert {name: outcome for name, outcome in outcomes.items() if outcome.code in _DEFECTS} == {}

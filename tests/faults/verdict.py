@@ -1,0 +1,130 @@
+"""What came of an experiment: read from the databases and from the provider's bill, never from what the server says."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from aiworkspace.v1 import chat_pb2 as pb
+from aiworkspace_server.chat import events
+from tests.people import kinds_of, text_of
+
+from .asking import Asked
+from .audit import compare
+from .trial import Trial
+
+_END_SECONDS = 10.0  # in which everything has to have ended
+_TERMINAL = {"run_completed", "run_failed", "run_cancelled"}
+_OPEN_CLAIMS = "SELECT run_id FROM run_claims WHERE org_id = %s AND state = 'open'"
+_OPEN_RESERVATIONS = """
+  SELECT run_id FROM ledger_entries WHERE org_id = %s GROUP BY run_id, attempt HAVING sum(reserved_nanos) <> 0
+"""
+_PAID = "SELECT DISTINCT run_id FROM ledger_entries WHERE org_id = %s AND cost_nanos <> 0"
+_WINDOWS = "SELECT reserved_nanos FROM budget_windows WHERE org_id = %s AND reserved_nanos <> 0"
+
+
+@dataclass
+class Figures:
+    """One row of the table. `wrong` is what did not hold besides."""
+
+    runs: int
+    lost: int
+    difference: int  # nano-USD, all differences of single attempts added up
+    adjusted: int
+    stuck: int
+    slowest: float
+    died: bool = False  # whether a process under test died: then recovery has ten seconds
+    cut: bool = True  # whether anything was: else nothing may need an adjustment
+    wrong: list[str] = field(default_factory=list)
+
+    def faults(self, recovery_seconds: float = _END_SECONDS) -> list[str]:
+        """What is not as it has to be."""
+        found = [f"{name}: {getattr(self, name)}" for name in ("lost", "difference", "stuck") if getattr(self, name)]
+        if self.adjusted and not self.cut:
+            found.append(f"adjusted: {self.adjusted}")
+        if self.died and self.slowest > recovery_seconds:
+            found.append(f"slowest recovery: {self.slowest:.1f} s")
+        return found + self.wrong
+
+
+async def figures(trial: Trial, *, died: bool = False, cut: bool = True) -> Figures:
+    """Waits for the end of everything, and adds up."""
+    await trial.settle_down()
+    stuck = await _stuck(trial)
+    lost = [f"{each.run_id or each.content}: {why}" for each in trial.asked if (why := await _loss(trial, each))]
+    wrong = [*trial.wrong, *(f"lost {text}" for text in lost), *await _half_there(trial)]
+    adjusted, difference, unequal = await compare(trial)
+    return Figures(
+        len(trial.asked), len(lost), difference, adjusted, len(stuck), trial.slowest, died, cut, [*wrong, *unequal]
+    )
+
+
+async def _stuck(trial: Trial) -> set[UUID]:
+    """Runs that still hold something when everything has to have ended."""
+    deadline = time.monotonic() + _END_SECONDS
+    org_id = UUID(trial.org_id)
+    while True:
+        held = await trial.site.rows(_OPEN_CLAIMS, org_id) + await trial.site.rows(_OPEN_RESERVATIONS, org_id)
+        busy = await trial.site.documents("conversations", {"org_id": org_id, "active_run_id": {"$ne": None}})
+        running = await trial.site.documents("runs", {"org_id": org_id, "state": "running"})
+        windows = await trial.site.rows(_WINDOWS, org_id)
+        stuck = {row[0] for row in held} | {each["active_run_id"] for each in busy} | {run["_id"] for run in running}
+        if not (stuck or windows) or time.monotonic() > deadline:
+            if windows and not stuck:
+                trial.wrong.append(f"budgets hold reservations of nobody: {windows}")
+            return stuck
+        await asyncio.sleep(0.1)
+
+
+async def _loss(trial: Trial, asked: Asked) -> str:
+    """Why an acknowledged run counts as lost; empty when it is there as it was seen."""
+    if asked.refusal or not asked.run_id:
+        return ""
+    run_id, org_id = UUID(asked.run_id), UUID(trial.org_id)
+    found = await trial.site.documents("runs", {"org_id": org_id, "_id": run_id})
+    if not found or found[0]["state"] == "running":
+        return "it has no end"
+    batches = await trial.site.documents("run_events", {"org_id": org_id, "run_id": run_id})
+    stored = [
+        events.decode(event) for batch in sorted(batches, key=lambda each: each["first"]) for event in batch["events"]
+    ]
+    return _flaw(stored) or await _disagreement(trial, asked, found[0], stored)
+
+
+def _flaw(stored: Sequence[pb.ChatEvent]) -> str:
+    if [event.sequence for event in stored] != list(range(1, len(stored) + 1)):
+        return f"its stored events have the numbers {[event.sequence for event in stored]}"
+    ends = [place for place, kind in enumerate(kinds_of(list(stored))) if kind in _TERMINAL]
+    return "" if ends == [len(stored) - 1] else f"its events have terminal ones at {ends} of {len(stored)}"
+
+
+async def _disagreement(trial: Trial, asked: Asked, run: dict[str, object], stored: list[pb.ChatEvent]) -> str:
+    text, org_id = text_of(stored), UUID(trial.org_id)
+    messages = await trial.site.documents("messages", {"org_id": org_id, "run_id": run["_id"]})
+    said = {each["role"]: "".join(part["text"] for part in each["contents"]) for each in messages}
+    if len(messages) != len(said) or said.get("user") != asked.content:
+        return f"its messages are {said}"
+    if said.get("assistant", "") != text:
+        return f"it is stored as {said.get('assistant')!r} and its events say {text!r}"
+    if not asked.whole.startswith(text):
+        return f"{text!r} was stored, which the provider did not say"
+    if not (text.startswith(asked.text) or asked.text.startswith(text)):
+        return f"{text!r} was stored and {asked.text!r} was seen"
+    if run["state"] == "completed" and text != asked.whole:
+        return f"it is complete with {text!r}"
+    return ""
+
+
+async def _half_there(trial: Trial) -> list[str]:
+    """What was not acknowledged is there as a whole or not at all."""
+    org_id = UUID(trial.org_id)
+    runs = {run["_id"] for run in await trial.site.documents("runs", {"org_id": org_id})}
+    messages = {message["run_id"] for message in await trial.site.documents("messages", {"org_id": org_id})}
+    batches = {batch["run_id"] for batch in await trial.site.documents("run_events", {"org_id": org_id})}
+    spent = {row[0] for row in await trial.site.rows(_PAID, org_id)}
+    return [
+        f"{kind} without their run: {ids - runs}"
+        for kind, ids in (("messages", messages), ("events", batches), ("costs", spent))
+        if ids - runs
+    ]
