@@ -1,6 +1,7 @@
 """`python -m tests.faults [--only NAME] [--seed N] [--list]`: everything that can break, one after the other."""
 
 import argparse
+import logging
 import os
 import sys
 import tempfile
@@ -20,6 +21,8 @@ from .site import Site, site
 from .table import HEAD, line, show_faults
 from .verdict import Figures
 
+_END_SECONDS = 10.0
+
 
 def main() -> int:
     arguments = _arguments()
@@ -28,6 +31,7 @@ def main() -> int:
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)  # the experiments have settings of their own
     logs.configure("console", "error")
+    logging.getLogger("aiohttp").setLevel(logging.CRITICAL)  # that callers hang up is what the stand-in is for
     names = [name for name in EXPERIMENTS if all(word in name for word in arguments.only or ())]
     if not names:
         sys.exit("error: no experiment has this in its name; --list shows them all.")
@@ -42,7 +46,7 @@ async def _run(names: Sequence[str], seed: int) -> int:
     rows: dict[str, Figures | None] = {}
     print(HEAD, flush=True)
     with tempfile.TemporaryDirectory(prefix="aiworkspace-faults-") as directory:
-        async with site(Path(directory)) as where:
+        async with site(Path(directory), _END_SECONDS) as where:
             for name in names:
                 rows[name] = await _experiment(where, name, seed)
                 print(line(name, rows[name]), flush=True)

@@ -62,6 +62,7 @@ class Asker:
         self._address = address
         self._turn = cycle(range(connections))
         self._connections: dict[tuple[str, int], Person] = {}
+        self._others: list[Asker] = []
 
     @property
     def now(self) -> Person:
@@ -93,9 +94,17 @@ class Asker:
                     return
                 await asyncio.sleep(0.1)
 
+    def at(self, address: str) -> "Asker":
+        """The same person at this server. It is closed with this one."""
+        other = Asker(self._person, lambda: address, connections=1)
+        self._others.append(other)
+        return other
+
     async def close(self) -> None:
         for person in self._connections.values():
             await person.channel.close()
+        for other in self._others:
+            await other.close()
 
     def _call(self, asked: Asked, from_the_start: bool) -> Any:
         chat = self.now.chat

@@ -13,7 +13,7 @@ from .trial import Trial
 
 _NOTHING = TokenUsage(0, 0, 0, 0, 0)
 _ATTEMPTS = """
-  SELECT run_id, attempt, min(model), min(run_time), sum(input_tokens)::bigint, sum(output_tokens)::bigint,
+  SELECT run_id, attempt, min(model), min(create_time), sum(input_tokens)::bigint, sum(output_tokens)::bigint,
          sum(cost_nanos)::bigint, count(*) FILTER (WHERE kind = 'adjust'),
          count(*) FILTER (WHERE kind IN ('settle', 'release'))
   FROM ledger_entries WHERE org_id = %s GROUP BY run_id, attempt
@@ -22,7 +22,9 @@ _PROVIDERS = "SELECT DISTINCT split_part(model, '/', 1) FROM ledger_entries WHER
 _SUMS = """
   SELECT (SELECT coalesce(sum(cost_nanos), 0) FROM ledger_entries WHERE org_id = %(org_id)s),
          (SELECT coalesce(sum(cost_nanos), 0) FROM usage_rollups WHERE org_id = %(org_id)s AND period = 'day'),
-         (SELECT coalesce(sum(cost_nanos), 0) FROM usage_rollups WHERE org_id = %(org_id)s AND period = 'hour')
+         (SELECT coalesce(sum(cost_nanos), 0) FROM usage_rollups WHERE org_id = %(org_id)s AND period = 'hour'),
+         (SELECT coalesce(min(settled_nanos), 0) FROM budget_windows WHERE org_id = %(org_id)s),
+         (SELECT coalesce(max(settled_nanos), 0) FROM budget_windows WHERE org_id = %(org_id)s)
 """
 
 
@@ -33,12 +35,12 @@ async def compare(trial: Trial) -> tuple[int, int, list[str]]:
     wrong = [f"{name} was asked {n} times" for name, n in Counter(each.request for each in trial.bill).items() if n > 1]
     charged = {charge.request: charge.usage for charge in trial.bill}
     adjusted = difference = 0
-    for run_id, attempt, model, run_time, *tokens, nanos, adjustments, ends in await trial.site.rows(
+    for run_id, attempt, model, time, *tokens, nanos, adjustments, ends in await trial.site.rows(
         _ATTEMPTS, UUID(trial.org_id)
     ):
         request = f"{run_id}/{attempt}"
         usage = charged.pop(request, _NOTHING)
-        right = price(model, usage, run_time).nanos
+        right = price(model, usage, time).nanos
         difference += abs(nanos - right)
         adjusted += bool(adjustments)
         if [*tokens, nanos] != [usage.input_tokens, usage.output_tokens, right]:
@@ -48,7 +50,7 @@ async def compare(trial: Trial) -> tuple[int, int, list[str]]:
     wrong += [f"{request}: billed and not in the ledger" for request in charged]
     entries, *sums = (await trial.site.rows(_SUMS, {"org_id": UUID(trial.org_id)}))[0]
     if set(sums) != {entries}:
-        wrong.append(f"the entries add up to {entries}, the roll-ups of days and hours to {sums}")
+        wrong.append(f"the entries add up to {entries}; roll-ups of days and hours, and budgets, to {sums}")
     return adjusted, difference, wrong
 
 

@@ -31,6 +31,7 @@ class Site:
     mongo: Store
     redis: Store
     standin: Standin
+    end_seconds: float  # in which everything has to have ended after a fault
     numbers: Any  # of the servers
 
     def server(self, settings: Mapping[str, object] | None = None, *options: str) -> ServerProcess:
@@ -59,7 +60,7 @@ class Site:
 
 
 @asynccontextmanager
-async def site(directory: Path) -> AsyncIterator[Site]:
+async def site(directory: Path, end_seconds: float) -> AsyncIterator[Site]:
     """With all databases started, and at the present schema."""
     all_stores = postgres, mongo, redis = stores(directory / "data")
     try:
@@ -68,7 +69,7 @@ async def site(directory: Path) -> AsyncIterator[Site]:
         await migrate(postgres.url, client)
         await client.close()
         async with Standin() as standin:
-            yield Site(directory, postgres, mongo, redis, standin, count(1))
+            yield Site(directory, postgres, mongo, redis, standin, end_seconds, count(1))
     finally:
         for store in all_stores:
             await store.close()

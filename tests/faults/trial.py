@@ -9,18 +9,20 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
-from aiworkspace.v1 import model_pb2
+from aiworkspace.v1 import budget_pb2, common_pb2, model_pb2
 from tests.people import Person, make_conversation, make_place
 from tests.process import ServerProcess
 from tests.standin import Charge, Script
 
 from .asking import Asked, Asker
+from .moments import until
 from .site import Site
 
 OPENAI = "openai/gpt-4o-mini"
 ANTHROPIC = "anthropic/claude-haiku-4-5"
 _CONNECTIONS = 8  # to a server of several processes: each has some of them, but for one case in a hundred
-_PATIENCE_SECONDS = 60.0
+_PLENTY = 10**15  # nano-USD, so that every experiment shows that a budget counts what the ledger has
+_PATIENCE_SECONDS = 120.0
 _numbers = count(1)
 
 
@@ -41,6 +43,7 @@ class Trial:
     begin: int  # how much was billed before
     begin_time: datetime
     asked: list[Asked] = field(default_factory=list)
+    may_refuse: bool = False  # whether there may be too little money for what is asked
     fault_time: float = 0
     wrong: list[str] = field(default_factory=list)  # what else did not hold
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -99,6 +102,26 @@ class Trial:
         )
         await self.asker.now.models.SetWorkspaceModelPolicy(request)
 
+    async def limit(self, nanos: int) -> None:
+        """Gives the organization a hard budget."""
+        request = budget_pb2.CreateBudgetRequest(
+            org_id=self.org_id,
+            scope=budget_pb2.BUDGET_SCOPE_ORG,
+            window=budget_pb2.BUDGET_WINDOW_MONTH,
+            limit=common_pb2.Money(currency_code="USD", nanos=nanos),
+            hard=True,
+        )
+        await self.asker.now.budgets.CreateBudget(request)
+
+    async def follow_at(self, server: ServerProcess) -> None:
+        """Everybody who asked reads along at another server as well, and counts once more."""
+        asker = self.asker.at(server.address)
+        await until(lambda: all(each.run_id for each in self.asked))
+        for each in list(self.asked):
+            along = Asked(each.content, each.conversation_id, each.model, each.whole, run_id=each.run_id)
+            self.asked.append(along)
+            self._tasks.append(asyncio.create_task(asker.ask(along)))
+
     def fault(self) -> None:
         """What is broken is broken now."""
         self.fault_time = time.monotonic()
@@ -143,8 +166,10 @@ async def trial(
             connections=_CONNECTIONS if options else 1,
         )
         place = await make_place(person)
+        at = Trial(site, all_servers, asker, place.org_id, place.workspace_id, len(site.standin.bill), begin_time)
+        await at.limit(_PLENTY)
         try:
-            yield Trial(site, all_servers, asker, place.org_id, place.workspace_id, len(site.standin.bill), begin_time)
+            yield at
         finally:
             await asker.close()
             await person.channel.close()

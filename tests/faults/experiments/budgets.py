@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
 
-from aiworkspace.v1 import budget_pb2, common_pb2
 from tests.standin import Script
 
 from ..moments import until
@@ -18,12 +17,15 @@ _OVER = """
   SELECT w.settled_nanos, w.reserved_nanos, b.limit_nanos FROM budget_windows w JOIN budgets b ON b.id = w.budget_id
   WHERE w.org_id = %s AND b.hard AND w.settled_nanos + w.reserved_nanos > b.limit_nanos
 """
+_SPENT = "SELECT sum(cost_nanos) FROM ledger_entries WHERE org_id = %s"
 _RESERVED = "SELECT reserved_nanos FROM ledger_entries WHERE org_id = %s AND kind = 'reserve'"
 
 
 async def a_crowd(site: Site, chance: Random) -> Figures:
     async with trial(site, {"rate_limit_factor": 1000}) as at:
-        await _limit(at, _ENOUGH_FOR * await _reservation(at))
+        at.may_refuse = True
+        reservation = await _reservation(at)
+        await at.limit(await _spent(at) + _ENOUGH_FOR * reservation)
         go_on = asyncio.Event()
         script = Script(tokens=words(20), until=go_on)
         async with _watched(at):
@@ -45,18 +47,8 @@ async def _reservation(at: Trial) -> int:
     return int((await at.site.rows(_RESERVED, at.org_id))[0][0])
 
 
-async def _limit(at: Trial, left: int) -> None:
-    """Gives the organization a hard budget in which so much is left."""
-    spent = int((await at.site.rows("SELECT sum(cost_nanos) FROM ledger_entries WHERE org_id = %s", at.org_id))[0][0])
-    await at.asker.now.budgets.CreateBudget(
-        budget_pb2.CreateBudgetRequest(
-            org_id=at.org_id,
-            scope=budget_pb2.BUDGET_SCOPE_ORG,
-            window=budget_pb2.BUDGET_WINDOW_MONTH,
-            limit=common_pb2.Money(currency_code="USD", nanos=spent + left),
-            hard=True,
-        )
-    )
+async def _spent(at: Trial) -> int:
+    return int((await at.site.rows(_SPENT, at.org_id))[0][0])
 
 
 @asynccontextmanager

@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
 from typing import Any
@@ -9,18 +11,18 @@ from typing import Any
 from tests.standin import Script
 
 from ..site import Site
-from ..trial import trial, words
+from ..trial import Trial, trial, words
 from ..verdict import Figures, figures
 
 _PAUSE_SECONDS = 3.0
-_SLOW = Script(tokens=words(20), seconds_per_token=0.02)
-_NAMES = {"postgres": "PostgreSQL", "mongo": "MongoDB", "redis": "Redis"}
+_GONE_SECONDS = 1.0
+_SLOW = Script(tokens=words(40), seconds_per_token=0.03)
+_NAMES = {"postgres": "PostgreSQL", "mongo": "MongoDB", "redis": "Redis between two servers"}
 
 
 async def pause(name: str, site: Site, chance: Random) -> Figures:
-    async with trial(site, {"redis_url": site.redis.url}) as at:
+    async with _busy(name, site) as at:
         store = getattr(site, name)
-        await at.ask_one_by_one(20, _SLOW)
         prepared = await at.prepare(5, _SLOW)
         at.fault()
         store.pause()
@@ -33,17 +35,26 @@ async def pause(name: str, site: Site, chance: Random) -> Figures:
 
 
 async def kill(name: str, site: Site, chance: Random) -> Figures:
-    async with trial(site, {"redis_url": site.redis.url}) as at:
+    async with _busy(name, site) as at:
         store = getattr(site, name)
-        await at.ask_one_by_one(20, _SLOW)
         prepared = await at.prepare(5, _SLOW)
         await asyncio.sleep(chance.random() * 0.2)
         at.fault()
         store.kill()
         at.send(*prepared)
-        await asyncio.sleep(1)
+        await asyncio.sleep(_GONE_SECONDS)
         await store.restart()
         return await figures(at, died=True)
+
+
+@asynccontextmanager
+async def _busy(name: str, site: Site) -> AsyncIterator[Trial]:
+    """A server with runs at every step. What Redis is for takes two: with one of them everybody reads along."""
+    async with trial(site, servers=2 if name == "redis" else 1) as at:
+        await at.ask_one_by_one(20, _SLOW)
+        if name == "redis":
+            await at.follow_at(at.servers[1])
+        yield at
 
 
 async def kill_all(site: Site, chance: Random) -> Figures:
