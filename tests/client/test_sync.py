@@ -154,8 +154,6 @@ async def test_clients_survive_a_fork_that_happens_before_their_first_call(serve
         import os
         from aiworkspace_client import Client
 
-        with Client("{server.target}") as closed:
-            closed.auth.get_me()
         client = Client("{server.target}")
         child = os.fork()
         line = ("child " if child == 0 else "parent ") + client.auth.get_me().email + os.linesep

@@ -148,6 +148,8 @@ class ChatStore:
         return await self._runs.find_one({"_id": run["_id"], "end_id": run["end_id"]}, ["_id"]) is not None
 
     async def delete_run(self, run_id: UUID) -> None:
+        """With its events, of which the first may have been stored before the run itself."""
+        await self._events.delete({"run_id": run_id})
         await self._runs.delete({"_id": run_id})
 
     async def save_events(self, batch: EventBatch) -> bool:
