@@ -18,7 +18,6 @@ _NAMES = (
     "kill -9 while the answer is stored",
     "kill -9 of one of two at any moment",
     "kill -9 of one of two, the other goes on",
-    "kill -9 of everything",
     "provider breaks off: error, reset, end",
     "provider counts nothing, or nonsense",
     "another model goes on with an answer",
