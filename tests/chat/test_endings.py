@@ -8,7 +8,7 @@ import pytest
 
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace_server.app import App
-from aiworkspace_server.chat import ending
+from aiworkspace_server.chat import ending, runs
 from aiworkspace_server.chat.execution import Execution
 from aiworkspace_server.chat.leftovers import recover_run
 from aiworkspace_server.chat.models import EventBatch, Run
@@ -78,6 +78,27 @@ async def test_what_a_crash_leaves_of_an_end_is_made_up_for(
     assert await recover(app, place, run_id) == "completed", "done twice it does no harm"
     assert await replayed(place, run_id) == events
     assert kinds_of(await say(place.owner, place.conversation_id, "on"))[-1] == "run_completed"
+
+
+@pytest.mark.parametrize("step", ["begin_run", "save_message", "save_events", "save_run"])
+async def test_a_run_that_was_stored_in_part_is_withdrawn(
+    step: str, place: Place, app: App, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def crash(*_: Any) -> None:
+        raise Crash
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ChatStore, step, crash)
+        broken.setattr(runs, "withdraw", crash)
+        assert await refusal(events_of(send(place, request_id=str(new_id())))) is not None
+    ((run_id,),) = await sql(stores, "SELECT run_id FROM run_claims WHERE conversation_id = %s", place.conversation_id)
+    assert await recover(app, place, str(run_id)) == "withdrawn"
+    store = ChatStore(app.mongo, UUID(place.org_id))
+    assert (await store.find_run(run_id), await store.last_event(run_id)) == (None, None)
+    assert await messages_of(place) == []
+    assert await endings_of(stores, run_id) == [(1, "reserve"), (1, "release")]
+    assert not await is_open(place)
+    assert kinds_of(await say(place.owner, place.conversation_id, "hello"))[-1] == "run_completed"
 
 
 def _unless_by_person(crash: Any) -> Any:

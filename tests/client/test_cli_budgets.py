@@ -83,6 +83,27 @@ async def test_a_budget_is_made_and_deleted(server: ScriptedServer, aiws: Aiws) 
 
 
 @pytest.mark.usefixtures("signed_in")
+async def test_only_what_is_given_of_a_budget_is_changed(server: ScriptedServer, aiws: Aiws) -> None:
+    server.script("BudgetService.UpdateBudget", answer(pb.UpdateBudgetResponse(budget=BUDGET)))
+    named = pb.Budget(org_id="org-1", budget_id="budget-1")
+    cases: list[tuple[tuple[str, ...], pb.Budget, list[str]]] = [
+        (("--limit", "60", "--soft"), pb.Budget(limit=usd(60 * 10**9)), ["limit", "hard"]),
+        (("--hard", "--alert", "90"), pb.Budget(hard=True, alert_percents=[90]), ["hard", "alert_percents"]),
+        (("--limit", "0", "--no-alerts"), pb.Budget(limit=usd(0)), ["limit", "alert_percents"]),
+    ]
+    for options, budget, mask in cases:
+        ran = await aiws("budgets", "update", "budget-1", *options)
+        assert ran.returncode == 0, ran.stderr
+        budget.MergeFrom(named)
+        request = server.calls[-1].request
+        assert (request.budget, list(request.update_mask.paths)) == (budget, mask)
+    calls = len(server.calls)
+    for options in ((), ("--limit", "-1"), ("--limit", "99999999999")):
+        assert (await aiws("budgets", "update", "budget-1", *options)).returncode == 2
+    assert len(server.calls) == calls
+
+
+@pytest.mark.usefixtures("signed_in")
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -148,9 +169,11 @@ async def test_a_refusal_for_want_of_money_says_where_to_look(server: ScriptedSe
 async def test_usage_is_grouped_by_hour_and_key(server: ScriptedServer, aiws: Aiws) -> None:
     total = usage_pb2.UsageTotal(request_count=2, cost=usd(5))
     row = usage_pb2.UsageRow(hour="2026-11-25T07", api_key_id="key-1", total=total)
-    server.script("UsageService.GetUsage", answer(usage_pb2.GetUsageResponse(total=total, rows=[row])))
+    of_people = usage_pb2.UsageRow(hour="2026-11-25T08", total=total)
+    server.script("UsageService.GetUsage", answer(usage_pb2.GetUsageResponse(total=total, rows=[row, of_people])))
     lines = (await aiws("usage", "--by", "hour", "--by", "api-key")).stdout.splitlines()
     assert lines[1].split()[:3] == ["2026-11-25T07", "key-1", "2"]
+    assert lines[2].split()[:3] == ["2026-11-25T08", "none", "2"]
     assert list(server.calls[-1].request.group_by) == [
         usage_pb2.USAGE_DIMENSION_HOUR,
         usage_pb2.USAGE_DIMENSION_API_KEY,

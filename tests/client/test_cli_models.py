@@ -125,3 +125,9 @@ async def test_a_limit_that_is_none_is_refused(server: ScriptedServer, aiws: Aiw
     ran = await aiws("models", "policy", "set", "--limit", limit)
     assert (ran.returncode, "MODEL=REQUESTS" in ran.stderr) == (2, True)
     assert server.called("ModelService.GetOrgModelPolicy") == []
+
+
+async def test_a_policy_without_changes_is_wrong_usage(server: ScriptedServer, aiws: Aiws) -> None:
+    ran = await aiws("models", "policy", "set")
+    assert (ran.returncode, "nothing to change" in ran.stderr) == (2, True)
+    assert server.called("ModelService.GetOrgModelPolicy") == []

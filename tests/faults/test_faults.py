@@ -24,6 +24,7 @@ _NAMES = (
     "clients cancel at any token",
     "clients read nothing",
     "a hundred runs at once, a budget for ten",
+    "kill -9 of everything",
 )
 _DEFECTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}
 

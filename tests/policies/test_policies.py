@@ -122,6 +122,17 @@ async def test_what_makes_no_sense_is_refused(place: Place, policy: dict[str, An
     assert "echo/echo" in await listed(place)
 
 
+async def test_both_policies_together_leave_a_temperature(place: Place) -> None:
+    await of_org(place, bounds=pb.ParameterBounds(max_temperature=0.5))
+    bounds = pb.ParameterBounds(min_temperature=0.6)
+    assert await named(of_workspace(place, bounds=bounds)) == ("policy.bounds.min_temperature",)
+    request = pb.GetWorkspaceModelPolicyRequest(workspace_id=place.workspace_id)
+    found = await place.owner.models.GetWorkspaceModelPolicy(request)
+    assert not found.policy.bounds.HasField("min_temperature")
+    bounds.min_temperature = 0.5
+    assert await outcome(of_workspace(place, bounds=bounds)) == OK
+
+
 async def test_the_default_is_the_organizations_alone(place: Place) -> None:
     assert await named(of_workspace(place, default_model="echo/echo")) == ("policy.default_model",)
 

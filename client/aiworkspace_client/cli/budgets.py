@@ -2,7 +2,7 @@
 
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,12 @@ app = typer.Typer(no_args_is_help=True, help="Budgets: how much may be spent, by
 _MOST_NANOS = 2**63 - 1
 _FIGURES = ("LIMIT", "SPENT", "RESERVED", "LEFT")
 _COLUMNS = ("BUDGET", "WHOSE", "WINDOW", "KIND", *_FIGURES, "UNTIL")
+
+
+BudgetId = Annotated[str, typer.Argument(help="Id from aiws budgets list.")]
+Alerts = Annotated[
+    list[int] | None, typer.Option("--alert", help="Percentage at which to send a mail. Repeat it.", min=1, max=100)
+]
 
 
 class Whose(StrEnum):
@@ -41,9 +47,15 @@ def _usd(text: str) -> int:
         nanos = Decimal(text.replace(",", "")) * output.NANOS
     except InvalidOperation:
         raise typer.BadParameter("is no amount, such as 50 or 0.25") from None
-    if not (nanos.is_finite() and 0 <= nanos <= _MOST_NANOS and nanos == int(nanos)):
+    if not (nanos.is_finite() and 0 <= nanos and nanos == int(nanos)):
         raise typer.BadParameter("must not be negative, and have no more than nine decimal places")
+    if nanos > _MOST_NANOS:
+        raise typer.BadParameter(f"must not be greater than {output.money(_usd_of(_MOST_NANOS))}")
     return int(nanos)
+
+
+def _usd_of(nanos: int) -> Money:
+    return Money(currency_code="USD", nanos=nanos)
 
 
 @app.command("list")
@@ -66,9 +78,7 @@ def create(
         str, typer.Option("--id", help="Only this workspace, member or key. Without it each has a budget of its own.")
     ] = "",
     soft: Annotated[bool, typer.Option("--soft", help="Only tell of it; refuse nothing.")] = False,
-    alerts: Annotated[
-        list[int] | None, typer.Option("--alert", help="Percentage at which to send a mail. Repeat it.", min=1, max=100)
-    ] = None,
+    alerts: Alerts = None,
     org: Org = "",
     json: Json = False,
 ) -> None:
@@ -80,7 +90,7 @@ def create(
             org_id=session.org_id(org),
             scope=BudgetScope.Value(f"BUDGET_SCOPE_{whose.name}"),
             window=BudgetWindow.Value(f"BUDGET_WINDOW_{per.name}"),
-            limit=Money(currency_code="USD", nanos=limit),
+            limit=_usd_of(limit),
             workspace_id=subject if whose == Whose.WORKSPACE else "",
             user_id=subject if whose == Whose.MEMBER else "",
             api_key_id=subject if whose == Whose.API_KEY else "",
@@ -94,9 +104,36 @@ def create(
 
 
 @app.command()
+def update(
+    ctx: typer.Context,
+    budget_id: BudgetId,
+    limit: Annotated[
+        int | None, typer.Option(parser=_usd, metavar="USD", help="The most that may be spent, such as 50.")
+    ] = None,
+    hard: Annotated[bool | None, typer.Option("--hard/--soft", help="Refuse what does not fit, or only tell.")] = None,
+    alerts: Alerts = None,
+    no_alerts: Annotated[bool, typer.Option("--no-alerts", help="Send no mails.")] = False,
+    org: Org = "",
+) -> None:
+    """Change what is given of a budget. The rest stays."""
+    given: dict[str, Any] = {
+        "limit": None if limit is None else _usd_of(limit),
+        "hard": hard,
+        "alert_percents": [] if no_alerts else alerts and list(dict.fromkeys(alerts)),
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    if not changes:
+        raise typer.BadParameter("nothing to change: give --limit, --hard, --soft, --alert or --no-alerts")
+    with connected(ctx) as session:
+        budget = Budget(org_id=session.org_id(org), budget_id=budget_id, **changes)
+        session.client.budgets.update(budget=budget, update_mask=list(changes))
+        output.say("The budget is changed.", "green")
+
+
+@app.command()
 def delete(
     ctx: typer.Context,
-    budget_id: Annotated[str, typer.Argument(help="Id from aiws budgets list.")],
+    budget_id: BudgetId,
     org: Org = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:

@@ -100,6 +100,8 @@ def set_policy(
         "seed_forbidden": forbid_seed,
         "max_reasoning_effort": max_effort and _effort(max_effort),
     }
+    if all(value is None for value in (*lists.values(), *values.values(), *bounds.values())):
+        raise typer.BadParameter("nothing to change: aiws models policy set --help lists what a policy has")
     with connected(ctx) as session:
         policy = _policy(session, workspace, org)
         _change(policy, lists, values, bounds)

@@ -85,4 +85,4 @@ def _group(row: UsageRow, dimension: Dimension) -> str:
         case Dimension.HOUR:
             return row.hour
         case Dimension.API_KEY:
-            return row.api_key_id
+            return row.api_key_id or "none"

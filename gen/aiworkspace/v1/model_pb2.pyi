@@ -22,7 +22,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ParameterBounds(_message.Message):
-    """ParameterBounds limits what ModelParameters may ask for. What is not set is not limited."""
+    """ParameterBounds limits what ModelParameters may ask for. A bound that is not set limits nothing, and a parameter that
+    nobody asks for is left to the provider, whatever its bounds.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

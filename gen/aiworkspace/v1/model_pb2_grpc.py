@@ -120,8 +120,9 @@ class ModelServiceServicer:
     def SetWorkspaceModelPolicy(self, request, context):
         """SetWorkspaceModelPolicy replaces a workspace's policy. It counts from the next run on. Managers may.
 
-        Errors: INVALID_ARGUMENT when a model is not one that the organization can use, and when default_model is set, for
-        which a workspace has a field of its own; ABORTED when policy.etag is given and no longer current.
+        Errors: INVALID_ARGUMENT when a model is not one that the organization can use, when default_model is set, for
+        which a workspace has a field of its own, and for bounds that, together with the organization's, leave nothing;
+        ABORTED when policy.etag is given and no longer current.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

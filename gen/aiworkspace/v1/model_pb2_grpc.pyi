@@ -53,8 +53,9 @@ class ModelServiceStub:
     SetWorkspaceModelPolicy: _grpc.UnaryUnaryMultiCallable[_model_pb2.SetWorkspaceModelPolicyRequest, _model_pb2.SetWorkspaceModelPolicyResponse]
     """SetWorkspaceModelPolicy replaces a workspace's policy. It counts from the next run on. Managers may.
 
-    Errors: INVALID_ARGUMENT when a model is not one that the organization can use, and when default_model is set, for
-    which a workspace has a field of its own; ABORTED when policy.etag is given and no longer current.
+    Errors: INVALID_ARGUMENT when a model is not one that the organization can use, when default_model is set, for
+    which a workspace has a field of its own, and for bounds that, together with the organization's, leave nothing;
+    ABORTED when policy.etag is given and no longer current.
     """
     ListWorkspaceModels: _grpc.UnaryUnaryMultiCallable[_model_pb2.ListWorkspaceModelsRequest, _model_pb2.ListWorkspaceModelsResponse]
     """ListWorkspaceModels lists the models that may be used in a workspace, by id: those for which the server or the
@@ -100,8 +101,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
     SetWorkspaceModelPolicy: _aio.UnaryUnaryMultiCallable[_model_pb2.SetWorkspaceModelPolicyRequest, _model_pb2.SetWorkspaceModelPolicyResponse]  # type: ignore[assignment]
     """SetWorkspaceModelPolicy replaces a workspace's policy. It counts from the next run on. Managers may.
 
-    Errors: INVALID_ARGUMENT when a model is not one that the organization can use, and when default_model is set, for
-    which a workspace has a field of its own; ABORTED when policy.etag is given and no longer current.
+    Errors: INVALID_ARGUMENT when a model is not one that the organization can use, when default_model is set, for
+    which a workspace has a field of its own, and for bounds that, together with the organization's, leave nothing;
+    ABORTED when policy.etag is given and no longer current.
     """
     ListWorkspaceModels: _aio.UnaryUnaryMultiCallable[_model_pb2.ListWorkspaceModelsRequest, _model_pb2.ListWorkspaceModelsResponse]  # type: ignore[assignment]
     """ListWorkspaceModels lists the models that may be used in a workspace, by id: those for which the server or the
@@ -168,8 +170,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_pb2.SetWorkspaceModelPolicyResponse, _abc.Awaitable[_model_pb2.SetWorkspaceModelPolicyResponse]]:
         """SetWorkspaceModelPolicy replaces a workspace's policy. It counts from the next run on. Managers may.
 
-        Errors: INVALID_ARGUMENT when a model is not one that the organization can use, and when default_model is set, for
-        which a workspace has a field of its own; ABORTED when policy.etag is given and no longer current.
+        Errors: INVALID_ARGUMENT when a model is not one that the organization can use, when default_model is set, for
+        which a workspace has a field of its own, and for bounds that, together with the organization's, leave nothing;
+        ABORTED when policy.etag is given and no longer current.
         """
 
     @_abc_1.abstractmethod

@@ -189,7 +189,7 @@ class Runs:
         async def clean_up() -> None:
             await self.wait_for_end(org_id, run["_id"])
             found = await ChatStore(self._mongo, org_id).find_run(run["_id"])
-            if found and found["state"] == "running":
+            if found is None or found["state"] == "running":
                 await withdraw(self._engine, org_id, run["_id"], run["conversation_id"])
 
         await insist(clean_up)

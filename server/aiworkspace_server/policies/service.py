@@ -18,7 +18,7 @@ _HINT_LENGTH = 4
 
 async def check_policy(providers: Providers, org_id: UUID, policy: Policy, *, of_org: bool) -> None:
     """Raises InvalidArgument for what makes no sense. May ask a local model server: not for use in a transaction."""
-    _check_bounds(policy)
+    check_bounds(policy)
     if policy.default_model and not of_org:
         raise InvalidArgument({"policy.default_model": "is the organization's; a workspace has a default_model itself"})
     if policy.default_model and not policy.allows(policy.default_model):
@@ -36,17 +36,18 @@ async def check_policy(providers: Providers, org_id: UUID, policy: Policy, *, of
         await _check_pattern(providers, org_id, model, "policy.limits")
 
 
+def check_bounds(policy: Policy) -> None:
+    """Raises InvalidArgument when no temperature is left: for one policy alone, or for what two of them come to."""
+    least, most = policy.bounds.min_temperature, policy.bounds.max_temperature
+    if least is not None and most is not None and least > most:
+        raise InvalidArgument({"policy.bounds.min_temperature": f"comes to {least:g}, and the greatest temperature to {most:g}"})
+
+
 async def _check_pattern(providers: Providers, org_id: UUID, pattern: str, field: str) -> None:
     if pattern.endswith("/*"):
         await providers.check_provider(org_id, pattern[:-2], field)
     else:
         await providers.check(org_id, pattern, field)
-
-
-def _check_bounds(policy: Policy) -> None:
-    least, most = policy.bounds.min_temperature, policy.bounds.max_temperature
-    if least is not None and most is not None and least > most:
-        raise InvalidArgument({"policy.bounds.min_temperature": "is greater than max_temperature"})
 
 
 async def set_policy(

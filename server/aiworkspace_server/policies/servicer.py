@@ -61,6 +61,7 @@ class ModelServicer(ModelServiceServicer):
             row = await service.set_policy(tx, tenant_id(), workspace_id, policy, request.policy.etag)
             await tx.flush()
             rules = await store.find_rules(tx, tenant_id(), workspace_id)
+            service.check_bounds(rules.effective)
         return pb.SetWorkspaceModelPolicyResponse(
             policy=policy_to_proto(policy, row.version), effective=policy_to_proto(rules.effective)
         )
