@@ -19,6 +19,7 @@ from tests.backends import backends, make_account, make_key
 from tests.people import PASSWORD, NewPerson, Person, join, make_conversation, make_place
 from tests.refusals import Refusal, refusal
 from tests.standin import Script, Standin
+from tests.waiting import until_true
 
 MODEL = "openai/gpt-4o-mini"
 
@@ -240,5 +241,4 @@ async def test_a_store_that_is_away_ends_nothing() -> None:
         raise ConnectionFailure
 
     async with watched(fail, 0.01):
-        await asyncio.sleep(0.2)
-    assert tries > 2
+        await until_true(lambda: tries > 2)

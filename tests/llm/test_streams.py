@@ -334,6 +334,17 @@ async def test_the_clock_between_content(standin: Standin, hurried: Provider, pi
     assert HURRIED.idle_seconds - 0.01 <= took < HURRIED.idle_seconds + 20
 
 
+async def test_the_clock_between_content_does_not_wait_for_that_of_the_first(standin: Standin) -> None:
+    clocks = Clocks(connect_seconds=5, first_content_seconds=60, idle_seconds=0.5)
+    for provider in (openai_provider(standin.url, clocks), anthropic_provider(standin.url, clocks)):
+        begin = asyncio.get_running_loop().time()
+        result = await ask(standin, provider, Script(fault=Stall(2)))
+        assert result.error is not None
+        assert result.error.kind is ErrorKind.TIMEOUT
+        assert asyncio.get_running_loop().time() - begin < 30
+        await provider.aclose()
+
+
 async def test_content_that_keeps_coming_may_take_longer_than_any_clock(standin: Standin, hurried: Provider) -> None:
     script = Script(tokens=("word ",) * 7, seconds_per_token=HURRIED.idle_seconds / 4)
     result = await ask(standin, hurried, script)

@@ -42,6 +42,9 @@ class ContentClock:
         """Content came with the wait that just ended."""
         self._limit = self._idle
         self._deadline = self._left + self._idle
+        if self._timer is not None and self._timer.when() > self._deadline:  # it was set for the first content
+            self._timer.cancel()
+            self._timer = None
 
     def close(self) -> None:
         if self._timer is not None:
