@@ -65,7 +65,7 @@ async def _experiment(where: Site, name: str, seed: int) -> Figures | None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Breaks the server and what it needs.")
-    parser.add_argument("--only", action="append", help="experiments with this in their names; may be repeated")
+    parser.add_argument("--only", action="append", help="those with this in their names; repeated, with all of it")
     parser.add_argument("--seed", type=int, default=1, help="of what is left to chance")
     parser.add_argument("--list", action="store_true", help="names alone")
     return parser.parse_args()
