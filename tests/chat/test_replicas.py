@@ -19,10 +19,9 @@ from aiworkspace.v1 import model_pb2, org_pb2, usage_pb2
 from aiworkspace_server.app import App, running
 from aiworkspace_server.chat import claims
 from aiworkspace_server.chat.leases import DatabaseInUseError, Lease
+from aiworkspace_server.chat.tables import RunClaim
 from aiworkspace_server.kit.embedded import embedded_redis
 from aiworkspace_server.settings import Settings
-from aiworkspace_server.usage import ledger
-from aiworkspace_server.usage.models import RunClaim
 from tests.conftest import Stores, other_databases, provider_settings, store_settings
 from tests.people import Person, Place, events_of, join, kinds_of, make_conversation, make_place, say, text_of
 from tests.process import ServerProcess
@@ -319,7 +318,7 @@ async def test_an_orphan_is_taken_over_by_one_server_alone(
         await asyncio.sleep(0.5)  # until all of them wait for the row
     assert (await asyncio.gather(*taking)).count(True) == 1
     async with db.write(org_id) as tx:
-        await ledger.close(tx, run_id)
+        await claims.close(tx, run_id)
 
 
 async def test_a_run_that_was_to_stop_when_its_server_died_is_cancelled(

@@ -47,7 +47,7 @@ def _usd(text: str) -> int:
         nanos = Decimal(text.replace(",", "")) * output.NANOS
     except InvalidOperation:
         raise typer.BadParameter("is no amount, such as 50 or 0.25") from None
-    if not (nanos.is_finite() and 0 <= nanos and nanos == int(nanos)):
+    if not (nanos.is_finite() and nanos >= 0 and nanos == int(nanos)):
         raise typer.BadParameter("must not be negative, and have no more than nine decimal places")
     if nanos > _MOST_NANOS:
         raise typer.BadParameter(f"must not be greater than {output.money(_usd_of(_MOST_NANOS))}")

@@ -1,14 +1,26 @@
 """Queries on the claims of runs: who works on a run, and whether somebody wants it to end."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, select, text, update
 
 from ..kit.postgres import ReadSession, WriteSession
-from ..usage.models import RunClaim
+from ..usage.ledger import TOGETHER, Spender
+from .tables import RunClaim
 
+# Takes the ledger's lock on the way, for the reservation that follows.
+_CLAIM = text(f"""
+  INSERT INTO run_claims (org_id, run_id, workspace_id, conversation_id, user_id, request_id, content_hash, state,
+                          server_id, create_time)
+  SELECT :org_id, :run_id, :workspace_id, :conversation_id, :user_id, :request_id, :content_hash, 'open', :server_id,
+         :run_time
+  FROM {TOGETHER} AS locked
+  ON CONFLICT DO NOTHING
+  RETURNING run_id
+""")
 _END_LEASES = text("DELETE FROM servers WHERE lease_end_time < clock_timestamp() RETURNING id, name")
 _LIST_ORPHANED = text("SELECT org_id, run_id, conversation_id, server_id FROM list_orphaned_runs()")
 _LIST_STOPPED = text("SELECT run_id FROM list_stopped_runs(:server_id)")
@@ -28,6 +40,38 @@ _FIND_LEASE = text("""
 _COUNT_SERVERS = text("SELECT greatest(count(*), 1) FROM servers WHERE lease_end_time > clock_timestamp()")
 
 Found = Row[*tuple[Any, ...]]
+
+
+async def claim(tx: WriteSession, spender: Spender, content_hash: bytes, server_id: UUID) -> bool:
+    """Opens the claim of a run.
+
+    False when the request_id was used before or the conversation has an open one; `find_request` tells which.
+    """
+    values = asdict(spender) | {"content_hash": content_hash, "server_id": server_id}
+    return (await tx.execute(_CLAIM, values)).first() is not None
+
+
+async def find_request(tx: ReadSession, user_id: UUID, request_id: UUID) -> Row[UUID, bytes] | None:
+    """Run and content hash of an earlier request of this person."""
+    same = RunClaim.user_id == user_id, RunClaim.request_id == request_id
+    query = select(RunClaim.run_id, RunClaim.content_hash).where(*same)
+    return (await tx.execute(query)).one_or_none()
+
+
+async def holds(tx: WriteSession, run_id: UUID, server_id: UUID) -> bool:
+    """Whether the run is open and this server's, as it stays until the transaction ends."""
+    own = RunClaim.run_id == run_id, RunClaim.server_id == server_id, RunClaim.state == "open"
+    return (await tx.execute(select(RunClaim.run_id).where(*own).with_for_update())).first() is not None
+
+
+async def close(tx: WriteSession, run_id: UUID) -> None:
+    """Gives the conversation free for the next run."""
+    await tx.execute(update(RunClaim).where(RunClaim.run_id == run_id).values(state="closed"))
+
+
+async def withdraw(tx: WriteSession, run_id: UUID) -> None:
+    """Closes the claim of a run that did not come to be. Its request_id may be used again."""
+    await tx.execute(update(RunClaim).where(RunClaim.run_id == run_id).values(state="closed", request_id=None))
 
 
 async def end_leases(tx: WriteSession) -> Sequence[Found]:

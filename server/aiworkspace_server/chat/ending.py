@@ -16,9 +16,8 @@ from ..kit.stores import insist
 from ..kit.timestamps import now
 from ..llm.base import TokenUsage
 from ..llm.prices import Price
-from ..usage import ledger
 from ..usage.ledger import Ledger
-from . import events
+from . import claims, events
 from .engine import Engine, LostRun
 from .live import LiveRun
 from .models import Content, Cost, Ending, EventBatch, Message, Run, Usage
@@ -95,7 +94,7 @@ async def _settle(engine: Engine, org_id: UUID, run: Run) -> None:
     async with engine.db.write(org_id) as tx:
         for ending in run["endings"]:
             await end_reservation(tx, engine.ledger, org_id, run["_id"], ending)
-        await ledger.close(tx, run["_id"])
+        await claims.close(tx, run["_id"])
 
 
 def _sum_up(run: Run, endings: Sequence[Ending], unsettled: Sequence[Ending]) -> None:

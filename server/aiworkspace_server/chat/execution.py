@@ -17,6 +17,7 @@ from ..llm.tokens import bound_input, estimate_input
 from ..policies.plan import Plan, Target
 from ..usage import ledger
 from ..usage.ledger import BudgetExhausted, Spender
+from . import claims
 from .ailog import AiLog
 from .asking import Asking, unpaid
 from .context import fit, room
@@ -211,7 +212,7 @@ class Execution:
 
         async def turn() -> None:
             async with engine.db.write(spender.org_id, spender.user_id) as tx:
-                if not await ledger.holds(tx, spender.run_id, engine.server_id):
+                if not await claims.holds(tx, spender.run_id, engine.server_id):
                     raise LostRun
                 for ending in ended:
                     await end_reservation(tx, engine.ledger, spender.org_id, spender.run_id, ending)

@@ -18,7 +18,7 @@ from ..llm.tokens import bound_input, estimate_input
 from ..policies.plan import Plan
 from ..usage import ledger
 from ..usage.ledger import Spender
-from . import events, planned
+from . import claims, events, planned
 from .context import fit, room
 from .engine import Engine
 from .models import Conversation, EventBatch, Message, Run
@@ -75,7 +75,7 @@ class Opening:
         if question.request_id is None:
             return None
         async with self._engine.db.read(question.org_id) as tx:
-            earlier = await ledger.find_request(tx, question.user_id, question.request_id)
+            earlier = await claims.find_request(tx, question.user_id, question.request_id)
         return same_run(question.content_hash, earlier)
 
     async def reserve(self, request: ModelRequest) -> UUID | None:
@@ -84,11 +84,11 @@ class Opening:
         target, book = plan.targets[0], self._engine.ledger
         amount = ledger.reservation(target.model, bound_input(request), plan.max_output_tokens, spender.run_time)
         async with self._engine.db.write(question.org_id, question.user_id) as tx:
-            if await book.claim(tx, spender, question.content_hash, self._engine.server_id):
+            if await claims.claim(tx, spender, question.content_hash, self._engine.server_id):
                 await book.reserve(tx, spender, 1, target.model, amount, own_key=target.own_key, time=spender.run_time)
                 return None
             request_id = question.request_id
-            earlier = await ledger.find_request(tx, question.user_id, request_id) if request_id else None
+            earlier = await claims.find_request(tx, question.user_id, request_id) if request_id else None
         if found := same_run(question.content_hash, earlier):
             return found
         raise Aborted(
@@ -130,7 +130,7 @@ async def withdraw(engine: Engine, org_id: UUID, run_id: UUID, conversation_id: 
         async with engine.db.write(org_id) as tx:
             for entry in await ledger.list_reserved(tx, run_id):
                 await engine.ledger.release(tx, org_id, run_id, entry.attempt)
-            await ledger.withdraw(tx, run_id)
+            await claims.withdraw(tx, run_id)
 
     await insist(undo)
 

@@ -26,10 +26,9 @@ from ..policies.plan import Plans
 from ..policies.protos import model_to_proto
 from ..policies.providers import Providers
 from ..policies.store import Rules, find_rules
-from ..usage import ledger
 from ..workspaces import store as workspaces
 from ..workspaces.models import Workspace
-from . import service
+from . import claims, service
 from .context import History, room
 from .events import attempt_to_proto, conversation_to_proto, message_to_proto, run_to_proto
 from .models import Conversation, Run
@@ -155,7 +154,7 @@ class ChatServicer(ChatServiceServicer):
         async with self._db.read(tenant_id()) as tx:
             workspace = await workspaces.find_workspace(tx, workspace_id)
             rules = await find_rules(tx, tenant_id(), workspace_id)
-            earlier = await ledger.find_request(tx, caller_id(), UUID(request_id)) if request_id else None
+            earlier = await claims.find_request(tx, caller_id(), UUID(request_id)) if request_id else None
         if workspace is None:
             raise NotFound("conversation_id")
         return workspace, rules, earlier

@@ -13,11 +13,11 @@ from sqlalchemy import ColumnElement
 from ..auth.authority import Principal
 from ..kit.errors import NotFound
 from ..kit.postgres import Database
-from ..usage.models import RunClaim
 from ..workspaces.members import held_now
 from . import claims
 from .relay import Relay
 from .runs import Runs
+from .tables import RunClaim
 
 
 class Stops:

@@ -40,7 +40,9 @@ def check_bounds(policy: Policy) -> None:
     """Raises InvalidArgument when no temperature is left: for one policy alone, or for what two of them come to."""
     least, most = policy.bounds.min_temperature, policy.bounds.max_temperature
     if least is not None and most is not None and least > most:
-        raise InvalidArgument({"policy.bounds.min_temperature": f"comes to {least:g}, and the greatest temperature to {most:g}"})
+        raise InvalidArgument(
+            {"policy.bounds.min_temperature": f"comes to {least:g}, and the greatest temperature to {most:g}"}
+        )
 
 
 async def _check_pattern(providers: Providers, org_id: UUID, pattern: str, field: str) -> None:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, select, text, update
+from sqlalchemy import Row, select, text
 
 from aiworkspace.v1 import common_pb2
 
@@ -20,11 +20,11 @@ from ..kit.postgres import ReadSession, WriteSession
 from ..kit.timestamps import now
 from ..llm.base import TokenUsage
 from ..llm.prices import Price, UnknownPrice, price, usd
-from .models import NO_KEY, TOKENS, LedgerEntry, RunClaim
+from .models import NO_KEY, TOKENS, LedgerEntry
 
 # Held by all who write entries together, and by who adds entries up alone. To be taken in a statement before the one
 # that looks at budgets.
-_TOGETHER = "(SELECT pg_advisory_xact_lock_shared(hashtextextended('ledger ' || CAST(:org_id AS text), 0)))"
+TOGETHER = "(SELECT pg_advisory_xact_lock_shared(hashtextextended('ledger ' || CAST(:org_id AS text), 0)))"
 _ALONE = text("SELECT pg_advisory_xact_lock(hashtextextended('ledger ' || CAST(:org_id AS text), 0))")
 
 NOT_PRICED = "none"  # the price list of what cost nothing, whatever the prices
@@ -46,16 +46,7 @@ COUNTING = """
     AND (b.scope = 'org' OR b.subject_id IS NULL OR b.subject_id = counts.subject_id)
     AND counts.start_time >= date_trunc(b.period, b.create_time, 'UTC')
 """
-_CLAIM = text(f"""
-  INSERT INTO run_claims (org_id, run_id, workspace_id, conversation_id, user_id, request_id, content_hash, state,
-                          server_id, create_time)
-  SELECT :org_id, :run_id, :workspace_id, :conversation_id, :user_id, :request_id, :content_hash, 'open', :server_id,
-         :run_time
-  FROM {_TOGETHER} AS locked
-  ON CONFLICT DO NOTHING
-  RETURNING run_id
-""")
-_LOCK = text(f"SELECT 1 FROM {_TOGETHER} AS locked")
+_LOCK = text(f"SELECT 1 FROM {TOGETHER} AS locked")
 # Rows are locked in the order of the budgets, so that no two who count wait for each other.
 _BUDGETS = f"""
   INSERT INTO budget_windows AS w (org_id, budget_id, subject_id, start_time, settled_nanos, reserved_nanos,
@@ -86,7 +77,7 @@ _END = text(f"""
                               cost_nanos, currency, price_version, create_time)
   SELECT {_WHOSE}, :id, :kind, attempt, model, own_key, {_GIVEN_TOKENS}, :estimated, -reserved_nanos,
          :nanos, :currency, :version, :time
-  FROM ledger_entries, {_TOGETHER} AS locked
+  FROM ledger_entries, {TOGETHER} AS locked
   WHERE run_id = :run_id AND attempt = :attempt AND kind = 'reserve'
   ON CONFLICT (org_id, run_id, attempt) WHERE kind IN ('settle', 'release') DO NOTHING
   RETURNING *
@@ -163,14 +154,6 @@ class Ledger:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
-    async def claim(self, tx: WriteSession, spender: Spender, content_hash: bytes, server_id: UUID) -> bool:
-        """Opens the claim of a run.
-
-        False when the request_id was used before or the conversation has an open one; `find_request` tells which.
-        """
-        values = asdict(spender) | {"content_hash": content_hash, "server_id": server_id}
-        return (await tx.execute(_CLAIM, values)).first() is not None
-
     async def reserve(
         self,
         tx: WriteSession,
@@ -186,7 +169,7 @@ class Ledger:
 
         `time`, or now, is the time of the entry, at whose prices the attempt is reserved, settled and reconciled.
         """
-        if attempt > 1:  # else claiming took the lock
+        if attempt > 1:  # else the claim of the run took the lock
             await tx.execute(_LOCK, {"org_id": spender.org_id})
         values = asdict(spender) | {"currency": amount.currency, "version": amount.version}
         values |= {"reserved_nanos": amount.nanos, "cost_nanos": 0, "id": new_id(), "time": time or now()}
@@ -242,13 +225,6 @@ async def count_alone(tx: WriteSession, org_id: UUID) -> None:
     await tx.execute(_ALONE, {"org_id": org_id})
 
 
-async def find_request(tx: ReadSession, user_id: UUID, request_id: UUID) -> Row[UUID, bytes] | None:
-    """Run and content hash of an earlier request of this person."""
-    same = RunClaim.user_id == user_id, RunClaim.request_id == request_id
-    query = select(RunClaim.run_id, RunClaim.content_hash).where(*same)
-    return (await tx.execute(query)).one_or_none()
-
-
 async def list_reserved(tx: ReadSession, run_id: UUID) -> Sequence[LedgerEntry]:
     """The reservations of a run that nothing has ended, by attempt."""
     ends = select(LedgerEntry.attempt).where(LedgerEntry.run_id == run_id, LedgerEntry.kind.in_(("settle", "release")))
@@ -260,22 +236,6 @@ async def list_settled(tx: ReadSession, run_id: UUID) -> Sequence[LedgerEntry]:
     """What the attempts of a run have cost so far, by attempt."""
     query = select(LedgerEntry).where(LedgerEntry.run_id == run_id, LedgerEntry.kind == "settle")
     return (await tx.execute(query.order_by(LedgerEntry.attempt))).scalars().all()
-
-
-async def holds(tx: WriteSession, run_id: UUID, server_id: UUID) -> bool:
-    """Whether the run is open and this server's, as it stays until the transaction ends."""
-    own = RunClaim.run_id == run_id, RunClaim.server_id == server_id, RunClaim.state == "open"
-    return (await tx.execute(select(RunClaim.run_id).where(*own).with_for_update())).first() is not None
-
-
-async def close(tx: WriteSession, run_id: UUID) -> None:
-    """Gives the conversation free for the next run."""
-    await tx.execute(update(RunClaim).where(RunClaim.run_id == run_id).values(state="closed"))
-
-
-async def withdraw(tx: WriteSession, run_id: UUID) -> None:
-    """Closes the claim of a run that did not come to be. Its request_id may be used again."""
-    await tx.execute(update(RunClaim).where(RunClaim.run_id == run_id).values(state="closed", request_id=None))
 
 
 def reservation(model: str, input_tokens: int, max_output_tokens: int, at: datetime) -> Price:

@@ -1,4 +1,4 @@
-"""Tables of the claims of runs, of the ledger, and of what is added up from it."""
+"""Tables of the ledger and of what is added up from it."""
 
 from datetime import datetime
 from uuid import UUID
@@ -18,38 +18,6 @@ TOKENS = (
     "input_audio_tokens",
     "output_audio_tokens",
 )
-
-
-class RunClaim(Base):
-    """What a run holds while it is in progress: its request_id for good, its conversation until it is closed.
-
-    The database keeps one per request_id and one open one per conversation. `server_id` is the server that works on it.
-    """
-
-    __tablename__ = "run_claims"
-
-    org_id: Mapped[UUID] = mapped_column(primary_key=True)
-    run_id: Mapped[UUID] = mapped_column(primary_key=True)
-    workspace_id: Mapped[UUID]
-    conversation_id: Mapped[UUID]
-    user_id: Mapped[UUID]
-    request_id: Mapped[UUID | None]
-    content_hash: Mapped[bytes]
-    state: Mapped[str]  # open, closed
-    server_id: Mapped[UUID | None]
-    stop: Mapped[str | None]  # cancelled, when somebody wants it to end
-    create_time: Mapped[datetime]
-
-
-class Server(Base):
-    """A process that works on runs, for as long as it renews its lease."""
-
-    __tablename__ = "servers"
-
-    id: Mapped[UUID] = mapped_column(primary_key=True)
-    name: Mapped[str]  # host/pid, for the log
-    start_time: Mapped[datetime]
-    lease_end_time: Mapped[datetime]
 
 
 class LedgerEntry(Base):
