@@ -64,7 +64,7 @@ security: $(READY)  ## what shows that it is safe; ARGS='--strict' fails too whe
 	@$(PYTHON) -m tests.security $(ARGS)
 
 faults: $(READY)  ## break the server and all that it needs, and count what is lost; ARGS='--only kill --seed 2'
-	@$(PYTHON) -m tests.faults $(ARGS)
+	@GRPC_VERBOSITY=ERROR $(PYTHON) -m tests.faults $(ARGS)
 
 bench: $(READY)  ## run the measurements
 	@$(PYTHON) -m tests.bench $(ARGS)
