@@ -97,6 +97,28 @@ async def test_a_worker_that_is_killed_comes_back_and_its_runs_end(server: Serve
     assert kinds_of(await say(there, home.conversation_id, "on", model="echo/echo"))[-1] == "run_completed"
 
 
+async def test_a_worker_that_hangs_is_replaced(server: ServerProcess, home: Place) -> None:
+    hung, other = server.workers
+    os.kill(hung, signal.SIGSTOP)
+    await until(lambda: hung not in server.workers, 60)
+    await until(lambda: len(server.workers) == COUNT, 60)
+    assert other in server.workers
+    assert server.log.read_text().count("a worker hangs") == 1
+    events = await say(again(server, home.owner), home.conversation_id, "on", model="echo/echo")
+    assert kinds_of(events)[-1] == "run_completed"
+
+
+async def test_workers_stay_while_their_parent_is_stopped(server: ServerProcess) -> None:
+    hangs = server.log.read_text().count("a worker hangs")
+    workers = server.workers
+    server.send(signal.SIGSTOP)
+    await asyncio.sleep(10)
+    server.send(signal.SIGCONT)
+    await asyncio.sleep(1)
+    assert server.workers == workers
+    assert server.log.read_text().count("a worker hangs") == hangs
+
+
 async def test_a_stop_under_load_loses_no_answer(server: ServerProcess, home: Place, standin: Standin) -> None:
     standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.01))
     persons = [again(server, home.owner) for _ in range(12)]

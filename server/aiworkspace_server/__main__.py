@@ -143,8 +143,9 @@ async def _be_worker(settings: Settings) -> None:
     own = settings.model_copy(update={"port": orders.port})
     async with serving(own, orders.databases, sharing_port=True) as app:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _read_keys, app)
-        parent.say_ready()
+        saying = asyncio.create_task(parent.say_ready())
         await stop.wait()
+    saying.cancel()
 
 
 def _stop_alone(settings: Settings, stop: asyncio.Event) -> None:

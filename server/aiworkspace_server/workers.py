@@ -1,8 +1,9 @@
 """Several processes that serve together: started, watched and stopped by one that serves nothing itself.
 
 Each worker is started afresh, since gRPC does not bear a fork, and talks with its parent through the socket that it has
-for standard input. So it gets what is in no argument or environment, says when it takes calls, and learns from the end
-of the socket that its parent is gone. All of them listen on one port, among which the kernel spreads connections.
+for standard input. So it gets what is in no argument or environment, says again and again that it takes calls, and
+learns from the end of the socket that its parent is gone. One that falls silent hangs: it is killed, since the kernel
+would go on to give it its share of the connections to the port on which all of them listen.
 """
 
 import asyncio
@@ -20,6 +21,8 @@ import structlog
 from .app import Databases
 
 READY = b"ready\n"
+_READY_SECONDS = 1.0  # between two times that a worker says so
+_SILENT_SECONDS = 8.0  # without a word, twice, until it counts as hung
 _SHORT_LIFE_SECONDS = 10.0  # who dies sooner is started again after a pause
 _FIRST_PAUSE_SECONDS, _MOST_PAUSE_SECONDS = 0.5, 10.0
 STOP_SECONDS = 15.0  # beyond what answers in progress get
@@ -134,13 +137,34 @@ class Crew:
             if self._stopping.is_set():
                 process.terminate()
             writer.write(Orders(number, self._port, self._databases).to_json())
-            with suppress(OSError):
-                if await reader.readline() == READY and not ready.done():
-                    ready.set_result(None)
+            if await _falls_silent(reader, ready):
+                log.error("a worker hangs", worker=number)
+                process.kill()
             return await process.wait()
         finally:
             del self._processes[number]
             writer.close()
+
+
+async def _falls_silent(reader: asyncio.StreamReader, ready: asyncio.Future[None]) -> bool:
+    """Hears what a worker says. Returns whether it hangs, or has ended. Its start may take as long as it likes."""
+    try:
+        said = await reader.readline()
+        while said == READY:
+            if not ready.done():
+                ready.set_result(None)
+            said = await _word(reader) or await _word(reader)
+    except OSError:
+        return False
+    return not reader.at_eof()
+
+
+async def _word(reader: asyncio.StreamReader) -> bytes:
+    """Nothing when the time is over, also while this process was stopped: so it is asked twice."""
+    try:
+        return await asyncio.wait_for(reader.readline(), _SILENT_SECONDS)
+    except TimeoutError:
+        return b""
 
 
 class Parent:
@@ -157,8 +181,11 @@ class Parent:
     async def orders(self) -> Orders:
         return Orders.from_json(await self._reader.readline())
 
-    def say_ready(self) -> None:
-        self._writer.write(READY)
+    async def say_ready(self) -> None:
+        """From now on, for as long as this process is not stuck."""
+        while True:
+            self._writer.write(READY)
+            await asyncio.sleep(_READY_SECONDS)
 
     async def gone(self) -> None:
         """Waits until there is no parent any more."""
