@@ -91,6 +91,7 @@ lint: $(READY)  ## every check that is not a test
 	@$(BIN)/ruff format --check
 	@$(PYTHON) -m mypy
 	@$(BIN)/lint-imports --no-logo
+	@$(PYTHON) -m bandit -q -c pyproject.toml -r server client tools
 	@$(BIN)/buf lint
 	@$(BIN)/buf breaking --against protos/baseline.binpb
 	@$(MAKE) check-gen PYTHON=$(PYTHON)

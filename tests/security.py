@@ -64,7 +64,7 @@ CLASSES: dict[str, Sequence[str]] = {
         "auth/test_accounts.py::test_an_unknown_address_is_refused_as_a_wrong_password_is",
         "accounts/test_reset.py::test_known_and_unknown_addresses_are_answered_alike",
     ),
-    "NoSQL and SQL injection": ("contracts/test_corpora.py",),
+    "NoSQL and SQL injection": ("contracts/test_corpora.py", "kit/test_sql.py"),
     "denial of service": ("contracts/test_fuzz.py", "contracts/test_input.py", "kit/test_limits.py"),
     "races": (
         "auth/test_cookies.py::test_fifty_refreshes_by_cookie_at_once_give_one_live_child",

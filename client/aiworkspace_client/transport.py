@@ -43,7 +43,8 @@ class Backoff:
     def pause(self, failures: int, retry_after: float | None) -> float:
         """How long to wait after so many failures in a row, on top of what the server asked for."""
         ceiling = min(self.longest, self.first * 2 ** min(failures - 1, 10))
-        return (retry_after or 0.0) + random.uniform(ceiling / 2, ceiling)  # nosec B311 - spreads retries, hides nothing
+        # This chance spreads retries and hides nothing.
+        return (retry_after or 0.0) + random.uniform(ceiling / 2, ceiling)  # nosec B311
 
 
 class Deadline:

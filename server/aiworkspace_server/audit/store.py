@@ -24,7 +24,7 @@ _APPEND = text(
     "WITH head AS (UPDATE audit_heads SET sequence = :sequence, create_time = :create_time, hash = :hash"
     "              WHERE chain_id = :chain_id),"
     " ids AS (INSERT INTO audit_resources SELECT :chain_id, :sequence, unnest(CAST(:resource_ids AS uuid[])))"
-    f" INSERT INTO audit_events ({', '.join(_COLUMNS)})"  # nosec B608
+    f" INSERT INTO audit_events ({', '.join(_COLUMNS)})"
     f" VALUES ({', '.join(f'CAST(:{name} AS jsonb)' if name == 'resources' else f':{name}' for name in _COLUMNS)})"
 )
 _BEYOND = 2**62
