@@ -12,9 +12,10 @@ ALTER TABLE reservations RENAME TO run_claims;
 ALTER INDEX reservations_pkey RENAME TO run_claims_pkey;
 ALTER INDEX reservations_request RENAME TO run_claims_request;
 ALTER INDEX reservations_open RENAME TO run_claims_open;
-ALTER TABLE run_claims DROP CONSTRAINT reservations_state_check;
+ALTER TABLE run_claims DROP CONSTRAINT reservations_state_check, NO FORCE ROW LEVEL SECURITY;
 UPDATE run_claims SET state = 'closed' WHERE state <> 'open';
 ALTER TABLE run_claims
+  FORCE ROW LEVEL SECURITY,
   ADD CHECK (state IN ('open', 'closed')),
   ADD COLUMN server_id uuid,
   ADD COLUMN stop text CHECK (stop IN ('cancelled')),
@@ -33,6 +34,7 @@ CREATE TABLE servers (
 # no foreign key: entries outlive keys.
 LEDGER = """
 ALTER TABLE ledger_entries
+  NO FORCE ROW LEVEL SECURITY,
   DROP CONSTRAINT ledger_entries_org_id_run_id_key,
   DROP CONSTRAINT ledger_entries_input_tokens_check,
   DROP CONSTRAINT ledger_entries_cached_input_tokens_check,
@@ -50,6 +52,7 @@ ALTER TABLE ledger_entries
   ADD COLUMN output_audio_tokens bigint NOT NULL DEFAULT 0;
 UPDATE ledger_entries SET run_time = create_time;
 ALTER TABLE ledger_entries
+  FORCE ROW LEVEL SECURITY,
   ALTER COLUMN kind DROP DEFAULT,
   ALTER COLUMN attempt DROP DEFAULT,
   ALTER COLUMN reserved_nanos DROP DEFAULT,

@@ -8,6 +8,7 @@ would go on to give it its share of the connections to the port on which all of 
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import sys
@@ -127,10 +128,16 @@ class Crew:
     async def _live(self, number: int, ready: asyncio.Future[None]) -> int:
         """One life of a worker. Returns its exit code."""
         here, there = socket.socketpair()
-        with there:
+        try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "aiworkspace_server", "worker"), stdin=there.fileno(), start_new_session=True
             )
+        except OSError as error:
+            log.error("a worker cannot be started", worker=number, error=str(error))
+            here.close()
+            return os.EX_OSERR
+        finally:
+            there.close()
         self._processes[number] = process
         reader, writer = await asyncio.open_connection(sock=here)
         try:

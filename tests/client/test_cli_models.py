@@ -120,6 +120,18 @@ async def test_a_workspaces_policy_is_changed_where_it_is_named(server: Scripted
     assert request.policy == kept
 
 
+@pytest.mark.parametrize(("option", "allowed"), [(("--allow", "echo/*"), ["echo/*"]), (("--allow-all",), [])])
+async def test_a_policy_that_allows_nothing_can_be_opened(
+    server: ScriptedServer, aiws: Aiws, option: tuple[str, ...], allowed: list[str]
+) -> None:
+    policy = pb.ModelPolicy(nothing_allowed=True)
+    server.script("ModelService.GetOrgModelPolicy", answer(pb.GetOrgModelPolicyResponse(policy=policy)))
+    server.script("ModelService.SetOrgModelPolicy", answer(pb.SetOrgModelPolicyResponse(policy=policy)))
+    assert (await aiws("models", "policy", "set", *option)).returncode == 0
+    request = server.calls[-1].request
+    assert (request.policy.nothing_allowed, list(request.policy.allowed_models)) == (False, allowed)
+
+
 @pytest.mark.parametrize("limit", ["echo/echo", "echo=5", "echo/echo=many", "echo/echo=5/"])
 async def test_a_limit_that_is_none_is_refused(server: ScriptedServer, aiws: Aiws, limit: str) -> None:
     ran = await aiws("models", "policy", "set", "--limit", limit)

@@ -110,6 +110,7 @@ BAD = {
         {"bounds": pb.ParameterBounds(min_temperature=1, max_temperature=0.5)},
         "policy.bounds.min_temperature",
     ),
+    "none and one": ({"nothing_allowed": True, "allowed_models": ["echo/*"]}, "policy.nothing_allowed"),
     "no such default": ({"default_model": "openai/none"}, "policy.default_model"),
     "a default that is not allowed": ({"default_model": MINI, "allowed_models": ["echo/*"]}, "policy.default_model"),
 }

@@ -1,6 +1,6 @@
 """aiws budgets and aiws limits: how much may be spent, and what stands in the way of a message."""
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, localcontext
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -44,8 +44,9 @@ class Window(StrEnum):
 def _usd(text: str) -> int:
     """The nanos of an amount that was typed."""
     try:
-        nanos = Decimal(text.replace(",", "")) * output.NANOS
-    except InvalidOperation:
+        with localcontext(prec=40):
+            nanos = Decimal(text.replace(",", "")) * output.NANOS
+    except ArithmeticError:
         raise typer.BadParameter("is no amount, such as 50 or 0.25") from None
     if not (nanos.is_finite() and nanos >= 0 and nanos == int(nanos)):
         raise typer.BadParameter("must not be negative, and have no more than nine decimal places")

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
+from datetime import UTC
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
@@ -56,7 +57,7 @@ def time(stamp: Timestamp) -> str:
     """Local time to the minute, empty when it is not set."""
     if not stamp.seconds:
         return ""
-    return stamp.ToDatetime().astimezone().strftime("%Y-%m-%d %H:%M")
+    return stamp.ToDatetime(UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def role(value: Role.ValueType, custom_role_id: str = "") -> str:

@@ -120,6 +120,8 @@ def _policy(session: Session, workspace: str, org: str) -> ModelPolicy:
 
 
 def _change(policy: ModelPolicy, lists: dict[str, Any], values: dict[str, Any], bounds: dict[str, Any]) -> None:
+    if lists["allowed_models"] is not None:
+        policy.nothing_allowed = False
     for name, items in lists.items():
         if items is not None:
             policy.ClearField(name)  # type: ignore[arg-type]

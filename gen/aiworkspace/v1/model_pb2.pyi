@@ -138,8 +138,8 @@ class ModelPolicy(_message.Message):
     etag: _builtins.str
     """Version. Sent back with a change, it makes the change fail when somebody else was faster."""
     nothing_allowed: _builtins.bool
-    """Whether no model may be used, also because organization and workspace allow none in common: allowed_models is empty
-    then, and does not mean all.
+    """Whether no model may be used, also because organization and workspace allow none in common: allowed_models has to be
+    empty then, and does not mean all.
     """
     @_builtins.property
     def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -30,10 +30,10 @@ def room(target: Target, max_output_tokens: int) -> int:
     return max(0, int(target.context_tokens * _SHARE) - max_output_tokens)
 
 
-def fit(turns: Sequence[Turn], system: str, tokens: int) -> list[Turn]:
+def fit(turns: Sequence[Turn], system: str, tokens: int, least: int = 1) -> list[Turn]:
     """The latest turns that fit into so many tokens together with the system prompt. A person speaks first.
 
-    Raises ContextTooLong when the very last one does not.
+    Raises ContextTooLong when that are fewer than `least`.
     """
     left = tokens - count_turn(system)
     kept: list[Turn] = []
@@ -42,7 +42,7 @@ def fit(turns: Sequence[Turn], system: str, tokens: int) -> list[Turn]:
         if left < 0:
             break
         kept.append(turn)
-    if not kept:
+    if len(kept) < least:
         raise ContextTooLong
     while kept[-1].role == "assistant" and len(kept) > 1:
         del kept[-1]

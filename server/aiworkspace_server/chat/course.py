@@ -28,6 +28,12 @@ class Course:
     def target(self) -> Target:
         return self._plan.targets[self._index]
 
+    @property
+    def following(self) -> Target | None:
+        """The next target, whatever becomes of this one."""
+        index = self._next()
+        return None if index is None else self._plan.targets[index]
+
     def after(self, error: BaseException | None, spoke: bool) -> tuple[Target, float] | None:
         """The next target and the seconds to wait before it is asked. `spoke`: the attempt gave any content."""
         if not isinstance(error, ProviderError) or error.kind is ErrorKind.REJECTED:
@@ -37,7 +43,7 @@ class Course:
         return self._again(error) or self._fall_back()
 
     def pass_on(self) -> Target | None:
-        """The next target, whatever became of this one."""
+        """Goes on to the next target, whatever became of this one."""
         step = self._fall_back()
         return step[0] if step else None
 

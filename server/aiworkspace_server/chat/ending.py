@@ -43,8 +43,7 @@ async def conclude(engine: Engine, live: LiveRun) -> bytes:
     size = sum(len(content["text"].encode()) for content in live.contents)
     terminal, *_ = await asyncio.gather(
         _store_terminal(store, live, message),
-        insist(lambda: _store_message(store, message)),
-        insist(lambda: store.end_run(run["conversation_id"], run["_id"], size)),
+        _store_answer(store, run, message, size),
     )
     await insist(lambda: _settle(engine, live.org_id, run))
     return terminal
@@ -84,16 +83,19 @@ async def _store_terminal(store: ChatStore, live: LiveRun, message: Message | No
         live.stored = events.decode(last).sequence if last else 0
 
 
-async def _store_message(store: ChatStore, message: Message | None) -> None:
+async def _store_answer(store: ChatStore, run: Run, message: Message | None, size: int) -> None:
+    """In this order: who finds the conversation as it is then finds the answer in it."""
     if message:
-        await store.save_message(message)
+        await insist(lambda: store.save_message(message))
+    await insist(lambda: store.end_run(run["conversation_id"], run["_id"], size))
 
 
 async def _settle(engine: Engine, org_id: UUID, run: Run) -> None:
-    """Ends the reservations of the run and its claim on the conversation."""
-    async with engine.db.write(org_id) as tx:
-        for ending in run["endings"]:
+    """Ends the reservations of the run and its claim on the conversation: see Ledger for why not at once."""
+    for ending in run["endings"]:
+        async with engine.db.write(org_id) as tx:
             await end_reservation(tx, engine.ledger, org_id, run["_id"], ending)
+    async with engine.db.write(org_id) as tx:
         await claims.close(tx, run["_id"])
 
 

@@ -1,7 +1,8 @@
 """The work of one run: ask one model or several, store what they say, settle each attempt, end the run."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -10,6 +11,7 @@ import structlog
 
 from ..kit.errors import AppError
 from ..kit.gate import Place
+from ..kit.postgres import WriteSession
 from ..kit.stores import insist
 from ..kit.timestamps import now
 from ..llm.base import ModelRequest, Turn
@@ -138,11 +140,13 @@ class Execution:
 
     async def _beside(self) -> Asking | None:
         """Another attempt, reserved; none when there is nobody to ask, or something forbids it."""
-        target = self._course.pass_on()
+        target = self._course.following
         try:
-            return await self._next(target, beside=True) if target else None
+            asking = await self._next(target, beside=True) if target else None
         except AppError:
-            return None
+            return None  # the first attempt may still be made again
+        self._course.pass_on()
+        return asking
 
     def _is_over(self, asking: Asking) -> bool:
         """Whether there is an answer, or the run was stopped or has taken too long."""
@@ -170,18 +174,20 @@ class Execution:
 
     def _asking(self, number: int, target: Target, request: ModelRequest, reserve_time: datetime) -> Asking:
         request = replace(request, model=target.name, request_id=f"{self._spender.run_id}/{number}")
-        self._model = target.model
         self._voice.go_on()
         continues = bool(self.live.contents)
         return Asking(number, target, request, self._voice.speak, reserve_time, continues=continues)
 
     def _asked_of(self, target: Target) -> ModelRequest:
-        """What fits into the target's context of what was said, also by the attempts before. Raises ContextTooLong."""
+        """What fits into the target's context of what was said, also by the attempts before. Raises ContextTooLong.
+
+        Who goes on with an answer has to know it, and the question.
+        """
         turns, said = list(self._request.turns), self.live.text
         if said:
             turns += [Turn("assistant", said), Turn("user", _GO_ON)]
         tokens = room(target, self._plan.max_output_tokens)
-        return replace(self._request, turns=fit(turns, self._request.system, tokens))
+        return replace(self._request, turns=fit(turns, self._request.system, tokens, 3 if said else 1))
 
     async def _next_possible(self, target: Target) -> Asking:
         """The next attempt: of this target or, where its context or a limit forbids that, of one that comes later."""
@@ -197,10 +203,7 @@ class Execution:
                 target = later
 
     async def _next(self, target: Target, *, beside: bool = False) -> Asking:
-        """Ends the reservations of the attempts before, unless one goes on beside, and reserves for the next.
-
-        All that in one transaction, which may be repeated after a lost reply.
-        """
+        """Ends the reservations of the attempts before, unless one goes on beside, and reserves for the next."""
         number, spender, engine = self._number + 1, self._spender, self._engine
         request = self._asked_of(target)
         if target.model != self._model:
@@ -208,21 +211,37 @@ class Execution:
         time = now()
         asking = self._asking(number, target, request, time)
         amount = ledger.reservation(target.model, bound_input(request), request.max_output_tokens, time)
-        ended = [] if beside else list(self._tries.unsettled)
+        await self._settle([] if beside else list(self._tries.unsettled))
 
-        async def turn() -> None:
-            async with engine.db.write(spender.org_id, spender.user_id) as tx:
-                if not await claims.holds(tx, spender.run_id, engine.server_id):
-                    raise LostRun
-                for ending in ended:
-                    await end_reservation(tx, engine.ledger, spender.org_id, spender.run_id, ending)
+        async def reserve() -> None:
+            async with self._as_owner() as tx:
                 if number not in {entry.attempt for entry in await ledger.list_reserved(tx, spender.run_id)}:
                     await engine.ledger.reserve(
                         tx, spender, number, target.model, amount, own_key=target.own_key, time=time
                     )
 
-        await insist(turn)
-        self._number = number
-        self._settled += ended
-        del self._tries.unsettled[: len(ended)]
+        await insist(reserve)
+        self._number, self._model = number, target.model
         return asking
+
+    async def _settle(self, ended: Sequence[Ending]) -> None:
+        """Ends the reservations of these attempts, each in a transaction of its own: see Ledger."""
+        spender = self._spender
+        for ending in ended:
+
+            async def end(ending: Ending = ending) -> None:
+                async with self._as_owner() as tx:
+                    await end_reservation(tx, self._engine.ledger, spender.org_id, spender.run_id, ending)
+
+            await insist(end)
+            self._settled.append(ending)
+            self._tries.unsettled.remove(ending)
+
+    @asynccontextmanager
+    async def _as_owner(self) -> AsyncIterator[WriteSession]:
+        """A transaction during which nobody takes the run over. Raises LostRun when somebody has."""
+        spender = self._spender
+        async with self._engine.db.write(spender.org_id, spender.user_id) as tx:
+            if not await claims.holds(tx, spender.run_id, self._engine.server_id):
+                raise LostRun
+            yield tx

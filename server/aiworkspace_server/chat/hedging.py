@@ -41,7 +41,7 @@ async def _race(voice: Voice, tasks: Tasks) -> Asking:
             asking = tasks[task]
             if asking.state == "completed":
                 voice.win(asking)
-            if judged is None or judged.lost or (asking.spoke and not asking.lost):
+            if judged is None or judged.lost or asking.state == "completed" or (asking.spoke and not asking.lost):
                 judged = asking
     assert judged
     return judged

@@ -80,8 +80,9 @@ class Lease:
         """False when it had ended and was taken away. Raises when the database does not say."""
         asked = _now()
         try:
-            connection = self._connection or await self._connect_again()
-            found = (await connection.execute(_RENEW, {"id": self.id})).first()
+            async with asyncio.timeout(LEASE_SECONDS):
+                connection = self._connection or await self._connect_again()
+                found = (await connection.execute(_RENEW, {"id": self.id})).first()
         except BaseException:
             await self._disconnect()
             raise

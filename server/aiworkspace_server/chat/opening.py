@@ -128,6 +128,7 @@ async def withdraw(engine: Engine, org_id: UUID, run_id: UUID, conversation_id: 
         await store.delete_run(run_id)
         await store.end_run(conversation_id, run_id, 0)
         async with engine.db.write(org_id) as tx:
+            await ledger.count_alone(tx, org_id)  # which waits for a reservation whose COMMIT got no answer
             for entry in await ledger.list_reserved(tx, run_id):
                 await engine.ledger.release(tx, org_id, run_id, entry.attempt)
             await claims.withdraw(tx, run_id)

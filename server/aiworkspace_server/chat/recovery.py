@@ -62,8 +62,8 @@ class Recovery:
 
         await asyncio.gather(*(in_turn(orphan) for orphan in orphans if self._is_due(orphan.run_id)))
         if time.monotonic() > self._purge_time:
-            self._purge_time = math.inf
             await purge_deleted(self._mongo, now() - _DELETING)
+            self._purge_time = math.inf
 
     def _is_due(self, run_id: UUID) -> bool:
         return self._postponed.get(run_id, 0.0) <= time.monotonic()

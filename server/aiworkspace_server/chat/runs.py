@@ -1,6 +1,7 @@
 """Runs: reserved, started and kept outside of the calls that start and follow them."""
 
 import asyncio
+import time
 from collections.abc import Coroutine, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -48,7 +49,7 @@ class Runs:
         self._live: dict[UUID, LiveRun] = {}
         self._executions: dict[UUID, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._closing = False
+        self.closing = False
         self._ticker = asyncio.create_task(self._tick())
 
     def find(self, run_id: UUID) -> LiveRun | None:
@@ -62,7 +63,7 @@ class Runs:
 
         A caller that goes away in the meantime does not leave half a run behind.
         """
-        if self._closing:
+        if self.closing:
             raise Unavailable("The server is shutting down. Try again.")
         if not self._lease.holds():
             raise Unavailable
@@ -110,7 +111,7 @@ class Runs:
 
     async def close(self, grace_seconds: float) -> None:
         """Lets runs finish for a while, then interrupts those that are left: what was said is stored and settled."""
-        self._closing = True
+        self.closing = True
         await self._wait(grace_seconds)
         for live in list(self._live.values()):
             live.stop("interrupted")
@@ -123,8 +124,12 @@ class Runs:
 
     async def _wait(self, seconds: float) -> None:
         """Until nothing is in progress here, and nobody follows anything from elsewhere; or for so long."""
+        end = time.monotonic() + seconds
         following = asyncio.create_task(self.mirrors.wait(seconds))
-        await asyncio.wait({following, *self._tasks}, timeout=seconds)
+        while (left := end - time.monotonic()) > 0 and (
+            busy := {each for each in (following, *self._tasks) if not each.done()}
+        ):
+            await asyncio.wait(busy, timeout=left)  # what was starting goes on in a task of its own
         following.cancel()
 
     async def _start(self, question: Question) -> UUID:
@@ -156,6 +161,8 @@ class Runs:
                 place.leave()
                 return earlier
             await opening.store()
+            if not self._is_own(opening.run_id):
+                raise Unavailable
         except (Aborted, InvalidArgument, RateLimited):
             raise  # nothing was reserved
         except BaseException:
@@ -163,10 +170,6 @@ class Runs:
             raise
         finally:
             heard = self._starting.pop(opening.run_id)
-            if heard == "lost":
-                self._spawn(self._clean_up(question.org_id, opening.run))
-        if heard == "lost":
-            raise Unavailable
         live = LiveRun.restore(question.org_id, opening.run, self.pace, [opening.first])
         if heard:
             live.stop(heard)
@@ -176,17 +179,24 @@ class Runs:
         task.add_done_callback(lambda _: place.leave())  # also when it never began
         return opening.run_id
 
-    async def _undo(self, opening: Opening) -> None:
-        """Takes back what is left of a run that could not be stored, unless it is another process's by now."""
-        if self._starting[opening.run_id] != "lost":
-            ids = opening.spender.org_id, opening.run_id, opening.spender.conversation_id
-            undoing = self._spawn(withdraw(self._engine, *ids))
-            await asyncio.wait({undoing}, timeout=_UNDOING_SECONDS)  # so that the call can be repeated at once
+    def _is_own(self, run_id: UUID) -> bool:
+        """Whether a run that is being started is still this process's: otherwise another may have withdrawn it."""
+        return self._starting[run_id] != "lost" and self._lease.holds()
 
-    async def _clean_up(self, org_id: UUID, run: Run) -> None:
-        """Removes what was stored of a run that another process had withdrawn by then."""
+    async def _undo(self, opening: Opening) -> None:
+        """Takes back what is left of a run that could not be stored, unless it may be another process's by now."""
+        spender = opening.spender
+        if self._is_own(opening.run_id):
+            undoing = self._spawn(withdraw(self._engine, spender.org_id, opening.run_id, spender.conversation_id))
+            await asyncio.wait({undoing}, timeout=_UNDOING_SECONDS)  # so that the call can be repeated at once
+        else:
+            self._spawn(self._clean_up(spender.org_id, opening.run, self._lease.id))
+
+    async def _clean_up(self, org_id: UUID, run: Run, server_id: UUID) -> None:
+        """Leaves the run to whoever ends it, then removes what was stored too late for that."""
 
         async def clean_up() -> None:
+            await self._give_up(org_id, run["_id"], server_id)
             await self.wait_for_end(org_id, run["_id"])
             found = await ChatStore(self._mongo, org_id).find_run(run["_id"])
             if found is None or found["state"] == "running":
@@ -216,11 +226,11 @@ class Runs:
                 log.warning("run lost to another server", run_id=str(live.run_id))
             else:
                 log.exception("run could not be ended properly", run_id=str(live.run_id))
-            await insist(lambda: self._give_up(live, server_id))
+            await insist(lambda: self._give_up(live.org_id, live.run_id, server_id))
 
-    async def _give_up(self, live: LiveRun, server_id: UUID) -> None:
-        async with self._db.write(live.org_id) as tx:
-            await claims.give_up(tx, live.run_id, server_id)
+    async def _give_up(self, org_id: UUID, run_id: UUID, server_id: UUID) -> None:
+        async with self._db.write(org_id) as tx:
+            await claims.give_up(tx, run_id, server_id)
 
     def _forget(self, live: LiveRun) -> None:
         del self._live[live.run_id], self._executions[live.run_id]

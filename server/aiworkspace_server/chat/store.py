@@ -157,7 +157,7 @@ class ChatStore:
         try:
             await self._events.save(dict(batch))
         except DuplicateKeyError:
-            return False
+            return await self._events.find_one({"_id": batch["_id"]}, ["_id"]) is not None
         return True
 
     async def last_event(self, run_id: UUID) -> bytes | None:

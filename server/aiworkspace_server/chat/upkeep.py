@@ -15,7 +15,7 @@ from .runs import Runs
 
 _SECONDS = 1.5
 _AGAIN_SECONDS = 0.3  # after the database gave no answer
-_AWAY: tuple[type[Exception], ...] = (*STORE_AWAY, DatabaseInUseError)
+_AWAY: tuple[type[Exception], ...] = (*STORE_AWAY, DatabaseInUseError, TimeoutError)
 
 log = structlog.get_logger("upkeep")
 
@@ -55,7 +55,7 @@ class Upkeep:
             servers = await claims.count_servers(tx)
         self._gate.resize(servers)
         self._runs.stop(stopped)
-        if self._lease.steady:
+        if self._lease.steady and not self._runs.closing:
             await self._recovery.take_over()
 
 

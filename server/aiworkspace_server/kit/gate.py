@@ -43,10 +43,15 @@ class Gate:
         place = Place(self, service, org_id)
         self._waiting.setdefault(service, OrderedDict()).setdefault(org_id, deque()).append(place)
         self._let_in()
-        if bounded and not place.inside and self.waiting(service) > self._queue:
+        if bounded and not place.inside and self._is_full(service, org_id):
             place.leave()
             raise GateFull
         return place
+
+    def _is_full(self, service: str, org_id: UUID) -> bool:
+        """When more wait than may, each organization that waits keeps an equal part of the queue."""
+        turns = self._waiting[service]
+        return self.waiting(service) > self._queue and len(turns[org_id]) * len(turns) > self._queue
 
     def leave(self, place: "Place") -> None:
         if place.inside:

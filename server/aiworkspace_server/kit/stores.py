@@ -17,6 +17,7 @@ STORE_AWAY: tuple[type[Exception], ...] = (
     procrastinate.exceptions.ConnectorException,
     pymongo.errors.ConnectionFailure,
     pymongo.errors.WaitQueueTimeoutError,
+    pymongo.errors.WriteConcernError,  # the primary steps down or stops; how long a write may take is not limited
 )
 _MOST_BACKOFF_SECONDS = 5.0
 

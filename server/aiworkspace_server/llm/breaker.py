@@ -12,7 +12,7 @@ from .base import ErrorKind
 FAILURES_IN_A_ROW = 5
 _FIRST_SECONDS = 15.0
 _MOST_SECONDS = 120.0
-# What an account can do nothing against. A refusal or a rate limit shows that somebody is there.
+# What shows that an account cannot be asked. A refusal shows that it can, and a rate limit shows nothing.
 _COUNTED = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.TIMEOUT, ErrorKind.MISCONFIGURED})
 
 

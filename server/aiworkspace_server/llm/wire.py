@@ -111,7 +111,8 @@ class Reply(ABC):
 
     def _estimate(self) -> TokenUsage:
         """Of the whole answer. Some providers count the input at the beginning: that stays."""
-        output, counted = estimate_bytes(self.said_bytes), self._counted
+        output = min(estimate_bytes(self.said_bytes), self._request.max_output_tokens)
+        counted = self._counted
         if counted is None:
             return TokenUsage(estimate_input(self._request), 0, 0, output, 0, estimated=True)
         return replace(counted, output_tokens=max(output, counted.output_tokens), estimated=True)

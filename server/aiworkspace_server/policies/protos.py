@@ -3,6 +3,7 @@
 from aiworkspace.v1 import chat_pb2, common_pb2
 from aiworkspace.v1 import model_pb2 as pb
 
+from ..kit.errors import InvalidArgument
 from ..kit.timestamps import timestamp
 from ..llm.base import Effort, ModelInfo
 from .models import ProviderKey
@@ -17,6 +18,8 @@ _NUMBERS = {name: number for number, name in EFFORTS.items()}
 
 
 def read_policy(given: pb.ModelPolicy) -> Policy:
+    if given.nothing_allowed and given.allowed_models:
+        raise InvalidArgument({"policy.nothing_allowed": "does not go with allowed_models"})
     return Policy(
         allowed_models=() if given.nothing_allowed else tuple(given.allowed_models) or None,
         default_model=given.default_model,

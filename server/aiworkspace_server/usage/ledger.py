@@ -148,7 +148,8 @@ class BudgetExhausted(RateLimited):
 class Ledger:
     """Writes entries. Every method works in the caller's transaction, as the tenant of it.
 
-    A transaction writes entries of one run, or counts alone: so no two wait for what the other has locked.
+    A transaction ends one reservation at most, before it makes another, or counts alone. So it locks the roll-ups of
+    one model and then the budgets, and no two wait for what the other has locked.
     """
 
     def __init__(self, watch: Watch) -> None:
