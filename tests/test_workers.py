@@ -13,6 +13,8 @@ import pytest
 
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace_client import AsyncClient
+from aiworkspace_server.app import Databases
+from aiworkspace_server.workers import Crew, WorkerFailedError
 from tests.conftest import Stores, other_databases, provider_settings, store_settings
 from tests.people import PASSWORD, Person, Place, events_of, kinds_of, make_conversation, make_place, say, text_of
 from tests.process import ServerProcess
@@ -159,6 +161,16 @@ async def test_workers_end_with_their_parent(server: ServerProcess) -> None:
 
 
 # What keeps it from starting
+
+
+async def test_a_worker_that_cannot_be_forked_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_more(*_: Any, **__: Any) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", no_more)
+    with pytest.raises(WorkerFailedError):
+        async with asyncio.timeout(10), Crew(Databases("", "", "", None), 0, 1, 1).working():
+            pass
 
 
 async def refused(folder: Path, environment: dict[str, object]) -> tuple[int, str]:

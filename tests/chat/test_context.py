@@ -64,6 +64,12 @@ def test_nothing_is_kept_that_lies_before_what_was_left_out() -> None:
     assert fit(turns, "", 100) == turns[-1:]
 
 
+def test_who_needs_more_than_the_last_turn_gets_it_or_nothing() -> None:
+    assert fit(TURNS, "", 42, least=3) == TURNS[-3:]
+    with pytest.raises(ContextTooLong):
+        fit(TURNS, "", 41, least=3)
+
+
 def test_the_answer_has_its_room() -> None:
     target = Target("a/x", "x", EchoProvider(0), False, "a", context_tokens=10_000)
     assert (room(target, 1000), room(target, 9_000), room(target, 50_000)) == (8_000, 0, 0)

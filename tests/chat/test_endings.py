@@ -184,6 +184,9 @@ async def test_events_have_one_place_each(place: Place, app: App) -> None:
     batch = EventBatch(_id=new_id(), run_id=UUID(run_id), first=1000, events=[b""])
     assert await store.save_events(batch)
     assert await store.save_events(batch), "the same ones again"
+    for first in range(2000, 2050):
+        again = EventBatch(_id=new_id(), run_id=UUID(run_id), first=first, events=[b""])
+        assert all(await asyncio.gather(*(store.save_events(again) for _ in range(3)))), "at once"
     assert not await store.save_events(batch | {"_id": new_id()})  # type: ignore[arg-type, operator, unused-ignore]
 
 

@@ -63,6 +63,17 @@ async def test_a_full_queue_takes_nobody_but_those_who_were_let_in_before() -> N
     assert gate.waiting("openai") == 3
 
 
+async def test_a_backlog_of_one_organization_keeps_nobody_else_out() -> None:
+    gate = Gate(4, 2, 10)
+    enter(gate, ONE, ONE, OTHER, OTHER, *[ONE] * 10)
+    with pytest.raises(GateFull):
+        gate.enter("openai", ONE)
+    places = enter(gate, *[THIRD] * 5)
+    with pytest.raises(GateFull):
+        gate.enter("openai", THIRD)
+    assert not any(place.inside for place in places)
+
+
 async def test_who_gives_up_leaves_nothing_behind() -> None:
     gate = Gate(1, 10, 10)
     inside, first, second = enter(gate, ONE, OTHER, OTHER)

@@ -72,6 +72,12 @@ async def test_usage_that_nobody_reported_is_estimated(standin: Standin, provide
     assert result.finish == "stop"
 
 
+async def test_what_is_estimated_is_no_more_than_was_allowed(standin: Standin, provider: Provider) -> None:
+    standin.script(MODEL, Script(tokens=(" internationalization",) * 20, usage=None))
+    result = await answer(provider, question(limit=20))
+    assert [(usage.output_tokens, usage.estimated) for usage in result.usages[-1:]] == [(20, True)]
+
+
 @pytest.mark.parametrize(
     "usage",
     [
