@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from aiworkspace_client.tokens import Tokens
 from aiworkspace_client.transport import Deadline, Transport
 
 _Call = grpc.aio.UnaryStreamCall[Any, SendMessageResponse] | grpc.aio.UnaryStreamCall[Any, StreamRunResponse]
+_STATUS_SECONDS = 1.0
 _TERMINAL = ("run_completed", "run_failed", "run_cancelled")
 
 
@@ -94,9 +96,21 @@ class RunFollower:
             except errors.AiWorkspaceError as error:
                 await self._recover(error)
             else:
-                if self._is_news(event):
+                news = self._is_news(event)
+                if event.WhichOneof("event") in _TERMINAL:
+                    await self._see_off(event)
+                if news:
                     return event
         return None
+
+    async def _see_off(self, event: ChatEvent) -> None:
+        """Waits for the status of the call: one that is given up before it came looks cancelled to the server."""
+        self._first = event  # should this wait be interrupted
+        with suppress(grpc.aio.AioRpcError, TimeoutError):
+            async with asyncio.timeout(_STATUS_SECONDS):
+                if self._call:
+                    await self._call.read()
+        self._first = None
 
     async def _receive(self) -> ChatEvent:
         """The next event of the connection, with whatever ends it as a typed error."""

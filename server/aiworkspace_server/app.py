@@ -45,6 +45,7 @@ from .kit.mongo import Mongo
 from .kit.pages import Pages
 from .kit.postgres import Database
 from .kit.replies import Replies
+from .kit.stores import insist
 from .kit.timestamps import now
 from .llm.breaker import Breakers
 from .llm.registry import Registry
@@ -257,10 +258,10 @@ class Shared:
 
     async def left_org(self, org_id: UUID, user_id: UUID | None) -> None:
         self.workspaces.forget_all()  # also who comes back at once has none of their former places
-        await self.runs.see_through(self.stops.of_member(org_id, user_id))
+        await self.runs.see_through(insist(lambda: self.stops.of_member(org_id, user_id)))
 
     async def lost_rights(self, org_id: UUID, workspace_id: UUID | None = None) -> None:
-        await self.runs.see_through(self.stops.of_unentitled(org_id, workspace_id))
+        await self.runs.see_through(insist(lambda: self.stops.of_unentitled(org_id, workspace_id)))
 
 
 def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:

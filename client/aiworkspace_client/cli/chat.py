@@ -10,11 +10,20 @@ from typing import Annotated
 
 import typer
 
-from aiworkspace_client import AiWorkspaceError, ChatStream
+from aiworkspace_client import AiWorkspaceError, ChatStream, errors
 from aiworkspace_client.cli import failures, output
 from aiworkspace_client.cli.conversations import Workspace
 from aiworkspace_client.cli.session import Server, Session, connected, stop
-from aiworkspace_client.types import Run, RunState
+from aiworkspace_client.types import ChatEvent, ContentKind, FinishReason, Message, Run, RunState
+
+# After these there is no run.
+_REFUSALS = (
+    errors.InvalidArgumentError,
+    errors.FailedPreconditionError,
+    errors.NotFoundError,
+    errors.PermissionDeniedError,
+    errors.ResourceExhaustedError,
+)
 
 
 def chat(
@@ -29,9 +38,11 @@ def chat(
     if not message and not sys.stdin.isatty():
         message = sys.stdin.read().strip() or stop("There is nothing to send.")
     with connected(ctx) as session:
-        conversation_id = _conversation_id(session, workspace, conversation, last)
+        given = conversation or (_last(session) if last else "")
+        conversation_id = given or _new_conversation(session, workspace)
         if message:
-            run = _answer(session, conversation_id, message, model)
+            with _without_refused(session, conversation_id, keep=bool(given)):
+                run = _answer(session, conversation_id, message, model)
             output.say(f"Go on with: aiws chat -c {conversation_id}", "dim")
             if run.state == RunState.RUN_STATE_CANCELLED:
                 raise typer.Exit(failures.INTERRUPTED)
@@ -39,14 +50,23 @@ def chat(
             _prompt(session, ctx.obj, conversation_id, model)
 
 
-def _conversation_id(session: Session, workspace: str, conversation: str, last: bool) -> str:
-    given = conversation or (session.saved.recall("conversation_id") if last else "")
-    if last and not given:
-        stop("There is no last conversation.")
-    if not given:
-        given = session.client.chat.create_conversation(session.workspace_id(workspace)).conversation_id
-    session.saved.remember(conversation_id=given)
-    return given
+def _last(session: Session) -> str:
+    return session.saved.recall("conversation_id") or stop("There is no last conversation.")
+
+
+def _new_conversation(session: Session, workspace: str) -> str:
+    return session.client.chat.create_conversation(session.workspace_id(workspace)).conversation_id
+
+
+@contextmanager
+def _without_refused(session: Session, conversation_id: str, *, keep: bool) -> Iterator[None]:
+    """Deletes a conversation that was made for a message which the server then refused."""
+    try:
+        yield
+    except _REFUSALS:
+        if not keep:
+            session.client.chat.delete_conversation(conversation_id)
+        raise
 
 
 def _prompt(session: Session, server: Server, conversation_id: str, model: str) -> None:
@@ -69,18 +89,39 @@ def _prompt(session: Session, server: Server, conversation_id: str, model: str) 
 
 def _answer(session: Session, conversation_id: str, message: str, model: str) -> Run:
     """Print the answer as it comes; returns the run that gave it."""
-    stream = session.client.chat.send(conversation_id, message, model=model)
+    stream, answer = session.client.chat.send(conversation_id, message, model=model), Message()
     try:
         with _interrupt_cancels(stream):
-            model = ""
-            for text in stream.text:
-                if model not in ("", stream.model):
-                    output.say(f"\n[{stream.model} goes on]", "dim")
-                model = stream.model
-                output.write(text)
+            said = False
+            for event in stream:
+                said |= _print_event(event, said=said)
+            answer = stream.final_message()
     finally:
-        _print_usage(stream.run or Run())
+        if stream.run:
+            session.saved.remember(conversation_id=conversation_id)
+        _print_usage(stream.run or Run(), answer.model or stream.model)
+    if not answer.contents:
+        output.say("[nothing was said]", "dim")
     return stream.run or Run()
+
+
+def _print_event(event: ChatEvent, *, said: bool) -> bool:
+    """Print what an event says. Returns whether it was a piece of the answer."""
+    match event.WhichOneof("event"):
+        case "content_delta" if event.content_delta.kind != ContentKind.CONTENT_KIND_THINKING:
+            output.write(event.content_delta.text)
+            return True
+        case "attempt_started" if event.attempt_started.attempt > 1:
+            again = "goes on" if event.attempt_started.continues else "is asked"
+            output.say(_on_its_own_line(f"[{event.attempt_started.model} {again}]", said), "dim")
+        case "attempt_failed" if event.attempt_failed.HasField("failure"):
+            failed = event.attempt_failed
+            output.say(_on_its_own_line(f"[{failed.model}: {failed.failure.message}]", said), "dim")
+    return False
+
+
+def _on_its_own_line(note: str, said: bool) -> str:
+    return f"\n{note}" if said else note
 
 
 @contextmanager
@@ -108,8 +149,15 @@ def _interrupt_cancels(stream: ChatStream) -> Iterator[None]:
             cancelling.join()
 
 
-def _print_usage(run: Run) -> None:
+_CUT_SHORT = {
+    FinishReason.FINISH_REASON_LENGTH: "cut off at the most tokens that are allowed",
+    FinishReason.FINISH_REASON_CONTENT_FILTER: "ended by the provider's content filter",
+}
+
+
+def _print_usage(run: Run, model: str) -> None:
     output.write("\n")
     if run.HasField("usage"):
-        stopped = "stopped, " if run.state == RunState.RUN_STATE_CANCELLED else ""
-        output.say(f"[{stopped}{run.model}, {output.tokens(run.usage)}, {output.money(run.cost)}]", "dim")
+        how = "stopped" if run.state == RunState.RUN_STATE_CANCELLED else _CUT_SHORT.get(run.finish_reason, "")
+        used = f"{output.tokens(run.usage)}{', as estimated' if run.usage_estimated else ''}"
+        output.say(f"[{', '.join(filter(None, (how, model or run.model, used, output.money(run.cost))))}]", "dim")

@@ -7,6 +7,7 @@ leaves it alone. What follows can be done again from what is stored then, by who
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from itertools import islice
 from typing import cast
 from uuid import UUID
 
@@ -16,12 +17,17 @@ from ..kit.stores import insist
 from ..kit.timestamps import now
 from ..llm.base import TokenUsage
 from ..llm.prices import Price
+from ..usage import ledger
 from ..usage.ledger import Ledger
+from ..usage.models import LedgerEntry
 from . import claims, events
+from .asking import ending as account
 from .engine import Engine, LostRun
 from .live import LiveRun
 from .models import Content, Cost, Ending, EventBatch, Message, Run, Usage
 from .store import ChatStore
+
+_BATCH_BYTES, _EVENT_BYTES = 4 * 2**20, 16
 
 
 async def finish(engine: Engine, live: LiveRun, settled: Sequence[Ending], unsettled: Sequence[Ending]) -> None:
@@ -51,12 +57,22 @@ async def conclude(engine: Engine, live: LiveRun) -> bytes:
 
 async def store_events(store: ChatStore, live: LiveRun) -> None:
     """Stores what was sent since the last time. Raises LostRun when somebody else stored events in its place."""
-    unstored = live.events[live.stored :]
-    if unstored:
+    while unstored := _first_of(live.events, live.stored):
         batch = EventBatch(_id=new_id(), run_id=live.run["_id"], first=live.stored + 1, events=unstored)
-        if not await insist(lambda: store.save_events(batch)):
+        if not await insist(lambda batch=batch: store.save_events(batch)):  # type: ignore[misc]
             raise LostRun
         live.stored += len(unstored)
+
+
+def _first_of(told: Sequence[bytes], stored: int) -> list[bytes]:
+    """The next events to store, as many as are well within the size of a document."""
+    size, batch = 0, list[bytes]()
+    for event in islice(told, stored, None):
+        size += len(event) + _EVENT_BYTES
+        if batch and size > _BATCH_BYTES:
+            break
+        batch.append(event)
+    return batch
 
 
 async def end_reservation(tx: WriteSession, book: Ledger, org_id: UUID, run_id: UUID, ending: Ending) -> bool:
@@ -91,12 +107,27 @@ async def _store_answer(store: ChatStore, run: Run, message: Message | None, siz
 
 
 async def _settle(engine: Engine, org_id: UUID, run: Run) -> None:
-    """Ends the reservations of the run and its claim on the conversation: see Ledger for why not at once."""
+    """Ends the reservations of the run and its claim on the conversation: see Ledger for why not at once.
+
+    Once the claim is closed nobody reserves for the run any more. What is open then was reserved by a server that went
+    on with it, and found it ended by the one before.
+    """
     for ending in run["endings"]:
         async with engine.db.write(org_id) as tx:
             await end_reservation(tx, engine.ledger, org_id, run["_id"], ending)
     async with engine.db.write(org_id) as tx:
         await claims.close(tx, run["_id"])
+        for entry in await ledger.list_reserved(tx, run["_id"]):
+            ending = await _of_other(ChatStore(engine.mongo, org_id), run, entry)
+            await end_reservation(tx, engine.ledger, org_id, run["_id"], ending)
+
+
+async def _of_other(store: ChatStore, run: Run, entry: LedgerEntry) -> Ending:
+    """What another server's attempt is taken to have used: what it sent, marked as an estimate."""
+    (attempt, *_) = [*await store.list_attempts(run["_id"], entry.attempt - 1, 1), None]
+    asked = attempt["counted_input_tokens"] if attempt and attempt["number"] == entry.attempt else 0
+    usage = TokenUsage(asked, 0, 0, 0, 0, estimated=True)
+    return account(entry.attempt, entry.model, usage, entry.create_time)
 
 
 def _sum_up(run: Run, endings: Sequence[Ending], unsettled: Sequence[Ending]) -> None:

@@ -144,3 +144,15 @@ def conversation_to_proto(conversation: Conversation) -> pb.Conversation:
         update_time=timestamp(conversation["update_time"]),
         etag=str(conversation["version"]),
     )
+
+
+def speaker(event: pb.ChatEvent, number: int) -> int:
+    """Whose content comes after this event, if `number` is the attempt whose content came before it.
+
+    When content comes, one attempt at most has begun and not failed: of two that race one has failed by then.
+    """
+    if event.HasField("attempt_started"):
+        return event.attempt_started.attempt
+    if event.HasField("attempt_failed") and event.attempt_failed.attempt == number:
+        return number - 1
+    return number

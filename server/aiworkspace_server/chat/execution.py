@@ -34,6 +34,7 @@ from .store import ChatStore
 from .trying import Tries
 from .voice import Voice
 
+_LEASE_LOOK_SECONDS = 0.05
 _STORE_SECONDS = 0.5  # how much of an answer a kill -9 may cost
 _GO_ON = (
     "Your answer broke off. Go on exactly where it broke off, with the very next character. Do not repeat any of it,"
@@ -89,6 +90,7 @@ class Execution:
             self.live.finish_content()
             answered.set()
             await storing
+            await self._until_sure()
             await self._log.written()
             await finish(self._engine, self.live, self._settled, self._tries.unsettled)
         except BaseException:
@@ -104,10 +106,16 @@ class Execution:
                 await asyncio.wait_for(answered.wait(), _STORE_SECONDS)
             except TimeoutError:
                 try:
-                    await store_events(self._store, self.live)
+                    if self.live.lease_holds():
+                        await store_events(self._store, self.live)
                 except LostRun:
                     self.live.stop("lost")
                     raise
+
+    async def _until_sure(self) -> None:
+        """Waits until the run is certainly still this server's: another one may have ended it, and it be deleted."""
+        while not self.live.lease_holds():  # noqa: ASYNC110 - it is a clock. Who loses the lease cancels this
+            await asyncio.sleep(_LEASE_LOOK_SECONDS)
 
     async def _answer(self, asking: Asking | None, place: Place | None) -> None:
         """Asks until there is an answer, or nobody left to ask; notes in the run which it was."""

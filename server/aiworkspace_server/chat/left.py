@@ -35,7 +35,7 @@ class Left:
     spender: Spender | None  # none: the run is from before there were reservations of attempts
     settled: list[Ending]
     unsettled: list[Ending]
-    model: str  # of the last attempt
+    model: str  # that spoke last or, when none did, of the first attempt that had not failed
     answered: bool  # whether a model had come to its end, so that there is nothing to go on with
 
 
@@ -68,21 +68,18 @@ async def look_at(engine: Engine, org_id: UUID, run: Run, pace: Pace) -> Left:
         _spender(entries[-1]) if entries else None,
         [_of_entry(entry) for entry in settled],
         unsettled,
-        entries[-1].model if entries else run["model"],
+        live.model if said or not entries else (*reserved, entries[-1])[0].model,
         answered=any(attempt["state"] == "completed" for attempt in logged.values()),
     )
 
 
 def _said(stored: Sequence[bytes]) -> Mapping[int, str]:
-    """What each attempt said: when content comes, one attempt at most has begun and not failed."""
+    """What each attempt said."""
     said: dict[int, str] = {}
     number = 1
     for event in map(events.decode, stored):
-        if event.HasField("attempt_started"):
-            number = event.attempt_started.attempt
-        elif event.HasField("attempt_failed") and event.attempt_failed.attempt == number:
-            number -= 1
-        elif event.HasField("content_delta"):
+        number = events.speaker(event, number)
+        if event.HasField("content_delta"):
             said[number] = said.get(number, "") + event.content_delta.text
     return said
 

@@ -7,7 +7,7 @@ import structlog
 
 from ..policies.plan import Plans
 from . import events, planned
-from .ending import conclude, finish
+from .ending import conclude, finish, store_events
 from .engine import Engine, LostRun
 from .execution import Execution
 from .failures import INTERRUPTED
@@ -43,6 +43,7 @@ async def recover_run(
 async def _recover(engine: Engine, plans: Plans, pace: Pace, org_id: UUID, run: Run, stopped: str) -> Execution | str:
     if run["state"] == "running":
         left = await look_at(engine, org_id, run, pace)
+        await store_events(ChatStore(engine.mongo, org_id), left.live)  # from here on its server cannot end it
         execution = None if stopped else await resume(engine, plans, left)
         if execution:
             return execution

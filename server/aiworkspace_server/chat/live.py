@@ -37,16 +37,17 @@ class LiveRun(Feed):
     def restore(cls, org_id: UUID, run: Run, pace: Pace, stored: list[bytes]) -> Self:
         """The run as it was when the last of these events was stored."""
         live = cls(org_id, run, pace, stored)
-        model = live.model
+        number, models = 1, {1: live.model}
         for event in map(events.decode, stored):
+            number = events.speaker(event, number)
             if event.HasField("attempt_started"):
-                model = event.attempt_started.model
+                models[number] = event.attempt_started.model
             elif event.HasField("content_started"):
                 live._said.append((events.kind_name(event.content_started.kind), []))
                 live._open = True
             elif event.HasField("content_delta"):
                 live._said[-1][1].append(event.content_delta.text)
-                live.model = model
+                live.model = models.get(number, live.model)
             elif event.HasField("content_stopped"):
                 live._open = False
         return live

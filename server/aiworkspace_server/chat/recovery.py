@@ -70,11 +70,11 @@ class Recovery:
 
     async def _take(self, orphan: claims.Found) -> None:
         server_id = self._engine.server_id
-        async with self._db.write(orphan.org_id) as tx:
-            claim = await claims.take(tx, orphan, server_id)
-        if claim is None:
-            return
         try:
+            async with self._db.write(orphan.org_id) as tx:
+                claim = await claims.take(tx, orphan, server_id)
+            if claim is None:
+                return
             state = await self._recover(orphan, claim.stop or "")
             self._postponed.pop(orphan.run_id, None)
             log.info("recovered", run_id=str(orphan.run_id), state=state)

@@ -84,9 +84,9 @@ class Relay:
                 await self._send_all(self._redis)  # the last words of runs that ended just now
             await self._redis.aclose()
 
-    def add(self, live: LiveRun, stream: int = 0) -> None:
-        """Sends the events of a run from now on."""
-        if self._redis:
+    def add(self, live: LiveRun, stream: int | None = 0) -> None:
+        """Sends the events of a run from now on. Without a stream they are found in MongoDB alone."""
+        if self._redis and stream is not None:
             self._sent[live], self._streams[live.run_id] = 0, stream
             self._sending.set()
 
@@ -107,11 +107,14 @@ class Relay:
         except REDIS_AWAY as error:
             log.warning("Redis does not answer", error=type(error).__name__)
 
-    async def take_over(self, run_id: UUID) -> tuple[dict[int, bytes], int]:
-        """Closes the streams of a run. Returns what was in them, by sequence, and the number of the next stream."""
+    async def take_over(self, run_id: UUID) -> tuple[dict[int, bytes], int | None]:
+        """Closes the streams of a run. Returns what was in them, by sequence, and the number of the next stream.
+
+        Without an answer from Redis there is none: where a dead server's events may be, nobody adds others.
+        """
         said: dict[int, bytes] = {}
         if self._redis is None:
-            return said, 0
+            return said, None
         try:
             for stream in count():
                 is_first, entries = await _close(self._redis, _key(run_id, stream))
@@ -121,7 +124,7 @@ class Relay:
                     return said, stream + 1
         except REDIS_AWAY as error:
             log.warning("Redis does not answer", error=type(error).__name__)
-        return said, 0
+        return {}, None
 
     async def _go_on(self, work: Callable[[Any], Any]) -> None:
         while True:

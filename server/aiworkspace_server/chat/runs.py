@@ -204,11 +204,11 @@ class Runs:
 
         await insist(clean_up)
 
-    def resume(self, execution: Execution, stream: int = 0) -> None:
+    def resume(self, execution: Execution, stream: int | None = None) -> None:
         """Goes on with a run whose server is gone. `stream`: which of its streams in the relay is this process's."""
         self._carry_out(execution.live, execution.resume(), stream)
 
-    def _carry_out(self, live: LiveRun, work: Coroutine[Any, Any, None], stream: int = 0) -> asyncio.Task[None]:
+    def _carry_out(self, live: LiveRun, work: Coroutine[Any, Any, None], stream: int | None = 0) -> asyncio.Task[None]:
         """Makes a run live in this process, as the one that its claim names, while the work goes on."""
         live.lease_holds = self._lease.holds
         self._live[live.run_id] = live

@@ -65,7 +65,7 @@ async def update_conversation(
 
 async def delete_conversation(chat: ChatStore, stops: Stops, org_id: UUID, conversation_id: UUID) -> None:
     await insist(lambda: chat.delete_conversation(conversation_id))
-    await stops.in_conversation(org_id, conversation_id)
+    await insist(lambda: stops.in_conversation(org_id, conversation_id))
     await insist(lambda: chat.delete_content(conversation_id))
 
 

@@ -34,6 +34,7 @@ log = structlog.get_logger()
 _DRAIN_SECONDS = 0.1
 # Far beyond what any model may say, and well below what can be stored as one message.
 _MOST_SAID_BYTES = 7 * 2**20
+_CHANGE_BYTES = 100  # that a change between text and thinking takes besides
 TRANSPORT_ERRORS = (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
 
 
@@ -50,6 +51,7 @@ class Reply(ABC):
         self._sse = SseParser()
         self._pieces: list[Piece] = []
         self._kind: DeltaKind = "text"
+        self._changes = 0  # of the kind
         self._texts: list[str] = []  # of the delta that is being gathered
         self._counted: TokenUsage | None = None  # what the provider said last
         self._counted_all = False  # whether it said nothing more after that
@@ -81,10 +83,11 @@ class Reply(ABC):
         if kind != self._kind:
             self._flush()
             self._kind = kind
+            self._changes += 1
         self.said_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
         self._texts.append(text)
         self._counted_all = False
-        if self.said_bytes > _MOST_SAID_BYTES:
+        if self.said_bytes + self._changes * _CHANGE_BYTES > _MOST_SAID_BYTES:
             raise ProviderError(ErrorKind.CUT, f"an answer of more than {_MOST_SAID_BYTES} bytes does not end")
 
     def answer(self, response_id: str | None) -> None:
