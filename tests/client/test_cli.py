@@ -106,6 +106,55 @@ async def test_another_model_that_goes_on_is_announced(server: ScriptedServer, a
 
 
 @pytest.mark.usefixtures("signed_in")
+async def test_another_model_that_answers_is_told_and_named(server: ScriptedServer, aiws: Aiws) -> None:
+    conversation(server)
+    events = two_models()
+    failure = chat_pb2.RunFailure(reason=common_pb2.ERROR_REASON_PROVIDER_UNAVAILABLE, message="It is away.")
+    usage = common_pb2.TokenUsage(input_tokens=1, output_tokens=2)
+    for event in events:
+        if event.HasField("attempt_failed"):
+            event.attempt_failed.failure.CopyFrom(failure)
+        if event.HasField("run_completed"):
+            event.run_completed.message.model = "b/two"
+            run = chat_pb2.Run(model="a/one", usage=usage, finish_reason=chat_pb2.FINISH_REASON_LENGTH)
+            event.run_completed.run.MergeFrom(run)
+    connections(server, (events, None))
+    ran = await aiws("chat", "Count!")
+    assert (ran.returncode, ran.stdout) == (0, TEXT + "\n")
+    assert "[a/one: It is away.]" in ran.stderr
+    assert "[cut off at the most tokens that are allowed, b/two, 1 tokens in, 2 out" in ran.stderr
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_a_refused_message_leaves_no_conversation(server: ScriptedServer, aiws: Aiws) -> None:
+    conversation(server)
+    connections(server, (whole_run(), None))
+    assert (await aiws("chat", "Count!")).returncode == 0
+    refused = failure(grpc.StatusCode.INVALID_ARGUMENT, "", "model: 'nope/x' is not a model")
+    connections(server, ([], refused), ([], refused))
+    server.script("ChatService.DeleteConversation", answer(chat_pb2.DeleteConversationResponse()))
+    assert (await aiws("chat", "Hello", "-m", "nope/x")).returncode == 1
+    assert server.called("ChatService.DeleteConversation")[0].request.conversation_id == "conversation-1"
+    assert (await aiws("chat", "-c", "conversation-9", "Hello")).returncode == 1
+    assert len(server.called("ChatService.DeleteConversation")) == 1
+    connections(server, (whole_run(), None))
+    assert (await aiws("chat", "--last", "And on!")).returncode == 0
+    assert server.calls[-1].request.conversation_id == "conversation-1"
+
+
+async def test_what_is_no_text_is_wrong_usage(environment: dict[str, str]) -> None:
+    program = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "aiworkspace_client", "chat"),
+        b"bad\xff",
+        env=environment,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await asyncio.wait_for(program.communicate(), 60)
+    assert (program.returncode, errors.count(b"\n"), b"is not UTF-8" in errors) == (1, 1, True)
+
+
+@pytest.mark.usefixtures("signed_in")
 async def test_several_need_one(server: ScriptedServer, aiws: Aiws) -> None:
     server.script(
         "WorkspaceService.ListWorkspaces", answer(workspace_pb2.ListWorkspacesResponse(workspaces=[WORKSPACE] * 2))

@@ -64,9 +64,12 @@ async def test_a_budget_is_made_and_deleted(server: ScriptedServer, aiws: Aiws) 
     server.script("BudgetService.CreateBudget", answer(pb.CreateBudgetResponse(budget=BUDGET)))
     ran = await aiws("budgets", "create", "50", "--alert", "50", "--alert", "90")
     assert (ran.returncode, ran.stdout) == (0, "budget-1\n")
+    assert "50.00 USD a month" in ran.stderr
     request = server.calls[-1].request
     assert (request.org_id, request.scope, request.window) == ("org-1", pb.BUDGET_SCOPE_ORG, pb.BUDGET_WINDOW_MONTH)
     assert (request.limit, request.hard, list(request.alert_percents)) == (usd(50 * 10**9), True, [50, 90])
+    assert (await aiws("budgets", "create", "1,200.50")).returncode == 0
+    assert server.calls[-1].request.limit == usd(1_200_500_000_000)
     for whose, field in (("workspace", "workspace_id"), ("member", "user_id"), ("api-key", "api_key_id")):
         arguments = ("0.25", "--per", "day", "--for", whose, "--id", "id-1", "--soft")
         assert (await aiws("budgets", "create", *arguments)).returncode == 0
@@ -98,7 +101,7 @@ async def test_only_what_is_given_of_a_budget_is_changed(server: ScriptedServer,
         request = server.calls[-1].request
         assert (request.budget, list(request.update_mask.paths)) == (budget, mask)
     calls = len(server.calls)
-    for options in ((), ("--limit", "-1"), ("--limit", "99999999999")):
+    for options in ((), ("--limit", "-1"), ("--limit", "99999999999"), ("--alert", "5", "--no-alerts")):
         assert (await aiws("budgets", "update", "budget-1", *options)).returncode == 2
     assert len(server.calls) == calls
 
@@ -109,6 +112,10 @@ async def test_only_what_is_given_of_a_budget_is_changed(server: ScriptedServer,
     [
         ("much",),
         ("nan",),
+        ("0,5",),
+        ("1,50",),
+        ("1_000",),
+        ("1e3",),
         ("0.0000000001",),
         ("1e999999",),
         ("0." + 40 * "1",),

@@ -139,7 +139,22 @@ async def test_a_limit_that_is_none_is_refused(server: ScriptedServer, aiws: Aiw
     assert server.called("ModelService.GetOrgModelPolicy") == []
 
 
-async def test_a_policy_without_changes_is_wrong_usage(server: ScriptedServer, aiws: Aiws) -> None:
-    ran = await aiws("models", "policy", "set")
-    assert (ran.returncode, "nothing to change" in ran.stderr) == (2, True)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "nothing to change"),
+        (("--allow", "echo/*", "--allow-all"), "contradict"),
+        (("--fallback", "echo/echo", "--no-fallback"), "contradict"),
+        (("--limit", "echo/echo=5", "--no-limits"), "contradict"),
+        (("--limit", "echo/echo=0/0"), "limits nothing"),
+        (("--limit", "echo/echo=99999999999"), "limits nothing"),
+        (("--max-output-tokens", "99999999999999"), "--max-output-tokens"),
+        (("--max-stop-count", "5"), "--max-stop-count"),
+    ],
+)
+async def test_a_change_that_makes_no_sense_is_wrong_usage(
+    server: ScriptedServer, aiws: Aiws, options: tuple[str, ...], said: str
+) -> None:
+    ran = await aiws("models", "policy", "set", *options)
+    assert (ran.returncode, said in ran.stderr) == (2, True), ran.stderr
     assert server.called("ModelService.GetOrgModelPolicy") == []

@@ -5,6 +5,7 @@ interrupted.
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -85,4 +86,9 @@ app.add_typer(audit.app, name="audit")
 
 
 def main() -> None:
+    for argument in sys.argv:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            sys.exit(f"error: {argument!r} is not UTF-8.")
     app()

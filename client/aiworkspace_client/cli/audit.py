@@ -1,5 +1,6 @@
 """aiws audit: who did what in an organization, and whether the record is whole."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Annotated
@@ -25,7 +26,7 @@ def list_events(
     user: Annotated[str, typer.Option("--user", help="Only calls of this person or service account.")] = "",
     about: Annotated[str, typer.Option("--about", help="Only calls about this id, whatever it names.")] = "",
     code: Annotated[str, typer.Option("--code", help="Only calls that ended so: OK, PERMISSION_DENIED, ….")] = "",
-    days: Annotated[int, typer.Option(min=0, help="Only the last so many days. 0 means all.")] = 30,
+    days: Annotated[int, typer.Option(min=0, max=36_500, help="Only the last so many days. 0 means all.")] = 30,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Most entries to show.")] = 50,
     org: Org = "",
     json: Json = False,
@@ -64,7 +65,9 @@ def list_events(
 @app.command()
 def verify(
     ctx: typer.Context,
-    sequence: Annotated[int, typer.Option("--sequence", min=0, help="Number that you noted earlier.")] = 0,
+    sequence: Annotated[
+        int, typer.Option("--sequence", min=0, max=2**63 - 1, help="Number that you noted earlier.")
+    ] = 0,
     known_hash: Annotated[str, typer.Option("--hash", help="Hash that you noted with it.")] = "",
     org: Org = "",
     json: Json = False,
@@ -73,6 +76,8 @@ def verify(
 
     Note number and hash of the last entry elsewhere and give them next time: then nobody can have written the log anew.
     """
+    if known_hash and not re.fullmatch("[0-9a-f]{64}", known_hash):
+        raise typer.BadParameter("--hash is not as aiws audit verify prints it: 64 digits from 0 to f")
     with connected(ctx) as session:
         verified = session.client.audit.verify_chain(
             session.org_id(org), known_sequence=sequence, known_hash=known_hash, timeout=_VERIFY_SECONDS

@@ -1,6 +1,6 @@
 """aiws budgets and aiws limits: how much may be spent, and what stands in the way of a message."""
 
-from decimal import Decimal, localcontext
+import re
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from aiworkspace_client.types import Budget, BudgetLimit, BudgetScope, BudgetSta
 app = typer.Typer(no_args_is_help=True, help="Budgets: how much may be spent, by whom, in which time.")
 
 _MOST_NANOS = 2**63 - 1
+_AMOUNT = re.compile(r"([0-9]{1,18}|[0-9]{1,3}(,[0-9]{3}){1,5})(\.[0-9]{1,9})?")
 _FIGURES = ("LIMIT", "SPENT", "RESERVED", "LEFT")
 _COLUMNS = ("BUDGET", "WHOSE", "WINDOW", "KIND", *_FIGURES, "UNTIL")
 
@@ -42,17 +43,16 @@ class Window(StrEnum):
 
 
 def _usd(text: str) -> int:
-    """The nanos of an amount that was typed."""
-    try:
-        with localcontext(prec=40):
-            nanos = Decimal(text.replace(",", "")) * output.NANOS
-    except ArithmeticError:
-        raise typer.BadParameter("is no amount, such as 50 or 0.25") from None
-    if not (nanos.is_finite() and nanos >= 0 and nanos == int(nanos)):
-        raise typer.BadParameter("must not be negative, and have no more than nine decimal places")
+    """The nanos of an amount that was typed. A comma is nothing but a mark between thousands."""
+    if not _AMOUNT.fullmatch(text):
+        raise typer.BadParameter(
+            f"{text!r} is no amount, such as 50, 0.25 or 1,200: it has nine decimal places at most"
+        )
+    whole, _, rest = text.replace(",", "").partition(".")
+    nanos = int(whole) * output.NANOS + int(rest.ljust(9, "0"))
     if nanos > _MOST_NANOS:
         raise typer.BadParameter(f"must not be greater than {output.money(_usd_of(_MOST_NANOS))}")
-    return int(nanos)
+    return nanos
 
 
 def _usd_of(nanos: int) -> Money:
@@ -100,7 +100,7 @@ def create(
         )
         if json:
             return output.as_json(budget)
-        output.say("Created the budget. Its id:", "green")
+        output.say(f"Created a budget of {output.money(budget.limit)} a {per}. Its id:", "green")
         output.out.print(budget.budget_id)
 
 
@@ -117,6 +117,8 @@ def update(
     org: Org = "",
 ) -> None:
     """Change what is given of a budget. The rest stays."""
+    if alerts and no_alerts:
+        raise typer.BadParameter("--alert and --no-alerts contradict each other")
     given: dict[str, Any] = {
         "limit": None if limit is None else _usd_of(limit),
         "hard": hard,
@@ -127,8 +129,9 @@ def update(
         raise typer.BadParameter("nothing to change: give --limit, --hard, --soft, --alert or --no-alerts")
     with connected(ctx) as session:
         budget = Budget(org_id=session.org_id(org), budget_id=budget_id, **changes)
-        session.client.budgets.update(budget=budget, update_mask=list(changes))
-        output.say("The budget is changed.", "green")
+        changed = session.client.budgets.update(budget=budget, update_mask=list(changes))
+        kind = "hard" if changed.hard else "soft"
+        output.say(f"The budget is a {kind} one of {output.money(changed.limit)} now.", "green")
 
 
 @app.command()
@@ -150,9 +153,11 @@ def delete(
 def limits(
     ctx: typer.Context,
     model: Annotated[str, typer.Option("--model", "-m", help="Model to ask; the workspace's unless given.")] = "",
-    input_tokens: Annotated[int, typer.Option("--input", help="Tokens that would go in.", min=0)] = 1000,
+    input_tokens: Annotated[
+        int, typer.Option("--input", help="Tokens that would go in.", min=0, max=100_000_000)
+    ] = 1000,
     output_tokens: Annotated[
-        int, typer.Option("--output", help="Most tokens of the answer. 0: all allowed.", min=0)
+        int, typer.Option("--output", help="Most tokens of the answer. 0: all allowed.", min=0, max=2**31 - 1)
     ] = 0,
     workspace: Annotated[str, typer.Option("--workspace", "-w", help="Where; the one in use unless given.")] = "",
     json: Json = False,

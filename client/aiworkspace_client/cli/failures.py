@@ -63,7 +63,9 @@ def _next(error: AiWorkspaceError, with_key: bool) -> str:
     if error.retry_after and error.reason != "BUDGET_EXHAUSTED":  # its message says when, and that may be weeks
         return f"Try again in {error.retry_after:.0f} seconds."
     if with_key and isinstance(error, errors.UnauthenticatedError):
-        return "It is not whole, has expired, or was revoked. aiws api-keys list shows those that there are."
+        return (
+            "It is not whole, has expired, or was revoked. Unset AIWS_API_KEY and sign in to see those that there are."
+        )
     return _NEXT_BY_REASON.get(error.reason) or _NEXT_BY_CLASS.get(type(error), "")
 
 

@@ -18,6 +18,7 @@ app = typer.Typer(no_args_is_help=True, help="Policies: which models may be used
 Scope = Annotated[
     str, typer.Option("--workspace", "-w", help="Id of a workspace, for its policy rather than the organization's.")
 ]
+_MOST = 2**31 - 1
 _LIMIT = re.compile(r"(?P<model>[^/=]+/[^=]+)=(?P<requests>\d*)(?:/(?P<tokens>\d+))?")
 
 
@@ -70,8 +71,10 @@ def set_policy(
     ] = None,
     min_temperature: Annotated[float | None, typer.Option(help="Least temperature.")] = None,
     max_temperature: Annotated[float | None, typer.Option(help="Greatest temperature.")] = None,
-    max_output_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer; 0: any.")] = None,
-    max_stop_count: Annotated[int | None, typer.Option(help="Most stop texts.")] = None,
+    max_output_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens of an answer; 0: any.", min=0, max=_MOST)
+    ] = None,
+    max_stop_count: Annotated[int | None, typer.Option(help="Most stop texts.", min=0, max=4)] = None,
     forbid_seed: Annotated[bool | None, typer.Option("--forbid-seed/--allow-seed", help="Forbid a seed.")] = None,
     max_effort: Annotated[Effort | None, typer.Option(help="Greatest reasoning effort.")] = None,
     limit: Annotated[
@@ -81,6 +84,13 @@ def set_policy(
     no_limits: Annotated[bool, typer.Option("--no-limits", help="No limits.")] = False,
 ) -> None:
     """Change what is given in the policy of the organization or, with --workspace, of a workspace. The rest stays."""
+    for one, other, names in (
+        (allow, allow_all, "--allow and --allow-all"),
+        (fallback, no_fallback, "--fallback and --no-fallback"),
+        (limit, no_limits, "--limit and --no-limits"),
+    ):
+        if one and other:
+            raise typer.BadParameter(f"{names} contradict each other")
     lists: dict[str, Any] = {
         "allowed_models": [] if allow_all else allow,
         "fallback_models": [] if no_fallback else fallback,
@@ -137,6 +147,8 @@ def _read_limit(text: str) -> ModelLimit:
     if parts is None:
         raise typer.BadParameter(f"{text!r} is no limit: MODEL=REQUESTS, MODEL=REQUESTS/TOKENS, or MODEL=/TOKENS.")
     requests, tokens = int(parts["requests"] or 0), int(parts["tokens"] or 0)
+    if not (requests or tokens) or max(requests, tokens) > _MOST:
+        raise typer.BadParameter(f"{text!r} limits nothing: a number is from 1 to {_MOST:,}.")
     return ModelLimit(model=parts["model"], requests_per_minute=requests, tokens_per_minute=tokens)
 
 

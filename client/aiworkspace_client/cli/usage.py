@@ -30,7 +30,7 @@ class Dimension(StrEnum):
 def usage(
     ctx: typer.Context,
     by: Annotated[list[Dimension] | None, typer.Option("--by", help="What to group by; may be given again.")] = None,
-    days: Annotated[int, typer.Option(min=0, help="Only the last so many days. 0 means all.")] = 30,
+    days: Annotated[int, typer.Option(min=0, max=36_500, help="Only the last so many days. 0 means all.")] = 30,
     mine: Annotated[bool, typer.Option("--mine", help="Only your own; everybody may see that.")] = False,
     workspace: Annotated[str, typer.Option("--workspace", "-w", help="Only this workspace.")] = "",
     org: Org = "",

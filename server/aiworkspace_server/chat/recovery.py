@@ -15,7 +15,7 @@ import structlog
 
 from ..kit.ids import new_id
 from ..kit.mongo import Mongo
-from ..kit.stores import insist
+from ..kit.stores import STORE_AWAY, insist
 from ..kit.timestamps import now
 from ..policies.plan import Plans
 from . import claims, events
@@ -78,6 +78,9 @@ class Recovery:
             state = await self._recover(orphan, claim.stop or "")
             self._postponed.pop(orphan.run_id, None)
             log.info("recovered", run_id=str(orphan.run_id), state=state)
+        except STORE_AWAY as error:  # whatever was committed of it
+            log.warning("not recovered, trying again", run_id=str(orphan.run_id), error=type(error).__name__)
+            await insist(lambda: self._give_up(orphan, server_id))
         except Exception:
             log.exception("not recovered", run_id=str(orphan.run_id))  # one bad document must not keep the server down
             self._postponed[orphan.run_id] = time.monotonic() + _POSTPONED_SECONDS

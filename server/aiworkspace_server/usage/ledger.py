@@ -132,9 +132,11 @@ class BudgetExhausted(RateLimited):
         opens = window_end(row.period, row.start_time)
         left = max(0, row.limit_nanos - row.settled_nanos - row.reserved_nanos + amount.nanos)
         words = {"org": "the organization", "workspace": "the workspace", "member": "the member", "api_key": "the key"}
+        fits_once = amount.nanos <= row.limit_nanos
+        then = f"it opens again at {opens:%Y-%m-%d %H:%M} UTC" if fits_once else "that is more than it ever has"
         message = (
             f"The {row.period}'s budget of {words[row.scope]} has {usd(left)} {amount.currency} left and this may cost"
-            f" up to {usd(amount.nanos)}; it opens again at {opens:%Y-%m-%d %H:%M} UTC."
+            f" up to {usd(amount.nanos)} {amount.currency}; {then}."
         )
         super().__init__(
             f"budget:{row.id}",
