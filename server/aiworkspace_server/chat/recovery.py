@@ -110,9 +110,16 @@ async def purge_deleted(mongo: Mongo, before: datetime) -> None:
 
 
 async def _save_relayed(store: ChatStore, run_id: UUID, relayed: Mapping[int, bytes]) -> None:
-    """Stores what readers have seen and the dead server had not stored, so that it stays."""
+    """Stores what readers have seen and the dead server had not stored, so that it stays.
+
+    Only what follows the last event that is stored: a server that went on without Redis told nothing there, and what
+    stands there was said by one before it.
+    """
     last = await store.last_event(run_id)
-    first = sequence = events.decode(last).sequence + 1 if last else 1
+    if last is None or relayed.get(sequence := events.decode(last).sequence) != last:
+        return
+    sequence += 1
+    first = sequence
     while sequence in relayed:
         sequence += 1
     if sequence > first:
