@@ -31,8 +31,11 @@ _SUMS = """
 async def compare(trial: Trial) -> tuple[int, int, list[str]]:
     """How many attempts had to be adjusted, the nanos that are different after that, and what else does not add up."""
     await trial.bill_is_whole()
+    wrong = await _uncharged(trial)
     await _reconcile(trial)
-    wrong = [f"{name} was asked {n} times" for name, n in Counter(each.request for each in trial.bill).items() if n > 1]
+    wrong += [
+        f"{name} was asked {n} times" for name, n in Counter(each.request for each in trial.bill).items() if n > 1
+    ]
     charged = {charge.request: charge.usage for charge in trial.bill}
     adjusted = difference = 0
     for run_id, attempt, model, time, *tokens, nanos, adjustments, ends in await trial.site.rows(
@@ -52,6 +55,14 @@ async def compare(trial: Trial) -> tuple[int, int, list[str]]:
     if set(sums) != {entries}:
         wrong.append(f"the entries add up to {entries}; roll-ups of days and hours, and budgets, to {sums}")
     return adjusted, difference, wrong
+
+
+async def _uncharged(trial: Trial) -> list[str]:
+    """What was billed and charged to nobody, before anybody corrected it: an estimate is inexact at the most."""
+    rows = await trial.site.rows(_ATTEMPTS, UUID(trial.org_id))
+    charged = {f"{run_id}/{attempt}" for run_id, attempt, _, _, tokens, *_ in rows if tokens}
+    billed = {charge.request for charge in trial.bill if charge.usage.input_tokens}
+    return [f"{request}: billed, and charged to nobody" for request in billed - charged]
 
 
 async def _reconcile(trial: Trial) -> None:

@@ -1,7 +1,7 @@
-"""kill -9 of the server at each step of a run.
+"""kill -9 of the server at each step of a run, or SIGSTOP for a while.
 
 Steps are held open from outside: by a lock in PostgreSQL, by a MongoDB that is stopped, by a provider that pauses. So
-the kill meets each run exactly there, however fast the machine is.
+the signal meets each run exactly there, however fast the machine is.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from ..trial import Trial, trial, words
 from ..verdict import Figures, figures
 
 _RUNS = 6
+_FROZEN_SECONDS = 7.0  # a lease lasts five
 _RESERVED = "SELECT count(*) FROM ledger_entries WHERE org_id = %s AND kind = 'reserve'"
 
 Step = Callable[[Trial, Random], Any]  # an asynchronous context: inside, runs are at the step
@@ -127,6 +128,19 @@ async def take_over(step: Step, site: Site, chance: Random) -> Figures:
         return await figures(at, died=True)
 
 
+async def freeze(step: Step, site: Site, chance: Random) -> Figures:
+    """Two servers: the one that works on the runs is stopped for longer than its lease, and goes on."""
+    async with trial(site, servers=2) as at:
+        async with step(at, chance):
+            at.fault()
+            at.server.send(signal.SIGSTOP)
+            try:
+                await asyncio.sleep(_FROZEN_SECONDS + chance.random())
+            finally:
+                at.server.send(signal.SIGCONT)
+        return await figures(at)
+
+
 async def kill_worker(site: Site, chance: Random) -> Figures:
     """One of two behind one address: the other ends its runs, and their parent starts another."""
     async with trial(site, {"redis_url": site.redis.url}, "--workers", "2") as at:
@@ -157,4 +171,8 @@ EXPERIMENTS: dict[str, Any] = {
         for step in _STEPS
     },
     "kill -9 of one of two workers": kill_worker,
+    **{
+        f"one of two frozen for {_FROZEN_SECONDS:g} s {step.__name__.replace('_', ' ')}": partial(freeze, step)
+        for step in (before_the_first_content, in_the_middle, after_the_last_token, at_any_moment)
+    },
 }
