@@ -124,8 +124,8 @@ async def _settle(engine: Engine, org_id: UUID, run: Run) -> None:
 
 async def _of_other(store: ChatStore, run: Run, entry: LedgerEntry) -> Ending:
     """What another server's attempt is taken to have used: what it sent, marked as an estimate."""
-    (attempt, *_) = [*await store.list_attempts(run["_id"], entry.attempt - 1, 1), None]
-    asked = attempt["counted_input_tokens"] if attempt and attempt["number"] == entry.attempt else 0
+    logged = await store.list_attempts(run["_id"], entry.attempt - 1, 1)
+    asked = logged[0]["counted_input_tokens"] if logged and logged[0]["number"] == entry.attempt else 0
     usage = TokenUsage(asked, 0, 0, 0, 0, estimated=True)
     return account(entry.attempt, entry.model, usage, entry.create_time)
 
