@@ -99,7 +99,7 @@ def _answer(session: Session, conversation_id: str, message: str, model: str) ->
     finally:
         if stream.run:
             session.saved.remember(conversation_id=conversation_id)
-        _print_usage(stream.run or Run(), answer.model or stream.model)
+            _print_usage(stream.run, answer.model or stream.model)
     if not answer.contents:
         output.say("[nothing was said]", "dim")
     return stream.run or Run()
