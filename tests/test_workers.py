@@ -156,7 +156,6 @@ async def test_all_workers_read_their_keys_anew(server: ServerProcess) -> None:
 
 async def test_workers_end_with_their_parent(server: ServerProcess) -> None:
     workers = server.workers
-    assert len(workers) == COUNT
     await server.end(signal.SIGKILL)
     await until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers))
 

@@ -84,10 +84,17 @@ def set_policy(
     no_limits: Annotated[bool, typer.Option("--no-limits", help="No limits.")] = False,
 ) -> None:
     """Change what is given in the policy of the organization or, with --workspace, of a workspace. The rest stays."""
+    for one, other, names in (
+        (allow, allow_all, "--allow and --allow-all"),
+        (fallback, no_fallback, "--fallback and --no-fallback"),
+        (limit, no_limits, "--limit and --no-limits"),
+    ):
+        if one and other:
+            raise typer.BadParameter(f"{names} contradict each other")
     lists: dict[str, Any] = {
-        "allowed_models": _items(allow, allow_all, "--allow and --allow-all"),
-        "fallback_models": _items(fallback, no_fallback, "--fallback and --no-fallback"),
-        "limits": _items(limit and list(map(_read_limit, limit)), no_limits, "--limit and --no-limits"),
+        "allowed_models": [] if allow_all else allow,
+        "fallback_models": [] if no_fallback else fallback,
+        "limits": [] if no_limits else limit and list(map(_read_limit, limit)),
     }
     values = {
         "default_model": default,
@@ -113,13 +120,6 @@ def set_policy(
         else:
             session.client.models.set_org_model_policy(org_id=session.org_id(org), policy=policy)
         output.say("The policy is changed. It counts from the next message on.", "green")
-
-
-def _items(given: list[Any] | None, none: bool, options: str) -> list[Any] | None:
-    """The list that the options ask for. None: they leave it as it is."""
-    if given and none:
-        raise typer.BadParameter(f"{options} contradict each other")
-    return [] if none else given
 
 
 def _policy(session: Session, workspace: str, org: str) -> ModelPolicy:

@@ -59,13 +59,9 @@ async def store_events(store: ChatStore, live: LiveRun) -> None:
     """Stores what was sent since the last time. Raises LostRun when somebody else stored events in its place."""
     while unstored := _first_of(live.events, live.stored):
         batch = EventBatch(_id=new_id(), run_id=live.run["_id"], first=live.stored + 1, events=unstored)
-        if not await _save(store, batch):
+        if not await insist(lambda batch=batch: store.save_events(batch)):  # type: ignore[misc]
             raise LostRun
         live.stored += len(unstored)
-
-
-async def _save(store: ChatStore, batch: EventBatch) -> bool:
-    return await insist(lambda: store.save_events(batch))
 
 
 def _first_of(told: Sequence[bytes], stored: int) -> list[bytes]:
@@ -94,7 +90,7 @@ async def _store_terminal(store: ChatStore, live: LiveRun, message: Message | No
     while True:
         terminal = events.encode(run["_id"], live.stored + 1, **events.ended(run, message))
         batch = EventBatch(_id=new_id(), run_id=run["_id"], first=live.stored + 1, events=[terminal])
-        if await _save(store, batch):
+        if await insist(lambda batch=batch: store.save_events(batch)):  # type: ignore[misc]
             return terminal
         last = await insist(lambda: store.last_event(run["_id"]))
         if last and events.is_terminal(last):
