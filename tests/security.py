@@ -65,7 +65,13 @@ CLASSES: dict[str, Sequence[str]] = {
         "accounts/test_reset.py::test_known_and_unknown_addresses_are_answered_alike",
     ),
     "NoSQL and SQL injection": ("contracts/test_corpora.py", "kit/test_sql.py"),
-    "denial of service": ("contracts/test_fuzz.py", "contracts/test_input.py", "kit/test_limits.py"),
+    "limits by address that a proxy or a header changes": ("kit/test_addresses.py",),
+    "denial of service": (
+        "auth/test_failures.py",
+        "contracts/test_fuzz.py",
+        "contracts/test_input.py",
+        "kit/test_limits.py",
+    ),
     "races": (
         "auth/test_cookies.py::test_fifty_refreshes_by_cookie_at_once_give_one_live_child",
         "accounts/test_reset.py::test_of_fifty_callers_at_once_one_succeeds",
@@ -227,6 +233,13 @@ INVARIANTS: dict[str, Sequence[str]] = {
         "chat/test_interleavings.py",
         "chat/test_replicas.py::test_a_server_that_wakes_up_too_late_does_no_harm",
         "chat/test_replicas.py::test_both_go_on_when_redis_is_gone",
+    ),
+    "43 limits by address hold behind a trusted proxy": ("kit/test_addresses.py",),
+    "45 no difference or step of clocks signs anybody out": (
+        "auth/test_tokens.py::test_a_token_of_a_server_whose_clock_differs_by_less_than_a_minute_is_taken",
+        "auth/test_tokens.py::test_a_clock_that_was_set_back_ends_access_tokens_alone",
+        "auth/test_sessions.py::test_a_lost_reply_is_repeated_by_a_server_whose_clock_differs",
+        "client/test_tokens.py::test_a_session_is_kept_until_the_server_says_that_it_has_ended",
     ),
 }
 

@@ -84,6 +84,11 @@ class UnauthenticatedError(AiWorkspaceError):
 
     code = grpc.StatusCode.UNAUTHENTICATED
 
+    @property
+    def session_ended(self) -> bool:
+        """Whether the server says that the session is over for good, so that only a new sign-in helps."""
+        return self.metadata.get("session") == "ended"
+
 
 class PermissionDeniedError(AiWorkspaceError):
     """The resource is visible, but the caller's role does not allow the call."""

@@ -145,5 +145,7 @@ class TokenKeeper:
     async def _exchange(self, tokens: Tokens) -> None:
         try:
             self.keep(Tokens.received(await self._refresh(tokens.refresh_token)))
-        except UnauthenticatedError:
+        except UnauthenticatedError as error:
+            if not error.session_ended:  # refused by a server that cannot know, such as one whose keys are others
+                raise
             self.keep(None)

@@ -34,6 +34,7 @@ from .chat.service import ChatFinder
 from .chat.servicer import ChatServicer
 from .chat.stops import Stops
 from .chat.upkeep import Upkeep
+from .kit.addresses import TrustedProxies
 from .kit.contract import Method
 from .kit.embedded import embedded_mongo, embedded_postgres, embedded_redis
 from .kit.gate import Gate
@@ -181,7 +182,10 @@ async def _listen(
     access = Access(credentials.authenticator, _finders(mongo, workspaces))
     methods = read_surface(access)
     limits = Limits(counters, settings.rate_limit_factor)
-    server = build_server(methods, credentials.authenticator, limits, recorder, access, sharing_port=sharing_port)
+    proxies = TrustedProxies(settings.trusted_proxies or ())
+    server = build_server(
+        methods, proxies, credentials.authenticator, limits, recorder, access, sharing_port=sharing_port
+    )
     stops = Stops(db, runs, relay)
     shared = Shared(
         db,

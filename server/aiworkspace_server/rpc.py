@@ -45,6 +45,7 @@ from .auth.servicer import AuthServicer
 from .budgets.servicer import BudgetServicer
 from .chat.servicer import ChatServicer
 from .kit import interceptors
+from .kit.addresses import TrustedProxies
 from .kit.contract import Method, read_methods
 from .kit.interceptors import Interceptor, Step
 from .kit.limits import Limits
@@ -85,11 +86,14 @@ _OPTIONS = (
 )
 
 
-def steps(authenticator: Authenticator, limits: Limits, recorder: Recorder, access: Access) -> list[Step]:
+def steps(
+    proxies: TrustedProxies, authenticator: Authenticator, limits: Limits, recorder: Recorder, access: Access
+) -> list[Step]:
     """What runs around every method of the contract, the outermost first."""
     return [
         interceptors.request_id,  # everything below can name the call
         interceptors.map_errors,  # nothing below reaches the client but as a status
+        proxies.step,  # where the call comes from, for all that counts or records by it
         interceptors.log_calls,  # sees how everything below ended
         interceptors.authenticate(authenticator.authenticate),  # who calls, before anything is done for them
         limits.step,  # counts per person, so after authentication; before anything that costs
@@ -109,6 +113,7 @@ def read_surface(access: Access) -> Mapping[str, Method]:
 
 def build_server(
     methods: Mapping[str, Method],
+    proxies: TrustedProxies,
     authenticator: Authenticator,
     limits: Limits,
     recorder: Recorder,
@@ -119,9 +124,9 @@ def build_server(
     """A server without services. Unless they are to share it, a second one on its port is refused."""
     interceptor = Interceptor(
         methods,
-        steps(authenticator, limits, recorder, access),
+        steps(proxies, authenticator, limits, recorder, access),
         open_services=(_HEALTH, reflection.SERVICE_NAME),
-        open_steps=[interceptors.request_id, interceptors.map_errors, interceptors.validate],
+        open_steps=[interceptors.request_id, interceptors.map_errors, proxies.step, interceptors.validate],
     )
     return grpc.aio.server(interceptors=[interceptor], options=(*_OPTIONS, ("grpc.so_reuseport", int(sharing_port))))
 

@@ -5,7 +5,7 @@ import sys
 from email.errors import HeaderParseError
 from email.headerregistry import Address
 from email.utils import parseaddr
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, Self
 
@@ -63,6 +63,10 @@ def _split(value: object) -> object:
     return re.findall(r"[^\s,]+", value) if isinstance(value, str) else value
 
 
+def _network(value: object) -> object:
+    return ip_network(value) if isinstance(value, str) else value
+
+
 def _mailbox(text: str) -> str:
     name, address = parseaddr(text)
     try:
@@ -91,6 +95,8 @@ PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
 MongoUri = Annotated[SecretStr, _begins("mongodb://", "mongodb+srv://")]
 RedisUrl = Annotated[SecretStr, _begins("redis://", "rediss://", "unix://")]
 HttpUrl = Annotated[str, Field(pattern="^https?://")]
+# A plain address is a network of one.
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Lifetime = Annotated[int, Field(gt=0)]
 
@@ -106,6 +112,7 @@ class Deployment(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 50051  # 0: any free one
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
+    trusted_proxies: Annotated[tuple[Network, ...] | None, *Listed] = None  # whose x-forwarded-for counts
     shutdown_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5
 
     data_dir: Path = Path(".data")

@@ -116,7 +116,7 @@ async def test_a_token_expires_after_an_hour(
 ) -> None:
     person = await new_person()
     token = await asked(person, mailbox)
-    older = "UPDATE email_tokens SET expire_time = expire_time - interval '1 hour' WHERE user_id = %s"
+    older = "UPDATE email_tokens SET expire_time = expire_time - interval '61 minutes 1 second' WHERE user_id = %s"
     await sql(stores, older, person.user_id)
     assert await outcome(reset(person, token)) == NOT_FOUND
     assert (await sign_in(person)).user_id == person.user_id

@@ -79,7 +79,7 @@ async def test_a_token_expires(used: bool, new_person: NewPerson, mailbox: Mailb
     if used:
         await verify(person, token)
     older = "UPDATE email_tokens SET expire_time = expire_time - interval '{}' WHERE user_id = %s"
-    await sql(stores, older.format("23 hours 59 minutes"), person.user_id)
+    await sql(stores, older.format("24 hours 30 seconds"), person.user_id)
     assert await outcome(verify(person, token)) == OK
     await sql(stores, older.format("1 minute") + " RETURNING 1", person.user_id)
     assert await outcome(verify(person, token)) == NOT_FOUND

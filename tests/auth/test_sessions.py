@@ -3,6 +3,7 @@
 import asyncio
 import time
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiworkspace.v1 import auth_pb2 as pb
-from aiworkspace_server.auth import store
+from aiworkspace_server.auth import service, store
+from aiworkspace_server.kit import timestamps
 from tests.auth.conftest import SignIn
 from tests.backdoor import as_owner, sql, until_blocked
 from tests.conftest import Stores
@@ -111,7 +113,9 @@ async def test_a_token_from_before_the_last_one_ends_the_session_at_once(new_per
 
 async def test_a_session_that_has_expired_cannot_be_refreshed(new_person: NewPerson, stores: Stores) -> None:
     person = await new_person()
-    await sql(stores, "UPDATE sessions SET expire_time = now() WHERE id = %s", person.tokens.session_id)
+    await sql(
+        stores, "UPDATE sessions SET expire_time = now() - interval '61 s' WHERE id = %s", person.tokens.session_id
+    )
     assert await outcome(refresh(person)) == UNAUTHENTICATED
     assert await get_me(person) == UNAUTHENTICATED
 
@@ -207,7 +211,9 @@ async def test_sessions_that_have_expired_are_not_counted_among_the_ended(
 ) -> None:
     person = await new_person()
     expired = await sign_in(person)
-    await sql(stores, "UPDATE sessions SET expire_time = now() WHERE id = %s", expired.tokens.session_id)
+    await sql(
+        stores, "UPDATE sessions SET expire_time = now() - interval '61 s' WHERE id = %s", expired.tokens.session_id
+    )
     assert await revoke_all(person) == 1
 
 
@@ -357,3 +363,40 @@ async def test_concurrent_repetitions_of_one_change_all_succeed(new_person: NewP
 @pytest.mark.parametrize("new", ["", "x" * 11, "x" * 1025])
 async def test_a_new_password_has_the_bounds_of_the_first(new: str, owner: Person) -> None:
     assert await named(owner.auth.ChangePassword(change(new=new))) == ("new_password",)
+
+
+# Clocks that differ
+
+
+@pytest.mark.parametrize("minutes", [-60, -1, 1, 60])
+async def test_a_lost_reply_is_repeated_by_a_server_whose_clock_differs(
+    new_person: NewPerson, monkeypatch: pytest.MonkeyPatch, minutes: int
+) -> None:
+    """The second server is this one with its clock moved."""
+    person = await new_person()
+    given = await refresh(person)
+    monkeypatch.setattr(service, "now", lambda: timestamps.now() + timedelta(minutes=minutes))
+    assert (await refresh(person)).refresh_token == given.refresh_token
+    monkeypatch.undo()
+    assert await outcome(refresh(person, given.refresh_token)) == OK
+
+
+async def test_a_session_lasts_a_minute_longer_than_its_time(new_person: NewPerson, stores: Stores) -> None:
+    for seconds, expected in (("50", OK), ("61", UNAUTHENTICATED)):
+        person = await new_person()
+        past = f"UPDATE sessions SET expire_time = now() - interval '{seconds} s' WHERE id = %s"
+        await sql(stores, past, person.tokens.session_id)
+        assert await get_me(person) == expected
+        assert await outcome(refresh(person)) == expected
+
+
+async def test_only_an_ended_session_is_said_to_have_ended(new_person: NewPerson) -> None:
+    person = await new_person()
+    forged = await refusal(refresh(person, person.tokens.refresh_token[:-4] + "AAAA"))
+    assert forged is not None
+    assert forged.metadata == {}
+    await person.auth.Logout(pb.LogoutRequest())
+    for _ in range(2):
+        ended = await refusal(refresh(person))
+        assert ended is not None
+        assert (ended.reason, ended.metadata) == ("CREDENTIALS_INVALID", {"session": "ended"})

@@ -1,15 +1,18 @@
 """Tokens that are not ours, not for this, or no longer good: all refused alike, as access and as refresh tokens."""
 
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
+import jwt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace_server.app import App
+from aiworkspace_server.auth import principal
 from aiworkspace_server.auth.keys import read_keys
 from aiworkspace_server.settings import Settings
 from tests.auth.forging import CASES, Kind, encode
@@ -74,7 +77,52 @@ FORGERIES: dict[str, Callable[[Kind], str]] = {
 async def test_a_token_that_is_not_ours_or_not_for_this_is_refused(forge: Callable[[Kind], str], kind: Kind) -> None:
     refused = await refusal(kind.present(forge(kind)))
     assert refused is not None
-    assert refused == await refusal(kind.present("garbage"))
+    if refused.metadata.get("session") == "ended":  # which only who holds a refresh token with our signature is told
+        assert kind.name == "refresh"
+        assert forge in SIGNED
+        assert (refused.code, refused.reason) == ("UNAUTHENTICATED", "CREDENTIALS_INVALID")
+    else:
+        assert refused == await refusal(kind.present("garbage"))
+
+
+ENDED = ("expired", "end before the beginning of time", "unknown session")
+SIGNED = [FORGERIES[name] for name in ENDED]
+
+# Clocks that differ
+
+
+LATE_OR_EARLY = {
+    "expired a moment ago": {"exp": {"now": -50}},
+    "of a server that is ahead": {"iat": {"now": 50}, "exp": {"now": 950}},
+    "not yet good, by the clock of a server that is ahead": {"nbf": {"now": 50}},
+}
+
+
+@pytest.mark.parametrize("claims", LATE_OR_EARLY.values(), ids=list(LATE_OR_EARLY))
+async def test_a_token_of_a_server_whose_clock_differs_by_less_than_a_minute_is_taken(
+    new_person: NewPerson, settings: Settings, claims: dict[str, object]
+) -> None:
+    for kind in _kinds(await new_person(), settings):
+        assert await outcome(kind.present(kind.forge({"claims": claims}))) == OK
+
+
+async def test_a_clock_that_was_set_back_ends_access_tokens_alone(new_person: NewPerson, settings: Settings) -> None:
+    """Access tokens are exchanged then. Were refresh tokens refused as well, it would sign everybody out."""
+    access, refresh = _kinds(await new_person(), settings)
+    case = {"claims": {"iat": {"now": 3600}, "exp": {"now": 4500}}}
+    assert await outcome(access.present(access.forge(case))) == UNAUTHENTICATED
+    assert await outcome(refresh.present(refresh.forge(case))) == OK
+
+
+async def test_an_access_token_that_is_remembered_ends_a_minute_after_its_time(
+    new_person: NewPerson, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access, _ = _kinds(await new_person(), settings)
+    assert await outcome(access.present(access.genuine)) == OK
+    end = jwt.decode(access.genuine, options={"verify_signature": False})["exp"]
+    for seconds, expected in ((59, OK), (61, UNAUTHENTICATED)):
+        monkeypatch.setattr(principal, "time", SimpleNamespace(time=lambda seconds=seconds: end + seconds))
+        assert await outcome(access.present(access.genuine)) == expected
 
 
 @pytest.mark.parametrize("names", [("access", "refresh"), ("refresh", "access")], ids=" as ".join)

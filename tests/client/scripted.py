@@ -1,7 +1,7 @@
 """A gRPC server on a real port whose methods are functions of a test."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -168,11 +168,14 @@ def failure(
     *,
     retry_after: float | None = None,
     details: Sequence[Message] = (),
+    metadata: Mapping[str, str] | None = None,
 ) -> Callable[[Context], Awaitable[NoReturn]]:
     """An error status with the details that the contract promises."""
     given = list(details)
     if reason:
-        given.append(error_details_pb2.ErrorInfo(reason=reason, domain="aiworkspace.v1", metadata={"fact": "1"}))
+        given.append(
+            error_details_pb2.ErrorInfo(reason=reason, domain="aiworkspace.v1", metadata=metadata or {"fact": "1"})
+        )
     if retry_after is not None:
         nanos = int(retry_after * 1e9)
         delay = Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)

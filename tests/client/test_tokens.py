@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 import grpc
 import pytest
@@ -15,6 +16,7 @@ from aiworkspace_client import AsyncClient, Tokens, TokenStore, errors
 from tests.client.scripted import Context, ScriptedServer, answer, answers, failure
 
 REFUSED = failure(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID")
+ENDED = failure(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID", metadata={"session": "ended"})
 
 
 def pair(number: int, lifetime: float = 900) -> auth_pb2.TokenPair:
@@ -32,7 +34,7 @@ def session(server: ScriptedServer, lifetime: float = 900) -> None:
     async def refresh(request: auth_pb2.RefreshRequest, context: Context) -> Message:
         nonlocal latest
         if request.refresh_token != f"refresh-{latest}":
-            await REFUSED(context)
+            await ENDED(context)
         await asyncio.sleep(0.05)
         latest += 1
         return auth_pb2.RefreshResponse(tokens=pair(latest, lifetime))
@@ -160,6 +162,32 @@ async def test_a_session_that_is_over_is_forgotten(server: ScriptedServer, clien
     with pytest.raises(errors.UnauthenticatedError):
         await client.auth.get_me()
     assert len(server.called("AuthService.Refresh")) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        failure(grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
+        failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", retry_after=9),
+        failure(grpc.StatusCode.INTERNAL, "INTERNAL"),
+        failure(grpc.StatusCode.DEADLINE_EXCEEDED),
+        REFUSED,
+        failure(grpc.StatusCode.UNAUTHENTICATED),  # such as a proxy's own
+    ],
+    ids=["unavailable", "rate limited", "defect", "timeout", "refused", "refused without a reason"],
+)
+async def test_a_session_is_kept_until_the_server_says_that_it_has_ended(
+    server: ScriptedServer, client: AsyncClient, error: Callable[[Context], Awaitable[NoReturn]]
+) -> None:
+    session(server)
+    given = Tokens("outdated", "refresh-1")
+    client._transport.tokens.keep(given)
+    server.script("AuthService.Refresh", answers(error))
+    with pytest.raises(errors.AiWorkspaceError):
+        await client.auth.get_me(timeout=1)
+    assert client.tokens == given
+    session(server)
+    assert (await client.auth.get_me()).email == "ada@example.com", "it works again when the server does"
 
 
 async def test_without_a_refresh_token_the_refusal_is_final(server: ScriptedServer) -> None:

@@ -32,6 +32,7 @@ LEADING_ELSEWHERE = {
     "memberships_user": "the organizations of a person",
     "workspaces_id_key": "the organization of a workspace",
     "api_keys_secret_hash_key": "the key of a secret",
+    "invitations_email": "whether somebody who registers is invited",
 }
 # Rows that are written once and never changed.
 APPEND_ONLY = ("ledger_entries", "audit_events", "audit_resources")
@@ -40,6 +41,7 @@ APPEND_ONLY = ("ledger_entries", "audit_events", "audit_resources")
 DOORS = {
     "find_principal(p_session_id uuid)": True,
     "find_api_key(p_secret_hash bytea)": True,
+    "is_invited(p_email text)": True,
     "find_workspace(p_workspace_id uuid, p_user_id uuid)": True,
     "list_user_orgs(p_user_id uuid, p_after uuid, p_limit integer)": True,
     "list_orphaned_runs()": True,

@@ -169,7 +169,7 @@ async def ask(app: App, question: str, **values: object) -> list[tuple[Any, ...]
 
 async def test_a_session_is_answered_with_its_own_persons_organizations(pair: list[dict[str, UUID]], app: App) -> None:
     ours, theirs = pair
-    ((user_id, _, memberships),) = await ask(app, "find_principal(:id)", id=ours["session"])
+    ((user_id, _, _, memberships),) = await ask(app, "find_principal(:id)", id=ours["session"])
     assert user_id == ours["member"]
     assert [(found["org_id"], found["role"]) for found in memberships] == [(str(ours["org"]), "viewer")]
     assert await ask(app, "find_principal(:id)", id=uuid4()) == []

@@ -219,10 +219,11 @@ def test_the_order_of_the_chain() -> None:
             return step
 
     anything: Any = Anything()
-    names = [step.__qualname__.split(".")[0] for step in steps(anything, anything, anything, anything)]
+    names = [step.__qualname__.split(".")[0] for step in steps(anything, anything, anything, anything, anything)]
     assert names == [
         "request_id",
         "map_errors",
+        "step",  # addresses
         "log_calls",
         "authenticate",
         "step",  # limits

@@ -207,7 +207,7 @@ async def test_a_token_has_bounds(token: str, owner: Person) -> None:
 
 async def test_an_invitation_expires(team: Team, stores: Stores) -> None:
     made = await invite(team)
-    past = "UPDATE invitations SET expire_time = now() WHERE id = %s"
+    past = "UPDATE invitations SET expire_time = now() - interval '61 s' WHERE id = %s"
     await sql(stores, past, made.invitation.invitation_id)
     assert await outcome(accept(team.outsider, made.token)) == INVITATION_CLOSED
     assert (await latest(team)).state == pb.INVITATION_STATE_EXPIRED

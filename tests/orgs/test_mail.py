@@ -42,7 +42,9 @@ async def test_repeating_the_call_mails_nothing_again(owner: Person, mailbox: Ma
     await mailbox.wait(email, SUBJECT, 1)
 
 
-@pytest.mark.parametrize("closed", ["revoke_time = now()", "expire_time = now()", "accept_time = now()"])
+@pytest.mark.parametrize(
+    "closed", ["revoke_time = now()", "expire_time = now() - interval '61 s'", "accept_time = now()"]
+)
 async def test_an_invitation_that_was_closed_in_the_meantime_is_not_mailed(
     closed: str, owner: Person, mailbox: Mailbox, stores: Stores
 ) -> None:

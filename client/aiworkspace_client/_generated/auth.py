@@ -133,7 +133,8 @@ class AsyncAuth:
         within ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session,
         because somebody else may hold a copy, and its owner gets a mail.
 
-        Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED.
+        Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED, with metadata
+        "session": "ended" when the session is over for good.
 
         Args:
             refresh_token: The session's latest refresh token. Empty when it comes as a cookie.
@@ -331,7 +332,8 @@ class Auth:
         within ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session,
         because somebody else may hold a copy, and its owner gets a mail.
 
-        Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED.
+        Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED, with metadata
+        "session": "ended" when the session is over for good.
 
         Args:
             refresh_token: The session's latest refresh token. Empty when it comes as a cookie.

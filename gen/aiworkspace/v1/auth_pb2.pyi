@@ -150,7 +150,7 @@ class TokenPair(_message.Message):
     """
     @_builtins.property
     def access_expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the access token stops working."""
+        """When the access token stops working. Servers allow a minute more, since their clocks may differ."""
 
     @_builtins.property
     def refresh_expire_time(self) -> _timestamp_pb2.Timestamp:

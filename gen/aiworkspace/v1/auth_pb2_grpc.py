@@ -140,7 +140,8 @@ class AuthServiceServicer:
         The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange within
         ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session, because
         somebody else may hold a copy, and its owner gets a mail.
-        Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED.
+        Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED, with metadata "session":
+        "ended" when the session is over for good.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

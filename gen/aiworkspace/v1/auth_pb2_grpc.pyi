@@ -62,7 +62,8 @@ class AuthServiceStub:
     The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange within
     ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session, because
     somebody else may hold a copy, and its owner gets a mail.
-    Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED.
+    Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED, with metadata "session":
+    "ended" when the session is over for good.
     """
     Logout: _grpc.UnaryUnaryMultiCallable[_auth_pb2.LogoutRequest, _auth_pb2.LogoutResponse]
     """Logout ends the session of the access token. Its tokens no longer work."""
@@ -129,7 +130,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange within
     ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session, because
     somebody else may hold a copy, and its owner gets a mail.
-    Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED.
+    Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED, with metadata "session":
+    "ended" when the session is over for good.
     """
     Logout: _aio.UnaryUnaryMultiCallable[_auth_pb2.LogoutRequest, _auth_pb2.LogoutResponse]  # type: ignore[assignment]
     """Logout ends the session of the access token. Its tokens no longer work."""
@@ -211,7 +213,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange within
         ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session, because
         somebody else may hold a copy, and its owner gets a mail.
-        Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED.
+        Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED, with metadata "session":
+        "ended" when the session is over for good.
         """
 
     @_abc_1.abstractmethod

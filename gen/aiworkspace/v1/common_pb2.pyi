@@ -26,7 +26,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """No reason was given. The server does not send it."""
     ERROR_REASON_CREDENTIALS_INVALID: _ErrorReason.ValueType  # 1
-    """UNAUTHENTICATED: no access token, or one that is malformed, forged, expired or revoked. Sign in or refresh."""
+    """UNAUTHENTICATED: no access token, or one that is malformed, forged, expired or revoked. Sign in or refresh. With
+    metadata "session": "ended", which Refresh adds, the session is over for good and only a new sign-in helps.
+    """
     ERROR_REASON_PASSWORD_WRONG: _ErrorReason.ValueType  # 2
     """UNAUTHENTICATED: the email address and password do not belong together. Unknown accounts get the same answer."""
     ERROR_REASON_RESOURCE_NOT_FOUND: _ErrorReason.ValueType  # 3
@@ -102,7 +104,9 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """No reason was given. The server does not send it."""
 ERROR_REASON_CREDENTIALS_INVALID: ErrorReason.ValueType  # 1
-"""UNAUTHENTICATED: no access token, or one that is malformed, forged, expired or revoked. Sign in or refresh."""
+"""UNAUTHENTICATED: no access token, or one that is malformed, forged, expired or revoked. Sign in or refresh. With
+metadata "session": "ended", which Refresh adds, the session is over for good and only a new sign-in helps.
+"""
 ERROR_REASON_PASSWORD_WRONG: ErrorReason.ValueType  # 2
 """UNAUTHENTICATED: the email address and password do not belong together. Unknown accounts get the same answer."""
 ERROR_REASON_RESOURCE_NOT_FOUND: ErrorReason.ValueType  # 3

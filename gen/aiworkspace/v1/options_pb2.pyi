@@ -174,6 +174,11 @@ class _RateLimitClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateLi
     """Methods that change something."""
     RATE_LIMIT_CLASS_GENERATE: _RateLimitClass.ValueType  # 4
     """Methods that make a model work."""
+    RATE_LIMIT_CLASS_FAILED_CREDENTIALS: _RateLimitClass.ValueType  # 6
+    """Of no method: calls whose credentials turn out to be bad, counted for the network address that they come from. Above
+    the limit, credentials from there that the server does not know are refused without being looked up, with
+    RESOURCE_EXHAUSTED in place of UNAUTHENTICATED. Sessions, and API keys that worked lately, are not affected.
+    """
 
 class RateLimitClass(_RateLimitClass, metaclass=_RateLimitClassEnumTypeWrapper):
     """RateLimitClass groups methods that share one allowance per caller: the signed-in user or, for public methods, the
@@ -190,6 +195,11 @@ RATE_LIMIT_CLASS_WRITE: RateLimitClass.ValueType  # 3
 """Methods that change something."""
 RATE_LIMIT_CLASS_GENERATE: RateLimitClass.ValueType  # 4
 """Methods that make a model work."""
+RATE_LIMIT_CLASS_FAILED_CREDENTIALS: RateLimitClass.ValueType  # 6
+"""Of no method: calls whose credentials turn out to be bad, counted for the network address that they come from. Above
+the limit, credentials from there that the server does not know are refused without being looked up, with
+RESOURCE_EXHAUSTED in place of UNAUTHENTICATED. Sessions, and API keys that worked lately, are not affected.
+"""
 Global___RateLimitClass: _TypeAlias = RateLimitClass  # noqa: Y015
 
 @_typing.final

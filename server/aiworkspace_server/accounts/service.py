@@ -10,7 +10,7 @@ from ..auth import store as users
 from ..auth.models import User
 from ..kit.errors import NotFound
 from ..kit.postgres import ReadSession, WriteSession
-from ..kit.timestamps import now
+from ..kit.timestamps import is_over, now
 from . import store
 from .models import EmailToken
 
@@ -43,10 +43,10 @@ async def issue(
         return None
     token, issued = tokens.make(token_id), await store.find_token(tx, token_id)
     if issued:
-        return None if issued.use_time or issued.expire_time <= time else (token, user)
+        return None if issued.use_time or is_over(issued.expire_time) else (token, user)
     if await store.count_tokens(tx, user_id, purpose, time - timedelta(hours=1)) >= _MOST_PER_HOUR:
         return None
-    await store.end_tokens(tx, user_id, purpose, time)
+    await store.end_tokens(tx, user_id, purpose)
     new = EmailToken(
         id=token_id,
         user_id=user_id,
@@ -94,7 +94,7 @@ async def _lock(tx: WriteSession, token: str, purpose: str) -> tuple[EmailToken,
         raise NotFound("token")
     user = await users.lock_user(tx, found.user_id)
     row = await store.find_token_by_hash(tx, digest, purpose)
-    if row is None or row.expire_time <= now() or row.email != user.email:
+    if row is None or is_over(row.expire_time) or row.email != user.email:
         raise NotFound("token")
     return row, user
 

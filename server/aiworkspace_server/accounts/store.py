@@ -1,12 +1,14 @@
 """Queries on mailed tokens."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import func, select, update
 
 from ..kit.postgres import ReadSession, WriteSession
 from .models import EmailToken
+
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def add_token(tx: WriteSession, token: EmailToken) -> None:
@@ -29,8 +31,7 @@ async def count_tokens(tx: ReadSession, user_id: UUID, purpose: str, since: date
     return (await tx.execute(select(func.count()).select_from(EmailToken).where(*made))).scalar_one()
 
 
-async def end_tokens(tx: WriteSession, user_id: UUID, purpose: str, time: datetime) -> None:
-    """Those that could still be used."""
-    good = EmailToken.use_time.is_(None), EmailToken.expire_time > time
-    whose = EmailToken.user_id == user_id, EmailToken.purpose == purpose
-    await tx.execute(update(EmailToken).where(*whose, *good).values(expire_time=time))
+async def end_tokens(tx: WriteSession, user_id: UUID, purpose: str) -> None:
+    """Those that could still be used, at once: no leeway that expired tokens have is given to them."""
+    whose = EmailToken.user_id == user_id, EmailToken.purpose == purpose, EmailToken.use_time.is_(None)
+    await tx.execute(update(EmailToken).where(*whose).values(expire_time=_LONG_AGO))

@@ -32,7 +32,6 @@ class Recording:
     """How far the log is with a call."""
 
     request: Any
-    address: str  # which gRPC does not tell any more when the call has ended
     changing: bool = False  # whether the next transaction of the call's organization or account is its change
     done: bool = False
 
@@ -55,7 +54,7 @@ class Recorder:
         public = method.access.mode == options.ACCESS_MODE_PUBLIC
 
         async def handler(call: Call, request: Any) -> Any:
-            recording = call.recording = Recording(request, call.peer)
+            recording = call.recording = Recording(request)
             try:
                 answer = await proceed(call, request)
             except RateLimited:
@@ -148,4 +147,4 @@ def _account(call: Call) -> UUID | None:
 def _entry(call: Call, org_id: UUID | None, code: str, reason: str) -> dict[str, Any]:
     recording: Recording = call.recording
     about = describe(call, org_id, recording.request)
-    return {**about, "address": recording.address, "code": code, "reason": reason}
+    return {**about, "address": call.address, "code": code, "reason": reason}

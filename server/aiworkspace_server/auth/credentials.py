@@ -9,6 +9,7 @@ from ..kit.postgres import Database
 from ..settings import Settings
 from .cookies import CsrfTokens
 from .devices import Devices
+from .failures import Failures
 from .keys import Keys
 from .passwords import Passwords
 from .principal import Authenticator
@@ -26,6 +27,7 @@ class Credentials:
     csrf_tokens: CsrfTokens
     sessions: Sessions
     authenticator: Authenticator
+    failures: Failures
     passwords: Passwords
     devices: Devices
     throttle: Throttle
@@ -36,12 +38,14 @@ class Credentials:
         access_tokens = Tokens(keys.access, "access", settings.access_token_seconds)
         refresh_tokens = Tokens(keys.refresh, "refresh", settings.refresh_token_seconds)
         csrf_tokens = CsrfTokens(derive(lasting, "csrf"))
+        failures = Failures(counters, settings.rate_limit_factor)
         return cls(
             access_tokens,
             refresh_tokens,
             csrf_tokens,
             Sessions(access_tokens, refresh_tokens, derive(lasting, "lineage")),
-            Authenticator(db, access_tokens, csrf_tokens),
+            Authenticator(db, access_tokens, csrf_tokens, failures),
+            failures,
             Passwords(lasting, settings.password_hash_cost),
             Devices(derive(lasting, "devices")),
             Throttle(counters, derive(lasting, "throttle")),

@@ -11,7 +11,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from ..kit.ids import new_id
-from ..kit.timestamps import now
+from ..kit.timestamps import LEEWAY, now
 
 LIFETIME = timedelta(days=400)  # the longest that browsers keep a cookie
 _CONTENT = struct.Struct(">B16s16sQ")  # version, user id, device id, issue time in seconds since the epoch
@@ -40,7 +40,7 @@ class Devices:
         if not hmac.compare_digest(signature, self._sign(content)):
             return None
         version, user, device, seconds = _CONTENT.unpack(content)
-        expired = now().timestamp() - seconds >= LIFETIME.total_seconds()
+        expired = now().timestamp() - seconds >= (LIFETIME + LEEWAY).total_seconds()
         return None if (version, user) != (_VERSION, user_id.bytes) or expired else UUID(bytes=device)
 
     def _sign(self, content: bytes) -> bytes:

@@ -38,7 +38,8 @@ class Session(Base):
     user_agent: Mapped[str]
     refresh_id: Mapped[UUID]
     previous_refresh_id: Mapped[UUID | None]
-    refresh_time: Mapped[datetime]
+    refresh_time: Mapped[datetime]  # of the last refresh, by the clock of PostgreSQL
+    issue_time: Mapped[datetime]  # of the present tokens, by the clock of the server that made them
     create_time: Mapped[datetime]
     last_use_time: Mapped[datetime]
     expire_time: Mapped[datetime]

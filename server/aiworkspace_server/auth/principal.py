@@ -10,11 +10,13 @@ from cachetools import LRUCache, TTLCache
 from ..kit.context import Call
 from ..kit.errors import Unauthenticated
 from ..kit.postgres import Database
+from ..kit.timestamps import LEEWAY
 from . import cookies, store
 from .api_keys import KEY_PREFIX, is_key, secret_hash
 from .authority import KeyScope, Principal, read_memberships
 from .cookies import CsrfTokens
-from .tokens import Claims, Tokens
+from .failures import Failures
+from .tokens import Claims, TokenExpired, Tokens
 
 _MOST_CACHED = 50_000
 _FRESH_SECONDS = 1.0  # how long a revocation made by another process may go unnoticed
@@ -28,24 +30,27 @@ class Authenticator:
     that is refused on cached roles asks for `fresh` ones first, so that the cache never hides a new permission.
     """
 
-    def __init__(self, db: Database, access_tokens: Tokens, csrf_tokens: CsrfTokens) -> None:
+    def __init__(self, db: Database, access_tokens: Tokens, csrf_tokens: CsrfTokens, failures: Failures) -> None:
         self._db = db
         self._tokens = access_tokens
         self._csrf_tokens = csrf_tokens
+        self._failures = failures
         self._claims: LRUCache[bytes, Claims] = LRUCache(_MOST_CACHED)
         self._principals: TTLCache[UUID | bytes, Principal] = TTLCache(_MOST_CACHED, _FRESH_SECONDS)
         self._changes = 0  # how often something had to be forgotten
 
     async def authenticate(self, call: Call) -> None:
-        """Sets the call's principal. Raises Unauthenticated."""
+        """Sets the call's principal. Raises Unauthenticated, or RateLimited after too many failures."""
         cookie = cookies.tokens(call).get(cookies.ACCESS)
         token = _bearer(call) if cookie is None else cookie
         if token.startswith(KEY_PREFIX) and cookie is None:
             await self._use_key(call, token)
             return
-        claims = self._check(token)
+        claims = await self._check(call, token)
         if cookie is not None:
             self._csrf_tokens.check(call, claims.session_id)
+        if self._failures.has_ended(claims.session_id):
+            raise Unauthenticated
         principal = self._principals.get(claims.session_id) or await self._load_session(call, claims.session_id)
         if principal.user_id != claims.user_id:
             raise Unauthenticated
@@ -80,13 +85,13 @@ class Authenticator:
             if org_id in principal.memberships:
                 self._principals.pop(key, None)
 
-    def _check(self, token: str) -> Claims:
+    async def _check(self, call: Call, token: str) -> Claims:
         key = hashlib.sha256(token.encode()).digest()
         claims = self._claims.get(key)
         if claims is None or claims.key_id not in self._tokens.keys:  # else a retired key would live on in here
-            claims = self._claims[key] = self._tokens.check(token)
-        if claims.expire_time <= time.time():
-            raise Unauthenticated
+            claims = self._claims[key] = await self._failures.checked(call.address, lambda: self._tokens.check(token))
+        if claims.expire_time + LEEWAY.total_seconds() <= time.time():
+            raise TokenExpired
         return claims
 
     async def _load_session(self, call: Call, session_id: UUID) -> Principal:
@@ -94,19 +99,24 @@ class Authenticator:
         async with self._db.read() as tx:
             row = await store.find_principal(tx, session_id)
         if row is None:
+            self._failures.note_end(session_id)
             raise Unauthenticated
         if datetime.now(UTC) - row.last_use_time > _LAST_USE:
             async with self._db.write() as tx:
-                await store.touch_session(tx, session_id, call.peer)
+                await store.touch_session(tx, session_id, call.address)
         principal = Principal(row.user_id, session_id, None, read_memberships(row.memberships))
         self._remember(session_id, principal, changes)
         return principal
 
     async def _use_key(self, call: Call, key: str) -> None:
-        if not is_key(key):
-            raise Unauthenticated
         digest = secret_hash(key)
-        call.set_principal(self._principals.get(digest) or await self._load_key(call, digest))
+        principal = self._principals.get(digest)
+        if principal is None:
+            async with self._failures.attempt(call.address, digest):
+                if not is_key(key):
+                    raise Unauthenticated
+                principal = await self._load_key(call, digest)
+        call.set_principal(principal)
 
     async def _load_key(self, call: Call, digest: bytes) -> Principal:
         changes = self._changes
@@ -116,7 +126,7 @@ class Authenticator:
             raise Unauthenticated
         if row.last_use_time is None or datetime.now(UTC) - row.last_use_time > _LAST_USE:
             async with self._db.write(row.org_id) as tx:
-                await store.touch_api_key(tx, row.id, call.peer)
+                await store.touch_api_key(tx, row.id, call.address)
         workspaces = None if row.workspace_ids is None else frozenset(row.workspace_ids)
         scope = KeyScope(row.id, frozenset(row.permissions), workspaces)
         membership = read_memberships(row.memberships)[row.org_id]  # a key works in its own organization alone

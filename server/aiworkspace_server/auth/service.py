@@ -11,12 +11,14 @@ from aiworkspace.v1 import common_pb2 as pb
 from ..kit.errors import AlreadyExists, InvalidArgument, NotFound, Unauthenticated, etag_mismatch
 from ..kit.ids import new_id
 from ..kit.postgres import WriteSession
-from ..kit.timestamps import now
+from ..kit.timestamps import is_over, now
 from . import store
 from .models import Session, User
 from .tokens import Claims, Issued, Tokens
 
-_REPEAT_WINDOW = timedelta(seconds=10)  # in which a used refresh token gives the same tokens again
+# In which a used refresh token gives the same tokens again. By the clock of PostgreSQL: those of two servers may be
+# further apart, and a repeated exchange would look like a stolen token.
+_REPEAT_WINDOW = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Sessions:
             user_agent=device.user_agent,
             refresh_id=new_id(),
             refresh_time=time,
+            issue_time=time,
             create_time=time,
             last_use_time=time,
             expire_time=time + self._refresh.lifetime,
@@ -67,28 +70,33 @@ class Sessions:
         return self._refresh.check(refresh_token)
 
     async def refresh(self, tx: WriteSession, claims: Claims, address: str) -> tuple[UUID, Pair | None]:
-        """Whose session it is, and its next tokens: None when it had to be ended because an old token came back."""
-        session = await store.lock_session(tx, claims.session_id)
-        time = now()
-        if session is None or session.revoke_time or session.expire_time <= time:
-            raise Unauthenticated
+        """Whose session it is, and its next tokens: None when it had to be ended because an old token came back.
+
+        Raises SessionEnded.
+        """
+        found = await store.lock_session(tx, claims.session_id)
+        if found is None or found[0].revoke_time or is_over(found[0].expire_time):
+            raise SessionEnded
+        session, database_time = found
         if claims.token_id == session.refresh_id:
-            self._rotate(session, time, address)
-        elif claims.token_id != session.previous_refresh_id or time - session.refresh_time > _REPEAT_WINDOW:
-            session.revoke_time = time
+            self._rotate(session, database_time, address)
+        elif claims.token_id != session.previous_refresh_id or database_time - session.refresh_time > _REPEAT_WINDOW:
+            session.revoke_time = now()
             return session.user_id, None
         return session.user_id, self._pair(session)
 
-    def _rotate(self, session: Session, time: datetime, address: str) -> None:
+    def _rotate(self, session: Session, database_time: datetime, address: str) -> None:
+        time = now()
         session.previous_refresh_id = session.refresh_id
         session.refresh_id = new_id()
-        session.refresh_time = session.last_use_time = time
+        session.refresh_time = database_time
+        session.issue_time = session.last_use_time = time
         session.address = address
         session.expire_time = time + self._refresh.lifetime
 
     def _pair(self, session: Session) -> Pair:
         """The session's present tokens: the same each time until the session is refreshed."""
-        whose = session.user_id, session.id, session.refresh_time
+        whose = session.user_id, session.id, session.issue_time
         access_id = UUID(bytes=hmac.digest(self._lineage_key, session.refresh_id.bytes, "sha256")[:16])
         return Pair(session.id, self._access.issue(*whose, access_id), self._refresh.issue(*whose, session.refresh_id))
 
@@ -140,6 +148,14 @@ async def revoke_all_sessions(tx: WriteSession, user_id: UUID, kept: UUID | None
     """How many sessions that ended."""
     await store.lock_user(tx, user_id)  # or two calls could each hold sessions that the other one waits for
     return await store.revoke_sessions(tx, user_id, now(), kept)
+
+
+class SessionEnded(Unauthenticated):
+    """The session of a refresh token has ended for good, which clients tell by the metadata from a refused token."""
+
+    def __init__(self) -> None:
+        message = "The session has ended: sign in again."
+        super().__init__(pb.ERROR_REASON_CREDENTIALS_INVALID, message, metadata={"session": "ended"})
 
 
 def wrong_password() -> Unauthenticated:

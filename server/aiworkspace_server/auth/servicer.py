@@ -20,7 +20,8 @@ from .cookies import Cookie
 from .credentials import Credentials
 from .jobs import Notice, Notices
 from .models import Session, User
-from .service import Device, Pair
+from .service import Device, Pair, SessionEnded
+from .tokens import Claims, TokenExpired
 
 Answer = TypeVar("Answer", pb.RegisterResponse, pb.LoginResponse)
 
@@ -43,6 +44,7 @@ class AuthServicer(AuthServiceServicer):
         self._csrf_tokens = credentials.csrf_tokens
         self._sessions = credentials.sessions
         self._authenticator = credentials.authenticator
+        self._failures = credentials.failures
         self._passwords = credentials.passwords
         self._devices = credentials.devices
         self._throttle = credentials.throttle
@@ -141,17 +143,35 @@ class AuthServicer(AuthServiceServicer):
         cookie = cookies.tokens(call).get(cookies.REFRESH)
         if bool(request.refresh_token) == (cookie is not None):
             raise InvalidArgument({"refresh_token": "must come here or as a cookie, and not both"})
-        claims = self._sessions.check(request.refresh_token if cookie is None else cookie)
+        claims = await self._read_refresh_token(request.refresh_token if cookie is None else cookie)
         if cookie is not None:
             self._csrf_tokens.check(call, claims.session_id)
-        async with self._db.write() as tx:
-            user_id, pair = await self._sessions.refresh(tx, claims, call.peer)
-            if pair is None:
-                await self._notices.notify(tx, user_id, Notice.TOKEN_REUSED)
-        if pair is None:  # raised out here, so that the end of the session is committed
-            self._authenticator.forget(user_id)
-            raise Unauthenticated
+        pair = await self._refresh(claims, call.address)
         return pb.RefreshResponse(tokens=_pair_to_proto(pair) if cookie is None else await self._send_cookies(pair))
+
+    async def _read_refresh_token(self, token: str) -> Claims:
+        """Raises SessionEnded, without a query, when its time is over or its session was found to have ended."""
+        try:
+            claims = await self._failures.checked(current.get().address, lambda: self._sessions.check(token))
+        except TokenExpired:
+            raise SessionEnded from None
+        if self._failures.has_ended(claims.session_id):
+            raise SessionEnded
+        return claims
+
+    async def _refresh(self, claims: Claims, address: str) -> Pair:
+        try:
+            async with self._db.write() as tx:
+                user_id, pair = await self._sessions.refresh(tx, claims, address)
+                if pair is None:
+                    await self._notices.notify(tx, user_id, Notice.TOKEN_REUSED)
+            if pair is None:  # raised out here, so that the end of the session is committed
+                self._authenticator.forget(user_id)
+                raise SessionEnded
+        except SessionEnded:
+            self._failures.note_end(claims.session_id)
+            raise
+        return pair
 
     async def Logout(self, request: pb.LogoutRequest, context: Any) -> pb.LogoutResponse:
         call = current.get()
@@ -232,7 +252,7 @@ class AuthServicer(AuthServiceServicer):
 
 def _device(request: pb.RegisterRequest | pb.LoginRequest) -> Device:
     call = current.get()
-    return Device(request.device_name, call.peer, call.user_agent)
+    return Device(request.device_name, call.address, call.user_agent)
 
 
 def user_to_proto(user: User) -> pb.User:

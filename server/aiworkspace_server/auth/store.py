@@ -9,7 +9,7 @@ from sqlalchemy import Row, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from ..kit.postgres import ReadSession, WriteSession
-from ..kit.timestamps import now
+from ..kit.timestamps import LEEWAY, now
 from .models import Session, User
 
 _FIND_PRINCIPAL = text("SELECT * FROM find_principal(:session_id)")
@@ -63,14 +63,16 @@ async def find_session(tx: ReadSession, session_id: UUID) -> Session | None:
     return await tx.get(Session, session_id)
 
 
-async def lock_session(tx: WriteSession, session_id: UUID) -> Session | None:
-    """The session, with nobody else changing it until the transaction ends."""
-    return (await tx.execute(select(Session).where(Session.id == session_id).with_for_update())).scalar_one_or_none()
+async def lock_session(tx: WriteSession, session_id: UUID) -> tuple[Session, datetime] | None:
+    """The session, with nobody else changing it until the transaction ends, and the database's present time."""
+    query = select(Session, func.clock_timestamp()).where(Session.id == session_id).with_for_update(of=Session)
+    row = (await tx.execute(query)).one_or_none()
+    return (row[0], row[1]) if row else None
 
 
 async def list_sessions(tx: ReadSession, user_id: UUID, before: UUID | None, limit: int) -> Sequence[Session]:
     """Live sessions, the latest first, from the one that follows `before`."""
-    live = Session.user_id == user_id, Session.revoke_time.is_(None), Session.expire_time > func.now()
+    live = Session.user_id == user_id, Session.revoke_time.is_(None), Session.expire_time > func.now() - LEEWAY
     query = select(Session).where(*live).order_by(Session.id.desc()).limit(limit)
     if before:
         query = query.where(Session.id < before)
@@ -102,4 +104,4 @@ async def revoke_sessions(tx: WriteSession, user_id: UUID, time: datetime, kept:
     if kept:
         revoked = revoked.where(Session.id != kept)
     ends = (await tx.execute(revoked.values(revoke_time=time).returning(Session.expire_time))).scalars()
-    return sum(end > time for end in ends)
+    return sum(end + LEEWAY > time for end in ends)

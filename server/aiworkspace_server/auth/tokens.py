@@ -10,6 +10,7 @@ import jwt
 
 from ..kit.errors import Unauthenticated
 from ..kit.ids import new_id
+from ..kit.timestamps import LEEWAY
 from .keys import Key
 
 ISSUER = "aiworkspace"
@@ -36,6 +37,10 @@ class Issued:
     expire_time: datetime
 
 
+class TokenExpired(Unauthenticated):
+    """The token is ours, but its time is over."""
+
+
 class Tokens:
     """Signs and checks tokens of one kind."""
 
@@ -43,6 +48,8 @@ class Tokens:
         self._type = f"{kind}+jwt"
         self._audience = f"{ISSUER}/{kind}"
         self.lifetime = timedelta(seconds=seconds)
+        # Not of refresh tokens: who was given one before a clock was set back would be signed out.
+        self._checks_issue_time = kind == "access"
         self.use(keys)
 
     def use(self, keys: Sequence[Key]) -> None:
@@ -68,7 +75,10 @@ class Tokens:
         return Issued(jwt.encode(payload, key.signing, key.algorithm, headers), expire_time)
 
     def check(self, token: str) -> Claims:
-        """The claims of a token that is ours, of this kind, and not expired. Raises Unauthenticated otherwise."""
+        """The claims of a token that is ours, of this kind, and not expired.
+
+        Raises TokenExpired for one that is nothing worse than expired, else Unauthenticated.
+        """
         try:
             header = jwt.get_unverified_header(token)
             key = self.keys.get(header.get("kid", ""))
@@ -80,9 +90,12 @@ class Tokens:
                 algorithms=[key.algorithm],
                 audience=self._audience,
                 issuer=ISSUER,
-                options={"require": _CLAIMS, "strict_aud": True},
+                leeway=LEEWAY,
+                options={"require": _CLAIMS, "strict_aud": True, "verify_iat": self._checks_issue_time},
             )
             ids = UUID(claims["sub"]), UUID(claims["sid"]), UUID(claims["jti"])
             return Claims(*ids, float(claims["exp"]), key.id)
+        except jwt.ExpiredSignatureError:
+            raise TokenExpired from None
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError, OverflowError):
             raise Unauthenticated from None

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ class Call:
     context: Any  # grpc.aio.ServicerContext
     metadata: Mapping[str, tuple[str, ...]]
     request_id: str
+    address: str = ""  # of the client, perhaps behind a proxy, without a port; "unix" without a network
     user_id: UUID | None = None  # whom the credentials name
     session_id: UUID | None = None  # unless they called with an API key
     principal: Any = None  # what authentication knows of them
@@ -33,12 +33,6 @@ class Call:
 
     def set_principal(self, principal: Any) -> None:
         self.principal, self.user_id, self.session_id = principal, principal.user_id, principal.session_id
-
-    @property
-    def peer(self) -> str:
-        """The client's network address without its port, or "unix"."""
-        kind, _, rest = unquote(self.context.peer()).partition(":")
-        return rest.rpartition(":")[0].strip("[]") if kind.startswith("ipv") else kind
 
     @property
     def user_agent(self) -> str:

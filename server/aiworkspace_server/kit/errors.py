@@ -72,8 +72,10 @@ class Unauthenticated(AppError):
         self,
         reason: pb.ErrorReason.ValueType = pb.ERROR_REASON_CREDENTIALS_INVALID,
         message: str = "A valid access token is needed: sign in, or refresh the one you have.",
+        *,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(reason, message)
+        super().__init__(reason, message, metadata=metadata)
 
 
 class PermissionMissing(AppError):

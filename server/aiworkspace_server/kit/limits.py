@@ -4,7 +4,6 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import ip_network
 from typing import Any, TypeVar
 
 import structlog
@@ -16,6 +15,7 @@ from redis.asyncio import ConnectionPool
 
 from aiworkspace.v1.options_pb2 import RateLimitClass
 
+from .addresses import network_of
 from .context import Call
 from .contract import Method
 from .errors import RateLimited
@@ -109,14 +109,7 @@ class Limits:
 
 
 def _caller(call: Call) -> str:
-    return str(call.user_id or _network(call.peer))
-
-
-def _network(address: str) -> str:
-    """The address, for IPv6 the /64 in which one customer has all addresses."""
-    if ":" not in address:
-        return address
-    return str(ip_network((address.partition("%")[0], 64), strict=False))
+    return str(call.user_id or network_of(call.address))
 
 
 def _pool(url: str) -> ConnectionPool:

@@ -1,16 +1,24 @@
 """Times between Python and protobuf."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from .errors import InvalidArgument
+
+# How far apart the clocks of servers may be. What one of them signs, none of the others takes for expired or early.
+LEEWAY = timedelta(seconds=60)
 
 
 def now() -> datetime:
     """The present in UTC, in whole milliseconds: what both databases can hold."""
     present = datetime.now(UTC)
     return present.replace(microsecond=present.microsecond // 1000 * 1000)
+
+
+def is_over(time: datetime) -> bool:
+    """Whether the end of a token has passed by the clock of any server."""
+    return now() >= time + LEEWAY
 
 
 def timestamp(time: datetime) -> Timestamp:

@@ -14,7 +14,7 @@ from ..kit.context import current
 from ..kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, PermissionMissing, etag_mismatch
 from ..kit.ids import new_id
 from ..kit.postgres import ReadSession, WriteSession
-from ..kit.timestamps import now
+from ..kit.timestamps import is_over, now
 from . import store
 from .models import Invitation, Membership, Org
 
@@ -105,7 +105,7 @@ async def accept_invitation(tx: WriteSession, org_id: UUID, invitation_id: UUID,
 
 def is_open(invitation: Invitation) -> bool:
     """Whether it can be accepted."""
-    return not (invitation.accept_time or invitation.revoke_time or invitation.expire_time <= now())
+    return not (invitation.accept_time or invitation.revoke_time or is_over(invitation.expire_time))
 
 
 def check_verified(user: User) -> None:

@@ -18,7 +18,7 @@ from ..kit.masks import changes
 from ..kit.pages import Pages
 from ..kit.postgres import Database, WriteSession
 from ..kit.replies import Replies
-from ..kit.timestamps import now, timestamp
+from ..kit.timestamps import is_over, timestamp
 from . import service, store
 from .jobs import InvitationMails
 from .models import Invitation, Membership
@@ -251,4 +251,4 @@ def _invitation_state(invitation: Invitation) -> pb.InvitationState.ValueType:
         return pb.INVITATION_STATE_ACCEPTED
     if invitation.revoke_time:
         return pb.INVITATION_STATE_REVOKED
-    return pb.INVITATION_STATE_EXPIRED if invitation.expire_time <= now() else pb.INVITATION_STATE_PENDING
+    return pb.INVITATION_STATE_EXPIRED if is_over(invitation.expire_time) else pb.INVITATION_STATE_PENDING

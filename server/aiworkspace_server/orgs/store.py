@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Row, delete, func, or_, select, text
 from ..auth.authority import ROLES
 from ..auth.models import User
 from ..kit.postgres import ReadSession, WriteSession
-from ..kit.timestamps import now
+from ..kit.timestamps import LEEWAY, now
 from .models import CustomRole, Invitation, Membership, Org, Team
 
 _LIST_ORGS = text("SELECT * FROM list_user_orgs(:user_id, CAST(:after AS uuid), :limit)")
@@ -110,7 +110,7 @@ async def pending_invitations(tx: WriteSession, inviter_id: UUID) -> Sequence[In
 
 def is_pending() -> tuple[ColumnElement[bool], ...]:
     """The conditions under which an invitation can be accepted."""
-    return Invitation.accept_time.is_(None), Invitation.revoke_time.is_(None), Invitation.expire_time > now()
+    return Invitation.accept_time.is_(None), Invitation.revoke_time.is_(None), Invitation.expire_time > now() - LEEWAY
 
 
 async def find_custom_role(tx: ReadSession, custom_role_id: UUID) -> CustomRole | None:
