@@ -234,6 +234,7 @@ INVARIANTS: dict[str, Sequence[str]] = {
         "chat/test_replicas.py::test_a_server_that_wakes_up_too_late_does_no_harm",
         "chat/test_replicas.py::test_both_go_on_when_redis_is_gone",
     ),
+    "38 a lost right starts and keeps no run": ("chat/test_rights.py",),
     "43 limits by address hold behind a trusted proxy": ("kit/test_addresses.py",),
     "45 no difference or step of clocks signs anybody out": (
         "auth/test_tokens.py::test_a_token_of_a_server_whose_clock_differs_by_less_than_a_minute_is_taken",

@@ -83,6 +83,7 @@ class App:
     runs: Runs
     lease: Lease
     credentials: Credentials
+    workspaces: WorkspaceFinder
 
     @property
     def ledger(self) -> Ledger:
@@ -210,7 +211,7 @@ async def _listen(
     address = _bind(server, settings)
     await server.start()
     stack.push_async_callback(_drain, server, health_servicer, runs, settings.shutdown_seconds)
-    return App(address, db, mongo, registry, engine, plans, runs, lease, credentials)
+    return App(address, db, mongo, registry, engine, plans, runs, lease, credentials, workspaces)
 
 
 async def _working(stack: AsyncExitStack, engine: Engine, plans: Plans, relay: Relay, shutdown_seconds: float) -> Runs:
@@ -260,12 +261,13 @@ class Shared:
     chain: Chain
     mailer: Mailer
 
-    async def left_org(self, org_id: UUID, user_id: UUID | None) -> None:
-        self.workspaces.forget_all()  # also who comes back at once has none of their former places
-        await self.runs.see_through(insist(lambda: self.stops.of_member(org_id, user_id)))
+    async def rights_lost(self, org_id: UUID) -> None:
+        """Stops the runs to which the right has ended, after a change that took rights away was committed.
 
-    async def lost_rights(self, org_id: UUID, workspace_id: UUID | None = None) -> None:
-        await self.runs.see_through(insist(lambda: self.stops.of_unentitled(org_id, workspace_id)))
+        Should the process die before this, the servers that work on those runs find them within a second.
+        """
+        self.workspaces.forget_all()
+        await self.runs.see_through(insist(lambda: self.stops.of_unentitled(org_id)))
 
 
 def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
@@ -282,22 +284,21 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
         orgs=OrgServicer(
             db,
             credentials.authenticator,
-            shared.left_org,
-            shared.lost_rights,
+            shared.rights_lost,
             invitations,
             invitation_mails,
             settings.require_verified_email,
             pages,
             replies,
         ),
-        teams=TeamServicer(db, shared.workspaces, shared.lost_rights, pages, replies),
+        teams=TeamServicer(db, shared.workspaces, shared.rights_lost, pages, replies),
         access=AccessServicer(
-            db, credentials.authenticator, shared.access, shared.methods, shared.lost_rights, pages, replies
+            db, credentials.authenticator, shared.access, shared.methods, shared.rights_lost, pages, replies
         ),
         service_accounts=ServiceAccountServicer(
-            db, credentials.authenticator, shared.left_org, notices, pages, replies
+            db, credentials.authenticator, shared.rights_lost, notices, pages, replies
         ),
-        workspaces=WorkspaceServicer(db, shared.providers, shared.workspaces, shared.lost_rights, pages, replies),
+        workspaces=WorkspaceServicer(db, shared.providers, shared.workspaces, shared.rights_lost, pages, replies),
         models=ModelServicer(db, shared.providers, shared.vault, pages),
         chat=ChatServicer(
             db,
@@ -307,6 +308,7 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
             shared.plans,
             shared.runs,
             shared.stops,
+            shared.access.authorize_again,
             pages,
             replies,
         ),

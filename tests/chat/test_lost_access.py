@@ -169,15 +169,15 @@ async def test_the_stream_of_a_backend_ends_with_its_key(new_person: NewPerson, 
         enough = talk(standin)
         message = chat_pb2.SendMessageRequest(conversation_id=conversation_id, content="hello", model=MODEL)
         stream = backend.chat.SendMessage(message)
-        await stream.read()
+        run_id = (await stream.read()).event.run_id
         revocation = service_account_pb2.RevokeApiKeyRequest(org_id=place.org_id, api_key_id=made.api_key.api_key_id)
         await owner.service_accounts.RevokeApiKey(revocation)
         start = time.monotonic()
-        refused, _ = await how_it_ended(stream)
-        enough.set()
+        refused, last = await how_it_ended(stream)
         assert time.monotonic() - start < 25, "the answer alone would take longer"
-    assert refused is not None
-    assert refused.code == "UNAUTHENTICATED"
+        assert last == "run_cancelled" or (refused is not None and refused.code == "UNAUTHENTICATED")
+        assert await state_of(app, run_id) == "cancelled"
+        enough.set()
 
 
 async def test_others_go_on(scene: Scene, standin: Standin) -> None:

@@ -45,7 +45,9 @@ DOORS = {
     "find_workspace(p_workspace_id uuid, p_user_id uuid)": True,
     "list_user_orgs(p_user_id uuid, p_after uuid, p_limit integer)": True,
     "list_orphaned_runs()": True,
-    "list_stopped_runs(p_server_id uuid)": True,
+    "may_run(p_org_id uuid, p_workspace_id uuid, p_user_id uuid, p_key_id uuid, p_administering text[],"
+    " p_sending text[], p_sending_inside text[])": True,
+    "list_stopped_runs(p_server_id uuid, p_administering text[], p_sending text[], p_sending_inside text[])": True,
     "list_ledger_orgs()": True,
     "find_ledger_orgs(p_run_ids uuid[])": True,
     "list_provider_key_orgs()": True,

@@ -214,8 +214,8 @@ async def test_the_lookups_of_the_server_itself_tell_ids_alone(app: App) -> None
     async with app.db.read() as tx:
         names = list((await tx.execute(text("SELECT * FROM list_orphaned_runs()"))).keys())
         assert names == ["org_id", "run_id", "conversation_id", "server_id"]
-        names = list((await tx.execute(text("SELECT * FROM list_stopped_runs(gen_random_uuid())"))).keys())
-        assert names == ["run_id", "stop"]
+        stopped = "SELECT * FROM list_stopped_runs(gen_random_uuid(), '{}', '{}', '{}')"
+        assert list((await tx.execute(text(stopped))).keys()) == ["list_stopped_runs"]
 
 
 async def test_the_inner_function_is_not_the_servers_to_call(app: App) -> None:

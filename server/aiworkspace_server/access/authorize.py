@@ -52,7 +52,15 @@ class Access:
     async def recheck(self, call: Call) -> None:
         """Raises what `authorize` would raise now for an earlier call, if the caller has lost what it needs since."""
         await self._authenticator.recheck(call)
-        found, call.fresh = call.scope, False
+        await self._check_still(call, fresh=False)
+
+    async def authorize_again(self, call: Call) -> None:
+        """The same from the database: what is remembered may be a second old."""
+        await self._authenticator.refresh(call)
+        await self._check_still(call, fresh=True)
+
+    async def _check_still(self, call: Call, *, fresh: bool) -> None:
+        found, call.fresh = call.scope, fresh
         if found.workspace_id:
             call.scope = await self.find(call, "workspace_id", found.workspace_id)
         if call.scope is None or not sees(call.principal, call.scope):

@@ -9,28 +9,33 @@ from sqlalchemy import ColumnElement, Row, select, text, update
 
 from ..kit.postgres import ReadSession, WriteSession
 from ..usage.ledger import TOGETHER, Spender
+from .rights import LIST_STOPPED, MAY_RUN, ROLES_THAT_RUN
 from .tables import RunClaim
 
 # Takes the ledger's lock on the way, for the reservation that follows.
 _CLAIM = text(f"""
-  INSERT INTO run_claims (org_id, run_id, workspace_id, conversation_id, user_id, request_id, content_hash, state,
-                          server_id, create_time)
-  SELECT :org_id, :run_id, :workspace_id, :conversation_id, :user_id, :request_id, :content_hash, 'open', :server_id,
-         :run_time
+  INSERT INTO run_claims (org_id, run_id, workspace_id, conversation_id, user_id, key_id, request_id, content_hash,
+                          state, server_id, create_time)
+  SELECT :org_id, :run_id, :workspace_id, :conversation_id, :user_id, CAST(:key_id AS uuid), :request_id,
+         :content_hash, 'open', :server_id, :run_time
   FROM {TOGETHER} AS locked
   ON CONFLICT DO NOTHING
   RETURNING run_id
 """)
 _END_LEASES = text("DELETE FROM servers WHERE lease_end_time < clock_timestamp() RETURNING id, name")
 _LIST_ORPHANED = text("SELECT org_id, run_id, conversation_id, server_id FROM list_orphaned_runs()")
-_LIST_STOPPED = text("SELECT run_id FROM list_stopped_runs(:server_id)")
 # Only from a server whose lease was taken away: one that is merely late may still find it. Of two that try at the same
 # time the second sees who was first in the row itself, and would not see it in a join.
-_TAKE = text("""
-  UPDATE run_claims SET server_id = :server_id
+_TAKE = text(f"""
+  UPDATE run_claims SET server_id = :server_id, stop = CASE WHEN {MAY_RUN} THEN stop ELSE 'cancelled' END
   WHERE run_id = :run_id AND state = 'open' AND server_id IS NOT DISTINCT FROM CAST(:dead_id AS uuid)
     AND NOT EXISTS (SELECT FROM servers WHERE id = CAST(:dead_id AS uuid))
   RETURNING stop
+""")
+_STOP_UNENTITLED = text(f"""
+  UPDATE run_claims SET stop = 'cancelled'
+  WHERE state = 'open' AND stop IS NULL AND NOT {MAY_RUN}
+  RETURNING run_id
 """)
 _FIND_LEASE = text("""
   SELECT s.id, s.lease_end_time FROM run_claims c JOIN servers s ON s.id = c.server_id
@@ -90,14 +95,15 @@ async def list_orphaned(tx: ReadSession) -> Sequence[Found]:
 
 
 async def list_stopped(tx: ReadSession, server_id: UUID) -> Sequence[UUID]:
-    """Runs of every tenant that this server is to stop."""
-    return (await tx.execute(_LIST_STOPPED, {"server_id": server_id})).scalars().all()
+    """Runs of every tenant that this server is to stop: somebody asked for it, or the right to them has ended."""
+    return (await tx.execute(LIST_STOPPED, {"server_id": server_id} | ROLES_THAT_RUN)).scalars().all()
 
 
 async def take(tx: WriteSession, orphan: Found, server_id: UUID) -> Found | None:
-    """Makes an orphaned run this server's. None when somebody else was faster."""
+    """Makes an orphaned run this server's, to be stopped when the right to it has ended. None when somebody else was
+    faster."""
     values = {"run_id": orphan.run_id, "dead_id": orphan.server_id, "server_id": server_id}
-    return (await tx.execute(_TAKE, values)).first()
+    return (await tx.execute(_TAKE, values | ROLES_THAT_RUN)).first()
 
 
 async def give_up(tx: WriteSession, run_id: UUID, server_id: UUID) -> None:
@@ -106,18 +112,15 @@ async def give_up(tx: WriteSession, run_id: UUID, server_id: UUID) -> None:
     await tx.execute(update(RunClaim).where(*own).values(server_id=None))
 
 
-async def stop(tx: WriteSession, *which: ColumnElement[bool]) -> Sequence[UUID]:
+async def stop(tx: WriteSession, which: ColumnElement[bool]) -> Sequence[UUID]:
     """Asks for the end of the open ones among these runs, and returns them."""
-    change = update(RunClaim).where(RunClaim.state == "open", *which).values(stop="cancelled")
+    change = update(RunClaim).where(RunClaim.state == "open", which).values(stop="cancelled")
     return (await tx.execute(change.returning(RunClaim.run_id))).scalars().all()
 
 
-async def list_open(tx: ReadSession, workspace_id: UUID | None) -> Sequence[Row[UUID, UUID, UUID]]:
-    """Id, person and workspace of every run that is in progress in the workspace, or in the organization."""
-    query = select(RunClaim.run_id, RunClaim.user_id, RunClaim.workspace_id).where(RunClaim.state == "open")
-    if workspace_id:
-        query = query.where(RunClaim.workspace_id == workspace_id)
-    return (await tx.execute(query)).all()
+async def stop_unentitled(tx: WriteSession) -> Sequence[UUID]:
+    """Asks for the end of the organization's open runs to which the right has ended, and returns them."""
+    return (await tx.execute(_STOP_UNENTITLED, ROLES_THAT_RUN)).scalars().all()
 
 
 async def is_open(tx: ReadSession, run_id: UUID) -> bool:

@@ -19,7 +19,7 @@ from ..llm.tokens import bound_input, estimate_input
 from ..policies.plan import Plan, Target
 from ..usage import ledger
 from ..usage.ledger import BudgetExhausted, Spender
-from . import claims
+from . import claims, rights
 from .ailog import AiLog
 from .asking import Asking, unpaid
 from .context import fit, room
@@ -30,6 +30,7 @@ from .failures import INTERNAL, INTERRUPTED, TIMED_OUT, refusal
 from .hedging import hedge
 from .live import LiveRun
 from .models import Ending, Failure
+from .rights import RightLost
 from .store import ChatStore
 from .trying import Tries
 from .voice import Voice
@@ -132,6 +133,9 @@ class Execution:
                 asking, place = await self._next_possible(target), None
         except AppError as error:  # a budget, a limit, or a context that is too small
             self._fail(refusal(error))
+        except RightLost:
+            self.live.stop("cancelled")
+            self.live.run["state"] = "cancelled"
         except LostRun:
             raise
         except Exception:
@@ -153,6 +157,9 @@ class Execution:
             asking = await self._next(target, beside=True) if target else None
         except AppError:
             return None  # the first attempt may still be made again
+        except RightLost:
+            self.live.stop("cancelled")
+            return None
         self._course.pass_on()
         return asking
 
@@ -223,6 +230,7 @@ class Execution:
 
         async def reserve() -> None:
             async with self._as_owner() as tx:
+                await rights.check(tx, spender)
                 if number not in {entry.attempt for entry in await ledger.list_reserved(tx, spender.run_id)}:
                     await engine.ledger.reserve(
                         tx, spender, number, target.model, amount, own_key=target.own_key, time=time

@@ -18,7 +18,7 @@ from ..llm.tokens import bound_input, estimate_input
 from ..policies.plan import Plan
 from ..usage import ledger
 from ..usage.ledger import Spender
-from . import claims, events, planned
+from . import claims, events, planned, rights
 from .context import fit, room
 from .engine import Engine
 from .models import Conversation, EventBatch, Message, Run
@@ -34,6 +34,7 @@ class Question:
     org_id: UUID
     user_id: UUID
     key_id: UUID | None  # of the API key that the caller has
+    session_id: UUID | None  # or of the session
     conversation: Conversation
     content: str
     system_prompt: str
@@ -79,12 +80,16 @@ class Opening:
         return same_run(question.content_hash, earlier)
 
     async def reserve(self, request: ModelRequest) -> UUID | None:
-        """Reserves, or returns the run that an earlier call with the same request_id started."""
+        """Reserves, or returns the run that an earlier call with the same request_id started.
+
+        Raises RightLost when the caller, authorized a moment ago, may no longer have this run.
+        """
         question, plan, spender = self._question, self._question.plan, self.spender
         target, book = plan.targets[0], self._engine.ledger
         amount = ledger.reservation(target.model, bound_input(request), plan.max_output_tokens, spender.run_time)
         async with self._engine.db.write(question.org_id, question.user_id) as tx:
             if await claims.claim(tx, spender, question.content_hash, self._engine.server_id):
+                await rights.check(tx, spender, question.session_id)  # under the lock that the claim took
                 await book.reserve(tx, spender, 1, target.model, amount, own_key=target.own_key, time=spender.run_time)
                 return None
             request_id = question.request_id

@@ -22,6 +22,7 @@ from .models import Run
 from .opening import Opening, Question, withdraw
 from .pace import Pace
 from .relay import Relay
+from .rights import RightLost
 from .store import ChatStore
 
 HEARTBEAT_SECONDS = 15
@@ -163,7 +164,7 @@ class Runs:
             await opening.store()
             if not self._is_own(opening.run_id):
                 raise Unavailable
-        except (Aborted, InvalidArgument, RateLimited):
+        except (Aborted, InvalidArgument, RateLimited, RightLost):
             raise  # nothing was reserved
         except BaseException:
             await self._undo(opening)

@@ -1,7 +1,7 @@
 """ChatService: proto in and out."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, cast
 from uuid import UUID
@@ -11,8 +11,8 @@ from sqlalchemy import Row
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace.v1.chat_pb2_grpc import ChatServiceServicer
 
-from ..kit.context import caller_id, current, tenant_id
-from ..kit.errors import NotFound
+from ..kit.context import Call, caller_id, current, tenant_id
+from ..kit.errors import NotFound, Unavailable
 from ..kit.ids import new_id, parse_id
 from ..kit.masks import changes
 from ..kit.mongo import Mongo
@@ -33,6 +33,7 @@ from .context import History, room
 from .events import attempt_to_proto, conversation_to_proto, message_to_proto, run_to_proto
 from .models import Conversation, Run
 from .opening import Question, same_run
+from .rights import RightLost
 from .runs import Runs
 from .stops import Stops
 from .store import ChatStore
@@ -48,6 +49,7 @@ class ChatServicer(ChatServiceServicer):
         plans: Plans,
         runs: Runs,
         stops: Stops,
+        authorize_again: Callable[[Call], Awaitable[None]],
         pages: Pages,
         replies: Replies,
     ) -> None:
@@ -58,6 +60,7 @@ class ChatServicer(ChatServiceServicer):
         self._providers = providers
         self._runs = runs
         self._stops = stops
+        self._authorize_again = authorize_again
         self._pages = pages
         self._replies = replies
 
@@ -139,6 +142,7 @@ class ChatServicer(ChatServiceServicer):
             org_id=tenant_id(),
             user_id=caller_id(),
             key_id=key.api_key_id if (key := current.get().principal.key) else None,
+            session_id=current.get().session_id,
             conversation=conversation,
             content=request.content,
             system_prompt=workspace.system_prompt,
@@ -147,7 +151,11 @@ class ChatServicer(ChatServiceServicer):
             request_id=UUID(request.request_id) if request.request_id else None,
             content_hash=content_hash,
         )
-        return await self._runs.start(question)
+        try:
+            return await self._runs.start(question)
+        except RightLost:
+            await self._authorize_again(current.get())  # raises what is missing
+            raise Unavailable from None  # it was given back meanwhile
 
     async def _rules(self, workspace_id: UUID, request_id: str) -> tuple[Workspace, Rules, Row[UUID, bytes] | None]:
         """The workspace, the policies that hold in it, and the earlier request of this id."""

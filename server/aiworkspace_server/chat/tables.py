@@ -21,6 +21,7 @@ class RunClaim(Base):
     workspace_id: Mapped[UUID]
     conversation_id: Mapped[UUID]
     user_id: Mapped[UUID]
+    key_id: Mapped[UUID | None]  # of the API key that started it
     request_id: Mapped[UUID | None]
     content_hash: Mapped[bytes]
     state: Mapped[str]  # open, closed

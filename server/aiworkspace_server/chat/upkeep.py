@@ -13,7 +13,8 @@ from .leases import DatabaseInUseError
 from .recovery import Recovery
 from .runs import Runs
 
-_SECONDS = 1.5
+_RENEW_SECONDS = 1.5
+_TEND_SECONDS = 0.8  # within which a run is stopped whose right has ended, or whose stop was not heard of
 _AGAIN_SECONDS = 0.3  # after the database gave no answer
 _AWAY: tuple[type[Exception], ...] = (*STORE_AWAY, DatabaseInUseError, TimeoutError)
 
@@ -31,7 +32,10 @@ class Upkeep:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Two tasks, so that the lease waits for nothing else."""
-        tasks = [asyncio.create_task(_every(work)) for work in (self._renew, self._tend)]
+        tasks = [
+            asyncio.create_task(_every(seconds, work))
+            for seconds, work in ((_RENEW_SECONDS, self._renew), (_TEND_SECONDS, self._tend))
+        ]
         try:
             yield
         finally:
@@ -59,9 +63,9 @@ class Upkeep:
             await self._recovery.take_over()
 
 
-async def _every(work: Callable[[], Awaitable[None]]) -> None:
+async def _every(period: float, work: Callable[[], Awaitable[None]]) -> None:
     while True:
-        seconds = _SECONDS
+        seconds = period
         try:
             await work()
         except _AWAY as error:

@@ -25,9 +25,7 @@ from .models import Invitation, Membership
 from .service import RoleChoice, role_of
 from .tokens import InvitationTokens
 
-# Told of an organization and a person who lost access to it; None for everybody.
-AccessLost = Callable[[UUID, UUID | None], Awaitable[None]]
-# Told of an organization in which somebody may do less than before.
+# Called with an organization in which somebody may do less than before, once that is committed.
 RightsLost = Callable[[UUID], Awaitable[None]]
 
 
@@ -36,7 +34,6 @@ class OrgServicer(OrgServiceServicer):
         self,
         db: Database,
         authenticator: Authenticator,
-        access_lost: AccessLost,
         rights_lost: RightsLost,
         tokens: InvitationTokens,
         mails: InvitationMails,
@@ -46,7 +43,6 @@ class OrgServicer(OrgServiceServicer):
     ) -> None:
         self._db = db
         self._authenticator = authenticator
-        self._access_lost = access_lost
         self._rights_lost = rights_lost
         self._tokens = tokens
         self._mails = mails
@@ -93,7 +89,7 @@ class OrgServicer(OrgServiceServicer):
         async with self._db.write(tenant_id()) as tx:
             await service.delete_org(tx, tenant_id())
         self._authenticator.forget_org(tenant_id())
-        await self._access_lost(tenant_id(), None)
+        await self._rights_lost(tenant_id())
         return pb.DeleteOrgResponse()
 
     async def CreateInvitation(self, request: pb.CreateInvitationRequest, context: Any) -> pb.CreateInvitationResponse:
@@ -167,7 +163,7 @@ class OrgServicer(OrgServiceServicer):
         async with self._db.write(tenant_id()) as tx:
             await service.remove_member(tx, tenant_id(), user_id, current.get().principal)
         self._authenticator.forget(user_id)
-        await self._access_lost(tenant_id(), user_id)
+        await self._rights_lost(tenant_id())
         return pb.RemoveMemberResponse()
 
     async def SuspendMember(self, request: pb.SuspendMemberRequest, context: Any) -> pb.SuspendMemberResponse:
@@ -175,7 +171,7 @@ class OrgServicer(OrgServiceServicer):
         async with self._db.write(tenant_id()) as tx:
             changed = await service.suspend_member(tx, tenant_id(), user_id, current.get().principal)
         self._authenticator.forget(user_id)
-        await self._access_lost(tenant_id(), user_id)
+        await self._rights_lost(tenant_id())
         return pb.SuspendMemberResponse(member=_member_to_proto(*changed))
 
     async def ReinstateMember(self, request: pb.ReinstateMemberRequest, context: Any) -> pb.ReinstateMemberResponse:

@@ -20,7 +20,7 @@ from ..kit.replies import Replies
 from ..kit.timestamps import parse_timestamp, timestamp
 from ..orgs.jobs import notify_owners
 from ..orgs.models import Membership
-from ..orgs.servicer import AccessLost, read_role, role_to_proto
+from ..orgs.servicer import RightsLost, read_role, role_to_proto
 from . import service, store
 from .models import ApiKey
 
@@ -30,14 +30,14 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         self,
         db: Database,
         authenticator: Authenticator,
-        access_lost: AccessLost,
+        rights_lost: RightsLost,
         notices: Notices,
         pages: Pages,
         replies: Replies,
     ) -> None:
         self._db = db
         self._authenticator = authenticator
-        self._access_lost = access_lost
+        self._rights_lost = rights_lost
         self._notices = notices
         self._pages = pages
         self._replies = replies
@@ -69,7 +69,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         async with self._db.write(tenant_id()) as tx:
             await service.delete_service_account(tx, tenant_id(), user_id, current.get().principal)
         self._authenticator.forget(user_id)
-        await self._access_lost(tenant_id(), user_id)
+        await self._rights_lost(tenant_id())
         return pb.DeleteServiceAccountResponse()
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Any) -> pb.CreateApiKeyResponse:
@@ -107,6 +107,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
             await notify_owners(tx, self._notices, Notice.API_KEY_CREATED)
             await self._replies.keep(tx, request, reply)
         self._authenticator.forget(key.user_id)
+        await self._rights_lost(tenant_id())  # the old key may have ended at once
         return reply
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Any) -> pb.RevokeApiKeyResponse:
@@ -115,6 +116,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
             key = await service.revoke_key(tx, tenant_id(), api_key_id)
             workspaces = await store.workspaces_of_keys(tx, [key])
         self._authenticator.forget(key.user_id)
+        await self._rights_lost(tenant_id())
         return pb.RevokeApiKeyResponse(api_key=_key_to_proto(key, workspaces.get(key.id, ())))
 
 

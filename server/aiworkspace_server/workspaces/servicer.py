@@ -1,6 +1,5 @@
 """WorkspaceService: proto in and out, one transaction per call."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
@@ -15,14 +14,12 @@ from ..kit.pages import Pages
 from ..kit.postgres import Database
 from ..kit.replies import Replies
 from ..kit.timestamps import timestamp
+from ..orgs.servicer import RightsLost
 from ..policies.providers import Providers
 from . import members, service, store
 from .members import Who
 from .models import Workspace, WorkspaceMember
 from .service import WorkspaceFinder
-
-# Told of an organization and a workspace in which somebody may do less than before.
-RightsLost = Callable[[UUID, UUID], Awaitable[None]]
 
 
 class WorkspaceServicer(WorkspaceServiceServicer):
@@ -132,7 +129,7 @@ class WorkspaceServicer(WorkspaceServiceServicer):
     async def _withdrawn(self, workspace_id: UUID) -> None:
         """After a change that may have taken rights from somebody."""
         self._finder.forget(workspace_id)
-        await self._rights_lost(tenant_id(), workspace_id)
+        await self._rights_lost(tenant_id())
 
 
 def _who(request: pb.SetWorkspaceMemberRequest | pb.RemoveWorkspaceMemberRequest) -> Who:
