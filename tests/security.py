@@ -236,6 +236,14 @@ INVARIANTS: dict[str, Sequence[str]] = {
     ),
     "38 a lost right starts and keeps no run": ("chat/test_rights.py",),
     "43 limits by address hold behind a trusted proxy": ("kit/test_addresses.py",),
+    "44 no tenant, model or provider changes another's result": (
+        "chat/test_attempts.py::test_what_one_organization_provokes_shuts_out_no_other",
+        "chat/test_outgoing.py",
+        "llm/test_breaker.py::test_no_failure_of_one_organization_shuts_out_another",
+        "llm/test_breaker.py::test_no_failure_that_input_can_provoke_shuts_out_others",
+        "llm/test_breaker.py::test_a_probe_that_hangs_does_not_keep_others_out",
+        "llm/test_understanding.py",
+    ),
     "45 no difference or step of clocks signs anybody out": (
         "auth/test_tokens.py::test_a_token_of_a_server_whose_clock_differs_by_less_than_a_minute_is_taken",
         "auth/test_tokens.py::test_a_clock_that_was_set_back_ends_access_tokens_alone",

@@ -1,7 +1,9 @@
 """Attempts: what is tried again, what each of them costs, and what the AI log says of them."""
 
 import asyncio
+import socket
 import uuid
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +13,13 @@ from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace_server.app import App
 from aiworkspace_server.kit.gate import Gate
 from aiworkspace_server.llm.base import TokenUsage
+from aiworkspace_server.llm.breaker import FAILURES_IN_A_ROW
 from aiworkspace_server.llm.prices import price
 from tests.conftest import Stores
-from tests.people import Place, events_of, kinds_of, make_conversation, say, text_of
+from tests.people import NewPerson, Place, events_of, kinds_of, make_conversation, make_place, say, text_of
 from tests.refusals import refusal
 from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
+from tests.waiting import until_true
 
 from .telling import (
     ANTHROPIC,
@@ -106,6 +110,60 @@ async def test_a_provider_that_cannot_be_reached_costs_nothing(
     run = (await say(place.owner, place.conversation_id, "hello", model=OPENAI))[-1].run_failed.run
     assert (run.attempt_count, run.cost.nanos, await ledger_of(place)) == (3, 0, [])
     assert reason_of(run.failure) == "PROVIDER_UNAVAILABLE"
+
+
+async def test_a_request_that_was_stopped_before_it_left_costs_nothing(
+    place: Place, app: App, standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is still being made: its queue takes no more, and refuses nobody."""
+    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for waiting in (first, second):
+            waiting.setblocking(False)
+            with suppress(BlockingIOError):
+                waiting.connect(listener.getsockname())
+        provider: Any = app.registry._providers["openai"]
+        monkeypatch.setattr(provider._client, "base_url", f"http://127.0.0.1:{listener.getsockname()[1]}/v1/")
+        stream = send(place, model=OPENAI)
+        while not (event := (await stream.read()).event).HasField("attempt_started"):
+            pass
+        run = (await place.owner.chat.CancelRun(pb.CancelRunRequest(run_id=event.run_id))).run
+    assert (run.state, run.cost.nanos, await ledger_of(place)) == (pb.RUN_STATE_CANCELLED, 0, [])
+
+
+async def test_a_request_that_was_stopped_after_it_left_is_estimated(place: Place, standin: Standin) -> None:
+    model = play(standin, OPENAI, Script(seconds_before=60))
+    asked = len(standin.received)
+    stream = send(place, model=model)
+    run_id = (await stream.read()).event.run_id
+    await until_true(lambda: len(standin.received) > asked)
+    run = (await place.owner.chat.CancelRun(pb.CancelRunRequest(run_id=run_id))).run
+    assert (run.usage_estimated, run.usage.input_tokens > 0) == (True, True)
+
+
+PROVOKED = {
+    "an error of the server": Script(fault=HttpError(500)),
+    "an answer that breaks off": Script(fault=Cut(0)),
+    "silence": Script(fault=Stall(0)),
+    "a filter": Script(fault=HttpError(403)),
+    "a bad request": Script(fault=HttpError(400)),
+    "a model that is gone": Script(fault=HttpError(404)),
+    "a page": Script(fault=HttpError(502, "<html>")),
+}
+
+
+@pytest.mark.parametrize("script", PROVOKED.values(), ids=PROVOKED)
+async def test_what_one_organization_provokes_shuts_out_no_other(
+    script: Script, place: Place, standin: Standin, new_person: NewPerson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiworkspace_server.chat.course.TRIES_PER_TARGET", 1)
+    model = play(standin, OPENAI, script)
+    for _ in range(FAILURES_IN_A_ROW):
+        await say(place.owner, place.conversation_id, "hello", model=model)
+    play(standin, OPENAI, Script(tokens=WORDS))
+    other = await make_place(await new_person())
+    assert text_of(await say(other.owner, other.conversation_id, "hello", model=model)) == "".join(WORDS)
 
 
 async def test_a_wait_that_the_provider_asks_for_is_kept(place: Place, standin: Standin) -> None:

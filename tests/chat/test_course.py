@@ -7,6 +7,7 @@ import pytest
 
 from aiworkspace_server.chat.course import Course
 from aiworkspace_server.llm.base import ErrorKind, Parameters, ProviderError
+from aiworkspace_server.llm.rules import RULES
 from aiworkspace_server.policies.plan import Plan, Target
 
 
@@ -37,17 +38,26 @@ def test_three_tries_with_each_model_in_turn(kind: ErrorKind) -> None:
     assert way(course("a", "b"), *[error(kind)] * 6) == ["a", "a", "b", "b", "b", None]
 
 
-@pytest.mark.parametrize("kind", [ErrorKind.MISCONFIGURED, ErrorKind.CONTEXT_TOO_LONG])
+@pytest.mark.parametrize("kind", [kind for kind, rule in RULES.items() if not rule.retried])
 def test_what_will_not_change_goes_to_the_next_model_at_once(kind: ErrorKind) -> None:
     assert way(course("a", "b"), error(kind), error(kind)) == ["b", None]
 
 
-def test_a_refusal_ends_it() -> None:
-    assert way(course("a", "b"), error(ErrorKind.REJECTED)) == [None]
-    assert course("a", "b").after(ValueError(), False) is None
+@pytest.mark.parametrize("kind", list(ErrorKind))
+def test_before_the_first_content_every_failure_leads_on_to_the_next_model(kind: ErrorKind) -> None:
+    way_on = way(course("a", "b"), *[error(kind)] * 3)
+    assert way_on == (["a", "a", "b"] if RULES[kind].retried and not RULES[kind].dead else ["b", *way_on[1:]])
 
 
-DEAD = [error(ErrorKind.TIMEOUT), error(ErrorKind.UNAVAILABLE, free=True)]
+def test_a_defect_is_not_repeated_but_leads_on() -> None:
+    defect = course("a", "b")
+    assert defect.after(ValueError(), False) == (target("b"), 0)
+    assert defect.after(ValueError(), False) is None
+    assert course("a", "b", continue_broken=True).after(ValueError(), True) is None
+    assert course("a", "b").after(None, False) is None
+
+
+DEAD = [error(ErrorKind.TIMEOUT), error(ErrorKind.UNREACHED, free=True)]
 
 
 @pytest.mark.parametrize("failure", DEAD, ids=["silence", "no connection"])

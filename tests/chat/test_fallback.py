@@ -48,6 +48,35 @@ async def test_what_no_retry_helps_with_is_asked_of_the_next_model(
     assert ended.message.contents[0].text == text_of(events) == "".join(WORDS)
 
 
+LED_ON = {
+    "a model that is gone": (HttpError(404, type="not_found_error"), "PROVIDER_MODEL_NOT_FOUND"),
+    "a model for others": (HttpError(403, code="model_not_found"), "PROVIDER_MODEL_NOT_FOUND"),
+    "a key that is refused": (HttpError(401), "PROVIDER_MISCONFIGURED"),
+    "an account that may not": (HttpError(403), "PROVIDER_MISCONFIGURED"),
+    "no credit": (HttpError(402), "PROVIDER_MISCONFIGURED"),
+    "a redirect": (HttpError(307, headers=(("location", "http://127.0.0.1:1/"),)), "PROVIDER_MISCONFIGURED"),
+    "parameters it does not take": (HttpError(400), "PROVIDER_REJECTED"),
+    "a policy of its own": (HttpError(422, code="content_policy_violation"), "PROVIDER_REJECTED"),
+    "a context that is too small": (HttpError(413), "CONTEXT_TOO_LONG"),
+    "a long wait": (HttpError(429, headers=(("retry-after", "3600"),)), "PROVIDER_RATE_LIMITED"),
+    "overload": (HttpError(529), "PROVIDER_UNAVAILABLE"),
+}
+
+
+@pytest.mark.parametrize(("fault", "reason"), LED_ON.values(), ids=LED_ON)
+async def test_what_another_model_may_not_have_leads_on_to_it_and_costs_nothing(
+    place: Place, standin: Standin, plan_for: PlanFor, fault: HttpError, reason: str
+) -> None:
+    plan_for(ANTHROPIC)
+    play(standin, OPENAI, Script(fault=fault))
+    play(standin, ANTHROPIC, Script(tokens=WORDS))
+    events = await say(place.owner, place.conversation_id, "hello", model=OPENAI)
+    failed = [event.attempt_failed for event in events if event.HasField("attempt_failed")]
+    assert {reason_of(each.failure) for each in failed} == {reason}
+    assert text_of(events) == "".join(WORDS)
+    assert [entry.model for entry in await ledger_of(place)] == [ANTHROPIC]
+
+
 async def test_after_the_last_model_the_run_fails_as_the_last_one_did(
     place: Place, standin: Standin, plan_for: PlanFor
 ) -> None:

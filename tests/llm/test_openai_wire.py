@@ -192,33 +192,106 @@ async def test_deepseek_out_of_machines(raw: Raw) -> None:
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "understood"),
     [
-        b"data: {\n\n",
-        b"data: [1, 2]\n\n",
-        b'data: {"choices": [7]}\n\n',
-        b'data: {"choices": [{"delta": {"content": 7}}]}\n\n',
-        b'data: {"choices": [{"delta": {"content": ["x"]}}]}\n\n',
-        b'data: {"choices": [], "usage": {"prompt_tokens": "x", "completion_tokens": 1}}\n\n',
-        b'data: {"choices": [], "usage": {"prompt_tokens": 1}}\n\n',
-        b"data: \xff\xfe\n\n",
-        b"data: " + b"x" * 2_000_000,
+        (b"data: {\n\n", ""),
+        (b"data: [1, 2]\n\n", ""),
+        (b'data: {"choices": [7]}\n\n', ""),
+        (b'data: {"choices": [{"delta": {"content": 7}}]}\n\n', ""),
+        (b'data: {"choices": [{"delta": {"content": ["x"]}}]}\n\n', "x"),
+        (b'data: {"choices": [], "usage": {"prompt_tokens": "x", "completion_tokens": "y"}}\n\n', ""),
+        (b"data: \xff\xfe\n\n", ""),
+        (b"data: " + b"[" * 100_000 + b"\n\n", ""),
     ],
 )
-async def test_nonsense_is_the_providers_failure(raw: Raw, body: bytes) -> None:
-    raw.events(delta(content="before"), done=False)
+async def test_what_cannot_be_understood_is_skipped(raw: Raw, body: bytes, understood: str) -> None:
+    raw.events(delta(content="before "), done=False)
     raw.body += body
+    before = raw.body
+    raw.events(delta(content=" after"), delta("stop"))
+    raw.body = before + raw.body
     result = await raw.answer()
-    assert result.error is not None
-    assert (result.text, result.error.kind) == ("before", ErrorKind.UNAVAILABLE)
+    assert (result.text, result.finish, result.error) == (f"before {understood} after", "stop", None)
+    assert [usage.estimated for usage in result.usages] == [True]
 
 
-async def test_a_page_instead_of_a_stream(raw: Raw) -> None:
-    raw.body, raw.headers = b"<html>Sign in</html>", {"content-type": "text/html"}
+async def test_an_event_that_does_not_end_cuts_the_answer(raw: Raw) -> None:
+    raw.events(delta(content="before"), done=False)
+    raw.body += b"data: " + b"x" * 2_000_000
     result = await raw.answer()
     assert result.error is not None
-    assert result.error.kind is ErrorKind.CUT
-    assert "text/html" in result.error.message
+    assert (result.text, result.error.kind, result.error.free) == ("before", ErrorKind.CUT, False)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [(b"<html>Sign in</html>", "text/html"), (b"", "text/event-stream"), (b"{}", "text/plain")],
+)
+async def test_a_page_or_nothing_instead_of_a_stream(raw: Raw, body: bytes, content_type: str) -> None:
+    raw.body, raw.headers = body, {"content-type": content_type}
+    result = await raw.answer()
+    assert result.error is not None
+    assert (result.error.kind, result.error.free) == (ErrorKind.UNAVAILABLE, True)
+    assert content_type in result.error.message
+
+
+async def test_a_whole_completion_instead_of_a_stream(raw: Raw) -> None:
+    raw.headers = {"content-type": "application/json"}
+    message = {"role": "assistant", "content": "Hi", "reasoning_content": "Hm"}
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    body = {"id": "one", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}
+    raw.body = json.dumps(body, indent=1).encode()
+    result = await raw.answer()
+    assert (result.text, result.thinking, result.finish) == ("Hi", "Hm", "stop")
+    assert result.usages == [TokenUsage(3, 0, 0, 2, 0)]
+
+
+QUOTA = {"error": {"message": "You exceeded your current quota", "type": "insufficient_quota"}}
+
+
+@pytest.mark.parametrize("form", ["body", "event", "named event", "list"])
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (QUOTA, ErrorKind.QUOTA_EXHAUSTED),
+        ({"error": {"message": "bad", "type": "invalid_request_error"}}, ErrorKind.REJECTED),
+        ({"error": {"message": "no", "code": 404}}, ErrorKind.MODEL_NOT_FOUND),
+        ({"error": {"message": "slow down", "code": "429"}}, ErrorKind.RATE_LIMITED),
+        ({"error": {"message": "no", "type": "AuthenticationError"}}, ErrorKind.MISCONFIGURED),
+        ({"error": "model 'x' not found"}, ErrorKind.MODEL_NOT_FOUND),
+        ({"detail": "Internal"}, ErrorKind.UNAVAILABLE),
+        ({"object": "error", "message": "bad", "type": "BadRequestError", "code": 400}, ErrorKind.REJECTED),
+    ],
+)
+async def test_an_error_in_place_of_an_answer_is_told_as_what_it_is(
+    raw: Raw, error: dict[str, Any], kind: ErrorKind, form: str
+) -> None:
+    text = json.dumps(error).encode()
+    raw.body = {
+        "body": text,
+        "list": b"[" + text + b"]",
+        "event": b"data: " + text + b"\n\ndata: [DONE]\n\n",
+        "named event": b"event: error\ndata: " + json.dumps(error.get("error", error)).encode() + b"\n\n",
+    }[form]
+    result = await raw.answer()
+    assert result.error is not None
+    assert (result.error.kind, result.error.free, result.error.status) == (kind, True, 200)
+
+
+async def test_an_error_after_the_answer_began_is_charged(raw: Raw) -> None:
+    raw.events({"id": "one", **delta(role="assistant")}, QUOTA)
+    error = (await raw.answer()).error
+    assert error is not None
+    assert (error.kind, error.free) == (ErrorKind.QUOTA_EXHAUSTED, False)
+
+
+async def test_a_refusal_is_text_and_says_so(raw: Raw) -> None:
+    refused = [delta(role="assistant", content=None, refusal=""), delta(refusal="I "), delta(refusal="can't.")]
+    raw.events(*refused, delta("stop"))
+    result = await raw.answer()
+    assert (result.text, result.finish) == ("I can't.", "refused")
+    raw.events(*refused, delta("content_filter"))
+    assert (await raw.answer()).finish == "content_filter"
 
 
 async def test_an_error_object_of_older_servers(raw: Raw) -> None:

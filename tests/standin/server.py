@@ -14,6 +14,7 @@ from aiworkspace_server.llm.base import TokenUsage
 from .bill import Charge, count_words
 from .formats import ChatFormat, Format, Kind, MessageFormat, chat_error, message_error
 from .script import COUNTED, Cut, ErrorEvent, HttpError, Script, Stall
+from .strict import violation
 
 
 @dataclass(slots=True)
@@ -56,6 +57,7 @@ class Standin:
         self.received: list[Received] = []
         self.models: list[str] | None = ["llama-3", "qwen/qwen-3"]  # of GET /v1/models; None: an error 503
         self.models_asked = 0
+        self.strict = False  # whether requests that the strictest providers refuse are refused
         self.refusals: dict[str, HttpError] = {}  # of GET /v1/models, by the key that asks
         self.bill: list[Charge] = []
         self._scripts: dict[str, list[Script]] = {}
@@ -125,6 +127,8 @@ class Standin:
             await asyncio.sleep(script.seconds_before)
             if script.until:
                 await script.until.wait()
+            if self.strict and (rule := violation(received.body)):
+                return _refusal(HttpError(400, rule), received)
             if isinstance(script.fault, HttpError):
                 return _refusal(script.fault, received)
             return await answer.play(_usage(script, received.body))
@@ -137,7 +141,9 @@ class Standin:
             received.done.set()
 
     def _next(self, body: dict[str, Any]) -> Script:
-        said = [message["content"] for message in reversed(body["messages"]) if message["role"] == "user"]
+        turns = [message["content"] for message in reversed(body["messages"]) if message["role"] == "user"]
+        # Questions that got no answer stand in one turn with the next.
+        said = [content for turn in turns for content in (turn, *reversed(turn.split("\n\n")))]
         keys = [(content, model) for content in said for model in (body["model"], "")]
         scripts = next((self._answers[key] for key in keys if key in self._answers), None)
         scripts = scripts or self._scripts.get(body["model"]) or [Script()]

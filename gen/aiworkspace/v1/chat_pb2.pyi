@@ -172,6 +172,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """The greatest number of output tokens was reached."""
     FINISH_REASON_CONTENT_FILTER: _FinishReason.ValueType  # 3
     """The provider's content filter stepped in."""
+    FINISH_REASON_REFUSED: _FinishReason.ValueType  # 4
+    """The model refused to answer; what it said about that is the text."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """FinishReason says why a model ended its answer."""
@@ -184,6 +186,8 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 """The greatest number of output tokens was reached."""
 FINISH_REASON_CONTENT_FILTER: FinishReason.ValueType  # 3
 """The provider's content filter stepped in."""
+FINISH_REASON_REFUSED: FinishReason.ValueType  # 4
+"""The model refused to answer; what it said about that is the text."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 class _AttemptState:

@@ -68,7 +68,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CONTEXT_TOO_LONG: _ErrorReason.ValueType  # 19
     """FAILED_PRECONDITION: the message does not fit into the model's context. Also of a run whose provider says so."""
     ERROR_REASON_PROVIDER_MISCONFIGURED: _ErrorReason.ValueType  # 20
-    """The provider refused the key: the server's, which the operator has to correct, or the organization's own."""
+    """The provider refused the key or its account, which may be out of credit: the server's, which the operator has to
+    correct, or the organization's own.
+    """
     ERROR_REASON_PROVIDER_TIMEOUT: _ErrorReason.ValueType  # 21
     """The provider did not begin, or did not go on, with its answer in time."""
     ERROR_REASON_PROVIDER_STREAM_CUT: _ErrorReason.ValueType  # 22
@@ -95,6 +97,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the model policy of the organization or of the workspace does not allow the model."""
     ERROR_REASON_PROVIDER_KEY_REFUSED: _ErrorReason.ValueType  # 31
     """FAILED_PRECONDITION: the provider does not accept the key, or the server can no longer read it: store it again."""
+    ERROR_REASON_PROVIDER_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 34
+    """The provider does not have the model: it was retired, or the account may not use it. Use another model."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable, machine-readable reason of an error. Every error status carries one google.rpc.ErrorInfo
@@ -146,7 +150,9 @@ ERROR_REASON_PROVIDER_REJECTED: ErrorReason.ValueType  # 18
 ERROR_REASON_CONTEXT_TOO_LONG: ErrorReason.ValueType  # 19
 """FAILED_PRECONDITION: the message does not fit into the model's context. Also of a run whose provider says so."""
 ERROR_REASON_PROVIDER_MISCONFIGURED: ErrorReason.ValueType  # 20
-"""The provider refused the key: the server's, which the operator has to correct, or the organization's own."""
+"""The provider refused the key or its account, which may be out of credit: the server's, which the operator has to
+correct, or the organization's own.
+"""
 ERROR_REASON_PROVIDER_TIMEOUT: ErrorReason.ValueType  # 21
 """The provider did not begin, or did not go on, with its answer in time."""
 ERROR_REASON_PROVIDER_STREAM_CUT: ErrorReason.ValueType  # 22
@@ -173,6 +179,8 @@ ERROR_REASON_MODEL_NOT_ALLOWED: ErrorReason.ValueType  # 30
 """FAILED_PRECONDITION: the model policy of the organization or of the workspace does not allow the model."""
 ERROR_REASON_PROVIDER_KEY_REFUSED: ErrorReason.ValueType  # 31
 """FAILED_PRECONDITION: the provider does not accept the key, or the server can no longer read it: store it again."""
+ERROR_REASON_PROVIDER_MODEL_NOT_FOUND: ErrorReason.ValueType  # 34
+"""The provider does not have the model: it was retired, or the account may not use it. Use another model."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any, cast
 
@@ -34,7 +34,7 @@ class Asking:
     ) -> None:
         self.number = number
         self.target = target
-        self.request = request
+        self.request = replace(request, on_sent=self._note_sent)
         self.continues = continues
         self._reserve_time = reserve_time
         self.admitted: Pass | None = None  # by the account's circuit breaker
@@ -46,6 +46,7 @@ class Asking:
         self.response_id = ""
         self.finish_reason = ""
         self.start_time: datetime | None = None  # none: the provider was not asked
+        self.sent = False  # whether the request left this machine
         self.first_content_time: datetime | None = None
         self.end_time: datetime | None = None
         self._speak = speak
@@ -84,6 +85,9 @@ class Asking:
                 self.finish_reason = piece.reason
             elif type(piece) is Answering:
                 self.response_id = piece.response_id
+
+    def _note_sent(self) -> None:
+        self.sent = True
 
     def _began_to_answer(self) -> None:
         self.first_content_time = now()
@@ -124,7 +128,7 @@ class Asking:
         if counted and (self.finish_reason or self._usage_is_current):
             return counted
         free = isinstance(self.error, ProviderError) and self.error.free
-        if self.start_time is None or (free and not counted and not self._said):
+        if not self.sent or (free and not counted and not self._said):
             return None
         return usage_when_cut(self.request, "".join(self._said), counted)
 

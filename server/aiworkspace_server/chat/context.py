@@ -9,6 +9,7 @@ from aiworkspace.v1 import common_pb2
 from ..kit.errors import FailedPrecondition
 from ..llm.base import Turn
 from ..llm.tokens import count_turn
+from ..llm.turns import alternate, clean
 from ..policies.providers import UNKNOWN_CONTEXT_TOKENS, Target
 from .models import Message
 from .store import ChatStore
@@ -31,22 +32,20 @@ def room(target: Target, max_output_tokens: int) -> int:
 
 
 def fit(turns: Sequence[Turn], system: str, tokens: int, least: int = 1) -> list[Turn]:
-    """The latest turns that fit into so many tokens together with the system prompt. A person speaks first.
+    """The latest turns that fit into so many tokens together with the system prompt, as every provider takes them.
 
     Raises ContextTooLong when that are fewer than `least`.
     """
     left = tokens - count_turn(system)
     kept: list[Turn] = []
-    for turn in reversed(turns):
+    for turn in reversed(clean(turns)):
         left -= count_turn(turn.text)
         if left < 0:
             break
         kept.append(turn)
     if len(kept) < least:
         raise ContextTooLong
-    while kept[-1].role == "assistant" and len(kept) > 1:
-        del kept[-1]
-    return kept[::-1]
+    return alternate(kept[::-1])
 
 
 class History:

@@ -3,7 +3,8 @@
 import random
 from collections.abc import Callable
 
-from ..llm.base import ErrorKind, ProviderError
+from ..llm.base import ProviderError
+from ..llm.rules import RULES
 from ..policies.plan import Plan, Target
 
 TRIES_PER_TARGET = 3
@@ -11,7 +12,6 @@ _FIRST_BACKOFF_SECONDS = 0.5
 _MOST_BACKOFF_SECONDS = 8.0
 _MOST_RETRY_AFTER_SECONDS = 20.0  # who asks for a longer wait is given up
 _chance = random.SystemRandom()
-_TRIED_AGAIN = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.RATE_LIMITED, ErrorKind.TIMEOUT, ErrorKind.CUT})
 
 
 class Course:
@@ -36,8 +36,10 @@ class Course:
 
     def after(self, error: BaseException | None, spoke: bool) -> tuple[Target, float] | None:
         """The next target and the seconds to wait before it is asked. `spoke`: the attempt gave any content."""
-        if not isinstance(error, ProviderError) or error.kind is ErrorKind.REJECTED:
+        if error is None:
             return None
+        if not isinstance(error, ProviderError):  # a defect here, which another wire format may not have
+            return None if spoke else self._fall_back()
         if spoke:
             return self._go_on()
         return self._again(error) or self._fall_back()
@@ -48,9 +50,10 @@ class Course:
         return step[0] if step else None
 
     def _again(self, error: ProviderError) -> tuple[Target, float] | None:
-        if error.kind not in _TRIED_AGAIN or self._tries >= TRIES_PER_TARGET or self._is_closed(self.target):
+        rule = RULES[error.kind]
+        if not rule.retried or self._tries >= TRIES_PER_TARGET or self._is_closed(self.target):
             return None
-        if _is_dead(error) and self._next() is not None:
+        if rule.dead and self._next() is not None:
             return None
         if (error.retry_after or 0) > _MOST_RETRY_AFTER_SECONDS:
             return None
@@ -78,11 +81,6 @@ class Course:
     def _next(self) -> int | None:
         left = range(self._index + 1, len(self._plan.targets))
         return next((index for index in left if not self._is_closed(self._plan.targets[index])), None)
-
-
-def _is_dead(error: ProviderError) -> bool:
-    """Whether nobody answered at all: there is little hope for the next seconds."""
-    return error.kind is ErrorKind.TIMEOUT or (error.kind is ErrorKind.UNAVAILABLE and error.free and not error.status)
 
 
 def _backoff(tries: int) -> float:

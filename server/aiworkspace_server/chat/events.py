@@ -23,6 +23,7 @@ _FINISH_REASONS = {
     "stop": pb.FINISH_REASON_STOP,
     "length": pb.FINISH_REASON_LENGTH,
     "content_filter": pb.FINISH_REASON_CONTENT_FILTER,
+    "refused": pb.FINISH_REASON_REFUSED,
 }
 _TERMINAL = {
     "completed": ("run_completed", pb.RunCompleted),

@@ -15,6 +15,7 @@ from ..kit.postgres import WriteSession
 from ..kit.stores import insist
 from ..kit.timestamps import now
 from ..llm.base import ModelRequest, Turn
+from ..llm.breaker import Asked
 from ..llm.tokens import bound_input, estimate_input
 from ..policies.plan import Plan, Target
 from ..usage import ledger
@@ -67,11 +68,14 @@ class Execution:
         self._request = request
         self._settled = list(settled)
         self._number = max((ending["number"] for ending in (*settled, *unsettled)), default=1)  # of the last attempt
-        self._course = Course(plan, lambda target: engine.breakers.is_open(target.account))
+        self._course = Course(plan, self._is_closed)
         self._model = live.run["model"]  # that was asked last
         self._log = AiLog(self._store, spender.run_id)
         self._voice = Voice(live)
         self._tries = Tries(engine, live, self._voice, self._log, list(unsettled))
+
+    def _is_closed(self, target: Target) -> bool:
+        return self._engine.breakers.is_open(Asked(target.account, target.name, self._spender.org_id))
 
     async def run(self, request: ModelRequest, place: Place) -> None:
         """From the first attempt with this request, which is reserved and has its place at the provider's gate."""
@@ -199,10 +203,10 @@ class Execution:
         Who goes on with an answer has to know it, and the question.
         """
         turns, said = list(self._request.turns), self.live.text
-        if said:
+        if goes_on := bool(said.strip()):
             turns += [Turn("assistant", said), Turn("user", _GO_ON)]
         tokens = room(target, self._plan.max_output_tokens)
-        return replace(self._request, turns=fit(turns, self._request.system, tokens, 3 if said else 1))
+        return replace(self._request, turns=fit(turns, self._request.system, tokens, 3 if goes_on else 1))
 
     async def _next_possible(self, target: Target) -> Asking:
         """The next attempt: of this target or, where its context or a limit forbids that, of one that comes later."""

@@ -7,6 +7,7 @@ from ..llm.base import ErrorKind, ProviderError
 from .models import Failure
 
 _PROVIDER: dict[ErrorKind, tuple[pb.ErrorReason.ValueType, str]] = {
+    ErrorKind.UNREACHED: (pb.ERROR_REASON_PROVIDER_UNAVAILABLE, "The model's provider cannot be reached."),
     ErrorKind.UNAVAILABLE: (pb.ERROR_REASON_PROVIDER_UNAVAILABLE, "The model's provider does not answer."),
     ErrorKind.RATE_LIMITED: (pb.ERROR_REASON_PROVIDER_RATE_LIMITED, "The provider's rate limit is reached."),
     ErrorKind.REJECTED: (pb.ERROR_REASON_PROVIDER_REJECTED, "The provider refused the request."),
@@ -17,6 +18,18 @@ _PROVIDER: dict[ErrorKind, tuple[pb.ErrorReason.ValueType, str]] = {
     ErrorKind.MISCONFIGURED: (
         pb.ERROR_REASON_PROVIDER_MISCONFIGURED,
         "The provider refused the key: whoever set it, operator or organization, has to correct it.",
+    ),
+    ErrorKind.FORBIDDEN: (
+        pb.ERROR_REASON_PROVIDER_MISCONFIGURED,
+        "The provider does not allow this request with this key.",
+    ),
+    ErrorKind.QUOTA_EXHAUSTED: (
+        pb.ERROR_REASON_PROVIDER_MISCONFIGURED,
+        "The account at the provider has no credit left: whoever set its key, operator or organization, must pay.",
+    ),
+    ErrorKind.MODEL_NOT_FOUND: (
+        pb.ERROR_REASON_PROVIDER_MODEL_NOT_FOUND,
+        "The provider does not have this model, or not for this account.",
     ),
     ErrorKind.TIMEOUT: (pb.ERROR_REASON_PROVIDER_TIMEOUT, "The model did not begin or go on in time."),
     ErrorKind.CUT: (pb.ERROR_REASON_PROVIDER_STREAM_CUT, "The provider's answer broke off."),

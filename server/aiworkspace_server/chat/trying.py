@@ -9,6 +9,7 @@ import structlog
 
 from ..kit.gate import Place
 from ..llm.base import ErrorKind, ProviderError
+from ..llm.breaker import Asked
 from .ailog import AiLog
 from .asking import Asking
 from .engine import Engine
@@ -70,7 +71,8 @@ class Tries:
         return self._engine.gate.enter(asking.target.provider.name, org_id, bounded=False)
 
     async def _ask(self, asking: Asking) -> None:
-        admitted = asking.admitted = self._engine.breakers.enter(asking.target.account)
+        asked = Asked(asking.target.account, asking.target.name, self._live.org_id)
+        admitted = asking.admitted = self._engine.breakers.enter(asked)
         if admitted is None:
             text = f"{asking.target.account}: not asked, since it failed too often of late"
             return asking.refuse(ProviderError(ErrorKind.UNAVAILABLE, text, free=True))

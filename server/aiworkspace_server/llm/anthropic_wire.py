@@ -15,7 +15,9 @@ from . import catalog
 from .base import FinishReason, ModelInfo, ModelRequest, Piece, TokenUsage
 from .clock import Clocks
 from .failures import Failures
-from .wire import TRANSPORT_ERRORS, Reply, headers, no_cookies, read_reply
+from .lenient import count, record, string
+from .turns import clean_system
+from .wire import TRANSPORT_ERRORS, Reply, SentBody, headers, no_cookies, read_reply
 
 # At debug level, which ANTHROPIC_LOG can set, the SDK logs requests with what people said.
 logging.getLogger("anthropic").setLevel(logging.WARNING)
@@ -57,9 +59,7 @@ class AnthropicProvider:
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
         body = orjson.dumps(_body(request))
-        return read_reply(
-            lambda: self._send(body, request.request_id), _MessageReply(request, self._failures), self._clocks
-        )
+        return read_reply(lambda: self._send(body, request), _MessageReply(request, self._failures), self._clocks)
 
     async def models(self) -> Sequence[ModelInfo]:
         return catalog.models(self.name)
@@ -84,13 +84,13 @@ class AnthropicProvider:
     async def aclose(self) -> None:
         await self._client.close()
 
-    async def _send(self, body: bytes, request_id: str) -> httpx2.Response:
+    async def _send(self, body: bytes, request: ModelRequest) -> httpx2.Response:
         """The response, its body unread."""
         try:
             response = await self._client.post(
                 "/v1/messages",
-                content=body,
-                options={"headers": headers(request_id)},
+                content=SentBody(body, request.on_sent),
+                options={"headers": headers(request.request_id, body)},
                 cast_to=httpx2.Response,
                 stream=True,
                 stream_cls=anthropic.AsyncStream[object],
@@ -120,7 +120,8 @@ def _client(api_key: str, base_url: str, clocks: Clocks, http: httpx2.AsyncClien
 
 
 def _body(request: ModelRequest) -> dict[str, object]:
-    system = {"system": request.system} if request.system else {}
+    prompt = clean_system(request.system)
+    system = {"system": prompt} if prompt else {}
     return {
         "model": request.model,
         "messages": [{"role": turn.role, "content": turn.text} for turn in request.turns],
@@ -134,7 +135,8 @@ def _body(request: ModelRequest) -> dict[str, object]:
 def _parameters(request: ModelRequest) -> dict[str, object]:
     """Those that were given and that the model takes. Nobody can give a seed."""
     wanted = request.parameters
-    taken: dict[str, object] = {"stop_sequences": wanted.stop} if wanted.stop else {}
+    stops = [stop for stop in wanted.stop if stop.strip()]  # a blank one is a bad request
+    taken: dict[str, object] = {"stop_sequences": stops} if stops else {}
     if wanted.temperature is not None and _TEMPERED.match(request.model):
         taken["temperature"] = min(wanted.temperature, _MOST_TEMPERATURE)
     if wanted.reasoning_effort and not _EFFORTLESS.match(request.model):
@@ -143,51 +145,52 @@ def _parameters(request: ModelRequest) -> dict[str, object]:
 
 
 class _MessageReply(Reply):
-    """Events from message_start to message_stop."""
+    """Events from message_start to message_stop, or one message."""
 
     def __init__(self, request: ModelRequest, failures: Failures) -> None:
         super().__init__(request, failures)
         self._counts: dict[str, int] = {}
 
-    def event(self, data: bytes) -> None:
-        event = orjson.loads(data)
-        match event["type"]:
-            case "content_block_delta":
-                self._block(event["delta"])
-            case "content_block_start":
-                self._block(event["content_block"])
-            case "message_start":
-                self.answer(event["message"].get("id"))
-                self._usage(event["message"].get("usage"))
-            case "message_delta":
-                if reason := event["delta"].get("stop_reason"):
-                    self.reason = _FINISH.get(reason, "other")
-                self._usage(event.get("usage"))
-            case "message_stop":
-                self.end()
-            case "error":
-                raise self.failures.from_event(event)
+    def take_in(self, document: dict[str, Any]) -> None:
+        """By what an event holds rather than by its type, which may be missing."""
+        message, delta = record(document.get("message")), record(document.get("delta"))
+        if document.get("role") and "content" in document:  # an answer that is no stream
+            message = document
+        self.answer(message.get("id"))
+        self.say_all("text", message.get("content"))
+        for block in (record(document.get("content_block")), delta):
+            self._block(block)
+        for ended in (message, delta):
+            if reason := string(ended.get("stop_reason")):
+                self.reason, self.whole = _FINISH.get(reason, "other"), True
+        self._usage(record(message.get("usage")) | record(document.get("usage")))
+        if document.get("type") == "message_stop":
+            self.end_mark()
+        elif document.get("type") == "error" or document.get("error"):
+            raise self.failures.from_event(document, begun=self.begun)
 
     def _block(self, block: dict[str, Any]) -> None:
-        if text := block.get("text"):
-            self.say("text", text)
-        elif thinking := block.get("thinking"):
-            self.say("thinking", thinking)
+        self.say_all("thinking", block.get("thinking"))
+        self.say_all("text", block.get("text"))
 
-    def _usage(self, usage: dict[str, Any] | None) -> None:
+    def _usage(self, usage: dict[str, Any]) -> None:
         """Counts are cumulative, and each event has only those that changed."""
-        if not usage:
+        changed = {name: number for name in _COUNTS if (number := count(usage.get(name))) is not None}
+        if not changed:
             return
-        self._counts.update((name, int(usage[name])) for name in _COUNTS if usage.get(name) is not None)
-        count = self._counts.get
-        cached, written = count("cache_read_input_tokens", 0), count("cache_creation_input_tokens", 0)
-        details = usage.get("output_tokens_details") or {}
+        self._counts |= changed
+        counts = self._counts.get
+        inputs, outputs = counts("input_tokens"), counts("output_tokens")
+        if inputs is None or outputs is None:
+            return self.use_part(inputs, outputs)
+        cached, written = counts("cache_read_input_tokens", 0), counts("cache_creation_input_tokens", 0)
+        details = record(usage.get("output_tokens_details"))
         self.use(
             TokenUsage(
-                input_tokens=count("input_tokens", 0) + cached + written,
+                input_tokens=inputs + cached + written,
                 cached_input_tokens=cached,
                 cache_write_tokens=written,
-                output_tokens=count("output_tokens", 0),
-                reasoning_tokens=int(details.get("thinking_tokens") or 0),
+                output_tokens=outputs,
+                reasoning_tokens=count(details.get("thinking_tokens")) or 0,
             )
         )

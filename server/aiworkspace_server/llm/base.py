@@ -1,13 +1,13 @@
 """What the server asks of a model provider, and the pieces that an answer arrives in."""
 
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
 
 Role = Literal["user", "assistant"]
 DeltaKind = Literal["text", "thinking"]
-FinishReason = Literal["stop", "length", "content_filter", "other"]
+FinishReason = Literal["stop", "length", "content_filter", "refused", "other"]
 Effort = Literal["low", "medium", "high"]
 
 # No model reads or writes this much in one request: a larger count is a fault, not a bill.
@@ -42,6 +42,8 @@ class ModelRequest:
     max_output_tokens: int
     parameters: Parameters = Parameters()
     request_id: str = ""  # "run/attempt", for the provider's log and bill; empty: none
+    # Called when the request begins to leave this machine: until then nobody can charge for it.
+    on_sent: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +119,19 @@ class ModelInfo:
 
 
 class ErrorKind(StrEnum):
-    """What went wrong, as far as it decides what to do next."""
+    """What went wrong, as far as it decides what to do next: see `rules`."""
 
+    UNREACHED = "unreached"  # no such host, connection refused or not made in time, TLS failed: nothing was sent
     UNAVAILABLE = "unavailable"  # down, overloaded or talking nonsense: another provider may do better
     RATE_LIMITED = "rate_limited"
-    REJECTED = "rejected"  # the same request will be refused again
+    REJECTED = "rejected"  # the same request will be refused again by the same model
     CONTEXT_TOO_LONG = "context_too_long"
-    MISCONFIGURED = "misconfigured"  # key, account or address: only the operator can help
+    MODEL_NOT_FOUND = "model_not_found"  # retired, never there, or not for this account
+    MISCONFIGURED = "misconfigured"  # key or address: only the operator can help
+    FORBIDDEN = "forbidden"  # the account may not do this, or a filter in front of the provider refused the content
+    QUOTA_EXHAUSTED = "quota_exhausted"  # the account has no credit left
     TIMEOUT = "timeout"  # one of our clocks
-    CUT = "cut"  # the answer began and stopped without its end mark
+    CUT = "cut"  # the answer began and stopped before it was whole
 
 
 class ProviderError(Exception):

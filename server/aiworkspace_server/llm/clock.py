@@ -40,8 +40,16 @@ class ContentClock:
 
     def content(self) -> None:
         """Content came with the wait that just ended."""
-        self._limit = self._idle
-        self._deadline = self._left + self._idle
+        self._restart(self._idle)
+
+    def last(self, seconds: float) -> None:
+        """The answer is whole: no more than its account is waited for, and no longer than this."""
+        self._idle = min(self._idle, seconds)
+        self._restart(self._idle)
+
+    def _restart(self, limit: float) -> None:
+        self._limit = limit
+        self._deadline = self._left + limit
         if self._timer is not None and self._timer.when() > self._deadline:  # it was set for the first content
             self._timer.cancel()
             self._timer = None

@@ -24,6 +24,7 @@ class EchoProvider:
         self._interval = 1 / tokens_per_second if tokens_per_second else 0.0
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
+        request.on_sent()
         words = _answer(request)
         spoken = words[: request.max_output_tokens]
         inputs = sum(_count(text) for text in (request.system, *(turn.text for turn in request.turns)))

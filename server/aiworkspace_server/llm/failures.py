@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -11,6 +12,7 @@ import aiohttp
 from .base import ErrorKind, ProviderError
 
 _LONGEST_MESSAGE = 300
+_LONGEST_READ = 2000  # characters of an error body that are looked at
 # Providers quote keys whole, masked in the middle, or in part.
 _KEYLIKE = re.compile(r"\S*\*{3,}\S*|\b(?:sk|pk|key)-[\w-]+|\bBearer\s+\S+", re.IGNORECASE)
 _REDACTED = "[redacted]"
@@ -23,44 +25,65 @@ _TOO_LONG = re.compile(
     r"|exceeds? (?:the )?(?:available )?context|request_too_large",
     re.IGNORECASE,
 )
-_NO_MONEY = re.compile(
-    r"insufficient_quota|billing_error|credit balance is too low|insufficient balance", re.IGNORECASE
+# What closes an account to all must not be found in what a provider quotes of the request: a code or a type, or the
+# beginning of the message.
+_NO_MONEY = re.compile(r"(?:^|\s)(?:insufficient_(?:quota|balance|credits|funds)|billing_\w+)(?:\s|$)", re.IGNORECASE)
+_SAYS_NO_MONEY = re.compile(
+    r"\W*(?:your credit balance is too low|insufficient (?:account )?(?:balance|credits?|funds)"
+    r"|you (?:have )?exceeded your current quota)",
+    re.IGNORECASE,
+)
+_NO_MODEL = re.compile(r"(?:^|\s)(?:model_not_found|not_found_error|model_not_available)(?:\s|$)", re.IGNORECASE)
+_SAYS_NO_MODEL = re.compile(
+    r"\W*(?:the )?(?:requested )?model\b.{0,200}\b(?:does not exist|do(?:es)? not have access|not found"
+    r"|not available|not supported|deprecated|retired|decommissioned)|\W*(?:no such|unknown|invalid) model\b",
+    re.IGNORECASE,
 )
 
-# Errors inside a stream have no status: these are the ones their names stand for.
+# Errors inside an answer with status 200 have no status of their own: these are the ones that their names stand for,
+# in lower case and without underscores.
 _STATUS_OF = {
-    "authentication_error": 401,
-    "billing_error": 402,
-    "invalid_api_key": 401,
-    "invalid_request_error": 400,
-    "not_found_error": 404,
-    "permission_error": 403,
-    "rate_limit_error": 429,
-    "rate_limit_exceeded": 429,
-    "request_too_large": 413,
+    "authenticationerror": 401,
+    "badrequesterror": 400,
+    "billingerror": 402,
+    "invalidapikey": 401,
+    "invalidrequesterror": 400,
+    "modelnotfound": 404,
+    "notfounderror": 404,
+    "overloadederror": 529,
+    "permissiondeniederror": 403,
+    "permissionerror": 403,
+    "ratelimiterror": 429,
+    "ratelimitexceeded": 429,
+    "requesttoolarge": 413,
+    "toomanyrequests": 429,
+    "unprocessableentityerror": 422,
+    "valueerror": 400,
 }
+_NO_STATUS = 500  # of an error that nothing is known of
 
 
 class Failures:
     """Makes the ProviderErrors of one provider."""
 
     def __init__(self, provider: str, secrets: Iterable[str]) -> None:
-        self._provider = provider
+        self.provider = provider
         self._secrets = [secret for secret in secrets if len(secret) >= _FRAGMENT]
 
     def from_status(self, status: int, headers: Mapping[str, str], body: object) -> ProviderError:
         """An answer with an error status."""
-        names, text = _read(body)
-        kind = _kind(status, f"{names} {text}")
+        error = _read(body)
+        kind = _kind(status, error)
         # Whoever refuses a key quotes it. What the status says is enough there.
-        said = names if kind is ErrorKind.MISCONFIGURED else f"{names}: {text}"
+        said = error.names if kind in _QUOTING else f"{error.names}: {error.message}"
         return self._error(kind, f"status {status}: {said}", retry_after(headers), status, free=True)
 
-    def from_event(self, body: object) -> ProviderError:
-        """An error event in the middle of a stream."""
-        names, text = _read(body)
-        status = next((_STATUS_OF[name] for name in names.split() if name in _STATUS_OF), 500)
-        return self._error(_kind(status, f"{names} {text}"), f"error in the stream: {names}: {text}")
+    def from_event(self, body: object, *, begun: bool = True) -> ProviderError:
+        """An error inside an answer with status 200. One that stands in place of the answer is not charged."""
+        error = _read(body)
+        kind = _kind(error.status or (404 if _SAYS_NO_MODEL.match(error.message) else _NO_STATUS), error)
+        said = error.names if kind in _QUOTING else f"{error.names}: {error.message}"
+        return self._error(kind, f"error in the answer: {said}", status=200, free=not begun)
 
     def from_connection(self, error: BaseException) -> ProviderError:
         """No answer at all. The transport calls a lost connection a timeout too: what lies below tells them apart.
@@ -68,16 +91,21 @@ class Failures:
         What was lost after it was made may have carried the request to somebody who works on it.
         """
         causes = list(_causes(error))
+        if any(isinstance(cause, _UNREACHED) for cause in causes):
+            return self._error(ErrorKind.UNREACHED, f"no connection: {type(causes[-1]).__name__}", free=True)
         kind = ErrorKind.TIMEOUT if any(isinstance(cause, TimeoutError) for cause in causes) else ErrorKind.UNAVAILABLE
-        unreached = any(isinstance(cause, _UNREACHED) for cause in causes)
-        return self._error(kind, f"no connection: {type(causes[-1]).__name__}", free=unreached)
+        return self._error(kind, f"no answer: {type(causes[-1]).__name__}")
+
+    def no_answer(self, what: str) -> ProviderError:
+        """A response with status 200 that is no answer: empty, or a page of something else."""
+        return self._error(ErrorKind.UNAVAILABLE, f"no answer: {what}", status=200, free=True)
 
     def cut(self, why: str) -> ProviderError:
-        return self._error(ErrorKind.CUT, f"the stream ended without its end mark: {why}")
+        return self._error(ErrorKind.CUT, f"the answer is not whole: {why}")
 
     def unreadable(self, error: Exception) -> ProviderError:
-        """An event that is not what the wire format promises. The event itself may hold what the model said."""
-        return self._error(ErrorKind.UNAVAILABLE, f"unreadable event: {type(error).__name__}")
+        """A list that is not what the wire format promises."""
+        return self._error(ErrorKind.UNAVAILABLE, f"unreadable: {type(error).__name__}")
 
     def interrupted(self, reason: str) -> ProviderError:
         return self._error(ErrorKind.UNAVAILABLE, f"the provider gave up: {reason}")
@@ -91,23 +119,60 @@ class Failures:
         *,
         free: bool = False,
     ) -> ProviderError:
-        text = redact(f"{self._provider}: {message[: 2 * _LONGEST_MESSAGE]}", self._secrets)[:_LONGEST_MESSAGE]
+        text = redact(f"{self.provider}: {message[: 2 * _LONGEST_MESSAGE]}", self._secrets)[:_LONGEST_MESSAGE]
         return ProviderError(kind, text, retry_after=retry_after, status=status, free=free)
 
 
-def _read(body: object) -> tuple[str, str]:
-    """(code and type, message) of an error body, whichever of the usual shapes it has."""
-    error = body.get("error", body) if isinstance(body, dict) else body
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """An error body, whichever of the usual shapes it has."""
+
+    names: str  # code and type
+    message: str
+    status: int | None  # that it stands for, if it says so
+
+
+# The message is left out of these, since it quotes the key.
+_QUOTING = frozenset({ErrorKind.MISCONFIGURED, ErrorKind.FORBIDDEN, ErrorKind.QUOTA_EXHAUSTED})
+
+
+def _read(body: object) -> _Said:
+    if isinstance(body, list) and body:  # as Gemini's compatible server sends it
+        body = body[0]
+    error = body
+    if isinstance(body, dict):
+        error = body.get("error") or body.get("detail") or body
     if not isinstance(error, dict):
-        return "", error if isinstance(error, str) else ""
+        return _Said("", error[:_LONGEST_READ] if isinstance(error, str) else "", None)
     names = [name for key in ("code", "type") if isinstance(name := error.get(key), str)]
-    message = error.get("message")
-    return " ".join(names), message if isinstance(message, str) else ""
+    message = error.get("message") or error.get("detail")
+    text = message[:_LONGEST_READ] if isinstance(message, str) else ""
+    return _Said(" ".join(names)[:_LONGEST_READ], text, _status(error, names))
 
 
-def _kind(status: int, text: str) -> ErrorKind:
-    if status in (401, 402, 403) or status < 400 or _NO_MONEY.search(text):
+def _status(error: Mapping[str, object], names: Iterable[str]) -> int | None:
+    for key in ("code", "status", "status_code"):
+        number = error.get(key)
+        if isinstance(number, str) and len(number) == 3 and number.isascii() and number.isdigit():
+            number = int(number)
+        if isinstance(number, int) and 400 <= number < 600:
+            return number
+    known = (_STATUS_OF.get(name.replace("_", "").lower()) for name in names)
+    return next((status for status in known if status), None)
+
+
+def _kind(status: int, error: _Said) -> ErrorKind:
+    text = f"{error.names} {error.message}"
+    if status == 402 or _NO_MONEY.search(error.names) or _SAYS_NO_MONEY.match(error.message):
+        return ErrorKind.QUOTA_EXHAUSTED
+    if status == 401 or status < 400:
         return ErrorKind.MISCONFIGURED
+    if status in (404, 410) or (
+        status < 500 and (_NO_MODEL.search(error.names) or _SAYS_NO_MODEL.match(error.message))
+    ):
+        return ErrorKind.MODEL_NOT_FOUND
+    if status == 403:
+        return ErrorKind.FORBIDDEN
     if status == 413 or (status != 429 and _TOO_LONG.search(text)):
         return ErrorKind.CONTEXT_TOO_LONG
     if status == 429:
@@ -130,8 +195,11 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if (seconds := _number(text)) is not None:
         return seconds
     try:
-        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+        date = parsedate_to_datetime(text)
+        if date.tzinfo is None:  # "-0000", and dates without a zone, are in UTC
+            date = date.replace(tzinfo=UTC)
+        return max(0.0, (date - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError, OverflowError, IndexError):
         return None
 
 

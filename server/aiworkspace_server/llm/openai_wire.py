@@ -19,12 +19,16 @@ from . import catalog
 from .base import FinishReason, ModelInfo, ModelRequest, Piece, TokenUsage
 from .clock import Clocks
 from .failures import Failures
-from .wire import TRANSPORT_ERRORS, Reply, headers, no_cookies, read_reply
+from .lenient import count, first, record, string
+from .turns import clean_system
+from .wire import TRANSPORT_ERRORS, Reply, SentBody, headers, no_cookies, read_reply
 
 # At debug level, which OPENAI_LOG can set, the SDK logs requests with what people said.
 logging.getLogger("openai").setLevel(logging.WARNING)
 
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "content_filter": "content_filter"}
+_NOT_FINISHED = ("null", "none")  # as some servers say in every chunk before the last one
+_INTERRUPTED = "insufficient_system_resource"  # DeepSeek ran out of machines; the usage with it counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +71,7 @@ class OpenAIProvider:
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
         body = orjson.dumps(self._body(request))
-        return read_reply(
-            lambda: self._send(body, request.request_id), _ChatReply(request, self._failures), self._clocks
-        )
+        return read_reply(lambda: self._send(body, request), _ChatReply(request, self._failures), self._clocks)
 
     async def models(self) -> Sequence[ModelInfo]:
         return catalog.models(self.name)
@@ -97,13 +99,13 @@ class OpenAIProvider:
             failure = self._failures.from_connection(error)
         raise failure
 
-    async def _send(self, body: bytes, request_id: str) -> httpx2.Response:
+    async def _send(self, body: bytes, request: ModelRequest) -> httpx2.Response:
         """The response, its body unread. `post` with bytes, since `create` walks every message: 0.2 ms for each."""
         try:
             response = await self._client.post(
                 "/chat/completions",
-                content=body,
-                options={"headers": headers(request_id)},
+                content=SentBody(body, request.on_sent),
+                options={"headers": headers(request.request_id, body)},
                 cast_to=httpx2.Response,
                 stream=True,
                 stream_cls=openai.AsyncStream[object],
@@ -117,7 +119,8 @@ class OpenAIProvider:
         raise failure
 
     def _body(self, request: ModelRequest) -> dict[str, object]:
-        system = [{"role": "system", "content": request.system}] if request.system else []
+        prompt = clean_system(request.system)
+        system = [{"role": "system", "content": prompt}] if prompt else []
         body: dict[str, object] = {
             "model": request.model,
             "messages": [*system, *({"role": turn.role, "content": turn.text} for turn in request.turns)],
@@ -157,50 +160,64 @@ def _client(api_key: str, base_url: str, clocks: Clocks, http: httpx2.AsyncClien
 
 
 class _ChatReply(Reply):
-    """chat.completion.chunk events up to [DONE]."""
+    """chat.completion.chunk events up to [DONE], or one chat.completion."""
 
-    _interrupted = ""
+    _refused = False
 
-    def event(self, data: bytes) -> None:
-        if data.startswith(b"[DONE]"):
-            return self._done()
-        chunk = orjson.loads(data)
-        if not self.answering:
-            self.answer(chunk.get("id"))
-        if choices := chunk.get("choices"):
-            self._choice(choices[0])
-        if usage := chunk.get("usage"):
-            self.use(_usage(usage))
-        if chunk.get("error") or chunk.get("object") == "error":
-            raise self.failures.from_event(chunk)
+    def take_in(self, document: dict[str, Any]) -> None:
+        error = _error(document)
+        if not error:
+            self.answer(document.get("id"))
+        self._choice(first(document.get("choices")))
+        self._use(record(document.get("usage")))
+        if error:
+            raise self.failures.from_event(document, begun=self.begun)
+
+    def end(self) -> None:
+        if self._refused and self.reason != "content_filter":
+            self.reason = "refused"
+        super().end()
 
     def _choice(self, choice: dict[str, Any]) -> None:
-        if delta := choice.get("delta"):
-            # DeepSeek and llama.cpp name it one way, Ollama and newer vLLM the other.
-            if thinking := delta.get("reasoning_content") or delta.get("reasoning"):
-                self.say("thinking", thinking)
-            if text := delta.get("content"):
-                self.say("text", text)
-        if reason := choice.get("finish_reason"):
-            self.reason = _FINISH.get(reason, "other")
-            self._interrupted = reason if reason == "insufficient_system_resource" else ""
+        delta = record(choice.get("delta")) or record(choice.get("message"))
+        # DeepSeek and llama.cpp name it one way, Ollama and newer vLLM the other.
+        self.say_all("thinking", delta.get("reasoning_content") or delta.get("reasoning"))
+        self.say_all("text", delta.get("content"))
+        if refusal := delta.get("refusal"):
+            self._refused = True
+            self.say_all("text", refusal)
+        reason = string(choice.get("finish_reason"))
+        if reason == _INTERRUPTED:
+            self.gave_up = reason
+        elif reason and reason not in _NOT_FINISHED:
+            self.reason, self.whole = _FINISH.get(reason, "other"), True
 
-    def _done(self) -> None:
-        if self._interrupted:  # DeepSeek ran out of machines; the usage before it still counts
-            raise self.failures.interrupted(self._interrupted)
-        self.end()
+    def _use(self, usage: dict[str, Any]) -> None:
+        inputs, outputs = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
+        total = count(usage.get("total_tokens"))
+        if total is not None and (inputs is None) != (outputs is None):
+            inputs, outputs = (total - (outputs or 0), outputs) if inputs is None else (inputs, total - inputs)
+        if inputs is None or outputs is None:
+            return self.use_part(inputs, outputs)
+        prompt, completion = record(usage.get("prompt_tokens_details")), record(usage.get("completion_tokens_details"))
+        self.use(
+            TokenUsage(
+                input_tokens=inputs,
+                # DeepSeek's older name.
+                cached_input_tokens=count(prompt.get("cached_tokens"))
+                or count(usage.get("prompt_cache_hit_tokens"))
+                or 0,
+                cache_write_tokens=count(prompt.get("cache_write_tokens")) or 0,
+                output_tokens=outputs,
+                reasoning_tokens=count(completion.get("reasoning_tokens")) or 0,
+                input_audio_tokens=count(prompt.get("audio_tokens")) or 0,
+                output_audio_tokens=count(completion.get("audio_tokens")) or 0,
+            )
+        )
 
 
-def _usage(usage: dict[str, Any]) -> TokenUsage:
-    prompt = usage.get("prompt_tokens_details") or {}
-    completion = usage.get("completion_tokens_details") or {}
-    return TokenUsage(
-        input_tokens=int(usage["prompt_tokens"]),
-        # DeepSeek's older name.
-        cached_input_tokens=int(prompt.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0),
-        cache_write_tokens=int(prompt.get("cache_write_tokens") or 0),
-        output_tokens=int(usage["completion_tokens"]),
-        reasoning_tokens=int(completion.get("reasoning_tokens") or 0),
-        input_audio_tokens=int(prompt.get("audio_tokens") or 0),
-        output_audio_tokens=int(completion.get("audio_tokens") or 0),
-    )
+def _error(document: dict[str, Any]) -> bool:
+    """Whether it is an error: by its field, by the name of older servers, or because it is nothing else."""
+    if document.get("error") or document.get("object") == "error":
+        return True
+    return not document.keys() & {"choices", "usage", "id"} and bool(document.get("message") or document.get("detail"))

@@ -1,6 +1,9 @@
 """Server-sent events, incrementally: bytes in, the data of complete events out."""
 
+import orjson
+
 _BOM = b"\xef\xbb\xbf"
+_ERROR = (b"event: error", b"event:error")
 _LARGEST_EVENT = 1024 * 1024
 
 
@@ -8,7 +11,7 @@ class SseParser:
     """Takes the bytes of one stream in pieces that may be split anywhere.
 
     Only `data` is kept: both wire formats repeat the event's name inside it. An event whose blank line never comes is
-    no event, as the standard says.
+    no event, as the standard says, unless the caller asks for the rest.
     """
 
     __slots__ = ("_begun", "_rest", "_skip_newline")
@@ -33,6 +36,11 @@ class SseParser:
             end = text.rfind(b"\n\n")
         return [data for event in text[:end].split(b"\n\n") if (data := _data(event))]
 
+    def rest(self) -> bytes:
+        """The data of the event whose end has not come, as far as it is there. For streams that end without one."""
+        rest, self._rest = self._rest, b""
+        return _data(rest.removeprefix(_BOM).rstrip(b"\n"))
+
     def _keep(self, text: bytes) -> list[bytes]:
         if len(text) > _LARGEST_EVENT:
             raise ValueError("event too large")
@@ -53,5 +61,16 @@ def _data(event: bytes) -> bytes:
     """The data lines of one event, joined; empty when it has none, as comments and pings."""
     if event.startswith(b"data: ") and b"\n" not in event:  # all but all of them
         return event[6:]
-    lines = [line[5:] for line in event.split(b"\n") if line.startswith(b"data:") or line == b"data"]
-    return b"\n".join(line.removeprefix(b" ") for line in lines)
+    lines = event.split(b"\n")
+    data = b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:") or line == b"data")
+    if data and any(name in lines for name in _ERROR) and b'"error"' not in data:
+        return _as_error(data)
+    return data
+
+
+def _as_error(data: bytes) -> bytes:
+    """The data of an event that only its name calls an error, as JSON that says so itself."""
+    try:
+        return orjson.dumps({"error": orjson.loads(data)})
+    except orjson.JSONDecodeError:
+        return orjson.dumps({"error": {"message": data.decode("utf-8", "replace")}})

@@ -1,0 +1,103 @@
+"""What a provider sends, read as far as it can be understood: no field is trusted to be there or to have its type."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from .base import DeltaKind
+
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_HIGH_SURROGATE = re.compile(r"[\ud800-\udbff]\Z")
+_DEEPEST = 8
+_MOST_TOKENS = 10**15  # beyond it a number is no count
+_LONGEST_ID = 200
+
+# Where a part of a content has its text, in the order in which the fields are looked at.
+_TEXT_FIELDS = ("text", "content", "refusal", "thinking", "reasoning", "summary", "value")
+_THOUGHTS = ("thinking", "reasoning", "thought")
+
+
+def loads(data: bytes) -> object:
+    """JSON, also with lone surrogates, NaN, control characters or bytes that are not UTF-8. Raises ValueError."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(data.decode("utf-8", "replace"), strict=False)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def record(value: object) -> dict[str, Any]:
+    """The object, or an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def first(value: object) -> dict[str, Any]:
+    """The object, or the first one of a list, or an empty one."""
+    return next((each for each in value if isinstance(each, dict)), {}) if isinstance(value, list) else record(value)
+
+
+def string(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def identifier(value: object) -> str:
+    """An id to store and to show; empty when it is none."""
+    return value if isinstance(value, str) and len(value) <= _LONGEST_ID and value.isprintable() else ""
+
+
+def count(value: object) -> int | None:
+    """A number of tokens, also as a decimal string or as 3.0. None for anything else."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(_MOST_TOKENS)):
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    number = value if isinstance(value, int) and not isinstance(value, bool) else None
+    return number if number is not None and abs(number) <= _MOST_TOKENS else None
+
+
+def texts(kind: DeltaKind, value: object, depth: int = 0) -> Iterator[tuple[DeltaKind, str]]:
+    """The texts of a content: a string, a part, or a list of them. Parts that think say so by their type."""
+    if isinstance(value, str):
+        if value:
+            yield kind, value
+    elif depth < _DEEPEST and isinstance(value, list):
+        for each in value:
+            yield from texts(kind, each, depth + 1)
+    elif depth < _DEEPEST and isinstance(value, dict):
+        if any(word in string(value.get("type")) for word in _THOUGHTS):
+            kind = "thinking"
+        name = next((name for name in _TEXT_FIELDS if value.get(name)), None)
+        if name:
+            yield from texts("thinking" if name in _THOUGHTS else kind, value[name], depth + 1)
+
+
+class Halves:
+    """Joins the halves of characters that were escaped as surrogates and split between two pieces of one text."""
+
+    __slots__ = ("_half",)
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def feed(self, text: str) -> str:
+        """The text without lone surrogates. A half at its end waits for the next piece."""
+        if text.isascii() and not self._half:
+            return text
+        if self._half:
+            text, self._half = self._half + text, ""
+        if not _SURROGATE.search(text):
+            return text
+        if _HIGH_SURROGATE.search(text):
+            text, self._half = text[:-1], text[-1]
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+    def end(self) -> str:
+        """What is shown of a half that stayed alone."""
+        half, self._half = self._half, ""
+        return "\ufffd" if half else ""
