@@ -184,6 +184,8 @@ INVARIANTS: dict[str, Sequence[str]] = {
     "21 a run that is stopped pays for what was said": (
         f"{_EXPERIMENT}[clients cancel at any token]",
         "chat/test_runs.py::test_cancel_stops_the_provider_and_bills_what_was_said",
+        "chat/test_runs.py::test_cancel_after_n_pieces_charges_no_less_than_n_tokens",
+        "chat/test_endings.py::test_a_killed_run_is_charged_for_the_pieces_that_were_stored",
         "chat/test_runs.py::test_a_failure_in_the_middle_keeps_and_bills_what_was_said",
     ),
     "22 every attempt that was billed is in the ledger": (
@@ -235,6 +237,11 @@ INVARIANTS: dict[str, Sequence[str]] = {
         "chat/test_replicas.py::test_both_go_on_when_redis_is_gone",
     ),
     "38 a lost right starts and keeps no run": ("chat/test_rights.py",),
+    "40 settled stays within the limit for every input": (
+        "budgets/test_bound.py",
+        "llm/test_tokens.py",
+        "llm/test_prices.py::test_what_is_reserved_is_enough",
+    ),
     "43 limits by address hold behind a trusted proxy": ("kit/test_addresses.py",),
     "44 no tenant, model or provider changes another's result": (
         "chat/test_attempts.py::test_what_one_organization_provokes_shuts_out_no_other",

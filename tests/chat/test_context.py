@@ -208,9 +208,9 @@ async def test_the_reservation_is_for_what_is_sent(place: Place, stores: Stores,
     await say(place.owner, place.conversation_id, "z", model=SMALL, parameters=parameters)
     query = "SELECT reserved_nanos FROM ledger_entries WHERE org_id = %s AND kind = 'reserve' ORDER BY id DESC LIMIT 1"
     ((reserved,),) = await sql(stores, query, place.org_id)
-    # Of the two messages the later one fits, with its answer of 13 bytes and "z": half their bytes and 8 each, at 30
-    # USD a million; 1 token at 60.
-    assert reserved == (10_000 + 8 + 7 + 8 + 1 + 8) * 30_000 + 60_000
+    # Of the two messages the later one fits, with its answer of 13 bytes and "z": their bytes as JSON and 32 each, an
+    # empty system prompt, and 400 for the rest, at 30 USD a million; 1 token at 60.
+    assert reserved == (20_002 + 15 + 3 + 2 + 4 * 32 + 400) * 30_000 + 60_000
 
 
 async def test_a_run_whose_conversation_went_on_meanwhile_is_taken_back(

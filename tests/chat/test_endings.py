@@ -1,6 +1,7 @@
 """The end of a run: whatever crashes in it, what is left to do is done; and nobody ends what is another's."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -224,6 +225,23 @@ async def test_a_killed_run_is_ended_with_what_was_stored(
     (entry,) = await ledger_of(place)
     assert (entry.cost, entry.estimated) == (told[-1].run_failed.run.cost, True)
     assert await endings_of(stores, run_id) == [(1, "reserve"), (1, "settle")]
+
+
+async def test_a_killed_run_is_charged_for_the_pieces_that_were_stored(
+    place: Place, app: App, standin: Standin, stores: Stores
+) -> None:
+    """However short they are, and gathered in however few events."""
+    model = play(standin, OPENAI, replace(SLOW, tokens=("7",) * 1000))
+    _, events = await begun(place, app, model)
+    run_id = events[0].run_id
+    await kill(app, run_id)
+    assert await recover(app, place, run_id) == "interrupted"
+    told = await replayed(place, run_id)
+    deltas = [event.content_delta for event in told if event.HasField("content_delta")]
+    pieces = sum(delta.token_count for delta in deltas)
+    assert pieces == len(text_of(told)) >= 1
+    (entry,) = await ledger_of(place)
+    assert (entry.tokens.output_tokens, entry.estimated) == (pieces, True)
 
 
 async def test_a_killed_run_that_was_to_be_cancelled_is(place: Place, app: App, standin: Standin) -> None:

@@ -249,6 +249,31 @@ async def test_cancel_stops_the_provider_and_bills_what_was_said(place: Place, s
     assert again.run == cancelled.run
 
 
+PIECES = {
+    "digits": ("7",) * 50,
+    "spaces between digits": ("1 ", "2", " 3") * 17,
+    "code": ("for", " (", "i", "=", "0", ";", "i", "<", "n", ";", "++", "i", ") {") * 4,
+    "words": WORDS * 3,
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("kind", PIECES)
+async def test_cancel_after_n_pieces_charges_no_less_than_n_tokens(
+    kind: str, model: str, place: Place, standin: Standin
+) -> None:
+    pieces = PIECES[kind]
+    play(standin, model, Script(tokens=(*pieces, "never"), fault=Stall(after=len(pieces))))
+    stream, seen = send(place, model=model), list[pb.ChatEvent]()
+    while text_of(seen) != "".join(pieces):
+        seen.append((await stream.read()).event)
+    await place.owner.chat.CancelRun(pb.CancelRunRequest(run_id=seen[0].run_id))
+    usage = (await events_of(stream))[-1].run_cancelled.run.usage
+    assert len(pieces) <= usage.output_tokens <= 2 * len(pieces)
+    (entry,) = await ledger_of(place.owner, place.org_id)
+    assert (entry.tokens, entry.estimated) == (usage, True)
+
+
 async def test_a_lost_client_neither_stops_the_run_nor_makes_it_free(place: Place, standin: Standin) -> None:
     model = play(standin, OPENAI, Script(tokens=WORDS, seconds_per_token=0.02))
     stream = send(place, model=model)

@@ -47,7 +47,8 @@ def fail(breakers: Breakers, times: int, kind: ErrorKind = ErrorKind.UNAVAILABLE
 
 def test_every_kind_of_failure_has_its_rule() -> None:
     assert set(RULES) == set(ErrorKind)
-    assert set(UNPROVOKED) == {ErrorKind.UNREACHED, ErrorKind.MISCONFIGURED, ErrorKind.QUOTA_EXHAUSTED}
+    unprovoked = {ErrorKind.UNREACHED, ErrorKind.MISCONFIGURED, ErrorKind.QUOTA_EXHAUSTED, ErrorKind.OVERBILLED}
+    assert set(UNPROVOKED) == unprovoked
     assert set(COUNTED) == {*UNPROVOKED, ErrorKind.UNAVAILABLE, ErrorKind.TIMEOUT, ErrorKind.FORBIDDEN}
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from aiworkspace_server.llm import catalog
 from aiworkspace_server.llm.base import TokenUsage
-from aiworkspace_server.llm.prices import PRICE_LIST, SELF_HOSTED, Price, UnknownPrice, price, usd
+from aiworkspace_server.llm.prices import PRICE_LIST, SELF_HOSTED, Price, UnknownPrice, most, price, usd
 
 # Prices change; those of a day in the past do not.
 DAY = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -137,18 +137,32 @@ LISTED = [f"{provider}/{name}" for provider in ("openai", "anthropic", "deepseek
 
 
 @given(
-    st.sampled_from(sorted(LISTED)),
-    st.tuples(st.integers(0, 300_000), st.integers(0, 300_000), st.integers(0, 300_000)),
-    st.tuples(st.integers(0, 200_000), st.integers(0, 200_000)),
+    st.sampled_from(sorted([*LISTED, "openai/gpt-audio", "openai/gpt-realtime", "echo/echo", "local/any"])),
+    st.lists(st.integers(0, 300_000), min_size=5, max_size=5),
+    st.lists(st.integers(0, 200_000), min_size=3, max_size=3),
+    st.integers(0, 300_000),
     st.integers(0, 23),
 )
-def test_what_is_reserved_is_enough(model: str, given: tuple[int, int, int], said: tuple[int, int], hour: int) -> None:
-    """Whatever part of the tokens that were reserved for is used, and whatever part of them is cached."""
-    cached, used, bound = sorted(given)
-    output, most = sorted(said)
+def test_what_is_reserved_is_enough(model: str, given: list[int], said: list[int], audio: int, hour: int) -> None:
+    """Whatever part of the tokens that were reserved for is used, cached, written to the cache, or audio."""
+    cached, written, used, bound = sorted(given)[1:]
+    reasoning, output, limit = sorted(said)
     at = DAY.replace(hour=hour)
-    reserved = price(model, TokenUsage(bound, 0, 0, most, 0), at)
-    assert price(model, TokenUsage(used, cached, 0, output, 0), at).nanos <= reserved.nanos
+    usage = TokenUsage(used, cached, min(written, used - cached), output, reasoning, False, min(audio, used), reasoning)
+    assert price(model, usage, at).nanos <= most(model, bound, limit, at).nanos
+
+
+def test_the_most_is_at_the_dearest_rate() -> None:
+    # $3.75 for what is written to the cache instead of $3.
+    assert most("anthropic/claude-sonnet-4-0", 1000, 10, DAY) == Price(1000 * 3_750 + 10 * 15_000, PRICE_LIST, "USD")
+    # Twice that above 200,000 tokens.
+    assert most("anthropic/claude-sonnet-4-5", 200_000, 10, DAY).nanos == 200_000 * 3_750 + 10 * 15_000
+    assert most("anthropic/claude-sonnet-4-5", 200_001, 10, DAY).nanos == 200_001 * 7_500 + 10 * 22_500
+    # $0.003 for what comes from the cache, which is never dearer.
+    assert most("deepseek/deepseek-v4-flash", 3, 0, DAY).nanos == 450
+    assert most("local/any", 10**6, 10**6, DAY) == Price(0, SELF_HOSTED)
+    with pytest.raises(UnknownPrice):
+        most("openai/gpt-9000", 1, 1, DAY)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ may be another process. `standin.bill` is what it charged.
 """
 
 from .bill import Charge
-from .script import Cut, ErrorEvent, HttpError, Script, Stall
+from .script import BYTES, Cut, ErrorEvent, HttpError, Script, Stall
 from .server import Received, Standin
 
-__all__ = ["Charge", "Cut", "ErrorEvent", "HttpError", "Received", "Script", "Stall", "Standin"]
+__all__ = ["BYTES", "Charge", "Cut", "ErrorEvent", "HttpError", "Received", "Script", "Stall", "Standin"]

@@ -9,6 +9,8 @@ from aiworkspace_server.llm.base import TokenUsage
 
 Counted = Literal["counted"]
 COUNTED: Final = "counted"
+Bytes = Literal["bytes"]
+BYTES: Final = "bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class Script:
 
     tokens: Sequence[str] = ("Hello", ", ", "world", "!")
     thinking: Sequence[str] = ()  # said before the tokens
-    usage: TokenUsage | Counted | None = COUNTED  # counted: words of the request, and a token for each token
+    # counted: words of the request, and a token for each token; bytes: the most that an honest provider can count
+    usage: TokenUsage | Counted | Bytes | None = COUNTED
     finish: str = "stop"  # OpenAI's word for it; "length" when the request's limit comes first
     seconds_before: float = 0  # until the response begins
     until: asyncio.Event | None = None  # the response does not begin before it

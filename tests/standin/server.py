@@ -13,7 +13,7 @@ from aiworkspace_server.llm.base import TokenUsage
 
 from .bill import Charge, count_words
 from .formats import ChatFormat, Format, Kind, MessageFormat, chat_error, message_error
-from .script import COUNTED, Cut, ErrorEvent, HttpError, Script, Stall
+from .script import BYTES, COUNTED, Cut, ErrorEvent, HttpError, Script, Stall
 from .strict import violation
 
 
@@ -253,7 +253,16 @@ def _limited(script: Script, body: dict[str, Any]) -> Script:
 
 
 def _usage(script: Script, body: dict[str, Any]) -> TokenUsage | None:
+    if script.usage == BYTES:
+        return _by_bytes(body)
     return _counted(body, len(script.thinking), len(script.tokens)) if script.usage == COUNTED else script.usage
+
+
+def _by_bytes(body: dict[str, Any]) -> TokenUsage:
+    """A token for each byte and eight for each text, all written to the cache, and all the output that was allowed."""
+    texts = [body.get("system", ""), *(message["content"] for message in body["messages"])]
+    inputs = sum(len(text.encode()) + 8 for text in texts)
+    return TokenUsage(inputs, 0, inputs, body.get("max_completion_tokens") or body["max_tokens"], 0)
 
 
 def _counted(body: dict[str, Any], thinking: int, text: int) -> TokenUsage:

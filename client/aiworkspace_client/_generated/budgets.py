@@ -36,9 +36,11 @@ class AsyncBudgets:
     """BudgetService limits what is spent.
 
     A run counts in the window in which it began. Before a provider is asked, what the answer may cost at most is
-    reserved; when it has ended, the reservation is replaced by what it cost. A hard budget refuses a run whose
-    reservation does not fit: at no time is more than its limit settled and reserved together. A soft budget lets it
-    pass. Both tell those who may manage budgets by mail when a threshold is reached.
+    reserved: a token for each byte of the request, as many as the answer may have, each at the dearest rate of the
+    model. When it has ended, the reservation is replaced by what it cost. A hard budget refuses a run whose
+    reservation does not fit: at no time is more than its limit settled and reserved together, unless a provider
+    bills for more than was asked of it (see UsageEntry.above_limit). A soft budget lets it pass. Both tell those who
+    may manage budgets by mail when a threshold is reached.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -172,9 +174,9 @@ class AsyncBudgets:
         Args:
             workspace_id: The workspace.
             model: Model to ask: one of ListModels. Empty means the workspace's default model.
-            input_tokens: Tokens that would go in: the conversation so far, the system prompt and the message. A run
-                reserves for more of them than it will send: for half of the bytes of all these in UTF-8, and for 8 more
-                for each.
+            input_tokens: Tokens to reserve for as input. No model counts more tokens than bytes, so a run reserves for
+                the bytes of its request: those of the system prompt, of each message so far, of the new one and of each
+                stop text as JSON strings in UTF-8, 32 more for each of these, and 400 for the rest.
             max_output_tokens: Most tokens of the answer. 0 means the most that policies and server allow.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
@@ -188,9 +190,11 @@ class Budgets:
     """BudgetService limits what is spent.
 
     A run counts in the window in which it began. Before a provider is asked, what the answer may cost at most is
-    reserved; when it has ended, the reservation is replaced by what it cost. A hard budget refuses a run whose
-    reservation does not fit: at no time is more than its limit settled and reserved together. A soft budget lets it
-    pass. Both tell those who may manage budgets by mail when a threshold is reached.
+    reserved: a token for each byte of the request, as many as the answer may have, each at the dearest rate of the
+    model. When it has ended, the reservation is replaced by what it cost. A hard budget refuses a run whose
+    reservation does not fit: at no time is more than its limit settled and reserved together, unless a provider
+    bills for more than was asked of it (see UsageEntry.above_limit). A soft budget lets it pass. Both tell those who
+    may manage budgets by mail when a threshold is reached.
     """
 
     def __init__(self, portal: Portal, namespace: AsyncBudgets) -> None:
@@ -318,9 +322,9 @@ class Budgets:
         Args:
             workspace_id: The workspace.
             model: Model to ask: one of ListModels. Empty means the workspace's default model.
-            input_tokens: Tokens that would go in: the conversation so far, the system prompt and the message. A run
-                reserves for more of them than it will send: for half of the bytes of all these in UTF-8, and for 8 more
-                for each.
+            input_tokens: Tokens to reserve for as input. No model counts more tokens than bytes, so a run reserves for
+                the bytes of its request: those of the system prompt, of each message so far, of the new one and of each
+                stop text as JSON strings in UTF-8, 32 more for each of these, and 400 for the rest.
             max_output_tokens: Most tokens of the answer. 0 means the most that policies and server allow.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """

@@ -606,8 +606,9 @@ class ExplainLimitRequest(_message.Message):
     model: _builtins.str
     """Model to ask: one of ListModels. Empty means the workspace's default model."""
     input_tokens: _builtins.int
-    """Tokens that would go in: the conversation so far, the system prompt and the message. A run reserves for more of
-    them than it will send: for half of the bytes of all these in UTF-8, and for 8 more for each.
+    """Tokens to reserve for as input. No model counts more tokens than bytes, so a run reserves for the bytes of its
+    request: those of the system prompt, of each message so far, of the new one and of each stop text as JSON strings
+    in UTF-8, 32 more for each of these, and 400 for the rest.
     """
     max_output_tokens: _builtins.int
     """Most tokens of the answer. 0 means the most that policies and server allow."""

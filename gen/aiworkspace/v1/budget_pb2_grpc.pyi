@@ -30,8 +30,10 @@ class BudgetServiceStub:
     """BudgetService limits what is spent.
 
     A run counts in the window in which it began. Before a provider is asked, what the answer may cost at most is
-    reserved; when it has ended, the reservation is replaced by what it cost. A hard budget refuses a run whose
-    reservation does not fit: at no time is more than its limit settled and reserved together. A soft budget lets it
+    reserved: a token for each byte of the request, as many as the answer may have, each at the dearest rate of the model.
+    When it has ended, the reservation is replaced by what it cost. A hard budget refuses a run whose
+    reservation does not fit: at no time is more than its limit settled and reserved together, unless a provider bills for
+    more than was asked of it (see UsageEntry.above_limit). A soft budget lets it
     pass. Both tell those who may manage budgets by mail when a threshold is reached.
     """
 
@@ -75,8 +77,10 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     """BudgetService limits what is spent.
 
     A run counts in the window in which it began. Before a provider is asked, what the answer may cost at most is
-    reserved; when it has ended, the reservation is replaced by what it cost. A hard budget refuses a run whose
-    reservation does not fit: at no time is more than its limit settled and reserved together. A soft budget lets it
+    reserved: a token for each byte of the request, as many as the answer may have, each at the dearest rate of the model.
+    When it has ended, the reservation is replaced by what it cost. A hard budget refuses a run whose
+    reservation does not fit: at no time is more than its limit settled and reserved together, unless a provider bills for
+    more than was asked of it (see UsageEntry.above_limit). A soft budget lets it
     pass. Both tell those who may manage budgets by mail when a threshold is reached.
     """
 
@@ -116,8 +120,10 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
     """BudgetService limits what is spent.
 
     A run counts in the window in which it began. Before a provider is asked, what the answer may cost at most is
-    reserved; when it has ended, the reservation is replaced by what it cost. A hard budget refuses a run whose
-    reservation does not fit: at no time is more than its limit settled and reserved together. A soft budget lets it
+    reserved: a token for each byte of the request, as many as the answer may have, each at the dearest rate of the model.
+    When it has ended, the reservation is replaced by what it cost. A hard budget refuses a run whose
+    reservation does not fit: at no time is more than its limit settled and reserved together, unless a provider bills for
+    more than was asked of it (see UsageEntry.above_limit). A soft budget lets it
     pass. Both tell those who may manage budgets by mail when a threshold is reached.
     """
 

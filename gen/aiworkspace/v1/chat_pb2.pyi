@@ -892,22 +892,28 @@ class ContentDelta(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text to append. One token, or several when the model is faster than the server can send."""
     index: _builtins.int
     """Index of the piece in the answer's contents, from 0."""
     kind: Global___ContentKind.ValueType
     """What the piece is, for clients that come back in its middle."""
+    token_count: _builtins.int
+    """Estimate of the tokens of text: no fewer than the pieces in which the provider sent it. An answer that is cut and
+    whose usage the provider does not report is charged for the sum of these.
+    """
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         index: _builtins.int = ...,
         kind: Global___ContentKind.ValueType = ...,
+        token_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "kind", b"kind", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "kind", b"kind", "text", b"text", "token_count", b"token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

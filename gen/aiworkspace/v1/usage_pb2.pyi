@@ -235,6 +235,7 @@ class UsageEntry(_message.Message):
     RESERVED_FIELD_NUMBER: _builtins.int
     API_KEY_ID_FIELD_NUMBER: _builtins.int
     OWN_KEY_FIELD_NUMBER: _builtins.int
+    ABOVE_LIMIT_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.str
     """UUID."""
     org_id: _builtins.str
@@ -263,6 +264,11 @@ class UsageEntry(_message.Message):
     """UUID of the API key with which the run was started. Empty without one."""
     own_key: _builtins.bool
     """Whether the organization's own key at the provider was used."""
+    above_limit: _builtins.bool
+    """Whether the provider counted more than the request allowed: more output than the limit it was sent, or more input
+    than the request can have. It is charged as counted, so that the cost may be above what was reserved, until
+    ReconcileUsage, or the operator for the server's keys, corrects it by the bill.
+    """
     @_builtins.property
     def tokens(self) -> _common_pb2.TokenUsage:
         """Tokens that the request used. In an adjustment the difference, which may be negative."""
@@ -300,10 +306,11 @@ class UsageEntry(_message.Message):
         reserved: _common_pb2.Money | None = ...,
         api_key_id: _builtins.str = ...,
         own_key: _builtins.bool = ...,
+        above_limit: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "create_time", b"create_time", "reserved", b"reserved", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "attempt", b"attempt", "conversation_id", b"conversation_id", "cost", b"cost", "create_time", b"create_time", "entry_id", b"entry_id", "estimated", b"estimated", "kind", b"kind", "model", b"model", "org_id", b"org_id", "own_key", b"own_key", "price_version", b"price_version", "request_id", b"request_id", "reserved", b"reserved", "run_id", b"run_id", "tokens", b"tokens", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["above_limit", b"above_limit", "api_key_id", b"api_key_id", "attempt", b"attempt", "conversation_id", b"conversation_id", "cost", b"cost", "create_time", b"create_time", "entry_id", b"entry_id", "estimated", b"estimated", "kind", b"kind", "model", b"model", "org_id", b"org_id", "own_key", b"own_key", "price_version", b"price_version", "request_id", b"request_id", "reserved", b"reserved", "run_id", b"run_id", "tokens", b"tokens", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -18,6 +18,8 @@ from .models import Cost, Ending, Failure, Usage
 
 Speak = Callable[["Asking", Delta], None]
 
+_LEAST_OUTPUT = 16  # tokens that some providers charge at least, however few were asked for
+
 
 class Asking:
     """Its content goes to `speak`; everything else is kept here."""
@@ -50,20 +52,31 @@ class Asking:
         self.first_content_time: datetime | None = None
         self.end_time: datetime | None = None
         self._speak = speak
-        self._said: list[str] = []
+        self._said_tokens = 0
         self._usage: TokenUsage | None = None
         self._usage_is_current = False  # whether nothing was said after the provider's last count
 
     @property
     def spoke(self) -> bool:
-        return bool(self._said)
+        return self._said_tokens > 0
 
     @property
     def status(self) -> int:
         """HTTP status of the provider's answer, 0 when there was none."""
         if isinstance(self.error, ProviderError) and self.error.status:
             return self.error.status
-        return 200 if self.response_id or self._said or self._usage else 0
+        return 200 if self.response_id or self._said_tokens or self._usage else 0
+
+    @property
+    def excess(self) -> TokenUsage | None:
+        """What the provider counted, if that is more than was asked of it."""
+        return self._usage if self._usage and self._usage.above_limit else None
+
+    @property
+    def overbilled(self) -> bool:
+        """Whether it counted more output than was asked of it, which no input can bring about."""
+        most = max(self.request.max_output_tokens, _LEAST_OUTPUT)
+        return self._usage is not None and self._usage.output_tokens > most
 
     async def ask(self) -> None:
         self.start_time = now()
@@ -74,10 +87,10 @@ class Asking:
     def _take(self, pieces: list[Piece]) -> None:
         for piece in pieces:
             if type(piece) is Delta:
-                if not self._said:
+                if not self._said_tokens:
                     self._began_to_answer()
                 self._usage_is_current = False
-                self._said.append(piece.text)
+                self._said_tokens += piece.tokens
                 self._speak(self, piece)
             elif type(piece) is TokenUsage:
                 self._usage, self._usage_is_current = piece, True
@@ -128,9 +141,9 @@ class Asking:
         if counted and (self.finish_reason or self._usage_is_current):
             return counted
         free = isinstance(self.error, ProviderError) and self.error.free
-        if not self.sent or (free and not counted and not self._said):
+        if not self.sent or (free and not counted and not self._said_tokens):
             return None
-        return usage_when_cut(self.request, "".join(self._said), counted)
+        return usage_when_cut(self.request, self._said_tokens, counted)
 
 
 def unpaid(number: int) -> Ending:

@@ -144,7 +144,8 @@ def _sum_up(run: Run, endings: Sequence[Ending], unsettled: Sequence[Ending]) ->
 
 def _total(usages: Sequence[TokenUsage]) -> TokenUsage:
     sums = {field.name: sum(getattr(usage, field.name) for usage in usages) for field in fields(TokenUsage)}
-    return TokenUsage(**sums | {"estimated": any(usage.estimated for usage in usages)})
+    marks = {name: any(getattr(usage, name) for usage in usages) for name in ("estimated", "above_limit")}
+    return TokenUsage(**sums | marks)
 
 
 def _answer(run: Run, contents: list[Content], model: str) -> Message | None:

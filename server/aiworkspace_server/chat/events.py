@@ -12,6 +12,7 @@ from aiworkspace.v1 import common_pb2
 
 from ..kit.timestamps import timestamp
 from ..llm.base import DeltaKind
+from ..usage.models import TOKENS
 from .models import Attempt, AttemptParameters, Conversation, Message, Run
 
 KINDS: dict[DeltaKind, pb.ContentKind.ValueType] = {
@@ -118,7 +119,7 @@ def _parameters_to_proto(parameters: AttemptParameters) -> pb.ModelParameters:
 
 
 def _usage_to_proto(usage: Any) -> common_pb2.TokenUsage:
-    return common_pb2.TokenUsage(**{name: count for name, count in usage.items() if name != "estimated"})
+    return common_pb2.TokenUsage(**{name: usage[name] for name in TOKENS})
 
 
 def message_to_proto(message: Message) -> pb.Message:

@@ -52,12 +52,12 @@ async def look_at(engine: Engine, org_id: UUID, run: Run, pace: Pace) -> Left:
     request = ModelRequest(run["model"], prompt, history.turns, plan["max_output_tokens"])
     live = LiveRun.restore(org_id, run, pace, await store.events_after(run["_id"], 0))
     logged = {each["number"]: each for each in await store.list_attempts(run["_id"], 0, _MOST_ATTEMPTS)}
-    said = _said(live.events)
+    said = _said_tokens(live.events)
     unsettled = []
     for entry in reserved:
         attempt = logged.get(entry.attempt) or _attempt(entry, run, request)
         if attempt["state"] == "running":
-            _end(attempt, entry, said.get(entry.attempt, ""))
+            _end(attempt, entry, said.get(entry.attempt, 0))
             await store.end_attempt(attempt)
             live.emit(attempt_failed={"attempt": entry.attempt, "model": entry.model, "failure": INTERRUPTED})
         unsettled.append(_ending(attempt))
@@ -73,20 +73,21 @@ async def look_at(engine: Engine, org_id: UUID, run: Run, pace: Pace) -> Left:
     )
 
 
-def _said(stored: Sequence[bytes]) -> Mapping[int, str]:
-    """What each attempt said."""
-    said: dict[int, str] = {}
+def _said_tokens(stored: Sequence[bytes]) -> Mapping[int, int]:
+    """Return how many tokens each attempt said, as counted when they came. Events of older servers have no count."""
+    said: dict[int, int] = {}
     number = 1
     for event in map(events.decode, stored):
         number = events.speaker(event, number)
         if event.HasField("content_delta"):
-            said[number] = said.get(number, "") + event.content_delta.text
+            delta = event.content_delta
+            said[number] = said.get(number, 0) + (delta.token_count or estimate_tokens(delta.text))
     return said
 
 
-def _end(attempt: Attempt, entry: LedgerEntry, said: str) -> None:
+def _end(attempt: Attempt, entry: LedgerEntry, said_tokens: int) -> None:
     """The provider is taken to have read everything, and to have said what is stored of it."""
-    output = min(estimate_tokens(said), attempt["parameters"]["max_output_tokens"])
+    output = min(said_tokens, attempt["parameters"]["max_output_tokens"])
     usage = TokenUsage(attempt["counted_input_tokens"], 0, 0, output, 0, estimated=True)
     ended = ending(entry.attempt, entry.model, usage, entry.create_time)
     attempt["state"], attempt["failure"], attempt["end_time"] = "interrupted", INTERRUPTED, now()

@@ -30,6 +30,7 @@ class LiveRun(Feed):
         self._pace = pace
         self._said: list[tuple[DeltaKind, list[str]]] = []
         self._pending: list[str] = []
+        self._pending_tokens = 0
         self._flush_timer: asyncio.TimerHandle | None = None
         self._open = False  # whether a piece of content has begun and not ended
 
@@ -96,6 +97,7 @@ class LiveRun(Feed):
         first = not self._said[-1][1]
         self._said[-1][1].append(delta.text)
         self._pending.append(delta.text)
+        self._pending_tokens += delta.tokens
         if first or not self._pace.busy:
             self.flush()
         elif self._flush_timer is None:
@@ -107,7 +109,9 @@ class LiveRun(Feed):
             self._flush_timer.cancel()
             self._flush_timer = None
         if self._pending:
-            text = "".join(self._pending)
+            text, tokens = "".join(self._pending), self._pending_tokens
             self._pending.clear()
+            self._pending_tokens = 0
             kind = events.KINDS[self._said[-1][0]]
-            self.emit(content_delta={"text": text, "index": len(self._said) - 1, "kind": kind})
+            index = len(self._said) - 1
+            self.emit(content_delta={"text": text, "index": index, "kind": kind, "token_count": tokens})

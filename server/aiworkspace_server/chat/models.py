@@ -1,7 +1,7 @@
 """Shapes of the documents in MongoDB. The tenant's collection adds org_id to each."""
 
 from datetime import datetime
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 from uuid import UUID
 
 from ..llm.base import DeltaKind, Effort
@@ -47,6 +47,7 @@ class Usage(TypedDict):
     input_audio_tokens: int
     output_audio_tokens: int
     estimated: bool
+    above_limit: NotRequired[bool]  # missing in what was stored before it was known
 
 
 class Cost(TypedDict):

@@ -8,7 +8,7 @@ from uuid import UUID
 import structlog
 
 from ..kit.gate import Place
-from ..llm.base import ErrorKind, ProviderError
+from ..llm.base import ErrorKind, ProviderError, TokenUsage
 from ..llm.breaker import Asked
 from .ailog import AiLog
 from .asking import Asking
@@ -79,7 +79,11 @@ class Tries:
         try:
             task = await self.within(self._begin(asking), asking)
             asking.end(task, self._live.stop_state)
-            if asking.state == "completed":
+            if asking.excess:
+                self._log_excess(asking, asking.excess)
+            if asking.overbilled:
+                admitted.failed(ErrorKind.OVERBILLED)
+            elif asking.state == "completed":
                 admitted.succeeded()
             elif isinstance(asking.error, ProviderError):
                 admitted.failed(asking.error.kind)
@@ -92,6 +96,18 @@ class Tries:
         self._live.emit(attempt_started=started)
         self._log.begin(asking)
         await asking.ask()
+
+    def _log_excess(self, asking: Asking, usage: TokenUsage) -> None:
+        """It is charged as billed, and marked in the ledger: a reconciliation with the bill corrects what is wrong."""
+        log.error(
+            "usage_above_limit",
+            run_id=str(self._live.run["_id"]),
+            number=asking.number,
+            model=asking.target.model,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            max_output_tokens=asking.request.max_output_tokens,
+        )
 
     def _tell_failure(self, asking: Asking) -> None:
         number, model, error = asking.number, asking.target.model, asking.error

@@ -16,6 +16,7 @@ class Voice:
         self.spoken = asyncio.Event()  # whether one of those that race has given content
         self._live = live
         self._seam: Seam | None = None
+        self._held_tokens = 0  # of what the seam holds back or has left out
         self._racing: list[Asking] = []
 
     def go_on(self) -> None:
@@ -30,14 +31,20 @@ class Voice:
         self._live.model = asking.target.model
         if self._seam is None or delta.kind != "text":
             self._live.say(delta)
-        elif text := self._seam.feed(delta.text):
-            self._live.say(Delta("text", text))
+        else:
+            self._held_tokens += delta.tokens
+            self._say_held(self._seam.feed(delta.text))
 
     def finish(self) -> None:
         """The attempt that went on has ended: nothing of it is held back any more."""
         seam, self._seam = self._seam, None
-        if seam and (text := seam.end()):
-            self._live.say(Delta("text", text))
+        if seam:
+            self._say_held(seam.end())
+
+    def _say_held(self, text: str) -> None:
+        if text:
+            tokens, self._held_tokens = self._held_tokens, 0
+            self._live.say(Delta("text", text, tokens))
 
     def race(self, askings: Sequence[Asking]) -> None:
         """Of these attempts only the first that gives content is heard."""

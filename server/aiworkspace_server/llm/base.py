@@ -52,6 +52,7 @@ class Delta:
 
     kind: DeltaKind
     text: str
+    tokens: int = 1  # an estimate, and no fewer than the pieces in which the provider sent it
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class TokenUsage:
     estimated: bool = False  # counted here, because the provider reported nothing (plausible)
     input_audio_tokens: int = 0
     output_audio_tokens: int = 0
+    above_limit: bool = field(default=False, compare=False)  # it is more than the request allowed
 
     @property
     def plausible(self) -> bool:
@@ -132,6 +134,7 @@ class ErrorKind(StrEnum):
     QUOTA_EXHAUSTED = "quota_exhausted"  # the account has no credit left
     TIMEOUT = "timeout"  # one of our clocks
     CUT = "cut"  # the answer began and stopped before it was whole
+    OVERBILLED = "overbilled"  # the answer is whole, and the provider charges for more than was asked of it
 
 
 class ProviderError(Exception):

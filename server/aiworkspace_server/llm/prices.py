@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from importlib.metadata import version
 
 from genai_prices import Usage
+from genai_prices.types import ModelPrice, TieredPrices
 
 from . import catalog
 from .base import TokenUsage
@@ -19,6 +20,10 @@ ECHO_INPUT_NANOS = 1_000
 ECHO_OUTPUT_NANOS = 2_000
 
 _HOSTED = frozenset({"openai", "anthropic", "deepseek"})
+# The rates of the list, in USD for a million tokens, that `price` takes for input and for output.
+_INPUT_RATES = "input_mtok", "cache_read_mtok", "cache_write_mtok", "input_audio_mtok", "cache_audio_read_mtok"
+_OUTPUT_RATES = "output_mtok", "output_audio_mtok"
+_NANOS_PER_RATE = 1_000  # of a token at 1 USD for a million
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +56,46 @@ def price(model_id: str, usage: TokenUsage, at: datetime | None = None) -> Price
     return Price(_listed(provider, name, usage, at or datetime.now(UTC)), PRICE_LIST)
 
 
+def most(model_id: str, input_tokens: int, output_tokens: int, at: datetime) -> Price:
+    """Return the most that so many tokens, or fewer, can cost by `price`: each at the dearest rate it may have.
+
+    Input may be written to the provider's cache or be audio, a tier may hold for a smaller request. Rounded up.
+    """
+    provider, _, name = model_id.partition("/")
+    if provider not in _HOSTED:
+        return price(model_id, TokenUsage(input_tokens, 0, 0, output_tokens, 0), at)
+    prices = _prices(provider, name, at)
+    dearest = (
+        tokens * max(_highest(rate, input_tokens) for each in rates if (rate := getattr(prices, each)) is not None)
+        for tokens, rates in ((input_tokens, _INPUT_RATES), (output_tokens, _OUTPUT_RATES))
+    )
+    nanos = (sum(dearest, Decimal(0)) * _NANOS_PER_RATE).to_integral_value(ROUND_CEILING)
+    return Price(int(nanos), PRICE_LIST)
+
+
 def usd(nanos: int) -> str:
     """The exact amount as people write it, with two decimal places or as many as it takes."""
     whole, rest = divmod(abs(nanos), 10**9)
     return f"{'-' if nanos < 0 else ''}{whole:,}.{f'{rest:09d}'.rstrip('0').ljust(2, '0')}"
 
 
-def _listed(provider: str, name: str, usage: TokenUsage, at: datetime) -> int:
+def _prices(provider: str, name: str, at: datetime) -> ModelPrice:
     model = catalog.find(provider, name) if provider in _HOSTED else None
     prices = model.get_prices(at) if model else None
     if prices is None or prices.input_mtok is None or prices.output_mtok is None:
         raise UnknownPrice(f"{provider}/{name}")
+    return prices
+
+
+def _highest(rate: Decimal | TieredPrices, input_tokens: int) -> Decimal:
+    """Of the tiers that a request with so much input, or less, can be in."""
+    if isinstance(rate, Decimal):
+        return rate
+    return max(rate.base, *(tier.price for tier in rate.tiers if tier.start < input_tokens), Decimal(0))
+
+
+def _listed(provider: str, name: str, usage: TokenUsage, at: datetime) -> int:
+    prices = _prices(provider, name, at)
     counts = Usage(
         input_tokens=usage.input_tokens,
         cache_read_tokens=usage.cached_input_tokens,

@@ -40,4 +40,5 @@ RULES: Mapping[ErrorKind, Rule] = {
     ErrorKind.QUOTA_EXHAUSTED: Rule(retried=False, counts=Counts.ACCOUNT),
     ErrorKind.TIMEOUT: Rule(retried=True, counts=Counts.MODEL, dead=True),
     ErrorKind.CUT: Rule(retried=True, counts=Counts.NOTHING),
+    ErrorKind.OVERBILLED: Rule(retried=False, counts=Counts.ACCOUNT),
 }

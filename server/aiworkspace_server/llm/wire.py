@@ -27,7 +27,7 @@ from .clock import Clocks, ContentClock
 from .failures import Failures
 from .lenient import Halves, identifier, loads, texts
 from .sse import SseParser
-from .tokens import estimate_bytes, estimate_input, is_believable
+from .tokens import count_piece, estimate_input, is_believable, mark_excess
 
 log = structlog.get_logger()
 
@@ -69,6 +69,8 @@ class Reply(ABC):
         self._halves: dict[DeltaKind, Halves] = {"text": Halves(), "thinking": Halves()}
         self._changes = 0  # of the kind
         self._texts: list[str] = []  # of the delta that is being gathered
+        self._delta_tokens = 0
+        self._said_tokens = 0  # of all deltas
         self._counted: TokenUsage | None = None  # what the provider said last
         self._counted_all = False  # whether it said nothing more after that
 
@@ -132,6 +134,7 @@ class Reply(ABC):
             self._changes += 1
         self.said_bytes += len(text) if text.isascii() else len(text.encode("utf-8"))
         self._texts.append(text)
+        self._delta_tokens += count_piece(text)
         self._counted_all = False
         if self.said_bytes + self._changes * _CHANGE_BYTES > MOST_SAID_BYTES:
             raise self.failures.cut(f"more than {MOST_SAID_BYTES} bytes")
@@ -161,14 +164,14 @@ class Reply(ABC):
             log.error("implausible usage ignored", model=self._request.model, usage=usage)
             self._counted_all = False
         elif usage.input_tokens or usage.output_tokens:
-            self._counted, self._counted_all = usage, True
-            self._add(usage)
+            self._counted, self._counted_all = mark_excess(self._request, usage), True
+            self._add(self._counted)
 
     def use_part(self, input_tokens: int | None, output_tokens: int | None) -> None:
         """Report usage of which one side is missing: that side is estimated, now and at the end."""
         if input_tokens is None and output_tokens is None:
             return
-        outputs = estimate_bytes(self.said_bytes) if output_tokens is None else output_tokens
+        outputs = self._estimate_output() if output_tokens is None else output_tokens
         inputs = estimate_input(self._request) if input_tokens is None else input_tokens
         self.use(TokenUsage(inputs, 0, 0, outputs, 0, estimated=True))
         if output_tokens is None:
@@ -235,11 +238,13 @@ class Reply(ABC):
 
     def _estimate(self) -> TokenUsage:
         """Of the whole answer. Some providers count the input at the beginning: that stays."""
-        output = min(estimate_bytes(self.said_bytes), self._request.max_output_tokens)
-        counted = self._counted
+        output, counted = self._estimate_output(), self._counted
         if counted is None:
             return TokenUsage(estimate_input(self._request), 0, 0, output, 0, estimated=True)
         return replace(counted, output_tokens=max(output, counted.output_tokens), estimated=True)
+
+    def _estimate_output(self) -> int:
+        return min(self._said_tokens + self._delta_tokens, self._request.max_output_tokens)
 
     def _add(self, piece: Piece) -> None:
         self._flush()
@@ -247,7 +252,9 @@ class Reply(ABC):
 
     def _flush(self) -> None:
         if self._texts:
-            self._pieces.append(Delta(self._kind, "".join(self._texts)))
+            self._pieces.append(Delta(self._kind, "".join(self._texts), self._delta_tokens))
+            self._said_tokens += self._delta_tokens
+            self._delta_tokens = 0
             self._texts.clear()
 
 

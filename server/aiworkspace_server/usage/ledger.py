@@ -19,7 +19,7 @@ from ..kit.ids import new_id
 from ..kit.postgres import ReadSession, WriteSession
 from ..kit.timestamps import now
 from ..llm.base import TokenUsage
-from ..llm.prices import Price, UnknownPrice, price, usd
+from ..llm.prices import Price, UnknownPrice, most, usd
 from .models import NO_KEY, TOKENS, LedgerEntry
 
 # Held by all who write entries together, and by who adds entries up alone. To be taken in a statement before the one
@@ -73,9 +73,9 @@ _RESERVE = text(f"""
   ORDER BY b.limit_nanos - c.settled_nanos - c.reserved_nanos
 """)
 _END = text(f"""
-  INSERT INTO ledger_entries ({_WHOSE}, id, kind, attempt, model, own_key, {_TOKENS}, estimated, reserved_nanos,
-                              cost_nanos, currency, price_version, create_time)
-  SELECT {_WHOSE}, :id, :kind, attempt, model, own_key, {_GIVEN_TOKENS}, :estimated, -reserved_nanos,
+  INSERT INTO ledger_entries ({_WHOSE}, id, kind, attempt, model, own_key, {_TOKENS}, estimated, above_limit,
+                              reserved_nanos, cost_nanos, currency, price_version, create_time)
+  SELECT {_WHOSE}, :id, :kind, attempt, model, own_key, {_GIVEN_TOKENS}, :estimated, :above_limit, -reserved_nanos,
          :nanos, :currency, :version, :time
   FROM ledger_entries, {TOGETHER} AS locked
   WHERE run_id = :run_id AND attempt = :attempt AND kind = 'reserve'
@@ -242,9 +242,12 @@ async def list_settled(tx: ReadSession, run_id: UUID) -> Sequence[LedgerEntry]:
 
 
 def reservation(model: str, input_tokens: int, max_output_tokens: int, at: datetime) -> Price:
-    """What a request costs at most. Raises InvalidArgument for a model of which nobody knows what it costs."""
+    """What a request costs at most. Raises InvalidArgument for a model of which nobody knows what it costs.
+
+    `input_tokens` is an upper bound, such as `bound_input` gives.
+    """
     try:
-        return price(model, TokenUsage(input_tokens, 0, 0, max_output_tokens, 0), at)
+        return most(model, input_tokens, max_output_tokens, at)
     except UnknownPrice:
         raise InvalidArgument({"model": f"no price list knows what {model[:100]!r} costs"}) from None
 

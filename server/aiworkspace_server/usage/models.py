@@ -46,6 +46,7 @@ class LedgerEntry(Base):
     input_audio_tokens: Mapped[int]
     output_audio_tokens: Mapped[int]
     estimated: Mapped[bool]
+    above_limit: Mapped[bool]  # the provider counted more than the request allowed
     reserved_nanos: Mapped[int]  # what the entry adds to what is reserved: all of an attempt's add up to nothing
     cost_nanos: Mapped[int]  # what the entry adds to what was spent
     currency: Mapped[str]

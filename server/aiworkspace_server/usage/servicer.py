@@ -126,6 +126,7 @@ def _entry_to_proto(entry: LedgerEntry) -> pb.UsageEntry:
         reserved=common_pb2.Money(currency_code=entry.currency, nanos=entry.reserved_nanos),
         api_key_id=str(entry.key_id or ""),
         own_key=entry.own_key,
+        above_limit=entry.above_limit,
     )
 
 
