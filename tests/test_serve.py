@@ -1,7 +1,6 @@
 """The server as a process and as a neighbour: TLS, health, reflection, and what it says when it cannot start."""
 
 import asyncio
-import datetime
 import os
 import signal
 import sys
@@ -10,21 +9,21 @@ from typing import Any
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from aiworkspace.v1 import auth_pb2
 from aiworkspace.v1.auth_pb2_grpc import AuthServiceStub
+from aiworkspace_server import settings as configuration
+from aiworkspace_server.__main__ import _read_anew as read_anew
 from aiworkspace_server.app import App, running
 from aiworkspace_server.chat.leases import DatabaseInUseError
 from aiworkspace_server.kit.embedded import embedded_postgres
 from aiworkspace_server.migrate import SchemaError
 from aiworkspace_server.rpc import SERVICES
 from aiworkspace_server.settings import Settings
+from tests.certificates import make_certificate, served
 from tests.conftest import Stores, other_databases, store_settings
 from tests.process import ServerProcess
 
@@ -54,7 +53,7 @@ async def test_reflection_describes_every_service(app: App) -> None:
         assert "aiworkspace/v1/chat.proto" in {file.name for file in files}
 
 
-async def test_tls(stores: Stores, tmp_path: Path) -> None:
+async def test_tls(stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate, key = make_certificate(tmp_path)
     values = store_settings(await other_databases(stores, "tls"))
     values |= {"tls_cert_file": certificate, "tls_key_file": key}
@@ -65,29 +64,14 @@ async def test_tls(stores: Stores, tmp_path: Path) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await AuthServiceStub(channel).GetMe(auth_pb2.GetMeRequest())
             assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
-
-
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for localhost that signs itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    paths = folder / "cert.pem", folder / "key.pem"
-    paths[0].write_bytes(certificate.public_bytes(pem))
-    paths[1].write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    return paths
+        assert await served(app.address) == "CN=localhost"
+        monkeypatch.setattr(configuration, "read", lambda: Settings.model_validate(values))
+        make_certificate(tmp_path, "renewed")
+        read_anew(app)
+        assert await served(app.address) == "CN=renewed"
+        key.write_text("no key")
+        read_anew(app)
+        assert await served(app.address) == "CN=renewed"
 
 
 async def test_a_port_that_is_taken_is_an_error(app: App, stores: Stores) -> None:

@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import re
+import socket
 import weakref
 from importlib import metadata
 
@@ -13,6 +14,8 @@ _MIB = 1024 * 1024
 _open: "weakref.WeakSet[grpc.aio.Channel]" = weakref.WeakSet()
 _forked_open = False
 
+# As hosts files have them.
+_LOOPBACK_NAMES = {"localhost", "localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"}
 _SCHEME = re.compile(r"^(dns:(//[^/]*/)?|ipv[46]:)")
 
 
@@ -20,13 +23,14 @@ def is_loopback(target: str) -> bool:
     """Whether what is sent to the target stays on this machine."""
     if target.startswith(("unix:", "unix-abstract:")):
         return True
-    host = _SCHEME.sub("", target).rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
+    host = _SCHEME.sub("", target).rpartition(":")[0].strip("[]").lower().rstrip(".")
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        # Short forms such as 127.1 are what the system reads, too.
+        address = ipaddress.ip_address(socket.inet_ntoa(socket.inet_aton(host)) if ":" not in host else host)
+    except (OSError, ValueError):
+        return host in _LOOPBACK_NAMES
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def open_channel(target: str, *, tls: bool | None, root_certificates: bytes | None) -> grpc.aio.Channel:

@@ -1,9 +1,13 @@
 """`python -m aiworkspace_server serve | migrate | rotate-keys | rebuild-usage | reconcile`."""
 
+import signal
+
+# Until there is something to stop in order, Ctrl-C ends the process: the imports below take seconds.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,7 +17,7 @@ import structlog
 import uvloop
 
 from . import settings as configuration
-from .app import App, address_of, databases, prepare, running, serving
+from .app import App, check, databases, prepare, running, serving
 from .auth.keys import read_keys
 from .chat.leases import DatabaseInUseError
 from .commands import CommandError, rebuild_usage, reconcile_bill
@@ -23,11 +27,12 @@ from .kit.embedded import EmbeddedError
 from .kit.mongo import Mongo
 from .kit.postgres import Database
 from .kit.stores import STORE_AWAY
+from .listening import address_of, read_certificate, reserved_port
 from .migrate import SchemaError, migrate
 from .policies.rotation import rotate_keys
 from .policies.vault import Vault
 from .settings import Settings, SettingsError
-from .workers import STOP_SECONDS, Crew, Parent, WorkerFailedError, reserved_port
+from .workers import STOP_SECONDS, Crew, Parent, WorkerFailedError
 
 log = structlog.get_logger("serve")
 
@@ -39,8 +44,11 @@ def main() -> None:
     arguments = _arguments()
     settings = configuration.load()
     logs.configure(settings.log_format, settings.log_level)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         uvloop.run(_work(settings, arguments))
+    except KeyboardInterrupt:  # of a command that has no way of its own to stop
+        sys.exit(128 + signal.SIGINT)
     except SettingsError as error:
         configuration.refuse(error)
     except WorkerFailedError as error:
@@ -48,7 +56,7 @@ def main() -> None:
     except (SchemaError, DatabaseInUseError, EmbeddedError, ContractError, CommandError, OSError) as error:
         sys.exit(f"error: {error}")
     except STORE_AWAY as error:
-        sys.exit(f"error: a database does not answer: {error}")
+        sys.exit(f"error: a database does not answer: {' '.join(str(error).split())}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -110,7 +118,7 @@ async def _work(settings: Settings, arguments: argparse.Namespace) -> None:
 async def _serve(settings: Settings, migrating: bool) -> None:
     stop = _stop_signals()
     async with running(settings, migrating=migrating) as app:
-        _on_hang_up(stop, lambda: _read_keys(app))
+        _on_hang_up(stop, lambda: _read_anew(app))
         _welcome(settings, app.address)
         await stop.wait()
         print("stopping", flush=True)
@@ -121,7 +129,7 @@ async def _serve_with_workers(settings: Settings, migrating: bool, count: int) -
     if settings.redis_url is None and not settings.embedded:
         raise SettingsError(["REDIS_URL is not set; several workers need Redis to reach each other's answers"])
     stop = _stop_signals()
-    read_keys(settings)
+    check(settings)
     with reserved_port(settings.host, settings.port) as port:
         async with databases(settings, several=True) as where:
             await prepare(settings, where, migrating=migrating)
@@ -142,7 +150,7 @@ async def _be_worker(settings: Settings) -> None:
     watching.add_done_callback(lambda _: _stop_alone(settings, stop))
     own = settings.model_copy(update={"port": orders.port})
     async with serving(own, orders.databases, sharing_port=True) as app:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _read_keys, app)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _read_anew, app)
         saying = asyncio.create_task(parent.say_ready())
         await stop.wait()
     saying.cancel()
@@ -162,7 +170,7 @@ def _stop_signals() -> asyncio.Event:
 
 
 def _on_hang_up(stop: asyncio.Event, read_anew: Callable[[], None]) -> None:
-    """What SIGHUP does: it makes the keys be read anew, or stops, when it says that the terminal has gone."""
+    """What SIGHUP does: read keys and certificates again, or stop when it says that the terminal has gone."""
     began_on_terminal = os.isatty(0)
 
     def hang_up() -> None:
@@ -174,10 +182,20 @@ def _on_hang_up(stop: asyncio.Event, read_anew: Callable[[], None]) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
 
 
-def _read_keys(app: App) -> None:
-    """Reads the keys of tokens anew."""
+def _read_anew(app: App) -> None:
+    """Read the keys of tokens and the TLS certificate again. What cannot be used leaves the old ones in place."""
     try:
-        keys = read_keys(configuration.read())
+        settings = configuration.read()
+    except SettingsError as error:
+        log.error("the keys of tokens stay as they were", problems=error.problems)
+        return
+    _read_keys(app, settings)
+    _read_certificate(app, settings)
+
+
+def _read_keys(app: App, settings: Settings) -> None:
+    try:
+        keys = read_keys(settings)
     except SettingsError as error:
         log.error("the keys of tokens stay as they were", problems=error.problems)
         return
@@ -187,6 +205,21 @@ def _read_keys(app: App) -> None:
         access=[key.id for key in keys.access],
         refresh=[key.id for key in keys.refresh],
     )
+
+
+def _read_certificate(app: App, settings: Settings) -> None:
+    try:
+        certificate = read_certificate(settings)
+        if (certificate is None) != (app.tls is None):
+            raise SettingsError(["TLS_CERT_FILE: a restart is needed to switch TLS on or off"])
+        if certificate and certificate.expired:
+            raise SettingsError(["TLS_CERT_FILE: the certificate has expired"])
+    except SettingsError as error:
+        log.error("tls_certificate_kept", problems=error.problems)
+        return
+    if certificate and app.tls:
+        app.tls.use(certificate)
+        log.info("tls_certificate_replaced", expire_time=certificate.expire_time.isoformat())
 
 
 async def _migrate(settings: Settings) -> None:

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from uuid import UUID
 
 import grpc
@@ -48,6 +47,7 @@ from .kit.postgres import Database
 from .kit.replies import Replies
 from .kit.stores import insist
 from .kit.timestamps import now
+from .listening import Tls, check_port, listen, read_certificate
 from .llm.breaker import Breakers
 from .llm.registry import Registry
 from .migrate import check_schema, migrate
@@ -84,6 +84,7 @@ class App:
     lease: Lease
     credentials: Credentials
     workspaces: WorkspaceFinder
+    tls: Tls | None
 
     @property
     def ledger(self) -> Ledger:
@@ -111,12 +112,12 @@ async def databases(settings: Settings, *, several: bool = False) -> AsyncIterat
         return
     async with AsyncExitStack() as stack:
         log.info("starting databases", data_dir=str(settings.data_dir))
+        if several and redis_url is None:  # first, since it is the one that may be missing
+            redis_url = await stack.enter_async_context(embedded_redis(settings.data_dir))
         url, mongo_uri = await asyncio.gather(
             stack.enter_async_context(embedded_postgres(settings.data_dir)),
             stack.enter_async_context(embedded_mongo(settings.data_dir)),
         )
-        if several and redis_url is None:
-            redis_url = await stack.enter_async_context(embedded_redis(settings.data_dir))
         yield Databases(url, url, mongo_uri, redis_url)
 
 
@@ -128,10 +129,17 @@ async def prepare(settings: Settings, where: Databases, *, migrating: bool) -> N
         await mongo.close()
 
 
+def check(settings: Settings) -> None:
+    """Raise an error for keys, certificates and addresses that cannot be used, before anything is started."""
+    read_keys(settings)
+    read_certificate(settings)
+    check_port(settings.host, settings.port)
+
+
 @asynccontextmanager
 async def running(settings: Settings, *, migrating: bool) -> AsyncIterator[App]:
     """A server that takes calls until the context ends."""
-    read_keys(settings)  # what is wrong with them is said before anything is started
+    check(settings)
     async with databases(settings) as where:
         await prepare(settings, where, migrating=migrating)
         async with serving(settings, where) as app:
@@ -208,10 +216,12 @@ async def _listen(
     )
     health_servicer = await add_services(server, _services(settings, jobs, shared))
     await stack.enter_async_context(jobs.running(settings.shutdown_seconds))
-    address = _bind(server, settings)
+    certificate = read_certificate(settings)
+    tls = Tls(certificate) if certificate else None
+    address = listen(server, settings, tls)
     await server.start()
     stack.push_async_callback(_drain, server, health_servicer, runs, settings.shutdown_seconds)
-    return App(address, db, mongo, registry, engine, plans, runs, lease, credentials, workspaces)
+    return App(address, db, mongo, registry, engine, plans, runs, lease, credentials, workspaces, tls)
 
 
 async def _working(stack: AsyncExitStack, engine: Engine, plans: Plans, relay: Relay, shutdown_seconds: float) -> Runs:
@@ -327,31 +337,6 @@ def make_mailer(settings: Settings) -> Mailer:
     password = settings.smtp_password.get_secret_value() if settings.smtp_password else None
     server = settings.smtp_host, settings.smtp_port
     return SmtpMailer(*server, settings.smtp_username, password, settings.smtp_tls, settings.mail_from)
-
-
-def address_of(settings: Settings, port: int) -> str:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"{host}:{port}"
-
-
-def _bind(server: grpc.aio.Server, settings: Settings) -> str:
-    wanted = address_of(settings, settings.port)
-    try:
-        port = (
-            server.add_secure_port(wanted, credentials)
-            if (credentials := _tls(settings))
-            else server.add_insecure_port(wanted)
-        )
-    except RuntimeError as error:
-        raise OSError(f"cannot listen on {wanted}: is another server running there? Set PORT or HOST.") from error
-    return address_of(settings, port)
-
-
-def _tls(settings: Settings) -> grpc.ServerCredentials | None:
-    if not (settings.tls_cert_file and settings.tls_key_file):
-        return None
-    key, certificate = Path(settings.tls_key_file).read_bytes(), Path(settings.tls_cert_file).read_bytes()
-    return grpc.ssl_server_credentials([(key, certificate)])
 
 
 async def _drain(

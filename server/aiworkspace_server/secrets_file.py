@@ -21,10 +21,12 @@ def ensure(data_dir: Path, names: tuple[str, ...]) -> Path:
         if not os.path.lexists(path):
             _create(path, names)
         _check(path.lstat(), path)
-        while _missing(path.read_text(), names):
+        while _missing(path.read_text("utf-8"), names):
             _complete(path, names)
     except OSError as error:
         raise SecretsFileError(f"{path} cannot be used: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise SecretsFileError(f"{path} is not UTF-8: restore it from a backup") from None
     return path
 
 
@@ -41,7 +43,7 @@ def _create(path: Path, names: tuple[str, ...]) -> None:
 
 def _complete(path: Path, names: tuple[str, ...]) -> None:
     """Puts a whole new file in place of one of an older version, whose lock keeps a second server from doing it too."""
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_ino != path.lstat().st_ino:
             return  # somebody else was faster
@@ -64,7 +66,7 @@ def _write_draft(path: Path, text: str) -> Path:
     """A private file beside `path`, on disk."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "w") as file:
+    with open(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -1,19 +1,25 @@
 """Everything that can be set from outside. Nothing else in the server reads the environment."""
 
+import codecs
+import os
 import re
+import stat
 import sys
+from collections.abc import Callable
 from email.errors import HeaderParseError
 from email.headerregistry import Address
 from email.utils import parseaddr
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from io import StringIO
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, Self
 
+from dotenv.parser import parse_stream
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from aiworkspace_server import secrets_file
+from aiworkspace_server import secrets_file, urls
 
 SECRETS = ("jwt_secret", "jwt_refresh_secret", "password_pepper", "encryption_secret")
 HOW_TO_MAKE_ONE = "make one with: openssl rand -base64 48"
@@ -42,21 +48,8 @@ def _repeats(text: str) -> bool:
     return any(text[size:] == text[:-size] for size in range(1, len(text) // 2 + 1))
 
 
-def _postgres_url(url: SecretStr) -> SecretStr:
-    """The URL with the one driver that the server uses, whichever spelling of the scheme it came with."""
-    scheme, separator, rest = url.get_secret_value().partition("://")
-    if not separator or scheme not in {"postgres", "postgresql", "postgresql+psycopg"}:
-        raise ValueError("must begin with postgresql://")
-    return SecretStr(f"postgresql+psycopg://{rest}")
-
-
-def _begins(*schemes: str) -> AfterValidator:
-    def check(url: SecretStr) -> SecretStr:
-        if not url.get_secret_value().startswith(schemes):
-            raise ValueError(f"must begin with {' or '.join(schemes)}")
-        return url
-
-    return AfterValidator(check)
+def _checked(check: Callable[[str], str]) -> AfterValidator:
+    return AfterValidator(lambda url: SecretStr(check(url.get_secret_value())))
 
 
 def _split(value: object) -> object:
@@ -77,11 +70,10 @@ def _mailbox(text: str) -> str:
     raise ValueError("must be an address, or a name and an address: Name <name@example.com>")
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _mail_host(host: str) -> str:
+    if not urls.is_host(f"[{host}]" if ":" in host else host):
+        raise ValueError("must be a host name or an address, without scheme and port")
+    return host
 
 
 def _lower(value: object) -> object:
@@ -91,10 +83,11 @@ def _lower(value: object) -> object:
 Secret = Annotated[SecretStr, AfterValidator(_strong)]
 Listed = NoDecode, BeforeValidator(_split)  # separated by spaces or commas
 # URLs of databases are secret because they carry passwords.
-PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
-MongoUri = Annotated[SecretStr, _begins("mongodb://", "mongodb+srv://")]
-RedisUrl = Annotated[SecretStr, _begins("redis://", "rediss://", "unix://")]
-HttpUrl = Annotated[str, Field(pattern="^https?://")]
+PostgresUrl = Annotated[SecretStr, _checked(urls.postgres)]
+MongoUri = Annotated[SecretStr, _checked(urls.mongo)]
+RedisUrl = Annotated[SecretStr, _checked(urls.redis)]
+MailHost = Annotated[str, AfterValidator(_mail_host)]
+HttpUrl = Annotated[str, AfterValidator(urls.http)]
 # A plain address is a network of one.
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -150,7 +143,9 @@ class Deployment(BaseSettings):
     max_output_tokens: Annotated[int, Field(gt=0)] = 4096
     echo_tokens_per_second: Seconds = 50
 
-    smtp_host: str | None = None  # without one, mail is printed on standard output
+    smtp_host: Annotated[str, AfterValidator(_mail_host)] | None = (
+        None  # without one, mail is printed on standard output
+    )
     smtp_port: Annotated[int, Field(gt=0, le=65535)] = 587
     smtp_username: str | None = None
     smtp_password: SecretStr | None = None
@@ -179,7 +174,7 @@ class Deployment(BaseSettings):
     def _mail(self) -> Self:
         if self.smtp_host and not self.mail_from:
             raise ValueError("MAIL_FROM is not set; with SMTP_HOST mail needs a sender")
-        if self.smtp_host and self.smtp_username and self.smtp_tls == "none" and not _is_loopback(self.smtp_host):
+        if self.smtp_host and self.smtp_username and self.smtp_tls == "none" and not urls.is_loopback(self.smtp_host):
             raise ValueError("SMTP_TLS=none would send SMTP_PASSWORD in the clear; use starttls or tls")
         return self
 
@@ -216,6 +211,8 @@ class SettingsError(Exception):
 
 def read() -> Settings:
     """From the environment, then .env, then, for an embedded server, the secrets file of its data directory."""
+    if problems := [*_env_file_problems(Path(".env")), *_environment_problems()]:
+        raise SettingsError(problems)
     try:
         deployment = Deployment()
         if not deployment.embedded:
@@ -226,6 +223,43 @@ def read() -> Settings:
         raise SettingsError([_problem(fault) for fault in error.errors()]) from None
     except secrets_file.SecretsFileError as error:
         raise SettingsError([str(error)]) from error
+
+
+def _env_file_problems(path: Path) -> list[str]:
+    """What keeps .env from being read as its author meant it."""
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            return [f"{path} is {'a directory' if stat.S_ISDIR(mode) else 'no regular file'}: it must be a text file"]
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        return [f"{path} cannot be read: {error.strerror}"]
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
+        return [f"{path} is UTF-16 or no text: save it as UTF-8"]
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        return [f"{path}: line {data.count(10, 0, error.start) + 1} is not UTF-8: save the file as UTF-8"]
+    bad = [binding.original for binding in parse_stream(StringIO(text)) if binding.error]
+    lines = [each.line + each.string[: -len(each.string.lstrip()) or None].count("\n") for each in bad]
+    return [f"{path}: line {line} is not NAME=value" for line in lines]
+
+
+def _environment_problems() -> list[str]:
+    """Settings that are no text, and proxies whose faults the libraries that read them would not name."""
+    problems = []
+    for name, value in os.environ.items():
+        if name.lower() in Settings.model_fields and re.search("[\ud800-\udfff]", value):
+            problems.append(f"{name}: is not UTF-8")
+        check = urls.no_proxy if name.upper() == "NO_PROXY" else urls.proxy
+        if value and name.upper() in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+            try:
+                check(value)
+            except ValueError as error:
+                problems.append(f"{name}: {error}")
+    return problems
 
 
 def load() -> Settings:

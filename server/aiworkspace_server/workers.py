@@ -13,8 +13,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 
 import structlog
@@ -54,25 +54,6 @@ class Orders:
     def from_json(cls, line: bytes) -> "Orders":
         told = json.loads(line)
         return cls(told["number"], told["port"], Databases(**told["databases"]))
-
-
-@contextmanager
-def reserved_port(host: str, port: int) -> Iterator[int]:
-    """A port that the workers can share and nobody else has; 0: any. It stays theirs while one of them is dead."""
-    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind) as probe:  # without sharing, which tells whether somebody listens there
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-            probe.listen()
-        except OSError as error:
-            raise OSError(
-                f"cannot listen on {host}:{port}: is another server running there? Set PORT or HOST."
-            ) from error
-    with socket.socket(family, kind) as place:
-        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        place.bind(address)
-        yield place.getsockname()[1]
 
 
 class Crew:

@@ -16,7 +16,10 @@ from tests.client.scripted import ScriptedServer, answer
 
 @pytest.mark.parametrize(
     "target",
-    ["127.0.0.1:50051", "localhost:1", "[::1]:50051", "dns:///localhost:443", "ipv4:127.8.9.1:5", "unix:/run/a.sock"],
+    [
+        *("127.0.0.1:50051", "localhost:1", "[::1]:50051", "dns:///localhost:443", "ipv4:127.8.9.1:5"),
+        *("unix:/run/a.sock", "LocalHost:1", "localhost.:1", "127.1:5", "[::ffff:127.0.0.1]:5", "ip6-localhost:1"),
+    ],
 )
 def test_loopback(target: str) -> None:
     assert is_loopback(target)

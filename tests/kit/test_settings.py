@@ -11,6 +11,7 @@ import pytest
 
 from aiworkspace_server import secrets_file
 from aiworkspace_server.settings import SECRETS, Deployment, Settings, SettingsError, load, read
+from aiworkspace_server.urls import is_loopback
 
 ROOT = Path(__file__).parents[2]
 STRONG = {name.upper(): secrets.token_urlsafe(48) for name in SECRETS}
@@ -163,8 +164,8 @@ def test_external(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SMTP_TLS", "ssl", "'starttls', 'tls' or 'none'"),
         ("MAIL_FROM", "nobody at all", "must be an address"),
         ("MAIL_FROM", "a@example.com\r\nBcc: b@example.com", "must be an address"),
-        ("PUBLIC_URL", "javascript:alert(1)", "match pattern"),
-        ("OPENAI_BASE_URL", "file:///etc/passwd", "match pattern"),
+        ("PUBLIC_URL", "javascript:alert(1)", "must begin with http://"),
+        ("OPENAI_BASE_URL", "file:///etc/passwd", "must begin with http://"),
     ],
 )
 def test_refused_by_name_but_never_shown(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:
@@ -270,3 +271,232 @@ def test_env_example_names_every_setting_with_its_default() -> None:
     assert {name for name, value in shown.items() if value} == {
         name.upper() for name, value in defaults if value is not None
     }
+
+
+# Addresses that are malformed
+
+SECRET = "canary-password"
+
+
+@pytest.mark.parametrize("name", ["OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "LOCAL_MODEL_BASE_URL", "PUBLIC_URL"])
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("api.example.com/v1", "must begin with http:// or https://"),
+        ("localhost:11434/v1", "must begin with http:// or https://"),
+        ("https:/api.example.com", "must begin with"),
+        ("https://", "has no valid host"),
+        ("https:///v1", "has no valid host"),
+        ("http://:8080/v1", "has no valid host"),
+        ("http://host:99999/v1", "has no valid host and port"),
+        ("http://host:port/v1", "has no valid host and port"),
+        ("http://host:-1/v1", "has no valid host and port"),
+        ("http://[::1/v1", "has no valid host"),
+        ("http://::1/v1", "has no valid host"),
+        ("http://[host]/v1", "has no valid host"),
+        ("http://127.1/v1", "has no valid host"),
+        ("http://999.1.1.1/v1", "has no valid host"),
+        ("http://ho$t/v1", "has no valid host"),
+        ("http://a..b/v1", "has no valid host"),
+        ("https://api example.com/v1", "must not have spaces"),
+        ("https://api.example.com/v1 ", "must not have spaces"),
+        ("https://api.example.com/\tv1", "must not have spaces"),
+        ("https://https://api.example.com/v1", "has no valid host|two slashes"),
+        ("https://api.example.com//v1", "two slashes"),
+        ("https://api.example.com\\v1", "has no valid host|backslash"),
+        (f"https://me:{SECRET}@api.example.com/v1", "must not hold a user name or a password"),
+        (f"https://{SECRET}@api.example.com/v1", "must not hold a user name or a password"),
+        (f"https://api.example.com/v1?key={SECRET}", "must not have a query"),
+        (f"https://api.example.com/v1#{SECRET}", "must not have a query or a fragment"),
+    ],
+)
+def test_malformed_base_url_is_named(monkeypatch: pytest.MonkeyPatch, name: str, url: str, says: str) -> None:
+    monkeypatch.setenv(name, url)
+    (problem,) = problems()
+    assert problem.startswith(f"{name}: ")
+    assert re.search(says, problem)
+    assert SECRET not in problem
+    assert "example" not in problem
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("https://api.example.com/v1", "http://localhost:11434/v1/", "HTTP://10.0.0.1", "http://[::1]:8080/v1"),
+        *("http://my_container:80", "https://xn--bcher-kva.example", "https://bücher.example/a/b", "http://[fe80::1%eth0]"),
+    ],
+)  # fmt: skip
+def test_well_formed_base_url_is_taken(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    assert read().openai_base_url == url
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "says"),
+    [
+        ("DATABASE_URL", f"postgresql://u:{SECRET}@db:port/app", "is malformed"),
+        ("DATABASE_URL", f"postgresql://u:{SECRET}@db:99999/app", "has no valid host and port"),
+        ("DATABASE_URL", f"postgresql://u:p@ss{SECRET}@db/app", "percent-encoded"),
+        ("DATABASE_URL", f"postgresql://u:{SECRET}@[::1/app", "is malformed"),
+        ("DATABASE_URL", f"postgresql://u:{SECRET}@db/app?sslmod=require", "is malformed"),
+        ("DATABASE_URL", f"postgresql://u:{SECRET}@db/ap p", "must not have spaces"),
+        ("DATABASE_URL", f"postgres:u:{SECRET}@db", "must begin with postgresql://"),
+        ("MIGRATION_DATABASE_URL", f"postgresql://u:{SECRET}@db:port/app", "is malformed"),
+        ("MONGO_URI", f"mongodb://u:{SECRET}@db:port/app", "is malformed"),
+        ("MONGO_URI", f"mongodb://u:{SECRET}@db:99999/app", "is malformed"),
+        ("MONGO_URI", f"mongodb://u:p@ss{SECRET}@db/app", "percent-encoded"),
+        ("MONGO_URI", f"mongodb://u:{SECRET}/x@db/app", "percent-encoded"),
+        ("MONGO_URI", f"mongodb://u:{SECRET}@db", "names no database"),
+        ("MONGO_URI", f"mongodb://u:{SECRET}@/app", "is malformed"),
+        ("MONGO_URI", f"mongodb://u:{SECRET}@db/app?replicaset", "is malformed"),
+        ("MONGO_URI", f"mongodb+srv://u:{SECRET}@db.example.com:27017/app", "is malformed"),
+        ("REDIS_URL", "localhost:6379", "must begin with redis://"),
+        ("REDIS_URL", f"redis://:{SECRET}@db:port/0", "is malformed"),
+        ("REDIS_URL", f"redis://:{SECRET}@db:99999/0", "is malformed"),
+        ("REDIS_URL", f"redis://:pa#{SECRET}@db:6379/0", "is malformed|number of a database"),
+        ("REDIS_URL", f"redis://:{SECRET}@db/app", "the number of a database"),
+        ("REDIS_URL", f"redis://:{SECRET}@db/0?timeout=1", "is malformed"),
+        ("REDIS_URL", f"redis://:{SECRET}@db/0?socket_timeout=soon", "is malformed"),
+        ("REDIS_URL", "unix://", "names no socket"),
+        ("SMTP_HOST", "smtp://mail.example.com", "must be a host name"),
+        ("SMTP_HOST", "mail.example.com:25", "must be a host name"),
+        ("SMTP_HOST", "mail example.com", "must be a host name"),
+    ],
+)
+def test_malformed_address_is_named_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, name: str, url: str, says: str
+) -> None:
+    set_all(monkeypatch, EXTERNAL | {"MAIL_FROM": "a@example.com", name: url})
+    (problem,) = problems()
+    assert problem.startswith(f"{name}: ")
+    assert re.search(says, problem)
+    assert SECRET not in problem
+    assert "\n" not in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("DATABASE_URL", "postgresql://u:p%40ss%2Fw@db:5432/app?sslmode=require"),
+        ("DATABASE_URL", "postgresql://u:p/s#s%25@db/app"),
+        ("DATABASE_URL", "postgres:///app?host=%2Frun%2Fpostgresql"),
+        ("DATABASE_URL", "postgresql+psycopg://u@[::1]:5432/app"),
+        ("MONGO_URI", "mongodb://u:p%40ss@a:1,b:2,c:3/app?replicaSet=rs&authSource=admin"),
+        ("MONGO_URI", "mongodb+srv://u:p@cluster.example.com/app"),
+        ("MONGO_URI", "mongodb://%2Ftmp%2Fmongo.sock/app?directConnection=true"),
+        ("REDIS_URL", "redis://:p%40ss@db:6379/1"),
+        ("REDIS_URL", "rediss://user:pw@db"),
+        ("REDIS_URL", "unix:///run/redis.sock?db=1"),
+        ("SMTP_HOST", "mail.example.com"),
+        ("SMTP_HOST", "::1"),
+    ],
+)
+def test_well_formed_address_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, url: str) -> None:
+    set_all(monkeypatch, EXTERNAL | {"MAIL_FROM": "a@example.com", name: url})
+    assert getattr(read(), name.lower())
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "a.localhost", "127.0.0.1", "127.9.9.9", "127.1", "::1"])
+def test_loopback_is_recognized(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["", "example.com", "localhost.example.com", "10.0.0.1", "128.0.0.1", "2001:db8::1"])
+def test_what_is_not_loopback_is_recognized(host: str) -> None:
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("HTTPS_PROXY", f"ftp://u:{SECRET}@proxy", "must begin with http://"),
+        ("http_proxy", f"http://u:{SECRET}@proxy:port", "has no valid host and port"),
+        ("ALL_PROXY", "http://[::1", "has no valid host"),
+        ("HTTPS_PROXY", "http://", "has no valid host"),
+        ("NO_PROXY", "localhost,[::1", "has no valid host"),
+    ],
+)
+def test_proxy_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:
+    monkeypatch.setenv(name, value)
+    (problem,) = problems()
+    assert problem.startswith(f"{name}: ")
+    assert says in problem
+    assert SECRET not in problem
+
+
+@pytest.mark.parametrize("value", ["proxy:3128", "http://u:p@proxy:3128", "socks5://127.0.0.1:9", "https://[::1]:1"])
+def test_proxies_are_taken(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    set_all(
+        monkeypatch, {"HTTPS_PROXY": value, "NO_PROXY": "localhost,127.0.0.1,::1,[::1]:80,10.0.0.0/8,fd00::/8,.a,*"}
+    )
+    assert read()
+
+
+# Files that editors leave
+
+
+LINE = "OPENAI_API_KEY=sk-canary-ä\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_env_file_in_utf_8_is_read(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / ".env").write_bytes(LINE.replace("\n", "\r\n").encode(encoding))
+    key = read().openai_api_key
+    assert key
+    assert key.get_secret_value() == "sk-canary-ä"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (LINE.encode("utf-16"), ".env is UTF-16 or no text: save it as UTF-8"),
+        (LINE.encode("utf-16-le"), ".env is UTF-16 or no text: save it as UTF-8"),
+        (LINE.encode("utf-32"), ".env is UTF-16 or no text: save it as UTF-8"),
+        (b"A=1\n\0B=2\n", ".env is UTF-16 or no text: save it as UTF-8"),
+        (f"A=1\n{LINE}".encode("latin-1"), ".env: line 2 is not UTF-8: save the file as UTF-8"),
+        (f"# Schlüssel\n{LINE}".encode("cp1252"), ".env: line 1 is not UTF-8: save the file as UTF-8"),
+        (b"A=1\nOPENAI_API_KEY = sk canary = 'x\n", ""),
+        (b"A=1\n\n= sk-canary\n", ".env: line 3 is not NAME=value"),
+        (b"A='sk-canary\n", ".env: line 1 is not NAME=value"),
+    ],
+)
+def test_env_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / ".env").write_bytes(content)
+    if says:
+        assert problems() == [says]
+    else:
+        assert read()
+
+
+def test_env_file_that_is_a_directory_or_a_pipe_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").mkdir()
+    assert problems() == [".env is a directory: it must be a text file"]
+    (tmp_path / ".env").rmdir()
+    os.mkfifo(tmp_path / ".env")
+    assert problems() == [".env is no regular file: it must be a text file"]
+
+
+def test_env_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("A=1\n")
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert problems() == [".env cannot be read: Permission denied"]
+
+
+def test_secrets_file_in_another_encoding_is_named() -> None:
+    read()
+    path = Path(".data/secrets.env")
+    path.write_bytes(path.read_text().encode("utf-16"))
+    (problem,) = problems()
+    assert "secrets.env is not UTF-8" in problem
+
+
+def test_setting_that_is_not_utf_8_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("JWT_SECRET", "OPENAI_API_KEY", "OPENAI_BASE_URL", "DATA_DIR", "SMTP_HOST", "MAIL_FROM"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, os.fsdecode(b"caf\xe9" * 10))
+            (problem,) = problems()
+            assert problem.startswith(f"{name}: ")

