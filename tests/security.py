@@ -40,6 +40,8 @@ CLASSES: dict[str, Sequence[str]] = {
     "mass assignment": ("contracts/test_mass_assignment.py",),
     "default or weak secrets, auth bypass": (
         "kit/test_settings.py",
+        "test_listening.py::test_tls_file_that_is_none_is_named_as_what_it_is",
+        "test_listening.py::test_all_workers_read_certificates_again_on_hang_up_and_do_not_use_bad_ones",
         "auth/test_keys.py",
         "auth/test_headers.py",
         "auth/test_cookies.py",
@@ -87,6 +89,12 @@ CLASSES: dict[str, Sequence[str]] = {
     "leaked secrets": (
         "auth/test_secrecy.py",
         "llm/test_secrets.py",
+        "llm/test_proxy.py::test_model_on_loopback_is_asked_without_the_proxy",
+        "kit/test_embedded.py::test_databases_get_none_of_the_servers_secrets",
+        "kit/test_embedded.py::test_a_program_that_sets_up_a_database_gets_no_secret_either",
+        "kit/test_embedded.py::test_nobody_else_gets_in",
+        "kit/test_settings.py::test_malformed_address_is_named_without_its_password",
+        "test_listening.py::test_key_in_place_of_a_path_is_not_shown",
         "service_accounts/test_secrecy.py",
         "accounts/test_verification.py::test_the_token_is_stored_as_its_hash_alone",
         "orgs/test_invitations.py::test_the_token_is_stored_nowhere_and_listed_nowhere",

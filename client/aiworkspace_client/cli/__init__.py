@@ -16,14 +16,17 @@ from aiworkspace_client.cli import (
     api_keys,
     audit,
     budgets,
+    failures,
     members,
     models,
     orgs,
+    output,
     policies,
     roles,
     service_accounts,
     sharing,
     teams,
+    text,
     workspaces,
 )
 from aiworkspace_client.cli import conversations as conversation_commands
@@ -86,9 +89,18 @@ app.add_typer(audit.app, name="audit")
 
 
 def main() -> None:
-    for argument in sys.argv:
+    text.prepare_streams()
+    for argument in (*sys.argv, *(value for name, value in os.environ.items() if name.startswith("AIWS_"))):
         try:
             argument.encode()
         except UnicodeEncodeError:
             sys.exit(f"error: {argument!r} is not UTF-8.")
-    app()
+    try:
+        app()
+    except (text.NotTextError, UnicodeError) as error:
+        known = isinstance(error, text.NotTextError)
+        output.say(f"error: {error if known else 'What was typed is no text.'}", "bold red")
+        sys.exit(failures.USAGE)
+    except OSError as error:  # such as of standard input
+        output.say(f"error: {error}", "bold red")
+        sys.exit(failures.REFUSED)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from aiworkspace_client.cli import output
+from aiworkspace_client.cli import output, text
 from aiworkspace_client.cli.session import Session, connected, stop
 from aiworkspace_client.types import Session as UserSession
 from aiworkspace_client.types import User
@@ -135,7 +135,7 @@ def _signed_in(session: Session, user: User, device_token: str) -> None:
 
 def _password(from_stdin: bool, *, confirm: bool) -> str:
     if from_stdin:
-        return sys.stdin.readline().rstrip("\r\n")
+        return text.read_line()
     if not sys.stdin.isatty():
         stop("There is no terminal to ask for the password on. Use --password-stdin.")
     password: str = typer.prompt("Password", hide_input=True, confirmation_prompt=confirm, err=True)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from aiworkspace_client import AiWorkspaceError, ChatStream, errors
-from aiworkspace_client.cli import failures, output
+from aiworkspace_client.cli import failures, output, text
 from aiworkspace_client.cli.conversations import Workspace
 from aiworkspace_client.cli.session import Server, Session, connected, stop
 from aiworkspace_client.types import ChatEvent, ContentKind, FinishReason, Message, Run, RunState
@@ -36,7 +36,7 @@ def chat(
 ) -> None:
     """Talk to a model. Ctrl-C during an answer stops the answer."""
     if not message and not sys.stdin.isatty():
-        message = sys.stdin.read().strip() or stop("There is nothing to send.")
+        message = text.read_all().strip() or stop("There is nothing to send.")
     with connected(ctx) as session:
         given = conversation or (_last(session) if last else "")
         conversation_id = given or _new_conversation(session, workspace)
@@ -76,9 +76,12 @@ def _prompt(session: Session, server: Server, conversation_id: str, model: str) 
     output.say("Ctrl-C stops an answer, Ctrl-D leaves.", "dim")
     while True:
         try:
-            message = input("> ").strip()
+            message = text.typed(input("> ")).strip()
         except (EOFError, KeyboardInterrupt):
             break
+        except text.NotTextError as error:
+            output.say(f"error: {error}", "bold red")
+            continue
         try:
             if message:
                 _answer(session, conversation_id, message, model)

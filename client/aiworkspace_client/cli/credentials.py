@@ -25,8 +25,12 @@ class CredentialFileError(Exception):
 def default_path() -> Path:
     """$XDG_CONFIG_HOME/aiws/credentials.json; a relative XDG_CONFIG_HOME counts as unset."""
     configured = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    folder = configured if configured.is_absolute() else Path.home() / ".config"
-    return folder / "aiws" / "credentials.json"
+    if configured.is_absolute():
+        return configured / "aiws" / "credentials.json"
+    try:
+        return Path.home() / ".config" / "aiws" / "credentials.json"
+    except RuntimeError:  # neither HOME nor an entry in the password database
+        raise CredentialFileError("You have no home directory. Set HOME or XDG_CONFIG_HOME to a directory.") from None
 
 
 class CredentialFile(TokenStore):
@@ -132,6 +136,33 @@ class CredentialFile(TokenStore):
             yield descriptor
         finally:
             os.close(descriptor)
+
+
+class NoFile(CredentialFile):
+    """Remembers nothing: for a backend with a key, which needs no tokens and may have no place to write to."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull), "")
+
+    def _read(self) -> dict[str, Any]:
+        return {}
+
+    def _update(self, changes: dict[str, Any]) -> None:
+        pass
+
+
+def file_for_key(server: str) -> CredentialFile:
+    """Return the file, or one that remembers nothing where there is no home or it cannot be written."""
+    try:
+        path = default_path()
+    except CredentialFileError:
+        return NoFile()
+    file = CredentialFile(path, server)
+    try:
+        file.remember()
+    except OSError:
+        return NoFile()
+    return file
 
 
 def _device(email: str) -> str:

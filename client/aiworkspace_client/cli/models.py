@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import typer
 
-from aiworkspace_client.cli import output
+from aiworkspace_client.cli import output, text
 from aiworkspace_client.cli.account import Json
 from aiworkspace_client.cli.conversations import Workspace
 from aiworkspace_client.cli.orgs import Org
@@ -80,7 +80,7 @@ def _secret() -> str:
         return secret
     if sys.stdin.isatty():
         return str(typer.prompt("Key", hide_input=True, err=True)).strip()
-    return sys.stdin.readline().strip() or stop("There is no key on standard input.")
+    return text.read_line().strip() or stop("There is no key on standard input.")
 
 
 def _row(key: ProviderKey) -> tuple[str, ...]:

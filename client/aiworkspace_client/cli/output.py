@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from aiworkspace_client.cli.text import shows_everything
 from aiworkspace_client.types import Money, Role, TokenUsage
 
 NANOS = 1_000_000_000
@@ -82,7 +83,7 @@ def as_json(messages: Message | Iterable[Message]) -> None:
         content: object = _plain(messages)
     else:
         content = [_plain(message) for message in messages]
-    out.print(Text(json.dumps(content, indent=2, ensure_ascii=False)))
+    out.print(Text(json.dumps(content, indent=2, ensure_ascii=not shows_everything())))
 
 
 def _plain(message: Message) -> dict[str, object]:

@@ -10,7 +10,7 @@ import typer
 
 from aiworkspace_client import AiWorkspaceError, Client
 from aiworkspace_client.cli import failures, output
-from aiworkspace_client.cli.credentials import CredentialFile, CredentialFileError, default_path
+from aiworkspace_client.cli.credentials import CredentialFile, CredentialFileError, default_path, file_for_key
 
 # A person waits for every call.
 _SECONDS = 5.0
@@ -74,8 +74,8 @@ class Session:
 def connected(ctx: typer.Context) -> Iterator[Session]:
     """A session whose errors are explained and end the program with their exit code."""
     server: Server = ctx.obj
-    saved = CredentialFile(default_path(), server.entry)
     try:
+        saved = file_for_key(server.entry) if server.api_key else CredentialFile(default_path(), server.entry)
         certificates = server.root_certificates.read_bytes() if server.root_certificates else None
         with Client(
             server.target,
