@@ -21,11 +21,11 @@ BIN := $(patsubst %/,%,$(dir $(PYTHON)))
 PYTHON3 ?= python3
 PIP := $(PYTHON) -m pip --disable-pip-version-check --no-input -qq
 
-.PHONY: help setup run demo test security faults bench gen lint check-gen format typecheck docs baseline lock clean
+.PHONY: help setup run demo test test-loaded security faults bench gen lint check-gen format typecheck docs baseline lock clean
 
 help:  ## list the tasks
 	@grep -hE '^[a-z][a-z-]*:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' \
-		| while IFS=$$'\t' read -r task text; do printf '  make %-10s %s\n' "$$task" "$$text"; done
+		| while IFS=$$'\t' read -r task text; do printf '  make %-12s %s\n' "$$task" "$$text"; done
 
 ## Environment
 
@@ -59,6 +59,9 @@ demo: $(READY)  ## a tour through the running product
 JOBS ?= 3
 test: $(READY)  ## run the tests; ARGS='-k name' is passed on to pytest
 	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+test-loaded: $(READY)  ## the same beside as many busy processes as there are cores
+	@$(PYTHON) tools/busy.py $(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 security: $(READY)  ## what shows that it is safe; ARGS='--strict' fails too when pip-audit finds no service to ask
 	@$(PYTHON) -m tests.security $(ARGS)

@@ -109,6 +109,7 @@ def store_settings(stores: Stores) -> dict[str, object]:
         "password_pepper": "pepper-Zt8wHs2xMg4pYl7oJb0nEv5kCq1d",
         "encryption_secret": "encryption-Gh3pWs8yVn5bRk0dLt6zQm",
         "password_hash_cost": 10,
+        "access_token_seconds": 6 * 60 * 60,  # fixtures sign in once, and a busy machine takes its time
         "rate_limit_factor": 1000,
         "shutdown_seconds": 0.5,
     }

@@ -36,7 +36,7 @@ class ServerProcess:
                 stderr=log,
             )
         assert self._process.stdout
-        line = (await asyncio.wait_for(self._process.stdout.readline(), 120)).decode()
+        line = (await asyncio.wait_for(self._process.stdout.readline(), 300)).decode()
         assert line.startswith("aiworkspace listening on "), line + self.log.read_text()
         self.address = line.split()[-1]
 
@@ -58,7 +58,7 @@ class ServerProcess:
         assert self._process
         assert self._process.stdout
         read = ""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             while text not in read:
                 read += (await self._process.stdout.readline()).decode()
         return read
@@ -98,7 +98,7 @@ class ServerProcess:
         self.send(number)
         return await self.wait()
 
-    async def wait(self, seconds: float = 90) -> int:
+    async def wait(self, seconds: float = 300) -> int:
         assert self._process
         await asyncio.wait_for(self._process.communicate(), seconds)
         assert self._process.returncode is not None

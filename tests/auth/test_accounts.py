@@ -9,7 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from aiworkspace.v1 import auth_pb2 as pb
 from tests.auth.conftest import SignIn, registration
-from tests.backdoor import as_owner, sql, until_blocked
+from tests.backdoor import as_owner, sql, until_blocked, until_no_jobs
 from tests.conftest import Stores
 from tests.people import PASSWORD, NewPerson, Person
 from tests.refusals import (
@@ -175,6 +175,7 @@ async def test_a_password_that_is_changed_while_it_is_checked_starts_no_session(
 ) -> None:
     """The change would not see the session, and so not end it."""
     person = await new_person()
+    await until_no_jobs(stores, person.user_id)  # one of which could wait for the account as the sign-in does
     async with as_owner(stores) as changing, changing.transaction():
         change = "UPDATE users SET password_hash = 'changed' WHERE id = %s"
         await changing.execute(change, [person.user_id])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace.v1 import chat_pb2
+from aiworkspace_server.settings import Settings
 from tests.auth.browser import Browser, Metadata
 from tests.backdoor import sql
 from tests.conftest import Stores
@@ -74,11 +75,11 @@ async def test_a_sign_in_that_asks_for_cookies_has_its_tokens_nowhere_else(metho
     assert not any(cookie.value.encode() in shown for cookie in answer.cookies.values())
 
 
-async def test_cookies_are_out_of_reach_of_scripts_and_other_sites(new_person: NewPerson) -> None:
+async def test_cookies_are_out_of_reach_of_scripts_and_other_sites(new_person: NewPerson, settings: Settings) -> None:
     browser = Browser(await new_person())
     cookies = (await browser.sign_in()).cookies
     for name, path, seconds in (
-        (ACCESS, "/", "900"),
+        (ACCESS, "/", str(settings.access_token_seconds)),
         (REFRESH, REFRESH_PATH, "2592000"),
         (DEVICE, "/", "34560000"),
     ):

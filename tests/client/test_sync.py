@@ -228,7 +228,7 @@ async def test_an_async_client_moves_to_the_next_event_loop_and_not_between_two(
 async def script(code: str, *, quiet: bool = True) -> str:
     """What a program prints; it must end well and, if it is to be quiet, say nothing on stderr."""
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=40)
+    run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=240)
     assert run.returncode == 0, run.stderr
     assert not (quiet and run.stderr)
     return run.stdout

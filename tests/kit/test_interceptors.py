@@ -180,9 +180,9 @@ async def test_a_client_that_goes_away_cancels_the_handler_in_its_own_task(servi
 
     service.behaviour = wait
     call = asyncio.create_task(service.call("unary_stream"))
-    await asyncio.wait_for(reached.wait(), 30)
+    await asyncio.wait_for(reached.wait(), 120)
     call.cancel()
-    in_own_task, how = await asyncio.wait_for(service.clean_up, 30)
+    in_own_task, how = await asyncio.wait_for(service.clean_up, 120)
     assert (in_own_task, how) == (True, "CancelledError")
 
 
