@@ -75,3 +75,4 @@ def token_in(mail: EmailMessage) -> str:
 
 
 VERIFY, RESET = "Please confirm your email address", "Set a new password"
+CHANGE, NOTICE = "Please confirm your new email address", "Your email address is to be changed"

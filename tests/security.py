@@ -51,6 +51,8 @@ CLASSES: dict[str, Sequence[str]] = {
     ),
     "JWT confusion": ("auth/test_tokens.py",),
     "sessions that survive": (
+        "accounts/test_change_email.py::test_the_session_that_asked_goes_on_and_others_end",
+        "accounts/test_deletion.py::test_every_session_ends_and_the_address_can_be_registered_again",
         "auth/test_sessions.py",
         "accounts/test_reset.py::test_it_sets_the_password_and_ends_all_sessions",
         "chat/test_lost_access.py",
@@ -75,6 +77,9 @@ CLASSES: dict[str, Sequence[str]] = {
         "kit/test_limits.py",
     ),
     "races": (
+        "accounts/test_change_email.py::test_of_many_accounts_at_once_one_gets_the_address",
+        "accounts/test_deletion.py::test_fifty_calls_at_once_delete_once",
+        "accounts/test_deletion.py::test_of_two_owners_who_delete_their_accounts_at_once_one_stays",
         "auth/test_cookies.py::test_fifty_refreshes_by_cookie_at_once_give_one_live_child",
         "accounts/test_reset.py::test_of_fifty_callers_at_once_one_succeeds",
         "accounts/test_verification.py::test_of_fifty_callers_at_once_one_makes_the_change",
@@ -85,6 +90,12 @@ CLASSES: dict[str, Sequence[str]] = {
         "teams/test_teams.py::test_fifty_at_once_come_in_once",
         "workspaces/test_sharing.py::test_of_fifty_removals_one_removes",
         "audit/test_chain.py::test_fifty_calls_at_once_leave_one_chain",
+    ),
+    "deleted content that stays": (
+        "erasure/test_canaries.py",
+        "erasure/test_jobs.py",
+        "accounts/test_deletion.py",
+        "contracts/test_replies.py",
     ),
     "leaked secrets": (
         "auth/test_secrecy.py",
@@ -265,6 +276,7 @@ INVARIANTS: dict[str, Sequence[str]] = {
         "auth/test_sessions.py::test_a_lost_reply_is_repeated_by_a_server_whose_clock_differs",
         "client/test_tokens.py::test_a_session_is_kept_until_the_server_says_that_it_has_ended",
     ),
+    "39 what was deleted is stored nowhere": ("erasure/test_canaries.py", "erasure/test_jobs.py"),
 }
 
 SECTIONS = {"Classes": CLASSES, "Invariants": INVARIANTS}

@@ -25,14 +25,16 @@ from .auth.servicer import AuthServicer
 from .budgets.jobs import Alerts
 from .budgets.servicer import BudgetServicer
 from .chat.engine import Engine
+from .chat.erasure import ChatEraser
 from .chat.leases import Lease
-from .chat.recovery import Recovery, purge_deleted
+from .chat.recovery import Recovery
 from .chat.relay import Relay
 from .chat.runs import Runs
 from .chat.service import ChatFinder
 from .chat.servicer import ChatServicer
 from .chat.stops import Stops
 from .chat.upkeep import Upkeep
+from .erasure.jobs import Erasure
 from .kit.addresses import TrustedProxies
 from .kit.contract import Method
 from .kit.embedded import embedded_mongo, embedded_postgres, embedded_redis
@@ -46,11 +48,11 @@ from .kit.pages import Pages
 from .kit.postgres import Database
 from .kit.replies import Replies
 from .kit.stores import insist
-from .kit.timestamps import now
 from .listening import Tls, check_port, listen, read_certificate
 from .llm.breaker import Breakers
 from .llm.registry import Registry
 from .migrate import check_schema, migrate
+from .orgs import service as orgs
 from .orgs.jobs import InvitationMails
 from .orgs.servicer import OrgServicer
 from .orgs.tokens import InvitationTokens
@@ -204,6 +206,7 @@ async def _listen(
         providers,
         plans,
         runs,
+        ChatEraser(db, mongo, stops, relay),
         stops,
         ledger,
         credentials,
@@ -235,7 +238,6 @@ async def _working(stack: AsyncExitStack, engine: Engine, plans: Plans, relay: R
     stack.push_async_callback(runs.close, shutdown_seconds)
     if alone:  # while the lease is renewed, however much there is to take over
         await recovery.take_over()
-        await purge_deleted(engine.mongo, now())
     return runs
 
 
@@ -261,6 +263,7 @@ class Shared:
     providers: Providers
     plans: Plans
     runs: Runs
+    eraser: ChatEraser
     stops: Stops
     ledger: Ledger
     credentials: Credentials
@@ -288,13 +291,24 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
     token_mails = TokenMails(db, jobs, mailer, links, EmailTokens(derive(lasting, "email tokens")))
     invitation_mails = InvitationMails(db, jobs, mailer, links, invitations)
     notices = Notices(db, jobs, mailer)
+    erasure = Erasure(db, jobs, shared.eraser)
     return Services(
         auth=AuthServicer(db, credentials, token_mails.ask_verification, notices, pages, replies),
-        accounts=AccountServicer(db, credentials.passwords, credentials.authenticator, token_mails, notices),
+        accounts=AccountServicer(
+            db,
+            credentials,
+            token_mails,
+            notices,
+            orgs.leave_all,
+            shared.rights_lost,
+            erasure.ask_account,
+            replies,
+        ),
         orgs=OrgServicer(
             db,
             credentials.authenticator,
             shared.rights_lost,
+            erasure.ask_org,
             invitations,
             invitation_mails,
             settings.require_verified_email,
@@ -306,9 +320,17 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
             db, credentials.authenticator, shared.access, shared.methods, shared.rights_lost, pages, replies
         ),
         service_accounts=ServiceAccountServicer(
-            db, credentials.authenticator, shared.rights_lost, notices, pages, replies
+            db, credentials.authenticator, shared.rights_lost, erasure.ask_account, notices, pages, replies
         ),
-        workspaces=WorkspaceServicer(db, shared.providers, shared.workspaces, shared.rights_lost, pages, replies),
+        workspaces=WorkspaceServicer(
+            db,
+            shared.providers,
+            shared.workspaces,
+            shared.rights_lost,
+            erasure.ask_workspace,
+            pages,
+            replies,
+        ),
         models=ModelServicer(db, shared.providers, shared.vault, pages),
         chat=ChatServicer(
             db,
@@ -319,6 +341,7 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
             shared.runs,
             shared.stops,
             shared.access.authorize_again,
+            shared.eraser,
             pages,
             replies,
         ),

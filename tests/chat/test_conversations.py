@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -11,7 +12,6 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace.v1 import workspace_pb2
 from aiworkspace_server.app import App
-from aiworkspace_server.chat.recovery import purge_deleted
 from aiworkspace_server.chat.store import ChatStore
 from aiworkspace_server.kit.timestamps import now
 from tests.people import Person, Place, events_of, kinds_of, make_conversation, say
@@ -202,8 +202,12 @@ async def test_a_deletion_goes_on_when_its_caller_goes_away(place: Place, app: A
         if await conversations.count_documents(begun):
             break
     call.cancel()
-    deleted = begun | {"purge_time": {"$ne": None}}
-    await until(lambda: conversations.count_documents(deleted))
+    runs, of_it = app.mongo.database["runs"], {"conversation_id": uuid.UUID(place.conversation_id)}
+
+    async def erased() -> bool:
+        return await runs.count_documents(of_it) == 0
+
+    await until(erased)
     assert await code_of(place.owner.chat.GetRun(pb.GetRunRequest(run_id=run_id))) == grpc.StatusCode.NOT_FOUND
 
 
@@ -212,7 +216,9 @@ async def test_what_a_crash_left_of_a_deleted_conversation_is_removed(place: Pla
     chat, conversation_id = _store(app, place), uuid.UUID(place.conversation_id)
     await chat.delete_conversation(conversation_id)
     assert await code_of(place.owner.chat.GetRun(pb.GetRunRequest(run_id=run_id))) == grpc.StatusCode.NOT_FOUND
-    await purge_deleted(app.mongo, now())
+    conversations, this = app.mongo.database["conversations"], {"_id": conversation_id}
+    await conversations.update_one(this, {"$set": {"delete_time": now() - timedelta(hours=1)}})
+    await until(lambda: conversations.count_documents(this | {"purge_time": {"$ne": None}}))
     where = {"conversation_id": conversation_id}
     assert await app.mongo.database["messages"].count_documents(where) == 0
     assert await app.mongo.database["runs"].count_documents(where) == 0

@@ -363,6 +363,30 @@ async def test_a_mailed_token_verifies(server: ScriptedServer, aiws: Aiws) -> No
     assert server.called("AccountService.VerifyEmail")[0].request.token == "token-1"
 
 
+@pytest.mark.usefixtures("signed_in")
+async def test_an_address_is_changed(server: ScriptedServer, aiws: Aiws) -> None:
+    server.script("AccountService.ChangeEmail", answer(account_pb2.ChangeEmailResponse()))
+    ran = await aiws("account", "email", "new@example.com", "--password-stdin", stdin="a passphrase\n")
+    assert (ran.returncode, "aiws verify" in ran.stderr) == (0, True), ran.stderr
+    request = server.called("AccountService.ChangeEmail")[0].request
+    assert (request.new_email, request.password) == ("new@example.com", "a passphrase")
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_an_account_is_deleted_after_a_question(server: ScriptedServer, aiws: Aiws) -> None:
+    server.script("AuthService.GetMe", answer(auth_pb2.GetMeResponse(user=auth_pb2.User(email="a@example.com"))))
+    server.script("AccountService.DeleteAccount", answer(account_pb2.DeleteAccountResponse()))
+    ran = await aiws("account", "delete", "--password-stdin", stdin="n\na passphrase\n")
+    assert (ran.returncode, "a@example.com" in ran.stderr) == (1, True)
+    assert not server.called("AccountService.DeleteAccount")
+    ran = await aiws("account", "delete", "--yes", "--password-stdin", stdin="a passphrase\n")
+    assert ran.returncode == 0, ran.stderr
+    assert server.called("AccountService.DeleteAccount")[0].request.password == "a passphrase"
+    assert server.called("AccountService.DeleteAccount")[0].metadata["authorization"]
+    await aiws("whoami")
+    assert "authorization" not in server.called("AuthService.GetMe")[-1].metadata
+
+
 async def test_a_lost_password_is_set_anew(server: ScriptedServer, aiws: Aiws) -> None:
     server.script("AccountService.RequestPasswordReset", answer(account_pb2.RequestPasswordResetResponse()))
     server.script("AccountService.ResetPassword", answer(account_pb2.ResetPasswordResponse()))

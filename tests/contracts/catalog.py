@@ -33,6 +33,9 @@ LEADING_ELSEWHERE = {
     "workspaces_id_key": "the organization of a workspace",
     "api_keys_secret_hash_key": "the key of a secret",
     "invitations_email": "whether somebody who registers is invited",
+    "invitations_accepter": "the organizations that have invited somebody whose account is deleted",
+    "run_claims_user": "the organizations in which somebody has had runs whose account is deleted",
+    "replies_time": "answers that were kept for long enough, whosever they are",
 }
 # Rows that are written once and never changed.
 APPEND_ONLY = ("ledger_entries", "audit_events", "audit_resources")
@@ -51,6 +54,11 @@ DOORS = {
     "list_ledger_orgs()": True,
     "find_ledger_orgs(p_run_ids uuid[])": True,
     "list_provider_key_orgs()": True,
+    "list_unerased(p_before timestamp with time zone)": True,
+    "list_membership_orgs(p_user_id uuid)": True,
+    "list_invitation_orgs(p_user_id uuid)": True,
+    "list_run_orgs(p_user_id uuid)": True,
+    "list_expired_replies(p_before timestamp with time zone, p_limit integer)": True,
     "active_memberships(p_user_id uuid)": False,
 }
 

@@ -9,9 +9,12 @@ from tests.backdoor import Owner
 
 # What a call may touch by itself: when credentials were last used.
 _TOUCHED = ("last_use_time", "last_use_address")
-# What goes on whether anybody calls or not: leases, the heartbeat of the job queue, and its own job every few seconds.
+# What goes on whether anybody calls or not: leases, the heartbeat of the job queue, and jobs every few seconds.
 _OWN_AFFAIRS = ("servers", "procrastinate_workers", "procrastinate_periodic_defers", "procrastinate_events")
-_CONDITIONS = {"chain_id": "chain_id <> ALL (%(callers)s::uuid[])", "task_name": "task_name <> 'jobs.tend'"}
+_CONDITIONS = {
+    "chain_id": "chain_id <> ALL (%(callers)s::uuid[])",
+    "task_name": "task_name NOT IN ('jobs.tend', 'erasure.reconcile', 'erasure.purge')",
+}
 
 _TABLES = """
 SELECT relname, ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0)

@@ -52,7 +52,8 @@ class AsyncAccess:
             org_id: The organization.
             name: Name, 1 to 100 characters. Need not be unique.
             permissions: Names of the permissions that it includes: those of Permission.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         request = access_pb2.CreateCustomRoleRequest(
@@ -161,7 +162,8 @@ class Access:
             org_id: The organization.
             name: Name, 1 to 100 characters. Need not be unique.
             permissions: Names of the permissions that it includes: those of Permission.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         return self._portal.run(

@@ -190,7 +190,8 @@ class AsyncAuth:
         Args:
             current_password: The password up to now.
             new_password: The new password, 12 to 1024 characters.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         request = auth_pb2.ChangePasswordRequest(
@@ -382,7 +383,8 @@ class Auth:
         Args:
             current_password: The password up to now.
             new_password: The new password, 12 to 1024 characters.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         self._portal.run(

@@ -76,7 +76,8 @@ class AsyncBudgets:
             limit: The most that may be spent in a window, in USD. Not negative.
             hard: Whether runs that do not fit are refused.
             alert_percents: Percentages of the limit, 1 to 100, at which those who may manage budgets get a mail.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         request = budget_pb2.CreateBudgetRequest(
@@ -231,7 +232,8 @@ class Budgets:
             limit: The most that may be spent in a window, in USD. Not negative.
             hard: Whether runs that do not fit are refused.
             alert_percents: Percentages of the limit, 1 to 100, at which those who may manage budgets get a mail.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         return self._portal.run(

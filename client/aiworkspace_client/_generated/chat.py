@@ -90,7 +90,8 @@ class AsyncChat:
             workspace_id: The workspace.
             title: Title, at most 200 characters. Empty means: taken from the first message.
             model: Model that answers: one of ListWorkspaceModels. Empty means the workspace's default model.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         request = chat_pb2.CreateConversationRequest(
@@ -151,8 +152,9 @@ class AsyncChat:
         return response.conversation
 
     async def delete_conversation(self, conversation_id: str, *, timeout: float | None = None) -> None:
-        """Deletes a conversation with its messages. A run in progress is cancelled first. What was spent stays in the
-        usage.
+        """Deletes a conversation with its messages, runs and attempts. A run in progress is cancelled first. The
+        content is erased when the call returns or, after a crash of the server, within minutes. The conversation's
+        id stays, and what was spent stays in the usage.
 
         Args:
             conversation_id: The conversation.
@@ -267,7 +269,8 @@ class Chat:
             workspace_id: The workspace.
             title: Title, at most 200 characters. Empty means: taken from the first message.
             model: Model that answers: one of ListWorkspaceModels. Empty means the workspace's default model.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         return self._portal.run(
@@ -322,8 +325,9 @@ class Chat:
         )
 
     def delete_conversation(self, conversation_id: str, *, timeout: float | None = None) -> None:
-        """Deletes a conversation with its messages. A run in progress is cancelled first. What was spent stays in the
-        usage.
+        """Deletes a conversation with its messages, runs and attempts. A run in progress is cancelled first. The
+        content is erased when the call returns or, after a crash of the server, within minutes. The conversation's
+        id stays, and what was spent stays in the usage.
 
         Args:
             conversation_id: The conversation.

@@ -63,7 +63,8 @@ class AsyncOrgs:
 
         Args:
             name: Name, 1 to 100 characters. Need not be unique.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         request = org_pb2.CreateOrgRequest(name=name, request_id=request_id or new_request_id())
@@ -116,7 +117,12 @@ class AsyncOrgs:
         return response.org
 
     async def delete(self, org_id: str, *, timeout: float | None = None) -> None:
-        """Deletes an organization with everything in it. Owners may. Its ids are NOT_FOUND from then on.
+        """Deletes an organization with everything in it. Owners may. Its ids are NOT_FOUND from then on, and its runs
+        are cancelled. Its content is erased within minutes, also after a crash of the server: conversations with
+        their messages, runs and attempts; workspaces, teams, custom roles, members, service accounts and their API
+        keys, invitations, model policies, keys at providers and budgets. What stays names ids, times and amounts
+        alone: the ids of the organization, its workspaces and its service accounts, which the usage refers to; the
+        ledger and the usage; the audit log, with network addresses and user agents.
 
         Args:
             org_id: The organization.
@@ -148,7 +154,8 @@ class AsyncOrgs:
             org_id: The organization.
             email: Email address to invite.
             role: The role to offer.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             custom_role_id: The custom role, with ROLE_CUSTOM and only with it.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
@@ -206,7 +213,8 @@ class AsyncOrgs:
 
         Args:
             token: The token that CreateInvitation returned.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         request = org_pb2.AcceptInvitationRequest(token=token, request_id=request_id or new_request_id())
@@ -320,7 +328,8 @@ class Orgs:
 
         Args:
             name: Name, 1 to 100 characters. Need not be unique.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         return self._portal.run(self._namespace.create(name=name, request_id=request_id, timeout=timeout))
@@ -360,7 +369,12 @@ class Orgs:
         return self._portal.run(self._namespace.update(org=org, update_mask=update_mask, timeout=timeout))
 
     def delete(self, org_id: str, *, timeout: float | None = None) -> None:
-        """Deletes an organization with everything in it. Owners may. Its ids are NOT_FOUND from then on.
+        """Deletes an organization with everything in it. Owners may. Its ids are NOT_FOUND from then on, and its runs
+        are cancelled. Its content is erased within minutes, also after a crash of the server: conversations with
+        their messages, runs and attempts; workspaces, teams, custom roles, members, service accounts and their API
+        keys, invitations, model policies, keys at providers and budgets. What stays names ids, times and amounts
+        alone: the ids of the organization, its workspaces and its service accounts, which the usage refers to; the
+        ledger and the usage; the audit log, with network addresses and user agents.
 
         Args:
             org_id: The organization.
@@ -391,7 +405,8 @@ class Orgs:
             org_id: The organization.
             email: Email address to invite.
             role: The role to offer.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             custom_role_id: The custom role, with ROLE_CUSTOM and only with it.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
@@ -447,7 +462,8 @@ class Orgs:
 
         Args:
             token: The token that CreateInvitation returned.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         return self._portal.run(self._namespace.accept_invitation(token=token, request_id=request_id, timeout=timeout))

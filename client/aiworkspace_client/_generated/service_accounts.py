@@ -85,7 +85,8 @@ class AsyncServiceAccounts:
             name: Name, 1 to 100 characters. Need not be unique.
             role: Its role in the organization.
             custom_role_id: The custom role, with ROLE_CUSTOM and only with it.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         request = service_account_pb2.CreateServiceAccountRequest(
@@ -161,7 +162,8 @@ class AsyncServiceAccounts:
             workspace_ids: UUIDs of the workspaces that it is limited to. Empty: all that its account may see. A key
                 that is limited to workspaces has permissions of workspaces only, and org.read.
             expire_time: When it stops working. Not given: never.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         request = service_account_pb2.CreateApiKeyRequest(
@@ -220,7 +222,8 @@ class AsyncServiceAccounts:
             api_key_id: The key.
             overlap_seconds: How many seconds the old key goes on working, up to 30 days. 0 ends it at once.
             expire_time: When the new key stops working. Not given: after as long a time as the old one was made for.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         request = service_account_pb2.RotateApiKeyRequest(
@@ -280,7 +283,8 @@ class ServiceAccounts:
             name: Name, 1 to 100 characters. Need not be unique.
             role: Its role in the organization.
             custom_role_id: The custom role, with ROLE_CUSTOM and only with it.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         return self._portal.run(
@@ -351,7 +355,8 @@ class ServiceAccounts:
             workspace_ids: UUIDs of the workspaces that it is limited to. Empty: all that its account may see. A key
                 that is limited to workspaces has permissions of workspaces only, and org.read.
             expire_time: When it stops working. Not given: never.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         return self._portal.run(
@@ -410,7 +415,8 @@ class ServiceAccounts:
             api_key_id: The key.
             overlap_seconds: How many seconds the old key goes on working, up to 30 days. 0 ends it at once.
             expire_time: When the new key stops working. Not given: after as long a time as the old one was made for.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         return self._portal.run(

@@ -49,7 +49,8 @@ class AsyncTeams:
         Args:
             org_id: The organization.
             name: Name, 1 to 100 characters. Need not be unique.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         request = team_pb2.CreateTeamRequest(org_id=org_id, name=name, request_id=request_id or new_request_id())
@@ -176,7 +177,8 @@ class Teams:
         Args:
             org_id: The organization.
             name: Name, 1 to 100 characters. Need not be unique.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         return self._portal.run(

@@ -96,7 +96,8 @@ class AsyncWorkspaces:
             default_model: Model of conversations that name none: one that the organization can use. Empty means the
                 default of the organization's model policy.
             system_prompt: What the model is told at the start of every conversation. At most 32,768 characters.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             visibility: Who sees it. Not given means WORKSPACE_VISIBILITY_ORG.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
@@ -161,7 +162,11 @@ class AsyncWorkspaces:
 
     async def delete(self, workspace_id: str, *, timeout: float | None = None) -> None:
         """Deletes a workspace with its conversations. The workspace's managers and the organization's owners and admins
-        may. Its ids are NOT_FOUND from then on.
+        may. Its ids are NOT_FOUND from then on, and its runs are cancelled. Its content is erased within minutes,
+        also after a crash of the server: conversations with their messages, runs and attempts, its name, system
+        prompt and members, its model policy and its budgets. API keys that are limited to it alone reach nothing any
+        more. What stays names ids, times and amounts alone: the workspace's id, the ledger and the usage, the audit
+        log.
 
         Args:
             workspace_id: The workspace.
@@ -293,7 +298,8 @@ class Workspaces:
             default_model: Model of conversations that name none: one that the organization can use. Empty means the
                 default of the organization's model policy.
             system_prompt: What the model is told at the start of every conversation. At most 32,768 characters.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
+            request_id: UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is
+                a new one. New unless given.
             visibility: Who sees it. Not given means WORKSPACE_VISIBILITY_ORG.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
@@ -352,7 +358,11 @@ class Workspaces:
 
     def delete(self, workspace_id: str, *, timeout: float | None = None) -> None:
         """Deletes a workspace with its conversations. The workspace's managers and the organization's owners and admins
-        may. Its ids are NOT_FOUND from then on.
+        may. Its ids are NOT_FOUND from then on, and its runs are cancelled. Its content is erased within minutes,
+        also after a crash of the server: conversations with their messages, runs and attempts, its name, system
+        prompt and members, its model policy and its budgets. API keys that are limited to it alone reach nothing any
+        more. What stays names ids, times and amounts alone: the workspace's id, the ledger and the usage, the audit
+        log.
 
         Args:
             workspace_id: The workspace.

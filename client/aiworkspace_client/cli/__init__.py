@@ -81,6 +81,7 @@ for about_sharing in (sharing.members, sharing.share, sharing.unshare, sharing.v
     workspaces.app.command()(about_sharing)
 app.add_typer(workspaces.app, name="workspaces")
 app.add_typer(conversation_commands.app, name="conversations")
+app.add_typer(account.app, name="account")
 app.add_typer(account.sessions, name="sessions")
 app.add_typer(service_accounts.app, name="service-accounts")
 app.add_typer(api_keys.app, name="api-keys")

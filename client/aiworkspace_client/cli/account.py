@@ -1,4 +1,4 @@
-"""aiws register, verify, login, logout, whoami, reset-password, sessions."""
+"""aiws register, verify, login, logout, whoami, reset-password, account, sessions."""
 
 import socket
 import sys
@@ -16,6 +16,7 @@ PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the 
 MailedToken = Annotated[str, typer.Option("--token", prompt="Token from the mail", help="What the mail has.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
+app = typer.Typer(no_args_is_help=True, help="Change the address of your account, or delete the account.")
 sessions = typer.Typer(no_args_is_help=True, help="Sign-ins of your account, one for each device.")
 
 
@@ -92,6 +93,39 @@ def whoami(ctx: typer.Context, json: Json = False) -> None:
         rows = [["name", user.display_name], ["email", user.email], ["user", user.user_id], ["server", ctx.obj.target]]
         rows += [[name, session.saved.recall(f"{name}_id")] for name in ("org", "workspace", "conversation")]
         output.table(("", ""), [row for row in rows if row[1]])
+
+
+@app.command("email")
+def change_email(
+    ctx: typer.Context,
+    new_email: Annotated[str, typer.Argument(help="The new email address.")],
+    password_stdin: PasswordStdin = False,
+) -> None:
+    """Use another email address. It becomes yours when you confirm it, with aiws verify and the token mailed to it."""
+    _refuse_key(ctx)
+    with connected(ctx) as session:
+        password = _password(password_stdin, confirm=False)
+        session.client.account.change_email(new_email=new_email, password=password)
+        output.say(f"If {new_email} has no account, a mail with a token is on its way there. Next: aiws verify")
+
+
+@app.command()
+def delete(
+    ctx: typer.Context,
+    password_stdin: PasswordStdin = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete your account for good, with your conversations in all organizations."""
+    _refuse_key(ctx)
+    with connected(ctx) as session:
+        user = session.client.auth.get_me()
+        if not yes:
+            question = f"Delete the account {user.email} and all of its conversations, for good?"
+            typer.confirm(question, abort=True, err=True)
+        password = _password(password_stdin, confirm=False)
+        session.client.account.delete(password=password)
+        session.saved.forget()
+        output.say(f"The account {user.email} is deleted.")
 
 
 @sessions.command("list")

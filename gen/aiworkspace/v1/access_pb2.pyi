@@ -150,7 +150,7 @@ class CreateCustomRoleRequest(_message.Message):
     name: _builtins.str
     """Name, 1 to 100 characters. Need not be unique."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call."""
+    """UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is a new one."""
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the permissions that it includes: those of Permission."""

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AccountServiceStub:
-    """AccountService shows by mail that somebody owns an email address, and lets them in again with that.
+    """AccountService shows by mail that somebody owns an email address, lets them in again with that, and deletes accounts.
     """
 
     def __init__(self, channel):
@@ -55,10 +55,20 @@ class AccountServiceStub:
                 request_serializer=aiworkspace_dot_v1_dot_account__pb2.ResetPasswordRequest.SerializeToString,
                 response_deserializer=aiworkspace_dot_v1_dot_account__pb2.ResetPasswordResponse.FromString,
                 _registered_method=True)
+        self.ChangeEmail = channel.unary_unary(
+                '/aiworkspace.v1.AccountService/ChangeEmail',
+                request_serializer=aiworkspace_dot_v1_dot_account__pb2.ChangeEmailRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_account__pb2.ChangeEmailResponse.FromString,
+                _registered_method=True)
+        self.DeleteAccount = channel.unary_unary(
+                '/aiworkspace.v1.AccountService/DeleteAccount',
+                request_serializer=aiworkspace_dot_v1_dot_account__pb2.DeleteAccountRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_account__pb2.DeleteAccountResponse.FromString,
+                _registered_method=True)
 
 
 class AccountServiceServicer:
-    """AccountService shows by mail that somebody owns an email address, and lets them in again with that.
+    """AccountService shows by mail that somebody owns an email address, lets them in again with that, and deletes accounts.
     """
 
     def RequestEmailVerification(self, request, context):
@@ -73,7 +83,12 @@ class AccountServiceServicer:
         """VerifyEmail marks the email address to which the token was sent as verified. A token works for 24 hours, unless a
         newer one was sent, and while the account has that address. Repeating the call changes nothing and succeeds.
 
-        Errors: NOT_FOUND for a token that is unknown, was replaced, or has expired.
+        With the token of ChangeEmail the address becomes the account's, in place of the one before. All sessions end but the
+        one that asked for the change, and so do tokens that were mailed to the address before, those for ResetPassword
+        included. Invitations to the address before stay with that address.
+
+        Errors: NOT_FOUND for a token that is unknown, was replaced, or has expired; ALREADY_EXISTS when the new address has
+        an account by now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,6 +108,35 @@ class AccountServiceServicer:
 
         Errors: NOT_FOUND for a token that is unknown, was used or replaced, or has expired; INVALID_ARGUMENT when the
         password is easily guessed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeEmail(self, request, context):
+        """ChangeEmail sends a mail with a token for VerifyEmail to a new address. Only with that token does the address become
+        the account's; until then nothing changes. The present address gets a notice first. Tokens of earlier calls end.
+        Nothing is sent to an address that has an account, nor beyond three mails in an hour; the answer is the same.
+
+        Errors: UNAUTHENTICATED with reason PASSWORD_WRONG; RESOURCE_EXHAUSTED after too many wrong passwords.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAccount(self, request, context):
+        """DeleteAccount deletes the caller's account for good. At once all of its sessions and memberships end, its runs are
+        cancelled, the invitations that it made and those to it are closed, mailed tokens end, and its name, address and
+        password are removed: the address can be registered again, as another account. The person's conversations in all
+        organizations are erased within minutes, also after a crash of the server. What stays names the account by its id
+        alone: the ledger and the usage of organizations; audit logs, the account's own included, with network addresses and
+        user agents, so that nobody covers up a theft of the account by deleting it; and service accounts and API keys
+        that the person made, which are the organizations'.
+
+        Errors: UNAUTHENTICATED with reason PASSWORD_WRONG, and without it for a call that is repeated after it succeeded,
+        since its session has ended; RESOURCE_EXHAUSTED after too many wrong passwords; FAILED_PRECONDITION with reason
+        LAST_OWNER while the account is the only owner of an organization, with the organizations' ids, separated by commas,
+        in the metadata "org_ids": make somebody else an owner there or delete the organization first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,6 +165,16 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     request_deserializer=aiworkspace_dot_v1_dot_account__pb2.ResetPasswordRequest.FromString,
                     response_serializer=aiworkspace_dot_v1_dot_account__pb2.ResetPasswordResponse.SerializeToString,
             ),
+            'ChangeEmail': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeEmail,
+                    request_deserializer=aiworkspace_dot_v1_dot_account__pb2.ChangeEmailRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_account__pb2.ChangeEmailResponse.SerializeToString,
+            ),
+            'DeleteAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAccount,
+                    request_deserializer=aiworkspace_dot_v1_dot_account__pb2.DeleteAccountRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_account__pb2.DeleteAccountResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'aiworkspace.v1.AccountService', rpc_method_handlers)
@@ -130,7 +184,7 @@ def add_AccountServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccountService:
-    """AccountService shows by mail that somebody owns an email address, and lets them in again with that.
+    """AccountService shows by mail that somebody owns an email address, lets them in again with that, and deletes accounts.
     """
 
     @staticmethod
@@ -231,6 +285,60 @@ class AccountService:
             '/aiworkspace.v1.AccountService/ResetPassword',
             aiworkspace_dot_v1_dot_account__pb2.ResetPasswordRequest.SerializeToString,
             aiworkspace_dot_v1_dot_account__pb2.ResetPasswordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeEmail(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.AccountService/ChangeEmail',
+            aiworkspace_dot_v1_dot_account__pb2.ChangeEmailRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_account__pb2.ChangeEmailResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.AccountService/DeleteAccount',
+            aiworkspace_dot_v1_dot_account__pb2.DeleteAccountRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_account__pb2.DeleteAccountResponse.FromString,
             options,
             channel_credentials,
             insecure,

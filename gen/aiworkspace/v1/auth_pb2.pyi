@@ -565,7 +565,7 @@ class ChangePasswordRequest(_message.Message):
     new_password: _builtins.str
     """The new password, 12 to 1024 characters."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call."""
+    """UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is a new one."""
     def __init__(
         self,
         *,

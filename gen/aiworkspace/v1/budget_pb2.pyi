@@ -331,7 +331,7 @@ class CreateBudgetRequest(_message.Message):
     hard: _builtins.bool
     """Whether runs that do not fit are refused."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call."""
+    """UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is a new one."""
     @_builtins.property
     def limit(self) -> _common_pb2.Money:
         """The most that may be spent in a window, in USD. Not negative."""

@@ -1119,7 +1119,7 @@ class CreateConversationRequest(_message.Message):
     model: _builtins.str
     """Model that answers: one of ListWorkspaceModels. Empty means the workspace's default model."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call."""
+    """UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is a new one."""
     def __init__(
         self,
         *,

@@ -151,8 +151,9 @@ class ChatServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteConversation(self, request, context):
-        """DeleteConversation deletes a conversation with its messages. A run in progress is cancelled first. What was spent
-        stays in the usage.
+        """DeleteConversation deletes a conversation with its messages, runs and attempts. A run in progress is cancelled first.
+        The content is erased when the call returns or, after a crash of the server, within minutes. The conversation's id
+        stays, and what was spent stays in the usage.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,8 +58,9 @@ class ChatServiceStub:
     and no longer current.
     """
     DeleteConversation: _grpc.UnaryUnaryMultiCallable[_chat_pb2.DeleteConversationRequest, _chat_pb2.DeleteConversationResponse]
-    """DeleteConversation deletes a conversation with its messages. A run in progress is cancelled first. What was spent
-    stays in the usage.
+    """DeleteConversation deletes a conversation with its messages, runs and attempts. A run in progress is cancelled first.
+    The content is erased when the call returns or, after a crash of the server, within minutes. The conversation's id
+    stays, and what was spent stays in the usage.
     """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ListMessagesRequest, _chat_pb2.ListMessagesResponse]
     """ListMessages lists the messages of a conversation, the oldest first."""
@@ -127,8 +128,9 @@ class ChatServiceAsyncStub(ChatServiceStub):
     and no longer current.
     """
     DeleteConversation: _aio.UnaryUnaryMultiCallable[_chat_pb2.DeleteConversationRequest, _chat_pb2.DeleteConversationResponse]  # type: ignore[assignment]
-    """DeleteConversation deletes a conversation with its messages. A run in progress is cancelled first. What was spent
-    stays in the usage.
+    """DeleteConversation deletes a conversation with its messages, runs and attempts. A run in progress is cancelled first.
+    The content is erased when the call returns or, after a crash of the server, within minutes. The conversation's id
+    stays, and what was spent stays in the usage.
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListMessagesRequest, _chat_pb2.ListMessagesResponse]  # type: ignore[assignment]
     """ListMessages lists the messages of a conversation, the oldest first."""
@@ -229,8 +231,9 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.DeleteConversationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.DeleteConversationResponse, _abc.Awaitable[_chat_pb2.DeleteConversationResponse]]:
-        """DeleteConversation deletes a conversation with its messages. A run in progress is cancelled first. What was spent
-        stays in the usage.
+        """DeleteConversation deletes a conversation with its messages, runs and attempts. A run in progress is cancelled first.
+        The content is erased when the call returns or, after a crash of the server, within minutes. The conversation's id
+        stays, and what was spent stays in the usage.
         """
 
     @_abc_1.abstractmethod

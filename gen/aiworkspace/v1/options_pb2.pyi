@@ -260,8 +260,8 @@ audited: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions
 the account that it is about.
 """
 sensitive: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.bool]
-"""The field holds a secret or what people and models said. It is never written to a log, and never stored with the
-answers that are kept for repeated requests.
+"""The field holds a secret, or what people and models wrote: texts, names and email addresses. It is never written to
+a log, and never stored with the answers that are kept for repeated requests, in nested messages neither.
 """
 calls_per_minute: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _builtins.int]
 """Calls per minute that a rate-limit class allows to one caller."""

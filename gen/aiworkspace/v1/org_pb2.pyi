@@ -326,7 +326,7 @@ class CreateOrgRequest(_message.Message):
     name: _builtins.str
     """Name, 1 to 100 characters. Need not be unique."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call."""
+    """UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is a new one."""
     def __init__(
         self,
         *,
@@ -576,7 +576,7 @@ class CreateInvitationRequest(_message.Message):
     role: Global___Role.ValueType
     """The role to offer."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call."""
+    """UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is a new one."""
     custom_role_id: _builtins.str
     """The custom role, with ROLE_CUSTOM and only with it."""
     def __init__(
@@ -743,7 +743,7 @@ class AcceptInvitationRequest(_message.Message):
     token: _builtins.str
     """The token that CreateInvitation returned."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call."""
+    """UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is a new one."""
     def __init__(
         self,
         *,

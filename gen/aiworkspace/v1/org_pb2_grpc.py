@@ -151,7 +151,12 @@ class OrgServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteOrg(self, request, context):
-        """DeleteOrg deletes an organization with everything in it. Owners may. Its ids are NOT_FOUND from then on.
+        """DeleteOrg deletes an organization with everything in it. Owners may. Its ids are NOT_FOUND from then on, and its runs
+        are cancelled. Its content is erased within minutes, also after a crash of the server: conversations with their
+        messages, runs and attempts; workspaces, teams, custom roles, members, service accounts and their API keys,
+        invitations, model policies, keys at providers and budgets. What stays names ids, times and amounts alone: the ids of
+        the organization, its workspaces and its service accounts, which the usage refers to; the ledger and the usage; the
+        audit log, with network addresses and user agents.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -54,7 +54,13 @@ class OrgServiceStub:
     Errors: ABORTED when org.etag is given and no longer current.
     """
     DeleteOrg: _grpc.UnaryUnaryMultiCallable[_org_pb2.DeleteOrgRequest, _org_pb2.DeleteOrgResponse]
-    """DeleteOrg deletes an organization with everything in it. Owners may. Its ids are NOT_FOUND from then on."""
+    """DeleteOrg deletes an organization with everything in it. Owners may. Its ids are NOT_FOUND from then on, and its runs
+    are cancelled. Its content is erased within minutes, also after a crash of the server: conversations with their
+    messages, runs and attempts; workspaces, teams, custom roles, members, service accounts and their API keys,
+    invitations, model policies, keys at providers and budgets. What stays names ids, times and amounts alone: the ids of
+    the organization, its workspaces and its service accounts, which the usage refers to; the ledger and the usage; the
+    audit log, with network addresses and user agents.
+    """
     CreateInvitation: _grpc.UnaryUnaryMultiCallable[_org_pb2.CreateInvitationRequest, _org_pb2.CreateInvitationResponse]
     """CreateInvitation invites an email address into the organization, and sends it a mail. Owners and admins may; nobody
     offers a role that includes what they lack.
@@ -136,7 +142,13 @@ class OrgServiceAsyncStub(OrgServiceStub):
     Errors: ABORTED when org.etag is given and no longer current.
     """
     DeleteOrg: _aio.UnaryUnaryMultiCallable[_org_pb2.DeleteOrgRequest, _org_pb2.DeleteOrgResponse]  # type: ignore[assignment]
-    """DeleteOrg deletes an organization with everything in it. Owners may. Its ids are NOT_FOUND from then on."""
+    """DeleteOrg deletes an organization with everything in it. Owners may. Its ids are NOT_FOUND from then on, and its runs
+    are cancelled. Its content is erased within minutes, also after a crash of the server: conversations with their
+    messages, runs and attempts; workspaces, teams, custom roles, members, service accounts and their API keys,
+    invitations, model policies, keys at providers and budgets. What stays names ids, times and amounts alone: the ids of
+    the organization, its workspaces and its service accounts, which the usage refers to; the ledger and the usage; the
+    audit log, with network addresses and user agents.
+    """
     CreateInvitation: _aio.UnaryUnaryMultiCallable[_org_pb2.CreateInvitationRequest, _org_pb2.CreateInvitationResponse]  # type: ignore[assignment]
     """CreateInvitation invites an email address into the organization, and sends it a mail. Owners and admins may; nobody
     offers a role that includes what they lack.
@@ -245,7 +257,13 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.DeleteOrgRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.DeleteOrgResponse, _abc.Awaitable[_org_pb2.DeleteOrgResponse]]:
-        """DeleteOrg deletes an organization with everything in it. Owners may. Its ids are NOT_FOUND from then on."""
+        """DeleteOrg deletes an organization with everything in it. Owners may. Its ids are NOT_FOUND from then on, and its runs
+        are cancelled. Its content is erased within minutes, also after a crash of the server: conversations with their
+        messages, runs and attempts; workspaces, teams, custom roles, members, service accounts and their API keys,
+        invitations, model policies, keys at providers and budgets. What stays names ids, times and amounts alone: the ids of
+        the organization, its workspaces and its service accounts, which the usage refers to; the ledger and the usage; the
+        audit log, with network addresses and user agents.
+        """
 
     @_abc_1.abstractmethod
     def CreateInvitation(

@@ -197,7 +197,7 @@ class CreateServiceAccountRequest(_message.Message):
     custom_role_id: _builtins.str
     """The custom role, with ROLE_CUSTOM and only with it."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call."""
+    """UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is a new one."""
     def __init__(
         self,
         *,
@@ -360,7 +360,7 @@ class CreateApiKeyRequest(_message.Message):
     name: _builtins.str
     """Name, 1 to 100 characters. Need not be unique."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call."""
+    """UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is a new one."""
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the permissions that it is limited to: those of Permission."""
@@ -502,7 +502,7 @@ class RotateApiKeyRequest(_message.Message):
     overlap_seconds: _builtins.int
     """How many seconds the old key goes on working, up to 30 days. 0 ends it at once."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call."""
+    """UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is a new one."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the new key stops working. Not given: after as long a time as the old one was made for."""

@@ -120,7 +120,7 @@ class CreateTeamRequest(_message.Message):
     name: _builtins.str
     """Name, 1 to 100 characters. Need not be unique."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call."""
+    """UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is a new one."""
     def __init__(
         self,
         *,

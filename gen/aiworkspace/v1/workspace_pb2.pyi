@@ -200,7 +200,7 @@ class CreateWorkspaceRequest(_message.Message):
     system_prompt: _builtins.str
     """What the model is told at the start of every conversation. At most 32,768 characters."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call."""
+    """UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is a new one."""
     visibility: Global___WorkspaceVisibility.ValueType
     """Who sees it. Not given means WORKSPACE_VISIBILITY_ORG."""
     def __init__(

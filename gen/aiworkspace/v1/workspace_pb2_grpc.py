@@ -128,7 +128,10 @@ class WorkspaceServiceServicer:
 
     def DeleteWorkspace(self, request, context):
         """DeleteWorkspace deletes a workspace with its conversations. The workspace's managers and the organization's owners
-        and admins may. Its ids are NOT_FOUND from then on.
+        and admins may. Its ids are NOT_FOUND from then on, and its runs are cancelled. Its content is erased within minutes,
+        also after a crash of the server: conversations with their messages, runs and attempts, its name, system prompt and
+        members, its model policy and its budgets. API keys that are limited to it alone reach nothing any more. What stays
+        names ids, times and amounts alone: the workspace's id, the ledger and the usage, the audit log.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,7 +55,10 @@ class WorkspaceServiceStub:
     """
     DeleteWorkspace: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.DeleteWorkspaceRequest, _workspace_pb2.DeleteWorkspaceResponse]
     """DeleteWorkspace deletes a workspace with its conversations. The workspace's managers and the organization's owners
-    and admins may. Its ids are NOT_FOUND from then on.
+    and admins may. Its ids are NOT_FOUND from then on, and its runs are cancelled. Its content is erased within minutes,
+    also after a crash of the server: conversations with their messages, runs and attempts, its name, system prompt and
+    members, its model policy and its budgets. API keys that are limited to it alone reach nothing any more. What stays
+    names ids, times and amounts alone: the workspace's id, the ledger and the usage, the audit log.
     """
     SetWorkspaceVisibility: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.SetWorkspaceVisibilityRequest, _workspace_pb2.SetWorkspaceVisibilityResponse]
     """SetWorkspaceVisibility opens a workspace to its organization or closes it to all but its members. The workspace's
@@ -108,7 +111,10 @@ class WorkspaceServiceAsyncStub(WorkspaceServiceStub):
     """
     DeleteWorkspace: _aio.UnaryUnaryMultiCallable[_workspace_pb2.DeleteWorkspaceRequest, _workspace_pb2.DeleteWorkspaceResponse]  # type: ignore[assignment]
     """DeleteWorkspace deletes a workspace with its conversations. The workspace's managers and the organization's owners
-    and admins may. Its ids are NOT_FOUND from then on.
+    and admins may. Its ids are NOT_FOUND from then on, and its runs are cancelled. Its content is erased within minutes,
+    also after a crash of the server: conversations with their messages, runs and attempts, its name, system prompt and
+    members, its model policy and its budgets. API keys that are limited to it alone reach nothing any more. What stays
+    names ids, times and amounts alone: the workspace's id, the ledger and the usage, the audit log.
     """
     SetWorkspaceVisibility: _aio.UnaryUnaryMultiCallable[_workspace_pb2.SetWorkspaceVisibilityRequest, _workspace_pb2.SetWorkspaceVisibilityResponse]  # type: ignore[assignment]
     """SetWorkspaceVisibility opens a workspace to its organization or closes it to all but its members. The workspace's
@@ -188,7 +194,10 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_workspace_pb2.DeleteWorkspaceResponse, _abc.Awaitable[_workspace_pb2.DeleteWorkspaceResponse]]:
         """DeleteWorkspace deletes a workspace with its conversations. The workspace's managers and the organization's owners
-        and admins may. Its ids are NOT_FOUND from then on.
+        and admins may. Its ids are NOT_FOUND from then on, and its runs are cancelled. Its content is erased within minutes,
+        also after a crash of the server: conversations with their messages, runs and attempts, its name, system prompt and
+        members, its model policy and its budgets. API keys that are limited to it alone reach nothing any more. What stays
+        names ids, times and amounts alone: the workspace's id, the ledger and the usage, the audit log.
         """
 
     @_abc_1.abstractmethod

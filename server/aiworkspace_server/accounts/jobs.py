@@ -1,6 +1,6 @@
 """Mails with tokens."""
 
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from ..auth.models import User
 from ..kit.ids import new_id
@@ -10,7 +10,7 @@ from ..kit.postgres import Database, WriteSession
 from . import service
 from .service import EmailTokens
 
-_SEND = "accounts.send_token"
+_SEND, _SEND_CHANGE = "accounts.send_token", "accounts.send_change"
 
 VERIFY_SUBJECT = "Please confirm your email address"
 VERIFY = """\
@@ -31,6 +31,24 @@ somebody, probably you, asked for a new password for your account at AI Workspac
 It works once, for an hour, and signs you out everywhere. If you did not ask for it, ignore this mail: your password
 stays as it is.
 """
+CHANGE_SUBJECT = "Please confirm your new email address"
+CHANGE = """\
+Hello,
+
+somebody, probably you, wants to use this email address for an account at AI Workspace. Please confirm that it is yours.
+{how_to}
+
+It works once, for 24 hours, and signs you out elsewhere. If you did not ask for it, ignore this mail.
+"""
+NOTICE_SUBJECT = "Your email address is to be changed"
+NOTICE = """\
+Hello,
+
+somebody who knows the password of your account asked to use another email address for it. That takes effect when the
+other address is confirmed.
+
+If that was you, there is nothing to do. If it was not: change your password at once, and end all sessions.
+"""
 
 
 class TokenMails:
@@ -43,6 +61,7 @@ class TokenMails:
         self._links = links
         self._tokens = tokens
         jobs.add(_SEND, self._send)
+        jobs.add(_SEND_CHANGE, self._send_change)
 
     async def ask_verification(self, tx: WriteSession, user: User) -> None:
         """Nothing is sent when the address is verified by then, or when there were too many mails."""
@@ -51,6 +70,23 @@ class TokenMails:
     async def ask_reset(self, tx: WriteSession, user: User | None) -> None:
         """The same work whether there is an account or not."""
         await self._ask(tx, user.id if user else new_id(), "reset")
+
+    async def ask_change(self, tx: WriteSession, user: User, new_email: str, session_id: UUID | None) -> None:
+        """Of a locked account. Nothing is sent to an address that has an account, or when there were too many mails."""
+        token_id = new_id()
+        if await service.ask_change(tx, self._tokens, token_id, user, new_email, session_id):
+            await self._jobs.enqueue(tx, _SEND_CHANGE, token_id=token_id)
+
+    async def _send_change(self, token_id: str) -> None:
+        """The present address has its notice before the new one can be confirmed."""
+        async with self._db.read() as tx:
+            found = await service.find_change(tx, UUID(token_id))
+        if found:
+            row, user = found
+            assert user.email
+            await self._mailer.send(Mail(uuid5(row.id, "notice"), user.email, NOTICE_SUBJECT, NOTICE))
+            how_to = self._links.how_to("verify", "aiws verify", self._tokens.make(row.id))
+            await self._mailer.send(Mail(row.id, row.email, CHANGE_SUBJECT, CHANGE.format(how_to=how_to)))
 
     async def _ask(self, tx: WriteSession, user_id: UUID, purpose: str) -> None:
         await self._jobs.enqueue(tx, _SEND, token_id=new_id(), user_id=user_id, purpose=purpose)

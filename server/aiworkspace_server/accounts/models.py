@@ -16,9 +16,10 @@ class EmailToken(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
-    purpose: Mapped[str]  # verify, reset
+    purpose: Mapped[str]  # verify, reset, change
     email: Mapped[str]  # the address that it was sent to
     token_hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
     create_time: Mapped[datetime]
     expire_time: Mapped[datetime]
     use_time: Mapped[datetime | None]
+    session_id: Mapped[UUID | None]  # that asked for a change of the address

@@ -6,15 +6,18 @@ import hmac
 from datetime import timedelta
 from uuid import UUID
 
+from sqlalchemy.exc import IntegrityError
+
 from ..auth import store as users
 from ..auth.models import User
+from ..auth.service import address_taken
 from ..kit.errors import NotFound
 from ..kit.postgres import ReadSession, WriteSession
 from ..kit.timestamps import is_over, now
 from . import store
 from .models import EmailToken
 
-LIFETIMES = {"verify": timedelta(hours=24), "reset": timedelta(hours=1)}
+LIFETIMES = {"verify": timedelta(hours=24), "reset": timedelta(hours=1), "change": timedelta(hours=24)}
 _MOST_PER_HOUR = 3  # mails of one purpose to one account, so that nobody can be flooded with them
 
 
@@ -46,23 +49,54 @@ async def issue(
         return None if issued.use_time or is_over(issued.expire_time) else (token, user)
     if await store.count_tokens(tx, user_id, purpose, time - timedelta(hours=1)) >= _MOST_PER_HOUR:
         return None
-    await store.end_tokens(tx, user_id, purpose)
-    new = EmailToken(
-        id=token_id,
-        user_id=user_id,
-        purpose=purpose,
-        email=user.email,
-        token_hash=token_hash(token),
-        create_time=time,
-        expire_time=time + LIFETIMES[purpose],
-    )
-    await store.add_token(tx, new)
+    await _replace(tx, user, purpose, user.email, token_id, token, None)
     return token, user
 
 
-async def find_owner(tx: ReadSession, token: str, purpose: str) -> User:
+async def ask_change(
+    tx: WriteSession, tokens: EmailTokens, token_id: UUID, user: User, new_email: str, session_id: UUID | None
+) -> bool:
+    """Stores a token for a new address of the account. False when no mail is to be sent."""
+    hour_ago = now() - timedelta(hours=1)
+    if await store.count_tokens(tx, user.id, "change", hour_ago) >= _MOST_PER_HOUR:
+        return False
+    if await users.find_user_by_email(tx, new_email):
+        return False
+    await _replace(tx, user, "change", new_email, token_id, tokens.make(token_id), session_id)
+    return True
+
+
+async def find_change(tx: ReadSession, token_id: UUID) -> tuple[EmailToken, User] | None:
+    """A token for a new address, while it is good, and whose it is."""
+    row = await store.find_token(tx, token_id)
+    user = await users.find_user(tx, row.user_id) if row else None
+    if row is None or user is None or row.use_time or is_over(row.expire_time):
+        return None
+    return row, user
+
+
+async def _replace(
+    tx: WriteSession, user: User, purpose: str, email: str, token_id: UUID, token: str, session_id: UUID | None
+) -> None:
+    """Stores a token, which ends those of its purpose before it."""
+    time = now()
+    await store.end_tokens(tx, user.id, purpose)
+    new = EmailToken(
+        id=token_id,
+        user_id=user.id,
+        purpose=purpose,
+        email=email,
+        token_hash=token_hash(token),
+        create_time=time,
+        expire_time=time + LIFETIMES[purpose],
+        session_id=session_id,
+    )
+    await store.add_token(tx, new)
+
+
+async def find_owner(tx: ReadSession, token: str, *purposes: str) -> User:
     """Whose token it is, whether it is still good or not. Raises NotFound."""
-    row = await store.find_token_by_hash(tx, token_hash(token), purpose)
+    row = await store.find_token_by_hash(tx, token_hash(token), *purposes)
     user = await users.find_user(tx, row.user_id) if row else None
     if user is None:
         raise NotFound("token")
@@ -70,16 +104,43 @@ async def find_owner(tx: ReadSession, token: str, purpose: str) -> User:
 
 
 async def verify_email(tx: WriteSession, token: str) -> None:
-    row, user = await _lock(tx, token, "verify")
-    if not row.use_time:  # else it is a repeated call, whose first reply may have been lost
+    row, user = await _lock(tx, token, "verify", "change")
+    if row.purpose == "change" and not row.use_time:
+        await _change_email(tx, row, user)
+    elif row.email != user.email:
+        raise NotFound("token")
+    elif not row.use_time:  # else it is a repeated call, whose first reply may have been lost
         row.use_time = now()
         _mark_verified(user)
+
+
+async def _change_email(tx: WriteSession, row: EmailToken, user: User) -> None:
+    """Makes the address of a token the account's. Raises AlreadyExists when it has become another account's."""
+    row.use_time = time = now()
+    user.email, user.verify_time = row.email, None
+    _mark_verified(user)
+    try:
+        await tx.flush()
+    except IntegrityError:  # which the address alone can be the reason of; the transaction ends with it
+        raise address_taken() from None
+    await store.end_tokens(tx, user.id, *LIFETIMES)
+    await users.revoke_sessions(tx, user.id, time, kept=row.session_id)
+
+
+async def delete_account(tx: WriteSession, user: User) -> None:
+    """Leaves of the account, which is locked, its id and its times."""
+    user.email = user.password_hash = user.verify_time = user.request_id = None
+    user.display_name = ""
+    user.version += 1
+    user.update_time = user.delete_time = now()
+    await users.delete_sessions(tx, user.id)
+    await store.delete_tokens(tx, user.id)
 
 
 async def reset_password(tx: WriteSession, token: str, password_hash: str) -> None:
     """Sets the password and ends all sessions. Raises NotFound, also when another call was faster."""
     row, user = await _lock(tx, token, "reset")
-    if row.use_time:
+    if row.use_time or row.email != user.email:
         raise NotFound("token")
     row.use_time = time = now()
     user.password_hash = password_hash
@@ -87,14 +148,14 @@ async def reset_password(tx: WriteSession, token: str, password_hash: str) -> No
     await users.revoke_sessions(tx, user.id, time, kept=None)
 
 
-async def _lock(tx: WriteSession, token: str, purpose: str) -> tuple[EmailToken, User]:
+async def _lock(tx: WriteSession, token: str, *purposes: str) -> tuple[EmailToken, User]:
     """A token that has not expired, and whose it is, with nobody else using it until the transaction ends."""
     digest = token_hash(token)
-    if (found := await store.find_token_by_hash(tx, digest, purpose)) is None:
+    if (found := await store.find_token_by_hash(tx, digest, *purposes)) is None:
         raise NotFound("token")
     user = await users.lock_user(tx, found.user_id)
-    row = await store.find_token_by_hash(tx, digest, purpose)
-    if row is None or is_over(row.expire_time) or row.email != user.email:
+    row = await store.find_token_by_hash(tx, digest, *purposes)
+    if row is None or is_over(row.expire_time):
         raise NotFound("token")
     return row, user
 

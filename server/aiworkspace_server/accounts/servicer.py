@@ -1,31 +1,55 @@
 """AccountService: proto in and out, one transaction per call."""
 
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+from uuid import UUID
 
 from aiworkspace.v1 import account_pb2 as pb
 from aiworkspace.v1.account_pb2_grpc import AccountServiceServicer
 
+from ..auth import cookies
+from ..auth import service as sign_in
 from ..auth import store as users
+from ..auth.credentials import Credentials
 from ..auth.jobs import Notice, Notices
 from ..auth.models import User
-from ..auth.passwords import Passwords
-from ..auth.principal import Authenticator
 from ..kit.context import caller_id, current
 from ..kit.errors import Unauthenticated
-from ..kit.postgres import Database
+from ..kit.postgres import Database, WriteSession
+from ..kit.replies import Replies
 from . import service
 from .jobs import TokenMails
+
+# Takes a person out of all organizations, in the transaction that deletes the account, and returns which these were.
+Leave = Callable[[WriteSession, User], Awaitable[Sequence[UUID]]]
+# Told of an organization in which the person has lost all rights.
+Left = Callable[[UUID], Awaitable[None]]
+# Asked, in the transaction of a deletion, to erase what the person said.
+Erase = Callable[[WriteSession, UUID], Awaitable[None]]
 
 
 class AccountServicer(AccountServiceServicer):
     def __init__(
-        self, db: Database, passwords: Passwords, authenticator: Authenticator, mails: TokenMails, notices: Notices
+        self,
+        db: Database,
+        credentials: Credentials,
+        mails: TokenMails,
+        notices: Notices,
+        leave: Leave,
+        left: Left,
+        erase: Erase,
+        replies: Replies,
     ) -> None:
         self._db = db
-        self._passwords = passwords
-        self._authenticator = authenticator
+        self._passwords = credentials.passwords
+        self._throttle = credentials.throttle
+        self._authenticator = credentials.authenticator
         self._mails = mails
         self._notices = notices
+        self._leave = leave
+        self._left = left
+        self._erase = erase
+        self._replies = replies
 
     async def RequestEmailVerification(
         self, request: pb.RequestEmailVerificationRequest, context: Any
@@ -38,9 +62,10 @@ class AccountServicer(AccountServiceServicer):
         return pb.RequestEmailVerificationResponse()
 
     async def VerifyEmail(self, request: pb.VerifyEmailRequest, context: Any) -> pb.VerifyEmailResponse:
-        user = await self._owner(request.token, "verify")
+        user = await self._owner(request.token, "verify", "change")
         async with self._db.write(user_id=user.id) as tx:
             await service.verify_email(tx, request.token)
+        self._authenticator.forget(user.id)
         return pb.VerifyEmailResponse()
 
     async def RequestPasswordReset(
@@ -60,9 +85,47 @@ class AccountServicer(AccountServiceServicer):
         self._authenticator.forget(user.id)
         return pb.ResetPasswordResponse()
 
-    async def _owner(self, token: str, purpose: str) -> User:
+    async def ChangeEmail(self, request: pb.ChangeEmailRequest, context: Any) -> pb.ChangeEmailResponse:
+        checked = await self._check_password(request.password)
+        async with self._db.write(user_id=checked.id) as tx:
+            user = await sign_in.lock_checked(tx, checked)
+            await self._mails.ask_change(tx, user, request.new_email.lower(), current.get().session_id)
+        return pb.ChangeEmailResponse()
+
+    async def DeleteAccount(self, request: pb.DeleteAccountRequest, context: Any) -> pb.DeleteAccountResponse:
+        call, checked = current.get(), await self._check_password(request.password)
+        async with self._db.write(user_id=checked.id) as tx:
+            user = await users.lock_for_deletion(tx, checked.id)
+            if reply := await self._replies.earlier(tx, request, pb.DeleteAccountResponse):
+                return reply
+            if user.password_hash != checked.password_hash:
+                raise Unauthenticated if user.delete_time else sign_in.wrong_password()
+            left = call.also_in = await self._leave(tx, user)
+            await service.delete_account(tx, user)
+            await self._erase(tx, user.id)
+            reply = await self._replies.keep(tx, request, pb.DeleteAccountResponse())
+        self._authenticator.forget(user.id)
+        for org_id in left:
+            await self._left(org_id)
+        if cookies.tokens(call):
+            await cookies.send(call, cookies.SIGNED_OUT)
+        return reply
+
+    async def _check_password(self, password: str) -> User:
+        """The caller's account. No connection is held while the password is hashed."""
+        call = current.get()
+        async with self._db.read() as tx:
+            user = await users.find_user(tx, caller_id())
+        if user is None or call.session_id is None:
+            raise Unauthenticated
+        async with self._throttle.attempt(self._throttle.of_session(call.session_id)):
+            if not await self._passwords.matches(password, user.password_hash):
+                raise sign_in.wrong_password()
+        return user
+
+    async def _owner(self, token: str, *purposes: str) -> User:
         """Whose token it is, and whose log has the call, refused or not."""
         async with self._db.read() as tx:
-            user = await service.find_owner(tx, token, purpose)
+            user = await service.find_owner(tx, token, *purposes)
         current.get().subject = user.id
         return user

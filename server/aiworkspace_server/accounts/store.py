@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
 from ..kit.postgres import ReadSession, WriteSession
 from .models import EmailToken
@@ -20,9 +20,9 @@ async def find_token(tx: ReadSession, token_id: UUID) -> EmailToken | None:
     return await tx.get(EmailToken, token_id)
 
 
-async def find_token_by_hash(tx: ReadSession, token_hash: bytes, purpose: str) -> EmailToken | None:
+async def find_token_by_hash(tx: ReadSession, token_hash: bytes, *purposes: str) -> EmailToken | None:
     """As it is now, even when the transaction has read it before."""
-    query = select(EmailToken).where(EmailToken.token_hash == token_hash, EmailToken.purpose == purpose)
+    query = select(EmailToken).where(EmailToken.token_hash == token_hash, EmailToken.purpose.in_(purposes))
     return (await tx.execute(query.execution_options(populate_existing=True))).scalar_one_or_none()
 
 
@@ -31,7 +31,16 @@ async def count_tokens(tx: ReadSession, user_id: UUID, purpose: str, since: date
     return (await tx.execute(select(func.count()).select_from(EmailToken).where(*made))).scalar_one()
 
 
-async def end_tokens(tx: WriteSession, user_id: UUID, purpose: str) -> None:
+async def end_tokens(tx: WriteSession, user_id: UUID, *purposes: str) -> None:
     """Those that could still be used, at once: no leeway that expired tokens have is given to them."""
-    whose = EmailToken.user_id == user_id, EmailToken.purpose == purpose, EmailToken.use_time.is_(None)
+    whose = EmailToken.user_id == user_id, EmailToken.purpose.in_(purposes), EmailToken.use_time.is_(None)
     await tx.execute(update(EmailToken).where(*whose).values(expire_time=_LONG_AGO))
+
+
+async def delete_tokens(tx: WriteSession, user_id: UUID) -> None:
+    await tx.execute(delete(EmailToken).where(EmailToken.user_id == user_id))
+
+
+async def delete_old_tokens(tx: WriteSession, before: datetime) -> None:
+    """Those of all accounts that were made before."""
+    await tx.execute(delete(EmailToken).where(EmailToken.create_time < before))

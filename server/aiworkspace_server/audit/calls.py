@@ -7,9 +7,8 @@ from uuid import UUID
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from aiworkspace.v1 import options_pb2 as options
-
 from ..kit.context import Call
+from ..kit.contract import is_sensitive
 
 PACKAGE = "aiworkspace.v1."
 
@@ -48,7 +47,7 @@ def resources(*messages: Any) -> dict[str, str]:
 
 def _ids(message: Message, prefix: str = "") -> Iterator[tuple[str, str]]:
     for field, value in message.ListFields():
-        if field.is_repeated or field.GetOptions().Extensions[options.sensitive]:
+        if field.is_repeated or is_sensitive(field):
             continue
         if field.message_type and field.message_type.full_name.startswith(PACKAGE):
             yield from _ids(value, f"{prefix}{field.name}.")

@@ -97,6 +97,11 @@ class Recorder:
             if call.user_id:
                 return  # a transaction beside the call's own
             await store.enter(tx, chain_id)
+        for org_id in call.also_in:
+            await store.enter(tx, org_id)
+            await self._chain.append(tx, org_id, _entry(call, org_id, "OK", ""))
+        if call.also_in:
+            await store.enter(tx, chain_id)
         await self._chain.append(tx, chain_id, _entry(call, call.org_id, "OK", ""))
         call.recording.done = True
 

@@ -10,7 +10,10 @@ from ..kit.postgres import Base
 
 
 class User(Base):
-    """A person or, without email address and password, a service account of an organization."""
+    """A person or, without email address and password, a service account of an organization.
+
+    One that was deleted keeps its id and its times, since the ledger and audit logs name it.
+    """
 
     __tablename__ = "users"
 
@@ -24,6 +27,8 @@ class User(Base):
     version: Mapped[int] = mapped_column(default=1)
     create_time: Mapped[datetime]
     update_time: Mapped[datetime]
+    delete_time: Mapped[datetime | None]
+    erase_time: Mapped[datetime | None]  # when nothing was left of what it said, after a deletion
 
 
 class Session(Base):

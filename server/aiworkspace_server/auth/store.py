@@ -5,9 +5,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func, select, text, update
+from sqlalchemy import Row, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
+from ..kit.errors import Unauthenticated
 from ..kit.postgres import ReadSession, WriteSession
 from ..kit.timestamps import LEEWAY, now
 from .models import Session, User
@@ -37,7 +38,20 @@ async def touch_api_key(tx: WriteSession, api_key_id: UUID, address: str) -> Non
 
 
 async def find_user(tx: ReadSession, user_id: UUID) -> User | None:
-    return await tx.get(User, user_id)
+    """The account, unless it was deleted."""
+    user = await tx.get(User, user_id)
+    return None if user is None or user.delete_time else user
+
+
+async def hold_user(tx: WriteSession, user_id: UUID) -> User | None:
+    """The same, and it is not deleted until the transaction ends."""
+    query = select(User).where(User.id == user_id, User.delete_time.is_(None))
+    return (await tx.execute(query.with_for_update(read=True))).scalar_one_or_none()
+
+
+async def lock_for_deletion(tx: WriteSession, user_id: UUID) -> User:
+    """The account, perhaps deleted a moment ago, with nobody else changing or holding it."""
+    return (await tx.execute(select(User).where(User.id == user_id).with_for_update(key_share=True))).scalar_one()
 
 
 async def find_user_by_email(tx: ReadSession, email: str) -> User | None:
@@ -48,15 +62,19 @@ async def find_user_by_email(tx: ReadSession, email: str) -> User | None:
 
 async def add_user(tx: WriteSession, user: Mapping[str, Any]) -> User | None:
     """The new account, or None when the email address has one."""
-    statement = insert(User).values(**user).on_conflict_do_nothing(index_elements=["email"]).returning(User)
-    return (await tx.execute(statement)).scalar_one_or_none()
+    given = User.email.is_not(None)
+    new = insert(User).values(**user).on_conflict_do_nothing(index_elements=["email"], index_where=given)
+    return (await tx.execute(new.returning(User))).scalar_one_or_none()
 
 
 async def lock_user(tx: WriteSession, user_id: UUID) -> User:
-    """The account, with nobody else changing it until the transaction ends."""
+    """The account, with nobody else changing it until the transaction ends. Raises Unauthenticated after a deletion."""
     # Not FOR UPDATE: of two calls that each stored a row that refers to the account, neither would get that lock.
-    query = select(User).where(User.id == user_id).with_for_update(key_share=True)
-    return (await tx.execute(query)).scalar_one()
+    query = select(User).where(User.id == user_id, User.delete_time.is_(None)).with_for_update(key_share=True)
+    user = (await tx.execute(query)).scalar_one_or_none()
+    if user is None:
+        raise Unauthenticated
+    return user
 
 
 async def find_session(tx: ReadSession, session_id: UUID) -> Session | None:
@@ -96,6 +114,10 @@ async def revoke_session(tx: WriteSession, user_id: UUID, session_id: UUID) -> b
     ended = func.coalesce(Session.revoke_time, now())
     result = await tx.execute(update(Session).where(*own).values(revoke_time=ended).returning(Session.id))
     return result.first() is not None
+
+
+async def delete_sessions(tx: WriteSession, user_id: UUID) -> None:
+    await tx.execute(delete(Session).where(Session.user_id == user_id))
 
 
 async def revoke_sessions(tx: WriteSession, user_id: UUID, time: datetime, kept: UUID | None) -> int:

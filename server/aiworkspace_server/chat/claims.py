@@ -1,7 +1,8 @@
 """Queries on the claims of runs: who works on a run, and whether somebody wants it to end."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -42,6 +43,7 @@ _FIND_LEASE = text("""
   WHERE c.run_id = :run_id AND c.state = 'open'
 """)
 
+_LIST_ORGS = text("SELECT list_run_orgs(:user_id)")
 _COUNT_SERVERS = text("SELECT greatest(count(*), 1) FROM servers WHERE lease_end_time > clock_timestamp()")
 
 Found = Row[*tuple[Any, ...]]
@@ -121,6 +123,27 @@ async def stop(tx: WriteSession, which: ColumnElement[bool]) -> Sequence[UUID]:
 async def stop_unentitled(tx: WriteSession) -> Sequence[UUID]:
     """Asks for the end of the organization's open runs to which the right has ended, and returns them."""
     return (await tx.execute(_STOP_UNENTITLED, ROLES_THAT_RUN)).scalars().all()
+
+
+async def list_orgs_of(tx: ReadSession, user_id: UUID) -> Sequence[UUID]:
+    """The organizations in which a person has had runs."""
+    return (await tx.execute(_LIST_ORGS, {"user_id": user_id})).scalars().all()
+
+
+async def list_claimed(
+    tx: ReadSession, which: ColumnElement[bool], after: UUID | None, limit: int
+) -> Sequence[Row[UUID, UUID, datetime]]:
+    """Run, conversation and time of the claims, by run, from the one that follows `after`."""
+    query = select(RunClaim.run_id, RunClaim.conversation_id, RunClaim.create_time).where(which)
+    if after:
+        query = query.where(RunClaim.run_id > after)
+    return (await tx.execute(query.order_by(RunClaim.run_id).limit(limit))).all()
+
+
+async def forget_contents(tx: WriteSession, run_ids: Collection[UUID]) -> None:
+    """Leaves of closed claims what the ledger refers to: ids and times."""
+    which = RunClaim.run_id.in_(run_ids), RunClaim.content_hash != b"", RunClaim.state == "closed"
+    await tx.execute(update(RunClaim).where(*which).values(content_hash=b""))
 
 
 async def is_open(tx: ReadSession, run_id: UUID) -> bool:

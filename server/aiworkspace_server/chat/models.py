@@ -19,7 +19,7 @@ class Conversation(TypedDict):
     create_time: datetime
     update_time: datetime
     delete_time: datetime | None
-    purge_time: datetime | None  # of the removal of what was said, after a deletion
+    purge_time: datetime | None  # when nothing was left of what was said, after a deletion
 
 
 class Content(TypedDict):

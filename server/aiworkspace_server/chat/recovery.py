@@ -5,18 +5,14 @@ Whoever takes its claim over first works on it.
 """
 
 import asyncio
-import math
 import time
 from collections.abc import Mapping
-from datetime import datetime, timedelta
 from uuid import UUID
 
 import structlog
 
 from ..kit.ids import new_id
-from ..kit.mongo import Mongo
 from ..kit.stores import STORE_AWAY, insist
-from ..kit.timestamps import now
 from ..policies.plan import Plans
 from . import claims, events
 from .engine import Engine
@@ -24,12 +20,10 @@ from .leftovers import recover_run
 from .models import EventBatch
 from .relay import Relay
 from .runs import Runs
-from .store import ChatStore, list_unpurged
+from .store import ChatStore
 
 _AT_ONCE = 8
 _POSTPONED_SECONDS = 60.0  # until a run that could not be recovered is tried again
-_DELETING = timedelta(minutes=1)  # that the deletion of a conversation may take
-_PURGE_SECONDS = 70.0  # after a death until what was being deleted is looked for
 
 log = structlog.get_logger("recovery")
 
@@ -45,7 +39,6 @@ class Recovery:
         self._runs = runs
         self._relay = relay
         self._postponed: dict[UUID, float] = {}  # until when
-        self._purge_time = time.monotonic() + _PURGE_SECONDS
 
     async def take_over(self) -> None:
         async with self._db.write() as tx:
@@ -53,7 +46,6 @@ class Recovery:
             orphans = await claims.list_orphaned(tx)
         for server in ended:
             log.warning("a server has died", server_id=str(server.id), name=server.name)
-            self._purge_time = time.monotonic() + _PURGE_SECONDS
         turns = asyncio.Semaphore(_AT_ONCE)
 
         async def in_turn(orphan: claims.Found) -> None:
@@ -61,9 +53,6 @@ class Recovery:
                 await self._take(orphan)
 
         await asyncio.gather(*(in_turn(orphan) for orphan in orphans if self._is_due(orphan.run_id)))
-        if time.monotonic() > self._purge_time:
-            await purge_deleted(self._mongo, now() - _DELETING)
-            self._purge_time = math.inf
 
     def _is_due(self, run_id: UUID) -> bool:
         return self._postponed.get(run_id, 0.0) <= time.monotonic()
@@ -101,12 +90,6 @@ class Recovery:
             return found
         self._runs.resume(found, stream)
         return "resumed"
-
-
-async def purge_deleted(mongo: Mongo, before: datetime) -> None:
-    """Removes what is left of conversations that were deleted before."""
-    for org_id, conversation_id in await list_unpurged(mongo, before):
-        await ChatStore(mongo, org_id).delete_content(conversation_id)
 
 
 async def _save_relayed(store: ChatStore, run_id: UUID, relayed: Mapping[int, bytes]) -> None:

@@ -8,7 +8,7 @@ learn that it is time to look into MongoDB; what follows is in a stream with the
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import Any, Protocol
@@ -126,6 +126,21 @@ class Relay:
             log.warning("Redis does not answer", error=type(error).__name__)
         return {}, None
 
+    async def erase(self, run_ids: Iterable[UUID], ended_lately: Collection[UUID]) -> None:
+        """Empties the streams of runs that have ended. Raises what Redis raises, who has to be asked again then.
+
+        Those of runs that ended lately are closed too: what their servers have yet to send is refused.
+        """
+        if self._redis is None:
+            return
+        pipeline, asked = self._redis.pipeline(transaction=False), list(run_ids)
+        for run_id in asked:
+            pipeline.exists(_key(run_id, 0))
+        there = await pipeline.execute() if asked else ()
+        for run_id, found in zip(asked, there, strict=True):
+            if found or run_id in ended_lately:
+                await _empty(self._redis, run_id)
+
     async def _go_on(self, work: Callable[[Any], Any]) -> None:
         while True:
             try:
@@ -209,6 +224,15 @@ def _hand_over(follower: Follower, entries: Entries) -> None:
             follower.close_stream()
         else:
             follower.receive(int(next(iter(fields))), list(fields.values()))
+
+
+async def _empty(redis: Any, run_id: UUID) -> None:
+    for stream in count():
+        key = _key(run_id, stream)
+        is_first, _ = await _close(redis, key)
+        await redis.xtrim(key, maxlen=1, approximate=False)  # which leaves the closing entry
+        if is_first or not await redis.exists(_key(run_id, stream + 1)):
+            return
 
 
 async def _close(redis: Any, key: str) -> tuple[bool, Entries]:

@@ -6,6 +6,8 @@ from contextlib import aclosing
 from typing import Any
 from uuid import UUID
 
+import structlog
+
 from ..auth.authority import Scope
 from ..kit.context import Call
 from ..kit.errors import NotFound, Unavailable, etag_mismatch
@@ -13,12 +15,15 @@ from ..kit.mongo import Mongo
 from ..kit.stores import insist
 from ..workspaces.service import WorkspaceFinder
 from . import store
+from .erasure import ChatEraser
 from .live import LiveRun
 from .mirrors import sequence_ahead
 from .models import Conversation
+from .relay import REDIS_AWAY
 from .runs import Runs
-from .stops import Stops
 from .store import ChatStore
+
+log = structlog.get_logger("chat")
 
 _STARTING_SECONDS = 5.0  # how long a run may take from its reservation to its first event
 
@@ -63,10 +68,13 @@ async def update_conversation(
     return changed
 
 
-async def delete_conversation(chat: ChatStore, stops: Stops, org_id: UUID, conversation_id: UUID) -> None:
+async def delete_conversation(chat: ChatStore, eraser: ChatEraser, org_id: UUID, conversation_id: UUID) -> None:
+    """Erases what was said before it returns, unless that takes too long: then a job does it."""
     await insist(lambda: chat.delete_conversation(conversation_id))
-    await insist(lambda: stops.in_conversation(org_id, conversation_id))
-    await insist(lambda: chat.delete_content(conversation_id))
+    try:
+        await insist(lambda: eraser.erase_conversation(org_id, conversation_id))
+    except REDIS_AWAY as error:  # or the end of a run was waited for in vain
+        log.warning("conversation_not_erased", conversation_id=str(conversation_id), error=type(error).__name__)
 
 
 async def follow(chat: ChatStore, runs: Runs, org_id: UUID, run_id: UUID, after: int) -> AsyncGenerator[bytes, None]:

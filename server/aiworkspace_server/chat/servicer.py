@@ -30,6 +30,7 @@ from ..workspaces import store as workspaces
 from ..workspaces.models import Workspace
 from . import claims, service
 from .context import History, room
+from .erasure import ChatEraser
 from .events import attempt_to_proto, conversation_to_proto, message_to_proto, run_to_proto
 from .models import Conversation, Run
 from .opening import Question, same_run
@@ -50,6 +51,7 @@ class ChatServicer(ChatServiceServicer):
         runs: Runs,
         stops: Stops,
         authorize_again: Callable[[Call], Awaitable[None]],
+        eraser: ChatEraser,
         pages: Pages,
         replies: Replies,
     ) -> None:
@@ -61,6 +63,7 @@ class ChatServicer(ChatServiceServicer):
         self._runs = runs
         self._stops = stops
         self._authorize_again = authorize_again
+        self._eraser = eraser
         self._pages = pages
         self._replies = replies
 
@@ -110,7 +113,7 @@ class ChatServicer(ChatServiceServicer):
     async def DeleteConversation(
         self, request: pb.DeleteConversationRequest, context: Any
     ) -> pb.DeleteConversationResponse:
-        deleting = service.delete_conversation(self._chat(), self._stops, tenant_id(), _conversation()["_id"])
+        deleting = service.delete_conversation(self._chat(), self._eraser, tenant_id(), _conversation()["_id"])
         await self._runs.see_through(deleting)
         return pb.DeleteConversationResponse()
 

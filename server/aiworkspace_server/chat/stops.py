@@ -30,11 +30,11 @@ class Stops:
             live.stop("cancelled")
             await live.ended.wait()
         if live is None or not live.concluded:
-            await self._stop_and_wait(org_id, RunClaim.run_id == run_id)
+            await self.and_wait(org_id, RunClaim.run_id == run_id)
 
     async def in_conversation(self, org_id: UUID, conversation_id: UUID) -> None:
         """Stops what is in progress in a conversation and waits for its end."""
-        await self._stop_and_wait(org_id, RunClaim.conversation_id == conversation_id)
+        await self.and_wait(org_id, RunClaim.conversation_id == conversation_id)
 
     async def of_unentitled(self, org_id: UUID) -> None:
         """Stops what people have in progress in an organization and may no longer ask for, without waiting for its end.
@@ -46,7 +46,8 @@ class Stops:
         # In a transaction of its own: attempts lock the claims of their runs before they ask for the ledger's lock.
         await self._stop(org_id, claims.stop_unentitled)
 
-    async def _stop_and_wait(self, org_id: UUID, which: ColumnElement[bool]) -> None:
+    async def and_wait(self, org_id: UUID, which: ColumnElement[bool]) -> None:
+        """Stops the open ones among these runs and waits for their end."""
         for run_id in await self._stop(org_id, lambda tx: claims.stop(tx, which)):
             await self._runs.wait_for_end(org_id, run_id)
 

@@ -1,13 +1,13 @@
 """Queries on conversations, messages, runs and their events, as one organization sees them."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
 
 from pymongo.errors import DuplicateKeyError
 
-from ..kit.mongo import Mongo
+from ..kit.mongo import Filter, Mongo
 from ..kit.timestamps import now
 from .models import Attempt, Conversation, EventBatch, Message, Run
 
@@ -32,9 +32,14 @@ async def find_run_among(mongo: Mongo, org_ids: Sequence[UUID], user_id: UUID, r
 
 
 async def list_unpurged(mongo: Mongo, before: datetime) -> list[tuple[UUID, UUID]]:
-    """Organization and id of every conversation, of any tenant, that was deleted before and has content left."""
-    where = {"delete_time": {"$lte": before}, "purge_time": None}
+    """Organization and id of every conversation, of any tenant, that was deleted before and may have content left."""
+    where = {"delete_time": {"$type": "date", "$lte": before}, "purge_time": None}  # the first half chooses the index
     return [(found["org_id"], found["_id"]) async for found in mongo.scan("conversations", where)]
+
+
+async def list_orgs_of(mongo: Mongo, user_id: UUID) -> set[UUID]:
+    """The organizations in which a person has conversations."""
+    return {found["org_id"] async for found in mongo.scan("conversations", {"user_id": user_id})}
 
 
 class ChatStore:
@@ -88,16 +93,42 @@ class ChatStore:
         await self._conversations.update({"_id": conversation_id, "active_run_id": run_id}, change)
 
     async def delete_conversation(self, conversation_id: UUID) -> None:
-        """Puts it out of sight, with its runs. Its content goes next; after a crash the next start removes it."""
-        await self._conversations.update({"_id": conversation_id}, {"$set": {"delete_time": now(), "title": ""}})
+        """Puts it out of sight, with its runs. Its content goes next; what a crash leaves of it is found again."""
+        deleted = {"delete_time": now(), "title": "", "model": ""}
+        await self._conversations.update({"_id": conversation_id, "delete_time": None}, {"$set": deleted})
 
-    async def delete_content(self, conversation_id: UUID) -> None:
-        runs = await self._runs.find({"conversation_id": conversation_id}, ["_id"]).to_list()
-        of_runs = {"run_id": {"$in": [run["_id"] for run in runs]}}
-        await self._events.delete(of_runs)
-        await self._attempts.delete(of_runs)
-        await self._messages.delete({"conversation_id": conversation_id})
-        await self._runs.delete({"conversation_id": conversation_id})
+    async def delete_runs(self, run_ids: Collection[UUID]) -> int:
+        """What is stored of these runs, but for their messages. Returns how many documents there were."""
+        of_runs = {"run_id": {"$in": list(run_ids)}}
+        deleted = await self._events.delete(of_runs) + await self._attempts.delete(of_runs)
+        return deleted + await self._runs.delete({"_id": {"$in": list(run_ids)}})
+
+    async def delete_contents(self, conversation_ids: Collection[UUID]) -> int:
+        """All that was said in these conversations. Returns how many documents there were."""
+        inside = {"conversation_id": {"$in": list(conversation_ids)}}
+        runs = [run["_id"] async for run in self._runs.find(inside, ["_id"])]
+        return await self.delete_runs(runs) + await self._messages.delete(inside)
+
+    async def some_conversation_ids(self, where: Filter, limit: int) -> list[UUID]:
+        """Of conversations, deleted ones included."""
+        return [conversation["_id"] async for conversation in self._conversations.find(where, ["_id"]).limit(limit)]
+
+    async def delete_conversations(self, conversation_ids: Collection[UUID]) -> int:
+        """Without their contents, which go first."""
+        return await self._conversations.delete({"_id": {"$in": list(conversation_ids)}})
+
+    async def delete_all(self) -> int:
+        """Everything of the organization. Returns how many documents there were."""
+        parts = self._events, self._attempts, self._messages, self._runs, self._conversations
+        return sum([await part.delete_in_batches({}) for part in parts])
+
+    async def find_deleted(self, conversation_id: UUID) -> datetime | None:
+        """When a conversation was deleted whose purge has not been noted."""
+        where = {"_id": conversation_id, "delete_time": {"$ne": None}, "purge_time": None}
+        found = await self._conversations.find_one(where, ["delete_time"])
+        return found["delete_time"] if found else None
+
+    async def note_purge(self, conversation_id: UUID) -> None:
         await self._conversations.update({"_id": conversation_id}, {"$set": {"purge_time": now()}})
 
     async def save_message(self, message: Message) -> None:

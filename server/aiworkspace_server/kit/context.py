@@ -1,6 +1,6 @@
 """The call that is being served, reachable from everything that runs on its behalf."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ class Call:
     fresh: bool = False  # whether authorization is to look past what is remembered
     resource: Any = None  # what it read on the way, so that the handler need not read it again
     subject: UUID | None = None  # the account that a call is about, where no credentials name one
+    also_in: Sequence[UUID] = ()  # other organizations whose logs have the call
     answer: Any = None  # what the call will answer, where that is known before its change is committed
     recording: Any = None  # how far the audit log is with the call, when it is to be recorded
     log: dict[str, object] = field(default_factory=dict)  # fields for the line about this call

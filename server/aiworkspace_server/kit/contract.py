@@ -106,5 +106,38 @@ def value_at(message: Message, path: str) -> str:
     return str(value)
 
 
-def sensitive_fields(message: Message) -> list[str]:
-    return [field.name for field in message.DESCRIPTOR.fields if field.GetOptions().Extensions[options.sensitive]]
+def is_sensitive(field: FieldDescriptor) -> bool:
+    return bool(field.GetOptions().Extensions[options.sensitive])
+
+
+def clear_sensitive(message: Message) -> None:
+    """Clear what the contract marks as sensitive, at every depth."""
+    for field, value in message.ListFields():
+        if is_sensitive(field):
+            message.ClearField(field.name)
+        for inner in _messages(field, value):
+            clear_sensitive(inner)
+
+
+def restore_sensitive(message: Message, request: Message) -> None:
+    """Copy into empty sensitive fields, at every depth, what the request has in a sensitive field of the same name."""
+    for field in message.DESCRIPTOR.fields:
+        given = request.DESCRIPTOR.fields_by_name.get(field.name)
+        if given and _is_sensitive_text(field) and _is_sensitive_text(given) and not getattr(message, field.name):
+            setattr(message, field.name, getattr(request, field.name))
+    for field, value in message.ListFields():
+        for inner in _messages(field, value):
+            restore_sensitive(inner, request)
+
+
+def _is_sensitive_text(field: Any) -> bool:
+    return is_sensitive(field) and field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated
+
+
+def _messages(field: FieldDescriptor, value: Any) -> Iterable[Message]:
+    """The messages in a field: one, those of a list, or the values of a map."""
+    if field.message_type is None:
+        return ()
+    if field.message_type.GetOptions().map_entry:
+        return value.values() if field.message_type.fields_by_name["value"].message_type else ()
+    return value if field.is_repeated else (value,)

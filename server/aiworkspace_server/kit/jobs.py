@@ -13,9 +13,9 @@ from typing import Any
 import structlog
 from procrastinate import App, BaseRetryStrategy, PsycopgConnector, RetryDecision
 from procrastinate.jobs import Job
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
-from .postgres import APP_ROLE, WriteSession
+from .postgres import APP_ROLE, ReadSession, WriteSession
 
 log = structlog.get_logger("jobs")
 
@@ -27,6 +27,11 @@ _TENDING = "* * * * * */5"  # every five seconds, which are the last field
 _KEPT_HOURS = 30 * 24  # failed jobs; others are deleted when they are done
 _MOST_ATTEMPTS = 35  # after 1, 2, 4 … 2048 seconds, then every hour: about a day
 _MOST_WAIT_SECONDS = 3600
+
+_AT_WORK = text("""
+  SELECT args FROM procrastinate_jobs WHERE task_name = ANY(:names)
+    AND (status = 'doing' OR status = 'todo' AND coalesce(scheduled_at, now()) < now() + interval '1 minute')
+""")
 
 Function = Callable[..., Awaitable[None]]
 
@@ -56,6 +61,18 @@ class Jobs:
         connection = (await (await tx.connection()).get_raw_connection()).driver_connection
         job = self._app.configure_task(name, allow_unknown=False, connection=connection)
         await job.defer_async(**{key: str(value) for key, value in arguments.items()})
+
+    def every(self, cron: str, name: str, function: Callable[[], Awaitable[None]]) -> None:
+        """Declares work that one of the servers does at these times. What fails is left to the next time."""
+
+        async def work(timestamp: int) -> None:
+            await function()
+
+        self._app.periodic(cron=cron)(self._app.task(name=name)(work))
+
+    async def at_work(self, tx: ReadSession, *names: str) -> list[dict[str, str]]:
+        """Return the arguments of jobs of these names that are being done, or will be within a minute."""
+        return list((await tx.execute(_AT_WORK, {"names": list(names)})).scalars())
 
     @asynccontextmanager
     async def running(self, shutdown_seconds: float) -> AsyncIterator[None]:

@@ -12,6 +12,8 @@ from pymongo import AsyncMongoClient, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.cursor import AsyncCursor
 
+_BATCH = 1000
+
 Document = dict[str, Any]
 Filter = Mapping[str, Any]
 
@@ -42,8 +44,16 @@ class Tenant:
         result = await self._collection.update_one(self._own(where), change)
         return result.matched_count == 1
 
-    async def delete(self, where: Filter) -> None:
-        await self._collection.delete_many(self._own(where))
+    async def delete(self, where: Filter) -> int:
+        """Deletes all that match, and returns how many there were."""
+        return (await self._collection.delete_many(self._own(where))).deleted_count
+
+    async def delete_in_batches(self, where: Filter) -> int:
+        """The same for very many: no command of it takes long."""
+        total = 0
+        while ids := [found["_id"] async for found in self.find(where, ["_id"]).limit(_BATCH)]:
+            total += await self.delete({"_id": {"$in": ids}})
+        return total
 
     def _own(self, filter_or_document: Filter) -> Document:
         if "org_id" in filter_or_document:

@@ -1,26 +1,33 @@
 """Answers kept for repeated requests: the same request_id with the same content does nothing again.
 
 The answer is stored in the transaction of the change itself, so there is never one without the other. Of two calls at
-the same time the second waits for the first. Sensitive fields of the answer itself are not stored.
+the same time the second waits for the first. Sensitive fields are not stored, at no depth: what people wrote into the
+request is taken from the repeated request, and the rest stays empty. An answer is kept for a week.
 """
 
 import hmac
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
 from google.protobuf.message import Message
-from sqlalchemy import LargeBinary, select, update
+from sqlalchemy import LargeBinary, delete, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Mapped, mapped_column
 
 from aiworkspace.v1 import common_pb2 as pb
 
 from .context import caller_id, current
-from .contract import sensitive_fields
+from .contract import clear_sensitive, restore_sensitive
 from .errors import InvalidArgument
-from .postgres import Base, WriteSession
+from .postgres import Base, Database, WriteSession
 from .timestamps import now
+
+KEPT = timedelta(days=7)
+
+_PURGED_AT_ONCE = 1000  # people, one transaction each
+_LIST_EXPIRED = text("SELECT user_id FROM list_expired_replies(:before, :limit) AS expired(user_id)")
 
 Response = TypeVar("Response", bound=Message)
 
@@ -58,6 +65,7 @@ class Replies:
         if stored_hash != content_hash:
             raise request_id_reused()
         answer = current.get().answer = response.FromString(reply or b"")
+        restore_sensitive(answer, request)
         return answer
 
     async def keep(self, tx: WriteSession, request: Any, response: Response) -> Response:
@@ -66,8 +74,7 @@ class Replies:
         if request.request_id:
             stored = type(response)()
             stored.CopyFrom(response)
-            for field in sensitive_fields(stored):
-                stored.ClearField(field)
+            clear_sensitive(stored)
             await tx.execute(update(Reply).where(*_key(request)).values(reply=stored.SerializeToString()))
         return response
 
@@ -78,6 +85,25 @@ class Replies:
         plain.ClearField("request_id")  # the same UUID can be written in several ways
         content = plain.SerializeToString(deterministic=True)
         return hmac.digest(self._key, current.get().method.path.encode() + b"\0" + content, "sha256")
+
+
+async def purge_replies(db: Database) -> None:
+    """Delete the answers that were kept for long enough."""
+    before = now() - KEPT
+    while user_ids := await _list_expired(db, before):
+        for user_id in user_ids:
+            async with db.write(user_id=user_id) as tx:
+                await tx.execute(delete(Reply).where(Reply.create_time < before))
+
+
+async def delete_replies(tx: WriteSession) -> int:
+    """Delete the answers kept for the transaction's person, and return how many there were."""
+    return len((await tx.execute(delete(Reply).returning(Reply.request_id))).all())
+
+
+async def _list_expired(db: Database, before: datetime) -> Sequence[UUID]:
+    async with db.read() as tx:
+        return (await tx.execute(_LIST_EXPIRED, {"before": before, "limit": _PURGED_AT_ONCE})).scalars().all()
 
 
 def request_id_reused() -> InvalidArgument:

@@ -19,6 +19,7 @@ class Org(Base):
     create_time: Mapped[datetime]
     update_time: Mapped[datetime]
     delete_time: Mapped[datetime | None]
+    erase_time: Mapped[datetime | None]  # when nothing was left of its content, after a deletion
 
 
 class CustomRole(Base):
@@ -60,6 +61,7 @@ class Invitation(Base):
     create_time: Mapped[datetime]
     expire_time: Mapped[datetime]
     accept_time: Mapped[datetime | None]
+    accepter_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id"))
     revoke_time: Mapped[datetime | None]
 
 

@@ -1,5 +1,6 @@
 """Rules of organizations, memberships and invitations."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -13,12 +14,13 @@ from ..auth.models import User
 from ..kit.context import current
 from ..kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, PermissionMissing, etag_mismatch
 from ..kit.ids import new_id
-from ..kit.postgres import ReadSession, WriteSession
+from ..kit.postgres import ReadSession, WriteSession, set_tenant
 from ..kit.timestamps import is_over, now
 from . import store
 from .models import Invitation, Membership, Org
 
 INVITATION_LIFETIME = timedelta(days=7)
+_MOST_NAMED = 50  # organizations in one error
 
 
 class RoleChoice(NamedTuple):
@@ -97,7 +99,7 @@ async def accept_invitation(tx: WriteSession, org_id: UUID, invitation_id: UUID,
         raise _invitation_closed("The invitation was accepted or revoked, or has expired: ask for a new one.")
     if await store.find_member(tx, user.id):
         raise AlreadyExists("You are a member of this organization.", "token")
-    invitation.accept_time = now()
+    invitation.accept_time, invitation.accepter_id = now(), user.id
     role = RoleChoice(invitation.role, invitation.custom_role_id)
     tx.add(new_membership(org.id, user.id, role))
     return org, role
@@ -154,6 +156,33 @@ async def remove_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller: P
     await _check_owner_left(tx, member)
     await withdraw_invitations(tx, user_id, frozenset())
     await store.remove_member(tx, user_id)
+
+
+async def leave_all(tx: WriteSession, user: User) -> Sequence[UUID]:
+    """Takes a person out of all organizations, and out of what these have of them. Returns the organizations.
+
+    Raises FailedPrecondition for the only owner of one. Organizations are locked in the order of their ids, so that no
+    two calls wait for each other.
+    """
+    left = await store.list_membership_orgs(tx, user.id)
+    owned = []
+    for org_id in left:
+        await set_tenant(tx, org_id)
+        await store.lock_org(tx, org_id)
+        found = await store.find_member(tx, user.id)
+        if found is None:  # removed by somebody else, or with the organization, just now
+            continue
+        if await _is_last_owner(tx, found[0]):
+            owned.append(org_id)
+            continue
+        await withdraw_invitations(tx, user.id, frozenset())
+        await store.remove_member(tx, user.id)
+    if owned:
+        raise _last_owner_of(owned)
+    for org_id in await store.list_invitation_orgs(tx, user.id):
+        await set_tenant(tx, org_id)
+        await store.delete_invitations_of(tx, user)
+    return left
 
 
 async def suspend_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller: Principal) -> tuple[Membership, User]:
@@ -251,8 +280,20 @@ async def withdraw_invitations(tx: WriteSession, inviter_id: UUID, permissions: 
 
 async def _check_owner_left(tx: WriteSession, leaving: Membership) -> None:
     """Call with the organization locked: two owners that leave at the same time must not both see the other."""
-    if leaving.role == "owner" and not leaving.suspend_time and await store.count_owners(tx) == 1:
+    if await _is_last_owner(tx, leaving):
         raise FailedPrecondition(pb.ERROR_REASON_LAST_OWNER, "An organization keeps at least one owner.")
+
+
+async def _is_last_owner(tx: WriteSession, leaving: Membership) -> bool:
+    return leaving.role == "owner" and not leaving.suspend_time and await store.count_owners(tx) == 1
+
+
+def _last_owner_of(org_ids: Sequence[UUID]) -> FailedPrecondition:
+    return FailedPrecondition(
+        pb.ERROR_REASON_LAST_OWNER,
+        "You are the only owner of an organization: make somebody else an owner, or delete it first.",
+        metadata={"org_ids": ",".join(map(str, org_ids[:_MOST_NAMED]))},
+    )
 
 
 def _invitation_closed(message: str) -> FailedPrecondition:

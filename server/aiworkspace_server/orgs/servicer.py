@@ -28,6 +28,9 @@ from .tokens import InvitationTokens
 # Called with an organization in which somebody may do less than before, once that is committed.
 RightsLost = Callable[[UUID], Awaitable[None]]
 
+# Asked, in the transaction of a deletion, to erase what was in the organization.
+Erase = Callable[[WriteSession, UUID], Awaitable[None]]
+
 
 class OrgServicer(OrgServiceServicer):
     def __init__(
@@ -35,6 +38,7 @@ class OrgServicer(OrgServiceServicer):
         db: Database,
         authenticator: Authenticator,
         rights_lost: RightsLost,
+        erase: Erase,
         tokens: InvitationTokens,
         mails: InvitationMails,
         require_verified: bool,
@@ -44,6 +48,7 @@ class OrgServicer(OrgServiceServicer):
         self._db = db
         self._authenticator = authenticator
         self._rights_lost = rights_lost
+        self._erase = erase
         self._tokens = tokens
         self._mails = mails
         self._require_verified = require_verified
@@ -88,6 +93,7 @@ class OrgServicer(OrgServiceServicer):
     async def DeleteOrg(self, request: pb.DeleteOrgRequest, context: Any) -> pb.DeleteOrgResponse:
         async with self._db.write(tenant_id()) as tx:
             await service.delete_org(tx, tenant_id())
+            await self._erase(tx, tenant_id())
         self._authenticator.forget_org(tenant_id())
         await self._rights_lost(tenant_id())
         return pb.DeleteOrgResponse()
@@ -102,6 +108,7 @@ class OrgServicer(OrgServiceServicer):
                 reply = pb.CreateInvitationResponse(invitation=_invitation_to_proto(invitation))
                 await self._replies.keep(tx, request, reply)
                 await self._mails.ask(tx, invitation)
+        reply.invitation.email = email
         reply.token = self._tokens.make(org_id, UUID(reply.invitation.invitation_id))
         return reply
 
@@ -121,6 +128,8 @@ class OrgServicer(OrgServiceServicer):
         org_id, invitation_id = self._tokens.read(request.token)
         async with self._db.write(org_id, caller_id()) as tx:
             if reply := await self._replies.earlier(tx, request, pb.AcceptInvitationResponse):
+                org = await store.find_org(tx, org_id)
+                reply.org.name = org.name if org else ""  # which is not kept
                 return reply
             user = await self._caller(tx)
             org, role = await service.accept_invitation(tx, org_id, invitation_id, user)
@@ -131,7 +140,7 @@ class OrgServicer(OrgServiceServicer):
 
     async def _caller(self, tx: WriteSession) -> User:
         """The caller, who may have to have shown that the email address is theirs."""
-        user = await users.find_user(tx, caller_id())
+        user = await users.hold_user(tx, caller_id())
         if user is None:
             raise Unauthenticated
         if self._require_verified:

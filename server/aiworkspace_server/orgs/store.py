@@ -15,6 +15,9 @@ from .models import CustomRole, Invitation, Membership, Org, Team
 
 _LIST_ORGS = text("SELECT * FROM list_user_orgs(:user_id, CAST(:after AS uuid), :limit)")
 
+_LIST_MEMBERSHIP_ORGS = text("SELECT list_membership_orgs(:user_id)")
+_LIST_INVITATION_ORGS = text("SELECT list_invitation_orgs(:user_id)")
+
 
 async def find_org(tx: ReadSession, org_id: UUID) -> Org | None:
     return (await tx.execute(select(Org).where(Org.id == org_id, Org.delete_time.is_(None)))).scalar_one_or_none()
@@ -66,6 +69,22 @@ async def is_member(tx: ReadSession, email: str) -> bool:
 
 async def remove_member(tx: WriteSession, user_id: UUID) -> None:
     await tx.execute(delete(Membership).where(Membership.user_id == user_id))
+
+
+async def list_membership_orgs(tx: ReadSession, user_id: UUID) -> Sequence[UUID]:
+    """The organizations of a person, also those in which they are suspended, in the order of their ids."""
+    return (await tx.execute(_LIST_MEMBERSHIP_ORGS, {"user_id": user_id})).scalars().all()
+
+
+async def list_invitation_orgs(tx: ReadSession, user_id: UUID) -> Sequence[UUID]:
+    """The organizations that have invited a person."""
+    return (await tx.execute(_LIST_INVITATION_ORGS, {"user_id": user_id})).scalars().all()
+
+
+async def delete_invitations_of(tx: WriteSession, user: User) -> None:
+    """Those to a person, accepted ones included."""
+    theirs = or_(Invitation.email == user.email, Invitation.accepter_id == user.id)
+    await tx.execute(delete(Invitation).where(theirs))
 
 
 async def list_owner_ids(tx: ReadSession) -> Sequence[UUID]:

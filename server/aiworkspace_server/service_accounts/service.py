@@ -7,6 +7,7 @@ from uuid import UUID
 
 from aiworkspace.v1 import common_pb2 as pb
 
+from ..auth import store as users
 from ..auth.api_keys import new_key, secret_hash, visible_part
 from ..auth.authority import ADMINISTER, ROLES, WORKSPACE_PERMISSIONS, Principal, sees
 from ..auth.models import User
@@ -52,6 +53,8 @@ async def delete_service_account(tx: WriteSession, org_id: UUID, user_id: UUID, 
     await lock_org(tx, org_id, "org_id")
     await _find_account(tx, user_id)
     await orgs.remove_member(tx, org_id, user_id, caller)
+    account = await users.lock_for_deletion(tx, user_id)
+    account.display_name, account.delete_time = "", now()
 
 
 def read_scopes(permissions: Sequence[str], workspace_ids: frozenset[UUID]) -> KeyScopes:

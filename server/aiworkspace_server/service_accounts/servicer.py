@@ -20,7 +20,7 @@ from ..kit.replies import Replies
 from ..kit.timestamps import parse_timestamp, timestamp
 from ..orgs.jobs import notify_owners
 from ..orgs.models import Membership
-from ..orgs.servicer import RightsLost, read_role, role_to_proto
+from ..orgs.servicer import Erase, RightsLost, read_role, role_to_proto
 from . import service, store
 from .models import ApiKey
 
@@ -31,6 +31,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         db: Database,
         authenticator: Authenticator,
         rights_lost: RightsLost,
+        erase: Erase,
         notices: Notices,
         pages: Pages,
         replies: Replies,
@@ -38,6 +39,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         self._db = db
         self._authenticator = authenticator
         self._rights_lost = rights_lost
+        self._erase = erase
         self._notices = notices
         self._pages = pages
         self._replies = replies
@@ -68,6 +70,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         user_id = parse_id(request.user_id, "user_id")
         async with self._db.write(tenant_id()) as tx:
             await service.delete_service_account(tx, tenant_id(), user_id, current.get().principal)
+            await self._erase(tx, user_id)
         self._authenticator.forget(user_id)
         await self._rights_lost(tenant_id())
         return pb.DeleteServiceAccountResponse()
@@ -100,6 +103,8 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         overlap, expire_time = timedelta(seconds=request.overlap_seconds), _expire_time(request)
         async with self._db.write(tenant_id(), caller_id()) as tx:
             if reply := await self._replies.earlier(tx, request, pb.RotateApiKeyResponse):
+                rotated = await store.find_key(tx, UUID(reply.api_key.api_key_id))
+                reply.api_key.name = rotated.name if rotated else ""  # which is not kept
                 return reply
             service.check_future(expire_time)
             key, scopes, secret = await service.rotate_key(tx, tenant_id(), api_key_id, overlap, expire_time, caller)

@@ -22,6 +22,7 @@ class Workspace(Base):
     create_time: Mapped[datetime]
     update_time: Mapped[datetime]
     delete_time: Mapped[datetime | None]
+    erase_time: Mapped[datetime | None]  # when nothing was left of its content, after a deletion
 
 
 class WorkspaceMember(Base):

@@ -1,5 +1,6 @@
 """WorkspaceService: proto in and out, one transaction per call."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from ..kit.errors import InvalidArgument, NotFound
 from ..kit.ids import parse_id
 from ..kit.masks import changes
 from ..kit.pages import Pages
-from ..kit.postgres import Database
+from ..kit.postgres import Database, WriteSession
 from ..kit.replies import Replies
 from ..kit.timestamps import timestamp
 from ..orgs.servicer import RightsLost
@@ -21,6 +22,9 @@ from .members import Who
 from .models import Workspace, WorkspaceMember
 from .service import WorkspaceFinder
 
+# Asked, in the transaction of a deletion, to erase what was in the workspace of the organization.
+Erase = Callable[[WriteSession, UUID, UUID], Awaitable[None]]
+
 
 class WorkspaceServicer(WorkspaceServiceServicer):
     def __init__(
@@ -29,6 +33,7 @@ class WorkspaceServicer(WorkspaceServiceServicer):
         providers: Providers,
         finder: WorkspaceFinder,
         rights_lost: RightsLost,
+        erase: Erase,
         pages: Pages,
         replies: Replies,
     ) -> None:
@@ -36,6 +41,7 @@ class WorkspaceServicer(WorkspaceServiceServicer):
         self._providers = providers
         self._finder = finder
         self._rights_lost = rights_lost
+        self._erase = erase
         self._pages = pages
         self._replies = replies
 
@@ -79,6 +85,7 @@ class WorkspaceServicer(WorkspaceServiceServicer):
         workspace_id = parse_id(request.workspace_id, "workspace_id")
         async with self._db.write(tenant_id()) as tx:
             await service.delete_workspace(tx, workspace_id)
+            await self._erase(tx, tenant_id(), workspace_id)
         await self._withdrawn(workspace_id)
         return pb.DeleteWorkspaceResponse()
 

@@ -1,0 +1,109 @@
+"""Erases what was said: documents in MongoDB, streams in Redis, and what the claims of runs have of their requests.
+
+Every run has a claim in PostgreSQL, which stays. So the documents of a run are found also when a late writer stored
+them after its conversation was gone, and a pass over all claims of a scope can be repeated at any time.
+"""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Row, true
+
+from ..kit.mongo import Filter, Mongo
+from ..kit.postgres import Database
+from ..kit.timestamps import now
+from . import claims
+from .relay import Relay
+from .stops import Stops
+from .store import ChatStore, list_orgs_of, list_unpurged
+from .tables import RunClaim
+
+# After so long nothing is on its way any more that a call or a run of before the deletion may write.
+SETTLED = timedelta(minutes=1)
+
+_BATCH = 500
+_ENDING_SECONDS = 60  # that the end of runs is waited for before the job is put off
+_LATELY = timedelta(hours=1)  # longer than a run whose server may still send something
+
+
+class ChatEraser:
+    """Each method is one pass, which stops what is in progress first. They return whether there was anything."""
+
+    def __init__(self, db: Database, mongo: Mongo, stops: Stops, relay: Relay) -> None:
+        self._db = db
+        self._mongo = mongo
+        self._stops = stops
+        self._relay = relay
+
+    async def erase_org(self, org_id: UUID) -> bool:
+        found = await self._erase_runs(org_id, true())
+        return found + await self._store(org_id).delete_all() > 0
+
+    async def erase_workspace(self, org_id: UUID, workspace_id: UUID) -> bool:
+        found = await self._erase_runs(org_id, RunClaim.workspace_id == workspace_id)
+        return found + await self._erase_conversations(org_id, {"workspace_id": workspace_id}) > 0
+
+    async def erase_person(self, org_id: UUID, user_id: UUID) -> bool:
+        """What a person said in one organization."""
+        found = await self._erase_runs(org_id, RunClaim.user_id == user_id)
+        return found + await self._erase_conversations(org_id, {"user_id": user_id}) > 0
+
+    async def list_orgs_of(self, user_id: UUID) -> set[UUID]:
+        """The organizations in which there may be something to erase of a person, former ones included."""
+        async with self._db.read() as tx:
+            claimed = await claims.list_orgs_of(tx, user_id)
+        return {*claimed, *await list_orgs_of(self._mongo, user_id)}
+
+    async def list_deleted(self) -> list[tuple[UUID, UUID]]:
+        """Organization and id of conversations whose deletion has to be looked after."""
+        return await list_unpurged(self._mongo, now() - SETTLED)
+
+    async def erase_conversation(self, org_id: UUID, conversation_id: UUID) -> bool:
+        """What was said in a deleted conversation. Its id and times stay."""
+        store, begin = self._store(org_id), now()
+        deleted = await store.find_deleted(conversation_id)
+        found = await self._erase_runs(org_id, RunClaim.conversation_id == conversation_id)
+        found += await store.delete_contents([conversation_id])
+        if deleted and not found and begin - deleted >= SETTLED:
+            await store.note_purge(conversation_id)
+        return found > 0
+
+    async def _erase_conversations(self, org_id: UUID, where: Filter) -> int:
+        store, found = self._store(org_id), 0
+        while ids := await store.some_conversation_ids(where, _BATCH):
+            found += await store.delete_contents(ids) + await store.delete_conversations(ids)
+        return found
+
+    async def _erase_runs(self, org_id: UUID, which: ColumnElement[bool]) -> int:
+        """With the messages of their conversations, all of which belong to the same part."""
+        async with asyncio.timeout(_ENDING_SECONDS):
+            await self._stops.and_wait(org_id, which)
+        store, found, after = self._store(org_id), 0, None
+        while rows := await self._list_claimed(org_id, which, after):
+            ids = [row.run_id for row in rows]
+            await self._relay.erase(ids, _lately(rows))
+            found += await store.delete_contents({row.conversation_id for row in rows})
+            found += await store.delete_runs(ids)
+            await self._forget(org_id, ids)
+            after = ids[-1]
+        return found
+
+    async def _list_claimed(
+        self, org_id: UUID, which: ColumnElement[bool], after: UUID | None
+    ) -> Sequence[Row[UUID, UUID, datetime]]:
+        async with self._db.read(org_id) as tx:
+            return await claims.list_claimed(tx, which, after, _BATCH)
+
+    async def _forget(self, org_id: UUID, run_ids: Collection[UUID]) -> None:
+        async with self._db.write(org_id) as tx:
+            await claims.forget_contents(tx, run_ids)
+
+    def _store(self, org_id: UUID) -> ChatStore:
+        return ChatStore(self._mongo, org_id)
+
+
+def _lately(rows: Sequence[Row[UUID, UUID, datetime]]) -> set[UUID]:
+    since = now() - _LATELY
+    return {row.run_id for row in rows if row.create_time > since}

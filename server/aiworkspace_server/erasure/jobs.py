@@ -1,0 +1,140 @@
+"""Jobs that erase what was deleted, and the periodic ones that see to it that each deletion is brought to its end.
+
+A deletion is a tombstone: a row or document with a delete_time. Its job is enqueued in the same transaction and takes
+everything away at once. A call or run that was in progress may still store something afterwards, so the job is done
+again a minute later, until a pass finds nothing; that is noted as erase_time. Tombstones without it are found whatever
+became of their job.
+"""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import structlog
+
+from ..accounts import store as accounts
+from ..auth.models import User
+from ..chat.erasure import SETTLED, ChatEraser
+from ..kit.jobs import Jobs
+from ..kit.postgres import Database, WriteSession
+from ..kit.replies import purge_replies
+from ..kit.timestamps import now
+from ..orgs.models import Org
+from ..workspaces.models import Workspace
+from . import store
+
+_ORG, _WORKSPACE, _ACCOUNT = "erasure.org", "erasure.workspace", "erasure.account"
+_CONVERSATION = "erasure.conversation"
+_ALL = _ORG, _WORKSPACE, _ACCOUNT, _CONVERSATION
+_RECONCILE, _PURGE = "erasure.reconcile", "erasure.purge"
+_TOKENS_KEPT = timedelta(days=2)  # longer than any of them lasts
+_EVERY_15_SECONDS, _EVERY_10_MINUTES = "* * * * * */15", "*/10 * * * *"
+
+log = structlog.get_logger("erasure")
+
+
+class Erasure:
+    """Asks for jobs that erase, and does them."""
+
+    def __init__(self, db: Database, jobs: Jobs, chats: ChatEraser) -> None:
+        self._db = db
+        self._jobs = jobs
+        self._chats = chats
+        jobs.add(_ORG, self._erase_org)
+        jobs.add(_WORKSPACE, self._erase_workspace)
+        jobs.add(_ACCOUNT, self._erase_account)
+        jobs.add(_CONVERSATION, self._erase_conversation)
+        jobs.every(_EVERY_15_SECONDS, _RECONCILE, self.reconcile)
+        jobs.every(_EVERY_10_MINUTES, _PURGE, self.purge)
+
+    async def ask_org(self, tx: WriteSession, org_id: UUID) -> None:
+        await self._jobs.enqueue(tx, _ORG, org_id=org_id)
+
+    async def ask_workspace(self, tx: WriteSession, org_id: UUID, workspace_id: UUID) -> None:
+        await self._jobs.enqueue(tx, _WORKSPACE, org_id=org_id, workspace_id=workspace_id)
+
+    async def ask_account(self, tx: WriteSession, user_id: UUID) -> None:
+        """Of a person or a service account."""
+        await self._jobs.enqueue(tx, _ACCOUNT, user_id=user_id)
+
+    async def reconcile(self) -> None:
+        """Enqueues jobs for all tombstones that have none at work."""
+        async with self._db.write() as tx:
+            at_work = await self._jobs.at_work(tx, *_ALL)
+            for name, arguments in await self._list_unerased(tx):
+                if arguments not in at_work:
+                    await self._jobs.enqueue(tx, name, **arguments)
+
+    async def _list_unerased(self, tx: WriteSession) -> list[tuple[str, dict[str, str]]]:
+        before = now() - SETTLED
+        found = [
+            (_WORKSPACE, {"org_id": str(row.org_id), "workspace_id": str(row.workspace_id)})
+            if row.workspace_id
+            else (_ORG, {"org_id": str(row.org_id)})
+            for row in await store.list_unerased(tx, before)
+        ]
+        found += [(_ACCOUNT, {"user_id": str(user_id)}) for user_id in await store.list_unerased_users(tx, before)]
+        return found + [
+            (_CONVERSATION, {"org_id": str(org_id), "conversation_id": str(conversation_id)})
+            for org_id, conversation_id in await self._chats.list_deleted()
+        ]
+
+    async def purge(self) -> None:
+        """Deletes what is kept for a time alone."""
+        await purge_replies(self._db)
+        async with self._db.write() as tx:
+            await accounts.delete_old_tokens(tx, now() - _TOKENS_KEPT)
+
+    async def _erase_org(self, org_id: str) -> None:
+        id = UUID(org_id)
+
+        async def erase() -> bool:
+            found = await store.erase_org(self._db, id)
+            return await self._chats.erase_org(id) or found
+
+        await self._pass(Org, id, id, erase)
+
+    async def _erase_workspace(self, org_id: str, workspace_id: str) -> None:
+        org, id = UUID(org_id), UUID(workspace_id)
+
+        async def erase() -> bool:
+            found = await store.erase_workspace(self._db, org, id)
+            return await self._chats.erase_workspace(org, id) or found
+
+        await self._pass(Workspace, id, org, erase)
+
+    async def _erase_account(self, user_id: str) -> None:
+        id = UUID(user_id)
+
+        async def erase() -> bool:
+            found = await store.erase_account(self._db, id)
+            for org_id in await self._chats.list_orgs_of(id):
+                found = await self._chats.erase_person(org_id, id) or found
+            return found
+
+        await self._pass(User, id, None, erase)
+
+    async def _erase_conversation(self, org_id: str, conversation_id: str) -> None:
+        await self._chats.erase_conversation(UUID(org_id), UUID(conversation_id))
+
+    async def _pass(
+        self,
+        table: type[Org | Workspace | User],
+        row_id: UUID,
+        org_id: UUID | None,
+        erase: Callable[[], Awaitable[bool]],
+    ) -> None:
+        """One pass over what a tombstone stands for. The last one is begun long enough after it and finds nothing."""
+        begin = now()
+        deleted = await self._find(table, row_id, org_id)
+        if deleted is None:
+            return
+        found = await erase()
+        if not found and begin - deleted >= SETTLED:
+            async with self._db.write(org_id) as tx:
+                await store.note_erased(tx, table, row_id)
+            log.info("erased", kind=table.__tablename__, id=str(row_id))
+
+    async def _find(self, table: type[Org | Workspace | User], row_id: UUID, org_id: UUID | None) -> datetime | None:
+        async with self._db.read(org_id) as tx:
+            return await store.find_unerased(tx, table, row_id)

@@ -1,0 +1,123 @@
+"""What is erased in PostgreSQL when an organization, a workspace or an account was deleted.
+
+The rows that the ledger refers to stay, with ids and times alone. Statements are repeated until they find nothing, so
+that none takes long and all of them can be done again after a crash.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, TextClause, select, text, update
+from sqlalchemy.engine import CursorResult
+
+from ..auth.models import User
+from ..kit.postgres import Database, ReadSession, WriteSession
+from ..kit.timestamps import now
+from ..orgs.models import Org
+from ..workspaces.models import Workspace
+
+_BATCH = 1000
+
+
+def _delete(table: str, where: str = "true") -> TextClause:
+    """Of the transaction's organization or person, as row-level security has it, or where it does not apply `where`."""
+    some = f"SELECT ctid FROM {table} WHERE {where} LIMIT {_BATCH}"
+    return text(f"DELETE FROM {table} WHERE ctid = ANY (ARRAY({some}))")
+
+
+# In an order in which nothing refers to what is deleted. Windows of budgets go with their budgets.
+_ORG = (
+    text("""
+      UPDATE workspaces SET name = '', system_prompt = '', default_model = '',
+             delete_time = coalesce(delete_time, now()), erase_time = coalesce(erase_time, now())
+      WHERE erase_time IS NULL OR name <> '' OR system_prompt <> ''
+    """),
+    text("UPDATE orgs SET name = '' WHERE name <> ''"),
+    _delete("provider_keys"),
+    _delete("api_key_workspaces"),
+    _delete("api_keys"),
+    _delete("invitations"),
+    _delete("model_policies"),
+    _delete("budgets"),
+    _delete("workspace_members"),
+    _delete("team_members"),
+    _delete("teams"),
+    text("""
+      UPDATE users SET display_name = '', delete_time = now(), erase_time = now()
+      WHERE kind = 'service' AND delete_time IS NULL AND id IN (SELECT user_id FROM memberships)
+    """),
+    _delete("memberships"),
+    _delete("custom_roles"),
+)
+_WORKSPACE = (
+    text("""
+      UPDATE workspaces SET name = '', system_prompt = '', default_model = ''
+      WHERE id = :workspace_id AND (name <> '' OR system_prompt <> '')
+    """),
+    _delete("api_key_workspaces", "workspace_id = :workspace_id"),
+    _delete("model_policies", "workspace_id = :workspace_id"),
+    _delete("budgets", "scope = 'workspace' AND subject_id = :workspace_id"),
+    _delete("workspace_members", "workspace_id = :workspace_id"),
+)
+_ACCOUNT = (
+    _delete("sessions", "user_id = :user_id"),
+    _delete("email_tokens", "user_id = :user_id"),
+    _delete("replies", "user_id = :user_id"),
+)
+_LIST_UNERASED = text("SELECT org_id, workspace_id FROM list_unerased(:before)")
+_LIST_UNERASED_USERS = text(
+    "SELECT id FROM users WHERE delete_time IS NOT NULL AND erase_time IS NULL AND delete_time < :before"
+)
+
+
+async def erase_org(db: Database, org_id: UUID) -> bool:
+    return await _erase(db, _ORG, {}, org_id)
+
+
+async def erase_workspace(db: Database, org_id: UUID, workspace_id: UUID) -> bool:
+    return await _erase(db, _WORKSPACE, {"workspace_id": workspace_id}, org_id)
+
+
+async def erase_account(db: Database, user_id: UUID) -> bool:
+    return await _erase(db, _ACCOUNT, {"user_id": user_id}, None, user_id)
+
+
+async def _erase(
+    db: Database,
+    statements: Sequence[TextClause],
+    values: dict[str, Any],
+    org_id: UUID | None,
+    user_id: UUID | None = None,
+) -> bool:
+    """Whether there was anything."""
+    found = False
+    for statement in statements:
+        while True:
+            async with db.write(org_id, user_id) as tx:
+                result = await tx.execute(statement, values)
+            assert isinstance(result, CursorResult)
+            if not result.rowcount:
+                break
+            found = True
+    return found
+
+
+async def find_unerased(tx: ReadSession, table: type[Org | Workspace | User], row_id: UUID) -> datetime | None:
+    """When the organization, workspace or account was deleted, unless it was erased."""
+    query = select(table.delete_time).where(table.id == row_id, table.erase_time.is_(None))
+    return (await tx.execute(query)).scalar_one_or_none()
+
+
+async def note_erased(tx: WriteSession, table: type[Org | Workspace | User], row_id: UUID) -> None:
+    await tx.execute(update(table).where(table.id == row_id).values(erase_time=now()))
+
+
+async def list_unerased(tx: ReadSession, before: datetime) -> Sequence[Row[UUID, UUID | None]]:
+    """Organizations, and workspaces of others, of every tenant, that were deleted before and have content left."""
+    return (await tx.execute(_LIST_UNERASED, {"before": before})).all()
+
+
+async def list_unerased_users(tx: ReadSession, before: datetime) -> Sequence[UUID]:
+    return (await tx.execute(_LIST_UNERASED_USERS, {"before": before})).scalars().all()

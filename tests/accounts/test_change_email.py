@@ -1,0 +1,160 @@
+"""Another email address: the account's once mail to it has arrived, and not before."""
+
+import uuid
+from typing import Any
+
+import pytest
+
+from aiworkspace.v1 import account_pb2, auth_pb2, org_pb2
+from tests.accounts.conftest import SignIn
+from tests.backdoor import sql, until_no_jobs
+from tests.conftest import Stores
+from tests.mailbox import CHANGE, NOTICE, RESET, Mailbox
+from tests.people import PASSWORD, NewPerson, Person, Place
+from tests.refusals import ALREADY_EXISTS, NOT_FOUND, OK, PASSWORD_WRONG, UNAUTHENTICATED, outcome, outcomes
+
+
+def new_address() -> str:
+    return f"{uuid.uuid4().hex[:12]}@example.com"
+
+
+def change(person: Person, email: str, password: str = PASSWORD) -> Any:
+    return person.accounts.ChangeEmail(account_pb2.ChangeEmailRequest(new_email=email, password=password))
+
+
+def verify(person: Person, token: str) -> Any:
+    return person.accounts.VerifyEmail(account_pb2.VerifyEmailRequest(token=token))
+
+
+async def me(person: Person) -> Any:
+    return (await person.auth.GetMe(auth_pb2.GetMeRequest())).user
+
+
+async def log_in(person: Person, email: str) -> str:
+    return await outcome(person.auth.Login(auth_pb2.LoginRequest(email=email, password=PASSWORD)))
+
+
+async def test_an_address_counts_once_it_is_confirmed_and_the_old_one_until_then(
+    new_person: NewPerson, mailbox: Mailbox
+) -> None:
+    person, email = await new_person(), new_address()
+    await change(person, email.upper())
+    token = await mailbox.token(email, CHANGE)
+    assert mailbox.of(person.email, NOTICE), "the present address is told before the new one can be confirmed"
+    assert (await me(person)).email == person.email
+    assert await log_in(person, email) == PASSWORD_WRONG
+    assert await log_in(person, person.email) == OK
+    await verify(person, token)
+    assert ((await me(person)).email, (await me(person)).email_verified) == (email, True)
+    assert await log_in(person, person.email) == PASSWORD_WRONG
+    assert await log_in(person, email) == OK
+    assert await outcome(verify(person, token)) == OK, "a repeated call, whose first reply may have been lost"
+    assert (await me(person)).email == email
+
+
+async def test_the_session_that_asked_goes_on_and_others_end(
+    new_person: NewPerson, mailbox: Mailbox, sign_in: SignIn
+) -> None:
+    person, email = await new_person(), new_address()
+    other = await sign_in(person)
+    await change(person, email)
+    assert await outcome(me(other)) == OK
+    await verify(other, await mailbox.token(email, CHANGE))
+    assert await outcome(me(other)) == UNAUTHENTICATED
+    assert await outcome(me(person)) == OK
+
+
+async def test_mailed_tokens_of_the_address_before_end(new_person: NewPerson, mailbox: Mailbox) -> None:
+    person, email = await new_person(), new_address()
+    await person.accounts.RequestPasswordReset(account_pb2.RequestPasswordResetRequest(email=person.email))
+    reset = await mailbox.token(person.email, RESET)
+    await change(person, email)
+    await verify(person, await mailbox.token(email, CHANGE))
+    request = account_pb2.ResetPasswordRequest(token=reset, new_password="another long passphrase here")
+    assert await outcome(person.accounts.ResetPassword(request)) == NOT_FOUND
+
+
+async def test_without_the_password_nothing_happens(new_person: NewPerson, mailbox: Mailbox, stores: Stores) -> None:
+    person, email = await new_person(), new_address()
+    assert await outcome(change(person, email, "not my password")) == PASSWORD_WRONG
+    await until_no_jobs(stores)
+    assert not mailbox.of(email)
+    assert not mailbox.of(person.email, NOTICE)
+
+
+async def test_a_later_change_ends_the_token_of_an_earlier_one(new_person: NewPerson, mailbox: Mailbox) -> None:
+    person, first, second = await new_person(), new_address(), new_address()
+    await change(person, first)
+    earlier = await mailbox.token(first, CHANGE)
+    await change(person, second)
+    later = await mailbox.token(second, CHANGE)
+    assert await outcome(verify(person, earlier)) == NOT_FOUND
+    assert await outcome(verify(person, later)) == OK
+    assert (await me(person)).email == second
+
+
+@pytest.mark.parametrize("end", ["expire_time = now() - interval '2 minutes'", "token_hash = 'other'"])
+async def test_a_token_that_expired_or_is_unknown_changes_nothing(
+    end: str, new_person: NewPerson, mailbox: Mailbox, stores: Stores
+) -> None:
+    person, email = await new_person(), new_address()
+    await change(person, email)
+    token = await mailbox.token(email, CHANGE)
+    where = "WHERE user_id = %s AND purpose = 'change'"
+    end = end.replace("'other'", f"'{uuid.uuid4().hex}'")
+    await sql(stores, f"UPDATE email_tokens SET {end} {where}", person.user_id)
+    assert await outcome(verify(person, token)) == NOT_FOUND
+    assert (await me(person)).email == person.email
+
+
+async def test_a_taken_address_gets_no_mail_and_the_answer_is_the_same(
+    new_person: NewPerson, mailbox: Mailbox, stores: Stores
+) -> None:
+    person, other = await new_person(), await new_person()
+    assert await outcome(change(person, other.email)) == OK
+    await until_no_jobs(stores)
+    assert not mailbox.of(other.email, CHANGE)
+    assert not mailbox.of(person.email, NOTICE)
+
+
+async def test_an_address_that_was_registered_meanwhile_is_refused(new_person: NewPerson, mailbox: Mailbox) -> None:
+    person, email = await new_person(), new_address()
+    await change(person, email)
+    token = await mailbox.token(email, CHANGE)
+    register = auth_pb2.RegisterRequest(email=email, password=PASSWORD, display_name="Somebody else")
+    await person.auth.Register(register)
+    assert await outcome(verify(person, token)) == ALREADY_EXISTS
+    assert (await me(person)).email == person.email
+
+
+async def test_of_many_accounts_at_once_one_gets_the_address(new_person: NewPerson, mailbox: Mailbox) -> None:
+    people, email = [await new_person() for _ in range(10)], new_address()
+    tokens = []
+    for number, person in enumerate(people, 1):
+        await change(person, email)
+        tokens.append(await mailbox.token(email, CHANGE, number))
+    calls = (verify(person, token) for person, token in list(zip(people, tokens, strict=True)) * 5)
+    found = await outcomes(calls)
+    assert found == {OK: 5, ALREADY_EXISTS: 45}
+    assert [(await me(person)).email for person in people].count(email) == 1
+
+
+async def test_three_mails_an_hour_are_sent(new_person: NewPerson, mailbox: Mailbox, stores: Stores) -> None:
+    person = await new_person()
+    addresses = [new_address() for _ in range(5)]
+    for email in addresses:
+        assert await outcome(change(person, email)) == OK
+    await until_no_jobs(stores)
+    assert [len(mailbox.of(email, CHANGE)) for email in addresses[3:]] == [0, 0]
+    assert sum(len(mailbox.of(email, CHANGE)) for email in addresses) <= 3
+
+
+async def test_an_invitation_stays_with_the_address_that_it_was_sent_to(
+    place: Place, new_person: NewPerson, mailbox: Mailbox
+) -> None:
+    person, email = await new_person(), new_address()
+    invite = org_pb2.CreateInvitationRequest(org_id=place.org_id, email=person.email, role=org_pb2.ROLE_MEMBER)
+    token = (await place.owner.orgs.CreateInvitation(invite)).token
+    await change(person, email)
+    await verify(person, await mailbox.token(email, CHANGE))
+    assert await outcome(person.orgs.AcceptInvitation(org_pb2.AcceptInvitationRequest(token=token))) == NOT_FOUND

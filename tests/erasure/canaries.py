@@ -1,0 +1,67 @@
+"""Writes a text into every field of the contract that takes one, by reflection."""
+
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import FieldDescriptor
+
+from tests.contracts.surface import ENDPOINTS, Endpoint, inside, name_of
+from tests.people import Person
+
+_TEXT = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
+# Texts that the server makes or that choose among what there is.
+_NOT_WRITTEN = ("etag", "page_token", "order_by", "request_id")
+_ENDINGS = ("Delete", "Remove", "Revoke", "Suspend", "Reject", "Logout", "Cancel")
+
+
+def endpoints(*scopes: str) -> list[Endpoint]:
+    """Methods that act in one of these, and end nothing."""
+    return [
+        endpoint
+        for endpoint in ENDPOINTS
+        if endpoint.access.scope.rpartition(".")[2] in scopes and not endpoint.descriptor.name.startswith(_ENDINGS)
+    ]
+
+
+async def write(person: Person, methods: list[Endpoint], ids: Mapping[str, str], canary: str) -> dict[str, int]:
+    """Calls each method once for each of its text fields, with the canary in it. Returns which took it, how often."""
+    taken: dict[str, int] = {}
+    for endpoint in methods:
+        for path in text_fields(endpoint.descriptor.input_type):
+            for value in (canary, f"{canary}@example.com", f"{canary}/*"):
+                request = _request(endpoint, ids, path, value)
+                outcome = await endpoint.call(person, request)
+                if outcome.code == grpc.StatusCode.OK:
+                    name = f"{name_of(endpoint)}.{path}"
+                    taken[name] = taken.get(name, 0) + 1
+    return taken
+
+
+def text_fields(message: Any, prefix: str = "", depth: int = 0) -> Iterator[str]:
+    """Dotted paths of fields that take a text of the caller's own."""
+    for field in message.fields:
+        if field.message_type and field.message_type.full_name.startswith("aiworkspace.") and depth < 4:
+            yield from text_fields(field.message_type, f"{prefix}{field.name}.", depth + 1)
+        elif field.type in _TEXT and field.name not in _NOT_WRITTEN and not field.name.endswith(("_id", "_ids")):
+            yield prefix + field.name
+
+
+def _request(endpoint: Endpoint, ids: Mapping[str, str], path: str, value: str) -> Any:
+    request = endpoint.request(ids, optional=False)
+    *parents, name = path.split(".")
+    message = request
+    for parent in parents:
+        message = inside(message, parent)
+    field = message.DESCRIPTOR.fields_by_name[name]
+    given = value.encode() if field.type == FieldDescriptor.TYPE_BYTES else value
+    if field.is_repeated:
+        getattr(message, name).append(given)
+    else:
+        setattr(message, name, given)
+    if "update_mask" in request.DESCRIPTOR.fields_by_name:
+        request.update_mask.paths[:] = [name]
+    if "request_id" in request.DESCRIPTOR.fields_by_name:
+        request.request_id = str(uuid.uuid4())
+    return request

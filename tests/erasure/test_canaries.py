@@ -1,0 +1,153 @@
+"""After a deletion nothing that was written is stored: every field of the contract, every place of the stores."""
+
+import uuid
+
+from aiworkspace.v1 import account_pb2, auth_pb2, chat_pb2, org_pb2, workspace_pb2
+from tests.backdoor import sql, until_no_jobs
+from tests.contracts.belongings import furnish
+from tests.erasure.canaries import endpoints, write
+from tests.erasure.conftest import Site
+from tests.mailbox import CHANGE, Mailbox
+from tests.people import Person, join, make_conversation, make_place, say
+
+IN_CONVERSATION = ("conversation_id", "run_id")
+IN_WORKSPACE = (*IN_CONVERSATION, "workspace_id")
+IN_ORG = (*IN_WORKSPACE, "org_id")
+
+
+def new_canary() -> str:
+    return f"canary-{uuid.uuid4().hex}"
+
+
+async def test_a_deleted_organization_leaves_no_text(site: Site) -> None:
+    canary, estate = new_canary(), await furnish(site.person)
+    taken = await write(estate.owner, endpoints(*IN_ORG), estate.ids, canary)
+    assert {
+        "OrgService.UpdateOrg.org.name",
+        "OrgService.CreateInvitation.email",
+        "TeamService.CreateTeam.name",
+        "AccessService.CreateCustomRole.name",
+        "ServiceAccountService.CreateServiceAccount.name",
+        "ServiceAccountService.CreateApiKey.name",
+        "WorkspaceService.CreateWorkspace.system_prompt",
+        "WorkspaceService.UpdateWorkspace.workspace.system_prompt",
+        "ChatService.CreateConversation.title",
+        "ChatService.UpdateConversation.conversation.title",
+        "ChatService.SendMessage.content",
+        "ModelService.SetProviderKey.secret",
+    } <= taken.keys()
+    places = await site.find(canary)
+    assert {"orgs", "invitations", "teams", "custom_roles", "users", "api_keys", "workspaces"} <= places.keys()
+    assert {"conversations", "messages", "run_events", "redis"} <= places.keys()
+    assert "replies" not in places, "kept answers have no text, whatever was deleted"
+    await estate.owner.orgs.DeleteOrg(org_pb2.DeleteOrgRequest(org_id=estate.ids["org_id"]))
+    await site.first_pass(estate.ids["org_id"])
+    await until_no_jobs(site.stores)  # mails as well
+    assert await site.find(canary) == {}
+    await _check_only_ids_are_left(site, estate.ids["org_id"])
+    await site.last_pass("org", estate.ids["org_id"])
+    assert await site.find(canary) == {}
+
+
+# Where ids of a deleted organization stay, as DeleteOrg says.
+_KEPT = {
+    "orgs",
+    "workspaces",
+    "run_claims",
+    "ledger_entries",
+    "usage_rollups",
+    "audit_heads",
+    "audit_events",
+    "audit_resources",
+    "replies",  # for a week, without any text
+    "procrastinate_jobs",
+    "log",
+}
+
+
+async def _check_only_ids_are_left(site: Site, org_id: str) -> None:
+    places = await site.find(org_id)
+    assert places.keys() <= _KEPT
+    assert {"orgs", "ledger_entries", "usage_rollups", "audit_events"} <= places.keys()
+    for collection in ("conversations", "messages", "runs", "run_events", "attempts"):
+        assert await site.count(collection, org_id=org_id) == 0
+    for table in ("provider_keys", "api_keys", "invitations", "memberships", "teams", "budgets", "budget_windows"):
+        assert await sql(site.stores, f"SELECT * FROM {table} WHERE org_id = %s", org_id) == []
+
+
+async def test_a_deleted_workspace_leaves_no_text(site: Site) -> None:
+    canary, estate = new_canary(), await furnish(site.person)
+    taken = await write(estate.owner, endpoints(*IN_WORKSPACE), estate.ids, canary)
+    assert {
+        "WorkspaceService.UpdateWorkspace.workspace.name",
+        "ChatService.CreateConversation.title",
+        "ChatService.SendMessage.content",
+    } <= taken.keys()
+    workspace_id = estate.ids["workspace_id"]
+    await say(estate.member, await make_conversation(estate.member, workspace_id), canary)
+    assert {"workspaces", "conversations", "messages", "run_events"} <= (await site.find(canary)).keys()
+    await estate.owner.workspaces.DeleteWorkspace(workspace_pb2.DeleteWorkspaceRequest(workspace_id=workspace_id))
+    await site.first_pass(workspace_id)
+    assert await site.find(canary) == {}
+    for collection in ("conversations", "runs"):
+        assert await site.count(collection, workspace_id=workspace_id) == 0
+    closed = estate.closed["conversation_id"]
+    assert await site.count("messages", conversation_id=closed) == 2, "that of another workspace stays"
+    await site.last_pass("workspace", workspace_id)
+
+
+async def test_a_deleted_conversation_leaves_no_text(site: Site) -> None:
+    canary, place = new_canary(), await make_place(await site.person())
+    request = chat_pb2.CreateConversationRequest(
+        workspace_id=place.workspace_id, title=canary, request_id=str(uuid.uuid4())
+    )
+    conversation_id = (await place.owner.chat.CreateConversation(request)).conversation.conversation_id
+    ids = {"conversation_id": conversation_id}
+    taken = await write(place.owner, endpoints("conversation_id"), ids, canary)
+    assert {"ChatService.UpdateConversation.conversation.title", "ChatService.SendMessage.content"} <= taken.keys()
+    assert {"conversations", "messages", "run_events", "redis"} <= (await site.find(canary)).keys()
+    await place.owner.chat.DeleteConversation(chat_pb2.DeleteConversationRequest(conversation_id=conversation_id))
+    assert await site.find(canary) == {}
+    assert await site.count("messages", conversation_id=conversation_id) == 0
+
+
+async def test_a_deleted_account_leaves_no_text(site: Site, mailbox: Mailbox) -> None:
+    canary, place = new_canary(), await make_place(await site.person())
+    person = Person(site.server.address)
+    site.people.append(person)
+    person.email = f"{canary}@example.com"
+    secret = uuid.uuid4().hex
+    password = f"passphrase {secret}"
+    registration = auth_pb2.RegisterRequest(
+        email=person.email, password=password, display_name=canary, device_name=canary, request_id=str(uuid.uuid4())
+    )
+    person.sign_in(await person.auth.Register(registration))
+    await join(place.owner, place.org_id, person, org_pb2.ROLE_MEMBER)
+    other = await make_place(await site.person())
+    await join(other.owner, other.org_id, person, org_pb2.ROLE_MEMBER)
+    update = auth_pb2.UpdateMeRequest(user=auth_pb2.User(display_name=f"{canary} again"))
+    update.update_mask.paths.append("display_name")
+    await person.auth.UpdateMe(update)
+    conversation_id = await make_conversation(person, place.workspace_id)
+    await say(person, conversation_id, canary)
+    left = await make_conversation(person, other.workspace_id)
+    await say(person, left, canary)
+    await other.owner.orgs.RemoveMember(org_pb2.RemoveMemberRequest(org_id=other.org_id, user_id=person.user_id))
+    change = account_pb2.ChangeEmailRequest(new_email=f"2{canary}@example.com", password=password)
+    await person.accounts.ChangeEmail(change)
+    await person.accounts.VerifyEmail(
+        account_pb2.VerifyEmailRequest(token=await mailbox.token(f"2{canary}@example.com", CHANGE))
+    )
+    await other.owner.orgs.CreateInvitation(
+        org_pb2.CreateInvitationRequest(org_id=other.org_id, email=f"2{canary}@example.com", role=org_pb2.ROLE_MEMBER)
+    )
+    await person.accounts.ChangeEmail(
+        account_pb2.ChangeEmailRequest(new_email=f"3{canary}@example.com", password=password)
+    )
+    assert {"users", "sessions", "email_tokens", "invitations", "messages"} <= (await site.find(canary)).keys()
+    await person.accounts.DeleteAccount(account_pb2.DeleteAccountRequest(password=password))
+    await site.first_pass(person.user_id)
+    await until_no_jobs(site.stores)
+    assert await site.find(canary, secret) == {}
+    await site.last_pass("account", person.user_id)
+    assert await site.count("messages", conversation_id=place.conversation_id) == 0
