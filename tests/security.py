@@ -264,10 +264,13 @@ INVARIANTS: dict[str, Sequence[str]] = {
     "43 limits by address hold behind a trusted proxy": ("kit/test_addresses.py",),
     "44 no tenant, model or provider changes another's result": (
         "chat/test_attempts.py::test_what_one_organization_provokes_shuts_out_no_other",
+        "chat/test_large_answers.py",
         "chat/test_outgoing.py",
         "llm/test_breaker.py::test_no_failure_of_one_organization_shuts_out_another",
         "llm/test_breaker.py::test_no_failure_that_input_can_provoke_shuts_out_others",
         "llm/test_breaker.py::test_a_probe_that_hangs_does_not_keep_others_out",
+        "llm/test_registry.py::test_a_list_that_is_none_harms_nobody",
+        "llm/test_registry.py::test_a_local_server_that_hangs_is_not_waited_for",
         "llm/test_understanding.py",
     ),
     "45 no difference or step of clocks signs anybody out": (

@@ -1,8 +1,16 @@
 """The chat namespace: what the contract gives, and the streams."""
 
-from aiworkspace.v1.chat_pb2 import ModelParameters, SendMessageRequest, StreamRunRequest
+from aiworkspace.v1.chat_pb2 import (
+    ListMessagesResponse,
+    Message,
+    ModelParameters,
+    SendMessageRequest,
+    StreamRunRequest,
+)
 from aiworkspace_client._generated import chat
 from aiworkspace_client.follower import RunFollower, StreamTiming
+from aiworkspace_client.messages import WholeMessages
+from aiworkspace_client.pager import AsyncPager
 from aiworkspace_client.portal import Portal
 from aiworkspace_client.stream import AsyncChatStream, ChatStream
 from aiworkspace_client.transport import Deadline, Transport
@@ -59,10 +67,42 @@ class AsyncChat(chat.AsyncChat):
         """
         return self._stream(StreamRunRequest(run_id=run_id, after_sequence=after_sequence), timeout)
 
+    def list_messages(
+        self,
+        conversation_id: str,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        message_id: str = "",
+        timeout: float | None = None,
+    ) -> AsyncPager[Message, ListMessagesResponse]:
+        """Lists the messages of a conversation, the oldest first, or one of them.
+
+        What comes in parts is joined by `async for`; pages() has the parts.
+
+        Args:
+            conversation_id: The conversation.
+            page_size: Most messages to return, 1 to 1000. 0 means 50.
+            page_token: next_page_token of the page before. Empty for the first page.
+            message_id: UUID of the only message to return. Empty means all.
+            timeout: Seconds for every page. The client's own unless given.
+        """
+        pager = super().list_messages(
+            conversation_id, page_size=page_size, page_token=page_token, message_id=message_id, timeout=timeout
+        )
+        pager.joiner = WholeMessages
+        return pager
+
+    async def _whole(self, begun: Message) -> Message:
+        """All of a message of which an event has the beginning."""
+        async for message in self.list_messages(begun.conversation_id, message_id=begun.message_id):
+            return message
+        return begun  # it was deleted in the meantime
+
     def _stream(self, request: SendMessageRequest | StreamRunRequest, seconds: float | None) -> AsyncChatStream:
         deadline = None if seconds is None else Deadline(seconds)
         follower = RunFollower(self._transport, request, deadline, self._timing)
-        return AsyncChatStream(follower, self.cancel_run)
+        return AsyncChatStream(follower, self.cancel_run, self._whole)
 
 
 class Chat(chat.Chat):

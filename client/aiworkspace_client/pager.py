@@ -16,6 +16,20 @@ ItemT = TypeVar("ItemT")
 PageT = TypeVar("PageT", bound=Page)
 
 
+class Joiner(Protocol[ItemT]):
+    """Joins items that come in parts."""
+
+    def take(self, item: ItemT) -> ItemT | None:
+        """The item, whole, or None as long as parts of it are missing."""
+
+
+class AsIs(Generic[ItemT]):
+    """For items that come whole."""
+
+    def take(self, item: ItemT) -> ItemT | None:
+        return item
+
+
 class AsyncPager(Generic[ItemT, PageT]):
     """The items of a list: `async for item in pager`. Every iteration starts again from the first page."""
 
@@ -25,11 +39,15 @@ class AsyncPager(Generic[ItemT, PageT]):
         self._fetch = fetch
         self._page_token = page_token
         self.items = items
+        self.joiner: Callable[[], Joiner[ItemT]] = AsIs
+        """Makes what joins the items of one iteration that come in parts."""
 
     async def __aiter__(self) -> AsyncIterator[ItemT]:
+        joiner = self.joiner()
         async for page in self.pages():
             for item in self.items(page):
-                yield item
+                if (whole := joiner.take(item)) is not None:
+                    yield whole
 
     async def pages(self) -> AsyncIterator[PageT]:
         """The responses, one a page. The next_page_token of one can be passed as page_token to go on later."""
@@ -52,8 +70,11 @@ class Pager(Generic[ItemT, PageT]):
         self._pager = pager
 
     def __iter__(self) -> Iterator[ItemT]:
+        joiner = self._pager.joiner()
         for page in self.pages():
-            yield from self._pager.items(page)
+            for item in self._pager.items(page):
+                if (whole := joiner.take(item)) is not None:
+                    yield whole
 
     def pages(self) -> Iterator[PageT]:
         """The responses, one a page. The next_page_token of one can be passed as page_token to go on later."""

@@ -18,9 +18,15 @@ class AsyncChatStream:
     The iterators read from the same stream: what one has returned, the other has missed.
     """
 
-    def __init__(self, follower: RunFollower, cancel_run: Callable[[str], Awaitable[Run]]) -> None:
+    def __init__(
+        self,
+        follower: RunFollower,
+        cancel_run: Callable[[str], Awaitable[Run]],
+        whole: Callable[[Message], Awaitable[Message]],
+    ) -> None:
         self._follower = follower
         self._cancel_run = cancel_run
+        self._whole = whole
         self._terminal: ChatEvent | None = None
         self._unread: list[ChatEvent] = []
         self.run: Run | None = None
@@ -66,7 +72,7 @@ class AsyncChatStream:
         """
         while await self.next_event() is not None:
             pass
-        return self._answer()
+        return await self._answer()
 
     async def cancel(self) -> Run:
         """Stop the run and return it. Its last events still follow, run_cancelled the last of them."""
@@ -86,7 +92,8 @@ class AsyncChatStream:
         while (event := await self.next_event()) is not None:
             if event.HasField("content_delta") and event.content_delta.kind != CONTENT_KIND_THINKING:
                 return event
-        self._answer()
+        if self._terminal and self._terminal.HasField("run_failed"):
+            await self._answer()
         return None
 
     def unread(self, event: ChatEvent | None) -> None:
@@ -110,11 +117,14 @@ class AsyncChatStream:
                 self._terminal = event
                 self.run = getattr(event, kind).run
 
-    def _answer(self) -> Message:
+    async def _answer(self) -> Message:
         event = self._terminal or ChatEvent()
+        message: Message = getattr(event, event.WhichOneof("event") or "run_completed").message
+        if message.more_contents:  # it does not fit into an event
+            message.CopyFrom(await self._whole(message))
         if event.HasField("run_failed"):
-            raise RunFailedError(event.run_failed.run, event.run_failed.message)
-        return event.run_cancelled.message if event.HasField("run_cancelled") else event.run_completed.message
+            raise RunFailedError(event.run_failed.run, message)
+        return message
 
 
 class ChatStream:

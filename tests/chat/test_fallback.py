@@ -1,9 +1,14 @@
 """Falling back to another model: before the first content, in the middle of an answer, and beside a silent one."""
 
+import uuid
+from dataclasses import replace
+
 import pytest
 
 from aiworkspace.v1 import chat_pb2 as pb
+from aiworkspace_server.app import App
 from aiworkspace_server.chat import context
+from aiworkspace_server.kit.gate import Gate
 from aiworkspace_server.llm.base import TokenUsage
 from tests.conftest import Stores
 from tests.people import Place, events_of, kinds_of, say, text_of
@@ -292,3 +297,28 @@ async def test_when_no_fallback_has_room_the_run_says_so(
     play(standin, OPENAI, Script(fault=HttpError(401)))
     run = (await say(place.owner, place.conversation_id, "hello", model=OPENAI))[-1].run_failed.run
     assert reason_of(run.failure) == "CONTEXT_TOO_LONG"
+
+
+async def test_a_first_model_whose_context_is_too_small_is_passed_over(
+    place: Place, standin: Standin, plan_for: PlanFor
+) -> None:
+    plan_for(DEEPSEEK, ANTHROPIC)
+    play(standin, ANTHROPIC, Script(tokens=WORDS))
+    events = await say(place.owner, place.conversation_id, "words " * 60_000, model="openai/gpt-4")
+    ended = events[-1].run_completed
+    assert (ended.run.model, ended.message.model, ended.run.attempt_count) == ("openai/gpt-4", ANTHROPIC, 1)
+    assert [entry.model for entry in await ledger_of(place)] == [ANTHROPIC]
+
+
+async def test_a_first_model_whose_provider_has_no_room_is_passed_over(
+    place: Place, app: App, standin: Standin, plan_for: PlanFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan_for(ANTHROPIC)
+    gate = Gate(1, 10, 0)
+    monkeypatch.setattr(app.runs, "_engine", replace(app.engine, gate=gate))
+    play(standin, ANTHROPIC, Script(tokens=WORDS))
+    inside = gate.enter("openai", uuid.uuid4())
+    ended = (await say(place.owner, place.conversation_id, "hello", model=OPENAI))[-1].run_completed
+    assert (ended.run.model, ended.message.model) == (OPENAI, ANTHROPIC)
+    inside.leave()
+    assert gate.idle

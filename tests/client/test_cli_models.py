@@ -38,6 +38,13 @@ async def test_models_of_the_server_and_of_a_workspace_are_listed(server: Script
     assert json.loads((await aiws("models", "list", "--json")).stdout)[0]["model"] == "echo/echo"
 
 
+async def test_providers_that_did_not_answer_are_named(server: ScriptedServer, aiws: Aiws) -> None:
+    away = chat_pb2.ListModelsResponse(models=[MODEL], unreachable_providers=["local"])
+    server.script("ChatService.ListModels", answer(away))
+    ran = await aiws("models")
+    assert (ran.returncode, "local" in ran.stderr, "echo/echo" in ran.stdout) == (0, True, True)
+
+
 async def test_a_key_comes_from_standard_input_or_from_the_environment(
     server: ScriptedServer, aiws: Aiws, environment: dict[str, str]
 ) -> None:

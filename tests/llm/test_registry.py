@@ -1,4 +1,5 @@
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -6,7 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from aiworkspace_server.llm import catalog, local
-from aiworkspace_server.llm.base import ErrorKind, ProviderError
+from aiworkspace_server.llm.base import ErrorKind
 from aiworkspace_server.llm.registry import Registry, UnknownModel
 from aiworkspace_server.settings import Deployment
 from tests.standin import Standin
@@ -143,24 +144,30 @@ async def test_a_new_local_model_is_found_at_once_but_not_by_everybody(
     assert standin.models_asked == 2
 
 
-async def test_a_local_server_that_is_down_is_left_out(standin: Standin, registry: Registry) -> None:
+async def test_a_local_server_that_is_down_is_marked_and_changes_nothing_for_others(
+    standin: Standin, registry: Registry
+) -> None:
     standin.models = None
-    ids = [model.id for model in await registry.models()]
-    assert "openai/gpt-4o" in ids
-    assert not any(model_id.startswith("local/") for model_id in ids)
-    with pytest.raises(ProviderError) as caught:
-        await registry.resolve("local/llama-3")
-    assert caught.value.kind is ErrorKind.UNAVAILABLE
+    for _ in range(5):
+        ids = [model.id for model in await registry.models()]
+        assert "openai/gpt-4o" in ids
+        assert not any(model_id.startswith("local/") for model_id in ids)
+        assert registry.away() == ["local"]
+        await registry.resolve("local/llama-3")  # which it may have: the request will show
     assert standin.models_asked == 1, "a server that is down is not asked by everybody either"
+    with pytest.raises(UnknownModel):
+        await registry.resolve("local/")
 
 
-async def test_a_model_known_before_resolves_while_the_server_is_down(
+async def test_models_known_before_are_listed_while_the_server_is_down(
     standin: Standin, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await registry.models()
+    before = await registry.models()
+    assert registry.away() == []
     standin.models = None
     monkeypatch.setattr(local, "_FRESH_SECONDS", 0.0)
-    assert not any(model.provider == "local" for model in await registry.models())
+    assert await registry.models() == before
+    assert registry.away() == ["local"]
     await registry.resolve("local/llama-3")
 
 
@@ -170,6 +177,101 @@ async def test_it_recovers(standin: Standin, registry: Registry, monkeypatch: py
     standin.models = names
     monkeypatch.setattr(local, "_RETRY_SECONDS", 0.0)
     assert any(model.provider == "local" for model in await registry.models())
+    assert registry.away() == []
+
+
+class Odd:
+    """A server whose list of models is these bytes, then silence if it `hangs`."""
+
+    def __init__(self) -> None:
+        self.answer = b""
+        self.hangs = False
+        self.chats = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            self.chats += (await reader.readuntil(b"\r\n\r\n")).startswith(b"POST")
+            if not self.hangs:
+                head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(self.answer)}\r\nconnection: close\r\n\r\n"
+                writer.write(head.encode() + self.answer)
+                await writer.drain()
+                writer.close()
+            else:
+                await reader.read()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+
+
+@pytest.fixture
+async def odd() -> AsyncIterator[tuple[Odd, Registry]]:
+    odd = Odd()
+    server = await asyncio.start_server(odd.serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    values = Deployment.model_construct(local_model_base_url=url, echo_tokens_per_second=0)
+    async with Registry(values) as registry:
+        yield odd, registry
+    server.close()
+
+
+async def test_a_local_server_that_hangs_is_not_waited_for(odd: tuple[Odd, Registry]) -> None:
+    server, registry = odd
+    server.hangs = True
+    begin = asyncio.get_running_loop().time()
+    assert [model.id for model in await registry.models()] == ["echo/echo"]
+    for number in range(200):
+        await registry.resolve(f"local/model-{number}")
+    assert asyncio.get_running_loop().time() - begin < 5
+    assert registry.away() == ["local"]
+    provider, name = await registry.resolve("local/llama-3")
+    result = await answer(provider, question(model=name))
+    assert result.error
+    assert (result.error.kind, result.error.free, server.chats) == (ErrorKind.UNREACHED, True, 0)
+    assert asyncio.get_running_loop().time() - begin < 20
+
+
+async def test_a_server_that_works_on_another_request_is_waited_for(
+    standin: Standin, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider, _ = await registry.resolve("local/llama-3")
+    monkeypatch.setattr(local, "_ALIVE_SECONDS", 0.0)
+    monkeypatch.setattr(provider, "_in_flight", 1)
+    standin.models = None
+    assert (await answer(provider, question(model="llama-3"))).text == "Hello, world!"
+
+
+LISTS = {
+    "no JSON": b"<html>",
+    "nothing": b"",
+    "a list": b"[1]",
+    "no list": b'{"data": {"id": "a"}}',
+    "too large": b'{"data": [' + b'{"id": "a"},' * 300_000 + b"{}]}",
+}
+
+
+@pytest.mark.parametrize("body", LISTS.values(), ids=LISTS)
+async def test_a_list_that_is_none_harms_nobody(odd: tuple[Odd, Registry], body: bytes) -> None:
+    odd[0].answer = body
+    assert [model.id for model in await odd[1].models()] == ["echo/echo"]
+    assert odd[1].away() == ["local"]
+
+
+async def test_of_an_odd_list_the_names_are_taken(odd: tuple[Odd, Registry]) -> None:
+    entries: list[Any] = [
+        {"id": "good"},
+        {"id": "good"},
+        {"id": 7},
+        None,
+        "x",
+        {"id": None},
+        {"name": "n"},
+        {"id": "a\ud800"},
+    ]
+    entries += [{"id": " edge "}, {"id": "\u202egood"}, {"id": "x\0"}, *({"id": f"many-{n}"} for n in range(2000))]
+    odd[0].answer = json.dumps({"data": entries}).encode()
+    names = [model.name for model in await odd[1].models() if model.provider == "local"]
+    assert names[0] == "good"
+    assert len(names) == len(set(names)) == 1000
+    assert all(name.startswith("many-") for name in names[1:])
 
 
 @pytest.mark.parametrize("names", [["x" * 300], ["two\nlines"], [""]])

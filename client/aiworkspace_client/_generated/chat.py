@@ -164,20 +164,28 @@ class AsyncChat:
         await self._transport.unary(_DELETE_CONVERSATION, request, timeout)
 
     def list_messages(
-        self, conversation_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
+        self,
+        conversation_id: str,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        message_id: str = "",
+        timeout: float | None = None,
     ) -> AsyncPager[chat_pb2.Message, chat_pb2.ListMessagesResponse]:
-        """Lists the messages of a conversation, the oldest first.
+        """Lists the messages of a conversation, the oldest first, or one of them.
 
         Args:
             conversation_id: The conversation.
-            page_size: Most messages to return, 1 to 1000. 0 means 50. A page ends early when it reaches 1 MiB of text.
+            page_size: Most messages to return, 1 to 1000. 0 means 50. A page ends early when it reaches 1 MiB of text,
+                and a message of more than 3 MiB is returned in parts: see Message.more_contents.
             page_token: next_page_token of the page before. Empty for the first page.
+            message_id: UUID of the only message to return. Empty means all.
             timeout: Seconds for every page. The client's own unless given.
         """
 
         async def fetch(page_token: str) -> chat_pb2.ListMessagesResponse:
             request = chat_pb2.ListMessagesRequest(
-                conversation_id=conversation_id, page_size=page_size, page_token=page_token
+                conversation_id=conversation_id, page_size=page_size, page_token=page_token, message_id=message_id
             )
             return await self._transport.unary(_LIST_MESSAGES, request, timeout)
 
@@ -336,19 +344,29 @@ class Chat:
         self._portal.run(self._namespace.delete_conversation(conversation_id, timeout=timeout))
 
     def list_messages(
-        self, conversation_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
+        self,
+        conversation_id: str,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        message_id: str = "",
+        timeout: float | None = None,
     ) -> Pager[chat_pb2.Message, chat_pb2.ListMessagesResponse]:
-        """Lists the messages of a conversation, the oldest first.
+        """Lists the messages of a conversation, the oldest first, or one of them.
 
         Args:
             conversation_id: The conversation.
-            page_size: Most messages to return, 1 to 1000. 0 means 50. A page ends early when it reaches 1 MiB of text.
+            page_size: Most messages to return, 1 to 1000. 0 means 50. A page ends early when it reaches 1 MiB of text,
+                and a message of more than 3 MiB is returned in parts: see Message.more_contents.
             page_token: next_page_token of the page before. Empty for the first page.
+            message_id: UUID of the only message to return. Empty means all.
             timeout: Seconds for every page. The client's own unless given.
         """
         return Pager(
             self._portal,
-            self._namespace.list_messages(conversation_id, page_size=page_size, page_token=page_token, timeout=timeout),
+            self._namespace.list_messages(
+                conversation_id, page_size=page_size, page_token=page_token, message_id=message_id, timeout=timeout
+            ),
         )
 
     def cancel_run(self, run_id: str, *, timeout: float | None = None) -> chat_pb2.Run:

@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterable
 from enum import StrEnum
+from typing import Any
 
 import typer
 
@@ -12,6 +12,7 @@ from aiworkspace_client.cli.account import Json
 from aiworkspace_client.cli.conversations import Workspace
 from aiworkspace_client.cli.orgs import Org
 from aiworkspace_client.cli.session import connected, stop
+from aiworkspace_client.pager import Pager
 from aiworkspace_client.types import Model, ProviderKey
 
 _TRYING_SECONDS = 30.0  # the server tries the key at the provider
@@ -87,7 +88,12 @@ def _row(key: ProviderKey) -> tuple[str, ...]:
     return key.provider, f"…{key.hint}", output.time(key.create_time), key.creator_id
 
 
-def _print(found: Iterable[Model], json: bool) -> None:
+def _print(pager: Pager[Model, Any], json: bool) -> None:
+    pages = list(pager.pages())
+    found = [model for page in pages for model in page.models]
+    away = {name for page in pages for name in page.unreachable_providers}
+    if away:
+        output.say(f"Not reached, and listed as they were before: {', '.join(sorted(away))}.", "yellow")
     if json:
         return output.as_json(found)
     output.table(

@@ -385,19 +385,25 @@ class Content(_message.Message):
 
     KIND_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    CONTINUES_FIELD_NUMBER: _builtins.int
     kind: Global___ContentKind.ValueType
     """What it is."""
     text: _builtins.str
     """Its text."""
+    continues: _builtins.bool
+    """Whether it goes on with the last piece of the part of the message before. Only in ListMessages: see
+    Message.more_contents.
+    """
     def __init__(
         self,
         *,
         kind: Global___ContentKind.ValueType = ...,
         text: _builtins.str = ...,
+        continues: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continues", b"continues", "kind", b"kind", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -417,6 +423,7 @@ class Message(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    MORE_CONTENTS_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """UUID."""
     conversation_id: _builtins.str
@@ -429,6 +436,11 @@ class Message(_message.Message):
     """Whether it is whole."""
     model: _builtins.str
     """Id of the model that said it, the last one when several did. Empty for people."""
+    more_contents: _builtins.bool
+    """Whether this is not all of it, which happens with messages of more than 3 MiB: more would not fit into a response.
+    ListMessages has all of it, in parts: each of its pages begins with the next contents of the message that was last
+    on the page before. Elsewhere this is the beginning.
+    """
     @_builtins.property
     def contents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Content]:
         """What was said."""
@@ -448,10 +460,11 @@ class Message(_message.Message):
         state: Global___MessageState.ValueType = ...,
         model: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        more_contents: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contents", b"contents", "conversation_id", b"conversation_id", "create_time", b"create_time", "message_id", b"message_id", "model", b"model", "role", b"role", "run_id", b"run_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contents", b"contents", "conversation_id", b"conversation_id", "create_time", b"create_time", "message_id", b"message_id", "model", b"model", "more_contents", b"more_contents", "role", b"role", "run_id", b"run_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -972,7 +985,9 @@ class RunCompleted(_message.Message):
 
     @_builtins.property
     def message(self) -> Global___Message:
-        """The whole answer."""
+        """The whole answer or, when its more_contents is set, the beginning of it: ListMessages with its message_id has the
+        rest.
+        """
 
     def __init__(
         self,
@@ -1002,7 +1017,7 @@ class RunFailed(_message.Message):
 
     @_builtins.property
     def message(self) -> Global___Message:
-        """What was said until then. Not set when nothing was."""
+        """What was said until then, not set when nothing was; with more_contents, the beginning of it, as in RunCompleted."""
 
     def __init__(
         self,
@@ -1032,7 +1047,7 @@ class RunCancelled(_message.Message):
 
     @_builtins.property
     def message(self) -> Global___Message:
-        """What was said until then. Not set when nothing was."""
+        """What was said until then, not set when nothing was; with more_contents, the beginning of it, as in RunCompleted."""
 
     def __init__(
         self,
@@ -1082,21 +1097,29 @@ class ListModelsResponse(_message.Message):
 
     MODELS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_PROVIDERS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Token of the next page. Empty on the last one."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
         """The models of this page."""
 
+    @_builtins.property
+    def unreachable_providers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the providers that did not answer when they were asked for their models last, such as "local" for the
+        operator's own server: those of their models are listed that were known before.
+        """
+
     def __init__(
         self,
         *,
         models: _abc.Iterable[Global___Model] | None = ...,
         next_page_token: _builtins.str = ...,
+        unreachable_providers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "next_page_token", b"next_page_token", "unreachable_providers", b"unreachable_providers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1366,22 +1389,28 @@ class ListMessagesRequest(_message.Message):
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """The conversation."""
     page_size: _builtins.int
-    """Most messages to return, 1 to 1000. 0 means 50. A page ends early when it reaches 1 MiB of text."""
+    """Most messages to return, 1 to 1000. 0 means 50. A page ends early when it reaches 1 MiB of text, and a message of
+    more than 3 MiB is returned in parts: see Message.more_contents.
+    """
     page_token: _builtins.str
     """next_page_token of the page before. Empty for the first page."""
+    message_id: _builtins.str
+    """UUID of the only message to return. Empty means all."""
     def __init__(
         self,
         *,
         conversation_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        message_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "message_id", b"message_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

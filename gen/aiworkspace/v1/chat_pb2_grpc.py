@@ -160,7 +160,7 @@ class ChatServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListMessages(self, request, context):
-        """ListMessages lists the messages of a conversation, the oldest first.
+        """ListMessages lists the messages of a conversation, the oldest first, or one of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -63,7 +63,7 @@ class ChatServiceStub:
     stays, and what was spent stays in the usage.
     """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ListMessagesRequest, _chat_pb2.ListMessagesResponse]
-    """ListMessages lists the messages of a conversation, the oldest first."""
+    """ListMessages lists the messages of a conversation, the oldest first, or one of them."""
     SendMessage: _grpc.UnaryStreamMultiCallable[_chat_pb2.SendMessageRequest, _chat_pb2.SendMessageResponse]
     """SendMessage adds a message to a conversation, starts a run that answers it, and follows the run.
 
@@ -133,7 +133,7 @@ class ChatServiceAsyncStub(ChatServiceStub):
     stays, and what was spent stays in the usage.
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListMessagesRequest, _chat_pb2.ListMessagesResponse]  # type: ignore[assignment]
-    """ListMessages lists the messages of a conversation, the oldest first."""
+    """ListMessages lists the messages of a conversation, the oldest first, or one of them."""
     SendMessage: _aio.UnaryStreamMultiCallable[_chat_pb2.SendMessageRequest, _chat_pb2.SendMessageResponse]  # type: ignore[assignment]
     """SendMessage adds a message to a conversation, starts a run that answers it, and follows the run.
 
@@ -242,7 +242,7 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.ListMessagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.ListMessagesResponse, _abc.Awaitable[_chat_pb2.ListMessagesResponse]]:
-        """ListMessages lists the messages of a conversation, the oldest first."""
+        """ListMessages lists the messages of a conversation, the oldest first, or one of them."""
 
     @_abc_1.abstractmethod
     def SendMessage(

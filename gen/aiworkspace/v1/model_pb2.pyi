@@ -467,21 +467,29 @@ class ListWorkspaceModelsResponse(_message.Message):
 
     MODELS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_PROVIDERS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Token of the next page. Empty on the last one."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.Model]:
         """The models of this page."""
 
+    @_builtins.property
+    def unreachable_providers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the providers that did not answer when they were asked for their models last, such as "local" for the
+        operator's own server: those of their models are listed that were known before.
+        """
+
     def __init__(
         self,
         *,
         models: _abc.Iterable[_chat_pb2.Model] | None = ...,
         next_page_token: _builtins.str = ...,
+        unreachable_providers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "next_page_token", b"next_page_token", "unreachable_providers", b"unreachable_providers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,6 +25,7 @@ from .asking import ending as account
 from .engine import Engine, LostRun
 from .live import LiveRun
 from .models import Content, Cost, Ending, EventBatch, Message, Run, Usage
+from .parts import part
 from .store import ChatStore
 
 _BATCH_BYTES, _EVENT_BYTES = 4 * 2**20, 16
@@ -46,10 +47,9 @@ async def conclude(engine: Engine, live: LiveRun) -> bytes:
     """Does what is left to do for a run whose end is stored. Returns its terminal event."""
     run, store = live.run, ChatStore(engine.mongo, live.org_id)
     message = _answer(run, live.contents, live.model)
-    size = sum(len(content["text"].encode()) for content in live.contents)
     terminal, *_ = await asyncio.gather(
         _store_terminal(store, live, message),
-        _store_answer(store, run, message, size),
+        _store_answer(store, run, message, live.size_bytes),
     )
     await insist(lambda: _settle(engine, live.org_id, run))
     return terminal
@@ -87,8 +87,9 @@ async def end_reservation(tx: WriteSession, book: Ledger, org_id: UUID, run_id: 
 async def _store_terminal(store: ChatStore, live: LiveRun, message: Message | None) -> bytes:
     """Stores the terminal event after the last one, unless it is there."""
     run = live.run
+    answer = part(message)[0] if message else None
     while True:
-        terminal = events.encode(run["_id"], live.stored + 1, **events.ended(run, message))
+        terminal = events.encode(run["_id"], live.stored + 1, **events.ended(run, answer))
         batch = EventBatch(_id=new_id(), run_id=run["_id"], first=live.stored + 1, events=[terminal])
         if await insist(lambda batch=batch: store.save_events(batch)):  # type: ignore[misc]
             return terminal

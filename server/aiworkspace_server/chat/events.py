@@ -56,10 +56,10 @@ def started(run: Run, user_message: Message) -> dict[str, Any]:
     return {"run_started": pb.RunStarted(run=run_to_proto(run), user_message=message_to_proto(user_message))}
 
 
-def ended(run: Run, message: Message | None) -> dict[str, Any]:
-    """The terminal event that the run's state calls for."""
+def ended(run: Run, message: pb.Message | None) -> dict[str, Any]:
+    """The terminal event that the run's state calls for, with the answer or its first part."""
     name, make = _TERMINAL[run["state"]]
-    return {name: make(run=run_to_proto(run), message=message_to_proto(message) if message else None)}
+    return {name: make(run=run_to_proto(run), message=message)}
 
 
 def run_to_proto(run: Run) -> pb.Run:

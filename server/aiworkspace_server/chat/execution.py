@@ -17,6 +17,7 @@ from ..kit.timestamps import now
 from ..llm.base import ModelRequest, Turn
 from ..llm.breaker import Asked
 from ..llm.tokens import bound_input, estimate_input
+from ..llm.wire import MOST_SAID_BYTES
 from ..policies.plan import Plan, Target
 from ..usage import ledger
 from ..usage.ledger import BudgetExhausted, Spender
@@ -79,6 +80,7 @@ class Execution:
 
     async def run(self, request: ModelRequest, place: Place) -> None:
         """From the first attempt with this request, which is reserved and has its place at the provider's gate."""
+        self._model = self._course.target.model
         await self._carry_out(
             self._answer(self._asking(1, self._course.target, request, self._spender.run_time), place)
         )
@@ -128,7 +130,7 @@ class Execution:
             asking = asking or await self._next(self._course.target)
             while not self._is_over(asking := await self._attempt(asking, place)):
                 step = self._course.after(asking.error, asking.spoke)
-                if step is None:
+                if step is None or (asking.spoke and self.live.size_bytes >= MOST_SAID_BYTES):
                     return self._fail(asking.failure or INTERNAL)
                 target, seconds = step
                 await self._tries.within(asyncio.sleep(seconds))

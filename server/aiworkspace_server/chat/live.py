@@ -11,6 +11,8 @@ from .feed import Feed
 from .models import Content, Run
 from .pace import Pace
 
+_DELTA_CHARACTERS = 256 * 1024  # of one event: plain gRPC clients take 4 MiB
+
 
 class LiveRun(Feed):
     """The events of a run, in memory while it lasts.
@@ -61,6 +63,11 @@ class LiveRun(Feed):
     def text(self) -> str:
         """What was said, without what was thought."""
         return "".join(text for kind, parts in self._said if kind == "text" for text in parts)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all that was said, in UTF-8."""
+        return sum(len(content["text"].encode()) for content in self.contents)
 
     def emit(self, **event: Any) -> None:
         self.append(events.encode(self.run_id, self.next_sequence, **event))
@@ -114,4 +121,6 @@ class LiveRun(Feed):
             self._pending_tokens = 0
             kind = events.KINDS[self._said[-1][0]]
             index = len(self._said) - 1
-            self.emit(content_delta={"text": text, "index": index, "kind": kind, "token_count": tokens})
+            for begin in range(0, len(text), _DELTA_CHARACTERS):
+                piece, count = text[begin : begin + _DELTA_CHARACTERS], 0 if begin else tokens
+                self.emit(content_delta={"text": piece, "index": index, "kind": kind, "token_count": count})

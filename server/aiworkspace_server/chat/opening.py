@@ -1,7 +1,7 @@
 """A run on its way into being: what is checked, reserved and stored before a model is asked."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from sqlalchemy import Row
@@ -15,7 +15,7 @@ from ..kit.stores import insist
 from ..kit.timestamps import now
 from ..llm.base import ModelRequest, Turn
 from ..llm.tokens import bound_input, estimate_input
-from ..policies.plan import Plan
+from ..policies.plan import Plan, Target
 from ..usage import ledger
 from ..usage.ledger import Spender
 from . import claims, events, planned, rights
@@ -50,16 +50,16 @@ class Opening:
     def __init__(self, engine: Engine, question: Question) -> None:
         self._engine = engine
         self._question = question
+        self.plan = question.plan  # from the first model on that may be asked
         self._message = _new_message(question)
         self.run = _new_run(question, self._message)
         self.run_id: UUID = self.run["_id"]
         self.spender = _spender(question, self.run)
         self.first = events.encode(self.run_id, 1, **events.started(self.run, self._message))
 
-    async def admit(self) -> ModelRequest:
-        """What to ask the model, once that fits into its context and into the limits of the model policies."""
-        question, plan = self._question, self._question.plan
-        target = plan.targets[0]
+    async def admit(self, target: Target) -> ModelRequest:
+        """What to ask a model, once that fits into its context and into the limits of the model policies."""
+        question, plan = self._question, self.plan
         request = ModelRequest(
             target.name,
             question.system_prompt,
@@ -69,6 +69,11 @@ class Opening:
         )
         await plan.limits.take(target.model, estimate_input(request) + plan.max_output_tokens)
         return request
+
+    def begin_with(self, target: Target) -> None:
+        """Leave out the models before this one."""
+        targets = self.plan.targets
+        self.plan = replace(self.plan, targets=targets[targets.index(target) :])
 
     async def find_earlier(self) -> UUID | None:
         """The run that an earlier call with the same request_id started: what was let through once is not refused."""
@@ -84,7 +89,7 @@ class Opening:
 
         Raises RightLost when the caller, authorized a moment ago, may no longer have this run.
         """
-        question, plan, spender = self._question, self._question.plan, self.spender
+        question, plan, spender = self._question, self.plan, self.spender
         target, book = plan.targets[0], self._engine.ledger
         amount = ledger.reservation(target.model, bound_input(request), plan.max_output_tokens, spender.run_time)
         async with self._engine.db.write(question.org_id, question.user_id) as tx:

@@ -13,7 +13,9 @@ from ..kit.errors import Aborted, AppError, InvalidArgument, RateLimited, Unavai
 from ..kit.gate import GateFull, Place
 from ..kit.stores import insist
 from ..llm.base import ModelRequest
+from ..policies.plan import Target
 from . import claims
+from .context import ContextTooLong
 from .engine import Engine, LostRun
 from .execution import Execution
 from .live import LiveRun
@@ -136,8 +138,7 @@ class Runs:
     async def _start(self, question: Question) -> UUID:
         opening = Opening(self._engine, question)
         try:
-            request = await opening.admit()
-            place = self._enter(question)
+            request, place = await self._admit(opening, question)
         except AppError:
             if earlier := await opening.find_earlier():
                 return earlier
@@ -148,10 +149,24 @@ class Runs:
             place.leave()
             raise
 
-    def _enter(self, question: Question) -> Place:
-        """A place at the gate of the provider who is asked first."""
+    async def _admit(self, opening: Opening, question: Question) -> tuple[ModelRequest, Place]:
+        """What to ask the first model that has room for it, and a place at its provider's gate."""
+        refused: AppError | None = None
+        for target in opening.plan.targets:
+            try:
+                admitted = await opening.admit(target), self._enter(target, question.org_id)
+            except (ContextTooLong, RateLimited, Unavailable) as error:
+                refused = refused or error
+            else:
+                opening.begin_with(target)
+                return admitted
+        assert refused, "a plan has targets"
+        raise refused
+
+    def _enter(self, target: Target, org_id: UUID) -> Place:
+        """A place at the gate of the provider."""
         try:
-            return self._engine.gate.enter(question.plan.targets[0].provider.name, question.org_id)
+            return self._engine.gate.enter(target.provider.name, org_id)
         except GateFull:
             raise Unavailable("Too many answers are being waited for already. Try again later.", 5) from None
 
@@ -175,7 +190,7 @@ class Runs:
         if heard:
             live.stop(heard)
         whole = replace(request, turns=question.turns)  # for models with a larger context
-        execution = Execution(self._engine, live, opening.spender, question.plan, whole)
+        execution = Execution(self._engine, live, opening.spender, opening.plan, whole)
         task = self._carry_out(live, execution.run(request, place))
         task.add_done_callback(lambda _: place.leave())  # also when it never began
         return opening.run_id

@@ -31,9 +31,10 @@ from ..workspaces.models import Workspace
 from . import claims, service
 from .context import History, room
 from .erasure import ChatEraser
-from .events import attempt_to_proto, conversation_to_proto, message_to_proto, run_to_proto
+from .events import attempt_to_proto, conversation_to_proto, run_to_proto
 from .models import Conversation, Run
 from .opening import Question, same_run
+from .parts import part
 from .rights import RightLost
 from .runs import Runs
 from .stops import Stops
@@ -71,7 +72,9 @@ class ChatServicer(ChatServiceServicer):
         after = self._pages.after(request)
         models = [model for model in await self._registry.models() if not after or model.id > after[0]]
         page, more = self._pages.cut(request, models, lambda model: [model.id])
-        return pb.ListModelsResponse(models=map(model_to_proto, page), next_page_token=more)
+        return pb.ListModelsResponse(
+            models=map(model_to_proto, page), next_page_token=more, unreachable_providers=self._registry.away()
+        )
 
     async def CreateConversation(
         self, request: pb.CreateConversationRequest, context: Any
@@ -118,10 +121,24 @@ class ChatServicer(ChatServiceServicer):
         return pb.DeleteConversationResponse()
 
     async def ListMessages(self, request: pb.ListMessagesRequest, context: Any) -> pb.ListMessagesResponse:
-        limit = self._pages.limit(request) - 1
-        page, more = await self._chat().list_messages(_conversation()["_id"], self._pages.after_id(request), limit)
-        token = self._pages.token(request, [page[-1]["_id"]]) if more else ""
-        return pb.ListMessagesResponse(messages=map(message_to_proto, page), next_page_token=token)
+        """A position is the id of the last message and, where its contents go on, how far they were sent."""
+        position = self._pages.after(request) or []
+        begin = position[1] if len(position) > 1 else 0
+        page, more = await self._chat().list_messages(
+            _conversation()["_id"],
+            UUID(position[0]) if position else None,
+            self._pages.limit(request) - 1,
+            only=UUID(request.message_id) if request.message_id else None,
+            again=begin > 0,
+        )
+        messages, end = [], 0
+        for message in page:
+            found, end = part(message, begin)
+            messages.append(found)
+            begin = 0
+        last = [page[-1]["_id"], *([end] if end else [])] if end or more else []
+        token = self._pages.token(request, last) if last else ""
+        return pb.ListMessagesResponse(messages=messages, next_page_token=token)
 
     async def SendMessage(self, request: pb.SendMessageRequest, context: Any) -> AsyncIterator[pb.SendMessageResponse]:
         run_id = await self._start(request)

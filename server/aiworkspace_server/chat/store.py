@@ -140,11 +140,18 @@ class ChatStore:
     async def delete_messages_of(self, run_id: UUID) -> None:
         await self._messages.delete({"run_id": run_id})
 
-    async def list_messages(self, conversation_id: UUID, after: UUID | None, limit: int) -> tuple[list[Message], bool]:
-        """Messages, the oldest first, and whether there are more. Fewer than the limit when they are large."""
+    async def list_messages(
+        self, conversation_id: UUID, after: UUID | None, limit: int, *, only: UUID | None = None, again: bool = False
+    ) -> tuple[list[Message], bool]:
+        """Messages, the oldest first, and whether there are more. Fewer than the limit when they are large.
+
+        `only`: no other message than this. `again`: the message `after` too.
+        """
         where: dict[str, Any] = {"conversation_id": conversation_id}
         if after:
-            where["_id"] = {"$gt": after}
+            where["_id"] = {"$gte" if again else "$gt": after}
+        if only:
+            where["_id"] = where.get("_id", {}) | {"$eq": only}
         messages: list[Message] = []
         size = 0
         async for found in self._messages.find(where).sort("_id", 1).limit(limit + 1).batch_size(50):

@@ -62,6 +62,10 @@ class AnthropicProvider:
         body = orjson.dumps(_body(request))
         return read_reply(lambda: self._send(body, request), _MessageReply(request, self._failures), self._clocks)
 
+    @property
+    def away(self) -> bool:
+        return False
+
     async def models(self) -> Sequence[ModelInfo]:
         return catalog.models(self.name)
 

@@ -172,11 +172,15 @@ class Provider(Protocol):
         iterate inside contextlib.aclosing.
         """
 
+    @property
+    def away(self) -> bool:
+        """Whether it did not answer when it was asked for its models last, so that they may have changed."""
+
     async def models(self) -> Sequence[ModelInfo]:
-        """The models that can be asked. Raises ProviderError when only the provider knows and it is away."""
+        """The models that can be asked, as far as they are known. Takes less than a second."""
 
     async def has(self, model: str) -> bool:
-        """Whether `model`, the provider's own name, is one of them."""
+        """Whether `model`, the provider's own name, is one of them or, while nobody can tell, may be."""
 
     def context_tokens(self, model: str) -> int | None:
         """Tokens that fit into its context. None when that is not known."""

@@ -34,6 +34,10 @@ class EchoProvider:
             yield [Delta("text", word), TokenUsage(inputs, 0, 0, said, 0)]
         yield [TokenUsage(inputs, 0, 0, len(spoken), 0), Finish("stop" if len(spoken) == len(words) else "length")]
 
+    @property
+    def away(self) -> bool:
+        return False
+
     async def models(self) -> Sequence[ModelInfo]:
         return [
             ModelInfo(

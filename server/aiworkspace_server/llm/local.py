@@ -1,19 +1,31 @@
-"""A server for models of one's own: OpenAI's format, and a list of models that only the server itself knows."""
+"""A server for models of one's own: OpenAI's format, and a list of models that only the server itself knows.
+
+It may be down, hang, or answer nonsense. The last list that it gave is used meanwhile, nobody waits long for a new one,
+and a request that it would not answer fails soon, so that a fallback model can be asked.
+"""
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
-import orjson
+import structlog
 
-from .base import ModelInfo, ProviderError
+from .base import ErrorKind, ModelInfo, ModelRequest, Piece, ProviderError
 from .clock import Clocks
+from .lenient import loads, record, string
 from .openai_wire import OpenAIProvider, Profile
 
 _FRESH_SECONDS = 60.0
 # Neither names that do not exist nor a server that is down become a request for each caller.
 _RETRY_SECONDS = 1.0
+_WAIT_SECONDS = 0.7  # for a new list, by who wants to see it
+_LOOK_SECONDS = 2.0  # for a sign of life, before a request is sent
+_ALIVE_SECONDS = 10.0  # after which a server that said nothing is looked at before it is asked
 _LONGEST_NAME = 190  # with "local/" within the 200 that the contract allows
+_MOST_NAMES = 1000
+
+log = structlog.get_logger()
 
 
 class LocalProvider(OpenAIProvider):
@@ -23,38 +35,84 @@ class LocalProvider(OpenAIProvider):
         super().__init__(Profile("local", base_url, "max_tokens"), api_key=api_key or "none", clocks=clocks)
         self._names: list[str] = []
         self._failure: ProviderError | None = None
-        self._asked = float("-inf")
-        self._asking = asyncio.Lock()
+        self._asked = float("-inf")  # when the list was asked for
+        self._listed = float("-inf")  # when it came, or the failure
+        self._heard = float("-inf")  # when anything came from the server
+        self._listing: asyncio.Task[None] | None = None
+        self._in_flight = 0  # requests that it is working on, for which it may let others wait
+
+    @property
+    def away(self) -> bool:
+        return self._failure is not None or (self._listing is not None and not self._listing.done())
 
     async def models(self) -> Sequence[ModelInfo]:
-        """The server's list, at most a minute old."""
-        await self._refresh(_FRESH_SECONDS)
+        """The last list. A new one, when it is older than a minute, is waited for shortly."""
+        await self._refresh(_FRESH_SECONDS, _WAIT_SECONDS)
         return [ModelInfo(f"local/{name}", "local", name, name, input_price=0, output_price=0) for name in self._names]
 
     async def has(self, model: str) -> bool:
-        """By the last list, however old: a server that is down says so when it has to answer. A miss asks again."""
+        """By the last list, however old; a miss asks again. As long as the server does not say, it may have it."""
         if model not in self._names:
-            await self._refresh(_RETRY_SECONDS)
-        return model in self._names
+            await self._refresh(_RETRY_SECONDS, 0 if self._failure else _WAIT_SECONDS)
+        return model in self._names or (self.away and _is_name(model))
 
-    async def _refresh(self, oldest: float) -> None:
-        async with self._asking:
-            if time.monotonic() - self._asked >= (_RETRY_SECONDS if self._failure else oldest):
-                await self._ask()
-            if self._failure:
-                raise self._failure.with_traceback(None)
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
+        """As any other, once the server shows a sign of life."""
+        await self._look()
+        self._in_flight += 1
+        try:
+            async with aclosing(super().stream(request)) as reads:
+                async for pieces in reads:
+                    self._heard = time.monotonic()
+                    yield pieces
+        finally:
+            self._in_flight -= 1
+
+    async def aclose(self) -> None:
+        if self._listing:
+            self._listing.cancel()
+        await super().aclose()
+
+    async def _look(self) -> None:
+        """Raise ProviderError when the server, of which nothing was heard of late, does not answer at all."""
+        if self._in_flight or time.monotonic() - self._heard < _ALIVE_SECONDS:
+            return
+        await self._refresh(_RETRY_SECONDS, _LOOK_SECONDS)
+        if time.monotonic() - self._heard >= _ALIVE_SECONDS:
+            raise ProviderError(ErrorKind.UNREACHED, f"{self.name}: the server does not answer", free=True)
+
+    async def _refresh(self, oldest: float, seconds: float) -> None:
+        """Ask for a list unless the last answer is younger than `oldest`. Wait until it was asked for so long ago."""
+        if self._listing is None or self._listing.done():
+            if time.monotonic() - self._listed < (_RETRY_SECONDS if self._failure else oldest):
+                return
+            self._asked = time.monotonic()
+            self._listing = asyncio.create_task(self._ask())
+        await asyncio.wait({self._listing}, timeout=max(0.0, self._asked + seconds - time.monotonic()))
 
     async def _ask(self) -> None:
         failure = None
         try:
             self._names = _read(await self._list())
         except ProviderError as error:
-            failure = error
-        except (ValueError, TypeError, LookupError) as error:
+            failure = error.with_traceback(None)
+        except ValueError as error:
             failure = self._failures.unreadable(error)
-        self._failure, self._asked = failure, time.monotonic()
+        self._failure, self._listed = failure, time.monotonic()
+        if failure is None or failure.status or failure.kind not in (ErrorKind.UNREACHED, ErrorKind.TIMEOUT):
+            self._heard = self._listed
+        if failure:
+            log.warning("model_list_failed", provider=self.name, kind=failure.kind, error=failure.message)
 
 
 def _read(answer: bytes) -> list[str]:
-    names = (entry["id"] for entry in orjson.loads(answer)["data"])
-    return sorted({name for name in names if name.isprintable() and 0 < len(name) <= _LONGEST_NAME})
+    """The names in a list of models. What is no name is left out. Raises ValueError for what is no list."""
+    entries = record(loads(answer)).get("data")
+    if not isinstance(entries, list):
+        raise ValueError("no list of models")
+    names = {string(record(entry).get("id")) for entry in entries}
+    return sorted(name for name in names if _is_name(name))[:_MOST_NAMES]
+
+
+def _is_name(name: str) -> bool:
+    return 0 < len(name) <= _LONGEST_NAME and name.isprintable() and name == name.strip()

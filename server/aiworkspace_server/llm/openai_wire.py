@@ -22,12 +22,13 @@ from .failures import Failures
 from .http import http_client
 from .lenient import count, first, record, string
 from .turns import clean_system
-from .wire import TRANSPORT_ERRORS, Reply, SentBody, headers, read_reply
+from .wire import TRANSPORT_ERRORS, Reply, SentBody, headers, read_reply, read_whole
 
 # At debug level, which OPENAI_LOG can set, the SDK logs requests with what people said.
 logging.getLogger("openai").setLevel(logging.WARNING)
 
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "content_filter": "content_filter"}
+_LARGEST_LIST = 2 * 2**20
 _NOT_FINISHED = ("null", "none")  # as some servers say in every chunk before the last one
 _INTERRUPTED = "insufficient_system_resource"  # DeepSeek ran out of machines; the usage with it counts
 
@@ -74,6 +75,10 @@ class OpenAIProvider:
         body = orjson.dumps(self._body(request))
         return read_reply(lambda: self._send(body, request), _ChatReply(request, self._failures), self._clocks)
 
+    @property
+    def away(self) -> bool:
+        return False
+
     async def models(self) -> Sequence[ModelInfo]:
         return catalog.models(self.name)
 
@@ -90,10 +95,13 @@ class OpenAIProvider:
         await self._client.close()
 
     async def _list(self) -> bytes:
-        """The server's own list of models."""
+        """The server's own list of models. Raises ProviderError, also when it is too large."""
         try:
             async with asyncio.timeout(self._clocks.connect_seconds):
-                return await self._client.get("/models", cast_to=bytes)
+                response = await self._client.get(
+                    "/models", cast_to=httpx2.Response, stream=True, stream_cls=openai.AsyncStream[object]
+                )
+                return await read_whole(cast(httpx2.Response, response), _LARGEST_LIST, self._failures)
         except openai.APIStatusError as error:
             failure = self._failures.from_status(error.status_code, error.response.headers, error.body)
         except (openai.APIConnectionError, *TRANSPORT_ERRORS) as error:  # a TimeoutError is an OSError

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from aiworkspace_server.settings import Deployment
 
-from .base import HostedProvider, ModelInfo, Provider, ProviderError
+from .base import HostedProvider, ModelInfo, Provider
 from .clock import Clocks
 from .echo import EchoProvider
 
@@ -36,10 +36,7 @@ class Registry:
         self._making = asyncio.Lock()
 
     async def resolve(self, model_id: str) -> tuple[Provider, str]:
-        """Who runs a model, and what he calls it.
-
-        Raises UnknownModel, and ProviderError when only a local server could know and it is down.
-        """
+        """Who runs a model, and what he calls it. Raises UnknownModel."""
         name, _, model = model_id.partition("/")
         provider = self._providers.get(name)
         if provider is None or not await provider.has(model):
@@ -58,9 +55,13 @@ class Registry:
         return self._hosted[name].with_key(api_key)
 
     async def models(self) -> list[ModelInfo]:
-        """Every model that can be asked, by id. A provider that cannot be reached is logged and left out."""
+        """Every model that can be asked, by id, as far as it is known. Takes less than a second."""
         lists = await asyncio.gather(*map(_models, self._providers.values()))
         return sorted((model for models in lists for model in models), key=lambda model: model.id)
+
+    def away(self) -> list[str]:
+        """The names of the providers that did not answer when they were asked for their models last."""
+        return sorted(name for name, provider in self._providers.items() if provider.away)
 
     async def aclose(self) -> None:
         async with AsyncExitStack() as stack:
@@ -77,10 +78,11 @@ class Registry:
 
 
 async def _models(provider: Provider) -> Sequence[ModelInfo]:
+    """None of a provider that fails: the others are listed all the same."""
     try:
         return await provider.models()
-    except ProviderError as error:
-        log.warning("models left out", provider=provider.name, kind=error.kind, error=error.message)
+    except Exception:
+        log.exception("models_left_out", provider=provider.name)
         return []
 
 

@@ -327,6 +327,19 @@ async def read_reply(
         raise failure
 
 
+async def read_whole(response: httpx2.Response, most_bytes: int, failures: Failures) -> bytes:
+    """The whole body, which is not to be larger than this."""
+    body = bytearray()
+    try:
+        async for piece in _body(response):
+            body += piece
+            if len(body) > most_bytes:
+                raise failures.unreadable(ValueError("too large"))
+    finally:
+        await response.aclose()
+    return bytes(body)
+
+
 def _body(response: httpx2.Response) -> AsyncIterable[bytes]:
     """The bytes of the response. Uncompressed, as we ask for it, they need none of the layers that decode it."""
     if isinstance(response.stream, httpx2.AsyncByteStream) and "content-encoding" not in response.headers:

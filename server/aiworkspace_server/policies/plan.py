@@ -11,12 +11,12 @@ from aiworkspace.v1 import common_pb2
 from ..kit.errors import FailedPrecondition, InvalidArgument, Unavailable
 from ..kit.limits import Counters
 from ..kit.postgres import Database
-from ..llm.base import Parameters, ProviderError
+from ..llm.base import Parameters
 from ..llm.registry import UnknownModel
 from . import protos, store
 from .limits import NO_LIMITS, ModelLimits
 from .policy import EFFORTS, Bounds, Policy
-from .providers import Providers, Target, local_server_away, unknown_model
+from .providers import Providers, Target, unknown_model
 from .store import Rules
 
 __all__ = ["Plan", "Plans", "Target"]
@@ -86,14 +86,12 @@ class Plans:
             return await self._providers.resolve(rules.org_id, rules.keys, model)
         except UnknownModel:
             raise unknown_model(model, field) from None
-        except ProviderError:
-            raise local_server_away() from None
 
     async def _reachable(self, rules: Rules, policy: Policy, models: Sequence[str]) -> list[Target]:
         """Those that may and can be asked. The others are passed over: they are not what somebody asks for."""
         targets = []
         for model in filter(policy.allows, models):
-            with suppress(UnknownModel, ProviderError, FailedPrecondition, Unavailable):
+            with suppress(UnknownModel, FailedPrecondition, Unavailable):
                 targets.append(await self._providers.resolve(rules.org_id, rules.keys, model))
         return targets
 

@@ -46,7 +46,7 @@ class Providers:
         self._own: LRUCache[UUID, HostedProvider] = LRUCache(_MOST_CACHED)
 
     async def resolve(self, org_id: UUID, keys: Mapping[str, UUID], model: str) -> Target:
-        """Who is asked for a model. Raises UnknownModel, ProviderError, and FailedPrecondition for a key that is lost.
+        """Who is asked for a model. Raises UnknownModel, and FailedPrecondition for a key that is lost.
 
         `keys` are the ids of the organization's own. Where it has one, the server's is never used.
         """
@@ -69,8 +69,6 @@ class Providers:
             kind, _, name = model.partition("/")
             if kind not in HOSTED or name not in catalog.names(kind) or not await self._has_key(org_id, kind):
                 raise unknown_model(model, field) from None
-        except ProviderError:
-            raise local_server_away() from None
 
     async def check_provider(self, org_id: UUID, kind: str, field: str) -> None:
         """The same for all models of a provider."""
@@ -82,6 +80,10 @@ class Providers:
         found = {model.id: model for model in await self._registry.models()}
         found |= {model.id: model for kind in keys for model in catalog.models(kind)}
         return [found[model_id] for model_id in sorted(found)]
+
+    def away(self) -> list[str]:
+        """Names of providers that did not answer when they were asked for their models last."""
+        return self._registry.away()
 
     async def try_key(self, kind: str, secret: str) -> None:
         """Raises FailedPrecondition when the provider refuses the key, Unavailable when nobody can tell."""
@@ -119,10 +121,6 @@ class Providers:
 
 def unknown_model(model: str, field: str) -> InvalidArgument:
     return InvalidArgument({field: f"{model[:100]!r} is not a model that the organization can use"})
-
-
-def local_server_away() -> Unavailable:
-    return Unavailable("The server of this model does not answer. Try again.")
 
 
 def _refused(message: str) -> FailedPrecondition:

@@ -77,7 +77,9 @@ class ModelServicer(ModelServiceServicer):
             if policy.allows(model.id) and (not after or model.id > after[0])
         ]
         page, more = self._pages.cut(request, found, lambda model: [model.id])
-        return pb.ListWorkspaceModelsResponse(models=map(model_to_proto, page), next_page_token=more)
+        return pb.ListWorkspaceModelsResponse(
+            models=map(model_to_proto, page), next_page_token=more, unreachable_providers=self._providers.away()
+        )
 
     async def SetProviderKey(self, request: pb.SetProviderKeyRequest, context: Any) -> pb.SetProviderKeyResponse:
         provider, secret = request.provider, request.secret
