@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -49,6 +50,7 @@ from .kit.addresses import TrustedProxies
 from .kit.contract import Method, read_methods
 from .kit.interceptors import Interceptor, Step
 from .kit.limits import Limits
+from .kit.symbols import Symbols
 from .orgs.servicer import OrgServicer
 from .policies.servicer import ModelServicer
 from .service_accounts.servicer import ServiceAccountServicer
@@ -168,5 +170,5 @@ async def add_services(server: grpc.aio.Server, services: Services) -> health.ai
     names = [service.full_name for service in SERVICES]
     for name in names:
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    reflection.enable_server_reflection((*names, _HEALTH, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection((*names, _HEALTH, reflection.SERVICE_NAME), server, cast(Any, Symbols()))
     return health_servicer
