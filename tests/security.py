@@ -74,7 +74,9 @@ CLASSES: dict[str, Sequence[str]] = {
         "auth/test_failures.py",
         "contracts/test_fuzz.py",
         "contracts/test_input.py",
+        "contracts/test_largest_requests.py",
         "kit/test_limits.py",
+        "kit/test_requests.py",
     ),
     "races": (
         "accounts/test_change_email.py::test_of_many_accounts_at_once_one_gets_the_address",
@@ -242,6 +244,7 @@ INVARIANTS: dict[str, Sequence[str]] = {
     "28 a client that goes away leaves nothing behind": ("faults/test_vanished.py",),
     "29 every call ends with a status": (
         "kit/test_interceptors.py::test_a_cancel_inside_a_handler_ends_the_call",
+        "kit/test_requests.py::test_a_request_that_does_not_arrive_ends_with_a_status",
         "contracts/test_fuzz.py",
         "faults/test_faults.py::test_every_method_ends_with_a_status_while_a_database_is_gone",
     ),
@@ -254,6 +257,16 @@ INVARIANTS: dict[str, Sequence[str]] = {
         "chat/test_interleavings.py",
         "chat/test_replicas.py::test_a_server_that_wakes_up_too_late_does_no_harm",
         "chat/test_replicas.py::test_both_go_on_when_redis_is_gone",
+    ),
+    "36 no request holds the loop or costs much": (
+        "contracts/test_largest_requests.py::test_no_request_holds_the_loop_or_costs_much",
+        "contracts/test_largest_requests.py::test_no_request_to_an_open_service_costs_much",
+        "contracts/test_largest_requests.py::test_a_request_above_its_methods_limit_is_refused_by_size",
+    ),
+    "37 calls, streams, buffered bytes are bounded": (
+        "kit/test_requests.py",
+        "test_exhaustion.py",
+        "chat/test_lost_access.py::test_one_check_serves_all_calls_that_the_same_things_allow",
     ),
     "38 a lost right starts and keeps no run": ("chat/test_rights.py",),
     "40 settled stays within the limit for every input": (

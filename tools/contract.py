@@ -28,6 +28,8 @@ PROTOS = ROOT / "protos"
 _FILE_PACKAGE, _FILE_MESSAGE, _FILE_ENUM, _FILE_SERVICE = 2, 4, 5, 6
 _CHILD = 2  # DescriptorProto.field, EnumDescriptorProto.value and ServiceDescriptorProto.method alike
 
+DEFAULT_REQUEST_BYTES = 64 << 10  # of methods that declare no max_request_bytes
+
 Comments = dict[tuple[int, ...], str]
 
 
@@ -128,6 +130,10 @@ class Method:
     @property
     def rate_limit(self) -> options_pb2.RateLimitClass.ValueType:
         return self.proto.options.Extensions[options_pb2.rate_limit]
+
+    @property
+    def max_request_bytes(self) -> int:
+        return self.proto.options.Extensions[options_pb2.max_request_bytes] or DEFAULT_REQUEST_BYTES
 
     @property
     def audited(self) -> bool:

@@ -105,6 +105,7 @@ def _facts(method: Method) -> str:
         f"- Access: {_access(method.access)}",
         f"- API keys: {_API_KEYS[method.access.mode]}",
         f"- Rate limit: {_rate_limit(method)}",
+        f"- Request size: at most {method.max_request_bytes:,} bytes",
         f"- Repeating it: {_idempotency(method)}",
         f"- Audit log: {'every call is recorded' if method.audited else 'calls are not recorded'}",
     ]
@@ -126,9 +127,11 @@ def _access(access: options_pb2.Access) -> str:
 
 def _rate_limit(method: Method) -> str:
     value = options_pb2.RateLimitClass.DESCRIPTOR.values_by_number[method.rate_limit]
-    calls = value.GetOptions().Extensions[options_pb2.calls_per_minute]
+    said = value.GetOptions().Extensions
+    calls, streams = said[options_pb2.calls_per_minute], said[options_pb2.streams_at_once]
+    at_once = f"{streams:,} streams" if method.streaming else f"{said[options_pb2.calls_at_once]:,} calls"
     name = value.name.removeprefix("RATE_LIMIT_CLASS_").lower()
-    return f"{calls:,} calls per minute, shared by all methods of class {name}"
+    return f"{calls:,} calls per minute and {at_once} at the same time, shared by all methods of class {name}"
 
 
 def _idempotency(method: Method) -> str:

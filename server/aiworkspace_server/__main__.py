@@ -24,6 +24,7 @@ from .commands import CommandError, rebuild_usage, reconcile_bill
 from .kit import logs
 from .kit.contract import ContractError
 from .kit.embedded import EmbeddedError
+from .kit.memory import tended_memory
 from .kit.mongo import Mongo
 from .kit.postgres import Database
 from .kit.stores import STORE_AWAY
@@ -119,9 +120,10 @@ async def _serve(settings: Settings, migrating: bool) -> None:
     stop = _stop_signals()
     async with running(settings, migrating=migrating) as app:
         _on_hang_up(stop, lambda: _read_anew(app))
-        _welcome(settings, app.address)
-        await stop.wait()
-        print("stopping", flush=True)
+        async with tended_memory():
+            _welcome(settings, app.address)
+            await stop.wait()
+            print("stopping", flush=True)
 
 
 async def _serve_with_workers(settings: Settings, migrating: bool, count: int) -> None:
@@ -151,8 +153,9 @@ async def _be_worker(settings: Settings) -> None:
     own = settings.model_copy(update={"port": orders.port})
     async with serving(own, orders.databases, sharing_port=True) as app:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _read_anew, app)
-        saying = asyncio.create_task(parent.say_ready())
-        await stop.wait()
+        async with tended_memory():
+            saying = asyncio.create_task(parent.say_ready())
+            await stop.wait()
     saying.cancel()
 
 

@@ -45,11 +45,13 @@ from .auth.principal import Authenticator
 from .auth.servicer import AuthServicer
 from .budgets.servicer import BudgetServicer
 from .chat.servicer import ChatServicer
-from .kit import interceptors
+from .kit import interceptors, requests
 from .kit.addresses import TrustedProxies
-from .kit.contract import Method, read_methods
+from .kit.at_once import CallsAtOnce
+from .kit.contract import MOST_REQUEST_BYTES, Method, read_methods
 from .kit.interceptors import Interceptor, Step
 from .kit.limits import Limits
+from .kit.requests import Reading
 from .kit.symbols import Symbols
 from .orgs.servicer import OrgServicer
 from .policies.servicer import ModelServicer
@@ -76,10 +78,14 @@ SERVICES = tuple(
     )
 )
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-_MOST_REQUEST_BYTES = 4 << 20  # a message has at most 1 MiB; beyond this gRPC itself refuses with RESOURCE_EXHAUSTED
 _OPTIONS = (
-    ("grpc.max_receive_message_length", _MOST_REQUEST_BYTES),
+    ("grpc.max_receive_message_length", MOST_REQUEST_BYTES),
     ("grpc.max_metadata_size", 16 << 10),
+    ("grpc.max_concurrent_streams", 1000),  # of a connection: as many as a caller may have of both kinds of streams
+    # How much gRPC holds of a request that nobody reads yet. By default it begins with 4 MiB and probes for more.
+    ("grpc.http2.lookahead_bytes", 65_535),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.server_handshake_timeout_ms", 20_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -89,7 +95,13 @@ _OPTIONS = (
 
 
 def steps(
-    proxies: TrustedProxies, authenticator: Authenticator, limits: Limits, recorder: Recorder, access: Access
+    proxies: TrustedProxies,
+    authenticator: Authenticator,
+    limits: Limits,
+    at_once: CallsAtOnce,
+    reading: Reading,
+    recorder: Recorder,
+    access: Access,
 ) -> list[Step]:
     """What runs around every method of the contract, the outermost first."""
     return [
@@ -99,9 +111,12 @@ def steps(
         interceptors.log_calls,  # sees how everything below ended
         interceptors.authenticate(authenticator.authenticate),  # who calls, before anything is done for them
         limits.step,  # counts per person, so after authentication; before anything that costs
+        at_once.step,  # the same; from here on a call may last
+        reading.step,  # nothing is read for callers who are refused above; everything below has a request
         recorder.outcomes,  # of callers who are known and within their limits; sees what is refused below
-        interceptors.authorize(access.authorize, access.recheck),  # an outsider learns nothing from validation
-        interceptors.validate,  # handlers see only requests that keep the rules
+        # An outsider learns nothing from validation.
+        interceptors.authorize(access.authorize, access.recheck, access.allowed_by),
+        requests.validate,  # handlers see only requests that keep the rules
         recorder.changes,  # what is committed below is the handler's; above, authorization notes when a key was used
     ]
 
@@ -124,11 +139,20 @@ def build_server(
     sharing_port: bool,
 ) -> grpc.aio.Server:
     """A server without services. Unless they are to share it, a second one on its port is refused."""
+    at_once, reading = CallsAtOnce(), Reading()
+    open_steps = [
+        interceptors.request_id,
+        interceptors.map_errors,
+        proxies.step,
+        at_once.step,
+        reading.step,
+        requests.validate,
+    ]
     interceptor = Interceptor(
         methods,
-        steps(proxies, authenticator, limits, recorder, access),
+        steps(proxies, authenticator, limits, at_once, reading, recorder, access),
         open_services=(_HEALTH, reflection.SERVICE_NAME),
-        open_steps=[interceptors.request_id, interceptors.map_errors, proxies.step, interceptors.validate],
+        open_steps=open_steps,
     )
     return grpc.aio.server(interceptors=[interceptor], options=(*_OPTIONS, ("grpc.so_reuseport", int(sharing_port))))
 

@@ -14,7 +14,7 @@ from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, service_account_pb2, wor
 from aiworkspace_server.app import App
 from aiworkspace_server.kit import interceptors
 from aiworkspace_server.kit.errors import Unavailable
-from aiworkspace_server.kit.watch import watched
+from aiworkspace_server.kit.watch import Watches
 from tests.backends import backends, make_account, make_key
 from tests.people import PASSWORD, NewPerson, Person, join, make_conversation, make_place
 from tests.refusals import Refusal, refusal
@@ -210,7 +210,7 @@ async def test_a_refusal_ends_what_is_watched() -> None:
         raise Unavailable
 
     with pytest.raises(Unavailable):
-        async with watched(refuse, 0.01):
+        async with Watches(0.01).watching("key", refuse):
             await asyncio.sleep(60)
     task = asyncio.current_task()
     assert task
@@ -222,7 +222,7 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
         """Every time."""
 
     async def work() -> None:
-        async with watched(allow, 0.01):
+        async with Watches(0.01).watching("key", allow):
             await asyncio.sleep(60)
 
     task = asyncio.create_task(work())
@@ -240,5 +240,34 @@ async def test_a_store_that_is_away_ends_nothing() -> None:
         tries += 1
         raise ConnectionFailure
 
-    async with watched(fail, 0.01):
+    async with Watches(0.01).watching("key", fail):
         await until_true(lambda: tries > 2)
+
+
+async def test_one_check_serves_all_calls_that_the_same_things_allow() -> None:
+    watches, checks, allowed, begun = Watches(0.01), 0, True, 0
+
+    async def check() -> None:
+        nonlocal checks
+        checks += 1
+        if not allowed:
+            raise Unavailable
+
+    async def work(key: str) -> None:
+        nonlocal begun
+        async with watches.watching(key, check):
+            begun += 1
+            await asyncio.sleep(60)
+
+    calls = [asyncio.create_task(work("key")) for _ in range(50)]
+    await until_true(lambda: begun == 50)
+    calls[0].cancel()  # the one whose check is used: another one is from now on
+    begin, rounds = asyncio.get_running_loop().time(), checks
+    await until_true(lambda: checks >= rounds + 5)
+    elapsed = asyncio.get_running_loop().time() - begin
+    assert checks - rounds <= elapsed / 0.01 + 1, "once in each round, and not once for each call"
+    allowed = False
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(error) for error in ended] == [asyncio.CancelledError] + [Unavailable] * 49
+    with pytest.raises(Unavailable):
+        await work("key")

@@ -11,11 +11,12 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1.health_pb2 import HealthCheckRequest as Message
 
 from aiworkspace.v1 import options_pb2 as options
-from aiworkspace_server.kit import interceptors
+from aiworkspace_server.kit import interceptors, requests
 from aiworkspace_server.kit.context import Call, current
 from aiworkspace_server.kit.contract import Method
 from aiworkspace_server.kit.errors import InvalidArgument, NotFound
 from aiworkspace_server.kit.interceptors import Handler, Interceptor
+from aiworkspace_server.kit.requests import Reading
 from aiworkspace_server.rpc import steps
 
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
@@ -86,9 +87,15 @@ def remember(service: Service) -> interceptors.Step:
 async def service() -> AsyncIterator[Service]:
     service = Service()
     access = options.Access(mode=options.ACCESS_MODE_PUBLIC)
-    methods = {f"/test.Kinds/{kind}": Method(f"/test.Kinds/{kind}", Message, access, 1, 1) for kind in KINDS}
+    methods = {
+        f"/test.Kinds/{kind}": Method(
+            f"/test.Kinds/{kind}", Message, access, 1, 1, request_streams=kind.startswith("stream")
+        )
+        for kind in KINDS
+    }
     order = [interceptors.request_id, interceptors.map_errors, interceptors.log_calls, remember(service)]
-    server = grpc.aio.server(interceptors=[Interceptor(methods, [*order, interceptors.validate])])
+    order += [Reading().step, requests.validate]
+    server = grpc.aio.server(interceptors=[Interceptor(methods, order)])
     handlers = {
         kind: getattr(grpc, f"{kind}_rpc_method_handler")(
             service.stream if kind.endswith("stream") else service.unary, Message.FromString, Message.SerializeToString
@@ -219,7 +226,7 @@ def test_the_order_of_the_chain() -> None:
             return step
 
     anything: Any = Anything()
-    names = [step.__qualname__.split(".")[0] for step in steps(anything, anything, anything, anything, anything)]
+    names = [step.__qualname__.split(".")[0] for step in steps(*[anything] * 7)]
     assert names == [
         "request_id",
         "map_errors",
@@ -227,6 +234,8 @@ def test_the_order_of_the_chain() -> None:
         "log_calls",
         "authenticate",
         "step",  # limits
+        "step",  # at_once
+        "step",  # reading
         "outcomes",
         "authorize",
         "validate",

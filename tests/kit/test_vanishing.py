@@ -15,6 +15,7 @@ from aiworkspace_server.kit import interceptors
 from aiworkspace_server.kit.contract import Method
 from aiworkspace_server.kit.errors import InvalidArgument
 from aiworkspace_server.kit.interceptors import Interceptor
+from aiworkspace_server.kit.requests import Reading
 from tests import http2
 from tests.waiting import until_true
 
@@ -49,7 +50,7 @@ async def service() -> AsyncIterator[Service]:
     service = Service()
     access = options.Access(mode=options.ACCESS_MODE_PUBLIC)
     methods = {path: Method(path, Message, access, 1, 1) for path in ("/test.Sends/stream", "/test.Sends/refuse")}
-    order = [interceptors.request_id, interceptors.map_errors, interceptors.log_calls, interceptors.validate]
+    order = [interceptors.request_id, interceptors.map_errors, interceptors.log_calls, Reading().step]
     server = grpc.aio.server(interceptors=[Interceptor(methods, order)])
     parsed = Message.FromString, Message.SerializeToString
     handlers = {
@@ -118,6 +119,6 @@ async def test_failed_write_ends_the_call_as_cancelled(method: str, lines: list[
     order = [interceptors.request_id, interceptors.map_errors, interceptors.log_calls]
     handler = interceptors._wrap(inner, Method(path, Message, access, 1, 1), order)
     with pytest.raises(asyncio.CancelledError):
-        await (handler.unary_unary or handler.unary_stream)(Message(), Gone())
+        await (handler.stream_unary or handler.stream_stream)(None, Gone())
     assert service.ended == 1
     assert [(line["event"], line["log_level"]) for line in lines] == [("call", "info")]

@@ -10,11 +10,11 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiworkspace.v1 import chat_pb2
+from aiworkspace.v1 import chat_pb2, options_pb2
 from aiworkspace.v1 import workspace_pb2 as pb
 from aiworkspace_server.app import App
 from aiworkspace_server.kit.context import Call
-from aiworkspace_server.kit.contract import open_method
+from aiworkspace_server.kit.contract import Method
 from aiworkspace_server.workspaces import store
 from aiworkspace_server.workspaces.service import WorkspaceFinder
 from tests.paging import few, read_all
@@ -225,7 +225,8 @@ async def test_a_workspace_that_is_deleted_while_it_is_looked_up_is_not_remember
     app: App, team: Team, workspace: pb.Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finder, workspace_id = WorkspaceFinder(app.db), uuid.UUID(workspace.workspace_id)
-    call = Call(open_method("/"), None, {}, "", user_id=uuid.UUID(team.member.user_id))
+    method = Method("/", pb.GetWorkspaceRequest, options_pb2.Access(), 0, 0)
+    call = Call(method, None, {}, "", user_id=uuid.UUID(team.member.user_id))
     found, deleted = asyncio.Event(), asyncio.Event()
     find = store.find_scope
 

@@ -29,8 +29,9 @@ GRPC_VERSION: str
 class AuditServiceStub:
     """AuditService reads the audit log. Every call of a method that the contract marks as audited has an entry, refused
     ones included, in the log of the organization in which it acted or, for calls about an account, of that account.
-    None has a call without valid credentials or beyond its rate limit, nor one about an organization or account that its
-    caller may not know of or that does not exist: nobody writes into a foreign log.
+    None has a call without valid credentials or beyond its rate limit, one whose request is too large or cannot be decoded,
+    nor one about an organization or account that its caller may not know of or that does not exist: nobody writes into a
+    foreign log.
 
     A change and its entry are committed together: there is none without the other. Only DeleteConversation, whose change
     is not in PostgreSQL, has its entry right after it.
@@ -58,8 +59,9 @@ class AuditServiceStub:
 class AuditServiceAsyncStub(AuditServiceStub):
     """AuditService reads the audit log. Every call of a method that the contract marks as audited has an entry, refused
     ones included, in the log of the organization in which it acted or, for calls about an account, of that account.
-    None has a call without valid credentials or beyond its rate limit, nor one about an organization or account that its
-    caller may not know of or that does not exist: nobody writes into a foreign log.
+    None has a call without valid credentials or beyond its rate limit, one whose request is too large or cannot be decoded,
+    nor one about an organization or account that its caller may not know of or that does not exist: nobody writes into a
+    foreign log.
 
     A change and its entry are committed together: there is none without the other. Only DeleteConversation, whose change
     is not in PostgreSQL, has its entry right after it.
@@ -83,8 +85,9 @@ class AuditServiceAsyncStub(AuditServiceStub):
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """AuditService reads the audit log. Every call of a method that the contract marks as audited has an entry, refused
     ones included, in the log of the organization in which it acted or, for calls about an account, of that account.
-    None has a call without valid credentials or beyond its rate limit, nor one about an organization or account that its
-    caller may not know of or that does not exist: nobody writes into a foreign log.
+    None has a call without valid credentials or beyond its rate limit, one whose request is too large or cannot be decoded,
+    nor one about an organization or account that its caller may not know of or that does not exist: nobody writes into a
+    foreign log.
 
     A change and its entry are committed together: there is none without the other. Only DeleteConversation, whose change
     is not in PostgreSQL, has its entry right after it.

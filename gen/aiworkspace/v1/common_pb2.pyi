@@ -99,6 +99,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the provider does not accept the key, or the server can no longer read it: store it again."""
     ERROR_REASON_PROVIDER_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 34
     """The provider does not have the model: it was retired, or the account may not use it. Use another model."""
+    ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 35
+    """RESOURCE_EXHAUSTED: the encoded request is larger than the method allows. Metadata "limit_bytes" and "size_bytes" say
+    how large it may be and how large it is. Beyond 2 MiB there is the status code alone.
+    """
+    ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 36
+    """RESOURCE_EXHAUSTED: the caller has as many calls or streams in progress as the method's class allows at the same
+    time. End some, or wait for the end of some.
+    """
+    ERROR_REASON_REQUEST_INCOMPLETE: _ErrorReason.ValueType  # 42
+    """DEADLINE_EXCEEDED: the request did not arrive as a whole in time. Try again."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable, machine-readable reason of an error. Every error status carries one google.rpc.ErrorInfo
@@ -181,6 +191,16 @@ ERROR_REASON_PROVIDER_KEY_REFUSED: ErrorReason.ValueType  # 31
 """FAILED_PRECONDITION: the provider does not accept the key, or the server can no longer read it: store it again."""
 ERROR_REASON_PROVIDER_MODEL_NOT_FOUND: ErrorReason.ValueType  # 34
 """The provider does not have the model: it was retired, or the account may not use it. Use another model."""
+ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 35
+"""RESOURCE_EXHAUSTED: the encoded request is larger than the method allows. Metadata "limit_bytes" and "size_bytes" say
+how large it may be and how large it is. Beyond 2 MiB there is the status code alone.
+"""
+ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 36
+"""RESOURCE_EXHAUSTED: the caller has as many calls or streams in progress as the method's class allows at the same
+time. End some, or wait for the end of some.
+"""
+ERROR_REASON_REQUEST_INCOMPLETE: ErrorReason.ValueType  # 42
+"""DEADLINE_EXCEEDED: the request did not arrive as a whole in time. Try again."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

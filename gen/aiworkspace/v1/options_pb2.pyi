@@ -174,6 +174,8 @@ class _RateLimitClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateLi
     """Methods that change something."""
     RATE_LIMIT_CLASS_GENERATE: _RateLimitClass.ValueType  # 4
     """Methods that make a model work."""
+    RATE_LIMIT_CLASS_HEAVY: _RateLimitClass.ValueType  # 5
+    """Methods whose work grows with all that an organization has."""
     RATE_LIMIT_CLASS_FAILED_CREDENTIALS: _RateLimitClass.ValueType  # 6
     """Of no method: calls whose credentials turn out to be bad, counted for the network address that they come from. Above
     the limit, credentials from there that the server does not know are refused without being looked up, with
@@ -182,7 +184,8 @@ class _RateLimitClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateLi
 
 class RateLimitClass(_RateLimitClass, metaclass=_RateLimitClassEnumTypeWrapper):
     """RateLimitClass groups methods that share one allowance per caller: the signed-in user or, for public methods, the
-    network address. Beyond it a call ends with RESOURCE_EXHAUSTED, QuotaFailure and RetryInfo.
+    network address. Beyond the calls per minute a call ends with RESOURCE_EXHAUSTED, ERROR_REASON_RATE_LIMITED,
+    QuotaFailure and RetryInfo; beyond those in progress at the same time with ERROR_REASON_TOO_MANY_CALLS instead.
     """
 
 RATE_LIMIT_CLASS_UNSPECIFIED: RateLimitClass.ValueType  # 0
@@ -195,6 +198,8 @@ RATE_LIMIT_CLASS_WRITE: RateLimitClass.ValueType  # 3
 """Methods that change something."""
 RATE_LIMIT_CLASS_GENERATE: RateLimitClass.ValueType  # 4
 """Methods that make a model work."""
+RATE_LIMIT_CLASS_HEAVY: RateLimitClass.ValueType  # 5
+"""Methods whose work grows with all that an organization has."""
 RATE_LIMIT_CLASS_FAILED_CREDENTIALS: RateLimitClass.ValueType  # 6
 """Of no method: calls whose credentials turn out to be bad, counted for the network address that they come from. Above
 the limit, credentials from there that the server does not know are refused without being looked up, with
@@ -247,10 +252,13 @@ Global___Access: _TypeAlias = Access  # noqa: Y015
 ACCESS_FIELD_NUMBER: _builtins.int
 RATE_LIMIT_FIELD_NUMBER: _builtins.int
 AUDITED_FIELD_NUMBER: _builtins.int
+MAX_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
 SENSITIVE_FIELD_NUMBER: _builtins.int
 CALLS_PER_MINUTE_FIELD_NUMBER: _builtins.int
 PERMISSION_NAME_FIELD_NUMBER: _builtins.int
 GRANTS_FIELD_NUMBER: _builtins.int
+CALLS_AT_ONCE_FIELD_NUMBER: _builtins.int
+STREAMS_AT_ONCE_FIELD_NUMBER: _builtins.int
 access: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Access]
 """Who may call the method. Every method has one."""
 rate_limit: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___RateLimitClass.ValueType]
@@ -258,6 +266,10 @@ rate_limit: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOpti
 audited: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.bool]
 """Whether every call is recorded in the audit log: of the organization in which it acts or, where there is none, of
 the account that it is about.
+"""
+max_request_bytes: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.int]
+"""Most bytes of an encoded request; 0 means 65,536. A larger one is refused with ERROR_REASON_REQUEST_TOO_LARGE before
+it is decoded. Methods that anybody may call declare at most 8,192.
 """
 sensitive: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.bool]
 """The field holds a secret, or what people and models wrote: texts, names and email addresses. It is never written to
@@ -269,3 +281,7 @@ permission_name: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumV
 """Name of a permission, such as "workspace.create". Every value of Permission but the first has one."""
 grants: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _containers.RepeatedScalarFieldContainer[_builtins.str]]
 """Names of the permissions that a built-in role includes. For values of Role and WorkspaceRole."""
+calls_at_once: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _builtins.int]
+"""Calls with a single answer that a rate-limit class allows to one caller at the same time, in each server process."""
+streams_at_once: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _builtins.int]
+"""Calls answered by a stream that a rate-limit class allows to one caller at the same time, in each server process."""

@@ -1,6 +1,6 @@
 """Authorization: from the scope that the contract names to where the permission has to be held, and whether it is."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -67,6 +67,11 @@ class Access:
             raise NotFound(call.method.access.scope)
         if call.method.access.permission not in held(call.principal, call.scope):
             raise PermissionMissing(call.method.access.permission)
+
+    def allowed_by(self, call: Call) -> Hashable:
+        """What `recheck` depends on: the credentials, and the permission with the place where it is held."""
+        key = call.principal.key
+        return call.session_id or key.api_key_id, call.method.access.permission, call.scope
 
     async def find(self, call: Call, path: str, resource_id: UUID) -> Scope | None:
         """Where the resource lies that a scope field names, None when the caller may not know of it."""

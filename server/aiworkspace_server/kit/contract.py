@@ -10,6 +10,14 @@ from google.protobuf.message_factory import GetMessageClass
 
 from aiworkspace.v1 import options_pb2 as options
 
+from .shapes import UnboundedList, shape_of
+
+DEFAULT_REQUEST_BYTES = 64 << 10
+MOST_REQUEST_BYTES = 2 << 20  # beyond this gRPC itself refuses with RESOURCE_EXHAUSTED
+MOST_PUBLIC_REQUEST_BYTES = 8 << 10
+_OPEN_REQUEST_BYTES = 4 << 10
+_OPEN_CALLS_AT_ONCE = 100  # each channel of a client that watches the server's health holds one
+
 
 class ContractError(Exception):
     """The contract does not say all that the server has to know. The server must not start."""
@@ -20,21 +28,34 @@ class Method:
     """A method of the contract and what its options declare."""
 
     path: str  # "/aiworkspace.v1.OrgService/GetOrg"
-    request: type[Message] | None  # None for methods outside of the contract
+    request: type[Message]
     access: options.Access
     rate_limit: int  # value of RateLimitClass
     calls_per_minute: int
     audited: bool = False
     streams: bool = False  # whether it answers with a stream
+    request_streams: bool = False
+    max_request_bytes: int = DEFAULT_REQUEST_BYTES
+    at_once: int = 1  # calls or, when it answers with a stream, streams of its class that a caller may have in progress
 
     @property
     def name(self) -> str:
         return self.path.rpartition("/")[2]
 
 
-def open_method(path: str) -> Method:
-    """A method outside of the contract that anybody may call: of health and reflection."""
-    return Method(path, None, options.Access(mode=options.ACCESS_MODE_PUBLIC), 0, 0)
+def open_method(path: str, handler: Any) -> Method:
+    """A method outside of the contract that anybody may call: of health and reflection. `handler` is gRPC's."""
+    return Method(
+        path,
+        handler.request_deserializer.__self__,  # of which FromString is a method
+        options.Access(mode=options.ACCESS_MODE_PUBLIC),
+        rate_limit=0,
+        calls_per_minute=0,
+        streams=handler.response_streaming,
+        request_streams=handler.request_streaming,
+        max_request_bytes=_OPEN_REQUEST_BYTES,
+        at_once=_OPEN_CALLS_AT_ONCE,
+    )
 
 
 def read_methods(services: Iterable[ServiceDescriptor], scopes: Iterable[str]) -> Mapping[str, Method]:
@@ -54,15 +75,19 @@ def read_methods(services: Iterable[ServiceDescriptor], scopes: Iterable[str]) -
 def _read(descriptor: MethodDescriptor) -> Method:
     declared = descriptor.GetOptions().Extensions
     limit = declared[options.rate_limit]
-    value = options.RateLimitClass.DESCRIPTOR.values_by_number[limit]
+    group = options.RateLimitClass.DESCRIPTOR.values_by_number[limit].GetOptions().Extensions
+    streams = descriptor.server_streaming
     return Method(
         path=f"/{descriptor.containing_service.full_name}/{descriptor.name}",
         request=GetMessageClass(descriptor.input_type),
         access=declared[options.access],
         rate_limit=limit,
-        calls_per_minute=value.GetOptions().Extensions[options.calls_per_minute],
+        calls_per_minute=group[options.calls_per_minute],
         audited=declared[options.audited],
-        streams=descriptor.server_streaming,
+        streams=streams,
+        request_streams=descriptor.client_streaming,
+        max_request_bytes=declared[options.max_request_bytes] or DEFAULT_REQUEST_BYTES,
+        at_once=group[options.streams_at_once if streams else options.calls_at_once],
     )
 
 
@@ -77,10 +102,29 @@ def _check(method: Method, scopes: frozenset[str]) -> None:
         raise ContractError(f"{method.path}: permission and scope belong to ACCESS_MODE_PERMISSION, and both to it.")
     if needs_permission:
         _check_scope(method, scopes)
+    if method.at_once <= 0:
+        kind = "streams_at_once" if method.streams else "calls_at_once"
+        raise ContractError(f"{method.path}: its rate-limit class declares no {kind}.")
+    check_size(method)
+
+
+def check_size(method: Method) -> None:
+    """Raise ContractError when requests have no bound, or one that does not fit to the rules."""
+    size, public = method.max_request_bytes, method.access.mode == options.ACCESS_MODE_PUBLIC
+    most = MOST_PUBLIC_REQUEST_BYTES if public else MOST_REQUEST_BYTES
+    if not 0 < size <= most:
+        raise ContractError(f"{method.path}: max_request_bytes is {size:,}, and has to be 1 to {most:,} here.")
+    try:
+        needed = shape_of(method.request.DESCRIPTOR).most_bytes
+    except UnboundedList as error:
+        raise ContractError(f"{method.path}: {error}") from None
+    if needed > size:
+        raise ContractError(
+            f"{method.path}: requests that keep the rules have up to {needed:,} bytes, max_request_bytes is {size:,}."
+        )
 
 
 def _check_scope(method: Method, scopes: frozenset[str]) -> None:
-    assert method.request
     path = method.access.scope
     if path.rpartition(".")[2] not in scopes:
         raise ContractError(f"{method.path}: no organization can be found by {path!r}.")

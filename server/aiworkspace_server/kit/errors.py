@@ -10,6 +10,8 @@ AppError
  ├─ Aborted                ABORTED
  ├─ FailedPrecondition     FAILED_PRECONDITION   + PreconditionFailure
  ├─ RateLimited            RESOURCE_EXHAUSTED    + QuotaFailure, RetryInfo
+ ├─ RequestTooLarge        RESOURCE_EXHAUSTED
+ ├─ RequestIncomplete      DEADLINE_EXCEEDED
  ├─ OutOfRange             OUT_OF_RANGE
  ├─ Unavailable            UNAVAILABLE           + RetryInfo
  └─ Internal               INTERNAL              + RequestInfo
@@ -30,7 +32,7 @@ from google.rpc.status_pb2 import Status
 from aiworkspace.v1 import common_pb2 as pb
 
 DOMAIN = "aiworkspace.v1"
-_MOST_VIOLATIONS = 10  # keeps the status well below the 8 KiB at which clients drop it
+MOST_VIOLATIONS = 10  # keeps the status well below the 8 KiB at which clients drop it
 
 
 class AppError(Exception):
@@ -110,7 +112,7 @@ class InvalidArgument(AppError):
         violations: Mapping[str, str],
         reason: pb.ErrorReason.ValueType = pb.ERROR_REASON_FIELD_INVALID,
     ) -> None:
-        self.violations = dict(list(violations.items())[:_MOST_VIOLATIONS])
+        self.violations = dict(list(violations.items())[:MOST_VIOLATIONS])
         super().__init__(reason, "; ".join(f"{field}: {text}" for field, text in self.violations.items()) + ".")
 
     def details(self) -> Iterator[Message]:
@@ -160,6 +162,23 @@ class RateLimited(AppError):
         yield details.QuotaFailure(violations=[violation])
         if self._retry_seconds is not None:
             yield _retry_info(self._retry_seconds)
+
+
+class RequestTooLarge(AppError):
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, limit: int, size: int) -> None:
+        message = f"The request has {size:,} bytes, and this method takes at most {limit:,}."
+        metadata = {"limit_bytes": str(limit), "size_bytes": str(size)}
+        super().__init__(pb.ERROR_REASON_REQUEST_TOO_LARGE, message, metadata=metadata)
+
+
+class RequestIncomplete(AppError):
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+    def __init__(self, seconds: float) -> None:
+        message = f"The request did not arrive as a whole within {seconds:g} s. Try again."
+        super().__init__(pb.ERROR_REASON_REQUEST_INCOMPLETE, message)
 
 
 class OutOfRange(AppError):

@@ -1,30 +1,30 @@
 """The interceptor: one ordered list of steps around every method, the same for all four kinds of RPC.
 
-A step is built once per method and wraps the next one. All of them run in the task of the call, see the request, and
-are the only way to the handler. A handler that yields is driven here, so that its clean-up runs in its own task.
+A step is built once per method and wraps the next one. All of them run in the task of the call and are the only way
+to the handler. The request is None until the step that reads it. A handler that yields is driven here, so that its
+clean-up runs in its own task.
 """
 
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import grpc
 import structlog
 from grpc_status import rpc_status
-from protovalidate import Validator
 
 from aiworkspace.v1 import options_pb2 as options
 
 from .context import Call, current
 from .contract import Method, open_method
-from .errors import AppError, Internal, InvalidArgument, SessionRequired, Unavailable
+from .errors import AppError, Internal, SessionRequired, Unavailable
 from .ids import new_id
 from .stores import STORE_AWAY
-from .watch import watched
-from .wire import Undecodable, decoder, encode
+from .watch import Watches
+from .wire import encode
 
 Handler = Callable[[Call, Any], Awaitable[Any]]
 Step = Callable[[Method, Handler], Handler]
@@ -33,7 +33,6 @@ RpcMethodHandler = Any  # grpc.RpcMethodHandler, which is generic for the type c
 _RECHECK_SECONDS = 3.0  # with the second that caches may be old, streams end within five
 
 log = structlog.get_logger("rpc")
-_validator = Validator()
 
 
 class CallerGone(asyncio.CancelledError):
@@ -71,11 +70,12 @@ class Interceptor(grpc.aio.ServerInterceptor):
             if handler is None:
                 return None
             if path in self._methods:
-                self._wrapped[path] = _wrap(handler, self._methods[path], self._steps)
+                method, steps = self._methods[path], self._steps
             elif path.split("/")[1] in self._open_services:
-                self._wrapped[path] = _wrap(handler, open_method(path), self._open_steps)
+                method, steps = open_method(path, handler), self._open_steps
             else:
                 return None
+            self._wrapped[path] = _wrap(handler, method, steps)
         return self._wrapped[path]
 
 
@@ -107,18 +107,22 @@ def _innermost(handler: Any) -> Handler:
 
 
 def _rebuild(handler: Any, method: Method, proceed: Handler) -> RpcMethodHandler:
-    async def entry(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    """A handler for which gRPC reads no request: a step does, when it is known who calls.
+
+    On the wire a call with one request and one with a stream of them are alike.
+    """
+
+    async def entry(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         metadata: dict[str, tuple[str, ...]] = {}
         for key, value in context.invocation_metadata() or ():
             metadata[key] = (*metadata.get(key, ()), str(value))
         call = Call(method, context, metadata, "")
         current.set(call)
-        return await proceed(call, request)
+        return await proceed(call, None)
 
-    kind = f"{'stream' if handler.request_streaming else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
-    make: Callable[..., RpcMethodHandler] = getattr(grpc, f"{kind}_rpc_method_handler")
-    message = method.request or handler.request_deserializer.__self__  # of which FromString is a method
-    return make(entry, request_deserializer=decoder(message), response_serializer=encode)
+    streams = handler.response_streaming
+    make = grpc.stream_stream_rpc_method_handler if streams else grpc.stream_unary_rpc_method_handler
+    return make(entry, request_deserializer=None, response_serializer=encode)
 
 
 def request_id(method: Method, proceed: Handler) -> Handler:
@@ -221,60 +225,29 @@ def authenticate(check: Callable[[Call], Awaitable[None]]) -> Step:
     return step
 
 
-def authorize(check: Callable[[Call, Any], Awaitable[None]], recheck: Callable[[Call], Awaitable[None]]) -> Step:
+def authorize(
+    check: Callable[[Call, Any], Awaitable[None]],
+    recheck: Callable[[Call], Awaitable[None]],
+    allowed_by: Callable[[Call], Hashable],
+) -> Step:
     """Lets `check` find the organization and the caller's permission in it, on methods that need one.
 
-    While a stream goes on, `recheck` looks every few seconds whether the caller still has it.
+    While a stream goes on, `recheck` looks every few seconds whether the caller still has it, once for all streams for
+    which `allowed_by` returns the same.
     """
+    watches = Watches(_RECHECK_SECONDS)
 
     def step(method: Method, proceed: Handler) -> Handler:
         if method.access.mode != options.ACCESS_MODE_PERMISSION:
             return proceed
 
         async def handler(call: Call, request: Any) -> Any:
-            if type(request) is Undecodable:
-                raise request.error()
             await check(call, request)
             if not method.streams:
                 return await proceed(call, request)
-            async with watched(lambda: recheck(call), _RECHECK_SECONDS):
+            async with watches.watching(allowed_by(call), lambda: recheck(call)):
                 return await proceed(call, request)
 
         return handler
 
     return step
-
-
-def validate(method: Method, proceed: Handler) -> Handler:
-    """Holds every request against the rules of the contract."""
-
-    async def handler(call: Call, request: Any) -> Any:
-        if hasattr(request, "__aiter__"):
-            return await proceed(call, _validated(request))
-        _validate(request)
-        return await proceed(call, request)
-
-    return handler
-
-
-async def _validated(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        _validate(request)
-        yield request
-
-
-def _validate(request: Any) -> None:
-    if type(request) is Undecodable:
-        raise request.error()
-    violations = _validator.collect_violations(request)
-    if violations:
-        raise InvalidArgument({_path(found.proto): found.proto.message for found in violations})
-
-
-def _path(violation: Any) -> str:
-    names = []
-    for element in violation.field.elements:
-        subscript = getattr(element, "subscript", None)
-        index = f"[{subscript.value}]" if subscript is not None and hasattr(subscript, "value") else ""
-        names.append(f"{element.field_name}{index}")
-    return ".".join(names) or "request"

@@ -78,7 +78,7 @@ class Limits:
         allowed, group = self._allowed(method)
 
         async def handler(call: Call, request: Any) -> Any:
-            caller = _caller(call)
+            caller = caller_of(call)
             if not await self._ask(lambda limiter: limiter.hit(allowed, group, caller)):
                 raise await self._refusal(allowed, group, caller)
             return await proceed(call, request)
@@ -88,7 +88,7 @@ class Limits:
     async def look(self, method: Method, call: Call) -> LimitState:
         """Where the caller stands with calls of the method's class. Nothing is counted."""
         allowed, group = self._allowed(method)
-        window = await self._ask(lambda limiter: limiter.get_window_stats(allowed, group, _caller(call)))
+        window = await self._ask(lambda limiter: limiter.get_window_stats(allowed, group, caller_of(call)))
         name = RateLimitClass.DESCRIPTOR.values_by_number[method.rate_limit].name
         kind = name.removeprefix("RATE_LIMIT_CLASS_").lower()
         reset = datetime.fromtimestamp(max(window.reset_time, time.time()), UTC)
@@ -108,7 +108,7 @@ class Limits:
         return await self._counters.ask(SlidingWindowCounterRateLimiter, question)
 
 
-def _caller(call: Call) -> str:
+def caller_of(call: Call) -> str:
     return str(call.user_id or network_of(call.address))
 
 

@@ -1,8 +1,10 @@
 """Long calls that end when what allowed them is gone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
@@ -11,36 +13,68 @@ from .stores import STORE_AWAY
 
 log = structlog.get_logger("watch")
 
+Check = Callable[[], Awaitable[None]]
 
-@asynccontextmanager
-async def watched(check: Callable[[], Awaitable[None]], seconds: float) -> AsyncIterator[None]:
-    """Ends what runs inside as soon as `check`, done again and again, raises an AppError, and raises that.
 
-    A store that is away ends nothing: what was allowed stays so until the store can say otherwise.
-    """
-    task = asyncio.current_task()
-    assert task
+@dataclass(eq=False, slots=True)
+class _Group:
+    """Calls that are allowed by the same things, so that the check of any of them holds for all."""
+
+    checks: dict[asyncio.Task[Any], Check] = field(default_factory=dict)
     refusal: AppError | None = None
+    watcher: asyncio.Task[None] | None = None
 
-    async def watch() -> None:
-        nonlocal refusal
-        while refusal is None:
-            await asyncio.sleep(seconds)
+
+class Watches:
+    """Repeats the checks of calls every few seconds, one for all calls with the same key."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._groups: dict[Hashable, _Group] = {}
+
+    @asynccontextmanager
+    async def watching(self, key: Hashable, check: Check) -> AsyncIterator[None]:
+        """End what runs inside as soon as a check with this key raises an AppError, and raise that.
+
+        A store that is away ends nothing: what was allowed stays so until the store can say otherwise.
+        """
+        task = asyncio.current_task()
+        assert task
+        group = self._groups.get(key) or self._begin(key)
+        group.checks[task] = check
+        try:
+            yield
+        except asyncio.CancelledError:
+            # As asyncio.timeout does: only a cancellation that came from here alone becomes the refusal.
+            if group.refusal and task.uncancel() == 0:
+                raise group.refusal from None
+            raise
+        finally:
+            group.checks.pop(task, None)
+            if not group.checks:
+                self._end(key, group)
+
+    def _begin(self, key: Hashable) -> _Group:
+        group = self._groups[key] = _Group()
+        group.watcher = asyncio.create_task(self._watch(key, group))
+        return group
+
+    def _end(self, key: Hashable, group: _Group) -> None:
+        if self._groups.get(key) is group:
+            del self._groups[key]
+        if group.watcher:
+            group.watcher.cancel()
+
+    async def _watch(self, key: Hashable, group: _Group) -> None:
+        while True:
+            await asyncio.sleep(self._seconds)
             try:
-                await check()
+                await next(iter(group.checks.values()))()
             except AppError as error:
-                refusal = error
-                task.cancel()
+                group.refusal, group.watcher = error, None
+                self._end(key, group)  # who comes from now on is checked anew
+                for task in group.checks:
+                    task.cancel()
+                return
             except STORE_AWAY:
-                log.warning("store away, checking again", seconds=seconds)
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        # As asyncio.timeout does: only a cancellation that came from here alone becomes the refusal.
-        if refusal and task.uncancel() == 0:
-            raise refusal from None
-        raise
-    finally:
-        watcher.cancel()
+                log.warning("store away, checking again", seconds=self._seconds)

@@ -1,38 +1,42 @@
-"""Bytes to messages and back, where the generated functions are not enough."""
+"""Bytes to messages and back. What decoding costs is bounded whatever the bytes are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
-from google.protobuf.unknown_fields import UnknownFieldSet
 
 from .errors import InvalidArgument
+from .shapes import Shape
+
+_VARINT, _FIXED64, _LENGTH, _START_GROUP, _END_GROUP, _FIXED32 = range(6)
+_FIXED_BYTES = {_FIXED64: 8, _START_GROUP: 0, _END_GROUP: 0, _FIXED32: 4}
+_LEAST_FIELD_BYTES = 2
 
 
-class Undecodable:
-    """Stands for a request that could not be decoded, until the caller is known to be allowed to hear of it."""
-
-    def __init__(self, message: type[Message], data: bytes) -> None:
-        self._message = message
-        self._data = data
-
-    def error(self) -> InvalidArgument:
-        field = _not_utf8(self._message.DESCRIPTOR, self._data)
-        if field:
-            return InvalidArgument({field: "must be valid UTF-8"})
-        return InvalidArgument({"request": f"cannot be decoded as {self._message.DESCRIPTOR.full_name}"})
+class _Malformed(Exception):
+    pass
 
 
-def decoder(message: type[Message]) -> Callable[[bytes], Any]:
-    """A request deserializer that does not raise: grpc.aio sends the text of what it raises to the client."""
+def decoder(message: type[Message], shape: Shape) -> Callable[[bytes], Message]:
+    """Return a function from bytes to the message.
 
-    def decode(data: bytes) -> Message | Undecodable:
+    It raises InvalidArgument for what cannot be decoded, for more fields than the shape accepts, and for lists that are
+    too long.
+    """
+    descriptor, most = message.DESCRIPTOR, shape.accepted_fields
+
+    def decode(data: bytes) -> Message:
+        # Bytes that are too few for so many fields need not be counted, which nearly all requests are.
+        if len(data) > most * _LEAST_FIELD_BYTES and _has_more_fields(descriptor, data, most):
+            raise InvalidArgument({"request": f"has more than {most:,} fields"})
         try:
-            return message.FromString(data)
+            decoded = message.FromString(data)
         except DecodeError:
-            return Undecodable(message, data)
+            raise _undecodable(descriptor, data, most) from None
+        if excess := dict(shape.excess(decoded)):
+            raise InvalidArgument(excess)
+        return decoded
 
     return decode
 
@@ -42,23 +46,84 @@ def encode(message: Message | bytes) -> bytes:
     return message if isinstance(message, bytes) else message.SerializeToString()
 
 
-def _not_utf8(message: Any, data: bytes) -> str:
-    """Path of the first string field that is not UTF-8, or an empty string. `message` is a descriptor."""
+def _undecodable(descriptor: Any, data: bytes, most: int) -> InvalidArgument:
     try:
-        fields: Any = UnknownFieldSet(Empty.FromString(data))
-    except DecodeError:
-        return ""
-    for found in fields:
-        field = message.fields_by_number.get(found.field_number)
-        if field is None or not isinstance(found.data, bytes):
+        for path, field, value in _walk(descriptor, data, most):
+            if field.type == FieldDescriptor.TYPE_STRING and not _is_utf8(value):
+                return InvalidArgument({path: "must be valid UTF-8"})
+    except _Malformed:
+        pass
+    return InvalidArgument({"request": f"cannot be decoded as {descriptor.full_name}"})
+
+
+def _has_more_fields(descriptor: Any, data: bytes, most: int) -> bool:
+    count, pending = 0, [(descriptor, 0, len(data))]
+    try:
+        while pending:
+            message, start, end = pending.pop()
+            for number, kind, begin, stop in _fields(data, start, end):
+                count += 1
+                if count > most:
+                    return True
+                field = message.fields_by_number.get(number) if kind == _LENGTH else None
+                if field is not None and field.message_type is not None:
+                    pending.append((field.message_type, begin, stop))
+    except _Malformed:
+        return False  # the parser says so
+    return False
+
+
+def _walk(descriptor: Any, data: bytes, most: int) -> Iterator[tuple[str, FieldDescriptor, bytes]]:
+    """The path, descriptor and value of the known fields with a length, at most so many of all fields looked at."""
+    pending = [("", descriptor, _fields(data, 0, len(data)))]
+    for _ in range(most):
+        while (found := next(pending[-1][2], None)) is None:
+            pending.pop()
+            if not pending:
+                return
+        prefix, message, _ = pending[-1]
+        number, kind, start, end = found
+        field = message.fields_by_number.get(number) if kind == _LENGTH else None
+        if field is None:
             continue
-        if field.type == FieldDescriptor.TYPE_MESSAGE:
-            inner = _not_utf8(field.message_type, found.data)
-            if inner:
-                return f"{field.name}.{inner}"
-        elif field.type == FieldDescriptor.TYPE_STRING and not _is_utf8(found.data):
-            return str(field.name)
-    return ""
+        if field.message_type is None:
+            yield f"{prefix}{field.name}", field, data[start:end]
+        else:
+            pending.append((f"{prefix}{field.name}.", field.message_type, _fields(data, start, end)))
+
+
+def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Number, wire type, and begin and end of the value of each field. The ends of a group count as fields."""
+    while position < end:
+        tag, position = _varint(data, position, end)
+        kind = tag & 7
+        if kind == _VARINT:
+            start = position
+            _, position = _varint(data, position, end)
+        elif kind == _LENGTH:
+            size, start = _varint(data, position, end)
+            position = start + size
+        elif kind in _FIXED_BYTES:
+            start = position
+            position += _FIXED_BYTES[kind]
+        else:
+            raise _Malformed
+        if position > end:
+            raise _Malformed
+        yield tag >> 3, kind, start, position
+
+
+def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
+    """The value, and the position after it."""
+    value = shift = 0
+    while position < end and shift < 70:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+    raise _Malformed
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -1,0 +1,117 @@
+"""The steps that read a request, once it is known who calls, and hold it against the rules of the contract."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from weakref import WeakValueDictionary
+
+import grpc
+from google.protobuf.message import Message
+from protovalidate import Validator
+
+from .context import Call
+from .contract import Method
+from .errors import MOST_VIOLATIONS, InvalidArgument, RequestIncomplete, RequestTooLarge
+from .interceptors import CallerGone, Handler
+from .limits import caller_of
+from .shapes import shape_of
+from .wire import decoder
+
+_SECONDS = 10.0  # that a request may take to arrive
+_AT_ONCE = 8  # incomplete requests of one caller, each of up to 2 MiB
+
+Decode = Callable[[bytes], Message]
+
+_validator = Validator()
+
+
+class Reading:
+    """The step that reads and decodes the request. Until then a call holds no more than the window of its stream.
+
+    A caller has at most `at_once` requests arriving at the same time, and further ones wait. Raises RequestIncomplete
+    for a request that has not arrived after `seconds`, and RequestTooLarge for one that is larger than its method
+    allows.
+    """
+
+    def __init__(self, seconds: float = _SECONDS, at_once: int = _AT_ONCE) -> None:
+        self._seconds = seconds
+        self._at_once = at_once
+        self._turns: WeakValueDictionary[tuple[bool, str], asyncio.Semaphore] = WeakValueDictionary()
+
+    def step(self, method: Method, proceed: Handler) -> Handler:
+        decode = decoder(method.request, shape_of(method.request.DESCRIPTOR))
+
+        async def read_one(call: Call, _: None) -> Any:
+            return await proceed(call, await self._read_one(call, decode))
+
+        async def read_all(call: Call, _: None) -> Any:
+            return await proceed(call, self._read_all(call, decode))
+
+        return read_all if method.request_streams else read_one
+
+    async def _read_one(self, call: Call, decode: Decode) -> Message:
+        message = await self._read(call, decode)
+        if message is None:
+            raise InvalidArgument({"request": "is missing: the call ended without a message"})
+        return message
+
+    async def _read_all(self, call: Call, decode: Decode) -> AsyncIterator[Message]:
+        while (message := await self._read(call, decode)) is not None:
+            yield message
+
+    async def _read(self, call: Call, decode: Decode) -> Message | None:
+        """The next message, None when there is no other."""
+        turn = self._turn(call)
+        try:
+            async with asyncio.timeout(self._seconds), turn:
+                data = await call.context.read()
+        except TimeoutError:
+            raise RequestIncomplete(self._seconds) from None
+        except grpc.aio.InternalError:
+            raise CallerGone from None
+        if data is grpc.aio.EOF:
+            return None
+        if len(data) > call.method.max_request_bytes:
+            raise RequestTooLarge(call.method.max_request_bytes, len(data))
+        return decode(data)
+
+    def _turn(self, call: Call) -> asyncio.Semaphore:
+        """Of the caller. Those of open services and of the contract do not wait for each other."""
+        key = bool(call.method.rate_limit), caller_of(call)
+        turn = self._turns.get(key)
+        if turn is None:
+            turn = self._turns[key] = asyncio.Semaphore(self._at_once)
+        return turn
+
+
+def validate(method: Method, proceed: Handler) -> Handler:
+    """Holds every request against the rules of the contract. Decoding has bounded how much there is to look at."""
+
+    async def handler(call: Call, request: Any) -> Any:
+        if method.request_streams:
+            return await proceed(call, _validated(request))
+        _validate(request)
+        return await proceed(call, request)
+
+    return handler
+
+
+async def _validated(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        _validate(request)
+        yield request
+
+
+def _validate(request: Any) -> None:
+    violations = _validator.collect_violations(request)[:MOST_VIOLATIONS]
+    if violations:
+        raise InvalidArgument({_path(found.proto): found.proto.message for found in violations})
+
+
+def _path(violation: Any) -> str:
+    names = []
+    for element in violation.field.elements:
+        subscript = getattr(element, "subscript", None)
+        index = f"[{subscript.value}]" if subscript is not None and hasattr(subscript, "value") else ""
+        names.append(f"{element.field_name}{index}")
+    return ".".join(names) or "request"

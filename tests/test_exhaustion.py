@@ -1,0 +1,117 @@
+"""A server of its own under attack: what callers can make it hold is bounded, and given back when they are gone."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from aiworkspace.v1 import chat_pb2, options_pb2
+from tests import http2
+from tests.conftest import Stores, other_databases, store_settings
+from tests.people import Person, make_place, people
+from tests.process import ServerProcess
+from tests.waiting import until_true
+
+MIB = 1 << 20
+HELD_BYTES = 160 * MIB  # 8 requests of 2 MiB of each of three callers, 64 KiB of each that waits, and buffers
+SPARE_BYTES = 32 * MIB  # of threads, caches and code that was not used before
+PATHS = {
+    "/grpc.health.v1.Health/Watch": 4 * MIB,  # more than the server takes
+    "/grpc.health.v1.Health/Check": 2 * MIB,
+    "/aiworkspace.v1.AuthService/Login": 2 * MIB,
+    "/aiworkspace.v1.OrgService/ListOrgs": 2 * MIB,
+    "/aiworkspace.v1.ChatService/SendMessage": 2 * MIB,
+}
+_READ = options_pb2.RateLimitClass.DESCRIPTOR.values_by_name["RATE_LIMIT_CLASS_READ"]
+STREAMS = _READ.GetOptions().Extensions[options_pb2.streams_at_once]
+WATCHES = 100
+
+
+@pytest.fixture
+async def server(stores: Stores, tmp_path: Path) -> AsyncIterator[ServerProcess]:
+    settings = store_settings(await other_databases(stores, f"exhaustion_{tmp_path.name[-8:]}".replace("-", "_")))
+    settings |= {"echo_tokens_per_second": 1}
+    async with ServerProcess(tmp_path, settings, "--migrate") as server:
+        yield server
+
+
+async def test_requests_that_never_arrive_end_and_leave_nothing(server: ServerProcess) -> None:
+    async with people(server.address) as new_person, AsyncExitStack() as stack:
+        credentials = [(b"authorization", b"Bearer " + (await new_person()).tokens.access_token.encode())]
+        before = server.resident_bytes
+        attack = [
+            await stack.enter_async_context(http2.begun(server.address, path, size, headers))
+            for path, size in PATHS.items()
+            for headers in ([], credentials)
+            for _ in range(40)
+        ]
+        held = []
+        async with asyncio.timeout(60):
+            while any(not call.done() for call in attack):
+                held.append(server.resident_bytes - before)
+                await asyncio.wait(attack, timeout=0.1)
+        ended = Counter(call.result().status for call in attack)
+    assert set(ended) <= {
+        grpc.StatusCode.DEADLINE_EXCEEDED.value[0],  # what was let in did not arrive in time
+        grpc.StatusCode.UNAUTHENTICATED.value[0],
+        grpc.StatusCode.RESOURCE_EXHAUSTED.value[0],  # larger than the server takes
+    }, ended
+    assert max(held) < HELD_BYTES
+    await until_true(lambda: server.resident_bytes - before < SPARE_BYTES)
+
+
+async def test_one_person_has_few_streams_and_they_cost_little(server: ServerProcess) -> None:
+    async with people(server.address) as new_person, AsyncExitStack() as stack:
+        place = await make_place(await new_person(), "echo/echo")
+        request = chat_pb2.SendMessageRequest(conversation_id=place.conversation_id, content="word " * 200)
+        sent = place.owner.chat.SendMessage(request)
+        run_id = (await sent.read()).event.run_id
+        before = server.resident_bytes
+        connections = [await _again(stack, server, place.owner) for _ in range(2)]
+        streams = [
+            connections[n % 2].chat.StreamRun(chat_pb2.StreamRunRequest(run_id=run_id)) for n in range(STREAMS + 20)
+        ]
+        firsts = await asyncio.gather(*map(_first, streams))
+        assert Counter(firsts) == {"event": STREAMS, "TOO_MANY_CALLS": 20}
+        assert server.resident_bytes - before < 64 * MIB
+        other = await make_place(await new_person())  # nobody else is kept from anything
+        assert other.conversation_id
+        for stream in streams:
+            stream.cancel()
+        sent.cancel()
+
+
+async def _again(stack: AsyncExitStack, server: ServerProcess, person: Person) -> Person:
+    """The same person over another connection."""
+    again = Person(server.address)
+    again.bearer.token = person.bearer.token
+    stack.push_async_callback(again.channel.close)
+    return again
+
+
+async def _first(stream: Any) -> str:
+    try:
+        await stream.read()
+    except grpc.aio.AioRpcError as error:
+        status = status_pb2.Status.FromString(dict(error.trailing_metadata() or ())["grpc-status-details-bin"])
+        info = error_details_pb2.ErrorInfo()
+        status.details[0].Unpack(info)
+        return str(info.reason)
+    return "event"
+
+
+async def test_an_address_has_few_watches_of_health(server: ServerProcess) -> None:
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        watches = [stub.Watch(health_pb2.HealthCheckRequest(service="x" * 4000 + str(n))) for n in range(WATCHES + 5)]
+        assert Counter(await asyncio.gather(*map(_first, watches))) == {"event": WATCHES, "TOO_MANY_CALLS": 5}
+        assert (await stub.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
+        for watch in watches:
+            watch.cancel()
