@@ -66,8 +66,20 @@ CLASSES: dict[str, Sequence[str]] = {
         "auth/test_passwords.py",
         "auth/test_throttle.py",
         "auth/test_accounts.py::test_an_unknown_address_is_refused_as_a_wrong_password_is",
+        "auth/test_registration.py::test_registering_an_address_that_is_taken_hashes_nothing_and_leaves_nothing_in_its_log",
         "accounts/test_reset.py::test_known_and_unknown_addresses_are_answered_alike",
     ),
+    "accounts for everybody, on the operator's keys": (
+        "auth/test_registration.py::test_only_who_is_invited_registers_and_nothing_tells_who_has_an_account",
+        "auth/test_registration.py::test_on_a_closed_server_the_operator_alone_makes_accounts",
+        "auth/test_registration.py::test_an_account_that_is_not_verified_does_not_spend",
+    ),
+    "mail to strangers": (
+        "orgs/test_mail.py",
+        "kit/test_mail.py::test_a_name_makes_no_link_and_does_not_end_its_quotation",
+        "kit/test_mail.py::test_mail_that_can_never_be_delivered_is_logged_once_and_dropped",
+    ),
+    "one account under several spellings": ("contracts/test_typed.py", "auth/test_spellings.py"),
     "NoSQL and SQL injection": ("contracts/test_corpora.py", "kit/test_sql.py"),
     "limits by address that a proxy or a header changes": ("kit/test_addresses.py",),
     "denial of service": (
@@ -143,6 +155,7 @@ INVARIANTS: dict[str, Sequence[str]] = {
     "6 rotating signing keys fails no call": ("auth/test_rotation.py",),
     "7 guessing neither locks out nor reaches the hash": ("auth/test_throttle.py",),
     "8 a storm of logins leaves other calls fast": (
+        "auth/test_throttle.py::test_a_known_device_does_not_wait_for_the_guesses_of_strangers",
         "auth/test_passwords.py::test_fifty_logins_at_once_leave_health_checks_fast",
     ),
     "9 one account, and one owner left": (

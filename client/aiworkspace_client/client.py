@@ -155,10 +155,11 @@ class Client:
 
 def _store(access_token: str, refresh_token: str, api_key: str, token_store: TokenStore | None) -> TokenStore:
     """Where the credentials are, of which there is one kind. An API key is like a token that is never exchanged."""
+    access_token, refresh_token, api_key = access_token.strip(), refresh_token.strip(), api_key.strip()
     if [bool(access_token or refresh_token), bool(api_key), token_store is not None].count(True) > 1:
         raise ValueError("Give tokens, an api_key or a token_store: one of them.")
     if not (api_key.isascii() and api_key.isprintable()):
-        raise ValueError("The api_key has characters that no key has. Is there a line break at its end?")
+        raise ValueError("The api_key has characters that no key has. Is there a line break in it?")
     if token_store is not None:
         return token_store
     given = access_token or api_key

@@ -1,4 +1,4 @@
-"""`python -m aiworkspace_server serve | migrate | rotate-keys | rebuild-usage | reconcile`."""
+"""`python -m aiworkspace_server serve | migrate | register | rotate-keys | rebuild-usage | reconcile`."""
 
 import signal
 
@@ -32,6 +32,7 @@ from .listening import address_of, read_certificate, reserved_port
 from .migrate import SchemaError, migrate
 from .policies.rotation import rotate_keys
 from .policies.vault import Vault
+from .registration import register as make_account
 from .settings import Settings, SettingsError
 from .workers import STOP_SECONDS, Crew, Parent, WorkerFailedError
 
@@ -78,6 +79,12 @@ def _arguments() -> argparse.Namespace:
     bill.add_argument("--start", type=_time, help="begin of that time, such as 2026-11-01 or 2026-11-01T06:00Z; UTC")
     bill.add_argument("--end", type=_time, help="end of that time, exclusive")
     bill.add_argument("--dry-run", action="store_true", help="compare alone and write nothing")
+    register = commands.add_parser("register", help="make an account, whoever may register; servers may run")
+    register.add_argument("email", help="its email address")
+    register.add_argument("--name", help="name that other people see; what stands before the @ unless given")
+    register.add_argument(
+        "--password-stdin", action="store_true", help="read its password; else a token to set one is mailed"
+    )
     commands.add_parser("worker")  # what serve --workers starts
     arguments = parser.parse_args()
     if arguments.command == "reconcile" and arguments.complete != bool(arguments.start and arguments.end):
@@ -109,6 +116,12 @@ async def _work(settings: Settings, arguments: argparse.Namespace) -> None:
             await _migrate(settings)
         case "rotate-keys":
             await _rotate_keys(settings)
+        case "register":
+            password = sys.stdin.readline().rstrip("\r\n") if arguments.password_stdin else None
+            if password == "":
+                raise CommandError("there is no password on standard input")
+            name = arguments.name or arguments.email.strip().partition("@")[0][:100]
+            await make_account(settings, arguments.email, name, password)
         case "rebuild-usage":
             await rebuild_usage(settings)
         case "reconcile":

@@ -43,6 +43,7 @@ from .kit.jobs import Jobs
 from .kit.keys import derive
 from .kit.limits import Counters, Limits
 from .kit.mail import ConsoleMailer, Links, Mailer, SmtpMailer
+from .kit.mail_limits import LimitedMailer, SenderLimit
 from .kit.mongo import Mongo
 from .kit.pages import Pages
 from .kit.postgres import Database
@@ -176,7 +177,8 @@ async def _listen(
     counters = Counters(redis_url)
     stack.push_async_callback(counters.close)
     registry, vault = await stack.enter_async_context(Registry(settings)), Vault.from_settings(settings)
-    mailer, providers = make_mailer(settings), Providers(db, registry, vault)
+    mailer = LimitedMailer(make_mailer(settings), counters, derive(_lasting(settings), "mail limits"))
+    providers = Providers(db, registry, vault)
     plans = Plans(db, providers, counters, settings.max_output_tokens)
     lease, relay = Lease(db, shared=redis_url is not None), Relay(redis_url)
     gate = Gate(settings.provider_concurrency, settings.org_concurrency, settings.provider_queue)
@@ -190,7 +192,11 @@ async def _listen(
     stack.push_async_callback(recorder.close)
     db.before_commit = recorder.before_commit
     workspaces = WorkspaceFinder(db)
-    access = Access(credentials.authenticator, _finders(mongo, workspaces))
+    access = Access(
+        credentials.authenticator,
+        _finders(mongo, workspaces),
+        verified_email_required=settings.verified_email_required,
+    )
     methods = read_surface(access)
     limits = Limits(counters, settings.rate_limit_factor)
     proxies = TrustedProxies(settings.trusted_proxies or ())
@@ -200,6 +206,7 @@ async def _listen(
     stops = Stops(db, runs, relay)
     shared = Shared(
         db,
+        counters,
         mongo,
         registry,
         vault,
@@ -257,6 +264,7 @@ class Shared:
     """What several services need."""
 
     db: Database
+    counters: Counters
     mongo: Mongo
     registry: Registry
     vault: Vault
@@ -293,7 +301,9 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
     notices = Notices(db, jobs, mailer)
     erasure = Erasure(db, jobs, shared.eraser)
     return Services(
-        auth=AuthServicer(db, credentials, token_mails.ask_verification, notices, pages, replies),
+        auth=AuthServicer(
+            db, credentials, settings.who_registers, token_mails.ask_verification, notices, pages, replies
+        ),
         accounts=AccountServicer(
             db,
             credentials,
@@ -311,7 +321,8 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
             erasure.ask_org,
             invitations,
             invitation_mails,
-            settings.require_verified_email,
+            SenderLimit(shared.counters, settings.invitations_per_hour),
+            settings.verified_email_required,
             pages,
             replies,
         ),

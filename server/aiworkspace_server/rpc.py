@@ -45,7 +45,7 @@ from .auth.principal import Authenticator
 from .auth.servicer import AuthServicer
 from .budgets.servicer import BudgetServicer
 from .chat.servicer import ChatServicer
-from .kit import interceptors, requests
+from .kit import interceptors, requests, typed
 from .kit.addresses import TrustedProxies
 from .kit.at_once import CallsAtOnce
 from .kit.contract import MOST_REQUEST_BYTES, Method, read_methods
@@ -116,6 +116,7 @@ def steps(
         recorder.outcomes,  # of callers who are known and within their limits; sees what is refused below
         # An outsider learns nothing from validation.
         interceptors.authorize(access.authorize, access.recheck, access.allowed_by),
+        typed.normalise,  # what people typed, before anything compares it
         requests.validate,  # handlers see only requests that keep the rules
         recorder.changes,  # what is committed below is the handler's; above, authorization notes when a key was used
     ]

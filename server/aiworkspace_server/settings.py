@@ -90,6 +90,7 @@ MailHost = Annotated[str, AfterValidator(_mail_host)]
 HttpUrl = Annotated[str, AfterValidator(urls.http)]
 # A plain address is a network of one.
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
+Registration = Literal["open", "invited", "closed"]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Lifetime = Annotated[int, Field(gt=0)]
 
@@ -152,7 +153,9 @@ class Deployment(BaseSettings):
     smtp_tls: Annotated[Literal["starttls", "tls", "none"], BeforeValidator(_lower)] = "starttls"
     mail_from: Annotated[str, AfterValidator(_mailbox)] | None = None
     public_url: HttpUrl | None = None
-    require_verified_email: bool = False
+    invitations_per_hour: Annotated[int, Field(gt=0)] = 50  # of an account, and of an organization
+    require_verified_email: bool | None = None  # unset: unless the databases are embedded
+    registration: Annotated[Registration, BeforeValidator(_lower)] | None = None  # unset: see who_registers
 
     log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = "auto"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
@@ -161,6 +164,15 @@ class Deployment(BaseSettings):
     def embedded(self) -> bool:
         """Whether the server brings its own PostgreSQL and MongoDB."""
         return self.database_url is None
+
+    @property
+    def verified_email_required(self) -> bool:
+        return not self.embedded if self.require_verified_email is None else self.require_verified_email
+
+    @property
+    def who_registers(self) -> Registration:
+        """Anybody on a laptop. With databases of one's own only who is invited, since accounts spend on its keys."""
+        return self.registration or ("open" if self.embedded else "invited")
 
     @model_validator(mode="after")
     def _pairs(self) -> Self:

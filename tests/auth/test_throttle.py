@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import re
+import threading
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -13,9 +14,10 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from limits import RateLimitItemPerSecond
 
+from aiworkspace.v1 import account_pb2
 from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace_server.app import App, running
-from aiworkspace_server.auth import devices, throttle
+from aiworkspace_server.auth import devices, passwords, throttle
 from aiworkspace_server.auth.devices import Devices
 from aiworkspace_server.auth.throttle import Throttle
 from aiworkspace_server.kit.errors import RateLimited, Unavailable
@@ -24,8 +26,21 @@ from aiworkspace_server.kit.timestamps import now
 from aiworkspace_server.settings import Settings
 from tests.auth.conftest import SignIn, registration
 from tests.conftest import Stores, other_databases, store_settings
+from tests.mailbox import RESET, Mailbox
 from tests.people import PASSWORD, NewPerson, Person, people
-from tests.refusals import ALREADY_EXISTS, OK, PASSWORD_WRONG, THROTTLED, Refusal, named, outcome, outcomes, refusal
+from tests.refusals import (
+    ALREADY_EXISTS,
+    OK,
+    PASSWORD_WRONG,
+    THROTTLED,
+    UNAVAILABLE,
+    Refusal,
+    named,
+    outcome,
+    outcomes,
+    refusal,
+)
+from tests.waiting import until_true
 
 WRONG = "a wrong password"
 NEW_PASSWORD = "another passphrase for tests"
@@ -370,3 +385,53 @@ async def test_what_is_no_device_token_counts_as_none(new_person: NewPerson) -> 
 
 async def test_a_device_token_is_at_most_256_characters(stranger: Person) -> None:
     assert await named(stranger.auth.Login(login("a@example.com", device_token="A" * 257))) == ("device_token",)
+
+
+# Known devices and what strangers do
+
+
+async def test_a_known_device_does_not_wait_for_the_guesses_of_strangers(
+    strict: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every thread that hashes for strangers is busy, and their queue is full."""
+    check, released = bcrypt.checkpw, threading.Event()
+    occupied = threading.Semaphore(0)
+
+    def slow_for_strangers(password: bytes, password_hash: bytes) -> bool:
+        if threading.current_thread().name.startswith("passwords-strangers"):
+            occupied.release()
+            assert released.wait(60)
+        return check(password, password_hash)
+
+    async with people(strict.address) as new_person:
+        victim, attacker = await new_person(), await new_person()
+        token = await device_token(victim)
+        monkeypatch.setattr(bcrypt, "checkpw", slow_for_strangers)
+        guesses = [
+            asyncio.ensure_future(outcome(attacker.auth.Login(login(f"{number}@example.com", WRONG))))
+            for number in range(passwords._MOST_WAITING + 20)
+        ]
+        try:
+            await until_true(lambda: sum(guess.done() for guess in guesses) == 20)
+            assert {guess.result() for guess in guesses if guess.done()} == {UNAVAILABLE}, "strangers are sent away"
+            assert await outcome(victim.auth.Login(login(victim.email, device_token=token))) == OK
+            change = pb.ChangePasswordRequest(current_password=PASSWORD, new_password=NEW_PASSWORD)
+            assert await outcome(victim.auth.ChangePassword(change)) == OK, "nor does a session"
+        finally:
+            released.set()
+        assert Counter(await asyncio.gather(*guesses)) == {UNAVAILABLE: 20, PASSWORD_WRONG: passwords._MOST_WAITING}
+
+
+async def test_a_device_of_an_attackers_own_goes_before_others_a_few_times_alone(app: App) -> None:
+    known = app.credentials.throttle
+    whose = known.of_sign_in("attacker@example.com", uuid.uuid4())
+    assert [await known.goes_first(whose) for _ in range(12)] == [True] * 10 + [False] * 2
+
+
+async def test_a_reset_by_mail_lets_new_devices_in_again(new_person: NewPerson, mailbox: Mailbox) -> None:
+    person = await new_person()
+    assert await guess(person, 11) == [PASSWORD_WRONG] * 10 + [THROTTLED]
+    await person.accounts.RequestPasswordReset(account_pb2.RequestPasswordResetRequest(email=person.email))
+    token = await mailbox.token(person.email, RESET)
+    await person.accounts.ResetPassword(account_pb2.ResetPasswordRequest(token=token, new_password=NEW_PASSWORD))
+    assert await outcome(person.auth.Login(login(person.email, NEW_PASSWORD))) == OK

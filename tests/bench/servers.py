@@ -23,6 +23,8 @@ _SETTINGS = {
     "PROVIDER_CONCURRENCY": "100000",
     "ORG_CONCURRENCY": "100000",
     "PASSWORD_HASH_COST": "10",
+    "REGISTRATION": "open",
+    "REQUIRE_VERIFIED_EMAIL": "false",
     "SHUTDOWN_SECONDS": "0.5",
     "JWT_SECRET": "access-tokens-Xo4vKq7yPz0rGm2sLw8t",
     "JWT_REFRESH_SECRET": "refresh-tokens-Bd1hNj5uQe9aVc3fRk6i",

@@ -56,11 +56,22 @@ def test_a_key_goes_with_no_tokens(kind: type[AsyncClient] | type[Client]) -> No
         kind("127.0.0.1:1", api_key=KEY, token_store=TokenStore())
 
 
-@pytest.mark.parametrize("key", [KEY + "\n", "é" + KEY, KEY + "\0"], ids=repr)
+@pytest.mark.parametrize("key", [KEY[:9] + "\n" + KEY[9:], "é" + KEY, KEY + "\0"], ids=repr)
 def test_a_key_with_a_line_break_is_explained_and_not_shown(key: str) -> None:
     with pytest.raises(ValueError, match="line break") as caught:
         AsyncClient("127.0.0.1:1", api_key=key)
     assert KEY not in str(caught.value)
+
+
+async def test_white_space_around_credentials_does_not_count(server: ScriptedServer) -> None:
+    server.script("AuthService.GetMe", answer(auth_pb2.GetMeResponse()))
+    for client in (
+        AsyncClient(server.target, api_key=f" {KEY}\n"),
+        AsyncClient(server.target, access_token=f"{KEY}\r\n", refresh_token="\tb\n"),
+    ):
+        async with client:
+            await client.auth.get_me()
+    assert [call.token for call in server.calls] == [KEY, KEY]
 
 
 async def test_the_namespace_manages_accounts_and_keys(server: ScriptedServer) -> None:

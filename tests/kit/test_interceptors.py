@@ -238,6 +238,7 @@ def test_the_order_of_the_chain() -> None:
         "step",  # reading
         "outcomes",
         "authorize",
+        "normalise",
         "validate",
         "changes",
     ]

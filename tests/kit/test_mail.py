@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
+from aiworkspace_server.kit import mail as mail_module
 from aiworkspace_server.kit.mail import ConsoleMailer, Links, Mail, MailDelayed, SmtpMailer, Tls, quoted
 from tests.certificates import make_certificate
 from tests.mailbox import Mailbox
@@ -73,14 +74,43 @@ async def test_what_people_call_themselves_stays_on_its_line(hostile: str, plain
     name = quoted(f"Eve{hostile}Bcc: eve@example.com")
     await mailer(plain).send(mail(f"Invited by {name}", f"{name}\n"))
     assert plain.tries == [TO]
-    assert re.fullmatch("Invited by “Eve [^“]*Bcc: eve@example.com”", plain.mails[0]["Subject"])
+    assert re.fullmatch("Invited by “Eve [^“]*Bcc: eve example com”", plain.mails[0]["Subject"])
     assert plain.mails[0]["Bcc"] is None
     assert len(plain.mails[0].get_content().splitlines()) == 1
 
 
 def test_a_long_name_is_cut() -> None:
-    assert quoted("x" * 60) == f"“{'x' * 60}”"
-    assert quoted("x" * 61) == f"“{'x' * 60}…”"
+    assert quoted("x" * 30) == f"“{'x' * 30}”"
+    assert quoted("x" * 31) == f"“{'x' * 30}…”"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("https://evil.example/a", "https evil example a"),
+        ("www.evil.example", "www evil example"),
+        ("evil\u3002example", "evil example"),
+        ("\uff45vil\uff0eexample", "evil example"),
+        ("eve@evil.example", "eve evil example"),
+        ("mailto:eve@evil.example", "mailto eve evil example"),
+        ("a” at AI Workspace. Visit “b", "a  at AI Workspace. Visit  b"),
+        ("Dr. Ada Lovelace & Co.", "Dr. Ada Lovelace & Co."),
+        ("Zoë 株式会社", "Zoë 株式会社"),
+    ],
+)
+def test_a_name_makes_no_link_and_does_not_end_its_quotation(name: str, shown: str) -> None:
+    assert quoted(name) == f"“{shown}”"
+
+
+@pytest.mark.parametrize("address", [".a@b.de", "a.@b.de", "a..b@b.de", "a", "a@", "@b.de", "", "a b@c.de"])
+async def test_mail_that_can_never_be_delivered_is_logged_once_and_dropped(
+    address: str, plain: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(mail_module.log, "warning", lambda event, **fields: logged.append(event))
+    await mailer(plain).send(Mail(uuid.uuid4(), address, "Hello", "Text\n"))
+    assert plain.tries == []
+    assert logged == ["mail_undeliverable"]
 
 
 @pytest.mark.parametrize("tls", ["starttls", "tls"])

@@ -5,18 +5,20 @@ import uuid
 import pytest
 
 from aiworkspace.v1 import org_pb2
-from aiworkspace_server.app import App
+from aiworkspace_server.app import App, running
 from aiworkspace_server.auth.jobs import Notice, Notices
 from aiworkspace_server.kit.jobs import Jobs
 from aiworkspace_server.kit.mail import ConsoleMailer
 from aiworkspace_server.orgs.jobs import notify_owners
+from aiworkspace_server.settings import Settings
+from tests.auth.conftest import registration
 from tests.backdoor import sql, until_no_jobs
-from tests.conftest import Stores
-from tests.mailbox import Mailbox
-from tests.people import NewPerson, Person, join, make_org
-from tests.refusals import INVALID, outcome
+from tests.conftest import Stores, mail_settings, other_databases, store_settings
+from tests.mailbox import VERIFY, Mailbox
+from tests.people import NewPerson, Person, join, make_org, people
+from tests.refusals import INVALID, OK, RATE_LIMITED, outcome
 
-SUBJECT = "You are invited to"
+SUBJECT = "You are invited to an organization at AI Workspace"
 
 
 def invitation(org_id: str, email: str, request_id: str = "") -> org_pb2.CreateInvitationRequest:
@@ -27,7 +29,8 @@ async def test_the_mailed_token_accepts(owner: Person, new_person: NewPerson, ma
     org_id, guest = await make_org(owner, "Zoë & 株式会社"), await new_person()
     answer = await owner.orgs.CreateInvitation(invitation(org_id, guest.email.upper()))
     mail = await mailbox.wait(guest.email, SUBJECT)
-    assert mail["Subject"] == f"{SUBJECT} “Zoë & 株式会社”"
+    assert mail["Subject"] == SUBJECT
+    assert "the organization “Zoë & 株式会社” at" in mail.get_content()
     token = await mailbox.token(guest.email, SUBJECT)
     assert token == answer.token
     await guest.orgs.AcceptInvitation(org_pb2.AcceptInvitationRequest(token=token))
@@ -59,14 +62,50 @@ async def test_an_invitation_that_was_closed_in_the_meantime_is_not_mailed(
     assert mailbox.of(email) == []
 
 
-async def test_an_organization_sends_an_address_no_more_than_three_in_an_hour(
-    owner: Person, mailbox: Mailbox, stores: Stores
+async def test_an_address_gets_no_more_than_three_in_an_hour_whoever_sends_them(
+    owner: Person, new_person: NewPerson, mailbox: Mailbox, stores: Stores
 ) -> None:
-    org_id, email = await make_org(owner), f"{uuid.uuid4().hex}@example.com"
-    for _ in range(6):
-        await owner.orgs.CreateInvitation(invitation(org_id, email))
+    email = f"{uuid.uuid4().hex}@example.com"
+    for person in (owner, await new_person()):
+        for org_id in [await make_org(person) for _ in range(2)]:
+            await person.orgs.CreateInvitation(invitation(org_id, email))
+            await person.orgs.CreateInvitation(invitation(org_id, email.upper()))
     await until_no_jobs(stores)
     await mailbox.wait(email, SUBJECT, 3)
+    assert await outcome(owner.auth.Register(registration(email=email))) == OK
+    assert await mailbox.token(email, VERIFY), "what the owner of the address asks for still arrives"
+
+
+async def test_an_account_and_an_organization_send_so_many_invitations_in_an_hour(
+    stores: Stores, mailbox: Mailbox
+) -> None:
+    values = store_settings(await other_databases(stores, "senders")) | mail_settings(mailbox)
+    settings = Settings.model_validate(values | {"invitations_per_hour": 4})
+    async with running(settings, migrating=True) as app, people(app.address) as new_person:
+        sender, other = await new_person(), await new_person()
+        orgs = [await make_org(sender) for _ in range(2)]
+        await join(sender, orgs[0], other, org_pb2.ROLE_ADMIN)
+
+        async def invite(by: Person, org_id: str) -> str:
+            return await outcome(by.orgs.CreateInvitation(invitation(org_id, f"{uuid.uuid4().hex}@example.com")))
+
+        found = [await invite(sender, org_id) for org_id in (*orgs, orgs[1])]
+        assert found == [OK] * 3
+        assert await invite(sender, orgs[1]) == RATE_LIMITED, "the account has sent four, to two organizations"
+        assert [await invite(other, orgs[0]) for _ in range(3)] == [OK, OK, RATE_LIMITED], "the organization has"
+        assert await invite(other, await make_org(other)) == OK
+
+
+async def test_a_stranger_writes_nothing_in_a_subject_and_no_link_in_a_text(
+    owner: Person, new_person: NewPerson, mailbox: Mailbox
+) -> None:
+    lure = "Win at https://evil.example/x"
+    org_id, email = await make_org(owner, lure), f"{uuid.uuid4().hex}@example.com"
+    await owner.orgs.CreateInvitation(invitation(org_id, email))
+    mail = await mailbox.wait(email)
+    assert mail["Subject"] == SUBJECT
+    assert "evil.example" not in mail.get_content()
+    assert "://" not in mail.get_content()
 
 
 @pytest.mark.parametrize("break_", ["\r\n", "\n", "\u2028", "\u2029"])

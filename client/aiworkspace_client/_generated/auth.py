@@ -85,11 +85,13 @@ class AsyncAuth:
         """Creates an account and signs it in. A mail with the token for AccountService.VerifyEmail goes to its address.
 
         Errors: INVALID_ARGUMENT when the password is easily guessed; ALREADY_EXISTS when the email address has an
-        account. Repeating a call with the same request_id and password signs in to the account that the first one
-        made.
+        account; FAILED_PRECONDITION when the operator lets nobody in, or only addresses with an open invitation,
+        whether the address has an account or not. Repeating a call with the same request_id and password signs in to
+        the account that the first one made.
 
         Args:
-            email: Email address. Upper and lower case are the same.
+            email: Email address to which mail can be sent: at most 64 characters before the @, no dot at their
+                beginning or end and no two in a row. Upper and lower case are the same.
             password: Password, 12 to 1024 characters. There are no rules about which characters.
             display_name: Name that other people see, 1 to 100 characters.
             device_name: Name of the device, shown in the list of sessions. At most 100 characters.
@@ -282,11 +284,13 @@ class Auth:
         """Creates an account and signs it in. A mail with the token for AccountService.VerifyEmail goes to its address.
 
         Errors: INVALID_ARGUMENT when the password is easily guessed; ALREADY_EXISTS when the email address has an
-        account. Repeating a call with the same request_id and password signs in to the account that the first one
-        made.
+        account; FAILED_PRECONDITION when the operator lets nobody in, or only addresses with an open invitation,
+        whether the address has an account or not. Repeating a call with the same request_id and password signs in to
+        the account that the first one made.
 
         Args:
-            email: Email address. Upper and lower case are the same.
+            email: Email address to which mail can be sent: at most 64 characters before the @, no dot at their
+                beginning or end and no two in a row. Upper and lower case are the same.
             password: Password, 12 to 1024 characters. There are no rules about which characters.
             display_name: Name that other people see, 1 to 100 characters.
             device_name: Name of the device, shown in the list of sessions. At most 100 characters.

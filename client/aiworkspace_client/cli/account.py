@@ -33,7 +33,7 @@ def register(
         answer = session.client.auth.register(
             email=email, password=password, display_name=name, device_name=_device_name()
         )
-        _signed_in(session, answer.user, answer.device_token)
+        _signed_in(session, email, answer.user, answer.device_token)
 
 
 def verify(ctx: typer.Context, token: MailedToken) -> None:
@@ -69,7 +69,7 @@ def login(ctx: typer.Context, email: Email, password_stdin: PasswordStdin = Fals
         answer = session.client.auth.login(
             email=email, password=password, device_name=_device_name(), device_token=known
         )
-        _signed_in(session, answer.user, answer.device_token)
+        _signed_in(session, email, answer.user, answer.device_token)
 
 
 def logout(ctx: typer.Context) -> None:
@@ -157,8 +157,9 @@ def _row(session: UserSession) -> tuple[str, ...]:
     return session.session_id, session.device_name, session.address, last_use, current
 
 
-def _signed_in(session: Session, user: User, device_token: str) -> None:
-    session.saved.remember_device(user.email, device_token)
+def _signed_in(session: Session, email: str, user: User, device_token: str) -> None:
+    for address in {email, user.email}:  # as it was typed, and as the server writes it
+        session.saved.remember_device(address, device_token)
     if user.email != session.saved.recall("email"):
         session.saved.remember(org_id="", workspace_id="", conversation_id="")
     session.saved.remember(email=user.email)
@@ -177,4 +178,4 @@ def _password(from_stdin: bool, *, confirm: bool) -> str:
 
 
 def _device_name() -> str:
-    return f"aiws on {socket.gethostname()}"[:100]
+    return "".join(filter(str.isprintable, f"aiws on {socket.gethostname()}"))[:100]

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import stat
+import unicodedata
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from itertools import repeat
@@ -166,7 +167,7 @@ def file_for_key(server: str) -> CredentialFile:
 
 
 def _device(email: str) -> str:
-    return _DEVICE + email.lower()
+    return _DEVICE + unicodedata.normalize("NFC", email).strip().lower()
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -26,7 +26,7 @@ from aiworkspace.v1 import options_pb2 as aiworkspace_dot_v1_dot_options__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61iworkspace/v1/account.proto\x12\x0e\x61iworkspace.v1\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\"!\n\x1fRequestEmailVerificationRequest\"\"\n RequestEmailVerificationResponse\"3\n\x12VerifyEmailRequest\x12\x1d\n\x05token\x18\x01 \x01(\tB\x0e\xbaH\x07r\x05\x10\x01\x18\x80\x02\xb8\xbb\x18\x01\"\x15\n\x13VerifyEmailResponse\"<\n\x1bRequestPasswordResetRequest\x12\x1d\n\x05\x65mail\x18\x01 \x01(\tB\x0e\xbaH\x07r\x05\x10\x01\x18\xfe\x01\xb8\xbb\x18\x01\"\x1e\n\x1cRequestPasswordResetResponse\"[\n\x14ResetPasswordRequest\x12\x1d\n\x05token\x18\x01 \x01(\tB\x0e\xbaH\x07r\x05\x10\x01\x18\x80\x02\xb8\xbb\x18\x01\x12$\n\x0cnew_password\x18\x02 \x01(\tB\x0e\xbaH\x07r\x05\x10\x0c\x18\x80\x08\xb8\xbb\x18\x01\"\x17\n\x15ResetPasswordResponse\"Y\n\x12\x43hangeEmailRequest\x12!\n\tnew_email\x18\x01 \x01(\tB\x0e\xbaH\x07r\x05\x18\xfe\x01`\x01\xb8\xbb\x18\x01\x12 \n\x08password\x18\x02 \x01(\tB\x0e\xbaH\x07r\x05\x10\x01\x18\x80\x08\xb8\xbb\x18\x01\"\x15\n\x13\x43hangeEmailResponse\"Y\n\x14\x44\x65leteAccountRequest\x12 \n\x08password\x18\x01 \x01(\tB\x0e\xbaH\x07r\x05\x10\x01\x18\x80\x08\xb8\xbb\x18\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x17\n\x15\x44\x65leteAccountResponse2\xdd\x05\n\x0e\x41\x63\x63ountService\x12\x89\x01\n\x18RequestEmailVerification\x12/.aiworkspace.v1.RequestEmailVerificationRequest\x1a\x30.aiworkspace.v1.RequestEmailVerificationResponse\"\n\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x01\x12n\n\x0bVerifyEmail\x12\".aiworkspace.v1.VerifyEmailRequest\x1a#.aiworkspace.v1.VerifyEmailResponse\"\x16\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\xb0\xbb\x18\x01\xd0\xbb\x18\x01\xe0\xbb\x18\x80 \x12\x82\x01\n\x14RequestPasswordReset\x12+.aiworkspace.v1.RequestPasswordResetRequest\x1a,.aiworkspace.v1.RequestPasswordResetResponse\"\x0f\xaa\xbb\x18\x02\x08\x01\xb0\xbb\x18\x01\xe0\xbb\x18\x80 \x12q\n\rResetPassword\x12$.aiworkspace.v1.ResetPasswordRequest\x1a%.aiworkspace.v1.ResetPasswordResponse\"\x13\xaa\xbb\x18\x02\x08\x01\xb0\xbb\x18\x01\xd0\xbb\x18\x01\xe0\xbb\x18\x80@\x12\x66\n\x0b\x43hangeEmail\x12\".aiworkspace.v1.ChangeEmailRequest\x1a#.aiworkspace.v1.ChangeEmailResponse\"\x0e\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x01\xd0\xbb\x18\x01\x12o\n\rDeleteAccount\x12$.aiworkspace.v1.DeleteAccountRequest\x1a%.aiworkspace.v1.DeleteAccountResponse\"\x11\x90\x02\x02\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x01\xd0\xbb\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61iworkspace/v1/account.proto\x12\x0e\x61iworkspace.v1\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\"!\n\x1fRequestEmailVerificationRequest\"\"\n RequestEmailVerificationResponse\"7\n\x12VerifyEmailRequest\x12!\n\x05token\x18\x01 \x01(\tB\x12\xbaH\x07r\x05\x10\x01\x18\x80\x02\xb8\xbb\x18\x01\x98\xbc\x18\x03\"\x15\n\x13VerifyEmailResponse\"@\n\x1bRequestPasswordResetRequest\x12!\n\x05\x65mail\x18\x01 \x01(\tB\x12\xbaH\x07r\x05\x10\x01\x18\xfe\x01\xb8\xbb\x18\x01\x98\xbc\x18\x01\"\x1e\n\x1cRequestPasswordResetResponse\"c\n\x14ResetPasswordRequest\x12!\n\x05token\x18\x01 \x01(\tB\x12\xbaH\x07r\x05\x10\x01\x18\x80\x02\xb8\xbb\x18\x01\x98\xbc\x18\x03\x12(\n\x0cnew_password\x18\x02 \x01(\tB\x12\xbaH\x07r\x05\x10\x0c\x18\x80\x08\xb8\xbb\x18\x01\x98\xbc\x18\x04\"\x17\n\x15ResetPasswordResponse\"\x9c\x02\n\x12\x43hangeEmailRequest\x12\xdf\x01\n\tnew_email\x18\x01 \x01(\tB\xcb\x01\xbaH\xbf\x01r\x05\x18\xfe\x01`\x01\xba\x01\xb4\x01\n\x11\x65mail.deliverable\x12,must be an address to which mail can be sent\x1aqthis.matches(\'^([^.@]+[.])*[^.@]+@\') && this.matches(\'^[^@]{1,64}@\') && this.matches(\'[.@][^.@]*[^0-9.@][^.@]*$\')\xb8\xbb\x18\x01\x98\xbc\x18\x01\x12$\n\x08password\x18\x02 \x01(\tB\x12\xbaH\x07r\x05\x10\x01\x18\x80\x08\xb8\xbb\x18\x01\x98\xbc\x18\x04\"\x15\n\x13\x43hangeEmailResponse\"]\n\x14\x44\x65leteAccountRequest\x12$\n\x08password\x18\x01 \x01(\tB\x12\xbaH\x07r\x05\x10\x01\x18\x80\x08\xb8\xbb\x18\x01\x98\xbc\x18\x04\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x17\n\x15\x44\x65leteAccountResponse2\xdd\x05\n\x0e\x41\x63\x63ountService\x12\x89\x01\n\x18RequestEmailVerification\x12/.aiworkspace.v1.RequestEmailVerificationRequest\x1a\x30.aiworkspace.v1.RequestEmailVerificationResponse\"\n\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x01\x12n\n\x0bVerifyEmail\x12\".aiworkspace.v1.VerifyEmailRequest\x1a#.aiworkspace.v1.VerifyEmailResponse\"\x16\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\xb0\xbb\x18\x01\xd0\xbb\x18\x01\xe0\xbb\x18\x80 \x12\x82\x01\n\x14RequestPasswordReset\x12+.aiworkspace.v1.RequestPasswordResetRequest\x1a,.aiworkspace.v1.RequestPasswordResetResponse\"\x0f\xaa\xbb\x18\x02\x08\x01\xb0\xbb\x18\x01\xe0\xbb\x18\x80 \x12q\n\rResetPassword\x12$.aiworkspace.v1.ResetPasswordRequest\x1a%.aiworkspace.v1.ResetPasswordResponse\"\x13\xaa\xbb\x18\x02\x08\x01\xb0\xbb\x18\x01\xd0\xbb\x18\x01\xe0\xbb\x18\x80@\x12\x66\n\x0b\x43hangeEmail\x12\".aiworkspace.v1.ChangeEmailRequest\x1a#.aiworkspace.v1.ChangeEmailResponse\"\x0e\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x01\xd0\xbb\x18\x01\x12o\n\rDeleteAccount\x12$.aiworkspace.v1.DeleteAccountRequest\x1a%.aiworkspace.v1.DeleteAccountResponse\"\x11\x90\x02\x02\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x01\xd0\xbb\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,19 +34,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aiworkspace.v1.account_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_VERIFYEMAILREQUEST'].fields_by_name['token']._loaded_options = None
-  _globals['_VERIFYEMAILREQUEST'].fields_by_name['token']._serialized_options = b'\272H\007r\005\020\001\030\200\002\270\273\030\001'
+  _globals['_VERIFYEMAILREQUEST'].fields_by_name['token']._serialized_options = b'\272H\007r\005\020\001\030\200\002\270\273\030\001\230\274\030\003'
   _globals['_REQUESTPASSWORDRESETREQUEST'].fields_by_name['email']._loaded_options = None
-  _globals['_REQUESTPASSWORDRESETREQUEST'].fields_by_name['email']._serialized_options = b'\272H\007r\005\020\001\030\376\001\270\273\030\001'
+  _globals['_REQUESTPASSWORDRESETREQUEST'].fields_by_name['email']._serialized_options = b'\272H\007r\005\020\001\030\376\001\270\273\030\001\230\274\030\001'
   _globals['_RESETPASSWORDREQUEST'].fields_by_name['token']._loaded_options = None
-  _globals['_RESETPASSWORDREQUEST'].fields_by_name['token']._serialized_options = b'\272H\007r\005\020\001\030\200\002\270\273\030\001'
+  _globals['_RESETPASSWORDREQUEST'].fields_by_name['token']._serialized_options = b'\272H\007r\005\020\001\030\200\002\270\273\030\001\230\274\030\003'
   _globals['_RESETPASSWORDREQUEST'].fields_by_name['new_password']._loaded_options = None
-  _globals['_RESETPASSWORDREQUEST'].fields_by_name['new_password']._serialized_options = b'\272H\007r\005\020\014\030\200\010\270\273\030\001'
+  _globals['_RESETPASSWORDREQUEST'].fields_by_name['new_password']._serialized_options = b'\272H\007r\005\020\014\030\200\010\270\273\030\001\230\274\030\004'
   _globals['_CHANGEEMAILREQUEST'].fields_by_name['new_email']._loaded_options = None
-  _globals['_CHANGEEMAILREQUEST'].fields_by_name['new_email']._serialized_options = b'\272H\007r\005\030\376\001`\001\270\273\030\001'
+  _globals['_CHANGEEMAILREQUEST'].fields_by_name['new_email']._serialized_options = b'\272H\277\001r\005\030\376\001`\001\272\001\264\001\n\021email.deliverable\022,must be an address to which mail can be sent\032qthis.matches(\'^([^.@]+[.])*[^.@]+@\') && this.matches(\'^[^@]{1,64}@\') && this.matches(\'[.@][^.@]*[^0-9.@][^.@]*$\')\270\273\030\001\230\274\030\001'
   _globals['_CHANGEEMAILREQUEST'].fields_by_name['password']._loaded_options = None
-  _globals['_CHANGEEMAILREQUEST'].fields_by_name['password']._serialized_options = b'\272H\007r\005\020\001\030\200\010\270\273\030\001'
+  _globals['_CHANGEEMAILREQUEST'].fields_by_name['password']._serialized_options = b'\272H\007r\005\020\001\030\200\010\270\273\030\001\230\274\030\004'
   _globals['_DELETEACCOUNTREQUEST'].fields_by_name['password']._loaded_options = None
-  _globals['_DELETEACCOUNTREQUEST'].fields_by_name['password']._serialized_options = b'\272H\007r\005\020\001\030\200\010\270\273\030\001'
+  _globals['_DELETEACCOUNTREQUEST'].fields_by_name['password']._serialized_options = b'\272H\007r\005\020\001\030\200\010\270\273\030\001\230\274\030\004'
   _globals['_DELETEACCOUNTREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_DELETEACCOUNTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_ACCOUNTSERVICE'].methods_by_name['RequestEmailVerification']._loaded_options = None
@@ -66,25 +66,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REQUESTEMAILVERIFICATIONRESPONSE']._serialized_start=142
   _globals['_REQUESTEMAILVERIFICATIONRESPONSE']._serialized_end=176
   _globals['_VERIFYEMAILREQUEST']._serialized_start=178
-  _globals['_VERIFYEMAILREQUEST']._serialized_end=229
-  _globals['_VERIFYEMAILRESPONSE']._serialized_start=231
-  _globals['_VERIFYEMAILRESPONSE']._serialized_end=252
-  _globals['_REQUESTPASSWORDRESETREQUEST']._serialized_start=254
-  _globals['_REQUESTPASSWORDRESETREQUEST']._serialized_end=314
-  _globals['_REQUESTPASSWORDRESETRESPONSE']._serialized_start=316
-  _globals['_REQUESTPASSWORDRESETRESPONSE']._serialized_end=346
-  _globals['_RESETPASSWORDREQUEST']._serialized_start=348
-  _globals['_RESETPASSWORDREQUEST']._serialized_end=439
-  _globals['_RESETPASSWORDRESPONSE']._serialized_start=441
-  _globals['_RESETPASSWORDRESPONSE']._serialized_end=464
-  _globals['_CHANGEEMAILREQUEST']._serialized_start=466
-  _globals['_CHANGEEMAILREQUEST']._serialized_end=555
-  _globals['_CHANGEEMAILRESPONSE']._serialized_start=557
-  _globals['_CHANGEEMAILRESPONSE']._serialized_end=578
-  _globals['_DELETEACCOUNTREQUEST']._serialized_start=580
-  _globals['_DELETEACCOUNTREQUEST']._serialized_end=669
-  _globals['_DELETEACCOUNTRESPONSE']._serialized_start=671
-  _globals['_DELETEACCOUNTRESPONSE']._serialized_end=694
-  _globals['_ACCOUNTSERVICE']._serialized_start=697
-  _globals['_ACCOUNTSERVICE']._serialized_end=1430
+  _globals['_VERIFYEMAILREQUEST']._serialized_end=233
+  _globals['_VERIFYEMAILRESPONSE']._serialized_start=235
+  _globals['_VERIFYEMAILRESPONSE']._serialized_end=256
+  _globals['_REQUESTPASSWORDRESETREQUEST']._serialized_start=258
+  _globals['_REQUESTPASSWORDRESETREQUEST']._serialized_end=322
+  _globals['_REQUESTPASSWORDRESETRESPONSE']._serialized_start=324
+  _globals['_REQUESTPASSWORDRESETRESPONSE']._serialized_end=354
+  _globals['_RESETPASSWORDREQUEST']._serialized_start=356
+  _globals['_RESETPASSWORDREQUEST']._serialized_end=455
+  _globals['_RESETPASSWORDRESPONSE']._serialized_start=457
+  _globals['_RESETPASSWORDRESPONSE']._serialized_end=480
+  _globals['_CHANGEEMAILREQUEST']._serialized_start=483
+  _globals['_CHANGEEMAILREQUEST']._serialized_end=767
+  _globals['_CHANGEEMAILRESPONSE']._serialized_start=769
+  _globals['_CHANGEEMAILRESPONSE']._serialized_end=790
+  _globals['_DELETEACCOUNTREQUEST']._serialized_start=792
+  _globals['_DELETEACCOUNTREQUEST']._serialized_end=885
+  _globals['_DELETEACCOUNTRESPONSE']._serialized_start=887
+  _globals['_DELETEACCOUNTRESPONSE']._serialized_end=910
+  _globals['_ACCOUNTSERVICE']._serialized_start=913
+  _globals['_ACCOUNTSERVICE']._serialized_end=1646
 # @@protoc_insertion_point(module_scope)

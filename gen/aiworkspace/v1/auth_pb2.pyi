@@ -241,7 +241,9 @@ class RegisterRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     USE_COOKIES_FIELD_NUMBER: _builtins.int
     email: _builtins.str
-    """Email address. Upper and lower case are the same."""
+    """Email address to which mail can be sent: at most 64 characters before the @, no dot at their beginning or end and
+    no two in a row. Upper and lower case are the same.
+    """
     password: _builtins.str
     """Password, 12 to 1024 characters. There are no rules about which characters."""
     display_name: _builtins.str

@@ -116,7 +116,9 @@ class AuthServiceServicer:
         """Register creates an account and signs it in. A mail with the token for AccountService.VerifyEmail goes to its
         address.
 
-        Errors: INVALID_ARGUMENT when the password is easily guessed; ALREADY_EXISTS when the email address has an account.
+        Errors: INVALID_ARGUMENT when the password is easily guessed; ALREADY_EXISTS when the email address has an account;
+        FAILED_PRECONDITION when the operator lets nobody in, or only addresses with an open invitation, whether the address
+        has an account or not.
         Repeating a call with the same request_id and password signs in to the account that the first one made.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

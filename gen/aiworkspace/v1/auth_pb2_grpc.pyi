@@ -46,7 +46,9 @@ class AuthServiceStub:
     """Register creates an account and signs it in. A mail with the token for AccountService.VerifyEmail goes to its
     address.
 
-    Errors: INVALID_ARGUMENT when the password is easily guessed; ALREADY_EXISTS when the email address has an account.
+    Errors: INVALID_ARGUMENT when the password is easily guessed; ALREADY_EXISTS when the email address has an account;
+    FAILED_PRECONDITION when the operator lets nobody in, or only addresses with an open invitation, whether the address
+    has an account or not.
     Repeating a call with the same request_id and password signs in to the account that the first one made.
     """
     Login: _grpc.UnaryUnaryMultiCallable[_auth_pb2.LoginRequest, _auth_pb2.LoginResponse]
@@ -114,7 +116,9 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """Register creates an account and signs it in. A mail with the token for AccountService.VerifyEmail goes to its
     address.
 
-    Errors: INVALID_ARGUMENT when the password is easily guessed; ALREADY_EXISTS when the email address has an account.
+    Errors: INVALID_ARGUMENT when the password is easily guessed; ALREADY_EXISTS when the email address has an account;
+    FAILED_PRECONDITION when the operator lets nobody in, or only addresses with an open invitation, whether the address
+    has an account or not.
     Repeating a call with the same request_id and password signs in to the account that the first one made.
     """
     Login: _aio.UnaryUnaryMultiCallable[_auth_pb2.LoginRequest, _auth_pb2.LoginResponse]  # type: ignore[assignment]
@@ -185,7 +189,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """Register creates an account and signs it in. A mail with the token for AccountService.VerifyEmail goes to its
         address.
 
-        Errors: INVALID_ARGUMENT when the password is easily guessed; ALREADY_EXISTS when the email address has an account.
+        Errors: INVALID_ARGUMENT when the password is easily guessed; ALREADY_EXISTS when the email address has an account;
+        FAILED_PRECONDITION when the operator lets nobody in, or only addresses with an open invitation, whether the address
+        has an account or not.
         Repeating a call with the same request_id and password signs in to the account that the first one made.
         """
 

@@ -97,6 +97,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the model policy of the organization or of the workspace does not allow the model."""
     ERROR_REASON_PROVIDER_KEY_REFUSED: _ErrorReason.ValueType  # 31
     """FAILED_PRECONDITION: the provider does not accept the key, or the server can no longer read it: store it again."""
+    ERROR_REASON_REGISTRATION_CLOSED: _ErrorReason.ValueType  # 32
+    """FAILED_PRECONDITION: this server lets nobody make an account, or only people who are invited."""
     ERROR_REASON_PROVIDER_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 34
     """The provider does not have the model: it was retired, or the account may not use it. Use another model."""
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 35
@@ -189,6 +191,8 @@ ERROR_REASON_MODEL_NOT_ALLOWED: ErrorReason.ValueType  # 30
 """FAILED_PRECONDITION: the model policy of the organization or of the workspace does not allow the model."""
 ERROR_REASON_PROVIDER_KEY_REFUSED: ErrorReason.ValueType  # 31
 """FAILED_PRECONDITION: the provider does not accept the key, or the server can no longer read it: store it again."""
+ERROR_REASON_REGISTRATION_CLOSED: ErrorReason.ValueType  # 32
+"""FAILED_PRECONDITION: this server lets nobody make an account, or only people who are invited."""
 ERROR_REASON_PROVIDER_MODEL_NOT_FOUND: ErrorReason.ValueType  # 34
 """The provider does not have the model: it was retired, or the account may not use it. Use another model."""
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 35

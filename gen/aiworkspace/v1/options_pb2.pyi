@@ -22,6 +22,46 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _TypedText:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TypedTextEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TypedText.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TYPED_TEXT_UNSPECIFIED: _TypedText.ValueType  # 0
+    """Not typed by people: taken as it is."""
+    TYPED_TEXT_EMAIL: _TypedText.ValueType  # 1
+    """Email address: white space around it does not count, nor do upper and lower case; a domain in other letters than
+    ASCII is written in its ASCII form ("xn--…").
+    """
+    TYPED_TEXT_NAME: _TypedText.ValueType  # 2
+    """Name or title: in Unicode normalization form C, without white space around it."""
+    TYPED_TEXT_TOKEN: _TypedText.ValueType  # 3
+    """Token, key or secret that is pasted: white space and invisible characters do not count."""
+    TYPED_TEXT_PASSWORD: _TypedText.ValueType  # 4
+    """Password: compared in Unicode normalization form C with every space as U+0020 (RFC 8265, OpaqueString). Nothing is
+    left out, and upper and lower case differ.
+    """
+
+class TypedText(_TypedText, metaclass=_TypedTextEnumTypeWrapper):
+    """TypedText is a kind of text that people type. However it is written, the same text is the same."""
+
+TYPED_TEXT_UNSPECIFIED: TypedText.ValueType  # 0
+"""Not typed by people: taken as it is."""
+TYPED_TEXT_EMAIL: TypedText.ValueType  # 1
+"""Email address: white space around it does not count, nor do upper and lower case; a domain in other letters than
+ASCII is written in its ASCII form ("xn--…").
+"""
+TYPED_TEXT_NAME: TypedText.ValueType  # 2
+"""Name or title: in Unicode normalization form C, without white space around it."""
+TYPED_TEXT_TOKEN: TypedText.ValueType  # 3
+"""Token, key or secret that is pasted: white space and invisible characters do not count."""
+TYPED_TEXT_PASSWORD: TypedText.ValueType  # 4
+"""Password: compared in Unicode normalization form C with every space as U+0020 (RFC 8265, OpaqueString). Nothing is
+left out, and upper and lower case differ.
+"""
+Global___TypedText: _TypeAlias = TypedText  # noqa: Y015
+
 class _AccessMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -254,6 +294,7 @@ RATE_LIMIT_FIELD_NUMBER: _builtins.int
 AUDITED_FIELD_NUMBER: _builtins.int
 MAX_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
 SENSITIVE_FIELD_NUMBER: _builtins.int
+TYPED_FIELD_NUMBER: _builtins.int
 CALLS_PER_MINUTE_FIELD_NUMBER: _builtins.int
 PERMISSION_NAME_FIELD_NUMBER: _builtins.int
 GRANTS_FIELD_NUMBER: _builtins.int
@@ -275,6 +316,8 @@ sensitive: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOption
 """The field holds a secret, or what people and models wrote: texts, names and email addresses. It is never written to
 a log, and never stored with the answers that are kept for repeated requests, in nested messages neither.
 """
+typed: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___TypedText.ValueType]
+"""The field of a request holds what a person types. The server brings it into one normal form before it is validated."""
 calls_per_minute: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _builtins.int]
 """Calls per minute that a rate-limit class allows to one caller."""
 permission_name: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _builtins.str]

@@ -4,8 +4,11 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any
 from uuid import UUID
 
+from aiworkspace.v1 import options_pb2 as options
+
 from ..auth.authority import Scope, held, sees
 from ..auth.principal import Authenticator
+from ..auth.service import email_unverified
 from ..kit.context import Call
 from ..kit.contract import Method, value_at
 from ..kit.errors import NotFound, PermissionMissing
@@ -18,8 +21,11 @@ FindScope = Callable[[Call, UUID], Awaitable[Scope | None]]
 class Access:
     """The check that every method with a permission passes before anything else looks at its request."""
 
-    def __init__(self, authenticator: Authenticator, finders: Mapping[str, FindScope]) -> None:
+    def __init__(
+        self, authenticator: Authenticator, finders: Mapping[str, FindScope], *, verified_email_required: bool
+    ) -> None:
         self._authenticator = authenticator
+        self._verified_email_required = verified_email_required
         self._finders: dict[str, FindScope] = {"org_id": _itself, **finders}
 
     @property
@@ -30,13 +36,23 @@ class Access:
     async def authorize(self, call: Call, request: Any) -> None:
         """Sets the call's tenant and scope.
 
-        Raises NotFound for who may not know of the resource and PermissionMissing for who may.
+        Raises NotFound for who may not know of the resource and PermissionMissing for who may, and email_unverified for
+        an account that may not spend before its address is verified.
         """
         path = call.method.access.scope
         resource_id = parse_id(value_at(request, path), path)
         own = _is_about_caller(call, request)
         if not await self.allows(call, call.method, resource_id) and not (own and call.scope):
             raise PermissionMissing(call.method.access.permission) if call.scope else NotFound(path)
+        if self._verified_email_required and call.method.rate_limit == options.RATE_LIMIT_CLASS_GENERATE:
+            await self._check_verified(call)
+
+    async def _check_verified(self, call: Call) -> None:
+        """Whoever spends has an address that mail reaches, since when that was required or the account was made."""
+        if not call.principal.verified:
+            await self._authenticator.refresh(call)  # it may have been verified a moment ago
+        if not call.principal.verified:
+            raise email_unverified()
 
     async def allows(self, call: Call, method: Method, resource_id: UUID) -> bool:
         """Whether the call's principal holds what the method needs for the resource.

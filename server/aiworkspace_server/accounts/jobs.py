@@ -5,7 +5,7 @@ from uuid import UUID, uuid5
 from ..auth.models import User
 from ..kit.ids import new_id
 from ..kit.jobs import Jobs
-from ..kit.mail import Links, Mail, Mailer
+from ..kit.mail import Links, Mail, Mailer, MailKind
 from ..kit.postgres import Database, WriteSession
 from . import service
 from .service import EmailTokens
@@ -86,7 +86,9 @@ class TokenMails:
             assert user.email
             await self._mailer.send(Mail(uuid5(row.id, "notice"), user.email, NOTICE_SUBJECT, NOTICE))
             how_to = self._links.how_to("verify", "aiws verify", self._tokens.make(row.id))
-            await self._mailer.send(Mail(row.id, row.email, CHANGE_SUBJECT, CHANGE.format(how_to=how_to)))
+            await self._mailer.send(
+                Mail(row.id, row.email, CHANGE_SUBJECT, CHANGE.format(how_to=how_to), MailKind.CHANGE)
+            )
 
     async def _ask(self, tx: WriteSession, user_id: UUID, purpose: str) -> None:
         await self._jobs.enqueue(tx, _SEND, token_id=new_id(), user_id=user_id, purpose=purpose)
@@ -101,6 +103,6 @@ class TokenMails:
         assert user.email
         if purpose == "verify":
             how_to = self._links.how_to("verify", "aiws verify", token)
-            return Mail(token_id, user.email, VERIFY_SUBJECT, VERIFY.format(how_to=how_to))
+            return Mail(token_id, user.email, VERIFY_SUBJECT, VERIFY.format(how_to=how_to), MailKind.VERIFICATION)
         how_to = self._links.how_to("reset", "aiws reset-password", token)
-        return Mail(token_id, user.email, RESET_SUBJECT, RESET.format(how_to=how_to))
+        return Mail(token_id, user.email, RESET_SUBJECT, RESET.format(how_to=how_to), MailKind.RESET)

@@ -72,24 +72,26 @@ class AccountServicer(AccountServiceServicer):
         self, request: pb.RequestPasswordResetRequest, context: Any
     ) -> pb.RequestPasswordResetResponse:
         async with self._db.write() as tx:
-            await self._mails.ask_reset(tx, await users.find_user_by_email(tx, request.email.lower()))
+            await self._mails.ask_reset(tx, await users.find_user_by_email(tx, request.email))
         return pb.RequestPasswordResetResponse()
 
     async def ResetPassword(self, request: pb.ResetPasswordRequest, context: Any) -> pb.ResetPasswordResponse:
         user = await self._owner(request.token, "reset")
-        known = user.email or "", user.display_name
-        new_hash = await self._passwords.hash_new(request.new_password, "new_password", known)  # no connection is held
+        inputs = user.email or "", user.display_name
+        # No connection is held meanwhile. The token was mailed, so that no stranger comes this far.
+        new_hash = await self._passwords.hash_new(request.new_password, "new_password", inputs, known=True)
         async with self._db.write(user_id=user.id) as tx:
             await service.reset_password(tx, request.token, new_hash)
             await self._notices.notify(tx, user.id, Notice.PASSWORD_RESET)
         self._authenticator.forget(user.id)
+        await self._throttle.lift(user.email or "")
         return pb.ResetPasswordResponse()
 
     async def ChangeEmail(self, request: pb.ChangeEmailRequest, context: Any) -> pb.ChangeEmailResponse:
         checked = await self._check_password(request.password)
         async with self._db.write(user_id=checked.id) as tx:
             user = await sign_in.lock_checked(tx, checked)
-            await self._mails.ask_change(tx, user, request.new_email.lower(), current.get().session_id)
+            await self._mails.ask_change(tx, user, request.new_email, current.get().session_id)
         return pb.ChangeEmailResponse()
 
     async def DeleteAccount(self, request: pb.DeleteAccountRequest, context: Any) -> pb.DeleteAccountResponse:
@@ -118,8 +120,10 @@ class AccountServicer(AccountServiceServicer):
             user = await users.find_user(tx, caller_id())
         if user is None or call.session_id is None:
             raise Unauthenticated
-        async with self._throttle.attempt(self._throttle.of_session(call.session_id)):
-            if not await self._passwords.matches(password, user.password_hash):
+        whose = self._throttle.of_session(call.session_id)
+        known = await self._throttle.goes_first(whose)
+        async with self._throttle.attempt(whose):
+            if not await self._passwords.matches(password, user.password_hash, known=known):
                 raise sign_in.wrong_password()
         return user
 

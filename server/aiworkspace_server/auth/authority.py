@@ -59,6 +59,7 @@ class Principal:
     session_id: UUID | None
     key: KeyScope | None
     memberships: Mapping[UUID, Membership]
+    verified: bool = True  # whether mail to the person arrives; of a service account nobody asks that
 
 
 @dataclass(frozen=True, slots=True)

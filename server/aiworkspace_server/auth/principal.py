@@ -104,7 +104,7 @@ class Authenticator:
         if datetime.now(UTC) - row.last_use_time > _LAST_USE:
             async with self._db.write() as tx:
                 await store.touch_session(tx, session_id, call.address)
-        principal = Principal(row.user_id, session_id, None, read_memberships(row.memberships))
+        principal = Principal(row.user_id, session_id, None, read_memberships(row.memberships), row.verified)
         self._remember(session_id, principal, changes)
         return principal
 

@@ -8,10 +8,11 @@ from uuid import UUID
 
 from aiworkspace.v1 import common_pb2 as pb
 
-from ..kit.errors import AlreadyExists, InvalidArgument, NotFound, Unauthenticated, etag_mismatch
+from ..kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unauthenticated, etag_mismatch
 from ..kit.ids import new_id
-from ..kit.postgres import WriteSession
+from ..kit.postgres import ReadSession, WriteSession
 from ..kit.timestamps import is_over, now
+from ..settings import Registration
 from . import store
 from .models import Session, User
 from .tokens import Claims, Issued, Tokens
@@ -150,12 +151,28 @@ async def revoke_all_sessions(tx: WriteSession, user_id: UUID, kept: UUID | None
     return await store.revoke_sessions(tx, user_id, now(), kept)
 
 
+async def check_may_register(tx: ReadSession, registration: Registration, email: str) -> None:
+    """Raises FailedPrecondition for whoever may not make an account, whether the address has one or not."""
+    if registration == "open" or (registration == "invited" and await store.is_invited(tx, email)):
+        return
+    how = (
+        "only people who are invited make accounts" if registration == "invited" else "only its operator makes accounts"
+    )
+    raise FailedPrecondition(pb.ERROR_REASON_REGISTRATION_CLOSED, f"Registration is closed here: {how}.")
+
+
 class SessionEnded(Unauthenticated):
     """The session of a refresh token has ended for good, which clients tell by the metadata from a refused token."""
 
     def __init__(self) -> None:
         message = "The session has ended: sign in again."
         super().__init__(pb.ERROR_REASON_CREDENTIALS_INVALID, message, metadata={"session": "ended"})
+
+
+def email_unverified() -> FailedPrecondition:
+    return FailedPrecondition(
+        pb.ERROR_REASON_EMAIL_UNVERIFIED, "Confirm your email address first, with the token that was mailed to it."
+    )
 
 
 def wrong_password() -> Unauthenticated:

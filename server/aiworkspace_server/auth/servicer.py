@@ -15,6 +15,7 @@ from ..kit.pages import Pages
 from ..kit.postgres import Database, WriteSession
 from ..kit.replies import Replies
 from ..kit.timestamps import timestamp
+from ..settings import Registration
 from . import cookies, service, store
 from .cookies import Cookie
 from .credentials import Credentials
@@ -34,6 +35,7 @@ class AuthServicer(AuthServiceServicer):
         self,
         db: Database,
         credentials: Credentials,
+        registration: Registration,
         registered: Registered,
         notices: Notices,
         pages: Pages,
@@ -48,35 +50,47 @@ class AuthServicer(AuthServiceServicer):
         self._passwords = credentials.passwords
         self._devices = credentials.devices
         self._throttle = credentials.throttle
+        self._registration = registration
         self._registered = registered
         self._notices = notices
         self._pages = pages
         self._replies = replies
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterResponse:
+        async with self._db.read() as tx:
+            await service.check_may_register(tx, self._registration, request.email)
+            earlier = await store.find_user_by_email(tx, request.email)  # before the password is hashed in vain
+        made = None if earlier else await self._register(request)
+        user, pair = made or await self._register_again(request)
+        return await self._welcome(pb.RegisterResponse, user, pair, None, by_cookie=request.use_cookies)
+
+    async def _register(self, request: pb.RegisterRequest) -> tuple[User, Pair] | None:
+        """A new account and its first session, or None when another call was faster."""
         user_id, known = new_id(), (request.email, request.display_name)
         values = {
             "id": user_id,
-            "email": request.email.lower(),
+            "email": request.email,
             "display_name": request.display_name,
             "password_hash": await self._passwords.hash_new(request.password, "password", known),
             "request_id": UUID(request.request_id) if request.request_id else None,
         }
         async with self._db.write(user_id=user_id) as tx:
             user = await service.add_user(tx, values)
-            pair = self._start(tx, user, _device(request)) if user else None
-            if user:
-                await self._registered(tx, user)
-        if user is None or pair is None:
-            user, pair = await self._register_again(request)
-        return await self._welcome(pb.RegisterResponse, user, pair, None, by_cookie=request.use_cookies)
+            if user is None:
+                return None
+            pair = self._start(tx, user, _device(request))
+            await self._registered(tx, user)
+            return user, pair
 
     async def _register_again(self, request: pb.RegisterRequest) -> tuple[User, Pair]:
-        """Signs in to the account that an earlier call with the same request_id and password made."""
+        """Signs in to the account that an earlier call with the same request_id and password made.
+
+        Other calls leave nothing in the audit log of the account: strangers could fill it.
+        """
         user = await self._find(request.email)
         if user is None or user.request_id is None or str(user.request_id) != request.request_id.lower():
-            await self._passwords.matches(request.password, None)  # takes as long as a wrong password
             raise service.address_taken()
+        current.get().subject = user.id
         try:
             await self._check_password(request, user, None)
         except Unauthenticated:
@@ -85,6 +99,7 @@ class AuthServicer(AuthServiceServicer):
 
     async def Login(self, request: pb.LoginRequest, context: Any) -> pb.LoginResponse:
         found = await self._find(request.email)
+        current.get().subject = found.id if found else None  # whose log has the call, refused or not
         device_token = request.device_token or cookies.device_token(current.get())
         device_id = self._devices.check(device_token, found.id) if found else None
         user = await self._check_password(request, found, device_id)
@@ -93,16 +108,17 @@ class AuthServicer(AuthServiceServicer):
 
     async def _find(self, email: str) -> User | None:
         async with self._db.read() as tx:
-            user = await store.find_user_by_email(tx, email.lower())
-        current.get().subject = user.id if user else None  # whose log has the call, refused or not
-        return user
+            return await store.find_user_by_email(tx, email)
 
     async def _check_password(
         self, request: pb.RegisterRequest | pb.LoginRequest, user: User | None, device_id: UUID | None
     ) -> User:
         """The account, if it is one. No connection is held while the password is hashed."""
-        async with self._throttle.attempt(self._throttle.of_sign_in(request.email, device_id)):
-            matches = await self._passwords.matches(request.password, user.password_hash if user else None)
+        whose = self._throttle.of_sign_in(request.email, device_id)
+        known = device_id is not None and await self._throttle.goes_first(whose)
+        async with self._throttle.attempt(whose):
+            password_hash = user.password_hash if user else None
+            matches = await self._passwords.matches(request.password, password_hash, known=known)
             if user is None or not matches:
                 raise service.wrong_password()
         return user
@@ -202,11 +218,13 @@ class AuthServicer(AuthServiceServicer):
             user = await store.find_user(tx, caller_id())
         if user is None or call.session_id is None:
             raise Unauthenticated
-        async with self._throttle.attempt(self._throttle.of_session(call.session_id)):
-            if not await self._passwords.matches(request.current_password, user.password_hash):
+        whose = self._throttle.of_session(call.session_id)
+        known = await self._throttle.goes_first(whose)
+        async with self._throttle.attempt(whose):
+            if not await self._passwords.matches(request.current_password, user.password_hash, known=known):
                 return await self._changed_before(request)
-        known = user.email or "", user.display_name
-        new_hash = await self._passwords.hash_new(request.new_password, "new_password", known)
+        inputs = user.email or "", user.display_name
+        new_hash = await self._passwords.hash_new(request.new_password, "new_password", inputs, known=known)
         async with self._db.write(user_id=user.id) as tx:
             if reply := await self._replies.earlier(tx, request, pb.ChangePasswordResponse):
                 return reply

@@ -15,6 +15,7 @@ from .models import Session, User
 
 _FIND_PRINCIPAL = text("SELECT * FROM find_principal(:session_id)")
 _FIND_API_KEY = text("SELECT * FROM find_api_key(:secret_hash)")
+_IS_INVITED = text("SELECT is_invited(:email)")
 _TOUCH_API_KEY = text("""
     UPDATE api_keys SET last_use_time = now(), last_use_address = :address WHERE id = (
       SELECT id FROM api_keys WHERE id = :id AND (last_use_time IS NULL OR last_use_time < now() - interval '1 minute')
@@ -23,7 +24,7 @@ _TOUCH_API_KEY = text("""
 
 
 async def find_principal(tx: ReadSession, session_id: UUID) -> Row[*tuple[Any, ...]] | None:
-    """user_id, last_use_time and memberships of a live session."""
+    """user_id, verified, last_use_time and memberships of a live session."""
     return (await tx.execute(_FIND_PRINCIPAL, {"session_id": session_id})).one_or_none()
 
 
@@ -58,6 +59,11 @@ async def find_user_by_email(tx: ReadSession, email: str) -> User | None:
     if "\0" in email:  # which PostgreSQL refuses to compare with anything
         return None
     return (await tx.execute(select(User).where(User.email == email))).scalar_one_or_none()
+
+
+async def is_invited(tx: ReadSession, email: str) -> bool:
+    """Whether some organization has an open invitation for the address."""
+    return bool((await tx.execute(_IS_INVITED, {"email": email})).scalar_one())
 
 
 async def add_user(tx: WriteSession, user: Mapping[str, Any]) -> User | None:

@@ -23,6 +23,7 @@ from ..kit.errors import RateLimited, Unavailable
 from ..kit.limits import Counters
 
 WRONG_PASSWORDS = RateLimitItemPerMinute(10, multiples=15, namespace="wrong-passwords")
+FIRST_ATTEMPTS = RateLimitItemPerMinute(10, multiples=15, namespace="first-attempts")
 
 Answer = TypeVar("Answer")
 
@@ -40,7 +41,7 @@ class Throttle:
         if device_id:
             return f"device:{device_id}"
         # A keyed hash, so that what is counted gives no address away.
-        return f"account:{hmac.digest(self._key, email.lower().encode(), 'sha256').hex()}"
+        return f"account:{hmac.digest(self._key, email.encode(), 'sha256').hex()}"
 
     def of_session(self, session_id: UUID) -> str:
         """Where the attempts of somebody who is signed in are counted."""
@@ -62,6 +63,17 @@ class Throttle:
                 await self._ask(lambda limiter: limiter.hit(WRONG_PASSWORDS, whose, cost=-1))
                 raise
             await self._ask(lambda limiter: limiter.clear(WRONG_PASSWORDS, whose))
+
+    async def goes_first(self, whose: str) -> bool:
+        """Whether the attempt, of a known device or a session, is to be checked before those of strangers.
+
+        So are the first ones in a while, right or wrong: else somebody with many accounts would be ahead of everybody.
+        """
+        return await self._ask(lambda limiter: limiter.hit(FIRST_ATTEMPTS, whose))
+
+    async def lift(self, email: str) -> None:
+        """Forget the wrong passwords for an account whose owner has proved by mail who they are."""
+        await self._ask(lambda limiter: limiter.clear(WRONG_PASSWORDS, self.of_sign_in(email, None)))
 
     async def _refusal(self, whose: str) -> RateLimited:
         window = await self._ask(lambda limiter: limiter.get_window_stats(WRONG_PASSWORDS, whose))

@@ -8,6 +8,7 @@ from sqlalchemy import Row
 
 from aiworkspace.v1 import common_pb2
 
+from ..kit import typed
 from ..kit.errors import Aborted, NotFound, Unavailable
 from ..kit.ids import new_id
 from ..kit.replies import request_id_reused
@@ -110,7 +111,7 @@ class Opening:
         """Stores message and first event, then the run: who finds a run finds all of it, whenever its server died."""
         question, conversation_id = self._question, self.run["conversation_id"]
         store = ChatStore(self._engine.mongo, question.org_id)
-        title = " ".join(question.content.split())[:_TITLE_LENGTH]
+        title = typed.title(question.content, _TITLE_LENGTH)
         # All of them are waited for, so that none comes after a withdrawal.
         begun, *others = await asyncio.gather(
             store.begin_run(question.conversation, self.run_id, len(question.content.encode())),

@@ -1,10 +1,14 @@
 """Mail: over SMTP, or printed where a laptop has no mail server."""
 
+import re
+import unicodedata
 from dataclasses import dataclass
+from email.errors import HeaderParseError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import parseaddr
+from enum import StrEnum
 from textwrap import indent
 from typing import Literal, Protocol
 from uuid import UUID
@@ -18,7 +22,18 @@ log = structlog.get_logger("mail")
 
 Tls = Literal["starttls", "tls", "none"]
 _SECONDS = 30.0
-_MOST_NAME = 60
+_MOST_NAME = 30
+_MAKES_LINKS = re.compile(r"(?<=\S)[.:/@\\\u3002]+(?=\S)|[:/]{2,}")
+
+
+class MailKind(StrEnum):
+    """Why a mail is sent. How many of a kind an address gets is limited."""
+
+    INVITATION = "invitation"
+    VERIFICATION = "verification"
+    RESET = "reset"
+    CHANGE = "change"  # to an address that is to become that of an account
+    NOTICE = "notice"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +44,7 @@ class Mail:
     to: str
     subject: str
     text: str
+    kind: MailKind = MailKind.NOTICE
 
 
 class MailDelayed(Exception):
@@ -52,8 +68,13 @@ class SmtpMailer:
 
     async def send(self, mail: Mail) -> None:
         try:
+            message = self._message(mail)
+        except (HeaderParseError, UnicodeError):
+            log.warning("mail_undeliverable", mail=str(mail.id))
+            return
+        try:
             await aiosmtplib.send(
-                self._message(mail),
+                message,
                 hostname=self._host,
                 port=self._port,
                 username=self._username,
@@ -68,6 +89,8 @@ class SmtpMailer:
             if answer.code < 500:
                 raise MailDelayed(f"the mail server answers {answer.code}") from None
             log.warning("mail refused for good", mail=str(mail.id), code=answer.code)
+        except (aiosmtplib.SMTPNotSupported, UnicodeError):  # an address that this mail server cannot be told
+            log.warning("mail_undeliverable", mail=str(mail.id))
         except (aiosmtplib.SMTPException, OSError) as error:
             # Neither its text nor its cause, which may quote addresses and credentials.
             raise MailDelayed(type(error).__name__) from None
@@ -75,13 +98,24 @@ class SmtpMailer:
     def _message(self, mail: Mail) -> EmailMessage:
         message = EmailMessage(policy=SMTP)
         message["From"] = self._sender
-        message["To"] = Address(addr_spec=mail.to)
+        message["To"] = _address(mail.to)
         message["Subject"] = mail.subject
         message["Date"] = now()
         message["Message-ID"] = f"<{mail.id}@{self._sender.domain}>"
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(mail.text, cte="7bit" if mail.text.isascii() else "quoted-printable")
         return message
+
+
+def _address(text: str) -> Address:
+    """Raises HeaderParseError for what no mail can be sent to."""
+    try:
+        address = Address(addr_spec=text)
+    except (ValueError, IndexError) as error:  # what the parser raises depends on what is wrong
+        raise HeaderParseError("no address") from error
+    if not address.domain:
+        raise HeaderParseError("no domain")
+    return address
 
 
 class ConsoleMailer:
@@ -93,9 +127,15 @@ class ConsoleMailer:
 
 
 def quoted(name: str) -> str:
-    """What a person typed, as it may stand in a mail: on one line, short, and marked as somebody's words."""
-    line = "".join(char if char.isprintable() else " " for char in name)
-    return f"“{line[:_MOST_NAME]}…”" if len(line) > _MOST_NAME else f"“{line}”"
+    """What a person typed, as it may stand in the text of a mail: on one line, short, marked as somebody's words.
+
+    Without what mail programs make links of, addresses included, since strangers read it. Subjects hold none of it.
+    """
+    line = "".join(
+        char if char.isprintable() and char not in "“”" else " " for char in unicodedata.normalize("NFKC", name)
+    )
+    plain = _MAKES_LINKS.sub(" ", line)
+    return f"“{plain[:_MOST_NAME]}…”" if len(plain) > _MOST_NAME else f"“{plain}”"
 
 
 class Links:

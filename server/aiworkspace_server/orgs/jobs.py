@@ -1,22 +1,20 @@
 """Mails of organizations: invitations, and notices to their owners."""
 
-from datetime import timedelta
 from uuid import UUID
 
 from ..auth import store as users
 from ..auth.jobs import Notice, Notices
 from ..kit.jobs import Jobs
-from ..kit.mail import Links, Mail, Mailer, quoted
+from ..kit.mail import Links, Mail, Mailer, MailKind, quoted
 from ..kit.postgres import Database, WriteSession
 from . import store
 from .models import Invitation
 from .service import is_open
 from .tokens import InvitationTokens
 
-_MOST_PER_HOUR = 3  # mails from one organization to one address, so that nobody can be flooded with them
 _SEND = "orgs.send_invitation"
 
-_SUBJECT = "You are invited to {org}"
+_SUBJECT = "You are invited to an organization at AI Workspace"  # without a word that a stranger chose
 _INVITATION = """\
 Hello,
 
@@ -49,9 +47,6 @@ class InvitationMails:
             invitation = await store.find_invitation(tx, UUID(invitation_id))
             if org is None or invitation is None or not is_open(invitation):
                 return
-            since = invitation.create_time - timedelta(hours=1)
-            if await store.count_earlier_invitations(tx, invitation, since) >= _MOST_PER_HOUR:
-                return
             inviter = await users.find_user(tx, invitation.inviter_id)
         token = self._tokens.make(invitation.org_id, invitation.id)
         text = _INVITATION.format(
@@ -60,7 +55,7 @@ class InvitationMails:
             how_to=self._links.how_to("invitation", "aiws orgs accept", token),
             until=invitation.expire_time,
         )
-        await self._mailer.send(Mail(invitation.id, invitation.email, _SUBJECT.format(org=quoted(org.name)), text))
+        await self._mailer.send(Mail(invitation.id, invitation.email, _SUBJECT, text, MailKind.INVITATION))
 
 
 async def notify_owners(tx: WriteSession, notices: Notices, notice: Notice) -> None:

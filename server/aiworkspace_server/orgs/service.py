@@ -11,6 +11,7 @@ from aiworkspace.v1 import common_pb2 as pb
 from ..auth import authority
 from ..auth.authority import ROLES, Principal
 from ..auth.models import User
+from ..auth.service import email_unverified
 from ..kit.context import current
 from ..kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, PermissionMissing, etag_mismatch
 from ..kit.ids import new_id
@@ -112,9 +113,7 @@ def is_open(invitation: Invitation) -> bool:
 
 def check_verified(user: User) -> None:
     if user.kind == "person" and user.verify_time is None:
-        raise FailedPrecondition(
-            pb.ERROR_REASON_EMAIL_UNVERIFIED, "Confirm your email address first, with the token that was mailed to it."
-        )
+        raise email_unverified()
 
 
 def new_membership(org_id: UUID, user_id: UUID, role: RoleChoice) -> Membership:

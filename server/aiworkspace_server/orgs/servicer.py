@@ -14,6 +14,7 @@ from ..auth.principal import Authenticator
 from ..kit.context import caller_id, current, tenant_id
 from ..kit.errors import InvalidArgument, NotFound, Unauthenticated
 from ..kit.ids import new_id, parse_id
+from ..kit.mail_limits import SenderLimit
 from ..kit.masks import changes
 from ..kit.pages import Pages
 from ..kit.postgres import Database, WriteSession
@@ -41,6 +42,7 @@ class OrgServicer(OrgServiceServicer):
         erase: Erase,
         tokens: InvitationTokens,
         mails: InvitationMails,
+        sender_limit: SenderLimit,
         require_verified: bool,
         pages: Pages,
         replies: Replies,
@@ -51,6 +53,7 @@ class OrgServicer(OrgServiceServicer):
         self._erase = erase
         self._tokens = tokens
         self._mails = mails
+        self._sender_limit = sender_limit
         self._require_verified = require_verified
         self._pages = pages
         self._replies = replies
@@ -99,11 +102,12 @@ class OrgServicer(OrgServiceServicer):
         return pb.DeleteOrgResponse()
 
     async def CreateInvitation(self, request: pb.CreateInvitationRequest, context: Any) -> pb.CreateInvitationResponse:
-        org_id, email = tenant_id(), request.email.lower()
+        org_id, email = tenant_id(), request.email
         role = read_role(request.role, request.custom_role_id, "")
         async with self._db.write(org_id, caller_id()) as tx:
             reply = await self._replies.earlier(tx, request, pb.CreateInvitationResponse)
             if reply is None:
+                await self._sender_limit.count(caller_id(), org_id)
                 invitation = await service.create_invitation(tx, org_id, email, role, current.get().principal)
                 reply = pb.CreateInvitationResponse(invitation=_invitation_to_proto(invitation))
                 await self._replies.keep(tx, request, reply)

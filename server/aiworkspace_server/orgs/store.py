@@ -110,12 +110,6 @@ async def find_invitation(tx: ReadSession, invitation_id: UUID) -> Invitation | 
     return (await tx.execute(select(Invitation).where(Invitation.id == invitation_id))).scalar_one_or_none()
 
 
-async def count_earlier_invitations(tx: ReadSession, invitation: Invitation, since: datetime) -> int:
-    """To the same address."""
-    earlier = Invitation.email == invitation.email, Invitation.id < invitation.id, Invitation.create_time > since
-    return (await tx.execute(select(func.count()).select_from(Invitation).where(*earlier))).scalar_one()
-
-
 async def lock_invitation(tx: WriteSession, invitation_id: UUID) -> Invitation | None:
     query = select(Invitation).where(Invitation.id == invitation_id).with_for_update()
     return (await tx.execute(query)).scalar_one_or_none()

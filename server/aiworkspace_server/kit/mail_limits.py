@@ -1,0 +1,75 @@
+"""How many mails one address gets, and how many one account causes: nobody can have a stranger flooded with mail."""
+
+import hmac
+import math
+import time
+from uuid import UUID
+
+import structlog
+from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerHour
+from limits.aio.strategies import FixedWindowRateLimiter
+
+from .errors import RateLimited
+from .limits import Counters
+from .mail import Mail, Mailer, MailKind
+
+# To one address, whichever account or organization causes them. Each kind has limits of its own, so that invitations
+# of strangers never keep a mail away that the owner of the address asked for.
+_OF_ADDRESS: dict[MailKind, tuple[RateLimitItem, ...]] = {
+    MailKind.INVITATION: (RateLimitItemPerHour(3), RateLimitItemPerDay(10)),
+    MailKind.CHANGE: (RateLimitItemPerHour(3), RateLimitItemPerDay(10)),
+    MailKind.VERIFICATION: (RateLimitItemPerHour(6), RateLimitItemPerDay(20)),
+    MailKind.RESET: (RateLimitItemPerHour(6), RateLimitItemPerDay(20)),
+    MailKind.NOTICE: (RateLimitItemPerHour(60),),
+}
+_ONCE = RateLimitItemPerDay(1, 2)  # in two days, which is longer than a mail is tried again
+
+log = structlog.get_logger("mail")
+
+
+class LimitedMailer:
+    """Sends mail through another mailer, within limits that all processes share as they share the counters."""
+
+    def __init__(self, mailer: Mailer, counters: Counters, key: bytes) -> None:
+        self._mailer = mailer
+        self._counters = counters
+        self._key = key
+
+    async def send(self, mail: Mail) -> None:
+        """Drops what is over the limit. A mail that is tried again counts once."""
+        if await self._hit(_ONCE, "mail", str(mail.id)) and not await self._fits(mail):
+            log.warning("mail_limit_reached", mail=str(mail.id), kind=mail.kind)
+            return
+        await self._mailer.send(mail)
+
+    async def _fits(self, mail: Mail) -> bool:
+        # A keyed hash, so that what is counted gives no address away.
+        whose = hmac.digest(self._key, mail.to.encode(), "sha256").hex()
+        return all([await self._hit(allowed, mail.kind, whose) for allowed in _OF_ADDRESS[mail.kind]])
+
+    async def _hit(self, allowed: RateLimitItem, *name: str) -> bool:
+        return await self._counters.ask(FixedWindowRateLimiter, lambda limiter: limiter.hit(allowed, "mails", *name))
+
+
+class SenderLimit:
+    """How many invitations an account, and an organization, sends in an hour."""
+
+    def __init__(self, counters: Counters, per_hour: int) -> None:
+        self._counters = counters
+        self._allowed = RateLimitItemPerHour(per_hour, namespace="invitations")
+
+    async def count(self, user_id: UUID, org_id: UUID) -> None:
+        """Raises RateLimited when either has sent too many."""
+        for whose in (f"account:{user_id}", f"org:{org_id}"):
+            if not await self._hit(whose):
+                raise await self._refusal(whose)
+
+    async def _hit(self, whose: str) -> bool:
+        return await self._counters.ask(FixedWindowRateLimiter, lambda limiter: limiter.hit(self._allowed, whose))
+
+    async def _refusal(self, whose: str) -> RateLimited:
+        window = await self._counters.ask(
+            FixedWindowRateLimiter, lambda limiter: limiter.get_window_stats(self._allowed, whose)
+        )
+        wait = max(1, math.ceil(window.reset_time - time.time()))
+        return RateLimited(whose, f"More than {self._allowed.amount} invitations in an hour; go on in {wait} s.", wait)

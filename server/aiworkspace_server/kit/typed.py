@@ -1,0 +1,105 @@
+"""What people type, in one normal form at every door: the contract says of which kind a field is.
+
+An address that is copied with a space, a password typed on a keyboard that composes accents, a token that a mail
+program wrapped: each is what it was meant to be, in every method, since this runs before validation.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+import idna
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
+
+from aiworkspace.v1 import options_pb2 as options
+
+from .context import Call
+from .contract import Method
+from .interceptors import Handler
+
+_LONGEST = 4096  # what is longer breaks a rule in any form, and would cost time
+_PACKAGE = options.DESCRIPTOR.package + "."
+_INVISIBLE = re.compile("[\\s\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
+# Control characters, line separators, and marks that turn the direction of what stands beside them.
+_NOT_IN_TITLES = re.compile("[\\s\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
+
+
+def normalise(method: Method, proceed: Handler) -> Handler:
+    """Brings what people typed into its normal form, in place."""
+    if not (fields := _typed_fields(method.request.DESCRIPTOR)):
+        return proceed
+
+    async def handler(call: Call, request: Any) -> Any:
+        _normalise(request, fields)
+        return await proceed(call, request)
+
+    return handler
+
+
+def email(text: str) -> str:
+    """An address in lower case, its domain in ASCII. What is no address stays none, for validation to refuse."""
+    local, at, domain = unicodedata.normalize("NFC", text.strip()).lower().rpartition("@")
+    if at and not domain.isascii():
+        with suppress(idna.IDNAError, UnicodeError):
+            domain = idna.encode(domain, uts46=True).decode()
+    return f"{local}{at}{domain}"
+
+
+def name(text: str) -> str:
+    """A name or title, composed and without white space around it."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def token(text: str) -> str:
+    """A token without white space and invisible characters, which none has."""
+    return _INVISIBLE.sub("", text)
+
+
+def password(text: str) -> str:
+    """A password as RFC 8265 compares it: composed, and with every space as the same one."""
+    spaces = "".join(" " if unicodedata.category(char) == "Zs" else char for char in text)
+    return unicodedata.normalize("NFC", spaces)
+
+
+def title(text: str, length: int) -> str:
+    """The beginning of any text as a title that the contract allows: on one line, of printable characters."""
+    return name(_NOT_IN_TITLES.sub(" ", name(text)).strip()[:length])
+
+
+# Passwords stay as they are: older hashes are of what was typed, so that both forms are compared (auth.passwords).
+_FORMS: Mapping[int, Callable[[str], str]] = {
+    options.TYPED_TEXT_EMAIL: email,
+    options.TYPED_TEXT_NAME: name,
+    options.TYPED_TEXT_TOKEN: token,
+}
+
+_Fields = Mapping[str, Any]  # by the field's name its normal form, or the fields of its messages
+
+
+@cache
+def _typed_fields(message: Descriptor) -> _Fields:
+    """Those of a message and of the messages in it."""
+    found: dict[str, Any] = {}
+    for field in message.fields:
+        if form := _FORMS.get(field.GetOptions().Extensions[options.typed]):
+            found[field.name] = form
+        elif (part := field.message_type) and part.full_name.startswith(_PACKAGE) and (inner := _typed_fields(part)):
+            found[field.name] = inner
+    return found
+
+
+def _normalise(message: Message, fields: _Fields) -> None:
+    for field, value in message.ListFields():
+        form = fields.get(field.name)
+        if form is None:
+            continue
+        if callable(form):
+            if not field.is_repeated and len(value) <= _LONGEST:
+                setattr(message, field.name, form(value))
+        else:
+            for inner in value if field.is_repeated else (value,):
+                _normalise(inner, form)
