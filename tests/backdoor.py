@@ -27,13 +27,13 @@ async def sql(stores: Stores, statement: str, *values: Any) -> list[tuple[Any, .
 
 
 async def until_blocked(stores: Stores, *tasks: Task[Any]) -> None:
-    """Waits until as many transactions as there are tasks wait for rows of another one, or a task is done without it.
+    """Waits until as many transactions as there are tasks wait for rows or a table of another one, or a task is done.
 
     Only such waits of this database count: advisory locks and other databases have nothing to do with the tasks.
     """
     waiting = (
         "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        " AND wait_event IN ('transactionid', 'tuple')"
+        " AND wait_event IN ('transactionid', 'tuple', 'relation')"
     )
     while not any(task.done() for task in tasks) and len(await sql(stores, waiting)) < len(tasks):
         await wait(tasks, timeout=0.01)
