@@ -276,6 +276,8 @@ INVARIANTS: dict[str, Sequence[str]] = {
         "contracts/test_largest_requests.py::test_no_request_holds_the_loop_or_costs_much",
         "contracts/test_largest_requests.py::test_no_request_to_an_open_service_costs_much",
         "contracts/test_largest_requests.py::test_a_request_above_its_methods_limit_is_refused_by_size",
+        "audit/test_long_logs.py",
+        "usage/test_long_bills.py",
     ),
     "37 calls, streams, buffered bytes are bounded": (
         "kit/test_requests.py",

@@ -1,5 +1,7 @@
 """AuditService: proto in and out."""
 
+import asyncio
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -21,7 +23,8 @@ from .models import AuditEvent
 from .service import Break, Chain, Noted, Verification
 from .store import Wanted
 
-_BATCH = 500  # entries that are verified at a time, in some milliseconds
+_BATCH = 50  # entries that are verified at a time, in a few milliseconds of the event loop
+_VERIFICATIONS = 2  # at the same time in this process; further ones wait for their turn
 
 
 class AuditServicer(AuditServiceServicer):
@@ -29,6 +32,7 @@ class AuditServicer(AuditServiceServicer):
         self._db = db
         self._chain = chain
         self._pages = pages
+        self._verifications = asyncio.Semaphore(_VERIFICATIONS)
 
     async def ListAuditEvents(self, request: pb.ListAuditEventsRequest, context: Any) -> pb.ListAuditEventsResponse:
         wanted = Wanted(
@@ -62,7 +66,8 @@ class AuditServicer(AuditServiceServicer):
         noted = Noted(request.known_sequence, request.known_hash) if request.known_sequence else None
         async with self._db.read(tenant_id()) as tx:
             sequence, last_hash, greatest = await store.find_end(tx, tenant_id())
-        found = await self._verify(tenant_id(), Verification(self._chain, sequence, last_hash, greatest, noted))
+        async with self._verifications:
+            found = await self._verify(tenant_id(), Verification(self._chain, sequence, last_hash, greatest, noted))
         return pb.VerifyAuditChainResponse(
             valid=found is None,
             broken_sequence=found.sequence if found else 0,
@@ -72,8 +77,10 @@ class AuditServicer(AuditServiceServicer):
         )
 
     async def _verify(self, chain_id: UUID, verification: Verification) -> Break | None:
+        """Pause after each batch for as long as it took, so that others have at least half of the event loop."""
         after = None
         while verification.checked < verification.last:
+            begin = time.perf_counter()
             async with self._db.read(chain_id) as tx:
                 rows = await store.list_forward(tx, chain_id, after, _BATCH)
             if found := verification.check(rows):
@@ -81,6 +88,7 @@ class AuditServicer(AuditServiceServicer):
             if not rows:
                 break
             after = verification.checked
+            await asyncio.sleep(time.perf_counter() - begin)
         return verification.end()
 
     def _before(self, request: Any) -> int | None:

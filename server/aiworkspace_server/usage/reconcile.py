@@ -10,6 +10,7 @@ from sqlalchemy import Row, text
 
 from ..kit.errors import InvalidArgument
 from ..kit.postgres import WriteSession
+from ..kit.slices import in_slices
 from ..llm.base import TokenUsage
 from ..llm.prices import Price, UnknownPrice, price
 from .ledger import NOT_PRICED, Ledger, count_alone
@@ -19,6 +20,7 @@ MATCHED, ADJUSTED, UNKNOWN, IN_PROGRESS, NOT_BILLED = "matched", "adjusted", "un
 STATES = (MATCHED, ADJUSTED, NOT_BILLED, IN_PROGRESS, UNKNOWN)
 
 _MOST_IN_TIME = 10_000
+_ROWS_AT_ONCE = 500  # read in a few milliseconds of the event loop
 
 # What the ledger has of an attempt: all but the reservation, which is over when an entry has ended it. The first entry
 # is that which reserved, just before the provider was asked: prices are those of that time.
@@ -94,8 +96,8 @@ async def reconcile(
     _check(bill)
     await count_alone(tx, org_id)
     known = await _find(tx, bill, own_keys_only)
-    found = [_compare(each, known.get((each.run_id, each.attempt))) for each in bill.requests]
-    for attempt in await _unbilled(tx, bill, own_keys_only):
+    found = [_compare(each, known.get((each.run_id, each.attempt))) async for each in in_slices(bill.requests)]
+    async for attempt in in_slices(await _unbilled(tx, bill, own_keys_only)):
         found.append(Reconciled(attempt.run_id, attempt.attempt, NOT_BILLED, _difference(attempt, None)))
     for each in found:
         if each.difference and not dry_run:
@@ -138,11 +140,14 @@ async def _unbilled(tx: WriteSession, bill: Bill, own_key: bool) -> Sequence[Att
         return []
     start, end = bill.complete
     values = {"start": start, "end": end, "provider": bill.provider, "own_key": own_key}
-    rows = (await tx.execute(_IN_TIME, values)).all()
-    if len(rows) > _MOST_IN_TIME:
-        raise InvalidArgument({"end_time": f"the ledger has more than {_MOST_IN_TIME:,} requests until then"})
     billed = {(each.run_id, each.attempt) for each in bill.requests}
-    return [row for row in rows if (row.run_id, row.attempt) not in billed]
+    count, unbilled = 0, []
+    async for rows in (await tx.stream(_IN_TIME, values)).partitions(_ROWS_AT_ONCE):
+        count += len(rows)
+        unbilled += [row for row in rows if (row.run_id, row.attempt) not in billed]
+    if count > _MOST_IN_TIME:
+        raise InvalidArgument({"end_time": f"the ledger has more than {_MOST_IN_TIME:,} requests until then"})
+    return unbilled
 
 
 def _compare(billed: Billed, known: Attempt | None) -> Reconciled:

@@ -13,6 +13,7 @@ from ..kit.errors import InvalidArgument
 from ..kit.ids import parse_id
 from ..kit.pages import Pages
 from ..kit.postgres import Database
+from ..kit.slices import in_slices
 from ..kit.timestamps import parse_timestamp, timestamp
 from ..llm.base import TokenUsage
 from . import store
@@ -55,17 +56,19 @@ class UsageServicer(UsageServiceServicer):
         return pb.ListUsageEntriesResponse(entries=map(_entry_to_proto, rows), next_page_token=more)
 
     async def ReconcileUsage(self, request: pb.ReconcileUsageRequest, context: Any) -> pb.ReconcileUsageResponse:
-        bill = _read_bill(request)
+        bill = await _read_bill(request)
         async with self._db.write(tenant_id(), caller_id()) as tx:
             found = await reconcile(tx, self._ledger, tenant_id(), bill, own_keys_only=True, dry_run=request.dry_run)
-        difference = sum(each.nanos for each in found)
-        return pb.ReconcileUsageResponse(requests=map(_reconciled_to_proto, found), difference=_money(difference))
+        response = pb.ReconcileUsageResponse(difference=_money(sum(each.nanos for each in found)))
+        async for each in in_slices(found):
+            response.requests.append(_reconciled_to_proto(each))
+        return response
 
 
-def _read_bill(request: pb.ReconcileUsageRequest) -> Bill:
+async def _read_bill(request: pb.ReconcileUsageRequest) -> Bill:
     billed = [
         Billed(parse_id(each.run_id, f"requests[{i}].run_id"), each.attempt, _read_tokens(each.tokens))
-        for i, each in enumerate(request.requests)
+        async for i, each in in_slices(enumerate(request.requests))
     ]
     return Bill(request.provider, billed, _read_time(request) if request.complete else None)
 
