@@ -60,6 +60,7 @@ _KEPT = {
     "audit_events",
     "audit_resources",
     "replies",  # for a week, without any text
+    "redis",  # counters of limits, for as long as these last
     "procrastinate_jobs",
     "log",
 }
