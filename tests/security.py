@@ -34,6 +34,7 @@ CLASSES: dict[str, Sequence[str]] = {
         "orgs/test_members.py::test_who_may_make_whom_what",
         "orgs/test_suspension.py",
         "service_accounts/test_handing_out.py",
+        "service_accounts/test_origins.py",
         "service_accounts/test_scopes.py",
         "workspaces/test_granting.py",
     ),
@@ -284,7 +285,11 @@ INVARIANTS: dict[str, Sequence[str]] = {
         "test_exhaustion.py",
         "chat/test_lost_access.py::test_one_check_serves_all_calls_that_the_same_things_allow",
     ),
-    "38 a lost right starts and keeps no run": ("chat/test_rights.py",),
+    "38 a lost right starts and keeps no run": (
+        "chat/test_rights.py",
+        "orgs/test_second_invitation.py",
+        "service_accounts/test_origins.py",
+    ),
     "40 settled stays within the limit for every input": (
         "budgets/test_bound.py",
         "llm/test_tokens.py",

@@ -62,11 +62,13 @@ from .policies.providers import Providers
 from .policies.servicer import ModelServicer
 from .policies.vault import Vault
 from .rpc import Services, add_services, build_server, read_surface
+from .service_accounts.service import revoke_made_by
 from .service_accounts.servicer import ServiceAccountServicer
 from .settings import Settings
 from .teams.servicer import TeamServicer
 from .usage.ledger import Ledger
 from .usage.servicer import UsageServicer
+from .workspaces.members import check_may_take_all
 from .workspaces.service import WorkspaceFinder
 from .workspaces.servicer import WorkspaceServicer
 
@@ -319,6 +321,8 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
             credentials.authenticator,
             shared.rights_lost,
             erasure.ask_org,
+            check_may_take_all,
+            revoke_made_by,
             invitations,
             invitation_mails,
             SenderLimit(shared.counters, settings.invitations_per_hour),

@@ -96,7 +96,7 @@ async def test_the_namespace_manages_accounts_and_keys(server: ScriptedServer) -
         assert made.secret == KEY
         assert [each async for each in accounts.list_api_keys("org-1", user_id="user-1")] == [key]
         assert (await accounts.rotate_api_key(org_id="org-1", api_key_id="key-1", overlap_seconds=60)).secret == KEY
-        assert await accounts.revoke_api_key(org_id="org-1", api_key_id="key-1") == key
+        assert (await accounts.revoke_api_key(org_id="org-1", api_key_id="key-1")).api_key == key
         await accounts.delete(org_id="org-1", user_id="user-1")
     assert [call.request.request_id != "" for call in server.calls if hasattr(call.request, "request_id")] == [True] * 3
 

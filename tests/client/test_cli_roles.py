@@ -13,7 +13,12 @@ READER = access_pb2.CustomRole(
     org_id="org-1", custom_role_id="role-1", name="Reader", permissions=["chat.read", "org.read"]
 )
 MARIE = org_pb2.Member(
-    org_id="org-1", user_id="user-2", email="m@example.com", display_name="Marie", role=org_pb2.ROLE_ADMIN
+    org_id="org-1",
+    user_id="user-2",
+    email="m@example.com",
+    display_name="Marie",
+    role=org_pb2.ROLE_ADMIN,
+    email_verified=True,
 )
 
 pytestmark = pytest.mark.usefixtures("signed_in")
@@ -94,7 +99,11 @@ async def test_what_is_done_to_members(server: ScriptedServer, aiws: Aiws) -> No
     assert (await aiws("orgs", "set-role", "user-2", "custom:role-1")).returncode == 0
     member = org_pb2.Member(**whom, role=org_pb2.ROLE_CUSTOM, custom_role_id="role-1")
     assert server.calls[-1].request.member == member
-    assert (await aiws("orgs", "suspend", "user-2")).stderr == "Marie is suspended.\n"
+    suspended = org_pb2.SuspendMemberResponse(member=MARIE, revoked_api_key_ids=["key-1"], kept_api_key_ids=["key-2"])
+    server.script("OrgService.SuspendMember", answer(suspended))
+    said = "Marie is suspended.\nThe key key-1, which the member made, has ended.\n"
+    said += "The key key-2, which the member made, goes on working.\n"
+    assert (await aiws("orgs", "suspend", "user-2")).stderr == said
     assert server.calls[-1].request == org_pb2.SuspendMemberRequest(**whom)
     assert (await aiws("orgs", "reinstate", "user-2", "--org", "org-2")).stderr == "Marie is reinstated.\n"
     assert server.calls[-1].request == org_pb2.ReinstateMemberRequest(org_id="org-2", user_id="user-2")
@@ -119,7 +128,7 @@ async def test_members_are_listed_with_their_own_roles_and_whether_they_are_susp
     table = [line.split() for line in (await aiws("orgs", "members")).stdout.splitlines()]
     assert table[1:] == [
         ["user-2", "m@example.com", "Marie", "admin"],
-        ["user-3", "c@example.com", "Curie", "custom:role-1", "suspended"],
+        ["user-3", "c@example.com", "Curie", "custom:role-1", "suspended,", "address", "not", "confirmed"],
     ]
 
 

@@ -100,7 +100,7 @@ class World:
     def of(self, kind: str, number: int) -> dict[str, str]:
         return {"user_id": self.people[number].user_id} if kind == "person" else {"team_id": self.teams[number]}
 
-    def whom(self, who: int) -> dict[str, str]:
+    def whom(self, who: int) -> dict[str, Any]:
         return {"org_id": self.org_id, "user_id": self.people[who].user_id}
 
 

@@ -239,7 +239,7 @@ async def test_no_invitation_leads_round_a_suspension(team: Team) -> None:
     late = await invite(team.admin, team.org_id, team.outsider.email)
     await accept(team.outsider, early.token)
     await suspend(team.owner, team.org_id, team.outsider)
-    assert await outcome(accept(team.outsider, late.token)) == ALREADY_EXISTS
+    assert await outcome(accept(team.outsider, late.token)) == INVITATION_CLOSED
     assert await outcome(get_org(team.outsider, team.org_id)) == NOT_FOUND
     assert await outcome(invite(team.admin, team.org_id, team.outsider.email)) == ALREADY_EXISTS
 

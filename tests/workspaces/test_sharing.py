@@ -303,7 +303,7 @@ async def test_who_comes_back_to_the_organization_has_no_former_place(team: Team
 
 async def test_suspended_members_keep_their_places_without_effect(team: Team) -> None:
     workspace_id = await make_workspace(team.owner, team.org_id, visibility=CLOSED)
-    whom = {"org_id": team.org_id, "user_id": team.member.user_id}
+    whom: dict[str, Any] = {"org_id": team.org_id, "user_id": team.member.user_id}
     await share(team.owner, workspace_id, MANAGER, user_id=team.member.user_id)
     assert await outcome(rename(team.member, workspace_id)) == OK
     await team.owner.orgs.SuspendMember(org_pb2.SuspendMemberRequest(**whom))

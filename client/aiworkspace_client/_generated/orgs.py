@@ -144,11 +144,13 @@ class AsyncOrgs:
         """Invites an email address into the organization, and sends it a mail. Owners and admins may; nobody offers a
         role that includes what they lack.
 
-        The answer has the token that the invited person needs, as has the mail. Only repeating the call with the
-        same request_id shows it again. Beyond three in an hour no mail is sent to an address.
+        An organization has one pending invitation per address. Inviting an address again renews it: the role, the
+        inviter and the time are those of the last call, it is mailed again, and its token stays the same. The answer
+        has the token that the invited person needs, as has the mail. Beyond three in an hour no mail is sent to an
+        address.
 
         Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's
-        own; NOT_FOUND for an unknown custom role.
+        own, also when it is offered already; NOT_FOUND for an unknown custom role.
 
         Args:
             org_id: The organization.
@@ -189,9 +191,10 @@ class AsyncOrgs:
     async def revoke_invitation(
         self, *, org_id: str, invitation_id: str, timeout: float | None = None
     ) -> org_pb2.Invitation:
-        """Withdraws an invitation. Owners and admins may. Withdrawing it again changes nothing.
+        """Withdraws an invitation. Owners and admins may, for invitations to a role that includes nothing that they
+        lack. Withdrawing it again changes nothing.
 
-        Errors: NOT_FOUND; FAILED_PRECONDITION when it was accepted.
+        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when it was accepted.
 
         Args:
             org_id: The organization.
@@ -206,6 +209,8 @@ class AsyncOrgs:
         self, *, token: str, request_id: str | None = None, timeout: float | None = None
     ) -> org_pb2.Org:
         """Makes the caller a member of the organization that invited the caller's email address.
+
+        Other invitations of the organization to an address of the caller are revoked.
 
         Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when
         the invitation was accepted or revoked, or has expired, or when the server demands verified email addresses
@@ -260,43 +265,54 @@ class AsyncOrgs:
         response = await self._transport.unary(_UPDATE_MEMBER, request, timeout)
         return response.member
 
-    async def remove_member(self, *, org_id: str, user_id: str, timeout: float | None = None) -> None:
+    async def remove_member(
+        self, *, org_id: str, user_id: str, revoke_created_keys: bool = False, timeout: float | None = None
+    ) -> org_pb2.RemoveMemberResponse:
         """Ends a membership, with the member's places in teams and workspaces and, of a service account, its API keys.
-        Owners and admins may, for members whose role includes nothing that they lack; every member may leave.
+        Owners and admins may, for members whose roles, in the organization and in its workspaces, include nothing
+        that they lack; every member may leave.
 
-        Pending invitations that the member made are revoked, runs in progress are cancelled.
+        Pending invitations that the member made, and those to an address of the member, are revoked; runs in
+        progress are cancelled. API keys that a service account made end with it, and with them all that was made
+        with those, as by RevokeApiKey. API keys that a person made are the organization's and go on working unless
+        revoke_created_keys is set; the answer lists them, since whoever made a key has seen its secret. Keys that
+        include what the caller lacks stay.
 
         Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
 
         Args:
             org_id: The organization.
             user_id: The person whose membership ends.
+            revoke_created_keys: Whether API keys that a person made end as well, with all that was made with them.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
-        request = org_pb2.RemoveMemberRequest(org_id=org_id, user_id=user_id)
-        await self._transport.unary(_REMOVE_MEMBER, request, timeout)
+        request = org_pb2.RemoveMemberRequest(org_id=org_id, user_id=user_id, revoke_created_keys=revoke_created_keys)
+        return await self._transport.unary(_REMOVE_MEMBER, request, timeout)
 
-    async def suspend_member(self, *, org_id: str, user_id: str, timeout: float | None = None) -> org_pb2.Member:
+    async def suspend_member(
+        self, *, org_id: str, user_id: str, revoke_created_keys: bool = False, timeout: float | None = None
+    ) -> org_pb2.SuspendMemberResponse:
         """Takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members whose
-        role includes nothing that they lack, and not for themselves.
+        roles, in the organization and in its workspaces, include nothing that they lack, and not for themselves.
 
         For the member the organization does not exist; the API keys of a suspended service account do not work. Runs
-        in progress are cancelled. Suspending again changes nothing.
+        in progress are cancelled. Pending invitations and API keys are revoked as by RemoveMember, and stay so when
+        the member is reinstated. Suspending again changes nothing else.
 
         Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
 
         Args:
             org_id: The organization.
             user_id: The member to suspend.
+            revoke_created_keys: Whether API keys that a person made end as well, with all that was made with them.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
-        request = org_pb2.SuspendMemberRequest(org_id=org_id, user_id=user_id)
-        response = await self._transport.unary(_SUSPEND_MEMBER, request, timeout)
-        return response.member
+        request = org_pb2.SuspendMemberRequest(org_id=org_id, user_id=user_id, revoke_created_keys=revoke_created_keys)
+        return await self._transport.unary(_SUSPEND_MEMBER, request, timeout)
 
     async def reinstate_member(self, *, org_id: str, user_id: str, timeout: float | None = None) -> org_pb2.Member:
-        """Gives a suspended member's access back. Owners and admins may, for members whose role includes nothing that
-        they lack. Reinstating again changes nothing.
+        """Gives a suspended member's access back. Owners and admins may, for members whose roles, in the organization
+        and in its workspaces, include nothing that they lack. Reinstating again changes nothing.
 
         Errors: NOT_FOUND; PERMISSION_DENIED.
 
@@ -395,11 +411,13 @@ class Orgs:
         """Invites an email address into the organization, and sends it a mail. Owners and admins may; nobody offers a
         role that includes what they lack.
 
-        The answer has the token that the invited person needs, as has the mail. Only repeating the call with the
-        same request_id shows it again. Beyond three in an hour no mail is sent to an address.
+        An organization has one pending invitation per address. Inviting an address again renews it: the role, the
+        inviter and the time are those of the last call, it is mailed again, and its token stays the same. The answer
+        has the token that the invited person needs, as has the mail. Beyond three in an hour no mail is sent to an
+        address.
 
         Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's
-        own; NOT_FOUND for an unknown custom role.
+        own, also when it is offered already; NOT_FOUND for an unknown custom role.
 
         Args:
             org_id: The organization.
@@ -438,9 +456,10 @@ class Orgs:
         )
 
     def revoke_invitation(self, *, org_id: str, invitation_id: str, timeout: float | None = None) -> org_pb2.Invitation:
-        """Withdraws an invitation. Owners and admins may. Withdrawing it again changes nothing.
+        """Withdraws an invitation. Owners and admins may, for invitations to a role that includes nothing that they
+        lack. Withdrawing it again changes nothing.
 
-        Errors: NOT_FOUND; FAILED_PRECONDITION when it was accepted.
+        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when it was accepted.
 
         Args:
             org_id: The organization.
@@ -455,6 +474,8 @@ class Orgs:
         self, *, token: str, request_id: str | None = None, timeout: float | None = None
     ) -> org_pb2.Org:
         """Makes the caller a member of the organization that invited the caller's email address.
+
+        Other invitations of the organization to an address of the caller are revoked.
 
         Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when
         the invitation was accepted or revoked, or has expired, or when the server demands verified email addresses
@@ -503,40 +524,60 @@ class Orgs:
         """
         return self._portal.run(self._namespace.update_member(member=member, update_mask=update_mask, timeout=timeout))
 
-    def remove_member(self, *, org_id: str, user_id: str, timeout: float | None = None) -> None:
+    def remove_member(
+        self, *, org_id: str, user_id: str, revoke_created_keys: bool = False, timeout: float | None = None
+    ) -> org_pb2.RemoveMemberResponse:
         """Ends a membership, with the member's places in teams and workspaces and, of a service account, its API keys.
-        Owners and admins may, for members whose role includes nothing that they lack; every member may leave.
+        Owners and admins may, for members whose roles, in the organization and in its workspaces, include nothing
+        that they lack; every member may leave.
 
-        Pending invitations that the member made are revoked, runs in progress are cancelled.
+        Pending invitations that the member made, and those to an address of the member, are revoked; runs in
+        progress are cancelled. API keys that a service account made end with it, and with them all that was made
+        with those, as by RevokeApiKey. API keys that a person made are the organization's and go on working unless
+        revoke_created_keys is set; the answer lists them, since whoever made a key has seen its secret. Keys that
+        include what the caller lacks stay.
 
         Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
 
         Args:
             org_id: The organization.
             user_id: The person whose membership ends.
+            revoke_created_keys: Whether API keys that a person made end as well, with all that was made with them.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
-        self._portal.run(self._namespace.remove_member(org_id=org_id, user_id=user_id, timeout=timeout))
+        return self._portal.run(
+            self._namespace.remove_member(
+                org_id=org_id, user_id=user_id, revoke_created_keys=revoke_created_keys, timeout=timeout
+            )
+        )
 
-    def suspend_member(self, *, org_id: str, user_id: str, timeout: float | None = None) -> org_pb2.Member:
+    def suspend_member(
+        self, *, org_id: str, user_id: str, revoke_created_keys: bool = False, timeout: float | None = None
+    ) -> org_pb2.SuspendMemberResponse:
         """Takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members whose
-        role includes nothing that they lack, and not for themselves.
+        roles, in the organization and in its workspaces, include nothing that they lack, and not for themselves.
 
         For the member the organization does not exist; the API keys of a suspended service account do not work. Runs
-        in progress are cancelled. Suspending again changes nothing.
+        in progress are cancelled. Pending invitations and API keys are revoked as by RemoveMember, and stay so when
+        the member is reinstated. Suspending again changes nothing else.
 
         Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
 
         Args:
             org_id: The organization.
             user_id: The member to suspend.
+            revoke_created_keys: Whether API keys that a person made end as well, with all that was made with them.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
-        return self._portal.run(self._namespace.suspend_member(org_id=org_id, user_id=user_id, timeout=timeout))
+        return self._portal.run(
+            self._namespace.suspend_member(
+                org_id=org_id, user_id=user_id, revoke_created_keys=revoke_created_keys, timeout=timeout
+            )
+        )
 
     def reinstate_member(self, *, org_id: str, user_id: str, timeout: float | None = None) -> org_pb2.Member:
-        """Gives a suspended member's access back. Owners and admins may, for members whose role includes nothing that
-        they lack. Reinstating again changes nothing.
+        """Gives a suspended member's access back. Owners and admins may, for members whose roles, in the organization
+        and in its workspaces, include nothing that they lack. Reinstating again changes nothing.
 
         Errors: NOT_FOUND; PERMISSION_DENIED.
 

@@ -120,9 +120,10 @@ class AsyncServiceAccounts:
         return AsyncPager(fetch, lambda page: page.service_accounts, page_token)
 
     async def delete(self, *, org_id: str, user_id: str, timeout: float | None = None) -> None:
-        """Deletes a service account with its API keys. Owners and admins may. What it said and spent stays.
+        """Deletes a service account with its API keys. Owners and admins may. What it said and spent stays; its runs in
+        progress are cancelled. What was made with its API keys is revoked as by OrgService.RemoveMember.
 
-        Errors: NOT_FOUND; PERMISSION_DENIED for an account whose role includes what the caller lacks.
+        Errors: NOT_FOUND; PERMISSION_DENIED for an account whose roles include what the caller lacks.
 
         Args:
             org_id: The organization.
@@ -236,20 +237,29 @@ class AsyncServiceAccounts:
         return await self._transport.unary(_ROTATE_API_KEY, request, timeout)
 
     async def revoke_api_key(
-        self, *, org_id: str, api_key_id: str, timeout: float | None = None
-    ) -> service_account_pb2.ApiKey:
-        """Ends a key. Owners and admins may. Ending it again changes nothing.
+        self, *, org_id: str, api_key_id: str, keep_created: bool = False, timeout: float | None = None
+    ) -> service_account_pb2.RevokeApiKeyResponse:
+        """Ends a key, and cancels its runs in progress. Owners and admins may, for keys that include nothing that they
+        lack; a key may end itself. Ending it again changes nothing else.
 
-        Errors: NOT_FOUND.
+        With it end the API keys and pending invitations that were made with it, and with keys that were made with
+        it, and so on, unless keep_created is set. The answer lists them, and the service accounts that were made so.
+        Those stay, since they can do nothing without a key, as do members who accepted an invitation. To replace a
+        key in use, call RotateApiKey as a person, or with keep_created here: a key that was rotated with itself is
+        made with it.
+
+        Errors: NOT_FOUND; PERMISSION_DENIED, also when what was made includes what the caller lacks.
 
         Args:
             org_id: The organization.
             api_key_id: The key.
+            keep_created: Whether API keys and invitations that were made with it go on working.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
-        request = service_account_pb2.RevokeApiKeyRequest(org_id=org_id, api_key_id=api_key_id)
-        response = await self._transport.unary(_REVOKE_API_KEY, request, timeout)
-        return response.api_key
+        request = service_account_pb2.RevokeApiKeyRequest(
+            org_id=org_id, api_key_id=api_key_id, keep_created=keep_created
+        )
+        return await self._transport.unary(_REVOKE_API_KEY, request, timeout)
 
 
 class ServiceAccounts:
@@ -314,9 +324,10 @@ class ServiceAccounts:
         )
 
     def delete(self, *, org_id: str, user_id: str, timeout: float | None = None) -> None:
-        """Deletes a service account with its API keys. Owners and admins may. What it said and spent stays.
+        """Deletes a service account with its API keys. Owners and admins may. What it said and spent stays; its runs in
+        progress are cancelled. What was made with its API keys is revoked as by OrgService.RemoveMember.
 
-        Errors: NOT_FOUND; PERMISSION_DENIED for an account whose role includes what the caller lacks.
+        Errors: NOT_FOUND; PERMISSION_DENIED for an account whose roles include what the caller lacks.
 
         Args:
             org_id: The organization.
@@ -431,15 +442,27 @@ class ServiceAccounts:
         )
 
     def revoke_api_key(
-        self, *, org_id: str, api_key_id: str, timeout: float | None = None
-    ) -> service_account_pb2.ApiKey:
-        """Ends a key. Owners and admins may. Ending it again changes nothing.
+        self, *, org_id: str, api_key_id: str, keep_created: bool = False, timeout: float | None = None
+    ) -> service_account_pb2.RevokeApiKeyResponse:
+        """Ends a key, and cancels its runs in progress. Owners and admins may, for keys that include nothing that they
+        lack; a key may end itself. Ending it again changes nothing else.
 
-        Errors: NOT_FOUND.
+        With it end the API keys and pending invitations that were made with it, and with keys that were made with
+        it, and so on, unless keep_created is set. The answer lists them, and the service accounts that were made so.
+        Those stay, since they can do nothing without a key, as do members who accepted an invitation. To replace a
+        key in use, call RotateApiKey as a person, or with keep_created here: a key that was rotated with itself is
+        made with it.
+
+        Errors: NOT_FOUND; PERMISSION_DENIED, also when what was made includes what the caller lacks.
 
         Args:
             org_id: The organization.
             api_key_id: The key.
+            keep_created: Whether API keys and invitations that were made with it go on working.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
-        return self._portal.run(self._namespace.revoke_api_key(org_id=org_id, api_key_id=api_key_id, timeout=timeout))
+        return self._portal.run(
+            self._namespace.revoke_api_key(
+                org_id=org_id, api_key_id=api_key_id, keep_created=keep_created, timeout=timeout
+            )
+        )

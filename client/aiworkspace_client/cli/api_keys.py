@@ -9,7 +9,7 @@ from aiworkspace_client.cli import output
 from aiworkspace_client.cli.account import Json
 from aiworkspace_client.cli.orgs import Org
 from aiworkspace_client.cli.session import connected, stop
-from aiworkspace_client.types import ApiKey, ApiKeyState
+from aiworkspace_client.types import ApiKey, ApiKeyState, InvitationState
 
 app = typer.Typer(no_args_is_help=True, help="API keys of service accounts: what backends call with.")
 
@@ -80,11 +80,28 @@ def rotate(
 
 
 @app.command()
-def revoke(ctx: typer.Context, key_id: KeyId, org: Org = "") -> None:
-    """End an API key at once."""
+def revoke(
+    ctx: typer.Context,
+    key_id: KeyId,
+    org: Org = "",
+    keep_created: Annotated[
+        bool, typer.Option("--keep-created", help="Let keys and invitations that were made with it go on working.")
+    ] = False,
+) -> None:
+    """End an API key at once, with the keys and invitations that were made with it."""
     with connected(ctx) as session:
-        session.client.service_accounts.revoke_api_key(org_id=session.org_id(org), api_key_id=key_id)
+        answer = session.client.service_accounts.revoke_api_key(
+            org_id=session.org_id(org), api_key_id=key_id, keep_created=keep_created
+        )
         output.say("The key has ended.")
+        for key in answer.created_api_keys:
+            state = ApiKeyState.Name(key.state).removeprefix("API_KEY_STATE_").lower()
+            output.say(f"Made with it: the key {key.name} ({key.api_key_id}), {state}.")
+        for made in answer.created_invitations:
+            state = InvitationState.Name(made.state).removeprefix("INVITATION_STATE_").lower()
+            output.say(f"Made with it: the invitation of {made.email}, {state}.")
+        for account in answer.created_service_accounts:
+            output.say(f"Made with it: the service account {account.name} ({account.user_id}).")
 
 
 def _in(days: int) -> datetime | None:

@@ -1,5 +1,6 @@
 """aiws orgs members, set-role, suspend, reinstate, remove: who is in an organization, and as what."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from aiworkspace_client.cli.session import connected
 from aiworkspace_client.types import Member, MemberState
 
 UserId = Annotated[str, typer.Argument(help="Id from aiws orgs members.")]
+RevokeKeys = Annotated[bool, typer.Option("--revoke-keys", help="End the API keys that the member made as well.")]
 
 
 def members(ctx: typer.Context, org: Org = "", json: Json = False) -> None:
@@ -40,11 +42,14 @@ def set_role(
         output.say(f"{changed.display_name} is now {output.role(changed.role)}.", "green")
 
 
-def suspend(ctx: typer.Context, user_id: UserId, org: Org = "") -> None:
+def suspend(ctx: typer.Context, user_id: UserId, org: Org = "", revoke_keys: RevokeKeys = False) -> None:
     """Take a member's access away until it is given back."""
     with connected(ctx) as session:
-        changed = session.client.orgs.suspend_member(org_id=session.org_id(org), user_id=user_id)
-        output.say(f"{changed.display_name} is suspended.")
+        answer = session.client.orgs.suspend_member(
+            org_id=session.org_id(org), user_id=user_id, revoke_created_keys=revoke_keys
+        )
+        output.say(f"{answer.member.display_name} is suspended.")
+        _say_keys(answer.revoked_api_key_ids, answer.kept_api_key_ids)
 
 
 def reinstate(ctx: typer.Context, user_id: UserId, org: Org = "") -> None:
@@ -59,17 +64,28 @@ def remove(
     user_id: UserId,
     org: Org = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    revoke_keys: RevokeKeys = False,
 ) -> None:
     """Take a member out of the organization. With your own id you leave it."""
     with connected(ctx) as session:
         org_id = session.org_id(org)
         if not yes:
             typer.confirm(f"Remove {user_id} from the organization {org_id}?", abort=True, err=True)
-        session.client.orgs.remove_member(org_id=org_id, user_id=user_id)
+        answer = session.client.orgs.remove_member(org_id=org_id, user_id=user_id, revoke_created_keys=revoke_keys)
         output.say("Removed.")
+        _say_keys(answer.revoked_api_key_ids, answer.kept_api_key_ids)
+
+
+def _say_keys(revoked: Iterable[str], kept: Iterable[str]) -> None:
+    for api_key_id in revoked:
+        output.say(f"The key {api_key_id}, which the member made, has ended.")
+    for api_key_id in kept:
+        output.say(f"The key {api_key_id}, which the member made, goes on working.", "yellow")
 
 
 def _row(member: Member) -> tuple[str, ...]:
-    suspended = "suspended" if member.state == MemberState.MEMBER_STATE_SUSPENDED else ""
+    notes = ["suspended"] if member.state == MemberState.MEMBER_STATE_SUSPENDED else []
+    if member.email and not member.email_verified:
+        notes.append("address not confirmed")
     role = output.role(member.role, member.custom_role_id)
-    return member.user_id, member.email, member.display_name, role, suspended
+    return member.user_id, member.email, member.display_name, role, ", ".join(notes)

@@ -213,6 +213,7 @@ class Member(_message.Message):
     CUSTOM_ROLE_ID_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    EMAIL_VERIFIED_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """UUID of the organization. Output only, but names the membership in an update."""
     user_id: _builtins.str
@@ -231,6 +232,10 @@ class Member(_message.Message):
     """What the member is. Output only."""
     state: Global___MemberState.ValueType
     """Whether the membership counts. Output only; SuspendMember and ReinstateMember change it."""
+    email_verified: _builtins.bool
+    """Whether mail to the address was shown to arrive. Until then anybody may have registered it, also whoever invited it.
+    False for a service account. Output only.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time of joining. Output only."""
@@ -248,10 +253,11 @@ class Member(_message.Message):
         custom_role_id: _builtins.str = ...,
         kind: Global___MemberKind.ValueType = ...,
         state: Global___MemberState.ValueType = ...,
+        email_verified: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "custom_role_id", b"custom_role_id", "display_name", b"display_name", "email", b"email", "etag", b"etag", "kind", b"kind", "org_id", b"org_id", "role", b"role", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "custom_role_id", b"custom_role_id", "display_name", b"display_name", "email", b"email", "email_verified", b"email_verified", "etag", b"etag", "kind", b"kind", "org_id", b"org_id", "role", b"role", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -272,6 +278,7 @@ class Invitation(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     CUSTOM_ROLE_ID_FIELD_NUMBER: _builtins.int
+    CREATOR_KEY_ID_FIELD_NUMBER: _builtins.int
     invitation_id: _builtins.str
     """UUID."""
     org_id: _builtins.str
@@ -283,16 +290,18 @@ class Invitation(_message.Message):
     state: Global___InvitationState.ValueType
     """What became of it."""
     inviter_id: _builtins.str
-    """UUID of the person who invited."""
+    """UUID of who invited, at last."""
     custom_role_id: _builtins.str
     """The offered custom role when role is ROLE_CUSTOM."""
+    creator_key_id: _builtins.str
+    """UUID of the API key with which it was made. Empty when a person made it."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Time of creation."""
+        """Time of the first invitation."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it can no longer be accepted: seven days after its creation."""
+        """When it can no longer be accepted: seven days after the last invitation."""
 
     def __init__(
         self,
@@ -306,10 +315,11 @@ class Invitation(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         custom_role_id: _builtins.str = ...,
+        creator_key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "custom_role_id", b"custom_role_id", "email", b"email", "expire_time", b"expire_time", "invitation_id", b"invitation_id", "inviter_id", b"inviter_id", "org_id", b"org_id", "role", b"role", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "creator_key_id", b"creator_key_id", "custom_role_id", b"custom_role_id", "email", b"email", "expire_time", b"expire_time", "invitation_id", b"invitation_id", "inviter_id", b"inviter_id", "org_id", b"org_id", "role", b"role", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -902,19 +912,23 @@ class RemoveMemberRequest(_message.Message):
 
     ORG_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    REVOKE_CREATED_KEYS_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organization."""
     user_id: _builtins.str
     """The person whose membership ends."""
+    revoke_created_keys: _builtins.bool
+    """Whether API keys that a person made end as well, with all that was made with them."""
     def __init__(
         self,
         *,
         org_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
+        revoke_created_keys: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id", "revoke_created_keys", b"revoke_created_keys", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -926,12 +940,25 @@ class RemoveMemberResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    REVOKED_API_KEY_IDS_FIELD_NUMBER: _builtins.int
+    KEPT_API_KEY_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def revoked_api_key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """UUIDs of the API keys that were revoked with it."""
+
+    @_builtins.property
+    def kept_api_key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """UUIDs of the API keys that the member made and that go on working."""
+
     def __init__(
         self,
+        *,
+        revoked_api_key_ids: _abc.Iterable[_builtins.str] | None = ...,
+        kept_api_key_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept_api_key_ids", b"kept_api_key_ids", "revoked_api_key_ids", b"revoked_api_key_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -945,19 +972,23 @@ class SuspendMemberRequest(_message.Message):
 
     ORG_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    REVOKE_CREATED_KEYS_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organization."""
     user_id: _builtins.str
     """The member to suspend."""
+    revoke_created_keys: _builtins.bool
+    """Whether API keys that a person made end as well, with all that was made with them."""
     def __init__(
         self,
         *,
         org_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
+        revoke_created_keys: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id", "revoke_created_keys", b"revoke_created_keys", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -970,18 +1001,30 @@ class SuspendMemberResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MEMBER_FIELD_NUMBER: _builtins.int
+    REVOKED_API_KEY_IDS_FIELD_NUMBER: _builtins.int
+    KEPT_API_KEY_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def member(self) -> Global___Member:
         """The membership after the change."""
+
+    @_builtins.property
+    def revoked_api_key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """UUIDs of the API keys that were revoked with it."""
+
+    @_builtins.property
+    def kept_api_key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """UUIDs of the API keys that the member made and that go on working."""
 
     def __init__(
         self,
         *,
         member: Global___Member | None = ...,
+        revoked_api_key_ids: _abc.Iterable[_builtins.str] | None = ...,
+        kept_api_key_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept_api_key_ids", b"kept_api_key_ids", "member", b"member", "revoked_api_key_ids", b"revoked_api_key_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,21 +65,25 @@ class OrgServiceStub:
     """CreateInvitation invites an email address into the organization, and sends it a mail. Owners and admins may; nobody
     offers a role that includes what they lack.
 
-    The answer has the token that the invited person needs, as has the mail. Only repeating the call with the same
-    request_id shows it again. Beyond three in an hour no mail is sent to an address.
-    Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's own;
-    NOT_FOUND for an unknown custom role.
+    An organization has one pending invitation per address. Inviting an address again renews it: the role, the inviter
+    and the time are those of the last call, it is mailed again, and its token stays the same.
+    The answer has the token that the invited person needs, as has the mail. Beyond three in an hour no mail is sent to
+    an address.
+    Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's own,
+    also when it is offered already; NOT_FOUND for an unknown custom role.
     """
     ListInvitations: _grpc.UnaryUnaryMultiCallable[_org_pb2.ListInvitationsRequest, _org_pb2.ListInvitationsResponse]
     """ListInvitations lists the organization's invitations, the latest first. Owners and admins may."""
     RevokeInvitation: _grpc.UnaryUnaryMultiCallable[_org_pb2.RevokeInvitationRequest, _org_pb2.RevokeInvitationResponse]
-    """RevokeInvitation withdraws an invitation. Owners and admins may. Withdrawing it again changes nothing.
+    """RevokeInvitation withdraws an invitation. Owners and admins may, for invitations to a role that includes nothing that
+    they lack. Withdrawing it again changes nothing.
 
-    Errors: NOT_FOUND; FAILED_PRECONDITION when it was accepted.
+    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when it was accepted.
     """
     AcceptInvitation: _grpc.UnaryUnaryMultiCallable[_org_pb2.AcceptInvitationRequest, _org_pb2.AcceptInvitationResponse]
     """AcceptInvitation makes the caller a member of the organization that invited the caller's email address.
 
+    Other invitations of the organization to an address of the caller are revoked.
     Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when the
     invitation was accepted or revoked, or has expired, or when the server demands verified email addresses and the
     caller's is not; ALREADY_EXISTS for a member.
@@ -96,22 +100,27 @@ class OrgServiceStub:
     """
     RemoveMember: _grpc.UnaryUnaryMultiCallable[_org_pb2.RemoveMemberRequest, _org_pb2.RemoveMemberResponse]
     """RemoveMember ends a membership, with the member's places in teams and workspaces and, of a service account, its API
-    keys. Owners and admins may, for members whose role includes nothing that they lack; every member may leave.
+    keys. Owners and admins may, for members whose roles, in the organization and in its workspaces, include nothing that
+    they lack; every member may leave.
 
-    Pending invitations that the member made are revoked, runs in progress are cancelled.
+    Pending invitations that the member made, and those to an address of the member, are revoked; runs in progress are
+    cancelled. API keys that a service account made end with it, and with them all that was made with those, as by
+    RevokeApiKey. API keys that a person made are the organization's and go on working unless revoke_created_keys is set;
+    the answer lists them, since whoever made a key has seen its secret. Keys that include what the caller lacks stay.
     Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
     """
     SuspendMember: _grpc.UnaryUnaryMultiCallable[_org_pb2.SuspendMemberRequest, _org_pb2.SuspendMemberResponse]
     """SuspendMember takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members
-    whose role includes nothing that they lack, and not for themselves.
+    whose roles, in the organization and in its workspaces, include nothing that they lack, and not for themselves.
 
     For the member the organization does not exist; the API keys of a suspended service account do not work. Runs in
-    progress are cancelled. Suspending again changes nothing.
+    progress are cancelled. Pending invitations and API keys are revoked as by RemoveMember, and stay so when the member
+    is reinstated. Suspending again changes nothing else.
     Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
     """
     ReinstateMember: _grpc.UnaryUnaryMultiCallable[_org_pb2.ReinstateMemberRequest, _org_pb2.ReinstateMemberResponse]
-    """ReinstateMember gives a suspended member's access back. Owners and admins may, for members whose role includes
-    nothing that they lack. Reinstating again changes nothing.
+    """ReinstateMember gives a suspended member's access back. Owners and admins may, for members whose roles, in the
+    organization and in its workspaces, include nothing that they lack. Reinstating again changes nothing.
 
     Errors: NOT_FOUND; PERMISSION_DENIED.
     """
@@ -153,21 +162,25 @@ class OrgServiceAsyncStub(OrgServiceStub):
     """CreateInvitation invites an email address into the organization, and sends it a mail. Owners and admins may; nobody
     offers a role that includes what they lack.
 
-    The answer has the token that the invited person needs, as has the mail. Only repeating the call with the same
-    request_id shows it again. Beyond three in an hour no mail is sent to an address.
-    Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's own;
-    NOT_FOUND for an unknown custom role.
+    An organization has one pending invitation per address. Inviting an address again renews it: the role, the inviter
+    and the time are those of the last call, it is mailed again, and its token stays the same.
+    The answer has the token that the invited person needs, as has the mail. Beyond three in an hour no mail is sent to
+    an address.
+    Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's own,
+    also when it is offered already; NOT_FOUND for an unknown custom role.
     """
     ListInvitations: _aio.UnaryUnaryMultiCallable[_org_pb2.ListInvitationsRequest, _org_pb2.ListInvitationsResponse]  # type: ignore[assignment]
     """ListInvitations lists the organization's invitations, the latest first. Owners and admins may."""
     RevokeInvitation: _aio.UnaryUnaryMultiCallable[_org_pb2.RevokeInvitationRequest, _org_pb2.RevokeInvitationResponse]  # type: ignore[assignment]
-    """RevokeInvitation withdraws an invitation. Owners and admins may. Withdrawing it again changes nothing.
+    """RevokeInvitation withdraws an invitation. Owners and admins may, for invitations to a role that includes nothing that
+    they lack. Withdrawing it again changes nothing.
 
-    Errors: NOT_FOUND; FAILED_PRECONDITION when it was accepted.
+    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when it was accepted.
     """
     AcceptInvitation: _aio.UnaryUnaryMultiCallable[_org_pb2.AcceptInvitationRequest, _org_pb2.AcceptInvitationResponse]  # type: ignore[assignment]
     """AcceptInvitation makes the caller a member of the organization that invited the caller's email address.
 
+    Other invitations of the organization to an address of the caller are revoked.
     Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when the
     invitation was accepted or revoked, or has expired, or when the server demands verified email addresses and the
     caller's is not; ALREADY_EXISTS for a member.
@@ -184,22 +197,27 @@ class OrgServiceAsyncStub(OrgServiceStub):
     """
     RemoveMember: _aio.UnaryUnaryMultiCallable[_org_pb2.RemoveMemberRequest, _org_pb2.RemoveMemberResponse]  # type: ignore[assignment]
     """RemoveMember ends a membership, with the member's places in teams and workspaces and, of a service account, its API
-    keys. Owners and admins may, for members whose role includes nothing that they lack; every member may leave.
+    keys. Owners and admins may, for members whose roles, in the organization and in its workspaces, include nothing that
+    they lack; every member may leave.
 
-    Pending invitations that the member made are revoked, runs in progress are cancelled.
+    Pending invitations that the member made, and those to an address of the member, are revoked; runs in progress are
+    cancelled. API keys that a service account made end with it, and with them all that was made with those, as by
+    RevokeApiKey. API keys that a person made are the organization's and go on working unless revoke_created_keys is set;
+    the answer lists them, since whoever made a key has seen its secret. Keys that include what the caller lacks stay.
     Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
     """
     SuspendMember: _aio.UnaryUnaryMultiCallable[_org_pb2.SuspendMemberRequest, _org_pb2.SuspendMemberResponse]  # type: ignore[assignment]
     """SuspendMember takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members
-    whose role includes nothing that they lack, and not for themselves.
+    whose roles, in the organization and in its workspaces, include nothing that they lack, and not for themselves.
 
     For the member the organization does not exist; the API keys of a suspended service account do not work. Runs in
-    progress are cancelled. Suspending again changes nothing.
+    progress are cancelled. Pending invitations and API keys are revoked as by RemoveMember, and stay so when the member
+    is reinstated. Suspending again changes nothing else.
     Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
     """
     ReinstateMember: _aio.UnaryUnaryMultiCallable[_org_pb2.ReinstateMemberRequest, _org_pb2.ReinstateMemberResponse]  # type: ignore[assignment]
-    """ReinstateMember gives a suspended member's access back. Owners and admins may, for members whose role includes
-    nothing that they lack. Reinstating again changes nothing.
+    """ReinstateMember gives a suspended member's access back. Owners and admins may, for members whose roles, in the
+    organization and in its workspaces, include nothing that they lack. Reinstating again changes nothing.
 
     Errors: NOT_FOUND; PERMISSION_DENIED.
     """
@@ -274,10 +292,12 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         """CreateInvitation invites an email address into the organization, and sends it a mail. Owners and admins may; nobody
         offers a role that includes what they lack.
 
-        The answer has the token that the invited person needs, as has the mail. Only repeating the call with the same
-        request_id shows it again. Beyond three in an hour no mail is sent to an address.
-        Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's own;
-        NOT_FOUND for an unknown custom role.
+        An organization has one pending invitation per address. Inviting an address again renews it: the role, the inviter
+        and the time are those of the last call, it is mailed again, and its token stays the same.
+        The answer has the token that the invited person needs, as has the mail. Beyond three in an hour no mail is sent to
+        an address.
+        Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's own,
+        also when it is offered already; NOT_FOUND for an unknown custom role.
         """
 
     @_abc_1.abstractmethod
@@ -294,9 +314,10 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.RevokeInvitationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.RevokeInvitationResponse, _abc.Awaitable[_org_pb2.RevokeInvitationResponse]]:
-        """RevokeInvitation withdraws an invitation. Owners and admins may. Withdrawing it again changes nothing.
+        """RevokeInvitation withdraws an invitation. Owners and admins may, for invitations to a role that includes nothing that
+        they lack. Withdrawing it again changes nothing.
 
-        Errors: NOT_FOUND; FAILED_PRECONDITION when it was accepted.
+        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when it was accepted.
         """
 
     @_abc_1.abstractmethod
@@ -307,6 +328,7 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_org_pb2.AcceptInvitationResponse, _abc.Awaitable[_org_pb2.AcceptInvitationResponse]]:
         """AcceptInvitation makes the caller a member of the organization that invited the caller's email address.
 
+        Other invitations of the organization to an address of the caller are revoked.
         Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when the
         invitation was accepted or revoked, or has expired, or when the server demands verified email addresses and the
         caller's is not; ALREADY_EXISTS for a member.
@@ -341,9 +363,13 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.RemoveMemberResponse, _abc.Awaitable[_org_pb2.RemoveMemberResponse]]:
         """RemoveMember ends a membership, with the member's places in teams and workspaces and, of a service account, its API
-        keys. Owners and admins may, for members whose role includes nothing that they lack; every member may leave.
+        keys. Owners and admins may, for members whose roles, in the organization and in its workspaces, include nothing that
+        they lack; every member may leave.
 
-        Pending invitations that the member made are revoked, runs in progress are cancelled.
+        Pending invitations that the member made, and those to an address of the member, are revoked; runs in progress are
+        cancelled. API keys that a service account made end with it, and with them all that was made with those, as by
+        RevokeApiKey. API keys that a person made are the organization's and go on working unless revoke_created_keys is set;
+        the answer lists them, since whoever made a key has seen its secret. Keys that include what the caller lacks stay.
         Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
         """
 
@@ -354,10 +380,11 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.SuspendMemberResponse, _abc.Awaitable[_org_pb2.SuspendMemberResponse]]:
         """SuspendMember takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members
-        whose role includes nothing that they lack, and not for themselves.
+        whose roles, in the organization and in its workspaces, include nothing that they lack, and not for themselves.
 
         For the member the organization does not exist; the API keys of a suspended service account do not work. Runs in
-        progress are cancelled. Suspending again changes nothing.
+        progress are cancelled. Pending invitations and API keys are revoked as by RemoveMember, and stay so when the member
+        is reinstated. Suspending again changes nothing else.
         Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
         """
 
@@ -367,8 +394,8 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.ReinstateMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.ReinstateMemberResponse, _abc.Awaitable[_org_pb2.ReinstateMemberResponse]]:
-        """ReinstateMember gives a suspended member's access back. Owners and admins may, for members whose role includes
-        nothing that they lack. Reinstating again changes nothing.
+        """ReinstateMember gives a suspended member's access back. Owners and admins may, for members whose roles, in the
+        organization and in its workspaces, include nothing that they lack. Reinstating again changes nothing.
 
         Errors: NOT_FOUND; PERMISSION_DENIED.
         """

@@ -62,6 +62,7 @@ class ServiceAccount(_message.Message):
     CUSTOM_ROLE_ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    CREATOR_KEY_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """UUID, to be used where methods take a user_id."""
     org_id: _builtins.str
@@ -74,6 +75,8 @@ class ServiceAccount(_message.Message):
     """The custom role when role is ROLE_CUSTOM."""
     state: _org_pb2.MemberState.ValueType
     """Whether it was suspended."""
+    creator_key_id: _builtins.str
+    """UUID of the API key with which it was made. Empty when a person made it."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time of creation."""
@@ -88,10 +91,11 @@ class ServiceAccount(_message.Message):
         custom_role_id: _builtins.str = ...,
         state: _org_pb2.MemberState.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        creator_key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "custom_role_id", b"custom_role_id", "name", b"name", "org_id", b"org_id", "role", b"role", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "creator_key_id", b"creator_key_id", "custom_role_id", b"custom_role_id", "name", b"name", "org_id", b"org_id", "role", b"role", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -116,6 +120,7 @@ class ApiKey(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     LAST_USE_TIME_FIELD_NUMBER: _builtins.int
     LAST_USE_ADDRESS_FIELD_NUMBER: _builtins.int
+    CREATOR_KEY_ID_FIELD_NUMBER: _builtins.int
     api_key_id: _builtins.str
     """UUID."""
     org_id: _builtins.str
@@ -132,6 +137,8 @@ class ApiKey(_message.Message):
     """UUID of who made it."""
     last_use_address: _builtins.str
     """Network address of that call."""
+    creator_key_id: _builtins.str
+    """UUID of the API key with which it was made. Empty when a person made it."""
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the permissions that it is limited to, sorted."""
@@ -168,10 +175,11 @@ class ApiKey(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         last_use_time: _timestamp_pb2.Timestamp | None = ...,
         last_use_address: _builtins.str = ...,
+        creator_key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_use_time", b"last_use_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "create_time", b"create_time", "creator_id", b"creator_id", "expire_time", b"expire_time", "last_use_address", b"last_use_address", "last_use_time", b"last_use_time", "name", b"name", "org_id", b"org_id", "permissions", b"permissions", "prefix", b"prefix", "state", b"state", "user_id", b"user_id", "workspace_ids", b"workspace_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "create_time", b"create_time", "creator_id", b"creator_id", "creator_key_id", b"creator_key_id", "expire_time", b"expire_time", "last_use_address", b"last_use_address", "last_use_time", b"last_use_time", "name", b"name", "org_id", b"org_id", "permissions", b"permissions", "prefix", b"prefix", "state", b"state", "user_id", b"user_id", "workspace_ids", b"workspace_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -560,19 +568,23 @@ class RevokeApiKeyRequest(_message.Message):
 
     ORG_ID_FIELD_NUMBER: _builtins.int
     API_KEY_ID_FIELD_NUMBER: _builtins.int
+    KEEP_CREATED_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organization."""
     api_key_id: _builtins.str
     """The key."""
+    keep_created: _builtins.bool
+    """Whether API keys and invitations that were made with it go on working."""
     def __init__(
         self,
         *,
         org_id: _builtins.str = ...,
         api_key_id: _builtins.str = ...,
+        keep_created: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "org_id", b"org_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "keep_created", b"keep_created", "org_id", b"org_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -585,18 +597,36 @@ class RevokeApiKeyResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     API_KEY_FIELD_NUMBER: _builtins.int
+    CREATED_API_KEYS_FIELD_NUMBER: _builtins.int
+    CREATED_INVITATIONS_FIELD_NUMBER: _builtins.int
+    CREATED_SERVICE_ACCOUNTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def api_key(self) -> Global___ApiKey:
         """The key after the change."""
+
+    @_builtins.property
+    def created_api_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApiKey]:
+        """API keys that were made with it, also by way of others, after the change: the latest 1000."""
+
+    @_builtins.property
+    def created_invitations(self) -> _containers.RepeatedCompositeFieldContainer[_org_pb2.Invitation]:
+        """Invitations that were made with these, after the change, accepted ones included: the latest 1000."""
+
+    @_builtins.property
+    def created_service_accounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceAccount]:
+        """Service accounts that were made with these: the latest 1000."""
 
     def __init__(
         self,
         *,
         api_key: Global___ApiKey | None = ...,
+        created_api_keys: _abc.Iterable[Global___ApiKey] | None = ...,
+        created_invitations: _abc.Iterable[_org_pb2.Invitation] | None = ...,
+        created_service_accounts: _abc.Iterable[Global___ServiceAccount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "created_api_keys", b"created_api_keys", "created_invitations", b"created_invitations", "created_service_accounts", b"created_service_accounts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

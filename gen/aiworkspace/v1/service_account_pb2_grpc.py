@@ -103,9 +103,9 @@ class ServiceAccountServiceServicer:
 
     def DeleteServiceAccount(self, request, context):
         """DeleteServiceAccount deletes a service account with its API keys. Owners and admins may. What it said and spent
-        stays.
+        stays; its runs in progress are cancelled. What was made with its API keys is revoked as by OrgService.RemoveMember.
 
-        Errors: NOT_FOUND; PERMISSION_DENIED for an account whose role includes what the caller lacks.
+        Errors: NOT_FOUND; PERMISSION_DENIED for an account whose roles include what the caller lacks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,9 +146,14 @@ class ServiceAccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeApiKey(self, request, context):
-        """RevokeApiKey ends a key. Owners and admins may. Ending it again changes nothing.
+        """RevokeApiKey ends a key, and cancels its runs in progress. Owners and admins may, for keys that include nothing that
+        they lack; a key may end itself. Ending it again changes nothing else.
 
-        Errors: NOT_FOUND.
+        With it end the API keys and pending invitations that were made with it, and with keys that were made with it, and so
+        on, unless keep_created is set. The answer lists them, and the service accounts that were made so. Those stay, since
+        they can do nothing without a key, as do members who accepted an invitation. To replace a key in use, call
+        RotateApiKey as a person, or with keep_created here: a key that was rotated with itself is made with it.
+        Errors: NOT_FOUND; PERMISSION_DENIED, also when what was made includes what the caller lacks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,9 +48,9 @@ class ServiceAccountServiceStub:
     """ListServiceAccounts lists the organization's service accounts, the oldest first. Owners and admins may."""
     DeleteServiceAccount: _grpc.UnaryUnaryMultiCallable[_service_account_pb2.DeleteServiceAccountRequest, _service_account_pb2.DeleteServiceAccountResponse]
     """DeleteServiceAccount deletes a service account with its API keys. Owners and admins may. What it said and spent
-    stays.
+    stays; its runs in progress are cancelled. What was made with its API keys is revoked as by OrgService.RemoveMember.
 
-    Errors: NOT_FOUND; PERMISSION_DENIED for an account whose role includes what the caller lacks.
+    Errors: NOT_FOUND; PERMISSION_DENIED for an account whose roles include what the caller lacks.
     """
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_service_account_pb2.CreateApiKeyRequest, _service_account_pb2.CreateApiKeyResponse]
     """CreateApiKey makes a key for a service account. Owners and admins may; nobody puts into a key what they lack, in
@@ -75,9 +75,14 @@ class ServiceAccountServiceStub:
     Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when the key has ended.
     """
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_service_account_pb2.RevokeApiKeyRequest, _service_account_pb2.RevokeApiKeyResponse]
-    """RevokeApiKey ends a key. Owners and admins may. Ending it again changes nothing.
+    """RevokeApiKey ends a key, and cancels its runs in progress. Owners and admins may, for keys that include nothing that
+    they lack; a key may end itself. Ending it again changes nothing else.
 
-    Errors: NOT_FOUND.
+    With it end the API keys and pending invitations that were made with it, and with keys that were made with it, and so
+    on, unless keep_created is set. The answer lists them, and the service accounts that were made so. Those stay, since
+    they can do nothing without a key, as do members who accepted an invitation. To replace a key in use, call
+    RotateApiKey as a person, or with keep_created here: a key that was rotated with itself is made with it.
+    Errors: NOT_FOUND; PERMISSION_DENIED, also when what was made includes what the caller lacks.
     """
 
 @_typing.type_check_only
@@ -100,9 +105,9 @@ class ServiceAccountServiceAsyncStub(ServiceAccountServiceStub):
     """ListServiceAccounts lists the organization's service accounts, the oldest first. Owners and admins may."""
     DeleteServiceAccount: _aio.UnaryUnaryMultiCallable[_service_account_pb2.DeleteServiceAccountRequest, _service_account_pb2.DeleteServiceAccountResponse]  # type: ignore[assignment]
     """DeleteServiceAccount deletes a service account with its API keys. Owners and admins may. What it said and spent
-    stays.
+    stays; its runs in progress are cancelled. What was made with its API keys is revoked as by OrgService.RemoveMember.
 
-    Errors: NOT_FOUND; PERMISSION_DENIED for an account whose role includes what the caller lacks.
+    Errors: NOT_FOUND; PERMISSION_DENIED for an account whose roles include what the caller lacks.
     """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_service_account_pb2.CreateApiKeyRequest, _service_account_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
     """CreateApiKey makes a key for a service account. Owners and admins may; nobody puts into a key what they lack, in
@@ -127,9 +132,14 @@ class ServiceAccountServiceAsyncStub(ServiceAccountServiceStub):
     Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when the key has ended.
     """
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_service_account_pb2.RevokeApiKeyRequest, _service_account_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
-    """RevokeApiKey ends a key. Owners and admins may. Ending it again changes nothing.
+    """RevokeApiKey ends a key, and cancels its runs in progress. Owners and admins may, for keys that include nothing that
+    they lack; a key may end itself. Ending it again changes nothing else.
 
-    Errors: NOT_FOUND.
+    With it end the API keys and pending invitations that were made with it, and with keys that were made with it, and so
+    on, unless keep_created is set. The answer lists them, and the service accounts that were made so. Those stay, since
+    they can do nothing without a key, as do members who accepted an invitation. To replace a key in use, call
+    RotateApiKey as a person, or with keep_created here: a key that was rotated with itself is made with it.
+    Errors: NOT_FOUND; PERMISSION_DENIED, also when what was made includes what the caller lacks.
     """
 
 class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -167,9 +177,9 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_service_account_pb2.DeleteServiceAccountResponse, _abc.Awaitable[_service_account_pb2.DeleteServiceAccountResponse]]:
         """DeleteServiceAccount deletes a service account with its API keys. Owners and admins may. What it said and spent
-        stays.
+        stays; its runs in progress are cancelled. What was made with its API keys is revoked as by OrgService.RemoveMember.
 
-        Errors: NOT_FOUND; PERMISSION_DENIED for an account whose role includes what the caller lacks.
+        Errors: NOT_FOUND; PERMISSION_DENIED for an account whose roles include what the caller lacks.
         """
 
     @_abc_1.abstractmethod
@@ -218,9 +228,14 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_account_pb2.RevokeApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_account_pb2.RevokeApiKeyResponse, _abc.Awaitable[_service_account_pb2.RevokeApiKeyResponse]]:
-        """RevokeApiKey ends a key. Owners and admins may. Ending it again changes nothing.
+        """RevokeApiKey ends a key, and cancels its runs in progress. Owners and admins may, for keys that include nothing that
+        they lack; a key may end itself. Ending it again changes nothing else.
 
-        Errors: NOT_FOUND.
+        With it end the API keys and pending invitations that were made with it, and with keys that were made with it, and so
+        on, unless keep_created is set. The answer lists them, and the service accounts that were made so. Those stay, since
+        they can do nothing without a key, as do members who accepted an invitation. To replace a key in use, call
+        RotateApiKey as a person, or with keep_created here: a key that was rotated with itself is made with it.
+        Errors: NOT_FOUND; PERMISSION_DENIED, also when what was made includes what the caller lacks.
         """
 
 def add_ServiceAccountServiceServicer_to_server(servicer: ServiceAccountServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -61,6 +61,10 @@ class Principal:
     memberships: Mapping[UUID, Membership]
     verified: bool = True  # whether mail to the person arrives; of a service account nobody asks that
 
+    @property
+    def key_id(self) -> UUID | None:
+        return self.key.api_key_id if self.key else None
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:

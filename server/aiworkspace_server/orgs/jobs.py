@@ -4,6 +4,7 @@ from uuid import UUID
 
 from ..auth import store as users
 from ..auth.jobs import Notice, Notices
+from ..kit.ids import new_id
 from ..kit.jobs import Jobs
 from ..kit.mail import Links, Mail, Mailer, MailKind, quoted
 from ..kit.postgres import Database, WriteSession
@@ -39,9 +40,10 @@ class InvitationMails:
 
     async def ask(self, tx: WriteSession, invitation: Invitation) -> None:
         """Nothing is sent when the invitation is closed by then."""
-        await self._jobs.enqueue(tx, _SEND, org_id=invitation.org_id, invitation_id=invitation.id)
+        mail = {"org_id": invitation.org_id, "invitation_id": invitation.id, "mail_id": new_id()}
+        await self._jobs.enqueue(tx, _SEND, **mail)
 
-    async def _send(self, org_id: str, invitation_id: str) -> None:
+    async def _send(self, org_id: str, invitation_id: str, mail_id: str) -> None:
         async with self._db.read(UUID(org_id)) as tx:
             org = await store.find_org(tx, UUID(org_id))
             invitation = await store.find_invitation(tx, UUID(invitation_id))
@@ -55,7 +57,7 @@ class InvitationMails:
             how_to=self._links.how_to("invitation", "aiws orgs accept", token),
             until=invitation.expire_time,
         )
-        await self._mailer.send(Mail(invitation.id, invitation.email, _SUBJECT, text, MailKind.INVITATION))
+        await self._mailer.send(Mail(UUID(mail_id), invitation.email, _SUBJECT, text, MailKind.INVITATION))
 
 
 async def notify_owners(tx: WriteSession, notices: Notices, notice: Notice) -> None:

@@ -47,6 +47,7 @@ class Membership(Base):
     version: Mapped[int] = mapped_column(default=1)
     create_time: Mapped[datetime]
     suspend_time: Mapped[datetime | None]
+    creator_key_id: Mapped[UUID | None]  # of the API key with which a service account was made
 
 
 class Invitation(Base):
@@ -63,6 +64,7 @@ class Invitation(Base):
     accept_time: Mapped[datetime | None]
     accepter_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id"))
     revoke_time: Mapped[datetime | None]
+    creator_key_id: Mapped[UUID | None]  # of the API key with which it was made
 
 
 class Team(Base):

@@ -61,31 +61,37 @@ async def delete_org(tx: WriteSession, org_id: UUID) -> None:
 async def create_invitation(
     tx: WriteSession, org_id: UUID, email: str, role: RoleChoice, inviter: Principal
 ) -> Invitation:
+    """Makes the invitation, or renews the one that the address has. The database keeps one open one of each address."""
     await lock_org(tx, org_id, "org_id")
-    await check_may_grant(tx, inviter, await permissions_of(tx, role))
+    earlier = await store.lock_open_invitation(tx, email)
+    replaced = await _offered(tx, earlier) if earlier and is_open(earlier) else frozenset[str]()
+    await check_may_grant(tx, inviter, await permissions_of(tx, role), replaced)
     if await store.is_member(tx, email):
         raise AlreadyExists("This person is a member of the organization.", "email")
     time = now()
-    invitation = Invitation(
-        org_id=org_id,
-        id=new_id(),
-        email=email,
-        role=role.name,
-        custom_role_id=role.custom_role_id,
-        inviter_id=inviter.user_id,
-        create_time=time,
-        expire_time=time + INVITATION_LIFETIME,
-    )
-    tx.add(invitation)
+    if earlier and is_open(earlier):
+        invitation = earlier
+    else:
+        if earlier:
+            earlier.revoke_time = time
+            await tx.flush()  # before the one that takes its place
+        invitation = Invitation(org_id=org_id, id=new_id(), email=email, create_time=time)
+        tx.add(invitation)
+    invitation.role, invitation.custom_role_id = role
+    invitation.inviter_id, invitation.creator_key_id = inviter.user_id, inviter.key_id
+    invitation.expire_time = time + INVITATION_LIFETIME
     return invitation
 
 
-async def revoke_invitation(tx: WriteSession, invitation_id: UUID) -> Invitation:
+async def revoke_invitation(tx: WriteSession, org_id: UUID, invitation_id: UUID, caller: Principal) -> Invitation:
+    await lock_org(tx, org_id, "org_id")
     invitation = await store.lock_invitation(tx, invitation_id)
     if invitation is None:
         raise NotFound("invitation_id")
     if invitation.accept_time:
         raise _invitation_closed("The invitation was accepted: remove the member instead.")
+    if is_open(invitation):
+        await check_may_grant(tx, caller, await _offered(tx, invitation))
     invitation.revoke_time = invitation.revoke_time or now()
     return invitation
 
@@ -101,6 +107,7 @@ async def accept_invitation(tx: WriteSession, org_id: UUID, invitation_id: UUID,
     if await store.find_member(tx, user.id):
         raise AlreadyExists("You are a member of this organization.", "token")
     invitation.accept_time, invitation.accepter_id = now(), user.id
+    await store.close_invitations_to(tx, user.id, user.email)
     role = RoleChoice(invitation.role, invitation.custom_role_id)
     tx.add(new_membership(org.id, user.id, role))
     return org, role
@@ -116,7 +123,7 @@ def check_verified(user: User) -> None:
         raise email_unverified()
 
 
-def new_membership(org_id: UUID, user_id: UUID, role: RoleChoice) -> Membership:
+def new_membership(org_id: UUID, user_id: UUID, role: RoleChoice, creator_key_id: UUID | None = None) -> Membership:
     return Membership(
         org_id=org_id,
         user_id=user_id,
@@ -124,6 +131,7 @@ def new_membership(org_id: UUID, user_id: UUID, role: RoleChoice) -> Membership:
         custom_role_id=role.custom_role_id,
         version=1,
         create_time=now(),
+        creator_key_id=creator_key_id,
     )
 
 
@@ -147,13 +155,14 @@ async def update_member(
 
 async def remove_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller: Principal) -> None:
     await lock_org(tx, org_id, "org_id")
-    member, _ = await find_member(tx, user_id, "user_id")
+    member, user = await find_member(tx, user_id, "user_id")
     if user_id != caller.user_id or caller.key:
         await check_may_grant(tx, caller, await permissions_of(tx, role_of(member)))
     elif member.suspend_time:  # a moment ago: who leaves now could come back without being reinstated
         raise NotFound("org_id")
     await _check_owner_left(tx, member)
     await withdraw_invitations(tx, user_id, frozenset())
+    await store.close_invitations_to(tx, user_id, user.email)
     await store.remove_member(tx, user_id)
 
 
@@ -190,9 +199,10 @@ async def suspend_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller: 
     await lock_org(tx, org_id, "org_id")
     member, user = await find_member(tx, user_id, "user_id")
     await check_may_grant(tx, caller, await permissions_of(tx, role_of(member)))
+    await withdraw_invitations(tx, user_id, frozenset())
+    await store.close_invitations_to(tx, user_id, user.email)
     if member.suspend_time is None:
         await _check_owner_left(tx, member)
-        await withdraw_invitations(tx, user_id, frozenset())
         member.suspend_time = now()
         member.version += 1
     return member, user
@@ -272,9 +282,19 @@ def lacking(permissions: frozenset[str]) -> PermissionMissing:
 async def withdraw_invitations(tx: WriteSession, inviter_id: UUID, permissions: frozenset[str]) -> None:
     """Of somebody who is left with these permissions: those that they could no longer make."""
     for invitation in await store.pending_invitations(tx, inviter_id):
-        offered = await permissions_of(tx, RoleChoice(invitation.role, invitation.custom_role_id))
-        if not offered | {"invitation.manage"} <= permissions:
+        if not await _offered(tx, invitation) | {"invitation.manage"} <= permissions:
             invitation.revoke_time = now()
+
+
+async def _offered(tx: ReadSession, invitation: Invitation) -> frozenset[str]:
+    return await permissions_of(tx, RoleChoice(invitation.role, invitation.custom_role_id))
+
+
+async def take_back_invitation(tx: WriteSession, invitation: Invitation, caller: Principal) -> None:
+    """Revokes one that was made with an API key, unless it is closed."""
+    if is_open(invitation):
+        await check_may_grant(tx, caller, await _offered(tx, invitation) | {"invitation.manage"})
+        invitation.revoke_time = now()
 
 
 async def _check_owner_left(tx: WriteSession, leaving: Membership) -> None:

@@ -1,14 +1,15 @@
 """OrgService: proto in and out, one transaction per call."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from aiworkspace.v1 import org_pb2 as pb
 from aiworkspace.v1.org_pb2_grpc import OrgServiceServicer
 
 from ..auth import store as users
+from ..auth.authority import Principal
 from ..auth.models import User
 from ..auth.principal import Authenticator
 from ..kit.context import caller_id, current, tenant_id
@@ -19,7 +20,7 @@ from ..kit.masks import changes
 from ..kit.pages import Pages
 from ..kit.postgres import Database, WriteSession
 from ..kit.replies import Replies
-from ..kit.timestamps import is_over, timestamp
+from ..kit.timestamps import LEEWAY, is_over, timestamp
 from . import service, store
 from .jobs import InvitationMails
 from .models import Invitation, Membership
@@ -28,6 +29,18 @@ from .tokens import InvitationTokens
 
 # Called with an organization in which somebody may do less than before, once that is committed.
 RightsLost = Callable[[UUID], Awaitable[None]]
+# Raises PermissionMissing when the caller lacks what a member of an organization may in its workspaces.
+CheckPlaces = Callable[[WriteSession, UUID, Principal, UUID], Awaitable[None]]
+
+
+class RevokeMade(Protocol):
+    """Revokes API keys that a member made, as far as the caller may: those of a person when that is asked for."""
+
+    async def __call__(
+        self, tx: WriteSession, caller: Principal, user_id: UUID, *, of_person: bool = False
+    ) -> tuple[Sequence[UUID], Sequence[UUID]]:
+        """Return the keys that were revoked, and those that go on working."""
+
 
 # Asked, in the transaction of a deletion, to erase what was in the organization.
 Erase = Callable[[WriteSession, UUID], Awaitable[None]]
@@ -40,6 +53,8 @@ class OrgServicer(OrgServiceServicer):
         authenticator: Authenticator,
         rights_lost: RightsLost,
         erase: Erase,
+        check_places: CheckPlaces,
+        revoke_made: RevokeMade,
         tokens: InvitationTokens,
         mails: InvitationMails,
         sender_limit: SenderLimit,
@@ -51,6 +66,8 @@ class OrgServicer(OrgServiceServicer):
         self._authenticator = authenticator
         self._rights_lost = rights_lost
         self._erase = erase
+        self._check_places = check_places
+        self._revoke_made = revoke_made
         self._tokens = tokens
         self._mails = mails
         self._sender_limit = sender_limit
@@ -109,7 +126,7 @@ class OrgServicer(OrgServiceServicer):
             if reply is None:
                 await self._sender_limit.count(caller_id(), org_id)
                 invitation = await service.create_invitation(tx, org_id, email, role, current.get().principal)
-                reply = pb.CreateInvitationResponse(invitation=_invitation_to_proto(invitation))
+                reply = pb.CreateInvitationResponse(invitation=invitation_to_proto(invitation))
                 await self._replies.keep(tx, request, reply)
                 await self._mails.ask(tx, invitation)
         reply.invitation.email = email
@@ -120,13 +137,13 @@ class OrgServicer(OrgServiceServicer):
         async with self._db.read(tenant_id()) as tx:
             rows = await store.list_invitations(tx, self._pages.after_id(request), self._pages.limit(request))
         rows, more = self._pages.cut(request, rows, lambda invitation: [invitation.id])
-        return pb.ListInvitationsResponse(invitations=map(_invitation_to_proto, rows), next_page_token=more)
+        return pb.ListInvitationsResponse(invitations=map(invitation_to_proto, rows), next_page_token=more)
 
     async def RevokeInvitation(self, request: pb.RevokeInvitationRequest, context: Any) -> pb.RevokeInvitationResponse:
         invitation_id = parse_id(request.invitation_id, "invitation_id")
         async with self._db.write(tenant_id()) as tx:
-            invitation = await service.revoke_invitation(tx, invitation_id)
-        return pb.RevokeInvitationResponse(invitation=_invitation_to_proto(invitation))
+            invitation = await service.revoke_invitation(tx, tenant_id(), invitation_id, current.get().principal)
+        return pb.RevokeInvitationResponse(invitation=invitation_to_proto(invitation))
 
     async def AcceptInvitation(self, request: pb.AcceptInvitationRequest, context: Any) -> pb.AcceptInvitationResponse:
         org_id, invitation_id = self._tokens.read(request.token)
@@ -172,24 +189,35 @@ class OrgServicer(OrgServiceServicer):
         return pb.UpdateMemberResponse(member=_member_to_proto(*changed))
 
     async def RemoveMember(self, request: pb.RemoveMemberRequest, context: Any) -> pb.RemoveMemberResponse:
-        user_id = parse_id(request.user_id, "user_id")
+        user_id, caller = parse_id(request.user_id, "user_id"), current.get().principal
         async with self._db.write(tenant_id()) as tx:
-            await service.remove_member(tx, tenant_id(), user_id, current.get().principal)
-        self._authenticator.forget(user_id)
-        await self._rights_lost(tenant_id())
-        return pb.RemoveMemberResponse()
+            await self._check_places(tx, tenant_id(), caller, user_id)
+            revoked, kept = await self._revoke_made(tx, caller, user_id, of_person=request.revoke_created_keys)
+            await service.remove_member(tx, tenant_id(), user_id, caller)
+        await self._access_lost(user_id, revoked)
+        return pb.RemoveMemberResponse(revoked_api_key_ids=map(str, revoked), kept_api_key_ids=map(str, kept))
 
     async def SuspendMember(self, request: pb.SuspendMemberRequest, context: Any) -> pb.SuspendMemberResponse:
-        user_id = parse_id(request.user_id, "user_id")
+        user_id, caller = parse_id(request.user_id, "user_id"), current.get().principal
         async with self._db.write(tenant_id()) as tx:
-            changed = await service.suspend_member(tx, tenant_id(), user_id, current.get().principal)
+            await self._check_places(tx, tenant_id(), caller, user_id)
+            revoked, kept = await self._revoke_made(tx, caller, user_id, of_person=request.revoke_created_keys)
+            changed = await service.suspend_member(tx, tenant_id(), user_id, caller)
+        await self._access_lost(user_id, revoked)
+        return pb.SuspendMemberResponse(
+            member=_member_to_proto(*changed), revoked_api_key_ids=map(str, revoked), kept_api_key_ids=map(str, kept)
+        )
+
+    async def _access_lost(self, user_id: UUID, revoked: Sequence[UUID]) -> None:
+        if revoked:
+            self._authenticator.forget_org(tenant_id())  # the keys are other accounts'
         self._authenticator.forget(user_id)
         await self._rights_lost(tenant_id())
-        return pb.SuspendMemberResponse(member=_member_to_proto(*changed))
 
     async def ReinstateMember(self, request: pb.ReinstateMemberRequest, context: Any) -> pb.ReinstateMemberResponse:
         user_id = parse_id(request.user_id, "user_id")
         async with self._db.write(tenant_id()) as tx:
+            await self._check_places(tx, tenant_id(), current.get().principal, user_id)
             changed = await service.reinstate_member(tx, tenant_id(), user_id, current.get().principal)
         self._authenticator.forget(user_id)
         return pb.ReinstateMemberResponse(member=_member_to_proto(*changed))
@@ -231,6 +259,7 @@ def _member_to_proto(member: Membership, user: User) -> pb.Member:
         org_id=str(member.org_id),
         user_id=str(member.user_id),
         email=user.email or "",
+        email_verified=user.verify_time is not None,
         display_name=user.display_name,
         role=role_to_proto(member.role),
         custom_role_id=str(member.custom_role_id or ""),
@@ -241,7 +270,7 @@ def _member_to_proto(member: Membership, user: User) -> pb.Member:
     )
 
 
-def _invitation_to_proto(invitation: Invitation) -> pb.Invitation:
+def invitation_to_proto(invitation: Invitation) -> pb.Invitation:
     return pb.Invitation(
         invitation_id=str(invitation.id),
         org_id=str(invitation.org_id),
@@ -250,6 +279,7 @@ def _invitation_to_proto(invitation: Invitation) -> pb.Invitation:
         custom_role_id=str(invitation.custom_role_id or ""),
         state=_invitation_state(invitation),
         inviter_id=str(invitation.inviter_id),
+        creator_key_id=str(invitation.creator_key_id or ""),
         create_time=timestamp(invitation.create_time),
         expire_time=timestamp(invitation.expire_time),
     )
@@ -258,6 +288,6 @@ def _invitation_to_proto(invitation: Invitation) -> pb.Invitation:
 def _invitation_state(invitation: Invitation) -> pb.InvitationState.ValueType:
     if invitation.accept_time:
         return pb.INVITATION_STATE_ACCEPTED
-    if invitation.revoke_time:
+    if invitation.revoke_time and invitation.revoke_time < invitation.expire_time + LEEWAY:
         return pb.INVITATION_STATE_REVOKED
     return pb.INVITATION_STATE_EXPIRED if is_over(invitation.expire_time) else pb.INVITATION_STATE_PENDING

@@ -1,11 +1,11 @@
 """Queries on organizations, memberships and invitations. The tenant is set by the session, never here."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, delete, func, or_, select, text
+from sqlalchemy import ColumnElement, Row, delete, func, or_, select, text, update
 
 from ..auth.authority import ROLES
 from ..auth.models import User
@@ -115,15 +115,38 @@ async def lock_invitation(tx: WriteSession, invitation_id: UUID) -> Invitation |
     return (await tx.execute(query)).scalar_one_or_none()
 
 
+async def lock_open_invitation(tx: WriteSession, email: str) -> Invitation | None:
+    """The one to this address that is neither accepted nor revoked; it may have expired."""
+    query = select(Invitation).where(Invitation.email == email, *_is_open()).with_for_update()
+    return (await tx.execute(query)).scalar_one_or_none()
+
+
+async def close_invitations_to(tx: WriteSession, user_id: UUID, email: str | None) -> None:
+    """Revokes those to the present address of a person, and to addresses with which they accepted one before."""
+    accepted = select(Invitation.email).where(Invitation.accepter_id == user_id)
+    theirs = or_(Invitation.email == email, Invitation.email.in_(accepted))
+    await tx.execute(update(Invitation).where(theirs, *_is_open()).values(revoke_time=now()))
+
+
+async def invitations_of_keys(tx: WriteSession, key_ids: Collection[UUID]) -> Sequence[Invitation]:
+    """Those that were made with one of these API keys, the latest first."""
+    query = select(Invitation).where(Invitation.creator_key_id.in_(key_ids)).order_by(Invitation.id.desc())
+    return (await tx.execute(query.with_for_update())).scalars().all()
+
+
 async def pending_invitations(tx: WriteSession, inviter_id: UUID) -> Sequence[Invitation]:
     """Those of this person that could still be accepted, locked."""
     query = select(Invitation).where(Invitation.inviter_id == inviter_id, *is_pending()).with_for_update()
     return (await tx.execute(query)).scalars().all()
 
 
+def _is_open() -> tuple[ColumnElement[bool], ...]:
+    return Invitation.accept_time.is_(None), Invitation.revoke_time.is_(None)
+
+
 def is_pending() -> tuple[ColumnElement[bool], ...]:
     """The conditions under which an invitation can be accepted."""
-    return Invitation.accept_time.is_(None), Invitation.revoke_time.is_(None), Invitation.expire_time > now() - LEEWAY
+    return *_is_open(), Invitation.expire_time > now() - LEEWAY
 
 
 async def find_custom_role(tx: ReadSession, custom_role_id: UUID) -> CustomRole | None:

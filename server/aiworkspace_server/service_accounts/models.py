@@ -27,6 +27,7 @@ class ApiKey(Base):
     permissions: Mapped[list[str]] = mapped_column(ARRAY(Text()))
     workspaces_limited: Mapped[bool]  # whether it works in its ApiKeyWorkspaces alone
     creator_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    creator_key_id: Mapped[UUID | None]  # of the API key with which it was made
     create_time: Mapped[datetime]
     expire_time: Mapped[datetime | None]
     revoke_time: Mapped[datetime | None]

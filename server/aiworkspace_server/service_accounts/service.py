@@ -1,6 +1,7 @@
 """Rules of service accounts and their API keys."""
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -16,9 +17,10 @@ from ..kit.ids import new_id
 from ..kit.postgres import WriteSession
 from ..kit.timestamps import now
 from ..orgs import service as orgs
-from ..orgs.models import Membership
+from ..orgs.models import Invitation, Membership
 from ..orgs.service import RoleChoice, check_may_grant, lock_org, permissions_of, role_of
-from ..workspaces.members import check_holds
+from ..orgs.store import invitations_of_keys
+from ..workspaces.members import check_holds, check_may_take_all
 from ..workspaces.store import find_scopes
 from . import store
 from .models import ApiKey, ApiKeyWorkspace
@@ -34,6 +36,15 @@ class KeyScopes:
     workspace_ids: frozenset[UUID] | None  # None: all that its account may see
 
 
+@dataclass(frozen=True, slots=True)
+class RevokedKey:
+    """A key that has ended, and what was made with it, also by way of keys that were made with it."""
+
+    key: ApiKey
+    created_keys: Sequence[ApiKey]
+    created_invitations: Sequence[Invitation]
+
+
 async def create_service_account(
     tx: WriteSession, org_id: UUID, name: str, role: RoleChoice, caller: Principal
 ) -> tuple[Membership, User]:
@@ -44,7 +55,7 @@ async def create_service_account(
     await check_may_grant(tx, caller, await permissions_of(tx, role))
     tx.add(user)
     await tx.flush()  # before the membership that refers to it
-    member = orgs.new_membership(org_id, user.id, role)
+    member = orgs.new_membership(org_id, user.id, role, caller.key_id)
     tx.add(member)
     return member, user
 
@@ -52,6 +63,8 @@ async def create_service_account(
 async def delete_service_account(tx: WriteSession, org_id: UUID, user_id: UUID, caller: Principal) -> None:
     await lock_org(tx, org_id, "org_id")
     await _find_account(tx, user_id)
+    await check_may_take_all(tx, org_id, caller, user_id)
+    await revoke_made_by(tx, caller, user_id)
     await orgs.remove_member(tx, org_id, user_id, caller)
     account = await users.lock_for_deletion(tx, user_id)
     account.display_name, account.delete_time = "", now()
@@ -87,7 +100,7 @@ async def create_key(
     if scopes.workspace_ids:
         await _check_seen(tx, caller, scopes.workspace_ids)
     await _check_may_hand_out(tx, caller, account, scopes)
-    return await _add_key(tx, account, name, scopes, expire_time, caller.user_id)
+    return await _add_key(tx, account, name, scopes, expire_time, caller)
 
 
 async def rotate_key(
@@ -110,15 +123,60 @@ async def rotate_key(
         expire_time = now() + (old.expire_time - old.create_time)
     end = now() + overlap
     old.expire_time = min(old.expire_time or end, end)
-    key, secret = await _add_key(tx, account, old.name, scopes, expire_time, caller.user_id)
+    key, secret = await _add_key(tx, account, old.name, scopes, expire_time, caller)
     return key, scopes, secret
 
 
-async def revoke_key(tx: WriteSession, org_id: UUID, api_key_id: UUID) -> ApiKey:
+async def revoke_key(
+    tx: WriteSession, org_id: UUID, api_key_id: UUID, caller: Principal, *, keep_created: bool
+) -> RevokedKey:
     await lock_org(tx, org_id, "org_id")
     key = await _find_key(tx, api_key_id)
+    if caller.key_id != key.id:
+        await _check_may_take(tx, caller, key)
     key.revoke_time = key.revoke_time or now()
-    return key
+    keys = await store.list_made_with(tx, [key.id])
+    invitations = await invitations_of_keys(tx, [key.id, *(each.id for each in keys)])
+    if not keep_created:
+        for each in keys:
+            await _check_may_take(tx, caller, each)
+            each.revoke_time = each.revoke_time or now()
+        for invitation in invitations:
+            await orgs.take_back_invitation(tx, invitation, caller)
+    return RevokedKey(key, keys, invitations)
+
+
+async def revoke_made_by(
+    tx: WriteSession, caller: Principal, user_id: UUID, *, of_person: bool = False
+) -> tuple[Sequence[UUID], Sequence[UUID]]:
+    """Revokes keys that a service account made, with all that was made with them, as far as the caller may.
+
+    `of_person`: also those that a person made. Returns the keys that have ended by this, and those that go on working.
+    Call with the organization locked.
+    """
+    _, user = await orgs.find_member(tx, user_id, "user_id")
+    roots = await store.list_keys_of_creator(tx, user_id)
+    keys = {key.id: key for key in (*roots, *await store.list_made_with(tx, [key.id for key in roots]))}
+    working = [key for key in keys.values() if not has_ended(key)]
+    if user.kind == "person" and not of_person:
+        return [], [key.id for key in working]
+    for key in working:
+        with suppress(PermissionMissing):
+            await _check_may_take(tx, caller, key)
+            key.revoke_time = now()
+    for invitation in await invitations_of_keys(tx, keys):
+        with suppress(PermissionMissing):
+            await orgs.take_back_invitation(tx, invitation, caller)
+    await tx.flush()
+    return [key.id for key in working if has_ended(key)], [key.id for key in working if not has_ended(key)]
+
+
+async def _check_may_take(tx: WriteSession, caller: Principal, key: ApiKey) -> None:
+    """Taking a key away needs what handing it out needs. One that has ended takes nothing with it."""
+    if not has_ended(key):
+        scopes = await scopes_of(tx, key)
+        await check_may_grant(tx, caller, frozenset({"service_account.manage"}))
+        await _check_may_hand_out(tx, caller, await _find_account(tx, key.user_id), scopes)
 
 
 def has_ended(key: ApiKey) -> bool:
@@ -191,7 +249,7 @@ async def _add_key(
     name: str,
     scopes: KeyScopes,
     expire_time: datetime | None,
-    creator_id: UUID,
+    creator: Principal,
 ) -> tuple[ApiKey, str]:
     secret = new_key()
     key = ApiKey(
@@ -203,7 +261,8 @@ async def _add_key(
         secret_hash=secret_hash(secret),
         permissions=sorted(scopes.permissions),
         workspaces_limited=scopes.workspace_ids is not None,
-        creator_id=creator_id,
+        creator_id=creator.user_id,
+        creator_key_id=creator.key_id,
         create_time=now(),
         expire_time=expire_time,
     )

@@ -20,9 +20,11 @@ from ..kit.replies import Replies
 from ..kit.timestamps import parse_timestamp, timestamp
 from ..orgs.jobs import notify_owners
 from ..orgs.models import Membership
-from ..orgs.servicer import Erase, RightsLost, read_role, role_to_proto
+from ..orgs.servicer import Erase, RightsLost, invitation_to_proto, read_role, role_to_proto
 from . import service, store
 from .models import ApiKey
+
+_MOST_LISTED = 1000  # of each sort that was made with a key
 
 
 class ServiceAccountServicer(ServiceAccountServiceServicer):
@@ -71,7 +73,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         async with self._db.write(tenant_id()) as tx:
             await service.delete_service_account(tx, tenant_id(), user_id, current.get().principal)
             await self._erase(tx, user_id)
-        self._authenticator.forget(user_id)
+        self._authenticator.forget_org(tenant_id())  # keys of other accounts may have ended, too
         await self._rights_lost(tenant_id())
         return pb.DeleteServiceAccountResponse()
 
@@ -118,11 +120,22 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Any) -> pb.RevokeApiKeyResponse:
         api_key_id = parse_id(request.api_key_id, "api_key_id")
         async with self._db.write(tenant_id()) as tx:
-            key = await service.revoke_key(tx, tenant_id(), api_key_id)
-            workspaces = await store.workspaces_of_keys(tx, [key])
-        self._authenticator.forget(key.user_id)
+            revoked = await service.revoke_key(
+                tx, tenant_id(), api_key_id, current.get().principal, keep_created=request.keep_created
+            )
+            keys = revoked.key, *revoked.created_keys[:_MOST_LISTED]
+            workspaces = await store.workspaces_of_keys(tx, keys)
+            made_with = [revoked.key.id, *(key.id for key in revoked.created_keys)]
+            accounts = await store.list_accounts_of_keys(tx, made_with, _MOST_LISTED)
+        self._authenticator.forget_org(tenant_id())
         await self._rights_lost(tenant_id())
-        return pb.RevokeApiKeyResponse(api_key=_key_to_proto(key, workspaces.get(key.id, ())))
+        key, *created = (_key_to_proto(each, workspaces.get(each.id, ())) for each in keys)
+        return pb.RevokeApiKeyResponse(
+            api_key=key,
+            created_api_keys=created,
+            created_invitations=map(invitation_to_proto, revoked.created_invitations[:_MOST_LISTED]),
+            created_service_accounts=[_account_to_proto(*row) for row in accounts],
+        )
 
 
 def _expire_time(request: pb.CreateApiKeyRequest | pb.RotateApiKeyRequest) -> Any:
@@ -140,6 +153,7 @@ def _account_to_proto(member: Membership, user: User) -> pb.ServiceAccount:
         custom_role_id=str(member.custom_role_id or ""),
         state=org_pb2.MEMBER_STATE_SUSPENDED if suspended else org_pb2.MEMBER_STATE_ACTIVE,
         create_time=timestamp(user.create_time),
+        creator_key_id=str(member.creator_key_id or ""),
     )
 
 
@@ -154,6 +168,7 @@ def _key_to_proto(key: ApiKey, workspace_ids: Iterable[UUID]) -> pb.ApiKey:
         workspace_ids=map(str, sorted(workspace_ids)),
         state=_state(key),
         creator_id=str(key.creator_id),
+        creator_key_id=str(key.creator_key_id or ""),
         create_time=timestamp(key.create_time),
         expire_time=timestamp(key.expire_time) if key.expire_time else None,
         last_use_time=timestamp(key.last_use_time) if key.last_use_time else None,

@@ -1,7 +1,7 @@
 """Queries on service accounts and API keys. The tenant is set by the session, never here."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from uuid import UUID
 
 from sqlalchemy import Row, or_, select
@@ -33,6 +33,27 @@ async def list_keys(tx: ReadSession, user_id: UUID | None, before: UUID | None, 
 
 async def find_key(tx: ReadSession, api_key_id: UUID) -> ApiKey | None:
     return (await tx.execute(select(ApiKey).where(ApiKey.id == api_key_id))).scalar_one_or_none()
+
+
+async def list_made_with(tx: ReadSession, api_key_ids: Collection[UUID]) -> Sequence[ApiKey]:
+    """Keys that were made with one of these, or with one that was, and so on: the latest first."""
+    made = select(ApiKey.id).where(ApiKey.creator_key_id.in_(api_key_ids)).cte("made", recursive=True)
+    made = made.union(select(ApiKey.id).join(made, ApiKey.creator_key_id == made.c.id))
+    query = select(ApiKey).where(ApiKey.id.in_(select(made.c.id))).order_by(ApiKey.id.desc())
+    return (await tx.execute(query)).scalars().all()
+
+
+async def list_keys_of_creator(tx: ReadSession, user_id: UUID) -> Sequence[ApiKey]:
+    return (await tx.execute(select(ApiKey).where(ApiKey.creator_id == user_id))).scalars().all()
+
+
+async def list_accounts_of_keys(
+    tx: ReadSession, key_ids: Collection[UUID], limit: int
+) -> Sequence[Row[Membership, User]]:
+    """Service accounts that were made with one of these keys, the latest first."""
+    query = select(Membership, User).join(User, User.id == Membership.user_id)
+    query = query.where(Membership.creator_key_id.in_(key_ids)).order_by(Membership.user_id.desc())
+    return (await tx.execute(query.limit(limit))).all()
 
 
 async def workspaces_of_keys(tx: ReadSession, keys: Iterable[ApiKey]) -> Mapping[UUID, Sequence[UUID]]:

@@ -1,4 +1,4 @@
-"""Rules of teams: nobody lets somebody into a team that may more than they do."""
+"""Rules of teams: nobody lets somebody into a team, or takes them out, that may more than they do."""
 
 from typing import Any
 from uuid import UUID
@@ -35,9 +35,11 @@ async def update_team(tx: WriteSession, team_id: UUID, etag: str, values: dict[s
     return team, await store.count_members(tx, team_id)
 
 
-async def delete_team(tx: WriteSession, org_id: UUID, team_id: UUID) -> None:
+async def delete_team(tx: WriteSession, org_id: UUID, team_id: UUID, caller: Principal) -> None:
     await orgs.lock_org(tx, org_id, "org_id")
-    await tx.delete(await _lock_team(tx, team_id, "team_id"))
+    team = await _lock_team(tx, team_id, "team_id")
+    await _check_may_change(tx, team_id, caller)
+    await tx.delete(team)
 
 
 async def add_member(
@@ -49,20 +51,23 @@ async def add_member(
     _, user = await orgs.find_member(tx, user_id, "user_id")
     member = await store.find_member(tx, team_id, user_id)
     if member is None:
-        await _check_may_add(tx, team_id, caller)
+        await _check_may_change(tx, team_id, caller)
         member = TeamMember(org_id=org_id, team_id=team_id, user_id=user_id, create_time=now())
         tx.add(member)
     return member, user.display_name
 
 
-async def remove_member(tx: WriteSession, org_id: UUID, team_id: UUID, user_id: UUID) -> None:
+async def remove_member(tx: WriteSession, org_id: UUID, team_id: UUID, user_id: UUID, caller: Principal) -> None:
     await orgs.lock_org(tx, org_id, "org_id")
     await _lock_team(tx, team_id, "team_id")
+    if user_id != caller.user_id or caller.key:
+        await _check_may_change(tx, team_id, caller)
     if not await store.remove_member(tx, team_id, user_id):
         raise NotFound("user_id")
 
 
-async def _check_may_add(tx: WriteSession, team_id: UUID, caller: Principal) -> None:
+async def _check_may_change(tx: WriteSession, team_id: UUID, caller: Principal) -> None:
+    """Being in a team, or not any more, is up to all that the team may in workspaces."""
     await orgs.check_may_grant(tx, caller)
     roles = {each.workspace_id: WORKSPACE_ROLES[each.role] for each in await list_roles_of_team(tx, team_id)}
     await workspaces.check_holds(tx, caller, roles)

@@ -53,7 +53,7 @@ class TeamServicer(TeamServiceServicer):
     async def DeleteTeam(self, request: pb.DeleteTeamRequest, context: Any) -> pb.DeleteTeamResponse:
         team_id = parse_id(request.team_id, "team_id")
         async with self._db.write(tenant_id()) as tx:
-            await service.delete_team(tx, tenant_id(), team_id)
+            await service.delete_team(tx, tenant_id(), team_id, current.get().principal)
         await self._withdrawn()
         return pb.DeleteTeamResponse()
 
@@ -66,7 +66,7 @@ class TeamServicer(TeamServiceServicer):
     async def RemoveTeamMember(self, request: pb.RemoveTeamMemberRequest, context: Any) -> pb.RemoveTeamMemberResponse:
         team_id, user_id = parse_id(request.team_id, "team_id"), parse_id(request.user_id, "user_id")
         async with self._db.write(tenant_id()) as tx:
-            await service.remove_member(tx, tenant_id(), team_id, user_id)
+            await service.remove_member(tx, tenant_id(), team_id, user_id, current.get().principal)
         await self._withdrawn()
         return pb.RemoveTeamMemberResponse()
 

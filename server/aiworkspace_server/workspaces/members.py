@@ -70,6 +70,17 @@ async def check_may_give(tx: WriteSession, caller: Principal, workspace_id: UUID
     await check_holds(tx, caller, {workspace_id: needed})
 
 
+async def check_may_take_all(tx: WriteSession, org_id: UUID, caller: Principal, user_id: UUID) -> None:
+    """Whether the caller holds what somebody else has in workspaces. To be called before that ends, or counts again."""
+    await orgs.lock_org(tx, org_id, "org_id")
+    if user_id == caller.user_id and caller.key is None:
+        return
+    needed: dict[UUID, frozenset[str]] = {}
+    for member in await store.list_roles_of_account(tx, user_id):
+        needed[member.workspace_id] = needed.get(member.workspace_id, frozenset()) | WORKSPACE_ROLES[member.role]
+    await check_holds(tx, caller, needed)
+
+
 async def check_holds(tx: WriteSession, caller: Principal, needed: Mapping[UUID, frozenset[str]]) -> None:
     """Raises PermissionMissing when the caller lacks in one of the workspaces what is needed there."""
     for workspace_id, permissions in (await held_now(tx, caller, needed)).items():

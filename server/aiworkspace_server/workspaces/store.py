@@ -100,6 +100,13 @@ async def list_members(
     return (await tx.execute(query.order_by(WorkspaceMember.member_id).limit(limit))).all()
 
 
+async def list_roles_of_account(tx: ReadSession, user_id: UUID) -> Sequence[WorkspaceMember]:
+    """The memberships of a person or service account, and of their teams, in workspaces that were not deleted."""
+    there = and_(Workspace.id == WorkspaceMember.workspace_id, Workspace.delete_time.is_(None))
+    query = select(WorkspaceMember).join(Workspace, there).where(_is(user_id))
+    return (await tx.execute(query)).scalars().all()
+
+
 async def list_roles_of_team(tx: ReadSession, team_id: UUID) -> Sequence[WorkspaceMember]:
     """The team's memberships in workspaces that were not deleted."""
     there = and_(Workspace.id == WorkspaceMember.workspace_id, Workspace.delete_time.is_(None))
