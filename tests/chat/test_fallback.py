@@ -2,16 +2,20 @@
 
 import uuid
 from dataclasses import replace
+from unittest.mock import AsyncMock
 
 import pytest
 
 from aiworkspace.v1 import chat_pb2 as pb
+from aiworkspace.v1 import model_pb2
 from aiworkspace_server.app import App
 from aiworkspace_server.chat import context
 from aiworkspace_server.kit.gate import Gate
 from aiworkspace_server.llm.base import TokenUsage
+from aiworkspace_server.llm.openai_wire import OpenAIProvider
 from tests.conftest import Stores
-from tests.people import Place, events_of, kinds_of, say, text_of
+from tests.people import Place, events_of, kinds_of, make_conversation, make_place, say, text_of
+from tests.refusals import refusal
 from tests.spending import counted, make_budget
 from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
 
@@ -322,3 +326,20 @@ async def test_a_first_model_whose_provider_has_no_room_is_passed_over(
     assert (ended.run.model, ended.message.model) == (OPENAI, ANTHROPIC)
     inside.leave()
     assert gate.idle
+
+
+async def test_a_conversation_whose_model_is_gone_goes_on_with_the_fallback(
+    place: Place, standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of the list since a new release, or without a key since the operator took it away."""
+    place = await make_place(place.owner)
+    gone = await make_conversation(place.owner, place.workspace_id, model=OPENAI)
+    policy = model_pb2.ModelPolicy(fallback_models=[ANTHROPIC])
+    await place.owner.models.SetOrgModelPolicy(model_pb2.SetOrgModelPolicyRequest(org_id=place.org_id, policy=policy))
+    monkeypatch.setattr(OpenAIProvider, "has", AsyncMock(return_value=False))
+    play(standin, ANTHROPIC, Script(tokens=WORDS))
+    ended = (await say(place.owner, gone, "hello"))[-1].run_completed
+    assert (ended.run.model, ended.message.model) == (OPENAI, ANTHROPIC)
+    refused = await refusal(say(place.owner, gone, "hello", model=OPENAI))
+    assert refused is not None
+    assert refused.code == "INVALID_ARGUMENT"

@@ -1,3 +1,4 @@
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -5,6 +6,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from aiworkspace_server.llm import wire
 from aiworkspace_server.llm.base import Answering, ErrorKind, ModelRequest, Parameters, Provider, TokenUsage, Turn
 from aiworkspace_server.llm.openai_wire import OPENAI, OpenAIProvider, Profile
 from tests.standin import HttpError, Script, Standin
@@ -106,9 +108,16 @@ class Raw:
     def __init__(self) -> None:
         self.body = b""
         self.headers = {"content-type": "text/event-stream"}
+        self.hangs = False
 
-    async def handle(self, request: web.Request) -> web.Response:
-        return web.Response(body=self.body, headers=self.headers)
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        if not self.hangs:
+            return web.Response(body=self.body, headers=self.headers)
+        response = web.StreamResponse(headers=self.headers)
+        await response.prepare(request)
+        await response.write(self.body)
+        await asyncio.sleep(3600)
+        return response
 
     def events(self, *events: dict[str, Any], done: bool = True) -> None:
         self.body = b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in events)
@@ -120,7 +129,7 @@ class Raw:
     async def start(self) -> None:
         app = web.Application()
         app.router.add_post("/chat/completions", self.handle)
-        self.runner = web.AppRunner(app)
+        self.runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self.runner.setup()
         await web.TCPSite(self.runner, "127.0.0.1", 0).start()
         url = f"http://127.0.0.1:{self.runner.addresses[0][1]}"
@@ -294,6 +303,18 @@ async def test_a_refusal_is_text_and_says_so(raw: Raw) -> None:
     assert (await raw.answer()).finish == "content_filter"
 
 
+async def test_an_answer_that_is_whole_does_not_wait_for_an_end_that_never_comes(
+    raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "_LAST_SECONDS", 0.2)
+    raw.hangs = True
+    raw.events(delta(content="Whole."), delta("stop"), done=False)
+    async with asyncio.timeout(50):  # less than the clock between contents
+        result = await raw.answer()
+    assert (result.text, result.finish, result.error) == ("Whole.", "stop", None)
+    assert [usage.estimated for usage in result.usages] == [True]
+
+
 async def test_an_error_object_of_older_servers(raw: Raw) -> None:
     raw.events({"object": "error", "message": "CUDA out of memory", "type": "InternalServerError", "code": 500})
     result = await raw.answer()
@@ -305,7 +326,7 @@ async def test_a_compressed_stream_is_understood_though_not_asked_for(raw: Raw) 
     raw.events(delta(content="Hi"), delta("stop"))
     plain = raw.handle
 
-    async def compressed(request: web.Request) -> web.Response:
+    async def compressed(request: web.Request) -> web.StreamResponse:
         assert request.headers["accept-encoding"] == "identity"
         response = await plain(request)
         response.enable_compression(web.ContentCoding.gzip)

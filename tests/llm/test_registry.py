@@ -10,7 +10,7 @@ from aiworkspace_server.llm import catalog, local
 from aiworkspace_server.llm.base import ErrorKind
 from aiworkspace_server.llm.registry import Registry, UnknownModel
 from aiworkspace_server.settings import Deployment
-from tests.standin import Standin
+from tests.standin import HttpError, Script, Standin
 
 from .answers import answer, question
 from .conftest import ANTHROPIC_KEY, DEEPSEEK_KEY, OPENAI_KEY
@@ -225,8 +225,21 @@ async def test_a_local_server_that_hangs_is_not_waited_for(odd: tuple[Odd, Regis
     provider, name = await registry.resolve("local/llama-3")
     result = await answer(provider, question(model=name))
     assert result.error
-    assert (result.error.kind, result.error.free, server.chats) == (ErrorKind.UNREACHED, True, 0)
+    assert (result.error.kind, result.error.free, server.chats) == (ErrorKind.TIMEOUT, True, 0)
     assert asyncio.get_running_loop().time() - begin < 20
+
+
+async def test_a_model_without_system_prompts_gets_it_with_the_first_turn(standin: Standin, registry: Registry) -> None:
+    provider, name = await registry.resolve("local/llama-3")
+    refused = HttpError(400, "System role not supported at row 1")
+    standin.script("llama-3", Script(fault=refused), Script())
+    assert (await answer(provider, question("Hi", model=name, system="Be brief."))).text == "Hello, world!"
+    first, second = (received.body["messages"] for received in standin.received)
+    assert [message["role"] for message in first] == ["system", "user"]
+    assert second == [{"role": "user", "content": "Be brief.\n\nHi"}]
+    standin.script("llama-3", Script(fault=refused))
+    assert (await answer(provider, question("Hi", model=name, system="Be brief."))).error
+    assert len(standin.received) == 4, "it is tried once"
 
 
 async def test_a_server_that_works_on_another_request_is_waited_for(

@@ -13,7 +13,7 @@ from aiworkspace_server.llm.anthropic_wire import _MessageReply
 from aiworkspace_server.llm.base import Finish, ProviderError, TokenUsage
 from aiworkspace_server.llm.failures import Failures
 from aiworkspace_server.llm.openai_wire import _ChatReply
-from aiworkspace_server.llm.wire import Reply
+from aiworkspace_server.llm.reply import Reply
 
 from .answers import Answer, question
 

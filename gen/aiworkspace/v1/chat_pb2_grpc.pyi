@@ -72,7 +72,8 @@ class ChatServiceStub:
     Repeating the call with the same request_id starts nothing: it follows the run that the first one started, from its
     first event.
     A provider that fails before it says anything is tried again, then the fallback models of the workspace's policy are
-    asked; attempt_started and attempt_failed tell of it.
+    asked; attempt_started and attempt_failed tell of it. They are also asked at once when the first model cannot be: its
+    context is too small, too many runs wait for its provider, a limit of it is reached, or it is no longer there.
     The model reads of the conversation what fits into its context beside the answer, the latest first, and at most 200
     messages.
     Errors: INVALID_ARGUMENT, also for parameters beyond the bounds of the policy; FAILED_PRECONDITION MODEL_NOT_ALLOWED,
@@ -142,7 +143,8 @@ class ChatServiceAsyncStub(ChatServiceStub):
     Repeating the call with the same request_id starts nothing: it follows the run that the first one started, from its
     first event.
     A provider that fails before it says anything is tried again, then the fallback models of the workspace's policy are
-    asked; attempt_started and attempt_failed tell of it.
+    asked; attempt_started and attempt_failed tell of it. They are also asked at once when the first model cannot be: its
+    context is too small, too many runs wait for its provider, a limit of it is reached, or it is no longer there.
     The model reads of the conversation what fits into its context beside the answer, the latest first, and at most 200
     messages.
     Errors: INVALID_ARGUMENT, also for parameters beyond the bounds of the policy; FAILED_PRECONDITION MODEL_NOT_ALLOWED,
@@ -257,7 +259,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         Repeating the call with the same request_id starts nothing: it follows the run that the first one started, from its
         first event.
         A provider that fails before it says anything is tried again, then the fallback models of the workspace's policy are
-        asked; attempt_started and attempt_failed tell of it.
+        asked; attempt_started and attempt_failed tell of it. They are also asked at once when the first model cannot be: its
+        context is too small, too many runs wait for its provider, a limit of it is reached, or it is no longer there.
         The model reads of the conversation what fits into its context beside the answer, the latest first, and at most 200
         messages.
         Errors: INVALID_ARGUMENT, also for parameters beyond the bounds of the policy; FAILED_PRECONDITION MODEL_NOT_ALLOWED,

@@ -16,8 +16,8 @@ from ..kit.stores import insist
 from ..kit.timestamps import now
 from ..llm.base import ModelRequest, Turn
 from ..llm.breaker import Asked
+from ..llm.reply import MOST_SAID_BYTES
 from ..llm.tokens import bound_input, estimate_input
-from ..llm.wire import MOST_SAID_BYTES
 from ..policies.plan import Plan, Target
 from ..usage import ledger
 from ..usage.ledger import BudgetExhausted, Spender

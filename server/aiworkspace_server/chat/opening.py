@@ -191,7 +191,7 @@ def _new_run(question: Question, message: Message) -> Run:
         user_id=question.user_id,
         user_message_id=message["_id"],
         message_id=new_id(),
-        model=question.plan.targets[0].model,
+        model=question.plan.asked or question.plan.targets[0].model,
         plan=planned.to_document(question.plan),
         state="running",
         finish_reason="",

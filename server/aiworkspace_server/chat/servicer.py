@@ -156,7 +156,8 @@ class ChatServicer(ChatServiceServicer):
         if run_id := same_run(content_hash, earlier):  # whatever has become forbidden since then
             return run_id
         model = request.model or conversation["model"] or workspace.default_model
-        plan = await self._plans.make(tenant_id(), workspace.id, model, request.parameters, "model", rules)
+        chosen = bool(request.model)
+        plan = await self._plans.make(tenant_id(), workspace.id, model, request.parameters, "model", rules, chosen)
         await history.load(max(room(target, plan.max_output_tokens) for target in plan.targets))
         question = Question(
             org_id=tenant_id(),

@@ -17,8 +17,9 @@ from .clock import Clocks
 from .failures import Failures
 from .http import http_client
 from .lenient import count, record, string
+from .reply import Reply
 from .turns import clean_system
-from .wire import TRANSPORT_ERRORS, Reply, SentBody, headers, read_reply
+from .wire import TRANSPORT_ERRORS, SentBody, headers, read_reply
 
 # At debug level, which ANTHROPIC_LOG can set, the SDK logs requests with what people said.
 logging.getLogger("anthropic").setLevel(logging.WARNING)

@@ -32,7 +32,9 @@ class LocalProvider(OpenAIProvider):
     """One local server. Its models cost nothing here: who runs it pays elsewhere."""
 
     def __init__(self, *, base_url: str, clocks: Clocks, api_key: str | None = None) -> None:
-        super().__init__(Profile("local", base_url, "max_tokens"), api_key=api_key or "none", clocks=clocks)
+        super().__init__(
+            Profile("local", base_url, "max_tokens", any_model=True), api_key=api_key or "none", clocks=clocks
+        )
         self._names: list[str] = []
         self._failure: ProviderError | None = None
         self._asked = float("-inf")  # when the list was asked for
@@ -79,7 +81,10 @@ class LocalProvider(OpenAIProvider):
             return
         await self._refresh(_RETRY_SECONDS, _LOOK_SECONDS)
         if time.monotonic() - self._heard >= _ALIVE_SECONDS:
-            raise ProviderError(ErrorKind.UNREACHED, f"{self.name}: the server does not answer", free=True)
+            # Silence may be another's doing, who keeps it busy: it does not count against the account.
+            unreached = self._failure is not None and self._failure.kind is ErrorKind.UNREACHED
+            kind = ErrorKind.UNREACHED if unreached else ErrorKind.TIMEOUT
+            raise ProviderError(kind, f"{self.name}: the server does not answer", free=True)
 
     async def _refresh(self, oldest: float, seconds: float) -> None:
         """Ask for a list unless the last answer is younger than `oldest`. Wait until it was asked for so long ago."""

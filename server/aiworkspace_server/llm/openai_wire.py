@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, cast
 
 import httpx2
@@ -21,14 +21,17 @@ from .clock import Clocks
 from .failures import Failures
 from .http import http_client
 from .lenient import count, first, record, string
-from .turns import clean_system
-from .wire import TRANSPORT_ERRORS, Reply, SentBody, headers, read_reply, read_whole
+from .reply import Reply
+from .turns import clean_system, fold_system
+from .wire import TRANSPORT_ERRORS, SentBody, headers, read_reply, read_whole
 
 # At debug level, which OPENAI_LOG can set, the SDK logs requests with what people said.
 logging.getLogger("openai").setLevel(logging.WARNING)
 
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "content_filter": "content_filter"}
 _LARGEST_LIST = 2 * 2**20
+# As the templates of Gemma and older ones of Mistral say.
+_NO_SYSTEM = re.compile(r"system (?:role|message|prompt)s? (?:is |are )?not supported", re.IGNORECASE)
 _NOT_FINISHED = ("null", "none")  # as some servers say in every chunk before the last one
 _INTERRUPTED = "insufficient_system_resource"  # DeepSeek ran out of machines; the usage with it counts
 
@@ -40,6 +43,7 @@ class Profile:
     name: str
     base_url: str
     limit_field: Literal["max_completion_tokens", "max_tokens"]
+    any_model: bool = False  # also models whose chat template knows no system prompt
     reports_usage: bool = True  # takes stream_options.include_usage
     parameters: tuple[str, ...] = ("temperature", "stop", "seed")  # what it takes; anything else is a bad request
     reasoning: re.Pattern[str] | None = None  # models that take reasoning_effort in place of temperature and stop
@@ -125,6 +129,9 @@ class OpenAIProvider:
             failure = self._failures.from_status(error.status_code, error.response.headers, error.body)
         except openai.APIConnectionError as error:
             failure = self._failures.from_connection(error)
+        if self._profile.any_model and request.system and _NO_SYSTEM.search(failure.message):
+            request = replace(request, system="", turns=fold_system(request.system, request.turns))
+            return await self._send(orjson.dumps(self._body(request)), request)
         raise failure
 
     def _body(self, request: ModelRequest) -> dict[str, object]:

@@ -43,5 +43,10 @@ def clean_system(text: str) -> str:
     return text if text.strip() else ""
 
 
+def fold_system(system: str, turns: Sequence[Turn]) -> list[Turn]:
+    """The turns with the system prompt before the first, for models that know none."""
+    return alternate([Turn("user", clean_system(system)), *turns])
+
+
 def _role(turn: Turn) -> Role:
     return turn.role

@@ -1,261 +1,23 @@
-"""What the wire formats share: an HTTP response read as pieces, under the clocks, until the answer is whole."""
+"""What the wire formats share of HTTP: a response read under the clocks, until the answer is whole."""
 
 import asyncio
 import contextlib
 import http.cookiejar
-from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
-from dataclasses import replace
-from typing import Any
 
 import aiohttp
 import httpx2
-import structlog
 
-from .base import (
-    Answering,
-    Delta,
-    DeltaKind,
-    Finish,
-    FinishReason,
-    ModelRequest,
-    Piece,
-    ProviderError,
-    TokenUsage,
-)
+from .base import Piece, ProviderError
 from .clock import Clocks, ContentClock
 from .failures import Failures
-from .lenient import Halves, identifier, loads, texts
-from .sse import SseParser
-from .tokens import count_piece, estimate_input, is_believable, mark_excess
-
-log = structlog.get_logger()
+from .reply import Reply
 
 # How long to wait for the end of a response whose end mark has come, so that its connection can be used again.
 _DRAIN_SECONDS = 0.1
 # How long to wait for what may follow an answer that is whole: its account, and the end mark.
 _LAST_SECONDS = 5.0
-# Far beyond what any model may say, and well below what can be stored as one message.
-MOST_SAID_BYTES = 7 * 2**20
-_LARGEST_DOCUMENT = 2 * MOST_SAID_BYTES
-_SNIFFED_BYTES = 4096  # of a body, to see what it is
-_END_MARK = b"[DONE]"
-_CHANGE_BYTES = 100  # that a change between text and thinking takes besides
 TRANSPORT_ERRORS = (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
-
-
-class Reply(ABC):
-    """One answer as it comes in. A wire format fills it document by document; `take` hands out what is new.
-
-    What a provider sends is used as far as it can be understood. The rest is skipped, and logged once at the end.
-    """
-
-    def __init__(self, request: ModelRequest, failures: Failures) -> None:
-        self.failures = failures
-        self.reason: FinishReason = "other"
-        self.answering = False  # the provider's id of the answer has come
-        self.whole = False  # the provider said why the answer ended: nothing of it is missing, whatever comes
-        self.gave_up = ""  # why the provider did not go on, in its word
-        self.ended = False  # nothing follows
-        self.said_bytes = 0  # of text and thinking together, in UTF-8
-        self.skipped = 0  # what could not be understood
-        self._request = request
-        self._sse = SseParser()
-        self._head = bytearray()  # of the body: all of it, unless it turns out to be a stream of events
-        self._is_stream = False
-        self._events = 0
-        self._pieces: list[Piece] = []
-        self._kind: DeltaKind = "text"
-        self._halves: dict[DeltaKind, Halves] = {"text": Halves(), "thinking": Halves()}
-        self._changes = 0  # of the kind
-        self._texts: list[str] = []  # of the delta that is being gathered
-        self._delta_tokens = 0
-        self._said_tokens = 0  # of all deltas
-        self._counted: TokenUsage | None = None  # what the provider said last
-        self._counted_all = False  # whether it said nothing more after that
-
-    @abstractmethod
-    def take_in(self, document: dict[str, Any]) -> None:
-        """Take one JSON object of the provider. May raise ProviderError."""
-
-    def read(self, piece: bytes) -> ProviderError | None:
-        """Take what one network read gave. Returns a failure, for what came before it still counts."""
-        try:
-            for data in self._sse.feed(self._stream_part(piece)):
-                self._events += 1
-                self._event(data)
-                if self.ended:
-                    break
-        except ProviderError as failure:
-            return None if self.complete() else failure
-        except ValueError:
-            return self.failures.cut("an event is too large")
-        return None
-
-    def close(self, what: str, *, clean: bool) -> ProviderError | None:
-        """The body has ended: as it should, or because the connection broke. Returns why the answer is not whole."""
-        try:
-            if rest := bytes(self._head) or self._sse.rest():
-                self._event(rest)
-        except ProviderError as failure:
-            return None if self.complete() else failure
-        if self.complete():
-            return None
-        if self.gave_up:
-            return self.failures.interrupted(self.gave_up)
-        if clean and not (self.begun or self._events):
-            return self.failures.no_answer(what)
-        return self.failures.cut(what)
-
-    def complete(self) -> bool:
-        """End the answer if it is whole, though its end mark did not come. Returns whether it is."""
-        if self.whole and not self.ended:
-            self.end()
-        return self.ended
-
-    @property
-    def begun(self) -> bool:
-        """Whether anything of an answer has come."""
-        return bool(self.answering or self.said_bytes or self._counted or self.whole)
-
-    def take(self) -> list[Piece]:
-        """The pieces since the last time."""
-        self._flush()
-        pieces, self._pieces = self._pieces, []
-        return pieces
-
-    def say(self, kind: DeltaKind, text: str) -> None:
-        text = self._halves[kind].feed(text)
-        if not text:
-            return
-        if kind != self._kind:
-            self._flush()
-            self._kind = kind
-            self._changes += 1
-        self.said_bytes += len(text) if text.isascii() else len(text.encode("utf-8"))
-        self._texts.append(text)
-        self._delta_tokens += count_piece(text)
-        self._counted_all = False
-        if self.said_bytes + self._changes * _CHANGE_BYTES > MOST_SAID_BYTES:
-            raise self.failures.cut(f"more than {MOST_SAID_BYTES} bytes")
-
-    def say_all(self, kind: DeltaKind, content: object) -> None:
-        """Say every text of a content of whatever shape."""
-        if isinstance(content, str):
-            if content:
-                self.say(kind, content)
-            return
-        said = False
-        for each, text in texts(kind, content):
-            self.say(each, text)
-            said = True
-        if content and not said and not isinstance(content, list | dict):
-            self.skipped += 1
-
-    def answer(self, response_id: object) -> None:
-        """Report the provider's id of the answer, unless it has none."""
-        if not self.answering and (found := identifier(response_id)):
-            self._add(Answering(found))
-            self.answering = True
-
-    def use(self, usage: TokenUsage) -> None:
-        """Reports usage, unless it cannot be true. Some servers send zeros for "not counted"."""
-        if not (usage.plausible and is_believable(self._request, usage)):
-            log.error("implausible usage ignored", model=self._request.model, usage=usage)
-            self._counted_all = False
-        elif usage.input_tokens or usage.output_tokens:
-            self._counted, self._counted_all = mark_excess(self._request, usage), True
-            self._add(self._counted)
-
-    def use_part(self, input_tokens: int | None, output_tokens: int | None) -> None:
-        """Report usage of which one side is missing: that side is estimated, now and at the end."""
-        if input_tokens is None and output_tokens is None:
-            return
-        outputs = self._estimate_output() if output_tokens is None else output_tokens
-        inputs = estimate_input(self._request) if input_tokens is None else input_tokens
-        self.use(TokenUsage(inputs, 0, 0, outputs, 0, estimated=True))
-        if output_tokens is None:
-            self._counted_all = False
-
-    def end(self) -> None:
-        """Nothing more of the answer comes."""
-        counted_all = self._counted_all
-        for kind, halves in self._halves.items():
-            if rest := halves.end():
-                self.say(kind, rest)
-        if not counted_all:
-            self._add(self._estimate())
-        self._add(Finish(self.reason))
-        self.ended = True
-
-    def end_mark(self) -> None:
-        """The provider's mark that nothing follows. Raises ProviderError when there was no answer before it."""
-        if self.gave_up:
-            raise self.failures.interrupted(self.gave_up)
-        if not (self.whole or self.said_bytes):
-            raise self.failures.cut("it ended before it began")
-        self.end()
-
-    def _stream_part(self, piece: bytes) -> bytes:
-        """What belongs to a stream of events. A body that begins as JSON or as a page is kept until its end."""
-        if self._is_stream:
-            return piece
-        self._head += piece
-        if len(self._head) > _LARGEST_DOCUMENT:
-            raise self.failures.cut(f"more than {_LARGEST_DOCUMENT} bytes")
-        begin = bytes(self._head[:_SNIFFED_BYTES]).removeprefix(b"\xef\xbb\xbf").lstrip()
-        if not begin or begin.startswith((b"{", b"[", b"<")):
-            return b""
-        self._is_stream = True
-        stream, self._head = bytes(self._head), bytearray()
-        return stream
-
-    def _event(self, data: bytes) -> None:
-        """Take the data of one event: JSON, several of them on a line each, or the end mark."""
-        if data.startswith(_END_MARK):
-            return self.end_mark()
-        try:
-            document = loads(data)
-        except ValueError:
-            lines = data.split(b"\n") if b"\n" in data else []
-            self.skipped += not lines
-            for line in lines:
-                if line.strip() and not self.ended:
-                    self._event(line)
-            return
-        found = [each for each in document if isinstance(each, dict)] if isinstance(document, list) else [document]
-        for each in found:
-            if isinstance(each, dict) and not self.ended:
-                self.take_in(each)
-            else:
-                self.skipped += 1
-
-    def log_skipped(self) -> None:
-        """Log once for each answer that not all of it was understood, without what it said."""
-        if self.skipped:
-            model, request_id = self._request.model, self._request.request_id
-            log.warning("provider_data_skipped", model=model, request_id=request_id, count=self.skipped)
-
-    def _estimate(self) -> TokenUsage:
-        """Of the whole answer. Some providers count the input at the beginning: that stays."""
-        output, counted = self._estimate_output(), self._counted
-        if counted is None:
-            return TokenUsage(estimate_input(self._request), 0, 0, output, 0, estimated=True)
-        return replace(counted, output_tokens=max(output, counted.output_tokens), estimated=True)
-
-    def _estimate_output(self) -> int:
-        return min(self._said_tokens + self._delta_tokens, self._request.max_output_tokens)
-
-    def _add(self, piece: Piece) -> None:
-        self._flush()
-        self._pieces.append(piece)
-
-    def _flush(self) -> None:
-        if self._texts:
-            self._pieces.append(Delta(self._kind, "".join(self._texts), self._delta_tokens))
-            self._said_tokens += self._delta_tokens
-            self._delta_tokens = 0
-            self._texts.clear()
 
 
 def no_cookies() -> http.cookiejar.CookieJar:
@@ -290,7 +52,7 @@ async def read_reply(
     leads to the SDK's exceptions, which quote keys.
     """
     clock = ContentClock(clocks)
-    said_bytes = 0
+    said_bytes, hurried = 0, False
     response: httpx2.Response | None = None
     failure: ProviderError | None = None
     try:
@@ -304,7 +66,8 @@ async def read_reply(
             if reply.said_bytes > said_bytes:
                 said_bytes = reply.said_bytes
                 clock.content()
-            elif reply.whole:
+            if reply.silent and not hurried:  # once, whatever else comes
+                hurried = True
                 clock.last(_LAST_SECONDS)
             if pieces := reply.take():
                 yield pieces

@@ -24,7 +24,7 @@ __all__ = ["Plan", "Plans", "Target"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`targets`: the model that was asked for, then those to fall back to."""
+    """`targets`: the model that was asked for, if it can be asked, then those to fall back to."""
 
     targets: tuple[Target, ...]
     parameters: Parameters
@@ -33,6 +33,7 @@ class Plan:
     resume_interrupted_runs: bool = False
     hedge_after_seconds: float = 0  # 0: never
     limits: ModelLimits = NO_LIMITS  # to be taken from before any of the targets is asked
+    asked: str = ""  # id of the model that was asked for, which is not a target when nobody can be asked for it
 
 
 class Plans:
@@ -52,24 +53,33 @@ class Plans:
         parameters: pb.ModelParameters,
         field: str,
         rules: Rules | None = None,
+        chosen: bool = True,
     ) -> Plan:
         """`field` is what names the model in the request; `rules` are read unless the caller has read them.
 
-        Raises AppErrors for what may not be.
+        `chosen`: whether the request itself names the model, which then has to exist. One that was chosen earlier may
+        be gone by now: then the fallback models are asked. Raises AppErrors for what may not be.
         """
         rules = rules or await self._read_rules(org_id, workspace_id)
         policy = rules.effective
         if not policy.allows(model):
             raise _not_allowed(model)
-        fallbacks = [each for each in policy.fallback_models if each != model]
+        fallbacks = await self._reachable(rules, policy, [each for each in policy.fallback_models if each != model])
+        try:
+            asked = [await self._asked(rules, model, field)]
+        except (FailedPrecondition, Unavailable, InvalidArgument) as error:
+            if not fallbacks or (chosen and isinstance(error, InvalidArgument)):
+                raise
+            asked = []
         return Plan(
-            (await self._asked(rules, model, field), *await self._reachable(rules, policy, fallbacks)),
+            (*asked, *fallbacks),
             _parameters(parameters, policy.bounds),
             self._most_tokens(parameters.max_output_tokens, policy.bounds),
             policy.continue_broken_answers,
             policy.resume_interrupted_runs,
             policy.hedge_after_seconds,
             ModelLimits(self._counters, rules.limits),
+            model,
         )
 
     async def targets(self, org_id: UUID, workspace_id: UUID, models: Sequence[str]) -> tuple[Target, ...]:
