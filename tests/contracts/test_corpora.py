@@ -169,7 +169,8 @@ async def test_a_text_stays_what_it_is(endpoint: Endpoint, path: str, estate: Es
         else:
             assert outcome.code == OK, (value, outcome)
             sent.append(expected)
-            _is_given_back(endpoint, path, expected, outcome)
+            if expected or endpoint not in UPDATES:  # else nothing was changed, as without an update_mask
+                _is_given_back(endpoint, path, expected, outcome)
     if endpoint.descriptor.name.startswith("Create"):
         stored = await _stored_texts(estate)
         assert [value for value in sent if value and value not in stored] == []
@@ -222,7 +223,7 @@ def _texts_in(value: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("email", EMAILS.values(), ids=EMAILS)
 async def test_what_is_no_address_gets_no_account_and_no_invitation(email: str, estate: Estate) -> None:
-    address = corpora.fill(email, {"65": "a" * 65, "255": "a" * 255, "10000": "a" * 10_000})
+    address = corpora.fill(email, {"65": "a" * 65, "255": "a" * 255, "4000": "a" * 4000})
     person = estate.ours.owner
     register = auth_pb2.RegisterRequest(email=address, password=PASSWORD, display_name="Ann")
     assert await named(person.auth.Register(register)) == ("email",)
