@@ -21,6 +21,8 @@ class Entry(NamedTuple):
     workspace_id: UUID
     user_id: UUID
     key_id: UUID | None
+    key_root_id: UUID | None
+    own_key: bool
     model: str
     reserved: int
     cost: int
@@ -30,7 +32,8 @@ class Entry(NamedTuple):
 Sums = dict[Any, tuple[int, ...]]
 
 _COLUMNS = (
-    "kind, run_id, attempt, run_time, create_time, workspace_id, user_id, key_id, model, reserved_nanos, cost_nanos"
+    "kind, run_id, attempt, run_time, create_time, workspace_id, user_id, key_id, key_root_id, own_key, model,"
+    " reserved_nanos, cost_nanos"
 )
 
 
@@ -39,13 +42,13 @@ async def read_entries(stores: Stores, org_id: str) -> list[Entry]:
     rows = await sql(
         stores, f"SELECT {_COLUMNS}, {', '.join(TOKENS)} FROM ledger_entries WHERE org_id = %s ORDER BY id", org_id
     )
-    return [Entry._make((*row[:11], row[11:])) for row in rows]
+    return [Entry._make((*row[:13], row[13:])) for row in rows]
 
 
 async def check_books(stores: Stores, org_id: str) -> None:
     """Roll-ups and counts of budgets are the sums of the entries, and each reservation was ended once at most."""
     entries = await read_entries(stores, org_id)
-    assert await read_windows(stores, org_id) == await _windows(stores, org_id, entries)
+    assert await _read_windows(stores, org_id) == await _windows(stores, org_id, entries)
     assert await _read_rollups(stores, org_id) == _rollups(entries)
     by_attempt = defaultdict[tuple[UUID, int], list[Entry]](list)
     for entry in entries:
@@ -62,7 +65,14 @@ async def nothing_reserved(stores: Stores, org_id: str) -> bool:
 
 
 async def read_windows(stores: Stores, org_id: str) -> Sums:
-    """What is counted in budgets, settled and reserved, by budget, whose it is and begin; what is nothing left out."""
+    """What is counted in budgets, settled and reserved, by budget, whose it is and begin; what is nothing left out.
+
+    Without the allowance, which every organization has.
+    """
+    return {key: sums for key, sums in (await _read_windows(stores, org_id)).items() if key[0] != UUID(org_id)}
+
+
+async def _read_windows(stores: Stores, org_id: str) -> Sums:
     columns = "budget_id, subject_id, start_time, settled_nanos, reserved_nanos"
     rows = await sql(stores, f"SELECT {columns} FROM budget_windows WHERE org_id = %s", org_id)
     return {row[:3]: row[3:] for row in rows if any(row[3:])}
@@ -79,7 +89,8 @@ async def _windows(stores: Stores, org_id: str, entries: list[Entry]) -> Sums:
                 "org": UUID(org_id),
                 "workspace": entry.workspace_id,
                 "member": entry.user_id,
-                "api_key": entry.key_id,
+                "api_key": entry.key_root_id,
+                "allowance": None if entry.own_key else UUID(org_id),
             }[scope]
             start = begin(period, entry.run_time)
             if whose and subject_id in (None, whose) and start >= begin(period, made):
@@ -109,7 +120,7 @@ def _rollups(entries: list[Entry]) -> Sums:
             whose = entry.workspace_id, entry.user_id, entry.key_id or NO_KEY, entry.model
             figures = int(entry.kind == "settle"), entry.cost, *entry.tokens
             if entry.kind in ("settle", "adjust"):
-                _add(sums, (period, begin(period, entry.create_time), *whose), figures)
+                _add(sums, (period, begin(period, entry.run_time), *whose), figures)
     return {key: value for key, value in sums.items() if any(value)}
 
 

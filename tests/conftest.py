@@ -115,6 +115,7 @@ def store_settings(stores: Stores) -> dict[str, object]:
         "invitations_per_hour": 1_000_000,
         "registration": "open",
         "require_verified_email": False,
+        "org_allowance_usd": "unlimited",
     }
 
 

@@ -295,6 +295,11 @@ INVARIANTS: dict[str, Sequence[str]] = {
         "llm/test_tokens.py",
         "llm/test_prices.py::test_what_is_reserved_is_enough",
     ),
+    "41 rotations and copies inherit limits": ("budgets/test_key_lines.py",),
+    "42 an operator's keys pay what the operator allowed": (
+        "budgets/test_allowance.py",
+        "test_serve.py::test_databases_of_ones_own_without_an_allowance_are_refused",
+    ),
     "43 limits by address hold behind a trusted proxy": ("kit/test_addresses.py",),
     "44 no tenant, model or provider changes another's result": (
         "chat/test_attempts.py::test_what_one_organization_provokes_shuts_out_no_other",

@@ -111,6 +111,20 @@ async def test_settings_that_are_missing_are_named_on_standard_error(stores: Sto
         assert f"error: {name}" in errors.decode()
 
 
+async def test_databases_of_ones_own_without_an_allowance_are_refused(stores: Stores, tmp_path: Path) -> None:
+    """Else whoever registers would spend on the operator's keys what nobody has allowed."""
+    values = {name.upper(): str(value) for name, value in store_settings(stores).items() if name != "org_allowance_usd"}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "aiworkspace_server", "serve"),
+        cwd=tmp_path,
+        env=os.environ | values,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert errors.decode().startswith("error: ORG_ALLOWANCE_USD is not set; say what each organization may spend")
+
+
 async def test_a_key_that_cannot_be_read_is_named_on_standard_error(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "aiworkspace_server", "serve"),

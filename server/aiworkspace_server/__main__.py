@@ -1,4 +1,4 @@
-"""`python -m aiworkspace_server serve | migrate | register | rotate-keys | rebuild-usage | reconcile`."""
+"""The commands of `python -m aiworkspace_server`: serve, migrate, register, allowance, rebuild-usage and more."""
 
 import signal
 
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
 import structlog
 import uvloop
@@ -20,7 +21,7 @@ from . import settings as configuration
 from .app import App, check, databases, prepare, running, serving
 from .auth.keys import read_keys
 from .chat.leases import DatabaseInUseError
-from .commands import CommandError, rebuild_usage, reconcile_bill
+from .commands import CommandError, allowance, rebuild_usage, reconcile_bill
 from .kit import logs
 from .kit.contract import ContractError
 from .kit.embedded import EmbeddedError
@@ -85,6 +86,11 @@ def _arguments() -> argparse.Namespace:
     register.add_argument(
         "--password-stdin", action="store_true", help="read its password; else a token to set one is mailed"
     )
+    allowed = commands.add_parser(
+        "allowance", help="show or set what an organization may spend on the server's keys; servers may run"
+    )
+    allowed.add_argument("org", type=UUID, help="id of the organization")
+    allowed.add_argument("amount", nargs="?", help="USD a month, such as 100; or default, or unlimited")
     commands.add_parser("worker")  # what serve --workers starts
     arguments = parser.parse_args()
     if arguments.command == "reconcile" and arguments.complete != bool(arguments.start and arguments.end):
@@ -124,12 +130,16 @@ async def _work(settings: Settings, arguments: argparse.Namespace) -> None:
             await make_account(settings, arguments.email, name, password)
         case "rebuild-usage":
             await rebuild_usage(settings)
+        case "allowance":
+            configuration.check_allowance(settings)
+            await allowance(settings, arguments.org, arguments.amount)
         case "reconcile":
             complete = (arguments.start, arguments.end) if arguments.complete else None
             await reconcile_bill(settings, arguments.provider, arguments.file, complete, dry_run=arguments.dry_run)
 
 
 async def _serve(settings: Settings, migrating: bool) -> None:
+    configuration.check_allowance(settings)
     stop = _stop_signals()
     async with running(settings, migrating=migrating) as app:
         _on_hang_up(stop, lambda: _read_anew(app))
@@ -141,6 +151,7 @@ async def _serve(settings: Settings, migrating: bool) -> None:
 
 async def _serve_with_workers(settings: Settings, migrating: bool, count: int) -> None:
     """Serves nothing itself: starts the databases, if they are embedded, and watches over the workers."""
+    configuration.check_allowance(settings)
     if settings.redis_url is None and not settings.embedded:
         raise SettingsError(["REDIS_URL is not set; several workers need Redis to reach each other's answers"])
     stop = _stop_signals()

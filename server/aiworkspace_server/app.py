@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 import grpc
@@ -23,6 +24,7 @@ from .auth.jobs import Notices
 from .auth.keys import Keys, read_keys
 from .auth.servicer import AuthServicer
 from .budgets.jobs import Alerts
+from .budgets.service import count_new_org
 from .budgets.servicer import BudgetServicer
 from .chat.engine import Engine
 from .chat.erasure import ChatEraser
@@ -184,12 +186,12 @@ async def _listen(
     plans = Plans(db, providers, counters, settings.max_output_tokens)
     lease, relay = Lease(db, shared=redis_url is not None), Relay(redis_url)
     gate = Gate(settings.provider_concurrency, settings.org_concurrency, settings.provider_queue)
-    ledger = Ledger(Alerts(db, jobs, mailer).watch)
+    ledger = Ledger(Alerts(db, jobs, mailer).watch, settings.allowance_nanos)
     engine = Engine(db, mongo, ledger, Breakers(), gate, lease, settings.run_seconds)
     runs = await _working(stack, engine, plans, relay, settings.shutdown_seconds)
     credentials = Credentials.from_settings(settings, keys, db, counters)
     stack.callback(credentials.passwords.close)
-    chain = Chain(derive(_lasting(settings), "audit"))
+    chain = audit_chain(settings)
     recorder = Recorder(db, chain)
     stack.push_async_callback(recorder.close)
     db.before_commit = recorder.before_commit
@@ -248,6 +250,11 @@ async def _working(stack: AsyncExitStack, engine: Engine, plans: Plans, relay: R
     if alone:  # while the lease is renewed, however much there is to take over
         await recovery.take_over()
     return runs
+
+
+def audit_chain(settings: Settings) -> Chain:
+    """What chains the entries of the audit log."""
+    return Chain(derive(_lasting(settings), "audit"))
 
 
 def _lasting(settings: Settings) -> str:
@@ -319,6 +326,7 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
         orgs=OrgServicer(
             db,
             credentials.authenticator,
+            partial(count_new_org, allowance_nanos=settings.allowance_nanos),
             shared.rights_lost,
             erasure.ask_org,
             check_may_take_all,
@@ -361,7 +369,9 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
             replies,
         ),
         usage=UsageServicer(db, shared.ledger, pages),
-        budgets=BudgetServicer(db, shared.plans, shared.limits, shared.methods, pages, replies),
+        budgets=BudgetServicer(
+            db, shared.plans, shared.limits, shared.methods, pages, replies, settings.allowance_nanos
+        ),
         audit=AuditServicer(db, shared.chain, pages),
     )
 

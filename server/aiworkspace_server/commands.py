@@ -5,21 +5,25 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from .app import databases, make_mailer
+from .app import audit_chain, databases, make_mailer
+from .budgets import service as budgets
 from .budgets.jobs import Alerts
+from .budgets.store import find_budget
 from .kit.errors import InvalidArgument
 from .kit.jobs import Jobs
 from .kit.postgres import Database
 from .llm.base import TokenUsage
 from .llm.prices import usd
 from .migrate import check_schema
+from .orgs.store import find_org
 from .settings import Settings
 from .usage import rebuild
-from .usage.ledger import Ledger
+from .usage.ledger import UNLIMITED, Ledger
 from .usage.models import TOKENS
 from .usage.reconcile import STATES, UNKNOWN, Bill, Billed, Reconciled, reconcile
 
@@ -55,6 +59,51 @@ async def reconcile_bill(
     _show(found, dry_run=dry_run)
 
 
+async def allowance(settings: Settings, org_id: UUID, amount: str | None) -> None:
+    """Set what an organization may spend in a month on the server's keys, if an amount is given, and show it.
+
+    The amount is in USD, or "unlimited", or "default": what ORG_ALLOWANCE_USD says.
+    """
+    limit_nanos = _read_allowance(amount) if amount else None
+    async with _ledger(settings) as (db, _):
+        async with db.write(org_id) as tx:
+            org = await find_org(tx, org_id)
+            if org is None:
+                raise CommandError(f"there is no organization {org_id}")
+            if amount:
+                await budgets.set_allowance(tx, org_id, limit_nanos)
+                await audit_chain(settings).append(tx, org_id, _operator_entry("allowance", org_id))
+        async with db.read(org_id) as tx:
+            found = await find_budget(tx, org_id)
+    budget, count = found or (None, None)
+    limit = budgets.limit_of(budget, settings.allowance_nanos) if budget else UNLIMITED
+    most = "no limit" if limit == UNLIMITED else f"{usd(limit)} USD"
+    usual = " (the server's default)" if budget and budget.limit_nanos is None else ""
+    settled, reserved = (count.settled_nanos, count.reserved_nanos) if count else (0, 0)
+    print(f"{org.name!r} may spend {most} a month on the server's keys{usual}")
+    print(f"this month: {usd(settled)} USD spent, {usd(reserved)} USD reserved")
+
+
+def _read_allowance(amount: str) -> int | None:
+    """None for the server's default."""
+    if amount in ("default", "unlimited"):
+        return None if amount == "default" else UNLIMITED
+    try:
+        nanos = Decimal(amount) * 10**9
+        if 0 <= nanos < UNLIMITED and nanos == nanos.to_integral_value():
+            return int(nanos)
+    except ArithmeticError:
+        pass
+    raise CommandError(f"{amount!r} is no amount in USD, such as 100 or 2.50; also possible: default, unlimited")
+
+
+def _operator_entry(command: str, org_id: UUID) -> dict[str, Any]:
+    """In an organization's audit log, of what the operator did on the command line."""
+    nobody = dict.fromkeys(("user_id", "session_id", "api_key_id"))
+    told = {"method": command, "role": "operator", "user_agent": "aiworkspace_server", "address": "", "request_id": ""}
+    return nobody | told | {"resources": {"org_id": str(org_id)}, "code": "OK", "reason": ""}
+
+
 @asynccontextmanager
 async def _ledger(settings: Settings) -> AsyncIterator[tuple[Database, Ledger]]:
     """The database, and a ledger whose alerts a server sends."""
@@ -62,7 +111,7 @@ async def _ledger(settings: Settings) -> AsyncIterator[tuple[Database, Ledger]]:
         db = Database(where.url)
         try:
             await check_schema(db, embedded=settings.embedded)
-            yield db, Ledger(Alerts(db, Jobs(where.url), make_mailer(settings)).watch)
+            yield db, Ledger(Alerts(db, Jobs(where.url), make_mailer(settings)).watch, settings.allowance_nanos)
         finally:
             await db.close()
 

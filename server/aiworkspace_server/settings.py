@@ -6,6 +6,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from email.errors import HeaderParseError
 from email.headerregistry import Address
 from email.utils import parseaddr
@@ -20,6 +21,8 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from aiworkspace_server import secrets_file, urls
+
+_LAPTOP_ALLOWANCE = Decimal(5)
 
 SECRETS = ("jwt_secret", "jwt_refresh_secret", "password_pepper", "encryption_secret")
 HOW_TO_MAKE_ONE = "make one with: openssl rand -base64 48"
@@ -93,6 +96,7 @@ Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Registration = Literal["open", "invited", "closed"]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Lifetime = Annotated[int, Field(gt=0)]
+Usd = Annotated[Decimal, Field(ge=0, le=1_000_000_000, decimal_places=9, allow_inf_nan=False)]
 
 
 class Deployment(BaseSettings):
@@ -142,6 +146,8 @@ class Deployment(BaseSettings):
     provider_queue: Annotated[int, Field(ge=0)] = 1000  # runs that may wait for each provider
     run_seconds: Seconds = 600
     max_output_tokens: Annotated[int, Field(gt=0)] = 4096
+    # What each organization may spend in a month on the keys above. Unset: 5; with databases of one's own, refused.
+    org_allowance_usd: Annotated[Usd | Literal["unlimited"], BeforeValidator(_lower)] | None = None
     echo_tokens_per_second: Seconds = 50
 
     smtp_host: Annotated[str, AfterValidator(_mail_host)] | None = (
@@ -173,6 +179,12 @@ class Deployment(BaseSettings):
     def who_registers(self) -> Registration:
         """Anybody on a laptop. With databases of one's own only who is invited, since accounts spend on its keys."""
         return self.registration or ("open" if self.embedded else "invited")
+
+    @property
+    def allowance_nanos(self) -> int | None:
+        """What an organization may spend in a month on the server's keys at providers; None: as much as it likes."""
+        allowance = _LAPTOP_ALLOWANCE if self.org_allowance_usd is None else self.org_allowance_usd
+        return None if isinstance(allowance, str) else int(allowance * 10**9)
 
     @model_validator(mode="after")
     def _pairs(self) -> Self:
@@ -272,6 +284,13 @@ def _environment_problems() -> list[str]:
             except ValueError as error:
                 problems.append(f"{name}: {error}")
     return problems
+
+
+def check_allowance(settings: Deployment) -> None:
+    """Raise SettingsError if nobody said what organizations may spend on the keys of a server that is no laptop's."""
+    if settings.org_allowance_usd is None and not settings.embedded:
+        text = "say what each organization may spend in a month on your keys at providers, such as 5, or unlimited"
+        raise SettingsError([f"ORG_ALLOWANCE_USD is not set; {text}"])
 
 
 def load() -> Settings:

@@ -103,6 +103,7 @@ async def site(cores: Cores, directory: Path, log: Path) -> AsyncIterator[Site]:
         stores = {
             "DATABASE_URL": await stack.enter_async_context(embedded_postgres(directory)),
             "MONGO_URI": await stack.enter_async_context(embedded_mongo(directory)),
+            "ORG_ALLOWANCE_USD": "unlimited",
         }
         yield Site(cores, directory, stores, log)
 

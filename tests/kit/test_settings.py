@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aiworkspace_server import secrets_file
-from aiworkspace_server.settings import SECRETS, Deployment, Settings, SettingsError, load, read
+from aiworkspace_server.settings import SECRETS, Deployment, Settings, SettingsError, check_allowance, load, read
 from aiworkspace_server.urls import is_loopback
 
 ROOT = Path(__file__).parents[2]
@@ -500,3 +500,34 @@ def test_setting_that_is_not_utf_8_is_named(monkeypatch: pytest.MonkeyPatch) -> 
             patch.setenv(name, os.fsdecode(b"caf\xe9" * 10))
             (problem,) = problems()
             assert problem.startswith(f"{name}: ")
+
+
+# What organizations may spend on the server's keys
+
+
+def test_the_allowance_is_5_usd_on_a_laptop() -> None:
+    assert Deployment().allowance_nanos == 5 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("text", "nanos"), [("0", 0), ("2.50", 2_500_000_000), ("100", 10**11), ("unlimited", None), ("Unlimited", None)]
+)
+def test_the_allowance_is_an_amount_or_unlimited(text: str, nanos: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORG_ALLOWANCE_USD", text)
+    assert Deployment().allowance_nanos == nanos
+
+
+@pytest.mark.parametrize("text", ["-1", "5 USD", "inf", "nan", "0.0000000001", "none"])
+def test_an_allowance_that_is_no_amount_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORG_ALLOWANCE_USD", text)
+    with pytest.raises(SettingsError, match="ORG_ALLOWANCE_USD"):
+        read()
+
+
+def test_databases_of_ones_own_demand_an_allowance(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_allowance(read())
+    set_all(monkeypatch, EXTERNAL)
+    with pytest.raises(SettingsError, match="ORG_ALLOWANCE_USD is not set; say what each organization may spend"):
+        check_allowance(read())
+    monkeypatch.setenv("ORG_ALLOWANCE_USD", "unlimited")
+    check_allowance(read())

@@ -66,7 +66,7 @@ async def ledger(staff: dict[str, Person], standin: Standin, stores: Stores, app
         run = events[-1].run_completed.run
         runs[run.run_id], request_ids[run.run_id] = run, request_id
     await robot.channel.close()
-    earlier = "UPDATE ledger_entries SET create_time = create_time - %s::interval WHERE run_id = ANY(%s::uuid[])"
+    earlier = "UPDATE ledger_entries SET run_time = run_time - %s::interval WHERE run_id = ANY(%s::uuid[])"
     await sql(stores, earlier, "1 day", list(runs)[1:8])
     await sql(stores, earlier, "2 hours", list(runs)[4:10])
     async with app.db.write(uuid.UUID(team.org_id)) as tx:
@@ -99,7 +99,7 @@ def added_up(found: Iterable[pb.UsageEntry]) -> pb.UsageTotal:
 def value(entry: pb.UsageEntry, dimension: str) -> str:
     formats = {"day": "%Y-%m-%d", "hour": "%Y-%m-%dT%H"}
     if dimension in formats:
-        return entry.create_time.ToDatetime().strftime(formats[dimension])
+        return entry.run_time.ToDatetime().strftime(formats[dimension])
     return str(getattr(entry, dimension))
 
 
@@ -203,7 +203,7 @@ async def test_filters_let_through_what_they_name(names: tuple[str, ...], ledger
 async def test_all_filters_together_leave_one_entry(ledger: Ledger) -> None:
     team, example = ledger.team, ledger.entries[3]
     wanted = {name: getattr(example, name) for name in ("workspace_id", "user_id", "model")}
-    assert await entries(team.owner, team.org_id, **wanted, start_time=example.create_time) == [example]
+    assert await entries(team.owner, team.org_id, **wanted, start_time=example.run_time) == [example]
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -213,7 +213,7 @@ async def test_times_are_from_and_before_to_the_nanosecond(
 ) -> None:
     """Times around entries, hours and days, so that sums are put together from days, hours and entries."""
     team, hour = ledger.team, 3600 * 10**9
-    times = [entry.create_time.ToNanoseconds() for entry in ledger.entries]
+    times = [entry.run_time.ToNanoseconds() for entry in ledger.entries]
     marks = {mark for time in times for mark in (time, time // hour * hour, time // (24 * hour) * 24 * hour)}
     marks |= {mark + hour for mark in marks} | {mark + 24 * hour for mark in marks}
     near = [mark + step for mark in sorted(marks) for step in (-1000, 0, 1000)]
@@ -222,7 +222,7 @@ async def test_times_are_from_and_before_to_the_nanosecond(
     expected = [
         entry
         for entry in ledger.entries
-        if (start or 0) <= entry.create_time.ToNanoseconds() < (10**20 if end is None else end)
+        if (start or 0) <= entry.run_time.ToNanoseconds() < (10**20 if end is None else end)
     ]
     assert await entries(team.owner, team.org_id, **given_times) == expected
     response = await usage(team.owner, team.org_id, **given_times, group_by=[DIMENSIONS[name] for name in by])

@@ -41,6 +41,10 @@ class AsyncBudgets:
     reservation does not fit: at no time is more than its limit settled and reserved together, unless a provider
     bills for more than was asked of it (see UsageEntry.above_limit). A soft budget lets it pass. Both tell those who
     may manage budgets by mail when a threshold is reached.
+
+    A budget for each workspace, or for each API key, is multiplied by whoever may make workspaces or keys. To bound
+    what people spend, give the organization or each member a budget: that holds however many of these there are. A
+    budget of a key follows its rotations.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -68,7 +72,7 @@ class AsyncBudgets:
 
         Args:
             org_id: The organization.
-            scope: Whose spending it counts.
+            scope: Whose spending it counts. Not BUDGET_SCOPE_ALLOWANCE, which is the operator's.
             workspace_id: The workspace. Only with BUDGET_SCOPE_WORKSPACE; empty means each.
             user_id: The member. Only with BUDGET_SCOPE_MEMBER; empty means each.
             api_key_id: The key. Only with BUDGET_SCOPE_API_KEY; empty means each.
@@ -133,7 +137,8 @@ class AsyncBudgets:
         """Changes limit, hardness and thresholds. A limit below what is spent already refuses what comes. Owners,
         admins and billing may.
 
-        Errors: NOT_FOUND; ABORTED when budget.etag is given and no longer current.
+        Errors: NOT_FOUND; ABORTED when budget.etag is given and no longer current; FAILED_PRECONDITION
+        ALLOWANCE_FIXED for the allowance on the server's keys.
 
         Args:
             budget: The new values, and in org_id and budget_id which budget to change.
@@ -148,7 +153,7 @@ class AsyncBudgets:
     async def delete(self, *, org_id: str, budget_id: str, timeout: float | None = None) -> None:
         """Deletes a budget. Owners, admins and billing may.
 
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; FAILED_PRECONDITION ALLOWANCE_FIXED for the allowance on the server's keys.
 
         Args:
             org_id: The organization.
@@ -196,6 +201,10 @@ class Budgets:
     reservation does not fit: at no time is more than its limit settled and reserved together, unless a provider
     bills for more than was asked of it (see UsageEntry.above_limit). A soft budget lets it pass. Both tell those who
     may manage budgets by mail when a threshold is reached.
+
+    A budget for each workspace, or for each API key, is multiplied by whoever may make workspaces or keys. To bound
+    what people spend, give the organization or each member a budget: that holds however many of these there are. A
+    budget of a key follows its rotations.
     """
 
     def __init__(self, portal: Portal, namespace: AsyncBudgets) -> None:
@@ -224,7 +233,7 @@ class Budgets:
 
         Args:
             org_id: The organization.
-            scope: Whose spending it counts.
+            scope: Whose spending it counts. Not BUDGET_SCOPE_ALLOWANCE, which is the operator's.
             workspace_id: The workspace. Only with BUDGET_SCOPE_WORKSPACE; empty means each.
             user_id: The member. Only with BUDGET_SCOPE_MEMBER; empty means each.
             api_key_id: The key. Only with BUDGET_SCOPE_API_KEY; empty means each.
@@ -285,7 +294,8 @@ class Budgets:
         """Changes limit, hardness and thresholds. A limit below what is spent already refuses what comes. Owners,
         admins and billing may.
 
-        Errors: NOT_FOUND; ABORTED when budget.etag is given and no longer current.
+        Errors: NOT_FOUND; ABORTED when budget.etag is given and no longer current; FAILED_PRECONDITION
+        ALLOWANCE_FIXED for the allowance on the server's keys.
 
         Args:
             budget: The new values, and in org_id and budget_id which budget to change.
@@ -298,7 +308,7 @@ class Budgets:
     def delete(self, *, org_id: str, budget_id: str, timeout: float | None = None) -> None:
         """Deletes a budget. Owners, admins and billing may.
 
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; FAILED_PRECONDITION ALLOWANCE_FIXED for the allowance on the server's keys.
 
         Args:
             org_id: The organization.

@@ -211,7 +211,8 @@ class AsyncServiceAccounts:
         timeout: float | None = None,
     ) -> service_account_pb2.RotateApiKeyResponse:
         """Makes a key with the scopes of another one, which goes on working for a while so that nothing stops while the
-        new one is put into place. Owners and admins may, for keys that include nothing that they lack.
+        new one is put into place. Budgets count both keys together. Owners and admins may, for keys that include
+        nothing that they lack.
 
         The answer has the new key. It is shown this once: repeating the call with the same request_id gives the
         answer without it.
@@ -414,7 +415,8 @@ class ServiceAccounts:
         timeout: float | None = None,
     ) -> service_account_pb2.RotateApiKeyResponse:
         """Makes a key with the scopes of another one, which goes on working for a while so that nothing stops while the
-        new one is put into place. Owners and admins may, for keys that include nothing that they lack.
+        new one is put into place. Budgets count both keys together. Owners and admins may, for keys that include
+        nothing that they lack.
 
         The answer has the new key. It is shown this once: repeating the call with the same request_id gives the
         answer without it.

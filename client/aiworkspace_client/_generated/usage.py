@@ -55,12 +55,12 @@ class AsyncUsage:
             workspace_id: Only this workspace. Empty means all.
             user_id: Only this person. Empty means all.
             model: Only this model. Empty means all.
-            start_time: Only entries from this time on. Not set means from the beginning.
-            end_time: Only entries before this time. Not set means until now.
+            start_time: Only runs that began at this time or later. Not set means from the beginning.
+            end_time: Only runs that began before this time. Not set means until now.
             group_by: What to group by. Empty means one total and no rows.
             page_size: Most rows to return, 1 to 1000. 0 means 50.
             page_token: next_page_token of the page before. Empty for the first page.
-            api_key_id: Only runs started with this API key. Empty means all.
+            api_key_id: Only runs started with this API key, or one that it was rotated to or from. Empty means all.
             timeout: Seconds for every page. The client's own unless given.
         """
 
@@ -105,13 +105,13 @@ class AsyncUsage:
             workspace_id: Only this workspace. Empty means all.
             user_id: Only this person. Empty means all.
             model: Only this model. Empty means all.
-            start_time: Only entries from this time on. Not set means from the beginning.
-            end_time: Only entries before this time. Not set means until now.
+            start_time: Only runs that began at this time or later. Not set means from the beginning.
+            end_time: Only runs that began before this time. Not set means until now.
             page_size: Most entries to return, 1 to 1000. 0 means 50.
             page_token: next_page_token of the page before. Empty for the first page.
             kinds: Only these kinds. Empty means what counts as spent: USAGE_ENTRY_KIND_SETTLE and
                 USAGE_ENTRY_KIND_ADJUST.
-            api_key_id: Only runs started with this API key. Empty means all.
+            api_key_id: Only runs started with this API key, or one that it was rotated to or from. Empty means all.
             run_id: Only this run. Empty means all.
             timeout: Seconds for every page. The client's own unless given.
         """
@@ -212,12 +212,12 @@ class Usage:
             workspace_id: Only this workspace. Empty means all.
             user_id: Only this person. Empty means all.
             model: Only this model. Empty means all.
-            start_time: Only entries from this time on. Not set means from the beginning.
-            end_time: Only entries before this time. Not set means until now.
+            start_time: Only runs that began at this time or later. Not set means from the beginning.
+            end_time: Only runs that began before this time. Not set means until now.
             group_by: What to group by. Empty means one total and no rows.
             page_size: Most rows to return, 1 to 1000. 0 means 50.
             page_token: next_page_token of the page before. Empty for the first page.
-            api_key_id: Only runs started with this API key. Empty means all.
+            api_key_id: Only runs started with this API key, or one that it was rotated to or from. Empty means all.
             timeout: Seconds for every page. The client's own unless given.
         """
         return Pager(
@@ -261,13 +261,13 @@ class Usage:
             workspace_id: Only this workspace. Empty means all.
             user_id: Only this person. Empty means all.
             model: Only this model. Empty means all.
-            start_time: Only entries from this time on. Not set means from the beginning.
-            end_time: Only entries before this time. Not set means until now.
+            start_time: Only runs that began at this time or later. Not set means from the beginning.
+            end_time: Only runs that began before this time. Not set means until now.
             page_size: Most entries to return, 1 to 1000. 0 means 50.
             page_token: next_page_token of the page before. Empty for the first page.
             kinds: Only these kinds. Empty means what counts as spent: USAGE_ENTRY_KIND_SETTLE and
                 USAGE_ENTRY_KIND_ADJUST.
-            api_key_id: Only runs started with this API key. Empty means all.
+            api_key_id: Only runs started with this API key, or one that it was rotated to or from. Empty means all.
             run_id: Only this run. Empty means all.
             timeout: Seconds for every page. The client's own unless given.
         """

@@ -182,7 +182,7 @@ def limits(
 
 def _row(budget: Budget) -> list[str]:
     subject = budget.workspace_id or budget.user_id or budget.api_key_id
-    if not subject and budget.scope != BudgetScope.BUDGET_SCOPE_ORG:
+    if not subject and budget.scope not in (BudgetScope.BUDGET_SCOPE_ORG, BudgetScope.BUDGET_SCOPE_ALLOWANCE):
         subject = "each"
     return [*_terms(budget, subject), *_figures(budget.limit, budget.status if budget.HasField("status") else None)]
 

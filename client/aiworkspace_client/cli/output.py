@@ -55,10 +55,10 @@ def tokens(usage: TokenUsage) -> str:
 
 
 def time(stamp: Timestamp) -> str:
-    """Local time to the minute, empty when it is not set."""
+    """The time to the minute, empty when it is not set. In UTC, in which days, months and budgets are counted."""
     if not stamp.seconds:
         return ""
-    return stamp.ToDatetime(UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+    return stamp.ToDatetime(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def role(value: Role.ValueType, custom_role_id: str = "") -> str:

@@ -37,7 +37,15 @@ class _BudgetScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetSco
     BUDGET_SCOPE_MEMBER: _BudgetScope.ValueType  # 3
     """That of one member or, without a user_id, of each member on their own. Service accounts are members."""
     BUDGET_SCOPE_API_KEY: _BudgetScope.ValueType  # 4
-    """That of one API key or, without an api_key_id, of each key on its own."""
+    """That of one API key or, without an api_key_id, of each key on its own. A key counts together with those that it was
+    rotated to and from.
+    """
+    BUDGET_SCOPE_ALLOWANCE: _BudgetScope.ValueType  # 5
+    """That of the whole organization on the server's own keys at providers: what the operator of the server allows it in
+    a month. It is there from the beginning unless the operator sets no limit, always hard, and cannot be made, changed
+    or deleted. What the organization's own keys are used for does not count in it. Of the organizations that an account
+    makes, the first three have the server's usual allowance, and the others none until the operator gives them one.
+    """
 
 class BudgetScope(_BudgetScope, metaclass=_BudgetScopeEnumTypeWrapper):
     """BudgetScope says whose spending a budget counts."""
@@ -51,7 +59,15 @@ BUDGET_SCOPE_WORKSPACE: BudgetScope.ValueType  # 2
 BUDGET_SCOPE_MEMBER: BudgetScope.ValueType  # 3
 """That of one member or, without a user_id, of each member on their own. Service accounts are members."""
 BUDGET_SCOPE_API_KEY: BudgetScope.ValueType  # 4
-"""That of one API key or, without an api_key_id, of each key on its own."""
+"""That of one API key or, without an api_key_id, of each key on its own. A key counts together with those that it was
+rotated to and from.
+"""
+BUDGET_SCOPE_ALLOWANCE: BudgetScope.ValueType  # 5
+"""That of the whole organization on the server's own keys at providers: what the operator of the server allows it in
+a month. It is there from the beginning unless the operator sets no limit, always hard, and cannot be made, changed
+or deleted. What the organization's own keys are used for does not count in it. Of the organizations that an account
+makes, the first three have the server's usual allowance, and the others none until the operator gives them one.
+"""
 Global___BudgetScope: _TypeAlias = BudgetScope  # noqa: Y015
 
 class _BudgetWindow:
@@ -109,7 +125,7 @@ class Budget(_message.Message):
     user_id: _builtins.str
     """UUID of the member. Only with BUDGET_SCOPE_MEMBER; empty means each. Output only."""
     api_key_id: _builtins.str
-    """UUID of the key. Only with BUDGET_SCOPE_API_KEY; empty means each. Output only."""
+    """UUID of the key that was named. Only with BUDGET_SCOPE_API_KEY; empty means each. Output only."""
     window: Global___BudgetWindow.ValueType
     """Its time. Output only."""
     hard: _builtins.bool
@@ -319,7 +335,7 @@ class CreateBudgetRequest(_message.Message):
     org_id: _builtins.str
     """The organization."""
     scope: Global___BudgetScope.ValueType
-    """Whose spending it counts."""
+    """Whose spending it counts. Not BUDGET_SCOPE_ALLOWANCE, which is the operator's."""
     workspace_id: _builtins.str
     """The workspace. Only with BUDGET_SCOPE_WORKSPACE; empty means each."""
     user_id: _builtins.str

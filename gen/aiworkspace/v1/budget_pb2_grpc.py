@@ -34,6 +34,10 @@ class BudgetServiceStub:
     reservation does not fit: at no time is more than its limit settled and reserved together, unless a provider bills for
     more than was asked of it (see UsageEntry.above_limit). A soft budget lets it
     pass. Both tell those who may manage budgets by mail when a threshold is reached.
+
+    A budget for each workspace, or for each API key, is multiplied by whoever may make workspaces or keys. To bound what
+    people spend, give the organization or each member a budget: that holds however many of these there are. A budget of a
+    key follows its rotations.
     """
 
     def __init__(self, channel):
@@ -83,6 +87,10 @@ class BudgetServiceServicer:
     reservation does not fit: at no time is more than its limit settled and reserved together, unless a provider bills for
     more than was asked of it (see UsageEntry.above_limit). A soft budget lets it
     pass. Both tell those who may manage budgets by mail when a threshold is reached.
+
+    A budget for each workspace, or for each API key, is multiplied by whoever may make workspaces or keys. To bound what
+    people spend, give the organization or each member a budget: that holds however many of these there are. A budget of a
+    key follows its rotations.
     """
 
     def CreateBudget(self, request, context):
@@ -115,7 +123,8 @@ class BudgetServiceServicer:
         """UpdateBudget changes limit, hardness and thresholds. A limit below what is spent already refuses what comes. Owners,
         admins and billing may.
 
-        Errors: NOT_FOUND; ABORTED when budget.etag is given and no longer current.
+        Errors: NOT_FOUND; ABORTED when budget.etag is given and no longer current; FAILED_PRECONDITION ALLOWANCE_FIXED for
+        the allowance on the server's keys.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,7 +133,7 @@ class BudgetServiceServicer:
     def DeleteBudget(self, request, context):
         """DeleteBudget deletes a budget. Owners, admins and billing may.
 
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; FAILED_PRECONDITION ALLOWANCE_FIXED for the allowance on the server's keys.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,6 +199,10 @@ class BudgetService:
     reservation does not fit: at no time is more than its limit settled and reserved together, unless a provider bills for
     more than was asked of it (see UsageEntry.above_limit). A soft budget lets it
     pass. Both tell those who may manage budgets by mail when a threshold is reached.
+
+    A budget for each workspace, or for each API key, is multiplied by whoever may make workspaces or keys. To bound what
+    people spend, give the organization or each member a budget: that holds however many of these there are. A budget of a
+    key follows its rotations.
     """
 
     @staticmethod

@@ -35,6 +35,10 @@ class BudgetServiceStub:
     reservation does not fit: at no time is more than its limit settled and reserved together, unless a provider bills for
     more than was asked of it (see UsageEntry.above_limit). A soft budget lets it
     pass. Both tell those who may manage budgets by mail when a threshold is reached.
+
+    A budget for each workspace, or for each API key, is multiplied by whoever may make workspaces or keys. To bound what
+    people spend, give the organization or each member a budget: that holds however many of these there are. A budget of a
+    key follows its rotations.
     """
 
     @_typing.overload
@@ -58,12 +62,13 @@ class BudgetServiceStub:
     """UpdateBudget changes limit, hardness and thresholds. A limit below what is spent already refuses what comes. Owners,
     admins and billing may.
 
-    Errors: NOT_FOUND; ABORTED when budget.etag is given and no longer current.
+    Errors: NOT_FOUND; ABORTED when budget.etag is given and no longer current; FAILED_PRECONDITION ALLOWANCE_FIXED for
+    the allowance on the server's keys.
     """
     DeleteBudget: _grpc.UnaryUnaryMultiCallable[_budget_pb2.DeleteBudgetRequest, _budget_pb2.DeleteBudgetResponse]
     """DeleteBudget deletes a budget. Owners, admins and billing may.
 
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND; FAILED_PRECONDITION ALLOWANCE_FIXED for the allowance on the server's keys.
     """
     ExplainLimit: _grpc.UnaryUnaryMultiCallable[_budget_pb2.ExplainLimitRequest, _budget_pb2.ExplainLimitResponse]
     """ExplainLimit says before a call what stands in its way: what a message of this size to this model would reserve,
@@ -82,6 +87,10 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     reservation does not fit: at no time is more than its limit settled and reserved together, unless a provider bills for
     more than was asked of it (see UsageEntry.above_limit). A soft budget lets it
     pass. Both tell those who may manage budgets by mail when a threshold is reached.
+
+    A budget for each workspace, or for each API key, is multiplied by whoever may make workspaces or keys. To bound what
+    people spend, give the organization or each member a budget: that holds however many of these there are. A budget of a
+    key follows its rotations.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -102,12 +111,13 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     """UpdateBudget changes limit, hardness and thresholds. A limit below what is spent already refuses what comes. Owners,
     admins and billing may.
 
-    Errors: NOT_FOUND; ABORTED when budget.etag is given and no longer current.
+    Errors: NOT_FOUND; ABORTED when budget.etag is given and no longer current; FAILED_PRECONDITION ALLOWANCE_FIXED for
+    the allowance on the server's keys.
     """
     DeleteBudget: _aio.UnaryUnaryMultiCallable[_budget_pb2.DeleteBudgetRequest, _budget_pb2.DeleteBudgetResponse]  # type: ignore[assignment]
     """DeleteBudget deletes a budget. Owners, admins and billing may.
 
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND; FAILED_PRECONDITION ALLOWANCE_FIXED for the allowance on the server's keys.
     """
     ExplainLimit: _aio.UnaryUnaryMultiCallable[_budget_pb2.ExplainLimitRequest, _budget_pb2.ExplainLimitResponse]  # type: ignore[assignment]
     """ExplainLimit says before a call what stands in its way: what a message of this size to this model would reserve,
@@ -125,6 +135,10 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
     reservation does not fit: at no time is more than its limit settled and reserved together, unless a provider bills for
     more than was asked of it (see UsageEntry.above_limit). A soft budget lets it
     pass. Both tell those who may manage budgets by mail when a threshold is reached.
+
+    A budget for each workspace, or for each API key, is multiplied by whoever may make workspaces or keys. To bound what
+    people spend, give the organization or each member a budget: that holds however many of these there are. A budget of a
+    key follows its rotations.
     """
 
     @_abc_1.abstractmethod
@@ -167,7 +181,8 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         """UpdateBudget changes limit, hardness and thresholds. A limit below what is spent already refuses what comes. Owners,
         admins and billing may.
 
-        Errors: NOT_FOUND; ABORTED when budget.etag is given and no longer current.
+        Errors: NOT_FOUND; ABORTED when budget.etag is given and no longer current; FAILED_PRECONDITION ALLOWANCE_FIXED for
+        the allowance on the server's keys.
         """
 
     @_abc_1.abstractmethod
@@ -178,7 +193,7 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_budget_pb2.DeleteBudgetResponse, _abc.Awaitable[_budget_pb2.DeleteBudgetResponse]]:
         """DeleteBudget deletes a budget. Owners, admins and billing may.
 
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; FAILED_PRECONDITION ALLOWANCE_FIXED for the allowance on the server's keys.
         """
 
     @_abc_1.abstractmethod

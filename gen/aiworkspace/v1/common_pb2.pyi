@@ -109,6 +109,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED: the caller has as many calls or streams in progress as the method's class allows at the same
     time. End some, or wait for the end of some.
     """
+    ERROR_REASON_ALLOWANCE_FIXED: _ErrorReason.ValueType  # 37
+    """FAILED_PRECONDITION: the budget is the allowance on the server's own keys, which the operator alone changes."""
     ERROR_REASON_REQUEST_INCOMPLETE: _ErrorReason.ValueType  # 42
     """DEADLINE_EXCEEDED: the request did not arrive as a whole in time. Try again."""
 
@@ -203,6 +205,8 @@ ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 36
 """RESOURCE_EXHAUSTED: the caller has as many calls or streams in progress as the method's class allows at the same
 time. End some, or wait for the end of some.
 """
+ERROR_REASON_ALLOWANCE_FIXED: ErrorReason.ValueType  # 37
+"""FAILED_PRECONDITION: the budget is the allowance on the server's own keys, which the operator alone changes."""
 ERROR_REASON_REQUEST_INCOMPLETE: ErrorReason.ValueType  # 42
 """DEADLINE_EXCEEDED: the request did not arrive as a whole in time. Try again."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -121,6 +121,7 @@ class ApiKey(_message.Message):
     LAST_USE_TIME_FIELD_NUMBER: _builtins.int
     LAST_USE_ADDRESS_FIELD_NUMBER: _builtins.int
     CREATOR_KEY_ID_FIELD_NUMBER: _builtins.int
+    ROOT_API_KEY_ID_FIELD_NUMBER: _builtins.int
     api_key_id: _builtins.str
     """UUID."""
     org_id: _builtins.str
@@ -139,6 +140,10 @@ class ApiKey(_message.Message):
     """Network address of that call."""
     creator_key_id: _builtins.str
     """UUID of the API key with which it was made. Empty when a person made it."""
+    root_api_key_id: _builtins.str
+    """UUID of the first key of its line of rotations, which is itself unless it came of one. Budgets and usage count the
+    keys of a line together.
+    """
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the permissions that it is limited to, sorted."""
@@ -176,10 +181,11 @@ class ApiKey(_message.Message):
         last_use_time: _timestamp_pb2.Timestamp | None = ...,
         last_use_address: _builtins.str = ...,
         creator_key_id: _builtins.str = ...,
+        root_api_key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_use_time", b"last_use_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "create_time", b"create_time", "creator_id", b"creator_id", "creator_key_id", b"creator_key_id", "expire_time", b"expire_time", "last_use_address", b"last_use_address", "last_use_time", b"last_use_time", "name", b"name", "org_id", b"org_id", "permissions", b"permissions", "prefix", b"prefix", "state", b"state", "user_id", b"user_id", "workspace_ids", b"workspace_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "create_time", b"create_time", "creator_id", b"creator_id", "creator_key_id", b"creator_key_id", "expire_time", b"expire_time", "last_use_address", b"last_use_address", "last_use_time", b"last_use_time", "name", b"name", "org_id", b"org_id", "permissions", b"permissions", "prefix", b"prefix", "root_api_key_id", b"root_api_key_id", "state", b"state", "user_id", b"user_id", "workspace_ids", b"workspace_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -135,7 +135,7 @@ class ServiceAccountServiceServicer:
 
     def RotateApiKey(self, request, context):
         """RotateApiKey makes a key with the scopes of another one, which goes on working for a while so that nothing stops
-        while the new one is put into place. Owners and admins may, for keys that include nothing that they lack.
+        while the new one is put into place. Budgets count both keys together. Owners and admins may, for keys that include nothing that they lack.
 
         The answer has the new key. It is shown this once: repeating the call with the same request_id gives the answer
         without it.

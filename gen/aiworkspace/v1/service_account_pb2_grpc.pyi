@@ -68,7 +68,7 @@ class ServiceAccountServiceStub:
     """
     RotateApiKey: _grpc.UnaryUnaryMultiCallable[_service_account_pb2.RotateApiKeyRequest, _service_account_pb2.RotateApiKeyResponse]
     """RotateApiKey makes a key with the scopes of another one, which goes on working for a while so that nothing stops
-    while the new one is put into place. Owners and admins may, for keys that include nothing that they lack.
+    while the new one is put into place. Budgets count both keys together. Owners and admins may, for keys that include nothing that they lack.
 
     The answer has the new key. It is shown this once: repeating the call with the same request_id gives the answer
     without it.
@@ -125,7 +125,7 @@ class ServiceAccountServiceAsyncStub(ServiceAccountServiceStub):
     """
     RotateApiKey: _aio.UnaryUnaryMultiCallable[_service_account_pb2.RotateApiKeyRequest, _service_account_pb2.RotateApiKeyResponse]  # type: ignore[assignment]
     """RotateApiKey makes a key with the scopes of another one, which goes on working for a while so that nothing stops
-    while the new one is put into place. Owners and admins may, for keys that include nothing that they lack.
+    while the new one is put into place. Budgets count both keys together. Owners and admins may, for keys that include nothing that they lack.
 
     The answer has the new key. It is shown this once: repeating the call with the same request_id gives the answer
     without it.
@@ -215,7 +215,7 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_service_account_pb2.RotateApiKeyResponse, _abc.Awaitable[_service_account_pb2.RotateApiKeyResponse]]:
         """RotateApiKey makes a key with the scopes of another one, which goes on working for a while so that nothing stops
-        while the new one is put into place. Owners and admins may, for keys that include nothing that they lack.
+        while the new one is put into place. Budgets count both keys together. Owners and admins may, for keys that include nothing that they lack.
 
         The answer has the new key. It is shown this once: repeating the call with the same request_id gives the answer
         without it.

@@ -36,9 +36,9 @@ class _UsageDimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageD
     USAGE_DIMENSION_MODEL: _UsageDimension.ValueType  # 3
     """The model."""
     USAGE_DIMENSION_DAY: _UsageDimension.ValueType  # 4
-    """The day, in UTC."""
+    """The day on which the run began, in UTC."""
     USAGE_DIMENSION_HOUR: _UsageDimension.ValueType  # 5
-    """The hour, in UTC."""
+    """The hour in which the run began, in UTC."""
     USAGE_DIMENSION_API_KEY: _UsageDimension.ValueType  # 6
     """The API key."""
 
@@ -54,9 +54,9 @@ USAGE_DIMENSION_USER: UsageDimension.ValueType  # 2
 USAGE_DIMENSION_MODEL: UsageDimension.ValueType  # 3
 """The model."""
 USAGE_DIMENSION_DAY: UsageDimension.ValueType  # 4
-"""The day, in UTC."""
+"""The day on which the run began, in UTC."""
 USAGE_DIMENSION_HOUR: UsageDimension.ValueType  # 5
-"""The hour, in UTC."""
+"""The hour in which the run began, in UTC."""
 USAGE_DIMENSION_API_KEY: UsageDimension.ValueType  # 6
 """The API key."""
 Global___UsageDimension: _TypeAlias = UsageDimension  # noqa: Y015
@@ -236,6 +236,7 @@ class UsageEntry(_message.Message):
     API_KEY_ID_FIELD_NUMBER: _builtins.int
     OWN_KEY_FIELD_NUMBER: _builtins.int
     ABOVE_LIMIT_FIELD_NUMBER: _builtins.int
+    RUN_TIME_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.str
     """UUID."""
     org_id: _builtins.str
@@ -285,6 +286,12 @@ class UsageEntry(_message.Message):
     def reserved(self) -> _common_pb2.Money:
         """What the entry adds to the reserved amount: negative where it ends a reservation."""
 
+    @_builtins.property
+    def run_time(self) -> _timestamp_pb2.Timestamp:
+        """Time at which the run began. Usage and budgets count the entry at this time, so that a run across midnight is in the
+        day whose budget paid for it, with what corrects it later.
+        """
+
     def __init__(
         self,
         *,
@@ -307,10 +314,11 @@ class UsageEntry(_message.Message):
         api_key_id: _builtins.str = ...,
         own_key: _builtins.bool = ...,
         above_limit: _builtins.bool = ...,
+        run_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "create_time", b"create_time", "reserved", b"reserved", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "create_time", b"create_time", "reserved", b"reserved", "run_time", b"run_time", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["above_limit", b"above_limit", "api_key_id", b"api_key_id", "attempt", b"attempt", "conversation_id", b"conversation_id", "cost", b"cost", "create_time", b"create_time", "entry_id", b"entry_id", "estimated", b"estimated", "kind", b"kind", "model", b"model", "org_id", b"org_id", "own_key", b"own_key", "price_version", b"price_version", "request_id", b"request_id", "reserved", b"reserved", "run_id", b"run_id", "tokens", b"tokens", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["above_limit", b"above_limit", "api_key_id", b"api_key_id", "attempt", b"attempt", "conversation_id", b"conversation_id", "cost", b"cost", "create_time", b"create_time", "entry_id", b"entry_id", "estimated", b"estimated", "kind", b"kind", "model", b"model", "org_id", b"org_id", "own_key", b"own_key", "price_version", b"price_version", "request_id", b"request_id", "reserved", b"reserved", "run_id", b"run_id", "run_time", b"run_time", "tokens", b"tokens", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -345,14 +353,14 @@ class GetUsageRequest(_message.Message):
     page_token: _builtins.str
     """next_page_token of the page before. Empty for the first page."""
     api_key_id: _builtins.str
-    """Only runs started with this API key. Empty means all."""
+    """Only runs started with this API key, or one that it was rotated to or from. Empty means all."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """Only entries from this time on. Not set means from the beginning."""
+        """Only runs that began at this time or later. Not set means from the beginning."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Only entries before this time. Not set means until now."""
+        """Only runs that began before this time. Not set means until now."""
 
     @_builtins.property
     def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___UsageDimension.ValueType]:
@@ -444,16 +452,16 @@ class ListUsageEntriesRequest(_message.Message):
     page_token: _builtins.str
     """next_page_token of the page before. Empty for the first page."""
     api_key_id: _builtins.str
-    """Only runs started with this API key. Empty means all."""
+    """Only runs started with this API key, or one that it was rotated to or from. Empty means all."""
     run_id: _builtins.str
     """Only this run. Empty means all."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """Only entries from this time on. Not set means from the beginning."""
+        """Only runs that began at this time or later. Not set means from the beginning."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Only entries before this time. Not set means until now."""
+        """Only runs that began before this time. Not set means until now."""
 
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___UsageEntryKind.ValueType]:

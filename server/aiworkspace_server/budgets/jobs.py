@@ -19,7 +19,7 @@ from ..usage.ledger import window_end
 from ..workspaces.store import find_workspace
 from . import store
 from .models import Budget, BudgetCount
-from .service import reached
+from .service import limit_of, reached
 
 _SEND = "budgets.send_alert"
 _MANAGE = "budget.manage"
@@ -81,7 +81,7 @@ async def _text(tx: ReadSession, budget: Budget, window: BudgetCount, percent: s
         whose=await _whose(tx, budget.scope, window.subject_id),
         period=budget.period,
         settled=usd(window.settled_nanos),
-        limit=usd(budget.limit_nanos),
+        limit=usd(limit_of(budget, None)),
         start=window.start_time,
         then=_HARD if budget.hard else _SOFT,
         end=window_end(budget.period, window.start_time),

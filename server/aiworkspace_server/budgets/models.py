@@ -15,10 +15,11 @@ class Budget(Base):
 
     org_id: Mapped[UUID] = mapped_column(primary_key=True)
     id: Mapped[UUID] = mapped_column(primary_key=True)
-    scope: Mapped[str]  # org, workspace, member, api_key
-    subject_id: Mapped[UUID | None]  # the one workspace, member or key; None: each on its own
+    scope: Mapped[str]  # org, workspace, member, api_key, allowance
+    subject_id: Mapped[UUID | None]  # the one workspace, member or first key of a line; None: each on its own
+    named_id: Mapped[UUID | None]  # the key that was named: any of the line
     period: Mapped[str]  # day, month
-    limit_nanos: Mapped[int]
+    limit_nanos: Mapped[int | None]  # None: the server's default, of an allowance
     hard: Mapped[bool]
     alert_percents: Mapped[list[int]] = mapped_column(ARRAY(Integer()))
     version: Mapped[int]

@@ -7,18 +7,22 @@ from uuid import UUID
 
 from sqlalchemy import Row
 
-from ..kit.errors import InvalidArgument, NotFound, etag_mismatch
+from aiworkspace.v1 import common_pb2
+
+from ..kit.errors import FailedPrecondition, InvalidArgument, NotFound, etag_mismatch
 from ..kit.ids import new_id
 from ..kit.postgres import ReadSession, WriteSession
 from ..kit.timestamps import now
 from ..llm.prices import Price
 from ..orgs.store import find_member
 from ..service_accounts.store import find_key
-from ..usage.ledger import count_alone
+from ..usage.ledger import UNLIMITED, count_alone
 from ..usage.rebuild import count_budget
 from ..workspaces.store import find_workspace
 from . import store
 from .models import Budget, BudgetCount
+
+ORGS_WITH_ALLOWANCE = 3  # of those that an account makes
 
 # How to find whose budgets of a scope may be, and the field that names them.
 _SUBJECTS = {
@@ -43,12 +47,14 @@ async def create_budget(tx: WriteSession, org_id: UUID, terms: Terms, named: Map
     """`named` has the ids that were given, by their fields."""
     await count_alone(tx, org_id)
     subject_id = await _find_subject(tx, terms.scope, named)
+    named_key = await find_key(tx, subject_id) if subject_id and terms.scope == "api_key" else None
     time = now()
     budget = Budget(
         org_id=org_id,
         id=new_id(),
         scope=terms.scope,
-        subject_id=subject_id,
+        subject_id=named_key.line_id if named_key else subject_id,
+        named_id=named_key.id if named_key else None,
         period=terms.period,
         limit_nanos=terms.limit_nanos,
         hard=terms.hard,
@@ -74,12 +80,21 @@ async def _find_subject(tx: ReadSession, scope: str, named: Mapping[str, UUID]) 
     return named.get(field)
 
 
-async def get_budget(tx: ReadSession, budget_id: UUID) -> tuple[Budget, BudgetCount | None]:
-    """With what is spent of it in its present window."""
+async def get_budget(
+    tx: ReadSession, budget_id: UUID, allowance_nanos: int | None = None
+) -> tuple[Budget, BudgetCount | None]:
+    """With what is spent of it in its present window. Raises NotFound, also for an allowance without a limit."""
     found = await store.find_budget(tx, budget_id)
-    if found is None:
+    if found is None or limit_of(found[0], allowance_nanos) == UNLIMITED:
         raise NotFound("budget_id")
     return found[0], found[1]
+
+
+def limit_of(budget: Budget, allowance_nanos: int | None) -> int:
+    """Return the limit, which of an allowance is the server's default until the operator sets it."""
+    if budget.limit_nanos is not None:
+        return budget.limit_nanos
+    return UNLIMITED if allowance_nanos is None else allowance_nanos
 
 
 async def update_budget(tx: WriteSession, org_id: UUID, budget_id: UUID, etag: str, values: dict[str, Any]) -> Budget:
@@ -87,13 +102,14 @@ async def update_budget(tx: WriteSession, org_id: UUID, budget_id: UUID, etag: s
     budget = await store.lock_budget(tx, budget_id)
     if budget is None:
         raise NotFound("budget.budget_id")
+    _check_own(budget)
     if etag and etag != str(budget.version):
         raise etag_mismatch("budget.etag")
     for name, value in values.items():
         setattr(budget, name, value)
     budget.version += 1
     budget.update_time = now()
-    await store.forget_alerts(tx, budget)
+    await store.forget_alerts(tx, budget.id, limit_of(budget, None))
     return budget
 
 
@@ -102,7 +118,37 @@ async def delete_budget(tx: WriteSession, org_id: UUID, budget_id: UUID) -> None
     budget = await store.lock_budget(tx, budget_id)
     if budget is None:
         raise NotFound("budget_id")
+    _check_own(budget)
     await tx.delete(budget)
+
+
+async def count_new_org(tx: WriteSession, org_id: UUID, creator_id: UUID, allowance_nanos: int | None) -> None:
+    """Leave an organization without an allowance whose creator made as many as have one before, deleted ones too.
+
+    Else a person would multiply the allowance by making organizations.
+    """
+    if await store.count_created_org(tx, creator_id) > ORGS_WITH_ALLOWANCE and allowance_nanos is not None:
+        await set_allowance(tx, org_id, 0)
+
+
+async def set_allowance(tx: WriteSession, org_id: UUID, limit_nanos: int | None) -> Budget | None:
+    """Set what the operator allows an organization; None: the server's default. None for one that is not there."""
+    await count_alone(tx, org_id)
+    budget = await store.lock_budget(tx, org_id)
+    if budget is None:
+        return None
+    budget.limit_nanos = limit_nanos
+    budget.version += 1
+    budget.update_time = now()
+    return budget
+
+
+def _check_own(budget: Budget) -> None:
+    if budget.scope == "allowance":
+        raise FailedPrecondition(
+            common_pb2.ERROR_REASON_ALLOWANCE_FIXED,
+            "This is what the operator of the server allows on the server's own keys: only the operator changes it.",
+        )
 
 
 def reached(percents: Collection[int], limit_nanos: int, settled_nanos: int) -> int:

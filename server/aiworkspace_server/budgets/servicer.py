@@ -40,13 +40,16 @@ class BudgetServicer(BudgetServiceServicer):
         methods: Mapping[str, Method],
         pages: Pages,
         replies: Replies,
+        allowance_nanos: int | None,
     ) -> None:
+        """`allowance_nanos`: see `Ledger`."""
         self._db = db
         self._plans = plans
         self._limits = limits
         self._methods = methods
         self._pages = pages
         self._replies = replies
+        self._allowance_nanos = allowance_nanos
 
     async def CreateBudget(self, request: pb.CreateBudgetRequest, context: Any) -> pb.CreateBudgetResponse:
         terms, named = _read_terms(request), _read_subjects(request)
@@ -55,20 +58,21 @@ class BudgetServicer(BudgetServiceServicer):
                 return reply
             budget = await service.create_budget(tx, tenant_id(), terms, named)
             found = await service.get_budget(tx, budget.id)
-            reply = pb.CreateBudgetResponse(budget=_budget_to_proto(*found))
+            reply = pb.CreateBudgetResponse(budget=self._to_proto(*found))
             return await self._replies.keep(tx, request, reply)
 
     async def GetBudget(self, request: pb.GetBudgetRequest, context: Any) -> pb.GetBudgetResponse:
         budget_id = parse_id(request.budget_id, "budget_id")
         async with self._db.read(tenant_id()) as tx:
-            found = await service.get_budget(tx, budget_id)
-        return pb.GetBudgetResponse(budget=_budget_to_proto(*found))
+            found = await service.get_budget(tx, budget_id, self._allowance_nanos)
+        return pb.GetBudgetResponse(budget=self._to_proto(*found))
 
     async def ListBudgets(self, request: pb.ListBudgetsRequest, context: Any) -> pb.ListBudgetsResponse:
+        after, limit = self._pages.after_id(request), self._pages.limit(request)
         async with self._db.read(tenant_id()) as tx:
-            rows = await store.list_budgets(tx, self._pages.after_id(request), self._pages.limit(request))
+            rows = await store.list_budgets(tx, after, limit, self._allowance_nanos)
         rows, more = self._pages.cut(request, rows, lambda row: [row[0].id])
-        return pb.ListBudgetsResponse(budgets=[_budget_to_proto(*row) for row in rows], next_page_token=more)
+        return pb.ListBudgetsResponse(budgets=[self._to_proto(*row) for row in rows], next_page_token=more)
 
     async def UpdateBudget(self, request: pb.UpdateBudgetRequest, context: Any) -> pb.UpdateBudgetResponse:
         given = request.budget
@@ -81,7 +85,7 @@ class BudgetServicer(BudgetServiceServicer):
         async with self._db.write(tenant_id()) as tx:
             await service.update_budget(tx, tenant_id(), budget_id, given.etag, values)
             found = await service.get_budget(tx, budget_id)
-        return pb.UpdateBudgetResponse(budget=_budget_to_proto(*found))
+        return pb.UpdateBudgetResponse(budget=self._to_proto(*found))
 
     async def DeleteBudget(self, request: pb.DeleteBudgetRequest, context: Any) -> pb.DeleteBudgetResponse:
         budget_id = parse_id(request.budget_id, "budget_id")
@@ -93,13 +97,21 @@ class BudgetServicer(BudgetServiceServicer):
         workspace_id, key = parse_id(request.workspace_id, "workspace_id"), current.get().principal.key
         async with self._db.read(tenant_id()) as tx:
             workspace = await find_workspace(tx, workspace_id)
-            met = await store.list_meeting(tx, workspace_id, caller_id(), key.api_key_id if key else None)
         if workspace is None:
             raise NotFound("workspace_id")
         wanted = chat_pb2.ModelParameters(max_output_tokens=request.max_output_tokens)
         model = request.model or workspace.default_model
         plan = await self._plans.make(tenant_id(), workspace_id, model, wanted, "model")
         amount = reservation(plan.targets[0].model, request.input_tokens, plan.max_output_tokens, now())
+        async with self._db.read(tenant_id()) as tx:
+            met = await store.list_meeting(
+                tx,
+                workspace_id,
+                caller_id(),
+                key.api_key_id if key else None,
+                self._allowance_nanos,
+                own_key=plan.targets[0].own_key,
+            )
         budgets = [_met_to_proto(row, service.fits(row, amount)) for row in met]
         rates = [
             await self._limits.look(self._methods[_SEND], current.get()),
@@ -113,6 +125,9 @@ class BudgetServicer(BudgetServiceServicer):
             budgets=budgets,
             rate_limits=map(_rate_to_proto, rates),
         )
+
+    def _to_proto(self, budget: Budget, count: BudgetCount | None) -> pb.Budget:
+        return _budget_to_proto(budget, count, service.limit_of(budget, self._allowance_nanos))
 
 
 def _read_terms(request: pb.CreateBudgetRequest) -> service.Terms:
@@ -138,17 +153,19 @@ def _read_limit(limit: common_pb2.Money, field: str) -> int:
     return limit.nanos
 
 
-def _budget_to_proto(budget: Budget, count: BudgetCount | None) -> pb.Budget:
-    subject = {_SUBJECT_FIELDS[budget.scope]: str(budget.subject_id)} if budget.subject_id else {}
+def _budget_to_proto(budget: Budget, count: BudgetCount | None, limit_nanos: int) -> pb.Budget:
+    subject_id = budget.named_id or budget.subject_id
+    subject = {_SUBJECT_FIELDS[budget.scope]: str(subject_id)} if subject_id else {}
+    one = budget.subject_id is not None or budget.scope in ("org", "allowance")
     return pb.Budget(
         org_id=str(budget.org_id),
         budget_id=str(budget.id),
         scope=_scope(budget.scope),
         window=_window(budget.period),
-        limit=_money(budget.limit_nanos),
+        limit=_money(limit_nanos),
         hard=budget.hard,
         alert_percents=budget.alert_percents,
-        status=_present_status(budget, count) if budget.subject_id or budget.scope == "org" else None,
+        status=_present_status(budget, count, limit_nanos) if one else None,
         create_time=timestamp(budget.create_time),
         update_time=timestamp(budget.update_time),
         etag=str(budget.version),
@@ -156,10 +173,10 @@ def _budget_to_proto(budget: Budget, count: BudgetCount | None) -> pb.Budget:
     )
 
 
-def _present_status(budget: Budget, count: BudgetCount | None) -> pb.BudgetStatus:
+def _present_status(budget: Budget, count: BudgetCount | None, limit_nanos: int) -> pb.BudgetStatus:
     start = count.start_time if count else window_start(budget.period, now())
     settled, reserved = (count.settled_nanos, count.reserved_nanos) if count else (0, 0)
-    return _status_to_proto(budget.period, start, budget.limit_nanos, settled, reserved)
+    return _status_to_proto(budget.period, start, limit_nanos, settled, reserved)
 
 
 def _status_to_proto(period: str, start: Any, limit: int, settled: int, reserved: int) -> pb.BudgetStatus:

@@ -9,14 +9,18 @@ from sqlalchemy import Row, Select, and_, func, literal, select, text
 
 from ..kit.postgres import ReadSession, WriteSession
 from ..kit.timestamps import now
-from ..usage.ledger import COUNTING
+from ..usage.ledger import COUNTING_NEW_RUN, LIMIT, UNLIMITED
 from .models import Budget, BudgetCount
 
 _MEETING = text(f"""
   SELECT b.*, coalesce(w.settled_nanos, 0) AS settled_nanos, coalesce(w.reserved_nanos, 0) AS reserved_nanos
-  FROM (SELECT b.org_id, b.id, b.scope, b.period, b.limit_nanos, b.hard, counts.* FROM {COUNTING}) AS b
+  FROM (SELECT b.org_id, b.id, b.scope, b.period, {LIMIT} AS limit_nanos, b.hard, counts.* FROM {COUNTING_NEW_RUN}) AS b
   LEFT JOIN budget_windows w ON w.budget_id = b.id AND w.subject_id = b.subject_id AND w.start_time = b.start_time
+  WHERE b.limit_nanos < {UNLIMITED}
   ORDER BY b.id
+""")
+_COUNT_CREATED_ORG = text("""
+  UPDATE users SET created_org_count = created_org_count + 1 WHERE id = :user_id RETURNING created_org_count
 """)
 _NOTE_ALERT = text("""
   UPDATE budget_windows SET alerted_percent = :percent
@@ -34,9 +38,12 @@ async def find_budget(tx: ReadSession, budget_id: UUID) -> Row[Budget, BudgetCou
     return (await tx.execute(_with_counts().where(Budget.id == budget_id))).one_or_none()
 
 
-async def list_budgets(tx: ReadSession, after: UUID | None, limit: int) -> Sequence[Row[Budget, BudgetCount | None]]:
-    """The oldest first, from the one that follows `after`."""
-    query = _with_counts().order_by(Budget.id).limit(limit)
+async def list_budgets(
+    tx: ReadSession, after: UUID | None, limit: int, allowance_nanos: int | None
+) -> Sequence[Row[Budget, BudgetCount | None]]:
+    """The oldest first, from the one that follows `after`; an allowance only if there is a limit to it."""
+    limited = func.coalesce(Budget.limit_nanos, UNLIMITED if allowance_nanos is None else allowance_nanos) < UNLIMITED
+    query = _with_counts().where(limited).order_by(Budget.id).limit(limit)
     if after:
         query = query.where(Budget.id > after)
     return (await tx.execute(query)).all()
@@ -69,14 +76,32 @@ async def note_alert(tx: WriteSession, window: Row[*tuple[Any, ...]], percent: i
     await tx.execute(_NOTE_ALERT, {**window._mapping, "percent": percent})
 
 
-async def forget_alerts(tx: WriteSession, budget: Budget) -> None:
+async def forget_alerts(tx: WriteSession, budget_id: UUID, limit_nanos: int) -> None:
     """Lets thresholds be told again that are no longer reached after a change."""
-    await tx.execute(_FORGET_ALERTS, {"budget_id": budget.id, "limit": budget.limit_nanos})
+    await tx.execute(_FORGET_ALERTS, {"budget_id": budget_id, "limit": limit_nanos})
+
+
+async def count_created_org(tx: WriteSession, user_id: UUID) -> int:
+    """Count an organization that an account makes. Returns how many these are, deleted ones included."""
+    return int((await tx.execute(_COUNT_CREATED_ORG, {"user_id": user_id})).scalar_one())
 
 
 async def list_meeting(
-    tx: ReadSession, workspace_id: UUID, user_id: UUID, key_id: UUID | None
+    tx: ReadSession,
+    workspace_id: UUID,
+    user_id: UUID,
+    key_id: UUID | None,
+    allowance_nanos: int | None,
+    *,
+    own_key: bool,
 ) -> Sequence[Row[*tuple[Any, ...]]]:
     """The budgets that would count a run of this caller that begins now, with what is spent of them."""
-    values = {"workspace_id": workspace_id, "user_id": user_id, "key_id": key_id, "run_time": now()}
+    values: dict[str, Any] = {
+        "workspace_id": workspace_id,
+        "user_id": user_id,
+        "key_id": key_id,
+        "run_time": now(),
+        "run_id": None,
+    }
+    values |= {"allowance_nanos": allowance_nanos, "own_key": own_key}
     return (await tx.execute(_MEETING, values)).all()

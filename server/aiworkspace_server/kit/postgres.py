@@ -40,7 +40,11 @@ class WriteSession(ReadSession):
     """A transaction that may write. It commits when its `async with` ends without an exception."""
 
 
-_BEGIN = "BEGIN {mode}; SELECT set_config('app.org_id', '{org}', true), set_config('app.user_id', '{user}', true)"
+# The time zone is set each time, since a role, a database or a pooler in between may have another one.
+_BEGIN = (
+    "BEGIN {mode}; SELECT set_config('app.org_id', '{org}', true), set_config('app.user_id', '{user}', true),"
+    " set_config('TimeZone', 'UTC', true)"
+)
 
 _SET_TENANT = text("SELECT set_config('app.org_id', :org, true)")
 

@@ -27,6 +27,8 @@ from .models import Invitation, Membership
 from .service import RoleChoice, role_of
 from .tokens import InvitationTokens
 
+# Called with a new organization and who makes it, in the transaction that does.
+OrgCreated = Callable[[WriteSession, UUID, UUID], Awaitable[None]]
 # Called with an organization in which somebody may do less than before, once that is committed.
 RightsLost = Callable[[UUID], Awaitable[None]]
 # Raises PermissionMissing when the caller lacks what a member of an organization may in its workspaces.
@@ -51,6 +53,7 @@ class OrgServicer(OrgServiceServicer):
         self,
         db: Database,
         authenticator: Authenticator,
+        created: OrgCreated,
         rights_lost: RightsLost,
         erase: Erase,
         check_places: CheckPlaces,
@@ -64,6 +67,7 @@ class OrgServicer(OrgServiceServicer):
     ) -> None:
         self._db = db
         self._authenticator = authenticator
+        self._created = created
         self._rights_lost = rights_lost
         self._erase = erase
         self._check_places = check_places
@@ -80,8 +84,9 @@ class OrgServicer(OrgServiceServicer):
         async with self._db.write(org_id, caller_id()) as tx:
             if reply := await self._replies.earlier(tx, request, pb.CreateOrgResponse):
                 return reply
-            await self._caller(tx)
+            self._check(await users.lock_user(tx, caller_id()))  # the account counts what it makes
             org = await service.create_org(tx, org_id, request.name, caller_id())
+            await self._created(tx, org_id, caller_id())
             reply = pb.CreateOrgResponse(org=_org_to_proto(org, RoleChoice("owner")))
             await self._replies.keep(tx, request, reply)
             current.get().org_id = org_id  # its audit log begins with this call
@@ -164,9 +169,12 @@ class OrgServicer(OrgServiceServicer):
         user = await users.hold_user(tx, caller_id())
         if user is None:
             raise Unauthenticated
+        self._check(user)
+        return user
+
+    def _check(self, user: User) -> None:
         if self._require_verified:
             service.check_verified(user)
-        return user
 
     async def ListMembers(self, request: pb.ListMembersRequest, context: Any) -> pb.ListMembersResponse:
         key = self._pages.after(request)

@@ -21,6 +21,7 @@ class ApiKey(Base):
     org_id: Mapped[UUID] = mapped_column(ForeignKey("orgs.id"), primary_key=True)
     id: Mapped[UUID] = mapped_column(primary_key=True)
     user_id: Mapped[UUID]
+    root_id: Mapped[UUID | None]  # the first key of its line of rotations; None: itself
     name: Mapped[str]
     prefix: Mapped[str]
     secret_hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
@@ -33,6 +34,11 @@ class ApiKey(Base):
     revoke_time: Mapped[datetime | None]
     last_use_time: Mapped[datetime | None]
     last_use_address: Mapped[str | None]
+
+    @property
+    def line_id(self) -> UUID:
+        """The first key of the line of rotations: budgets and usage count the keys of a line together."""
+        return self.root_id or self.id
 
 
 class ApiKeyWorkspace(Base):

@@ -123,7 +123,7 @@ async def rotate_key(
         expire_time = now() + (old.expire_time - old.create_time)
     end = now() + overlap
     old.expire_time = min(old.expire_time or end, end)
-    key, secret = await _add_key(tx, account, old.name, scopes, expire_time, caller)
+    key, secret = await _add_key(tx, account, old.name, scopes, expire_time, caller, old.line_id)
     return key, scopes, secret
 
 
@@ -250,12 +250,14 @@ async def _add_key(
     scopes: KeyScopes,
     expire_time: datetime | None,
     creator: Principal,
+    root_id: UUID | None = None,
 ) -> tuple[ApiKey, str]:
     secret = new_key()
     key = ApiKey(
         org_id=account.org_id,
         id=new_id(),
         user_id=account.user_id,
+        root_id=root_id,
         name=name,
         prefix=visible_part(secret),
         secret_hash=secret_hash(secret),

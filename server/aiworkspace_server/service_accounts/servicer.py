@@ -173,6 +173,7 @@ def _key_to_proto(key: ApiKey, workspace_ids: Iterable[UUID]) -> pb.ApiKey:
         expire_time=timestamp(key.expire_time) if key.expire_time else None,
         last_use_time=timestamp(key.last_use_time) if key.last_use_time else None,
         last_use_address=key.last_use_address or "",
+        root_api_key_id=str(key.line_id),
     )
 
 

@@ -29,48 +29,73 @@ _ALONE = text("SELECT pg_advisory_xact_lock(hashtextextended('ledger ' || CAST(:
 
 NOT_PRICED = "none"  # the price list of what cost nothing, whatever the prices
 
-_WHOSE = "org_id, workspace_id, conversation_id, run_id, run_time, user_id, key_id, request_id"
+_WHOSE = "org_id, workspace_id, conversation_id, run_id, run_time, user_id, key_id, key_root_id, request_id"
 _TOKENS = ", ".join(TOKENS)
 _GIVEN_TOKENS = ", ".join(f"CAST(:{name} AS bigint)" for name in TOKENS)
-# The budgets that count a run, each with the one whose budget it is and the window: that in which the run began, if
-# the budget was there before it ended.
-COUNTING = """
+# The first key of the line of rotations that a key belongs to: budgets of keys count the whole line. A line that was
+# deleted while a run of it goes on is still known from the run's first entry.
+_ROOT_OF_KEY = """coalesce(
+    (SELECT coalesce(k.root_id, k.id) FROM api_keys k WHERE k.id = CAST(:key_id AS uuid)),
+    (SELECT e.key_root_id FROM ledger_entries e WHERE e.run_id = CAST(:run_id AS uuid) LIMIT 1),
+    CAST(:key_id AS uuid))"""
+
+
+def counting(key_root: str) -> str:
+    """Return the FROM clause of the budgets that count a run, each with whose it is and the window.
+
+    The window is that in which the run began, if the budget was there before it ended. `key_root` is SQL for the first
+    key of the line. An allowance counts what the server's own keys are used for.
+    """
+    return f"""
   budgets b CROSS JOIN LATERAL (SELECT
     CASE b.scope
       WHEN 'org' THEN b.org_id
       WHEN 'workspace' THEN CAST(:workspace_id AS uuid)
       WHEN 'member' THEN CAST(:user_id AS uuid)
-      ELSE CAST(:key_id AS uuid) END,
+      WHEN 'allowance' THEN CASE WHEN NOT CAST(:own_key AS boolean) THEN b.org_id END
+      ELSE {key_root} END,
     date_trunc(b.period, CAST(:run_time AS timestamptz), 'UTC')) AS counts(subject_id, start_time)
   WHERE counts.subject_id IS NOT NULL
     AND (b.scope = 'org' OR b.subject_id IS NULL OR b.subject_id = counts.subject_id)
     AND counts.start_time >= date_trunc(b.period, b.create_time, 'UTC')
 """
+
+
+COUNTING_NEW_RUN = counting(_ROOT_OF_KEY)
+# The limit of a budget, which of an allowance is the server's default until the operator sets it; NULL: there is none.
+LIMIT = "coalesce(b.limit_nanos, CAST(:allowance_nanos AS bigint))"
+UNLIMITED = 2**63 - 1  # in place of a limit: the operator took that of an allowance away
+
 _LOCK = text(f"SELECT 1 FROM {TOGETHER} AS locked")
-# Rows are locked in the order of the budgets, so that no two who count wait for each other.
-_BUDGETS = f"""
+
+
+def _count_in_budgets(budgets: str) -> str:
+    """Rows are locked in the order of the budgets, so that no two who count wait for each other."""
+    return f"""
   INSERT INTO budget_windows AS w (org_id, budget_id, subject_id, start_time, settled_nanos, reserved_nanos,
                                    alerted_percent)
   SELECT b.org_id, b.id, counts.subject_id, counts.start_time, CAST(:cost_nanos AS bigint),
          greatest(CAST(:reserved_nanos AS bigint), 0), 0
-  FROM {COUNTING} ORDER BY b.id
+  FROM {budgets} ORDER BY b.id
   ON CONFLICT (org_id, budget_id, subject_id, start_time) DO UPDATE SET
     settled_nanos = w.settled_nanos + CAST(:cost_nanos AS bigint),
     reserved_nanos = w.reserved_nanos + CAST(:reserved_nanos AS bigint)
   RETURNING *
 """
+
+
 _RESERVE = text(f"""
   WITH entry AS (
     INSERT INTO ledger_entries ({_WHOSE}, id, kind, attempt, model, own_key, {_TOKENS}, estimated, reserved_nanos,
                                 cost_nanos, currency, price_version, create_time)
-    VALUES (:org_id, :workspace_id, :conversation_id, :run_id, :run_time, :user_id, :key_id, :request_id, :id,
-            'reserve', :attempt, :model, :own_key, 0, 0, 0, 0, 0, 0, 0, false, :reserved_nanos, 0, :currency, :version,
-            :time)
-  ), counted AS ({_BUDGETS})
-  SELECT b.id, b.scope, b.period, b.limit_nanos, c.start_time, c.settled_nanos, c.reserved_nanos
+    VALUES (:org_id, :workspace_id, :conversation_id, :run_id, :run_time, :user_id, :key_id, {_ROOT_OF_KEY},
+            :request_id, :id, 'reserve', :attempt, :model, :own_key, 0, 0, 0, 0, 0, 0, 0, false, :reserved_nanos, 0,
+            :currency, :version, :time)
+  ), counted AS ({_count_in_budgets(COUNTING_NEW_RUN)})
+  SELECT b.id, b.scope, b.period, {LIMIT} AS limit_nanos, c.start_time, c.settled_nanos, c.reserved_nanos
   FROM counted c JOIN budgets b ON b.id = c.budget_id
-  WHERE b.hard AND c.settled_nanos + c.reserved_nanos > b.limit_nanos
-  ORDER BY b.limit_nanos - c.settled_nanos - c.reserved_nanos
+  WHERE b.hard AND c.settled_nanos + c.reserved_nanos > {LIMIT}
+  ORDER BY {LIMIT} - c.settled_nanos - c.reserved_nanos
 """)
 _END = text(f"""
   INSERT INTO ledger_entries ({_WHOSE}, id, kind, attempt, model, own_key, {_TOKENS}, estimated, above_limit,
@@ -96,16 +121,24 @@ _COUNT = text(f"""
   WITH sums AS (
     INSERT INTO usage_rollups AS r (org_id, period, start_time, workspace_id, user_id, key_id, model, request_count,
                                     {_TOKENS}, cost_nanos)
-    SELECT :org_id, period, date_trunc(period, CAST(:create_time AS timestamptz), 'UTC'), :workspace_id, :user_id,
+    SELECT :org_id, period, date_trunc(period, CAST(:run_time AS timestamptz), 'UTC'), :workspace_id, :user_id,
            coalesce(:key_id, CAST('{NO_KEY}' AS uuid)), :model, CAST(:requests AS bigint), {_GIVEN_TOKENS}, :cost_nanos
     FROM (VALUES ('day'), ('hour')) AS periods(period)
     WHERE :kind IN ('settle', 'adjust')
     ON CONFLICT (org_id, period, start_time, workspace_id, user_id, key_id, model) DO UPDATE SET
       request_count = r.request_count + excluded.request_count,
       {", ".join(f"{name} = r.{name} + excluded.{name}" for name in (*TOKENS, "cost_nanos"))}
-  ), counted AS ({_BUDGETS})
+  ), counted AS ({_count_in_budgets(counting("coalesce(CAST(:key_root_id AS uuid), CAST(:key_id AS uuid))"))})
   SELECT c.*, b.limit_nanos, b.alert_percents FROM counted c JOIN budgets b ON b.id = c.budget_id
 """)
+
+_NAMES = {
+    "org": "budget of the organization",
+    "workspace": "budget of the workspace",
+    "member": "budget of the member",
+    "api_key": "budget of the key",
+    "allowance": "allowance of the organization on the server's own keys",
+}
 
 # Told of windows in which more was spent, in the transaction that counted it.
 Watch = Callable[[WriteSession, Sequence[Row[*tuple[Any, ...]]]], Awaitable[None]]
@@ -131,11 +164,14 @@ class BudgetExhausted(RateLimited):
     def __init__(self, row: Row[*tuple[Any, ...]], amount: Price) -> None:
         opens = window_end(row.period, row.start_time)
         left = max(0, row.limit_nanos - row.settled_nanos - row.reserved_nanos + amount.nanos)
-        words = {"org": "the organization", "workspace": "the workspace", "member": "the member", "api_key": "the key"}
         fits_once = amount.nanos <= row.limit_nanos
         then = f"it opens again at {opens:%Y-%m-%d %H:%M} UTC" if fits_once else "that is more than it ever has"
+        if row.scope == "allowance":
+            then += (
+                ". The operator of the server can raise it, and a key of the organization's own does not count in it"
+            )
         message = (
-            f"The {row.period}'s budget of {words[row.scope]} has {usd(left)} {amount.currency} left and this may cost"
+            f"The {row.period}'s {_NAMES[row.scope]} has {usd(left)} {amount.currency} left and this may cost"
             f" up to {usd(amount.nanos)} {amount.currency}; {then}."
         )
         super().__init__(
@@ -154,8 +190,10 @@ class Ledger:
     one model and then the budgets, and no two wait for what the other has locked.
     """
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, allowance_nanos: int | None) -> None:
+        """`allowance_nanos`: what an organization may spend in a month on the server's keys; None: as it likes."""
         self._watch = watch
+        self._allowance_nanos = allowance_nanos
 
     async def reserve(
         self,
@@ -176,7 +214,7 @@ class Ledger:
             await tx.execute(_LOCK, {"org_id": spender.org_id})
         values = asdict(spender) | {"currency": amount.currency, "version": amount.version}
         values |= {"reserved_nanos": amount.nanos, "cost_nanos": 0, "id": new_id(), "time": time or now()}
-        values |= {"attempt": attempt, "model": model, "own_key": own_key}
+        values |= {"attempt": attempt, "model": model, "own_key": own_key, "allowance_nanos": self._allowance_nanos}
         exceeded = (await tx.execute(_RESERVE, values)).all()
         if exceeded:
             raise BudgetExhausted(exceeded[0], amount)

@@ -35,6 +35,7 @@ class LedgerEntry(Base):
     run_time: Mapped[datetime]  # when the run began: it counts in the budgets of that time
     user_id: Mapped[UUID]
     key_id: Mapped[UUID | None]  # the API key with which the run was started
+    key_root_id: Mapped[UUID | None]  # the first key of its line of rotations; None in entries of older servers
     request_id: Mapped[UUID | None]
     model: Mapped[str]
     own_key: Mapped[bool]  # whether the organization's key at the provider was used
@@ -55,7 +56,7 @@ class LedgerEntry(Base):
 
 
 class UsageRollup(Base):
-    """Sums of what was spent in an hour or a day, by the time of the entries. Can be made anew from the ledger."""
+    """Sums of what runs spent that began in an hour or a day, in UTC. Can be made anew from the ledger."""
 
     __tablename__ = "usage_rollups"
 

@@ -15,14 +15,14 @@ _CLEAR = (text("DELETE FROM usage_rollups"), text("UPDATE budget_windows SET set
 _ADD_UP = text(f"""
   INSERT INTO usage_rollups (org_id, period, start_time, workspace_id, user_id, key_id, model, request_count,
                              {", ".join(TOKENS)}, cost_nanos)
-  SELECT org_id, period, date_trunc(period, create_time, 'UTC'), workspace_id, user_id,
+  SELECT org_id, period, date_trunc(period, run_time, 'UTC'), workspace_id, user_id,
          coalesce(key_id, CAST('{NO_KEY}' AS uuid)), model, count(*) FILTER (WHERE kind = 'settle'),
          {", ".join(f"sum({name})" for name in (*TOKENS, "cost_nanos"))}
   FROM ledger_entries, (VALUES ('day'), ('hour')) AS periods(period)
   WHERE kind IN ('settle', 'adjust')
   GROUP BY 1, 2, 3, 4, 5, 6, 7
 """)
-# What `ledger.COUNTING` says of one run, of all of them. No entry is older than its run, but clocks differ a little.
+# What `ledger.counting` says of one run, of all of them. No entry is older than its run, but clocks differ a little.
 _COUNT = text("""
   INSERT INTO budget_windows AS w (org_id, budget_id, subject_id, start_time, settled_nanos, reserved_nanos,
                                    alerted_percent)
@@ -34,7 +34,8 @@ _COUNT = text("""
       WHEN 'org' THEN e.org_id
       WHEN 'workspace' THEN e.workspace_id
       WHEN 'member' THEN e.user_id
-      ELSE e.key_id END,
+      WHEN 'allowance' THEN CASE WHEN NOT e.own_key THEN e.org_id END
+      ELSE coalesce(e.key_root_id, e.key_id) END,
     date_trunc(b.period, e.run_time, 'UTC')) AS counts(subject_id, start_time)
   WHERE counts.subject_id IS NOT NULL
     AND (b.scope = 'org' OR b.subject_id IS NULL OR b.subject_id = counts.subject_id)

@@ -130,6 +130,7 @@ def _entry_to_proto(entry: LedgerEntry) -> pb.UsageEntry:
         api_key_id=str(entry.key_id or ""),
         own_key=entry.own_key,
         above_limit=entry.above_limit,
+        run_time=timestamp(entry.run_time),
     )
 
 

@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from ..kit.postgres import ReadSession
+from ..service_accounts.models import ApiKey
 from .models import NO_KEY, TOKENS, LedgerEntry, UsageRollup
 
 CURRENCY = "USD"  # the one in which all providers' prices are given
@@ -53,11 +54,11 @@ _SUMS = [
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which entries to look at; None lets all through."""
+    """Which entries to look at; None lets all through. The times are those at which runs began."""
 
     workspace_id: UUID | None
     user_id: UUID | None
-    key_id: UUID | None
+    key_id: UUID | None  # with all keys of its line of rotations
     model: str | None
     start: datetime | None  # inclusive
     end: datetime | None  # exclusive
@@ -129,8 +130,8 @@ def _rollups(wanted: Filter, period: str, time: Time) -> Select[*tuple[Any, ...]
 
 
 def _entries(wanted: Filter, time: Time) -> Select[*tuple[Any, ...]]:
-    table, within = LedgerEntry, _within(LedgerEntry.create_time, time)
-    columns = _columns(table, table.create_time, _KEY, cast(table.kind == "settle", Integer))
+    table, within = LedgerEntry, _within(LedgerEntry.run_time, time)
+    columns = _columns(table, table.run_time, _KEY, cast(table.kind == "settle", Integer))
     return select(*columns).where(table.kind.in_(SPENT), *within, *_equals(table, _KEY, wanted))
 
 
@@ -141,10 +142,18 @@ def _columns(table: Table, time: Column, key: Column, count: Column) -> list[Col
 
 
 def _equals(table: Table, key: Column, wanted: Filter) -> Iterator[ColumnElement[bool]]:
-    columns = {"workspace_id": table.workspace_id, "user_id": table.user_id, "key_id": key, "model": table.model}
+    columns = {"workspace_id": table.workspace_id, "user_id": table.user_id, "model": table.model}
     for name, column in columns.items():
         if (value := getattr(wanted, name)) is not None:
             yield column == value
+    if wanted.key_id is not None:
+        yield or_(key == wanted.key_id, key.in_(_keys_of_line(wanted.key_id)))
+
+
+def _keys_of_line(key_id: UUID) -> Select[UUID]:
+    """The keys that were rotated to or from this one."""
+    root = func.coalesce(ApiKey.root_id, ApiKey.id)
+    return select(ApiKey.id).where(root == select(root).where(ApiKey.id == key_id).scalar_subquery())
 
 
 def _within(column: Column, time: Time) -> Iterator[ColumnElement[bool]]:
@@ -159,7 +168,7 @@ async def entries(
     tx: ReadSession, wanted: Filter, kinds: Sequence[str], run_id: UUID | None, before: UUID | None, limit: int
 ) -> Sequence[LedgerEntry]:
     """The latest first, from the one that follows `before`."""
-    within = _within(LedgerEntry.create_time, (wanted.start, wanted.end))
+    within = _within(LedgerEntry.run_time, (wanted.start, wanted.end))
     query = select(LedgerEntry).where(LedgerEntry.kind.in_(kinds), *within, *_equals(LedgerEntry, _KEY, wanted))
     if run_id:
         query = query.where(LedgerEntry.run_id == run_id)

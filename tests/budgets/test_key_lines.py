@@ -1,0 +1,159 @@
+"""Budgets and usage follow an API key through its rotations."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from aiworkspace.v1 import budget_pb2 as pb
+from aiworkspace.v1 import org_pb2, usage_pb2
+from aiworkspace.v1 import service_account_pb2 as keys_pb
+from aiworkspace_server.app import App
+from aiworkspace_server.usage.ledger import BudgetExhausted
+from aiworkspace_server.usage.rebuild import rebuild
+from tests.backdoor import sql
+from tests.books import check_books, read_windows
+from tests.conftest import Stores
+from tests.people import Person, Place, make_conversation, say
+from tests.refusals import outcome
+from tests.spending import (
+    API_KEY,
+    EXHAUSTED,
+    counted,
+    get_budget,
+    make_budget,
+    release,
+    reserve,
+    settle,
+    spend,
+    spender,
+)
+
+
+async def make_key(place: Place) -> keys_pb.CreateApiKeyResponse:
+    accounts = place.owner.service_accounts
+    wanted = keys_pb.CreateServiceAccountRequest(org_id=place.org_id, name="Robot", role=org_pb2.ROLE_MEMBER)
+    account = (await accounts.CreateServiceAccount(wanted)).service_account
+    permissions = ["workspace.read", "chat.read", "chat.send"]
+    made: keys_pb.CreateApiKeyResponse = await accounts.CreateApiKey(
+        keys_pb.CreateApiKeyRequest(org_id=place.org_id, user_id=account.user_id, name="Key", permissions=permissions)
+    )
+    return made
+
+
+async def rotate(place: Place, api_key_id: str) -> keys_pb.RotateApiKeyResponse:
+    request = keys_pb.RotateApiKeyRequest(org_id=place.org_id, api_key_id=api_key_id, overlap_seconds=3600)
+    made: keys_pb.RotateApiKeyResponse = await place.owner.service_accounts.RotateApiKey(request)
+    return made
+
+
+async def make_line(place: Place, length: int = 3) -> list[str]:
+    """Ids of a key and those that it was rotated to."""
+    ids = [(await make_key(place)).api_key.api_key_id]
+    while len(ids) < length:
+        ids.append((await rotate(place, ids[-1])).api_key.api_key_id)
+    return ids
+
+
+async def usage_of(place: Place, **fields: Any) -> usage_pb2.GetUsageResponse:
+    request = usage_pb2.GetUsageRequest(org_id=place.org_id, **fields)
+    found: usage_pb2.GetUsageResponse = await place.owner.usage.GetUsage(request)
+    return found
+
+
+async def test_a_rotated_key_stays_in_its_budget_over_real_calls(app: App, place: Place, stores: Stores) -> None:
+    """The budget has nothing left: so it is for the key and, after its rotation, for its successor."""
+    made = await make_key(place)
+    robot = Person(app.address)
+    robot.bearer.token = made.secret
+    conversation_id = await make_conversation(robot, place.workspace_id, "echo/echo")
+    await make_budget(place.owner, place.org_id, 0, scope=API_KEY, api_key_id=made.api_key.api_key_id)
+    assert await outcome(say(robot, conversation_id, "hello")) == EXHAUSTED
+    rotated = await rotate(place, made.api_key.api_key_id)
+    assert rotated.api_key.root_api_key_id == made.api_key.root_api_key_id == made.api_key.api_key_id
+    robot.bearer.token = rotated.secret
+    assert await outcome(say(robot, conversation_id, "hello")) == EXHAUSTED
+    (met,) = (await robot.budgets.ExplainLimit(pb.ExplainLimitRequest(workspace_id=place.workspace_id))).budgets
+    assert (met.scope, met.fits) == (API_KEY, False)
+    await robot.channel.close()
+
+
+async def test_a_budget_for_any_key_of_a_line_counts_all_of_them(app: App, place: Place, stores: Stores) -> None:
+    first, second, third = await make_line(place)
+    stranger = (await make_line(place, 1))[0]
+    budgets = [
+        await make_budget(place.owner, place.org_id, 1000, scope=API_KEY, api_key_id=each)
+        for each in (first, second, third)
+    ]
+    assert [each.api_key_id for each in budgets] == [first, second, third]
+    own = await make_budget(place.owner, place.org_id, 1000, scope=API_KEY)
+    await spend(app, spender(place, UUID(first)), 100)
+    await spend(app, spender(place, UUID(second)), 20)
+    await spend(app, spender(place, UUID(stranger)), 7)
+    running = spender(place, UUID(third))
+    await reserve(app, running, 3)
+    assert [await counted(place.owner, each) for each in budgets] == [(120, 3)] * 3
+    windows = {
+        key[1]: sums for key, sums in (await read_windows(stores, place.org_id)).items() if str(key[0]) == own.budget_id
+    }
+    assert windows == {UUID(first): (120, 3), UUID(stranger): (7, 0)}
+    await settle(app, running, 2)
+    assert [await counted(place.owner, each) for each in budgets] == [(122, 0)] * 3
+    await check_books(stores, place.org_id)
+
+
+async def test_a_budget_made_after_rotations_and_a_rebuild_count_the_line(
+    app: App, place: Place, stores: Stores
+) -> None:
+    first, second, third = await make_line(place)
+    for each in (first, second):
+        await spend(app, spender(place, UUID(each)), 50)
+    await reserve(app, spender(place, UUID(third)), 9)
+    budget = await make_budget(place.owner, place.org_id, 1000, scope=API_KEY, api_key_id=second)
+    assert await counted(place.owner, budget) == (100, 9)
+    async with app.db.write(UUID(place.org_id)) as tx:
+        await rebuild(tx, UUID(place.org_id))
+    assert await counted(place.owner, budget) == (100, 9)
+    await check_books(stores, place.org_id)
+
+
+async def test_usage_of_any_key_of_a_line_is_that_of_all(app: App, place: Place) -> None:
+    first, second, third = await make_line(place)
+    (stranger,) = await make_line(place, 1)
+    for nanos, each in ((100, first), (20, second), (3, third), (7, stranger)):
+        await spend(app, spender(place, UUID(each)), nanos)
+    for each in (first, second, third):
+        found = await usage_of(place, api_key_id=each, group_by=[usage_pb2.USAGE_DIMENSION_API_KEY])
+        assert found.total.cost.nanos == 123
+        assert {row.api_key_id: row.total.cost.nanos for row in found.rows} == {first: 100, second: 20, third: 3}
+        request = usage_pb2.ListUsageEntriesRequest(org_id=place.org_id, api_key_id=each)
+        entries = (await place.owner.usage.ListUsageEntries(request)).entries
+        assert {entry.api_key_id for entry in entries} == {first, second, third}
+    assert (await usage_of(place, api_key_id=stranger)).total.cost.nanos == 7
+
+
+async def test_a_line_that_is_deleted_amid_a_run_is_released_from_its_budget(
+    app: App, place: Place, stores: Stores
+) -> None:
+    first, second = await make_line(place, 2)
+    budget = await make_budget(place.owner, place.org_id, 1000, scope=API_KEY, api_key_id=first)
+    running = spender(place, UUID(second))
+    await reserve(app, running, 40)
+    await sql(stores, "DELETE FROM api_keys WHERE org_id = %s", place.org_id)
+    await settle(app, running, 30)
+    await reserve(app, running, 5, attempt=2)
+    assert await counted(place.owner, budget) == (30, 5)
+    await release(app, running, attempt=2)
+    assert (await get_budget(place.owner, budget)).status.reserved.nanos == 0
+    await check_books(stores, place.org_id)
+
+
+async def test_a_budget_for_each_member_holds_however_many_keys_there_are(app: App, place: Place) -> None:
+    """What BudgetService recommends: other than for each key, more keys are not more money."""
+    budget = await make_budget(place.owner, place.org_id, 100, scope=pb.BUDGET_SCOPE_MEMBER)
+    assert budget.hard
+    keys = [UUID((await make_line(place, 1))[0]) for _ in range(2)]
+    await spend(app, spender(place, keys[0]), 90)
+    await reserve(app, spender(place, keys[1]), 10)
+    with pytest.raises(BudgetExhausted):
+        await reserve(app, spender(place, keys[1]), 1)
