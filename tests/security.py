@@ -27,6 +27,8 @@ CLASSES: dict[str, Sequence[str]] = {
     ),
     "stopping or reading another's running answer": ("contracts/test_foreign_runs.py",),
     "privilege escalation": (
+        "access/test_role_names.py",
+        "contracts/test_names.py",
         "contracts/test_access_table.py",
         "contracts/test_escalation.py",
         "access/test_roles.py",
@@ -64,6 +66,7 @@ CLASSES: dict[str, Sequence[str]] = {
         "service_accounts/test_scopes.py::test_a_key_that_has_ended_is_like_no_key_at_all",
     ),
     "enumeration and guessing": (
+        "workspaces/test_closed.py",
         "auth/test_passwords.py",
         "auth/test_throttle.py",
         "auth/test_accounts.py::test_an_unknown_address_is_refused_as_a_wrong_password_is",

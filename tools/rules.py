@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from aiworkspace.v1 import rules_pb2
 from buf.validate import validate_pb2
 from tools.contract import Field
 from tools.parameters import is_required
@@ -33,6 +34,8 @@ def _string(rules: validate_pb2.StringRules) -> Iterator[str]:
         yield "email address"
     yield from _range(rules.min_len, rules.max_len, "characters")
     yield from _range(rules.min_bytes, rules.max_bytes, "bytes")
+    if rules.Extensions[rules_pb2.visible]:
+        yield "visible characters"
     if rules.pattern:
         yield _PATTERNS.get(rules.pattern, f"matches `{rules.pattern}`")
 

@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from aiworkspace.v1 import options_pb2 as aiworkspace_dot_v1_dot_options__pb2
+from aiworkspace.v1 import rules_pb2 as aiworkspace_dot_v1_dot_rules__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61iworkspace/v1/access.proto\x12\x0e\x61iworkspace.v1\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x98\x02\n\nCustomRole\x12\x1b\n\x06org_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12#\n\x0e\x63ustom_role_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12(\n\x04name\x18\x03 \x01(\tB\x1a\xbaH\x0fr\r\x18\x64\x32\t^\\P{Cc}*$\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12%\n\x0bpermissions\x18\x04 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x64\x18\x01\"\x04r\x02\x18\x64\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\"S\n\x05Grant\x12+\n\x06source\x18\x01 \x01(\x0e\x32\x1b.aiworkspace.v1.GrantSource\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07team_id\x18\x03 \x01(\t\"\xa9\x01\n\x17\x43reateCustomRoleRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12*\n\x04name\x18\x02 \x01(\tB\x1c\xbaH\x11r\x0f\x10\x01\x18\x64\x32\t^\\P{Cc}*$\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12\'\n\x0bpermissions\x18\x03 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x08\x01\x10\x64\x18\x01\"\x04r\x02\x18\x64\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"D\n\x18\x43reateCustomRoleResponse\x12(\n\x04role\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.CustomRole\"o\n\x16ListCustomRolesRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"]\n\x17ListCustomRolesResponse\x12)\n\x05roles\x18\x01 \x03(\x0b\x32\x1a.aiworkspace.v1.CustomRole\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"|\n\x17UpdateCustomRoleRequest\x12\x30\n\x04role\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.CustomRoleB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"D\n\x18UpdateCustomRoleResponse\x12(\n\x04role\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.CustomRole\"U\n\x17\x44\x65leteCustomRoleRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12 \n\x0e\x63ustom_role_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x1a\n\x18\x44\x65leteCustomRoleResponse\"T\n\x14\x45xplainAccessRequest\x12\x1a\n\x06method\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12 \n\x0bresource_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"t\n\x15\x45xplainAccessResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x12\n\npermission\x18\x02 \x01(\t\x12%\n\x06grants\x18\x03 \x03(\x0b\x32\x15.aiworkspace.v1.Grant\x12\x0f\n\x07refusal\x18\x04 \x01(\t*\x99\x01\n\x0bGrantSource\x12\x1c\n\x18GRANT_SOURCE_UNSPECIFIED\x10\x00\x12\x17\n\x13GRANT_SOURCE_METHOD\x10\x01\x12\x19\n\x15GRANT_SOURCE_ORG_ROLE\x10\x02\x12!\n\x1dGRANT_SOURCE_WORKSPACE_MEMBER\x10\x03\x12\x15\n\x11GRANT_SOURCE_TEAM\x10\x04\x32\xba\x05\n\rAccessService\x12\x8d\x01\n\x10\x43reateCustomRole\x12\'.aiworkspace.v1.CreateCustomRoleRequest\x1a(.aiworkspace.v1.CreateCustomRoleResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0brole.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x86\x01\n\x0fListCustomRoles\x12&.aiworkspace.v1.ListCustomRolesRequest\x1a\'.aiworkspace.v1.ListCustomRolesResponse\"\"\x90\x02\x01\xaa\xbb\x18\x17\x08\x03\x12\x0bmember.read\x1a\x06org_id\xb0\xbb\x18\x02\x12\x92\x01\n\x10UpdateCustomRole\x12\'.aiworkspace.v1.UpdateCustomRoleRequest\x1a(.aiworkspace.v1.UpdateCustomRoleResponse\"+\x90\x02\x02\xaa\xbb\x18\x1c\x08\x03\x12\x0brole.manage\x1a\x0brole.org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x8d\x01\n\x10\x44\x65leteCustomRole\x12\'.aiworkspace.v1.DeleteCustomRoleRequest\x1a(.aiworkspace.v1.DeleteCustomRoleResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0brole.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12k\n\rExplainAccess\x12$.aiworkspace.v1.ExplainAccessRequest\x1a%.aiworkspace.v1.ExplainAccessResponse\"\r\x90\x02\x01\xaa\xbb\x18\x02\x08\x02\xb0\xbb\x18\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61iworkspace/v1/access.proto\x12\x0e\x61iworkspace.v1\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x1a\x61iworkspace/v1/rules.proto\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x91\x02\n\nCustomRole\x12\x1b\n\x06org_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12#\n\x0e\x63ustom_role_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12!\n\x04name\x18\x03 \x01(\tB\x13\xbaH\x08r\x06\x18\x64\xa0\xbc\x18\x01\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12%\n\x0bpermissions\x18\x04 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x64\x18\x01\"\x04r\x02\x18\x64\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\"S\n\x05Grant\x12+\n\x06source\x18\x01 \x01(\x0e\x32\x1b.aiworkspace.v1.GrantSource\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07team_id\x18\x03 \x01(\t\"\xa2\x01\n\x17\x43reateCustomRoleRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12#\n\x04name\x18\x02 \x01(\tB\x15\xbaH\nr\x08\x10\x01\x18\x64\xa0\xbc\x18\x01\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12\'\n\x0bpermissions\x18\x03 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x08\x01\x10\x64\x18\x01\"\x04r\x02\x18\x64\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"D\n\x18\x43reateCustomRoleResponse\x12(\n\x04role\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.CustomRole\"o\n\x16ListCustomRolesRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"]\n\x17ListCustomRolesResponse\x12)\n\x05roles\x18\x01 \x03(\x0b\x32\x1a.aiworkspace.v1.CustomRole\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"|\n\x17UpdateCustomRoleRequest\x12\x30\n\x04role\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.CustomRoleB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"D\n\x18UpdateCustomRoleResponse\x12(\n\x04role\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.CustomRole\"U\n\x17\x44\x65leteCustomRoleRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12 \n\x0e\x63ustom_role_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x1a\n\x18\x44\x65leteCustomRoleResponse\"T\n\x14\x45xplainAccessRequest\x12\x1a\n\x06method\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12 \n\x0bresource_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"t\n\x15\x45xplainAccessResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x12\n\npermission\x18\x02 \x01(\t\x12%\n\x06grants\x18\x03 \x03(\x0b\x32\x15.aiworkspace.v1.Grant\x12\x0f\n\x07refusal\x18\x04 \x01(\t*\x99\x01\n\x0bGrantSource\x12\x1c\n\x18GRANT_SOURCE_UNSPECIFIED\x10\x00\x12\x17\n\x13GRANT_SOURCE_METHOD\x10\x01\x12\x19\n\x15GRANT_SOURCE_ORG_ROLE\x10\x02\x12!\n\x1dGRANT_SOURCE_WORKSPACE_MEMBER\x10\x03\x12\x15\n\x11GRANT_SOURCE_TEAM\x10\x04\x32\xba\x05\n\rAccessService\x12\x8d\x01\n\x10\x43reateCustomRole\x12\'.aiworkspace.v1.CreateCustomRoleRequest\x1a(.aiworkspace.v1.CreateCustomRoleResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0brole.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x86\x01\n\x0fListCustomRoles\x12&.aiworkspace.v1.ListCustomRolesRequest\x1a\'.aiworkspace.v1.ListCustomRolesResponse\"\"\x90\x02\x01\xaa\xbb\x18\x17\x08\x03\x12\x0bmember.read\x1a\x06org_id\xb0\xbb\x18\x02\x12\x92\x01\n\x10UpdateCustomRole\x12\'.aiworkspace.v1.UpdateCustomRoleRequest\x1a(.aiworkspace.v1.UpdateCustomRoleResponse\"+\x90\x02\x02\xaa\xbb\x18\x1c\x08\x03\x12\x0brole.manage\x1a\x0brole.org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x8d\x01\n\x10\x44\x65leteCustomRole\x12\'.aiworkspace.v1.DeleteCustomRoleRequest\x1a(.aiworkspace.v1.DeleteCustomRoleResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0brole.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12k\n\rExplainAccess\x12$.aiworkspace.v1.ExplainAccessRequest\x1a%.aiworkspace.v1.ExplainAccessResponse\"\r\x90\x02\x01\xaa\xbb\x18\x02\x08\x02\xb0\xbb\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,7 +41,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CUSTOMROLE'].fields_by_name['custom_role_id']._loaded_options = None
   _globals['_CUSTOMROLE'].fields_by_name['custom_role_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_CUSTOMROLE'].fields_by_name['name']._loaded_options = None
-  _globals['_CUSTOMROLE'].fields_by_name['name']._serialized_options = b'\272H\017r\r\030d2\t^\\P{Cc}*$\270\273\030\001\230\274\030\002'
+  _globals['_CUSTOMROLE'].fields_by_name['name']._serialized_options = b'\272H\010r\006\030d\240\274\030\001\270\273\030\001\230\274\030\002'
   _globals['_CUSTOMROLE'].fields_by_name['permissions']._loaded_options = None
   _globals['_CUSTOMROLE'].fields_by_name['permissions']._serialized_options = b'\272H\r\222\001\n\020d\030\001\"\004r\002\030d'
   _globals['_CUSTOMROLE'].fields_by_name['etag']._loaded_options = None
@@ -48,7 +49,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATECUSTOMROLEREQUEST'].fields_by_name['org_id']._loaded_options = None
   _globals['_CREATECUSTOMROLEREQUEST'].fields_by_name['org_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_CREATECUSTOMROLEREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_CREATECUSTOMROLEREQUEST'].fields_by_name['name']._serialized_options = b'\272H\021r\017\020\001\030d2\t^\\P{Cc}*$\270\273\030\001\230\274\030\002'
+  _globals['_CREATECUSTOMROLEREQUEST'].fields_by_name['name']._serialized_options = b'\272H\nr\010\020\001\030d\240\274\030\001\270\273\030\001\230\274\030\002'
   _globals['_CREATECUSTOMROLEREQUEST'].fields_by_name['permissions']._loaded_options = None
   _globals['_CREATECUSTOMROLEREQUEST'].fields_by_name['permissions']._serialized_options = b'\272H\017\222\001\014\010\001\020d\030\001\"\004r\002\030d'
   _globals['_CREATECUSTOMROLEREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -79,32 +80,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCESSSERVICE'].methods_by_name['DeleteCustomRole']._serialized_options = b'\220\002\002\252\273\030\027\010\003\022\013role.manage\032\006org_id\260\273\030\003\320\273\030\001'
   _globals['_ACCESSSERVICE'].methods_by_name['ExplainAccess']._loaded_options = None
   _globals['_ACCESSSERVICE'].methods_by_name['ExplainAccess']._serialized_options = b'\220\002\001\252\273\030\002\010\002\260\273\030\002'
-  _globals['_GRANTSOURCE']._serialized_start=1507
-  _globals['_GRANTSOURCE']._serialized_end=1660
-  _globals['_CUSTOMROLE']._serialized_start=174
-  _globals['_CUSTOMROLE']._serialized_end=454
-  _globals['_GRANT']._serialized_start=456
-  _globals['_GRANT']._serialized_end=539
-  _globals['_CREATECUSTOMROLEREQUEST']._serialized_start=542
-  _globals['_CREATECUSTOMROLEREQUEST']._serialized_end=711
-  _globals['_CREATECUSTOMROLERESPONSE']._serialized_start=713
-  _globals['_CREATECUSTOMROLERESPONSE']._serialized_end=781
-  _globals['_LISTCUSTOMROLESREQUEST']._serialized_start=783
-  _globals['_LISTCUSTOMROLESREQUEST']._serialized_end=894
-  _globals['_LISTCUSTOMROLESRESPONSE']._serialized_start=896
-  _globals['_LISTCUSTOMROLESRESPONSE']._serialized_end=989
-  _globals['_UPDATECUSTOMROLEREQUEST']._serialized_start=991
-  _globals['_UPDATECUSTOMROLEREQUEST']._serialized_end=1115
-  _globals['_UPDATECUSTOMROLERESPONSE']._serialized_start=1117
-  _globals['_UPDATECUSTOMROLERESPONSE']._serialized_end=1185
-  _globals['_DELETECUSTOMROLEREQUEST']._serialized_start=1187
-  _globals['_DELETECUSTOMROLEREQUEST']._serialized_end=1272
-  _globals['_DELETECUSTOMROLERESPONSE']._serialized_start=1274
-  _globals['_DELETECUSTOMROLERESPONSE']._serialized_end=1300
-  _globals['_EXPLAINACCESSREQUEST']._serialized_start=1302
-  _globals['_EXPLAINACCESSREQUEST']._serialized_end=1386
-  _globals['_EXPLAINACCESSRESPONSE']._serialized_start=1388
-  _globals['_EXPLAINACCESSRESPONSE']._serialized_end=1504
-  _globals['_ACCESSSERVICE']._serialized_start=1663
-  _globals['_ACCESSSERVICE']._serialized_end=2361
+  _globals['_GRANTSOURCE']._serialized_start=1521
+  _globals['_GRANTSOURCE']._serialized_end=1674
+  _globals['_CUSTOMROLE']._serialized_start=202
+  _globals['_CUSTOMROLE']._serialized_end=475
+  _globals['_GRANT']._serialized_start=477
+  _globals['_GRANT']._serialized_end=560
+  _globals['_CREATECUSTOMROLEREQUEST']._serialized_start=563
+  _globals['_CREATECUSTOMROLEREQUEST']._serialized_end=725
+  _globals['_CREATECUSTOMROLERESPONSE']._serialized_start=727
+  _globals['_CREATECUSTOMROLERESPONSE']._serialized_end=795
+  _globals['_LISTCUSTOMROLESREQUEST']._serialized_start=797
+  _globals['_LISTCUSTOMROLESREQUEST']._serialized_end=908
+  _globals['_LISTCUSTOMROLESRESPONSE']._serialized_start=910
+  _globals['_LISTCUSTOMROLESRESPONSE']._serialized_end=1003
+  _globals['_UPDATECUSTOMROLEREQUEST']._serialized_start=1005
+  _globals['_UPDATECUSTOMROLEREQUEST']._serialized_end=1129
+  _globals['_UPDATECUSTOMROLERESPONSE']._serialized_start=1131
+  _globals['_UPDATECUSTOMROLERESPONSE']._serialized_end=1199
+  _globals['_DELETECUSTOMROLEREQUEST']._serialized_start=1201
+  _globals['_DELETECUSTOMROLEREQUEST']._serialized_end=1286
+  _globals['_DELETECUSTOMROLERESPONSE']._serialized_start=1288
+  _globals['_DELETECUSTOMROLERESPONSE']._serialized_end=1314
+  _globals['_EXPLAINACCESSREQUEST']._serialized_start=1316
+  _globals['_EXPLAINACCESSREQUEST']._serialized_end=1400
+  _globals['_EXPLAINACCESSRESPONSE']._serialized_start=1402
+  _globals['_EXPLAINACCESSRESPONSE']._serialized_end=1518
+  _globals['_ACCESSSERVICE']._serialized_start=1677
+  _globals['_ACCESSSERVICE']._serialized_end=2375
 # @@protoc_insertion_point(module_scope)

@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from aiworkspace.v1 import options_pb2 as aiworkspace_dot_v1_dot_options__pb2
 from aiworkspace.v1 import org_pb2 as aiworkspace_dot_v1_dot_org__pb2
+from aiworkspace.v1 import rules_pb2 as aiworkspace_dot_v1_dot_rules__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$aiworkspace/v1/service_account.proto\x12\x0e\x61iworkspace.v1\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x18\x61iworkspace/v1/org.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x01\n\x0eServiceAccount\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x12\n\x04name\x18\x03 \x01(\tB\x04\xb8\xbb\x18\x01\x12\"\n\x04role\x18\x04 \x01(\x0e\x32\x14.aiworkspace.v1.Role\x12\x16\n\x0e\x63ustom_role_id\x18\x05 \x01(\t\x12*\n\x05state\x18\x06 \x01(\x0e\x32\x1b.aiworkspace.v1.MemberState\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63reator_key_id\x18\x08 \x01(\t\"\xad\x03\n\x06\x41piKey\x12\x12\n\napi_key_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x12\n\x04name\x18\x04 \x01(\tB\x04\xb8\xbb\x18\x01\x12\x0e\n\x06prefix\x18\x05 \x01(\t\x12\x13\n\x0bpermissions\x18\x06 \x03(\t\x12\x15\n\rworkspace_ids\x18\x07 \x03(\t\x12*\n\x05state\x18\x08 \x01(\x0e\x32\x1b.aiworkspace.v1.ApiKeyState\x12\x12\n\ncreator_id\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10last_use_address\x18\r \x01(\t\x12\x16\n\x0e\x63reator_key_id\x18\x0e \x01(\t\x12\x17\n\x0froot_api_key_id\x18\x0f \x01(\t\"\xd9\x01\n\x1b\x43reateServiceAccountRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12*\n\x04name\x18\x02 \x01(\tB\x1c\xbaH\x11r\x0f\x10\x01\x18\x64\x32\t^\\P{Cc}*$\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12.\n\x04role\x18\x03 \x01(\x0e\x32\x14.aiworkspace.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12#\n\x0e\x63ustom_role_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1f\n\nrequest_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"W\n\x1c\x43reateServiceAccountResponse\x12\x37\n\x0fservice_account\x18\x01 \x01(\x0b\x32\x1e.aiworkspace.v1.ServiceAccount\"s\n\x1aListServiceAccountsRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"p\n\x1bListServiceAccountsResponse\x12\x38\n\x10service_accounts\x18\x01 \x03(\x0b\x32\x1e.aiworkspace.v1.ServiceAccount\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\x1b\x44\x65leteServiceAccountRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x1e\n\x1c\x44\x65leteServiceAccountResponse\"\x9b\x02\n\x13\x43reateApiKeyRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12*\n\x04name\x18\x03 \x01(\tB\x1c\xbaH\x11r\x0f\x10\x01\x18\x64\x32\t^\\P{Cc}*$\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12\'\n\x0bpermissions\x18\x04 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x08\x01\x10\x64\x18\x01\"\x04r\x02\x18\x64\x12(\n\rworkspace_ids\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\x18\x01\"\x05r\x03\xb0\x01\x01\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\nrequest_id\x18\x07 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"U\n\x14\x43reateApiKeyResponse\x12\'\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x16.aiworkspace.v1.ApiKey\x12\x14\n\x06secret\x18\x02 \x01(\tB\x04\xb8\xbb\x18\x01\"\x89\x01\n\x12ListApiKeysRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\x07user_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"X\n\x13ListApiKeysResponse\x12(\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x16.aiworkspace.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc6\x01\n\x13RotateApiKeyRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\napi_key_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12%\n\x0foverlap_seconds\x18\x03 \x01(\x05\x42\x0c\xbaH\t\x1a\x07\x18\x80\x9a\x9e\x01(\x00\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\nrequest_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"U\n\x14RotateApiKeyResponse\x12\'\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x16.aiworkspace.v1.ApiKey\x12\x14\n\x06secret\x18\x02 \x01(\tB\x04\xb8\xbb\x18\x01\"c\n\x13RevokeApiKeyRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\napi_key_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x14\n\x0ckeep_created\x18\x03 \x01(\x08\"\xec\x01\n\x14RevokeApiKeyResponse\x12\'\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x16.aiworkspace.v1.ApiKey\x12\x30\n\x10\x63reated_api_keys\x18\x02 \x03(\x0b\x32\x16.aiworkspace.v1.ApiKey\x12\x37\n\x13\x63reated_invitations\x18\x03 \x03(\x0b\x32\x1a.aiworkspace.v1.Invitation\x12@\n\x18\x63reated_service_accounts\x18\x04 \x03(\x0b\x32\x1e.aiworkspace.v1.ServiceAccount*|\n\x0b\x41piKeyState\x12\x1d\n\x19\x41PI_KEY_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41PI_KEY_STATE_ACTIVE\x10\x01\x12\x19\n\x15\x41PI_KEY_STATE_EXPIRED\x10\x02\x12\x19\n\x15\x41PI_KEY_STATE_REVOKED\x10\x03\x32\xba\x08\n\x15ServiceAccountService\x12\xa4\x01\n\x14\x43reateServiceAccount\x12+.aiworkspace.v1.CreateServiceAccountRequest\x1a,.aiworkspace.v1.CreateServiceAccountResponse\"1\x90\x02\x02\xaa\xbb\x18\"\x08\x03\x12\x16service_account.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x9d\x01\n\x13ListServiceAccounts\x12*.aiworkspace.v1.ListServiceAccountsRequest\x1a+.aiworkspace.v1.ListServiceAccountsResponse\"-\x90\x02\x01\xaa\xbb\x18\"\x08\x03\x12\x16service_account.manage\x1a\x06org_id\xb0\xbb\x18\x02\x12\xa4\x01\n\x14\x44\x65leteServiceAccount\x12+.aiworkspace.v1.DeleteServiceAccountRequest\x1a,.aiworkspace.v1.DeleteServiceAccountResponse\"1\x90\x02\x02\xaa\xbb\x18\"\x08\x03\x12\x16service_account.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x8c\x01\n\x0c\x43reateApiKey\x12#.aiworkspace.v1.CreateApiKeyRequest\x1a$.aiworkspace.v1.CreateApiKeyResponse\"1\x90\x02\x02\xaa\xbb\x18\"\x08\x03\x12\x16service_account.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x85\x01\n\x0bListApiKeys\x12\".aiworkspace.v1.ListApiKeysRequest\x1a#.aiworkspace.v1.ListApiKeysResponse\"-\x90\x02\x01\xaa\xbb\x18\"\x08\x03\x12\x16service_account.manage\x1a\x06org_id\xb0\xbb\x18\x02\x12\x8c\x01\n\x0cRotateApiKey\x12#.aiworkspace.v1.RotateApiKeyRequest\x1a$.aiworkspace.v1.RotateApiKeyResponse\"1\x90\x02\x02\xaa\xbb\x18\"\x08\x03\x12\x16service_account.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x8c\x01\n\x0cRevokeApiKey\x12#.aiworkspace.v1.RevokeApiKeyRequest\x1a$.aiworkspace.v1.RevokeApiKeyResponse\"1\x90\x02\x02\xaa\xbb\x18\"\x08\x03\x12\x16service_account.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$aiworkspace/v1/service_account.proto\x12\x0e\x61iworkspace.v1\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x18\x61iworkspace/v1/org.proto\x1a\x1a\x61iworkspace/v1/rules.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x01\n\x0eServiceAccount\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x12\n\x04name\x18\x03 \x01(\tB\x04\xb8\xbb\x18\x01\x12\"\n\x04role\x18\x04 \x01(\x0e\x32\x14.aiworkspace.v1.Role\x12\x16\n\x0e\x63ustom_role_id\x18\x05 \x01(\t\x12*\n\x05state\x18\x06 \x01(\x0e\x32\x1b.aiworkspace.v1.MemberState\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63reator_key_id\x18\x08 \x01(\t\"\xad\x03\n\x06\x41piKey\x12\x12\n\napi_key_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x12\n\x04name\x18\x04 \x01(\tB\x04\xb8\xbb\x18\x01\x12\x0e\n\x06prefix\x18\x05 \x01(\t\x12\x13\n\x0bpermissions\x18\x06 \x03(\t\x12\x15\n\rworkspace_ids\x18\x07 \x03(\t\x12*\n\x05state\x18\x08 \x01(\x0e\x32\x1b.aiworkspace.v1.ApiKeyState\x12\x12\n\ncreator_id\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10last_use_address\x18\r \x01(\t\x12\x16\n\x0e\x63reator_key_id\x18\x0e \x01(\t\x12\x17\n\x0froot_api_key_id\x18\x0f \x01(\t\"\xd2\x01\n\x1b\x43reateServiceAccountRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12#\n\x04name\x18\x02 \x01(\tB\x15\xbaH\nr\x08\x10\x01\x18\x64\xa0\xbc\x18\x01\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12.\n\x04role\x18\x03 \x01(\x0e\x32\x14.aiworkspace.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12#\n\x0e\x63ustom_role_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1f\n\nrequest_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"W\n\x1c\x43reateServiceAccountResponse\x12\x37\n\x0fservice_account\x18\x01 \x01(\x0b\x32\x1e.aiworkspace.v1.ServiceAccount\"s\n\x1aListServiceAccountsRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"p\n\x1bListServiceAccountsResponse\x12\x38\n\x10service_accounts\x18\x01 \x03(\x0b\x32\x1e.aiworkspace.v1.ServiceAccount\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\x1b\x44\x65leteServiceAccountRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x1e\n\x1c\x44\x65leteServiceAccountResponse\"\x94\x02\n\x13\x43reateApiKeyRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12#\n\x04name\x18\x03 \x01(\tB\x15\xbaH\nr\x08\x10\x01\x18\x64\xa0\xbc\x18\x01\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12\'\n\x0bpermissions\x18\x04 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x08\x01\x10\x64\x18\x01\"\x04r\x02\x18\x64\x12(\n\rworkspace_ids\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\x18\x01\"\x05r\x03\xb0\x01\x01\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\nrequest_id\x18\x07 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"U\n\x14\x43reateApiKeyResponse\x12\'\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x16.aiworkspace.v1.ApiKey\x12\x14\n\x06secret\x18\x02 \x01(\tB\x04\xb8\xbb\x18\x01\"\x89\x01\n\x12ListApiKeysRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\x07user_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"X\n\x13ListApiKeysResponse\x12(\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x16.aiworkspace.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc6\x01\n\x13RotateApiKeyRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\napi_key_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12%\n\x0foverlap_seconds\x18\x03 \x01(\x05\x42\x0c\xbaH\t\x1a\x07\x18\x80\x9a\x9e\x01(\x00\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\nrequest_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"U\n\x14RotateApiKeyResponse\x12\'\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x16.aiworkspace.v1.ApiKey\x12\x14\n\x06secret\x18\x02 \x01(\tB\x04\xb8\xbb\x18\x01\"c\n\x13RevokeApiKeyRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\napi_key_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x14\n\x0ckeep_created\x18\x03 \x01(\x08\"\xec\x01\n\x14RevokeApiKeyResponse\x12\'\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x16.aiworkspace.v1.ApiKey\x12\x30\n\x10\x63reated_api_keys\x18\x02 \x03(\x0b\x32\x16.aiworkspace.v1.ApiKey\x12\x37\n\x13\x63reated_invitations\x18\x03 \x03(\x0b\x32\x1a.aiworkspace.v1.Invitation\x12@\n\x18\x63reated_service_accounts\x18\x04 \x03(\x0b\x32\x1e.aiworkspace.v1.ServiceAccount*|\n\x0b\x41piKeyState\x12\x1d\n\x19\x41PI_KEY_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41PI_KEY_STATE_ACTIVE\x10\x01\x12\x19\n\x15\x41PI_KEY_STATE_EXPIRED\x10\x02\x12\x19\n\x15\x41PI_KEY_STATE_REVOKED\x10\x03\x32\xba\x08\n\x15ServiceAccountService\x12\xa4\x01\n\x14\x43reateServiceAccount\x12+.aiworkspace.v1.CreateServiceAccountRequest\x1a,.aiworkspace.v1.CreateServiceAccountResponse\"1\x90\x02\x02\xaa\xbb\x18\"\x08\x03\x12\x16service_account.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x9d\x01\n\x13ListServiceAccounts\x12*.aiworkspace.v1.ListServiceAccountsRequest\x1a+.aiworkspace.v1.ListServiceAccountsResponse\"-\x90\x02\x01\xaa\xbb\x18\"\x08\x03\x12\x16service_account.manage\x1a\x06org_id\xb0\xbb\x18\x02\x12\xa4\x01\n\x14\x44\x65leteServiceAccount\x12+.aiworkspace.v1.DeleteServiceAccountRequest\x1a,.aiworkspace.v1.DeleteServiceAccountResponse\"1\x90\x02\x02\xaa\xbb\x18\"\x08\x03\x12\x16service_account.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x8c\x01\n\x0c\x43reateApiKey\x12#.aiworkspace.v1.CreateApiKeyRequest\x1a$.aiworkspace.v1.CreateApiKeyResponse\"1\x90\x02\x02\xaa\xbb\x18\"\x08\x03\x12\x16service_account.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x85\x01\n\x0bListApiKeys\x12\".aiworkspace.v1.ListApiKeysRequest\x1a#.aiworkspace.v1.ListApiKeysResponse\"-\x90\x02\x01\xaa\xbb\x18\"\x08\x03\x12\x16service_account.manage\x1a\x06org_id\xb0\xbb\x18\x02\x12\x8c\x01\n\x0cRotateApiKey\x12#.aiworkspace.v1.RotateApiKeyRequest\x1a$.aiworkspace.v1.RotateApiKeyResponse\"1\x90\x02\x02\xaa\xbb\x18\"\x08\x03\x12\x16service_account.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x8c\x01\n\x0cRevokeApiKey\x12#.aiworkspace.v1.RevokeApiKeyRequest\x1a$.aiworkspace.v1.RevokeApiKeyResponse\"1\x90\x02\x02\xaa\xbb\x18\"\x08\x03\x12\x16service_account.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,7 +43,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['org_id']._loaded_options = None
   _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['org_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['name']._serialized_options = b'\272H\021r\017\020\001\030d2\t^\\P{Cc}*$\270\273\030\001\230\274\030\002'
+  _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['name']._serialized_options = b'\272H\nr\010\020\001\030d\240\274\030\001\270\273\030\001\230\274\030\002'
   _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['role']._loaded_options = None
   _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['role']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
   _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['custom_role_id']._loaded_options = None
@@ -64,7 +65,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['user_id']._loaded_options = None
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_CREATEAPIKEYREQUEST'].fields_by_name['name']._serialized_options = b'\272H\021r\017\020\001\030d2\t^\\P{Cc}*$\270\273\030\001\230\274\030\002'
+  _globals['_CREATEAPIKEYREQUEST'].fields_by_name['name']._serialized_options = b'\272H\nr\010\020\001\030d\240\274\030\001\270\273\030\001\230\274\030\002'
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['permissions']._loaded_options = None
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['permissions']._serialized_options = b'\272H\017\222\001\014\010\001\020d\030\001\"\004r\002\030d'
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['workspace_ids']._loaded_options = None
@@ -109,40 +110,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVICEACCOUNTSERVICE'].methods_by_name['RotateApiKey']._serialized_options = b'\220\002\002\252\273\030\"\010\003\022\026service_account.manage\032\006org_id\260\273\030\003\320\273\030\001'
   _globals['_SERVICEACCOUNTSERVICE'].methods_by_name['RevokeApiKey']._loaded_options = None
   _globals['_SERVICEACCOUNTSERVICE'].methods_by_name['RevokeApiKey']._serialized_options = b'\220\002\002\252\273\030\"\010\003\022\026service_account.manage\032\006org_id\260\273\030\003\320\273\030\001'
-  _globals['_APIKEYSTATE']._serialized_start=2742
-  _globals['_APIKEYSTATE']._serialized_end=2866
-  _globals['_SERVICEACCOUNT']._serialized_start=175
-  _globals['_SERVICEACCOUNT']._serialized_end=421
-  _globals['_APIKEY']._serialized_start=424
-  _globals['_APIKEY']._serialized_end=853
-  _globals['_CREATESERVICEACCOUNTREQUEST']._serialized_start=856
-  _globals['_CREATESERVICEACCOUNTREQUEST']._serialized_end=1073
-  _globals['_CREATESERVICEACCOUNTRESPONSE']._serialized_start=1075
-  _globals['_CREATESERVICEACCOUNTRESPONSE']._serialized_end=1162
-  _globals['_LISTSERVICEACCOUNTSREQUEST']._serialized_start=1164
-  _globals['_LISTSERVICEACCOUNTSREQUEST']._serialized_end=1279
-  _globals['_LISTSERVICEACCOUNTSRESPONSE']._serialized_start=1281
-  _globals['_LISTSERVICEACCOUNTSRESPONSE']._serialized_end=1393
-  _globals['_DELETESERVICEACCOUNTREQUEST']._serialized_start=1395
-  _globals['_DELETESERVICEACCOUNTREQUEST']._serialized_end=1477
-  _globals['_DELETESERVICEACCOUNTRESPONSE']._serialized_start=1479
-  _globals['_DELETESERVICEACCOUNTRESPONSE']._serialized_end=1509
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1512
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1795
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1797
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1882
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=1885
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=2022
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=2024
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=2112
-  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=2115
-  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=2313
-  _globals['_ROTATEAPIKEYRESPONSE']._serialized_start=2315
-  _globals['_ROTATEAPIKEYRESPONSE']._serialized_end=2400
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=2402
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=2501
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=2504
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=2740
-  _globals['_SERVICEACCOUNTSERVICE']._serialized_start=2869
-  _globals['_SERVICEACCOUNTSERVICE']._serialized_end=3951
+  _globals['_APIKEYSTATE']._serialized_start=2756
+  _globals['_APIKEYSTATE']._serialized_end=2880
+  _globals['_SERVICEACCOUNT']._serialized_start=203
+  _globals['_SERVICEACCOUNT']._serialized_end=449
+  _globals['_APIKEY']._serialized_start=452
+  _globals['_APIKEY']._serialized_end=881
+  _globals['_CREATESERVICEACCOUNTREQUEST']._serialized_start=884
+  _globals['_CREATESERVICEACCOUNTREQUEST']._serialized_end=1094
+  _globals['_CREATESERVICEACCOUNTRESPONSE']._serialized_start=1096
+  _globals['_CREATESERVICEACCOUNTRESPONSE']._serialized_end=1183
+  _globals['_LISTSERVICEACCOUNTSREQUEST']._serialized_start=1185
+  _globals['_LISTSERVICEACCOUNTSREQUEST']._serialized_end=1300
+  _globals['_LISTSERVICEACCOUNTSRESPONSE']._serialized_start=1302
+  _globals['_LISTSERVICEACCOUNTSRESPONSE']._serialized_end=1414
+  _globals['_DELETESERVICEACCOUNTREQUEST']._serialized_start=1416
+  _globals['_DELETESERVICEACCOUNTREQUEST']._serialized_end=1498
+  _globals['_DELETESERVICEACCOUNTRESPONSE']._serialized_start=1500
+  _globals['_DELETESERVICEACCOUNTRESPONSE']._serialized_end=1530
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1533
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1809
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1811
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1896
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=1899
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=2036
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=2038
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=2126
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=2129
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=2327
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_start=2329
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_end=2414
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=2416
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=2515
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=2518
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=2754
+  _globals['_SERVICEACCOUNTSERVICE']._serialized_start=2883
+  _globals['_SERVICEACCOUNTSERVICE']._serialized_end=3965
 # @@protoc_insertion_point(module_scope)

@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from aiworkspace.v1 import options_pb2 as aiworkspace_dot_v1_dot_options__pb2
+from aiworkspace.v1 import rules_pb2 as aiworkspace_dot_v1_dot_rules__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61iworkspace/v1/team.proto\x12\x0e\x61iworkspace.v1\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfa\x01\n\x04Team\x12\x1b\n\x06org_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07team_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12(\n\x04name\x18\x03 \x01(\tB\x1a\xbaH\x0fr\r\x18\x64\x32\t^\\P{Cc}*$\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12\x14\n\x0cmember_count\x18\x04 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\"{\n\nTeamMember\x12\x0f\n\x07team_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x1a\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x04\xb8\xbb\x18\x01\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"z\n\x11\x43reateTeamRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12*\n\x04name\x18\x02 \x01(\tB\x1c\xbaH\x11r\x0f\x10\x01\x18\x64\x32\t^\\P{Cc}*$\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"8\n\x12\x43reateTeamResponse\x12\"\n\x04team\x18\x01 \x01(\x0b\x32\x14.aiworkspace.v1.Team\"i\n\x10ListTeamsRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"Q\n\x11ListTeamsResponse\x12#\n\x05teams\x18\x01 \x03(\x0b\x32\x14.aiworkspace.v1.Team\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"p\n\x11UpdateTeamRequest\x12*\n\x04team\x18\x01 \x01(\x0b\x32\x14.aiworkspace.v1.TeamB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"8\n\x12UpdateTeamResponse\x12\"\n\x04team\x18\x01 \x01(\x0b\x32\x14.aiworkspace.v1.Team\"H\n\x11\x44\x65leteTeamRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07team_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x14\n\x12\x44\x65leteTeamResponse\"f\n\x14\x41\x64\x64TeamMemberRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07team_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"C\n\x15\x41\x64\x64TeamMemberResponse\x12*\n\x06member\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.TeamMember\"i\n\x17RemoveTeamMemberRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07team_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x1a\n\x18RemoveTeamMemberResponse\"\x8a\x01\n\x16ListTeamMembersRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07team_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"_\n\x17ListTeamMembersResponse\x12+\n\x07members\x18\x01 \x03(\x0b\x32\x1a.aiworkspace.v1.TeamMember\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa9\x07\n\x0bTeamService\x12{\n\nCreateTeam\x12!.aiworkspace.v1.CreateTeamRequest\x1a\".aiworkspace.v1.CreateTeamResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0bteam.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12t\n\tListTeams\x12 .aiworkspace.v1.ListTeamsRequest\x1a!.aiworkspace.v1.ListTeamsResponse\"\"\x90\x02\x01\xaa\xbb\x18\x17\x08\x03\x12\x0bmember.read\x1a\x06org_id\xb0\xbb\x18\x02\x12\x80\x01\n\nUpdateTeam\x12!.aiworkspace.v1.UpdateTeamRequest\x1a\".aiworkspace.v1.UpdateTeamResponse\"+\x90\x02\x02\xaa\xbb\x18\x1c\x08\x03\x12\x0bteam.manage\x1a\x0bteam.org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12{\n\nDeleteTeam\x12!.aiworkspace.v1.DeleteTeamRequest\x1a\".aiworkspace.v1.DeleteTeamResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0bteam.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x84\x01\n\rAddTeamMember\x12$.aiworkspace.v1.AddTeamMemberRequest\x1a%.aiworkspace.v1.AddTeamMemberResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0bteam.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x96\x01\n\x10RemoveTeamMember\x12\'.aiworkspace.v1.RemoveTeamMemberRequest\x1a(.aiworkspace.v1.RemoveTeamMemberResponse\"/\x90\x02\x02\xaa\xbb\x18 \x08\x03\x12\x0bteam.manage\x1a\x06org_id\"\x07user_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x86\x01\n\x0fListTeamMembers\x12&.aiworkspace.v1.ListTeamMembersRequest\x1a\'.aiworkspace.v1.ListTeamMembersResponse\"\"\x90\x02\x01\xaa\xbb\x18\x17\x08\x03\x12\x0bmember.read\x1a\x06org_id\xb0\xbb\x18\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61iworkspace/v1/team.proto\x12\x0e\x61iworkspace.v1\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x1a\x61iworkspace/v1/rules.proto\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf3\x01\n\x04Team\x12\x1b\n\x06org_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07team_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12!\n\x04name\x18\x03 \x01(\tB\x13\xbaH\x08r\x06\x18\x64\xa0\xbc\x18\x01\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12\x14\n\x0cmember_count\x18\x04 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\"{\n\nTeamMember\x12\x0f\n\x07team_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x1a\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x04\xb8\xbb\x18\x01\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"s\n\x11\x43reateTeamRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12#\n\x04name\x18\x02 \x01(\tB\x15\xbaH\nr\x08\x10\x01\x18\x64\xa0\xbc\x18\x01\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"8\n\x12\x43reateTeamResponse\x12\"\n\x04team\x18\x01 \x01(\x0b\x32\x14.aiworkspace.v1.Team\"i\n\x10ListTeamsRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"Q\n\x11ListTeamsResponse\x12#\n\x05teams\x18\x01 \x03(\x0b\x32\x14.aiworkspace.v1.Team\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"p\n\x11UpdateTeamRequest\x12*\n\x04team\x18\x01 \x01(\x0b\x32\x14.aiworkspace.v1.TeamB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"8\n\x12UpdateTeamResponse\x12\"\n\x04team\x18\x01 \x01(\x0b\x32\x14.aiworkspace.v1.Team\"H\n\x11\x44\x65leteTeamRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07team_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x14\n\x12\x44\x65leteTeamResponse\"f\n\x14\x41\x64\x64TeamMemberRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07team_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"C\n\x15\x41\x64\x64TeamMemberResponse\x12*\n\x06member\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.TeamMember\"i\n\x17RemoveTeamMemberRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07team_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x1a\n\x18RemoveTeamMemberResponse\"\x8a\x01\n\x16ListTeamMembersRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07team_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"_\n\x17ListTeamMembersResponse\x12+\n\x07members\x18\x01 \x03(\x0b\x32\x1a.aiworkspace.v1.TeamMember\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa9\x07\n\x0bTeamService\x12{\n\nCreateTeam\x12!.aiworkspace.v1.CreateTeamRequest\x1a\".aiworkspace.v1.CreateTeamResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0bteam.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12t\n\tListTeams\x12 .aiworkspace.v1.ListTeamsRequest\x1a!.aiworkspace.v1.ListTeamsResponse\"\"\x90\x02\x01\xaa\xbb\x18\x17\x08\x03\x12\x0bmember.read\x1a\x06org_id\xb0\xbb\x18\x02\x12\x80\x01\n\nUpdateTeam\x12!.aiworkspace.v1.UpdateTeamRequest\x1a\".aiworkspace.v1.UpdateTeamResponse\"+\x90\x02\x02\xaa\xbb\x18\x1c\x08\x03\x12\x0bteam.manage\x1a\x0bteam.org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12{\n\nDeleteTeam\x12!.aiworkspace.v1.DeleteTeamRequest\x1a\".aiworkspace.v1.DeleteTeamResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0bteam.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x84\x01\n\rAddTeamMember\x12$.aiworkspace.v1.AddTeamMemberRequest\x1a%.aiworkspace.v1.AddTeamMemberResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0bteam.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x96\x01\n\x10RemoveTeamMember\x12\'.aiworkspace.v1.RemoveTeamMemberRequest\x1a(.aiworkspace.v1.RemoveTeamMemberResponse\"/\x90\x02\x02\xaa\xbb\x18 \x08\x03\x12\x0bteam.manage\x1a\x06org_id\"\x07user_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x86\x01\n\x0fListTeamMembers\x12&.aiworkspace.v1.ListTeamMembersRequest\x1a\'.aiworkspace.v1.ListTeamMembersResponse\"\"\x90\x02\x01\xaa\xbb\x18\x17\x08\x03\x12\x0bmember.read\x1a\x06org_id\xb0\xbb\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,7 +41,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TEAM'].fields_by_name['team_id']._loaded_options = None
   _globals['_TEAM'].fields_by_name['team_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_TEAM'].fields_by_name['name']._loaded_options = None
-  _globals['_TEAM'].fields_by_name['name']._serialized_options = b'\272H\017r\r\030d2\t^\\P{Cc}*$\270\273\030\001\230\274\030\002'
+  _globals['_TEAM'].fields_by_name['name']._serialized_options = b'\272H\010r\006\030d\240\274\030\001\270\273\030\001\230\274\030\002'
   _globals['_TEAM'].fields_by_name['etag']._loaded_options = None
   _globals['_TEAM'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
   _globals['_TEAMMEMBER'].fields_by_name['display_name']._loaded_options = None
@@ -48,7 +49,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATETEAMREQUEST'].fields_by_name['org_id']._loaded_options = None
   _globals['_CREATETEAMREQUEST'].fields_by_name['org_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_CREATETEAMREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_CREATETEAMREQUEST'].fields_by_name['name']._serialized_options = b'\272H\021r\017\020\001\030d2\t^\\P{Cc}*$\270\273\030\001\230\274\030\002'
+  _globals['_CREATETEAMREQUEST'].fields_by_name['name']._serialized_options = b'\272H\nr\010\020\001\030d\240\274\030\001\270\273\030\001\230\274\030\002'
   _globals['_CREATETEAMREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CREATETEAMREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_LISTTEAMSREQUEST'].fields_by_name['org_id']._loaded_options = None
@@ -97,38 +98,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TEAMSERVICE'].methods_by_name['RemoveTeamMember']._serialized_options = b'\220\002\002\252\273\030 \010\003\022\013team.manage\032\006org_id\"\007user_id\260\273\030\003\320\273\030\001'
   _globals['_TEAMSERVICE'].methods_by_name['ListTeamMembers']._loaded_options = None
   _globals['_TEAMSERVICE'].methods_by_name['ListTeamMembers']._serialized_options = b'\220\002\001\252\273\030\027\010\003\022\013member.read\032\006org_id\260\273\030\002'
-  _globals['_TEAM']._serialized_start=172
-  _globals['_TEAM']._serialized_end=422
-  _globals['_TEAMMEMBER']._serialized_start=424
-  _globals['_TEAMMEMBER']._serialized_end=547
-  _globals['_CREATETEAMREQUEST']._serialized_start=549
-  _globals['_CREATETEAMREQUEST']._serialized_end=671
-  _globals['_CREATETEAMRESPONSE']._serialized_start=673
-  _globals['_CREATETEAMRESPONSE']._serialized_end=729
-  _globals['_LISTTEAMSREQUEST']._serialized_start=731
-  _globals['_LISTTEAMSREQUEST']._serialized_end=836
-  _globals['_LISTTEAMSRESPONSE']._serialized_start=838
-  _globals['_LISTTEAMSRESPONSE']._serialized_end=919
-  _globals['_UPDATETEAMREQUEST']._serialized_start=921
-  _globals['_UPDATETEAMREQUEST']._serialized_end=1033
-  _globals['_UPDATETEAMRESPONSE']._serialized_start=1035
-  _globals['_UPDATETEAMRESPONSE']._serialized_end=1091
-  _globals['_DELETETEAMREQUEST']._serialized_start=1093
-  _globals['_DELETETEAMREQUEST']._serialized_end=1165
-  _globals['_DELETETEAMRESPONSE']._serialized_start=1167
-  _globals['_DELETETEAMRESPONSE']._serialized_end=1187
-  _globals['_ADDTEAMMEMBERREQUEST']._serialized_start=1189
-  _globals['_ADDTEAMMEMBERREQUEST']._serialized_end=1291
-  _globals['_ADDTEAMMEMBERRESPONSE']._serialized_start=1293
-  _globals['_ADDTEAMMEMBERRESPONSE']._serialized_end=1360
-  _globals['_REMOVETEAMMEMBERREQUEST']._serialized_start=1362
-  _globals['_REMOVETEAMMEMBERREQUEST']._serialized_end=1467
-  _globals['_REMOVETEAMMEMBERRESPONSE']._serialized_start=1469
-  _globals['_REMOVETEAMMEMBERRESPONSE']._serialized_end=1495
-  _globals['_LISTTEAMMEMBERSREQUEST']._serialized_start=1498
-  _globals['_LISTTEAMMEMBERSREQUEST']._serialized_end=1636
-  _globals['_LISTTEAMMEMBERSRESPONSE']._serialized_start=1638
-  _globals['_LISTTEAMMEMBERSRESPONSE']._serialized_end=1733
-  _globals['_TEAMSERVICE']._serialized_start=1736
-  _globals['_TEAMSERVICE']._serialized_end=2673
+  _globals['_TEAM']._serialized_start=200
+  _globals['_TEAM']._serialized_end=443
+  _globals['_TEAMMEMBER']._serialized_start=445
+  _globals['_TEAMMEMBER']._serialized_end=568
+  _globals['_CREATETEAMREQUEST']._serialized_start=570
+  _globals['_CREATETEAMREQUEST']._serialized_end=685
+  _globals['_CREATETEAMRESPONSE']._serialized_start=687
+  _globals['_CREATETEAMRESPONSE']._serialized_end=743
+  _globals['_LISTTEAMSREQUEST']._serialized_start=745
+  _globals['_LISTTEAMSREQUEST']._serialized_end=850
+  _globals['_LISTTEAMSRESPONSE']._serialized_start=852
+  _globals['_LISTTEAMSRESPONSE']._serialized_end=933
+  _globals['_UPDATETEAMREQUEST']._serialized_start=935
+  _globals['_UPDATETEAMREQUEST']._serialized_end=1047
+  _globals['_UPDATETEAMRESPONSE']._serialized_start=1049
+  _globals['_UPDATETEAMRESPONSE']._serialized_end=1105
+  _globals['_DELETETEAMREQUEST']._serialized_start=1107
+  _globals['_DELETETEAMREQUEST']._serialized_end=1179
+  _globals['_DELETETEAMRESPONSE']._serialized_start=1181
+  _globals['_DELETETEAMRESPONSE']._serialized_end=1201
+  _globals['_ADDTEAMMEMBERREQUEST']._serialized_start=1203
+  _globals['_ADDTEAMMEMBERREQUEST']._serialized_end=1305
+  _globals['_ADDTEAMMEMBERRESPONSE']._serialized_start=1307
+  _globals['_ADDTEAMMEMBERRESPONSE']._serialized_end=1374
+  _globals['_REMOVETEAMMEMBERREQUEST']._serialized_start=1376
+  _globals['_REMOVETEAMMEMBERREQUEST']._serialized_end=1481
+  _globals['_REMOVETEAMMEMBERRESPONSE']._serialized_start=1483
+  _globals['_REMOVETEAMMEMBERRESPONSE']._serialized_end=1509
+  _globals['_LISTTEAMMEMBERSREQUEST']._serialized_start=1512
+  _globals['_LISTTEAMMEMBERSREQUEST']._serialized_end=1650
+  _globals['_LISTTEAMMEMBERSRESPONSE']._serialized_start=1652
+  _globals['_LISTTEAMMEMBERSRESPONSE']._serialized_end=1747
+  _globals['_TEAMSERVICE']._serialized_start=1750
+  _globals['_TEAMSERVICE']._serialized_end=2687
 # @@protoc_insertion_point(module_scope)

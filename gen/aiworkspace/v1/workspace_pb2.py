@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from aiworkspace.v1 import options_pb2 as aiworkspace_dot_v1_dot_options__pb2
+from aiworkspace.v1 import rules_pb2 as aiworkspace_dot_v1_dot_rules__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61iworkspace/v1/workspace.proto\x12\x0e\x61iworkspace.v1\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf8\x02\n\tWorkspace\x12!\n\x0cworkspace_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12(\n\x04name\x18\x03 \x01(\tB\x1a\xbaH\x0fr\r\x18\x64\x32\t^\\P{Cc}*$\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12*\n\rdefault_model\x18\x04 \x01(\tB\x13\xbaH\x10r\x0e\x18\xc8\x01\x32\t^\\P{Cc}*$\x12\x30\n\rsystem_prompt\x18\x05 \x01(\tB\x19\xbaH\x12r\x10\x18\x80\x80\x02\x32\n^[^\\x00]*$\xb8\xbb\x18\x01\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\x08 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x37\n\nvisibility\x18\t \x01(\x0e\x32#.aiworkspace.v1.WorkspaceVisibility\"\xc3\x01\n\x0fWorkspaceMember\x12\x14\n\x0cworkspace_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07team_id\x18\x03 \x01(\t\x12\x1a\n\x0c\x64isplay_name\x18\x04 \x01(\tB\x04\xb8\xbb\x18\x01\x12+\n\x04role\x18\x05 \x01(\x0e\x32\x1d.aiworkspace.v1.WorkspaceRole\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa0\x02\n\x16\x43reateWorkspaceRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12*\n\x04name\x18\x02 \x01(\tB\x1c\xbaH\x11r\x0f\x10\x01\x18\x64\x32\t^\\P{Cc}*$\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12*\n\rdefault_model\x18\x03 \x01(\tB\x13\xbaH\x10r\x0e\x18\xc8\x01\x32\t^\\P{Cc}*$\x12\x30\n\rsystem_prompt\x18\x04 \x01(\tB\x19\xbaH\x12r\x10\x18\x80\x80\x02\x32\n^[^\\x00]*$\xb8\xbb\x18\x01\x12\x1f\n\nrequest_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x41\n\nvisibility\x18\x06 \x01(\x0e\x32#.aiworkspace.v1.WorkspaceVisibilityB\x08\xbaH\x05\x82\x01\x02\x10\x01\"G\n\x17\x43reateWorkspaceResponse\x12,\n\tworkspace\x18\x01 \x01(\x0b\x32\x19.aiworkspace.v1.Workspace\"5\n\x13GetWorkspaceRequest\x12\x1e\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"D\n\x14GetWorkspaceResponse\x12,\n\tworkspace\x18\x01 \x01(\x0b\x32\x19.aiworkspace.v1.Workspace\"n\n\x15ListWorkspacesRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"`\n\x16ListWorkspacesResponse\x12-\n\nworkspaces\x18\x01 \x03(\x0b\x32\x19.aiworkspace.v1.Workspace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x7f\n\x16UpdateWorkspaceRequest\x12\x34\n\tworkspace\x18\x01 \x01(\x0b\x32\x19.aiworkspace.v1.WorkspaceB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"G\n\x17UpdateWorkspaceResponse\x12,\n\tworkspace\x18\x01 \x01(\x0b\x32\x19.aiworkspace.v1.Workspace\"8\n\x16\x44\x65leteWorkspaceRequest\x12\x1e\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x19\n\x17\x44\x65leteWorkspaceResponse\"\x84\x01\n\x1dSetWorkspaceVisibilityRequest\x12\x1e\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x43\n\nvisibility\x18\x02 \x01(\x0e\x32#.aiworkspace.v1.WorkspaceVisibilityB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"N\n\x1eSetWorkspaceVisibilityResponse\x12,\n\tworkspace\x18\x01 \x01(\x0b\x32\x19.aiworkspace.v1.Workspace\"\xb0\x01\n\x19SetWorkspaceMemberRequest\x12\x1e\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\x07user_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07team_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x37\n\x04role\x18\x04 \x01(\x0e\x32\x1d.aiworkspace.v1.WorkspaceRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"M\n\x1aSetWorkspaceMemberResponse\x12/\n\x06member\x18\x01 \x01(\x0b\x32\x1f.aiworkspace.v1.WorkspaceMember\"z\n\x1cRemoveWorkspaceMemberRequest\x12\x1e\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\x07user_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07team_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x1f\n\x1dRemoveWorkspaceMemberResponse\"z\n\x1bListWorkspaceMembersRequest\x12\x1e\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"i\n\x1cListWorkspaceMembersResponse\x12\x30\n\x07members\x18\x01 \x03(\x0b\x32\x1f.aiworkspace.v1.WorkspaceMember\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*{\n\x13WorkspaceVisibility\x12$\n WORKSPACE_VISIBILITY_UNSPECIFIED\x10\x00\x12\x1c\n\x18WORKSPACE_VISIBILITY_ORG\x10\x01\x12 \n\x1cWORKSPACE_VISIBILITY_MEMBERS\x10\x02*\xde\x02\n\rWorkspaceRole\x12\x1e\n\x1aWORKSPACE_ROLE_UNSPECIFIED\x10\x00\x12:\n\x15WORKSPACE_ROLE_VIEWER\x10\x01\x1a\x1f\xda\xbb\x18\x0eworkspace.read\xda\xbb\x18\tchat.read\x12[\n\x15WORKSPACE_ROLE_EDITOR\x10\x02\x1a@\xda\xbb\x18\x0eworkspace.read\xda\xbb\x18\tchat.read\xda\xbb\x18\x10workspace.update\xda\xbb\x18\tchat.send\x12\x93\x01\n\x16WORKSPACE_ROLE_MANAGER\x10\x03\x1aw\xda\xbb\x18\x0eworkspace.read\xda\xbb\x18\tchat.read\xda\xbb\x18\x10workspace.update\xda\xbb\x18\tchat.send\xda\xbb\x18\x0fworkspace.share\xda\xbb\x18\x10workspace.delete\xda\xbb\x18\x0cmodel.manage2\x95\x0b\n\x10WorkspaceService\x12\x95\x01\n\x0f\x43reateWorkspace\x12&.aiworkspace.v1.CreateWorkspaceRequest\x1a\'.aiworkspace.v1.CreateWorkspaceResponse\"1\x90\x02\x02\xaa\xbb\x18\x1c\x08\x03\x12\x10workspace.create\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\xe0\xbb\x18\x80\x80\x10\x12\x86\x01\n\x0cGetWorkspace\x12#.aiworkspace.v1.GetWorkspaceRequest\x1a$.aiworkspace.v1.GetWorkspaceResponse\"+\x90\x02\x01\xaa\xbb\x18 \x08\x03\x12\x0eworkspace.read\x1a\x0cworkspace_id\xb0\xbb\x18\x02\x12\x80\x01\n\x0eListWorkspaces\x12%.aiworkspace.v1.ListWorkspacesRequest\x1a&.aiworkspace.v1.ListWorkspacesResponse\"\x1f\x90\x02\x01\xaa\xbb\x18\x14\x08\x03\x12\x08org.read\x1a\x06org_id\xb0\xbb\x18\x02\x12\xa5\x01\n\x0fUpdateWorkspace\x12&.aiworkspace.v1.UpdateWorkspaceRequest\x1a\'.aiworkspace.v1.UpdateWorkspaceResponse\"A\x90\x02\x02\xaa\xbb\x18,\x08\x03\x12\x10workspace.update\x1a\x16workspace.workspace_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\xe0\xbb\x18\x80\x80\x10\x12\x95\x01\n\x0f\x44\x65leteWorkspace\x12&.aiworkspace.v1.DeleteWorkspaceRequest\x1a\'.aiworkspace.v1.DeleteWorkspaceResponse\"1\x90\x02\x02\xaa\xbb\x18\"\x08\x03\x12\x10workspace.delete\x1a\x0cworkspace_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\xa9\x01\n\x16SetWorkspaceVisibility\x12-.aiworkspace.v1.SetWorkspaceVisibilityRequest\x1a..aiworkspace.v1.SetWorkspaceVisibilityResponse\"0\x90\x02\x02\xaa\xbb\x18!\x08\x03\x12\x0fworkspace.share\x1a\x0cworkspace_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x9d\x01\n\x12SetWorkspaceMember\x12).aiworkspace.v1.SetWorkspaceMemberRequest\x1a*.aiworkspace.v1.SetWorkspaceMemberResponse\"0\x90\x02\x02\xaa\xbb\x18!\x08\x03\x12\x0fworkspace.share\x1a\x0cworkspace_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\xaf\x01\n\x15RemoveWorkspaceMember\x12,.aiworkspace.v1.RemoveWorkspaceMemberRequest\x1a-.aiworkspace.v1.RemoveWorkspaceMemberResponse\"9\x90\x02\x02\xaa\xbb\x18*\x08\x03\x12\x0fworkspace.share\x1a\x0cworkspace_id\"\x07user_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x9e\x01\n\x14ListWorkspaceMembers\x12+.aiworkspace.v1.ListWorkspaceMembersRequest\x1a,.aiworkspace.v1.ListWorkspaceMembersResponse\"+\x90\x02\x01\xaa\xbb\x18 \x08\x03\x12\x0eworkspace.read\x1a\x0cworkspace_id\xb0\xbb\x18\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61iworkspace/v1/workspace.proto\x12\x0e\x61iworkspace.v1\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x1a\x61iworkspace/v1/rules.proto\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf1\x02\n\tWorkspace\x12!\n\x0cworkspace_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12!\n\x04name\x18\x03 \x01(\tB\x13\xbaH\x08r\x06\x18\x64\xa0\xbc\x18\x01\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12*\n\rdefault_model\x18\x04 \x01(\tB\x13\xbaH\x10r\x0e\x18\xc8\x01\x32\t^\\P{Cc}*$\x12\x30\n\rsystem_prompt\x18\x05 \x01(\tB\x19\xbaH\x12r\x10\x18\x80\x80\x02\x32\n^[^\\x00]*$\xb8\xbb\x18\x01\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\x08 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x37\n\nvisibility\x18\t \x01(\x0e\x32#.aiworkspace.v1.WorkspaceVisibility\"\xc3\x01\n\x0fWorkspaceMember\x12\x14\n\x0cworkspace_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07team_id\x18\x03 \x01(\t\x12\x1a\n\x0c\x64isplay_name\x18\x04 \x01(\tB\x04\xb8\xbb\x18\x01\x12+\n\x04role\x18\x05 \x01(\x0e\x32\x1d.aiworkspace.v1.WorkspaceRole\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x99\x02\n\x16\x43reateWorkspaceRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12#\n\x04name\x18\x02 \x01(\tB\x15\xbaH\nr\x08\x10\x01\x18\x64\xa0\xbc\x18\x01\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12*\n\rdefault_model\x18\x03 \x01(\tB\x13\xbaH\x10r\x0e\x18\xc8\x01\x32\t^\\P{Cc}*$\x12\x30\n\rsystem_prompt\x18\x04 \x01(\tB\x19\xbaH\x12r\x10\x18\x80\x80\x02\x32\n^[^\\x00]*$\xb8\xbb\x18\x01\x12\x1f\n\nrequest_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x41\n\nvisibility\x18\x06 \x01(\x0e\x32#.aiworkspace.v1.WorkspaceVisibilityB\x08\xbaH\x05\x82\x01\x02\x10\x01\"G\n\x17\x43reateWorkspaceResponse\x12,\n\tworkspace\x18\x01 \x01(\x0b\x32\x19.aiworkspace.v1.Workspace\"5\n\x13GetWorkspaceRequest\x12\x1e\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"D\n\x14GetWorkspaceResponse\x12,\n\tworkspace\x18\x01 \x01(\x0b\x32\x19.aiworkspace.v1.Workspace\"n\n\x15ListWorkspacesRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"`\n\x16ListWorkspacesResponse\x12-\n\nworkspaces\x18\x01 \x03(\x0b\x32\x19.aiworkspace.v1.Workspace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x7f\n\x16UpdateWorkspaceRequest\x12\x34\n\tworkspace\x18\x01 \x01(\x0b\x32\x19.aiworkspace.v1.WorkspaceB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"G\n\x17UpdateWorkspaceResponse\x12,\n\tworkspace\x18\x01 \x01(\x0b\x32\x19.aiworkspace.v1.Workspace\"8\n\x16\x44\x65leteWorkspaceRequest\x12\x1e\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x19\n\x17\x44\x65leteWorkspaceResponse\"\x84\x01\n\x1dSetWorkspaceVisibilityRequest\x12\x1e\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x43\n\nvisibility\x18\x02 \x01(\x0e\x32#.aiworkspace.v1.WorkspaceVisibilityB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"N\n\x1eSetWorkspaceVisibilityResponse\x12,\n\tworkspace\x18\x01 \x01(\x0b\x32\x19.aiworkspace.v1.Workspace\"\xb0\x01\n\x19SetWorkspaceMemberRequest\x12\x1e\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\x07user_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07team_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x37\n\x04role\x18\x04 \x01(\x0e\x32\x1d.aiworkspace.v1.WorkspaceRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"M\n\x1aSetWorkspaceMemberResponse\x12/\n\x06member\x18\x01 \x01(\x0b\x32\x1f.aiworkspace.v1.WorkspaceMember\"z\n\x1cRemoveWorkspaceMemberRequest\x12\x1e\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\x07user_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07team_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x1f\n\x1dRemoveWorkspaceMemberResponse\"z\n\x1bListWorkspaceMembersRequest\x12\x1e\n\x0cworkspace_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"i\n\x1cListWorkspaceMembersResponse\x12\x30\n\x07members\x18\x01 \x03(\x0b\x32\x1f.aiworkspace.v1.WorkspaceMember\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*{\n\x13WorkspaceVisibility\x12$\n WORKSPACE_VISIBILITY_UNSPECIFIED\x10\x00\x12\x1c\n\x18WORKSPACE_VISIBILITY_ORG\x10\x01\x12 \n\x1cWORKSPACE_VISIBILITY_MEMBERS\x10\x02*\xde\x02\n\rWorkspaceRole\x12\x1e\n\x1aWORKSPACE_ROLE_UNSPECIFIED\x10\x00\x12:\n\x15WORKSPACE_ROLE_VIEWER\x10\x01\x1a\x1f\xda\xbb\x18\x0eworkspace.read\xda\xbb\x18\tchat.read\x12[\n\x15WORKSPACE_ROLE_EDITOR\x10\x02\x1a@\xda\xbb\x18\x0eworkspace.read\xda\xbb\x18\tchat.read\xda\xbb\x18\x10workspace.update\xda\xbb\x18\tchat.send\x12\x93\x01\n\x16WORKSPACE_ROLE_MANAGER\x10\x03\x1aw\xda\xbb\x18\x0eworkspace.read\xda\xbb\x18\tchat.read\xda\xbb\x18\x10workspace.update\xda\xbb\x18\tchat.send\xda\xbb\x18\x0fworkspace.share\xda\xbb\x18\x10workspace.delete\xda\xbb\x18\x0cmodel.manage2\x95\x0b\n\x10WorkspaceService\x12\x95\x01\n\x0f\x43reateWorkspace\x12&.aiworkspace.v1.CreateWorkspaceRequest\x1a\'.aiworkspace.v1.CreateWorkspaceResponse\"1\x90\x02\x02\xaa\xbb\x18\x1c\x08\x03\x12\x10workspace.create\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\xe0\xbb\x18\x80\x80\x10\x12\x86\x01\n\x0cGetWorkspace\x12#.aiworkspace.v1.GetWorkspaceRequest\x1a$.aiworkspace.v1.GetWorkspaceResponse\"+\x90\x02\x01\xaa\xbb\x18 \x08\x03\x12\x0eworkspace.read\x1a\x0cworkspace_id\xb0\xbb\x18\x02\x12\x80\x01\n\x0eListWorkspaces\x12%.aiworkspace.v1.ListWorkspacesRequest\x1a&.aiworkspace.v1.ListWorkspacesResponse\"\x1f\x90\x02\x01\xaa\xbb\x18\x14\x08\x03\x12\x08org.read\x1a\x06org_id\xb0\xbb\x18\x02\x12\xa5\x01\n\x0fUpdateWorkspace\x12&.aiworkspace.v1.UpdateWorkspaceRequest\x1a\'.aiworkspace.v1.UpdateWorkspaceResponse\"A\x90\x02\x02\xaa\xbb\x18,\x08\x03\x12\x10workspace.update\x1a\x16workspace.workspace_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\xe0\xbb\x18\x80\x80\x10\x12\x95\x01\n\x0f\x44\x65leteWorkspace\x12&.aiworkspace.v1.DeleteWorkspaceRequest\x1a\'.aiworkspace.v1.DeleteWorkspaceResponse\"1\x90\x02\x02\xaa\xbb\x18\"\x08\x03\x12\x10workspace.delete\x1a\x0cworkspace_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\xa9\x01\n\x16SetWorkspaceVisibility\x12-.aiworkspace.v1.SetWorkspaceVisibilityRequest\x1a..aiworkspace.v1.SetWorkspaceVisibilityResponse\"0\x90\x02\x02\xaa\xbb\x18!\x08\x03\x12\x0fworkspace.share\x1a\x0cworkspace_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x9d\x01\n\x12SetWorkspaceMember\x12).aiworkspace.v1.SetWorkspaceMemberRequest\x1a*.aiworkspace.v1.SetWorkspaceMemberResponse\"0\x90\x02\x02\xaa\xbb\x18!\x08\x03\x12\x0fworkspace.share\x1a\x0cworkspace_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\xaf\x01\n\x15RemoveWorkspaceMember\x12,.aiworkspace.v1.RemoveWorkspaceMemberRequest\x1a-.aiworkspace.v1.RemoveWorkspaceMemberResponse\"9\x90\x02\x02\xaa\xbb\x18*\x08\x03\x12\x0fworkspace.share\x1a\x0cworkspace_id\"\x07user_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x9e\x01\n\x14ListWorkspaceMembers\x12+.aiworkspace.v1.ListWorkspaceMembersRequest\x1a,.aiworkspace.v1.ListWorkspaceMembersResponse\"+\x90\x02\x01\xaa\xbb\x18 \x08\x03\x12\x0eworkspace.read\x1a\x0cworkspace_id\xb0\xbb\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,7 +45,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKSPACE'].fields_by_name['workspace_id']._loaded_options = None
   _globals['_WORKSPACE'].fields_by_name['workspace_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_WORKSPACE'].fields_by_name['name']._loaded_options = None
-  _globals['_WORKSPACE'].fields_by_name['name']._serialized_options = b'\272H\017r\r\030d2\t^\\P{Cc}*$\270\273\030\001\230\274\030\002'
+  _globals['_WORKSPACE'].fields_by_name['name']._serialized_options = b'\272H\010r\006\030d\240\274\030\001\270\273\030\001\230\274\030\002'
   _globals['_WORKSPACE'].fields_by_name['default_model']._loaded_options = None
   _globals['_WORKSPACE'].fields_by_name['default_model']._serialized_options = b'\272H\020r\016\030\310\0012\t^\\P{Cc}*$'
   _globals['_WORKSPACE'].fields_by_name['system_prompt']._loaded_options = None
@@ -56,7 +57,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEWORKSPACEREQUEST'].fields_by_name['org_id']._loaded_options = None
   _globals['_CREATEWORKSPACEREQUEST'].fields_by_name['org_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_CREATEWORKSPACEREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_CREATEWORKSPACEREQUEST'].fields_by_name['name']._serialized_options = b'\272H\021r\017\020\001\030d2\t^\\P{Cc}*$\270\273\030\001\230\274\030\002'
+  _globals['_CREATEWORKSPACEREQUEST'].fields_by_name['name']._serialized_options = b'\272H\nr\010\020\001\030d\240\274\030\001\270\273\030\001\230\274\030\002'
   _globals['_CREATEWORKSPACEREQUEST'].fields_by_name['default_model']._loaded_options = None
   _globals['_CREATEWORKSPACEREQUEST'].fields_by_name['default_model']._serialized_options = b'\272H\020r\016\030\310\0012\t^\\P{Cc}*$'
   _globals['_CREATEWORKSPACEREQUEST'].fields_by_name['system_prompt']._loaded_options = None
@@ -119,50 +120,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKSPACESERVICE'].methods_by_name['RemoveWorkspaceMember']._serialized_options = b'\220\002\002\252\273\030*\010\003\022\017workspace.share\032\014workspace_id\"\007user_id\260\273\030\003\320\273\030\001'
   _globals['_WORKSPACESERVICE'].methods_by_name['ListWorkspaceMembers']._loaded_options = None
   _globals['_WORKSPACESERVICE'].methods_by_name['ListWorkspaceMembers']._serialized_options = b'\220\002\001\252\273\030 \010\003\022\016workspace.read\032\014workspace_id\260\273\030\002'
-  _globals['_WORKSPACEVISIBILITY']._serialized_start=2600
-  _globals['_WORKSPACEVISIBILITY']._serialized_end=2723
-  _globals['_WORKSPACEROLE']._serialized_start=2726
-  _globals['_WORKSPACEROLE']._serialized_end=3076
-  _globals['_WORKSPACE']._serialized_start=177
-  _globals['_WORKSPACE']._serialized_end=553
-  _globals['_WORKSPACEMEMBER']._serialized_start=556
-  _globals['_WORKSPACEMEMBER']._serialized_end=751
-  _globals['_CREATEWORKSPACEREQUEST']._serialized_start=754
-  _globals['_CREATEWORKSPACEREQUEST']._serialized_end=1042
-  _globals['_CREATEWORKSPACERESPONSE']._serialized_start=1044
-  _globals['_CREATEWORKSPACERESPONSE']._serialized_end=1115
-  _globals['_GETWORKSPACEREQUEST']._serialized_start=1117
-  _globals['_GETWORKSPACEREQUEST']._serialized_end=1170
-  _globals['_GETWORKSPACERESPONSE']._serialized_start=1172
-  _globals['_GETWORKSPACERESPONSE']._serialized_end=1240
-  _globals['_LISTWORKSPACESREQUEST']._serialized_start=1242
-  _globals['_LISTWORKSPACESREQUEST']._serialized_end=1352
-  _globals['_LISTWORKSPACESRESPONSE']._serialized_start=1354
-  _globals['_LISTWORKSPACESRESPONSE']._serialized_end=1450
-  _globals['_UPDATEWORKSPACEREQUEST']._serialized_start=1452
-  _globals['_UPDATEWORKSPACEREQUEST']._serialized_end=1579
-  _globals['_UPDATEWORKSPACERESPONSE']._serialized_start=1581
-  _globals['_UPDATEWORKSPACERESPONSE']._serialized_end=1652
-  _globals['_DELETEWORKSPACEREQUEST']._serialized_start=1654
-  _globals['_DELETEWORKSPACEREQUEST']._serialized_end=1710
-  _globals['_DELETEWORKSPACERESPONSE']._serialized_start=1712
-  _globals['_DELETEWORKSPACERESPONSE']._serialized_end=1737
-  _globals['_SETWORKSPACEVISIBILITYREQUEST']._serialized_start=1740
-  _globals['_SETWORKSPACEVISIBILITYREQUEST']._serialized_end=1872
-  _globals['_SETWORKSPACEVISIBILITYRESPONSE']._serialized_start=1874
-  _globals['_SETWORKSPACEVISIBILITYRESPONSE']._serialized_end=1952
-  _globals['_SETWORKSPACEMEMBERREQUEST']._serialized_start=1955
-  _globals['_SETWORKSPACEMEMBERREQUEST']._serialized_end=2131
-  _globals['_SETWORKSPACEMEMBERRESPONSE']._serialized_start=2133
-  _globals['_SETWORKSPACEMEMBERRESPONSE']._serialized_end=2210
-  _globals['_REMOVEWORKSPACEMEMBERREQUEST']._serialized_start=2212
-  _globals['_REMOVEWORKSPACEMEMBERREQUEST']._serialized_end=2334
-  _globals['_REMOVEWORKSPACEMEMBERRESPONSE']._serialized_start=2336
-  _globals['_REMOVEWORKSPACEMEMBERRESPONSE']._serialized_end=2367
-  _globals['_LISTWORKSPACEMEMBERSREQUEST']._serialized_start=2369
-  _globals['_LISTWORKSPACEMEMBERSREQUEST']._serialized_end=2491
-  _globals['_LISTWORKSPACEMEMBERSRESPONSE']._serialized_start=2493
-  _globals['_LISTWORKSPACEMEMBERSRESPONSE']._serialized_end=2598
-  _globals['_WORKSPACESERVICE']._serialized_start=3079
-  _globals['_WORKSPACESERVICE']._serialized_end=4508
+  _globals['_WORKSPACEVISIBILITY']._serialized_start=2614
+  _globals['_WORKSPACEVISIBILITY']._serialized_end=2737
+  _globals['_WORKSPACEROLE']._serialized_start=2740
+  _globals['_WORKSPACEROLE']._serialized_end=3090
+  _globals['_WORKSPACE']._serialized_start=205
+  _globals['_WORKSPACE']._serialized_end=574
+  _globals['_WORKSPACEMEMBER']._serialized_start=577
+  _globals['_WORKSPACEMEMBER']._serialized_end=772
+  _globals['_CREATEWORKSPACEREQUEST']._serialized_start=775
+  _globals['_CREATEWORKSPACEREQUEST']._serialized_end=1056
+  _globals['_CREATEWORKSPACERESPONSE']._serialized_start=1058
+  _globals['_CREATEWORKSPACERESPONSE']._serialized_end=1129
+  _globals['_GETWORKSPACEREQUEST']._serialized_start=1131
+  _globals['_GETWORKSPACEREQUEST']._serialized_end=1184
+  _globals['_GETWORKSPACERESPONSE']._serialized_start=1186
+  _globals['_GETWORKSPACERESPONSE']._serialized_end=1254
+  _globals['_LISTWORKSPACESREQUEST']._serialized_start=1256
+  _globals['_LISTWORKSPACESREQUEST']._serialized_end=1366
+  _globals['_LISTWORKSPACESRESPONSE']._serialized_start=1368
+  _globals['_LISTWORKSPACESRESPONSE']._serialized_end=1464
+  _globals['_UPDATEWORKSPACEREQUEST']._serialized_start=1466
+  _globals['_UPDATEWORKSPACEREQUEST']._serialized_end=1593
+  _globals['_UPDATEWORKSPACERESPONSE']._serialized_start=1595
+  _globals['_UPDATEWORKSPACERESPONSE']._serialized_end=1666
+  _globals['_DELETEWORKSPACEREQUEST']._serialized_start=1668
+  _globals['_DELETEWORKSPACEREQUEST']._serialized_end=1724
+  _globals['_DELETEWORKSPACERESPONSE']._serialized_start=1726
+  _globals['_DELETEWORKSPACERESPONSE']._serialized_end=1751
+  _globals['_SETWORKSPACEVISIBILITYREQUEST']._serialized_start=1754
+  _globals['_SETWORKSPACEVISIBILITYREQUEST']._serialized_end=1886
+  _globals['_SETWORKSPACEVISIBILITYRESPONSE']._serialized_start=1888
+  _globals['_SETWORKSPACEVISIBILITYRESPONSE']._serialized_end=1966
+  _globals['_SETWORKSPACEMEMBERREQUEST']._serialized_start=1969
+  _globals['_SETWORKSPACEMEMBERREQUEST']._serialized_end=2145
+  _globals['_SETWORKSPACEMEMBERRESPONSE']._serialized_start=2147
+  _globals['_SETWORKSPACEMEMBERRESPONSE']._serialized_end=2224
+  _globals['_REMOVEWORKSPACEMEMBERREQUEST']._serialized_start=2226
+  _globals['_REMOVEWORKSPACEMEMBERREQUEST']._serialized_end=2348
+  _globals['_REMOVEWORKSPACEMEMBERRESPONSE']._serialized_start=2350
+  _globals['_REMOVEWORKSPACEMEMBERRESPONSE']._serialized_end=2381
+  _globals['_LISTWORKSPACEMEMBERSREQUEST']._serialized_start=2383
+  _globals['_LISTWORKSPACEMEMBERSREQUEST']._serialized_end=2505
+  _globals['_LISTWORKSPACEMEMBERSRESPONSE']._serialized_start=2507
+  _globals['_LISTWORKSPACEMEMBERSRESPONSE']._serialized_end=2612
+  _globals['_WORKSPACESERVICE']._serialized_start=3093
+  _globals['_WORKSPACESERVICE']._serialized_end=4522
 # @@protoc_insertion_point(module_scope)

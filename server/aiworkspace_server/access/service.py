@@ -1,12 +1,13 @@
 """Rules of custom roles: nobody makes, changes or deletes one that includes what they lack."""
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 from aiworkspace.v1 import common_pb2 as pb
 
-from ..auth.authority import PERMISSIONS, Principal
+from ..auth.authority import PERMISSIONS, ROLES, WORKSPACE_ROLES, Principal
 from ..kit.errors import FailedPrecondition, InvalidArgument, NotFound, etag_mismatch
 from ..kit.ids import new_id
 from ..kit.postgres import WriteSession
@@ -16,10 +17,15 @@ from ..orgs.service import check_may_grant, lock_org, permissions_of, role_of, w
 from ..orgs.store import find_custom_role
 from . import store
 
+_BUILT_IN = ROLES.keys() | WORKSPACE_ROLES.keys()
+# Letters of other scripts, and digits, that look like those in the names of built-in roles.
+_LOOKALIKES = str.maketrans("авсԁеɡіıӏмогѕтѵԝαβεινοτυω01345", "abcdegiilmorstvwabeinotuwoieas")  # noqa: RUF001
+
 
 async def create_role(
     tx: WriteSession, org_id: UUID, name: str, permissions: Sequence[str], creator: Principal
 ) -> CustomRole:
+    _check_name(name, "name")
     _check_known(permissions, "permissions")
     await lock_org(tx, org_id, "org_id")
     await check_may_grant(tx, creator, frozenset(permissions))
@@ -43,6 +49,7 @@ async def update_role(
     for name, value in values.items():
         if not value:
             raise InvalidArgument({f"role.{name}": "must not be empty"})
+    _check_name(values.get("name", ""), "role.name")
     _check_known(values.get("permissions", ()), "role.permissions")
     await lock_org(tx, org_id, "role.org_id")
     role = await _find_role(tx, custom_role_id, "role.custom_role_id")
@@ -81,6 +88,13 @@ async def _withdraw_invitations(tx: WriteSession, changed: CustomRole) -> None:
     may not have what it includes now. A pending invitation never gives what its maker lacks."""
     for inviter in await store.list_inviters(tx, changed.id):
         await withdraw_invitations(tx, inviter.user_id, await permissions_of(tx, role_of(inviter)))
+
+
+def _check_name(name: str, field: str) -> None:
+    """Nobody reads an organization's own role as a built-in one, however it is written."""
+    letters = unicodedata.normalize("NFKD", name).casefold().translate(_LOOKALIKES)
+    if "".join(filter(str.isalnum, letters)) in _BUILT_IN:
+        raise InvalidArgument({field: "is the name of a built-in role"})
 
 
 def _check_known(permissions: Sequence[str], field: str) -> None:

@@ -34,6 +34,7 @@ class Recording:
     request: Any
     changing: bool = False  # whether the next transaction of the call's organization or account is its change
     done: bool = False
+    work: asyncio.Future[Any] | None = None  # that goes on when the caller goes away
 
 
 class Recorder:
@@ -42,7 +43,7 @@ class Recorder:
     def __init__(self, db: Database, chain: Chain) -> None:
         self._db = db
         self._chain = chain
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
 
     def outcomes(self, method: Method, proceed: Handler) -> Handler:
         """Records how the call ended, unless that was committed with its change.
@@ -61,7 +62,9 @@ class Recorder:
                 raise  # else whoever guesses passwords without end fills the log of the account
             except BaseException as error:
                 cancelled = isinstance(error, asyncio.CancelledError)
-                if not (cancelled and recording.done):  # else it took effect before its caller went away
+                if cancelled and recording.work:
+                    self._spawn(self._record_end(call, recording.work))
+                elif not (cancelled and recording.done):  # else it took effect before its caller went away
                     code, reason = outcome_of(error)
                     task = self._spawn(self._record_failure(call, _AFTER_ANSWER_SECONDS * public, code, reason))
                     if not (public or cancelled):
@@ -75,13 +78,24 @@ class Recorder:
         return handler
 
     def changes(self, method: Method, proceed: Handler) -> Handler:
-        """From here on what the call commits is its change."""
+        """From here on what the call commits is its change.
+
+        It is carried out also when the caller goes away, so that the log says what became of it. Streams end with their
+        caller, and so do public methods, whose work somebody without an account could pile up: their changes are in
+        PostgreSQL, and recorded with them.
+        """
         if not method.audited:
             return proceed
 
+        interruptible = method.streams or method.access.mode == options.ACCESS_MODE_PUBLIC
+
         async def handler(call: Call, request: Any) -> Any:
             call.recording.changing = True
-            return await proceed(call, request)
+            if interruptible:
+                return await proceed(call, request)
+            work = call.recording.work = asyncio.ensure_future(proceed(call, request))
+            self._keep(work)
+            return await asyncio.shield(work)
 
         return handler
 
@@ -112,6 +126,16 @@ class Recorder:
             for task in unfinished:
                 task.cancel()
 
+    async def _record_end(self, call: Call, work: asyncio.Future[Any]) -> None:
+        """Of a call whose caller went away: how it ended."""
+        await asyncio.wait({work})
+        error = asyncio.CancelledError() if work.cancelled() else work.exception()
+        if error and not call.recording.done:
+            await self._record_failure(call, 0, *outcome_of(error))
+        elif not call.recording.done:
+            call.answer = work.result()
+            await self._record_success(call)
+
     async def _record_failure(self, call: Call, delay: float, code: str, reason: str) -> None:
         """In the log of the organization only when authorization let the caller know of it."""
         await asyncio.sleep(delay)
@@ -140,9 +164,12 @@ class Recorder:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task, because the entry is written also when the caller goes away; of no call, to record no change."""
         task = asyncio.create_task(work, context=Context())
+        self._keep(task)
+        return task
+
+    def _keep(self, task: asyncio.Future[Any]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task
 
 
 def _account(call: Call) -> UUID | None:

@@ -8,6 +8,7 @@ from .errors import InvalidArgument
 
 # How far apart the clocks of servers may be. What one of them signs, none of the others takes for expired or early.
 LEEWAY = timedelta(seconds=60)
+_END = datetime.max.replace(tzinfo=UTC)
 
 
 def now() -> datetime:
@@ -19,6 +20,11 @@ def now() -> datetime:
 def is_over(time: datetime) -> bool:
     """Whether the end of a token has passed by the clock of any server."""
     return now() >= time + LEEWAY
+
+
+def after(time: datetime, duration: timedelta) -> datetime:
+    """The time after so long, or the last one that there is."""
+    return time + duration if duration < _END - time else _END
 
 
 def timestamp(time: datetime) -> Timestamp:

@@ -15,7 +15,7 @@ from ..auth.models import User
 from ..kit.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionMissing, Unauthenticated
 from ..kit.ids import new_id
 from ..kit.postgres import WriteSession
-from ..kit.timestamps import now
+from ..kit.timestamps import after, now
 from ..orgs import service as orgs
 from ..orgs.models import Invitation, Membership
 from ..orgs.service import RoleChoice, check_may_grant, lock_org, permissions_of, role_of
@@ -120,7 +120,7 @@ async def rotate_key(
     account, scopes = await _find_account(tx, old.user_id), await scopes_of(tx, old)
     await _check_may_hand_out(tx, caller, account, scopes)
     if expire_time is None and old.expire_time:  # else a rotation would make a key last for ever, unasked
-        expire_time = now() + (old.expire_time - old.create_time)
+        expire_time = after(now(), old.expire_time - old.create_time)
     end = now() + overlap
     old.expire_time = min(old.expire_time or end, end)
     key, secret = await _add_key(tx, account, old.name, scopes, expire_time, caller, old.line_id)

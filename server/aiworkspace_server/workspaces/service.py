@@ -5,7 +5,7 @@ from uuid import UUID
 
 from cachetools import TTLCache
 
-from ..auth.authority import WORKSPACE_PERMISSIONS, Principal, Scope
+from ..auth.authority import WORKSPACE_PERMISSIONS, Principal, Scope, sees
 from ..kit.context import Call
 from ..kit.errors import InvalidArgument, NotFound, etag_mismatch
 from ..kit.ids import new_id
@@ -23,26 +23,28 @@ _FRESH_SECONDS = 1.0  # how long a deletion made by another process may go unnot
 
 
 class WorkspaceFinder:
-    """Finds where a workspace lies, and who the caller is in it. What was found is remembered for a second."""
+    """Finds where a workspace lies, and who the caller is in it. What callers may see is remembered for a second.
+
+    What they may not see is not: it would be answered faster than an id that does not exist.
+    """
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._found: TTLCache[tuple[UUID, UUID], Scope] = TTLCache(_MOST_CACHED, _FRESH_SECONDS)
+        self._found: TTLCache[tuple[UUID, UUID, UUID | None], Scope] = TTLCache(_MOST_CACHED, _FRESH_SECONDS)
         self._changes = 0
 
     async def find(self, call: Call, workspace_id: UUID) -> Scope | None:
         """The scope, if the caller is a member of its organization and the workspace was not deleted."""
-        assert call.user_id is not None
-        key = workspace_id, call.user_id
+        key = workspace_id, call.principal.user_id, call.principal.key_id
         scope = None if call.fresh else self._found.get(key)
-        return scope or await self._load(key)
+        return scope or await self._load(call.principal, workspace_id)
 
-    async def _load(self, key: tuple[UUID, UUID]) -> Scope | None:
+    async def _load(self, caller: Principal, workspace_id: UUID) -> Scope | None:
         changes = self._changes
         async with self._db.read() as tx:
-            scope = await store.find_scope(tx, *key)
-        if scope and changes == self._changes:  # else it may have been read before the change
-            self._found[key] = scope
+            scope = await store.find_scope(tx, workspace_id, caller.user_id)
+        if scope and sees(caller, scope) and changes == self._changes:  # else it may have been read before the change
+            self._found[workspace_id, caller.user_id, caller.key_id] = scope
         return scope
 
     def forget(self, workspace_id: UUID) -> None:

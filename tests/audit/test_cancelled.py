@@ -1,0 +1,72 @@
+"""The log says of a call whose caller went away what became of it."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+
+from aiworkspace.v1 import chat_pb2, org_pb2
+from aiworkspace_server.chat.store import ChatStore
+from aiworkspace_server.orgs import service
+from tests.people import Place, make_conversation
+from tests.waiting import until
+
+from .log import Log
+
+
+async def entries_of(place: Place, method: str) -> list[str]:
+    return [event.code for event in await Log(place.owner, place.org_id).events() if event.method == method]
+
+
+async def leave(call: Any, reached: asyncio.Event) -> None:
+    """Goes away once the server has got so far."""
+    await reached.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert await call.code() == grpc.StatusCode.CANCELLED
+
+
+async def test_a_deletion_in_mongodb_is_recorded_as_done(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    delete, reached, go = ChatStore.delete_conversation, asyncio.Event(), asyncio.Event()
+
+    async def slow(store: ChatStore, *arguments: Any) -> Any:
+        reached.set()
+        await go.wait()
+        return await delete(store, *arguments)
+
+    monkeypatch.setattr(ChatStore, "delete_conversation", slow)
+    conversation_id = await make_conversation(place.owner, place.workspace_id)
+    request = chat_pb2.DeleteConversationRequest(conversation_id=conversation_id)
+    await leave(place.owner.chat.DeleteConversation(request), reached)
+    go.set()
+
+    async def recorded() -> bool:
+        return await entries_of(place, "ChatService/DeleteConversation") != []
+
+    await until(recorded)
+    assert await entries_of(place, "ChatService/DeleteConversation") == ["OK"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_change_is_recorded_as_it_ended(fails: bool, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    update, reached, go = service.update_org, asyncio.Event(), asyncio.Event()
+
+    async def slow(*arguments: Any) -> Any:
+        reached.set()
+        await go.wait()
+        return await update(*arguments)
+
+    monkeypatch.setattr(service, "update_org", slow)
+    org = org_pb2.Org(org_id=place.org_id, name="Another", etag="99" if fails else "")
+    await leave(place.owner.orgs.UpdateOrg(org_pb2.UpdateOrgRequest(org=org)), reached)
+    go.set()
+
+    async def recorded() -> bool:
+        return await entries_of(place, "OrgService/UpdateOrg") != []
+
+    await until(recorded)
+    assert await entries_of(place, "OrgService/UpdateOrg") == ["ABORTED" if fails else "OK"]
+    now = await place.owner.orgs.GetOrg(org_pb2.GetOrgRequest(org_id=place.org_id))
+    assert now.org.name == ("Acme" if fails else "Another")
