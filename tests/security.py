@@ -242,6 +242,7 @@ INVARIANTS: dict[str, Sequence[str]] = {
         "usage/test_usage.py::test_entries_say_by_which_prices_they_were_computed",
     ),
     "24 entries never change, roll-ups come from them": (
+        "usage/test_utc.py",
         "usage/test_ledger.py::test_the_server_cannot_change_what_is_written",
         "usage/test_ledger.py::test_rebuilding_changes_nothing_that_is_right",
         "usage/test_ledger.py::test_rebuilding_makes_right_what_is_wrong",

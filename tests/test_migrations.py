@@ -87,5 +87,15 @@ async def test_a_ledger_with_entries_is_migrated_by_a_plain_owner(stores: Stores
         entries = "SELECT run_id, kind, attempt, cost_nanos, run_time = create_time FROM ledger_entries"
         assert await sql(where, entries) == [(run_id, "settle", 1, 7, True)]
         assert await sql(where, "SELECT run_id, state FROM run_claims") == [(run_id, "closed")]
+        allowances = "SELECT id = org_id, scope, period, limit_nanos, hard FROM budgets"
+        assert await sql(where, allowances) == [(True, "allowance", "month", None, True)]
+        windows = "SELECT start_time = '2026-01-01Z', settled_nanos, reserved_nanos FROM budget_windows"
+        assert await sql(where, windows) == [(True, 7, 0)]
+        rollups = "SELECT period, start_time = '2026-01-02Z', request_count, cost_nanos FROM usage_rollups ORDER BY 1"
+        assert await sql(where, rollups) == [("day", True, 1, 7), ("hour", False, 1, 7)]
+        await sql(
+            where, "INSERT INTO orgs (id, name, create_time, update_time) VALUES (%s, 'B', now(), now())", new_id()
+        )
+        assert len(await sql(where, allowances)) == 2  # also of one that a server of before makes meanwhile
         open_tables = "SELECT relname FROM pg_class WHERE relrowsecurity AND NOT relforcerowsecurity"
         assert await sql(where, open_tables) == []

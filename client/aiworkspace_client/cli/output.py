@@ -58,7 +58,7 @@ def time(stamp: Timestamp) -> str:
     """The time to the minute, empty when it is not set. In UTC, in which days, months and budgets are counted."""
     if not stamp.seconds:
         return ""
-    return stamp.ToDatetime(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return stamp.ToDatetime(UTC).strftime("%Y-%m-%d %H:%MZ")
 
 
 def role(value: Role.ValueType, custom_role_id: str = "") -> str:
