@@ -8,6 +8,7 @@ import pytest
 
 from aiworkspace.v1 import chat_pb2, org_pb2
 from aiworkspace_server.chat.store import ChatStore
+from aiworkspace_server.kit.errors import NotFound
 from aiworkspace_server.orgs import service
 from tests.people import Place, make_conversation
 from tests.waiting import until
@@ -49,8 +50,7 @@ async def test_a_deletion_in_mongodb_is_recorded_as_done(place: Place, monkeypat
     assert await entries_of(place, "ChatService/DeleteConversation") == ["OK"]
 
 
-@pytest.mark.parametrize("fails", [False, True])
-async def test_a_change_is_recorded_as_it_ended(fails: bool, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_change_that_was_not_committed_is_undone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     update, reached, go = service.update_org, asyncio.Event(), asyncio.Event()
 
     async def slow(*arguments: Any) -> Any:
@@ -59,7 +59,7 @@ async def test_a_change_is_recorded_as_it_ended(fails: bool, place: Place, monke
         return await update(*arguments)
 
     monkeypatch.setattr(service, "update_org", slow)
-    org = org_pb2.Org(org_id=place.org_id, name="Another", etag="99" if fails else "")
+    org = org_pb2.Org(org_id=place.org_id, name="Another")
     await leave(place.owner.orgs.UpdateOrg(org_pb2.UpdateOrgRequest(org=org)), reached)
     go.set()
 
@@ -67,6 +67,27 @@ async def test_a_change_is_recorded_as_it_ended(fails: bool, place: Place, monke
         return await entries_of(place, "OrgService/UpdateOrg") != []
 
     await until(recorded)
-    assert await entries_of(place, "OrgService/UpdateOrg") == ["ABORTED" if fails else "OK"]
+    assert await entries_of(place, "OrgService/UpdateOrg") == ["CANCELLED"]
     now = await place.owner.orgs.GetOrg(org_pb2.GetOrgRequest(org_id=place.org_id))
-    assert now.org.name == ("Acme" if fails else "Another")
+    assert now.org.name == "Acme"
+
+
+async def test_work_that_goes_on_and_fails_is_recorded_as_failed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached, go = asyncio.Event(), asyncio.Event()
+
+    async def fail(*_: Any) -> Any:
+        reached.set()
+        await go.wait()
+        raise NotFound("conversation_id")
+
+    monkeypatch.setattr(ChatStore, "delete_conversation", fail)
+    conversation_id = await make_conversation(place.owner, place.workspace_id)
+    request = chat_pb2.DeleteConversationRequest(conversation_id=conversation_id)
+    await leave(place.owner.chat.DeleteConversation(request), reached)
+    go.set()
+
+    async def recorded() -> bool:
+        return await entries_of(place, "ChatService/DeleteConversation") != []
+
+    await until(recorded)
+    assert await entries_of(place, "ChatService/DeleteConversation") == ["NOT_FOUND"]

@@ -34,7 +34,6 @@ class Recording:
     request: Any
     changing: bool = False  # whether the next transaction of the call's organization or account is its change
     done: bool = False
-    work: asyncio.Future[Any] | None = None  # that goes on when the caller goes away
 
 
 class Recorder:
@@ -62,8 +61,8 @@ class Recorder:
                 raise  # else whoever guesses passwords without end fills the log of the account
             except BaseException as error:
                 cancelled = isinstance(error, asyncio.CancelledError)
-                if cancelled and recording.work:
-                    self._spawn(self._record_end(call, recording.work))
+                if cancelled and call.work:
+                    self._spawn(self._record_end(call, call.work))
                 elif not (cancelled and recording.done):  # else it took effect before its caller went away
                     code, reason = outcome_of(error)
                     task = self._spawn(self._record_failure(call, _AFTER_ANSWER_SECONDS * public, code, reason))
@@ -78,24 +77,13 @@ class Recorder:
         return handler
 
     def changes(self, method: Method, proceed: Handler) -> Handler:
-        """From here on what the call commits is its change.
-
-        It is carried out also when the caller goes away, so that the log says what became of it. Streams end with their
-        caller, and so do public methods, whose work somebody without an account could pile up: their changes are in
-        PostgreSQL, and recorded with them.
-        """
+        """From here on what the call commits is its change."""
         if not method.audited:
             return proceed
 
-        interruptible = method.streams or method.access.mode == options.ACCESS_MODE_PUBLIC
-
         async def handler(call: Call, request: Any) -> Any:
             call.recording.changing = True
-            if interruptible:
-                return await proceed(call, request)
-            work = call.recording.work = asyncio.ensure_future(proceed(call, request))
-            self._keep(work)
-            return await asyncio.shield(work)
+            return await proceed(call, request)
 
         return handler
 
@@ -127,13 +115,12 @@ class Recorder:
                 task.cancel()
 
     async def _record_end(self, call: Call, work: asyncio.Future[Any]) -> None:
-        """Of a call whose caller went away: how it ended."""
+        """Of a call whose caller went away while it did work that goes on: how that ended."""
         await asyncio.wait({work})
         error = asyncio.CancelledError() if work.cancelled() else work.exception()
         if error and not call.recording.done:
             await self._record_failure(call, 0, *outcome_of(error))
         elif not call.recording.done:
-            call.answer = work.result()
             await self._record_success(call)
 
     async def _record_failure(self, call: Call, delay: float, code: str, reason: str) -> None:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import structlog
 
+from ..kit.context import current
 from ..kit.errors import Aborted, AppError, InvalidArgument, RateLimited, Unavailable
 from ..kit.gate import GateFull, Place
 from ..kit.stores import insist
@@ -74,7 +75,10 @@ class Runs:
 
     async def see_through(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Does the work to its end, also when the caller goes away."""
-        return await asyncio.shield(self._spawn(work))
+        task = self._spawn(work)
+        if call := current.get(None):
+            call.work = task
+        return await asyncio.shield(task)
 
     def stop(self, run_ids: Iterable[UUID]) -> None:
         """Stops those of the runs that are in progress in this process."""

@@ -25,7 +25,8 @@ async def find_org(tx: ReadSession, org_id: UUID) -> Org | None:
 
 async def lock_org(tx: WriteSession, org_id: UUID) -> Org | None:
     """The organization, with nobody else changing it or its owners until the transaction ends."""
-    query = select(Org).where(Org.id == org_id, Org.delete_time.is_(None)).with_for_update()
+    # Not FOR UPDATE: a run that starts refers to organization and workspace, and would wait for both, one by one.
+    query = select(Org).where(Org.id == org_id, Org.delete_time.is_(None)).with_for_update(key_share=True)
     return (await tx.execute(query)).scalar_one_or_none()
 
 

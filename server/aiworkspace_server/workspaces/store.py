@@ -29,7 +29,8 @@ async def find_workspace(tx: ReadSession, workspace_id: UUID) -> Workspace | Non
 
 
 async def lock_workspace(tx: WriteSession, workspace_id: UUID) -> Workspace | None:
-    query = select(Workspace).where(Workspace.id == workspace_id, Workspace.delete_time.is_(None)).with_for_update()
+    there = Workspace.id == workspace_id, Workspace.delete_time.is_(None)
+    query = select(Workspace).where(*there).with_for_update(key_share=True)  # as the organization
     return (await tx.execute(query)).scalar_one_or_none()
 
 
