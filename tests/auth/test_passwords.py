@@ -176,7 +176,7 @@ async def test_fifty_logins_at_once_leave_health_checks_fast(app: App, new_perso
     pytest.fail(f"{len(seconds)} checks in the storm: {seconds}")
 
 
-@pytest.mark.parametrize("length", [0, 1025, 1 << 20])
+@pytest.mark.parametrize("length", [0, 1025, 4096])
 async def test_a_password_out_of_bounds_does_not_reach_the_hash(length: int, stranger: Person, owner: Person) -> None:
     request = pb.LoginRequest(email=owner.email, password="x" * length)
     assert await named(stranger.auth.Login(request)) == ("password",)
@@ -189,9 +189,9 @@ async def test_a_password_out_of_bounds_does_not_reach_the_hash(length: int, str
         ("wrong", "PASSWORD_WRONG"),
         ("x" * 73, "PASSWORD_WRONG"),
         ("before\0after", "PASSWORD_WRONG"),
-        ("x" * (1 << 20), "FIELD_INVALID"),
+        ("x" * 4096, "FIELD_INVALID"),
     ],
-    ids=["short", "73 bytes", "NUL", "1 MiB"],
+    ids=["short", "73 bytes", "NUL", "4 KiB"],
 )
 async def test_an_unknown_address_gets_the_answer_of_a_wrong_password_in_the_same_time(
     password: str, reason: str, new_person: NewPerson, stranger: Person
