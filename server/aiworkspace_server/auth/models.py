@@ -24,6 +24,7 @@ class User(Base):
     password_hash: Mapped[str | None]
     verify_time: Mapped[datetime | None]  # when mail to the address was shown to arrive
     request_id: Mapped[UUID | None]  # of the Register call, so that it can be repeated
+    created_org_count: Mapped[int] = mapped_column(default=0)  # deleted ones included
     version: Mapped[int] = mapped_column(default=1)
     create_time: Mapped[datetime]
     update_time: Mapped[datetime]
