@@ -122,7 +122,7 @@ async def test_databases_of_ones_own_without_an_allowance_are_refused(stores: St
     )
     _, errors = await process.communicate()
     assert process.returncode == 2
-    assert errors.decode().startswith("error: ORG_ALLOWANCE_USD is not set; say what each organization may spend")
+    assert errors.decode().startswith("error: ORG_ALLOWANCE_USD is not set; with a database of your own, say what")
 
 
 async def test_a_key_that_cannot_be_read_is_named_on_standard_error(tmp_path: Path) -> None:

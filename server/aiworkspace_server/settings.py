@@ -289,8 +289,10 @@ def _environment_problems() -> list[str]:
 def check_allowance(settings: Deployment) -> None:
     """Raise SettingsError if nobody said what organizations may spend on the keys of a server that is no laptop's."""
     if settings.org_allowance_usd is None and not settings.embedded:
-        text = "say what each organization may spend in a month on your keys at providers, such as 5, or unlimited"
-        raise SettingsError([f"ORG_ALLOWANCE_USD is not set; {text}"])
+        text = "may spend in a month on your keys at providers, such as 5, or unlimited"
+        raise SettingsError(
+            [f"ORG_ALLOWANCE_USD is not set; with a database of your own, say what each organization {text}"]
+        )
 
 
 def load() -> Settings:

@@ -527,7 +527,7 @@ def test_an_allowance_that_is_no_amount_is_refused(text: str, monkeypatch: pytes
 def test_databases_of_ones_own_demand_an_allowance(monkeypatch: pytest.MonkeyPatch) -> None:
     check_allowance(read())
     set_all(monkeypatch, EXTERNAL)
-    with pytest.raises(SettingsError, match="ORG_ALLOWANCE_USD is not set; say what each organization may spend"):
+    with pytest.raises(SettingsError, match="ORG_ALLOWANCE_USD is not set; with a database of your own, say what"):
         check_allowance(read())
     monkeypatch.setenv("ORG_ALLOWANCE_USD", "unlimited")
     check_allowance(read())
