@@ -53,11 +53,15 @@ async def place(app: App) -> AsyncIterator[Place]:
 
 
 async def list_budgets(place: Place) -> list[pb.Budget]:
-    return list((await place.owner.budgets.ListBudgets(pb.ListBudgetsRequest(org_id=place.org_id))).budgets)
+    """The allowance, if it has a limit, and the budgets that the organization made."""
+    found = await place.owner.budgets.ListBudgets(pb.ListBudgetsRequest(org_id=place.org_id))
+    assert all(budget.scope != pb.BUDGET_SCOPE_ALLOWANCE for budget in found.budgets)
+    return [*([found.allowance] if found.HasField("allowance") else []), *found.budgets]
 
 
 async def allowance_of(place: Place) -> pb.Budget:
-    (budget,) = [each for each in await list_budgets(place) if each.scope == pb.BUDGET_SCOPE_ALLOWANCE]
+    budget = (await list_budgets(place))[0]
+    assert budget.scope == pb.BUDGET_SCOPE_ALLOWANCE
     return budget
 
 

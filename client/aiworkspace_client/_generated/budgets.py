@@ -116,7 +116,8 @@ class AsyncBudgets:
     def list(
         self, org_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
     ) -> AsyncPager[budget_pb2.Budget, budget_pb2.ListBudgetsResponse]:
-        """Lists an organization's budgets, the oldest first. Owners, admins and billing may.
+        """Lists the budgets that an organization made, the oldest first, and returns its allowance beside them. Owners,
+        admins and billing may.
 
         Args:
             org_id: The organization.
@@ -276,7 +277,8 @@ class Budgets:
     def list(
         self, org_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
     ) -> Pager[budget_pb2.Budget, budget_pb2.ListBudgetsResponse]:
-        """Lists an organization's budgets, the oldest first. Owners, admins and billing may.
+        """Lists the budgets that an organization made, the oldest first, and returns its allowance beside them. Owners,
+        admins and billing may.
 
         Args:
             org_id: The organization.

@@ -61,9 +61,11 @@ def _usd_of(nanos: int) -> Money:
 
 @app.command("list")
 def list_budgets(ctx: typer.Context, org: Org = "", json: Json = False) -> None:
-    """List the budgets, the oldest first, with what is spent of them."""
+    """List the allowance and the budgets, the oldest first, with what is spent of them."""
     with connected(ctx) as session:
-        found = session.client.budgets.list(session.org_id(org))
+        pages = list(session.client.budgets.list(session.org_id(org)).pages())
+        found = [page.allowance for page in pages if page.HasField("allowance")]
+        found += [budget for page in pages for budget in page.budgets]
         if json:
             return output.as_json(found)
         output.table(_COLUMNS, map(_row, found), right=_FIGURES)

@@ -113,7 +113,8 @@ class BudgetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListBudgets(self, request, context):
-        """ListBudgets lists an organization's budgets, the oldest first. Owners, admins and billing may.
+        """ListBudgets lists the budgets that an organization made, the oldest first, and returns its allowance beside them.
+        Owners, admins and billing may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

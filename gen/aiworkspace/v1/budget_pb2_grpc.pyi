@@ -57,7 +57,9 @@ class BudgetServiceStub:
     Errors: NOT_FOUND.
     """
     ListBudgets: _grpc.UnaryUnaryMultiCallable[_budget_pb2.ListBudgetsRequest, _budget_pb2.ListBudgetsResponse]
-    """ListBudgets lists an organization's budgets, the oldest first. Owners, admins and billing may."""
+    """ListBudgets lists the budgets that an organization made, the oldest first, and returns its allowance beside them.
+    Owners, admins and billing may.
+    """
     UpdateBudget: _grpc.UnaryUnaryMultiCallable[_budget_pb2.UpdateBudgetRequest, _budget_pb2.UpdateBudgetResponse]
     """UpdateBudget changes limit, hardness and thresholds. A limit below what is spent already refuses what comes. Owners,
     admins and billing may.
@@ -106,7 +108,9 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     Errors: NOT_FOUND.
     """
     ListBudgets: _aio.UnaryUnaryMultiCallable[_budget_pb2.ListBudgetsRequest, _budget_pb2.ListBudgetsResponse]  # type: ignore[assignment]
-    """ListBudgets lists an organization's budgets, the oldest first. Owners, admins and billing may."""
+    """ListBudgets lists the budgets that an organization made, the oldest first, and returns its allowance beside them.
+    Owners, admins and billing may.
+    """
     UpdateBudget: _aio.UnaryUnaryMultiCallable[_budget_pb2.UpdateBudgetRequest, _budget_pb2.UpdateBudgetResponse]  # type: ignore[assignment]
     """UpdateBudget changes limit, hardness and thresholds. A limit below what is spent already refuses what comes. Owners,
     admins and billing may.
@@ -170,7 +174,9 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _budget_pb2.ListBudgetsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_budget_pb2.ListBudgetsResponse, _abc.Awaitable[_budget_pb2.ListBudgetsResponse]]:
-        """ListBudgets lists an organization's budgets, the oldest first. Owners, admins and billing may."""
+        """ListBudgets lists the budgets that an organization made, the oldest first, and returns its allowance beside them.
+        Owners, admins and billing may.
+        """
 
     @_abc_1.abstractmethod
     def UpdateBudget(

@@ -84,9 +84,25 @@ async def get_budget(
     tx: ReadSession, budget_id: UUID, allowance_nanos: int | None = None
 ) -> tuple[Budget, BudgetCount | None]:
     """With what is spent of it in its present window. Raises NotFound, also for an allowance without a limit."""
+    found = await _find_limited(tx, budget_id, allowance_nanos)
+    if found is None:
+        raise NotFound("budget_id")
+    return found
+
+
+async def find_allowance(
+    tx: ReadSession, org_id: UUID, allowance_nanos: int | None
+) -> tuple[Budget, BudgetCount | None] | None:
+    """Return the organization's allowance with what is spent of it; None if it has no limit."""
+    return await _find_limited(tx, org_id, allowance_nanos)  # it has the organization's id
+
+
+async def _find_limited(
+    tx: ReadSession, budget_id: UUID, allowance_nanos: int | None
+) -> tuple[Budget, BudgetCount | None] | None:
     found = await store.find_budget(tx, budget_id)
     if found is None or limit_of(found[0], allowance_nanos) == UNLIMITED:
-        raise NotFound("budget_id")
+        return None
     return found[0], found[1]
 
 

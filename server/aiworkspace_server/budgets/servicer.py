@@ -70,9 +70,14 @@ class BudgetServicer(BudgetServiceServicer):
     async def ListBudgets(self, request: pb.ListBudgetsRequest, context: Any) -> pb.ListBudgetsResponse:
         after, limit = self._pages.after_id(request), self._pages.limit(request)
         async with self._db.read(tenant_id()) as tx:
-            rows = await store.list_budgets(tx, after, limit, self._allowance_nanos)
+            rows = await store.list_budgets(tx, after, limit)
+            found = None if after else await service.find_allowance(tx, tenant_id(), self._allowance_nanos)
         rows, more = self._pages.cut(request, rows, lambda row: [row[0].id])
-        return pb.ListBudgetsResponse(budgets=[self._to_proto(*row) for row in rows], next_page_token=more)
+        return pb.ListBudgetsResponse(
+            budgets=[self._to_proto(*row) for row in rows],
+            next_page_token=more,
+            allowance=self._to_proto(*found) if found else None,
+        )
 
     async def UpdateBudget(self, request: pb.UpdateBudgetRequest, context: Any) -> pb.UpdateBudgetResponse:
         given = request.budget

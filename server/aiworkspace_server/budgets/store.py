@@ -38,12 +38,9 @@ async def find_budget(tx: ReadSession, budget_id: UUID) -> Row[Budget, BudgetCou
     return (await tx.execute(_with_counts().where(Budget.id == budget_id))).one_or_none()
 
 
-async def list_budgets(
-    tx: ReadSession, after: UUID | None, limit: int, allowance_nanos: int | None
-) -> Sequence[Row[Budget, BudgetCount | None]]:
-    """The oldest first, from the one that follows `after`; an allowance only if there is a limit to it."""
-    limited = func.coalesce(Budget.limit_nanos, UNLIMITED if allowance_nanos is None else allowance_nanos) < UNLIMITED
-    query = _with_counts().where(limited).order_by(Budget.id).limit(limit)
+async def list_budgets(tx: ReadSession, after: UUID | None, limit: int) -> Sequence[Row[Budget, BudgetCount | None]]:
+    """The oldest first, from the one that follows `after`, without the allowance."""
+    query = _with_counts().where(Budget.scope != "allowance").order_by(Budget.id).limit(limit)
     if after:
         query = query.where(Budget.id > after)
     return (await tx.execute(query)).all()
