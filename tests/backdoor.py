@@ -26,17 +26,20 @@ async def sql(stores: Stores, statement: str, *values: Any) -> list[tuple[Any, .
         return await cursor.fetchall() if cursor.description else []
 
 
-async def until_blocked(stores: Stores, *tasks: Task[Any]) -> None:
+async def until_blocked(stores: Stores, *tasks: Task[Any], of_ledger: bool = False) -> None:
     """Waits until as many transactions as there are tasks wait for rows or a table of another one, or a task is done.
 
-    Only such waits of this database count: advisory locks and other databases have nothing to do with the tasks.
+    Only such waits of this database count: other databases have nothing to do with the tasks, and advisory locks only
+    when they wait for the ledger.
     """
     waiting = (
         "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        " AND wait_event IN ('transactionid', 'tuple', 'relation')"
+        " AND wait_event = ANY (%s)"
     )
-    while not any(task.done() for task in tasks) and len(await sql(stores, waiting)) < len(tasks):
-        await wait(tasks, timeout=0.01)
+    events = ["advisory"] if of_ledger else ["transactionid", "tuple", "relation"]
+    async with timeout(60):
+        while not any(task.done() for task in tasks) and len(await sql(stores, waiting, events)) < len(tasks):
+            await wait(tasks, timeout=0.01)
 
 
 async def until_no_jobs(stores: Stores, about: str = "") -> None:

@@ -66,9 +66,9 @@ async def test_a_budget_that_is_made_amid_a_reservation_counts_it(app: App, plac
     async with app.db.write(UUID(place.org_id)) as tx:
         assert await claims.claim(tx, first, b"", app.engine.server_id)
         making = asyncio.create_task(make_budget(place.owner, place.org_id, 100))
-        await until_blocked(stores, making)
+        await until_blocked(stores, making, of_ledger=True)
         reserving = asyncio.create_task(reserve(app, second, 70))
-        await until_blocked(stores, making, reserving)
+        await until_blocked(stores, making, reserving, of_ledger=True)
         await app.ledger.reserve(
             tx, first, 1, "echo/echo", price("echo/echo", TokenUsage(0, 0, 0, 0, 0)), own_key=False
         )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from aiworkspace.v1 import chat_pb2, options_pb2
 from aiworkspace.v1 import workspace_pb2 as pb
 from aiworkspace_server.app import App
+from aiworkspace_server.auth.authority import Membership, Principal
 from aiworkspace_server.kit.context import Call
 from aiworkspace_server.kit.contract import Method
 from aiworkspace_server.workspaces import store
@@ -226,7 +227,10 @@ async def test_a_workspace_that_is_deleted_while_it_is_looked_up_is_not_remember
 ) -> None:
     finder, workspace_id = WorkspaceFinder(app.db), uuid.UUID(workspace.workspace_id)
     method = Method("/", pb.GetWorkspaceRequest, options_pb2.Access(), 0, 0)
-    call = Call(method, None, {}, "", user_id=uuid.UUID(team.member.user_id))
+    call = Call(method, None, {}, "")
+    org_id = uuid.UUID(team.org_id)
+    membership = Membership(org_id, "member", None, frozenset({"workspace.read"}))
+    call.set_principal(Principal(uuid.UUID(team.member.user_id), None, None, {org_id: membership}))
     found, deleted = asyncio.Event(), asyncio.Event()
     find = store.find_scope
 
@@ -239,13 +243,14 @@ async def test_a_workspace_that_is_deleted_while_it_is_looked_up_is_not_remember
 
     monkeypatch.setattr(store, "find_scope", find_slowly)
     looking = asyncio.create_task(finder.find(call, workspace_id))
-    await found.wait()
+    async with asyncio.timeout(60):
+        await found.wait()
     await delete(team.owner, workspace.workspace_id)
     finder.forget(workspace_id)
     deleted.set()
     scope = await looking
     assert scope is not None
-    assert str(scope.org_id) == team.org_id
+    assert scope.org_id == org_id
     assert await finder.find(call, workspace_id) is None
 
 
