@@ -46,13 +46,13 @@ def _length(text: bytes) -> bytes:
     return bytes([*more, number])
 
 
-async def call(address: str, path: str, message: bytes, headers: Iterable[Header] = ()) -> Answer:
+async def call(address: str, path: str | bytes, message: bytes, headers: Iterable[Header] = ()) -> Answer:
     """Makes a unary call, and reads until it ends."""
     return await call_with_body(address, path, encoded(message), headers)
 
 
 async def call_with_body(
-    address: str, path: str, body: bytes, headers: Iterable[Header] = (), *, ended: bool = True
+    address: str, path: str | bytes, body: bytes, headers: Iterable[Header] = (), *, ended: bool = True
 ) -> Answer:
     """The same with any bytes where a message should be, perhaps not the last ones of the call."""
     reader, writer = await asyncio.open_connection(*address.split(":"))
@@ -120,8 +120,13 @@ async def unread(address: str, path: str, message: bytes, headers: Iterable[Head
         writer.transport.abort()
 
 
-def _call(path: str, body: bytes, headers: Iterable[Header], settings: bytes, ended: bool = True) -> bytes:
-    always = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path.encode()), (b":authority", b"server")]
+def _call(path: str | bytes, body: bytes, headers: Iterable[Header], settings: bytes, ended: bool = True) -> bytes:
+    always = [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", path.encode() if isinstance(path, str) else path),
+        (b":authority", b"server"),
+    ]
     always += [(b"te", b"trailers"), (b"content-type", b"application/grpc")]
     block = b"".join(literal(*header) for header in [*always, *headers])
     begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, settings)

@@ -52,6 +52,7 @@ from .kit.contract import MOST_REQUEST_BYTES, Method, read_methods
 from .kit.interceptors import Interceptor, Step
 from .kit.limits import Limits
 from .kit.requests import Reading
+from .kit.serving import make_server
 from .kit.symbols import Symbols
 from .orgs.servicer import OrgServicer
 from .policies.servicer import ModelServicer
@@ -155,7 +156,7 @@ def build_server(
         open_services=(_HEALTH, reflection.SERVICE_NAME),
         open_steps=open_steps,
     )
-    return grpc.aio.server(interceptors=[interceptor], options=(*_OPTIONS, ("grpc.so_reuseport", int(sharing_port))))
+    return make_server([interceptor], (*_OPTIONS, ("grpc.so_reuseport", int(sharing_port))))
 
 
 @dataclass(frozen=True, slots=True)

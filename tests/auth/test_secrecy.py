@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from aiworkspace.v1 import account_pb2, auth_pb2, chat_pb2, org_pb2, workspace_pb2
 from aiworkspace_server.settings import Settings
+from tests import http2
 from tests.conftest import Stores, mail_settings, other_databases, provider_settings, store_settings
 from tests.mailbox import RESET, VERIFY, Mailbox
 from tests.people import Person, events_of, make_conversation, make_org
@@ -38,6 +39,8 @@ async def written(
     async with server(settings, output) as address:
         person = Person(address)
         secrets = await tell_secrets(person, mailbox)
+        not_utf8 = b"Bearer " + secrets[0].encode() + b"\xff"
+        await http2.call(address, "/aiworkspace.v1.AuthService/GetMe", b"", [(b"authorization", not_utf8)])
         await person.channel.close()
     kept = [value.get_secret_value() for _, value in settings if isinstance(value, SecretStr)]
     return output.read_text(), [*secrets, *kept]

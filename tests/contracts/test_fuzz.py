@@ -6,7 +6,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from aiworkspace.v1 import options_pb2 as options
@@ -109,9 +109,10 @@ async def test_any_metadata_is_taken(headers: list[tuple[str, bytes]], estate: E
 
 
 @trying(100)
-@given(path=st.text(max_size=60), message=st.binary(max_size=60))
-async def test_what_is_no_method_does_not_exist(path: str, message: bytes, estate: Estate) -> None:
-    answer = await http2.call(estate.app.address, f"/{path}", message)
+@given(path=st.text(max_size=60).map(str.encode) | st.binary(max_size=60), message=st.binary(max_size=60))
+@example(path=b"\xff", message=b"")
+async def test_what_is_no_method_does_not_exist(path: bytes, message: bytes, estate: Estate) -> None:
+    answer = await http2.call(estate.app.address, b"/" + path, message)
     assert answer.status in (None, grpc.StatusCode.UNIMPLEMENTED.value[0]), answer
 
 

@@ -25,6 +25,7 @@ def configure(form: str, level: str, **always: object) -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_quotes_no_header)
 
 
 def _console() -> list[structlog.typing.Processor]:
@@ -34,3 +35,8 @@ def _console() -> list[structlog.typing.Processor]:
 
 def _json() -> list[structlog.typing.Processor]:
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=orjson.dumps)]
+
+
+def _quotes_no_header(record: logging.LogRecord) -> bool:
+    """Whether gRPC says anything else than that a header, which may hold a credential, is not UTF-8."""
+    return not str(record.msg).startswith("Invalid encoding")
