@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from aiworkspace_server.kit.jobs import Jobs
+from aiworkspace_server.kit.jobs import SLOW_QUEUE, Jobs
 from aiworkspace_server.kit.mongo import Mongo
 from aiworkspace_server.kit.postgres import APP_ROLE, Database
 from aiworkspace_server.migrate import migrate
@@ -177,6 +177,27 @@ async def test_a_job_in_progress_when_the_server_stops_is_done_by_the_next(queue
     assert time.monotonic() - begin < 30, "it has 0.2 s, and would need 60"
     async with queue.worker().running(60):
         await queue.until_ran()
+
+
+async def test_slow_jobs_that_fill_their_queue_keep_no_other_job_waiting(queue: Queue) -> None:
+    started, go_on = asyncio.Semaphore(0), asyncio.Event()
+
+    async def hang(number: str) -> None:
+        started.release()
+        await go_on.wait()
+
+    jobs = queue.worker()
+    jobs.add("hang", hang, SLOW_QUEUE)
+    async with jobs.running(60):
+        async with queue.db.write() as tx:
+            for number in range(30):
+                await jobs.enqueue(tx, "hang", number=number)
+        for _ in range(10):
+            await started.acquire()
+        await queue.put("word")
+        await queue.until_ran()
+        go_on.set()
+        await until_no_jobs(queue.stores)
 
 
 async def test_an_idle_worker_stops_at_once(queue: Queue) -> None:

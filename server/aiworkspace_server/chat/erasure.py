@@ -5,7 +5,7 @@ them after its conversation was gone, and a pass over all claims of a scope can 
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -56,9 +56,9 @@ class ChatEraser:
             claimed = await claims.list_orgs_of(tx, user_id)
         return {*claimed, *await list_orgs_of(self._mongo, user_id)}
 
-    async def list_deleted(self) -> list[tuple[UUID, UUID]]:
+    def list_deleted(self) -> AsyncIterator[tuple[UUID, UUID]]:
         """Organization and id of conversations whose deletion has to be looked after."""
-        return await list_unpurged(self._mongo, now() - SETTLED)
+        return list_unpurged(self._mongo, now() - SETTLED)
 
     async def erase_conversation(self, org_id: UUID, conversation_id: UUID) -> bool:
         """What was said in a deleted conversation. Its id and times stay."""

@@ -1,6 +1,6 @@
 """Queries on conversations, messages, runs and their events, as one organization sees them."""
 
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
@@ -12,6 +12,7 @@ from ..kit.timestamps import now
 from .models import Attempt, Conversation, EventBatch, Message, Run
 
 _PAGE_BYTES = 1 << 20
+_SCANNED_AT_ONCE = 1000  # documents, whose decoding keeps everybody else waiting
 
 
 async def find_conversation_among(
@@ -31,10 +32,11 @@ async def find_run_among(mongo: Mongo, org_ids: Sequence[UUID], user_id: UUID, r
     return cast(Run, found) if home else None
 
 
-async def list_unpurged(mongo: Mongo, before: datetime) -> list[tuple[UUID, UUID]]:
+async def list_unpurged(mongo: Mongo, before: datetime) -> AsyncIterator[tuple[UUID, UUID]]:
     """Organization and id of every conversation, of any tenant, that was deleted before and may have content left."""
     where = {"delete_time": {"$type": "date", "$lte": before}, "purge_time": None}  # the first half chooses the index
-    return [(found["org_id"], found["_id"]) async for found in mongo.scan("conversations", where)]
+    async for found in mongo.scan("conversations", where).batch_size(_SCANNED_AT_ONCE):
+        yield found["org_id"], found["_id"]
 
 
 async def list_orgs_of(mongo: Mongo, user_id: UUID) -> set[UUID]:

@@ -15,8 +15,8 @@ import structlog
 from ..accounts import store as accounts
 from ..auth.models import User
 from ..chat.erasure import SETTLED, ChatEraser
-from ..kit.jobs import Jobs
-from ..kit.postgres import Database, WriteSession
+from ..kit.jobs import SLOW_QUEUE, Jobs, Work
+from ..kit.postgres import Database, ReadSession, WriteSession
 from ..kit.replies import purge_replies
 from ..kit.timestamps import now
 from ..orgs.models import Org
@@ -28,6 +28,7 @@ _CONVERSATION = "erasure.conversation"
 _ALL = _ORG, _WORKSPACE, _ACCOUNT, _CONVERSATION
 _RECONCILE, _PURGE = "erasure.reconcile", "erasure.purge"
 _TOKENS_KEPT = timedelta(days=2)  # longer than any of them lasts
+_MOST_ENQUEUED = 500  # in one pass of those that look for missing jobs
 _EVERY_15_SECONDS, _EVERY_10_MINUTES = "* * * * * */15", "*/10 * * * *"
 
 log = structlog.get_logger("erasure")
@@ -40,10 +41,10 @@ class Erasure:
         self._db = db
         self._jobs = jobs
         self._chats = chats
-        jobs.add(_ORG, self._erase_org)
-        jobs.add(_WORKSPACE, self._erase_workspace)
-        jobs.add(_ACCOUNT, self._erase_account)
-        jobs.add(_CONVERSATION, self._erase_conversation)
+        jobs.add(_ORG, self._erase_org, SLOW_QUEUE)
+        jobs.add(_WORKSPACE, self._erase_workspace, SLOW_QUEUE)
+        jobs.add(_ACCOUNT, self._erase_account, SLOW_QUEUE)
+        jobs.add(_CONVERSATION, self._erase_conversation, SLOW_QUEUE)
         jobs.every(_EVERY_15_SECONDS, _RECONCILE, self.reconcile)
         jobs.every(_EVERY_10_MINUTES, _PURGE, self.purge)
 
@@ -58,26 +59,31 @@ class Erasure:
         await self._jobs.enqueue(tx, _ACCOUNT, user_id=user_id)
 
     async def reconcile(self) -> None:
-        """Enqueues jobs for all tombstones that have none at work."""
-        async with self._db.write() as tx:
-            at_work = await self._jobs.at_work(tx, *_ALL)
-            for name, arguments in await self._list_unerased(tx):
-                if arguments not in at_work:
-                    await self._jobs.enqueue(tx, name, **arguments)
+        """Enqueues jobs for tombstones that have none at work, a limited number at a time.
 
-    async def _list_unerased(self, tx: WriteSession) -> list[tuple[str, dict[str, str]]]:
-        before = now() - SETTLED
-        found = [
-            (_WORKSPACE, {"org_id": str(row.org_id), "workspace_id": str(row.workspace_id)})
-            if row.workspace_id
-            else (_ORG, {"org_id": str(row.org_id)})
-            for row in await store.list_unerased(tx, before)
-        ]
-        found += [(_ACCOUNT, {"user_id": str(user_id)}) for user_id in await store.list_unerased_users(tx, before)]
-        return found + [
-            (_CONVERSATION, {"org_id": str(org_id), "conversation_id": str(conversation_id)})
-            for org_id, conversation_id in await self._chats.list_deleted()
-        ]
+        Passes may overlap. One of them enqueues, and knows what those before it have: it would not see their rows
+        before they are committed.
+        """
+        missing = await self._list_missing()
+        async with self._db.write() as tx:
+            if await store.reconciles_alone(tx):
+                at_work = await self._jobs.at_work(tx, *_ALL)
+                for name, arguments in missing:
+                    if (name, arguments) not in at_work:
+                        await self._jobs.enqueue(tx, name, **dict(arguments))
+
+    async def _list_missing(self) -> list[Work]:
+        async with self._db.read() as tx:
+            at_work = await self._jobs.at_work(tx, *_ALL)
+            missing = [each for each in await _list_unerased(tx) if each not in at_work][:_MOST_ENQUEUED]
+        if len(missing) < _MOST_ENQUEUED:
+            async for org_id, conversation_id in self._chats.list_deleted():
+                each = _work(_CONVERSATION, org_id=org_id, conversation_id=conversation_id)
+                if each not in at_work:
+                    missing.append(each)
+                if len(missing) == _MOST_ENQUEUED:
+                    break
+        return missing
 
     async def purge(self) -> None:
         """Deletes what is kept for a time alone."""
@@ -138,3 +144,18 @@ class Erasure:
     async def _find(self, table: type[Org | Workspace | User], row_id: UUID, org_id: UUID | None) -> datetime | None:
         async with self._db.read(org_id) as tx:
             return await store.find_unerased(tx, table, row_id)
+
+
+async def _list_unerased(tx: ReadSession) -> list[Work]:
+    before = now() - SETTLED
+    found = [
+        _work(_WORKSPACE, org_id=row.org_id, workspace_id=row.workspace_id)
+        if row.workspace_id
+        else _work(_ORG, org_id=row.org_id)
+        for row in await store.list_unerased(tx, before)
+    ]
+    return found + [_work(_ACCOUNT, user_id=user_id) for user_id in await store.list_unerased_users(tx, before)]
+
+
+def _work(name: str, **ids: UUID) -> Work:
+    return name, frozenset((key, str(id)) for key, id in ids.items())

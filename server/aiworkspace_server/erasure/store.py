@@ -70,6 +70,7 @@ _LIST_UNERASED = text("SELECT org_id, workspace_id FROM list_unerased(:before)")
 _LIST_UNERASED_USERS = text(
     "SELECT id FROM users WHERE delete_time IS NOT NULL AND erase_time IS NULL AND delete_time < :before"
 )
+_RECONCILES_ALONE = text("SELECT pg_try_advisory_xact_lock(hashtextextended('erasure.reconcile', 0))")
 
 
 async def erase_org(db: Database, org_id: UUID) -> bool:
@@ -121,3 +122,8 @@ async def list_unerased(tx: ReadSession, before: datetime) -> Sequence[Row[UUID,
 
 async def list_unerased_users(tx: ReadSession, before: datetime) -> Sequence[UUID]:
     return (await tx.execute(_LIST_UNERASED_USERS, {"before": before})).scalars().all()
+
+
+async def reconciles_alone(tx: WriteSession) -> bool:
+    """Whether no other transaction enqueues missing jobs. None will until this one has ended."""
+    return bool((await tx.execute(_RECONCILES_ALONE)).scalar_one())

@@ -28,12 +28,14 @@ _KEPT_HOURS = 30 * 24  # failed jobs; others are deleted when they are done
 _MOST_ATTEMPTS = 35  # after 1, 2, 4 … 2048 seconds, then every hour: about a day
 _MOST_WAIT_SECONDS = 3600
 
-_AT_WORK = text("""
-  SELECT args FROM procrastinate_jobs WHERE task_name = ANY(:names)
-    AND (status = 'doing' OR status = 'todo' AND coalesce(scheduled_at, now()) < now() + interval '1 minute')
-""")
+_AT_WORK = text(
+    "SELECT task_name, args FROM procrastinate_jobs WHERE task_name = ANY(:names) AND status IN ('todo', 'doing')"
+)
+
+DEFAULT_QUEUE, SLOW_QUEUE = "default", "slow"
 
 Function = Callable[..., Awaitable[None]]
+Work = tuple[str, frozenset[tuple[str, str]]]  # name and arguments of a job
 
 
 class Jobs:
@@ -45,16 +47,19 @@ class Jobs:
                 conninfo=make_url(url).set(drivername="postgresql").render_as_string(hide_password=False),
                 kwargs={"options": f"-c role={APP_ROLE} -c timezone=UTC", "connect_timeout": 5},
                 min_size=1,
-                max_size=4,
+                max_size=6,  # each worker listens on one
                 timeout=5,
             )
         )
         tend = self._app.task(name="jobs.tend")(self._tend)
         self._app.periodic(cron=_TENDING)(tend)
 
-    def add(self, name: str, function: Function) -> None:
-        """Declares a job. The function is called with what was enqueued; it must bear being called again."""
-        self._app.task(name=name, retry=_Backoff())(function)
+    def add(self, name: str, function: Function, queue: str = DEFAULT_QUEUE) -> None:
+        """Declares a job. The function is called with what was enqueued; it must bear being called again.
+
+        Jobs that may take long belong into the slow queue: those of the other one, like mails, do not wait for them.
+        """
+        self._app.task(name=name, queue=queue, retry=_Backoff())(function)
 
     async def enqueue(self, tx: WriteSession, name: str, **arguments: object) -> None:
         """Runs the job once the transaction is committed. The arguments become strings."""
@@ -70,26 +75,29 @@ class Jobs:
 
         self._app.periodic(cron=cron)(self._app.task(name=name)(work))
 
-    async def at_work(self, tx: ReadSession, *names: str) -> list[dict[str, str]]:
-        """Return the arguments of jobs of these names that are being done, or will be within a minute."""
-        return list((await tx.execute(_AT_WORK, {"names": list(names)})).scalars())
+    async def at_work(self, tx: ReadSession, *names: str) -> set[Work]:
+        """Return the jobs of these names that are being done or will be, however far a failed one was put off."""
+        return {(row.task_name, frozenset(row.args.items())) for row in await tx.execute(_AT_WORK, {"names": [*names]})}
 
     @asynccontextmanager
     async def running(self, shutdown_seconds: float) -> AsyncIterator[None]:
         """Works until the context ends, then gives the jobs in progress that long; unfinished ones are tried again."""
         async with self._app.open_async():
-            worker = asyncio.create_task(self._work(shutdown_seconds))
+            queues = DEFAULT_QUEUE, SLOW_QUEUE
+            workers = [asyncio.create_task(self._work(queue, shutdown_seconds)) for queue in queues]
             try:
                 yield
             finally:
-                worker.cancel()
-                await asyncio.wait([worker])
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.wait(workers)
 
-    async def _work(self, shutdown_seconds: float) -> None:
+    async def _work(self, queue: str, shutdown_seconds: float) -> None:
         task = asyncio.current_task()
         while task and not task.cancelling():  # a worker that finds no database when it is cancelled says only that
             try:
                 await self._app.run_worker_async(
+                    queues=[queue],
                     concurrency=_CONCURRENCY,
                     fetch_job_polling_interval=_POLL_SECONDS,
                     shutdown_graceful_timeout=shutdown_seconds,
