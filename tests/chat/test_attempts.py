@@ -264,6 +264,16 @@ async def test_the_ai_log_goes_with_the_conversation(place: Place, app: App) -> 
     assert await app.mongo.database["attempts"].count_documents(mine) == 0
 
 
+async def test_an_error_with_half_a_character_ends_the_run_as_any_other(place: Place, standin: Standin) -> None:
+    """No database takes it, and providers quote it when they cut what was said."""
+    model = play(standin, OPENAI, Script(fault=HttpError(400, "bad: \ud83d", code="\ud83d")))
+    events = await say(place.owner, place.conversation_id, "hello", model=model)
+    run = events[-1].run_failed.run
+    assert reason_of(run.failure) == "PROVIDER_REJECTED"
+    (attempt,) = await attempts_of(place, run.run_id)
+    assert attempt.status == 400
+
+
 async def test_an_account_that_keeps_failing_is_left_alone(place: Place, standin: Standin) -> None:
     model = play(standin, OPENAI, Script(fault=HttpError(401)))
     for _ in range(5):

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 import aiohttp
 
 from .base import ErrorKind, ProviderError
+from .lenient import SURROGATE
 
 _LONGEST_MESSAGE = 300
 _LONGEST_READ = 2000  # characters of an error body that are looked at
@@ -43,10 +44,16 @@ _SAYS_NO_MODEL = re.compile(
 # Errors inside an answer with status 200 have no status of their own: these are the ones that their names stand for,
 # in lower case and without underscores.
 _STATUS_OF = {
+    "accountdeactivated": 401,
     "authenticationerror": 401,
     "badrequesterror": 400,
     "billingerror": 402,
+    "contentfilter": 400,
+    "contentpolicyviolation": 400,
+    "insufficientpermissions": 403,
     "invalidapikey": 401,
+    "invalidorganization": 401,
+    "invalidprompt": 400,
     "invalidrequesterror": 400,
     "modelnotfound": 404,
     "notfounderror": 404,
@@ -54,10 +61,15 @@ _STATUS_OF = {
     "permissiondeniederror": 403,
     "permissionerror": 403,
     "ratelimiterror": 429,
+    "quotaexceeded": 402,
     "ratelimitexceeded": 429,
+    "requestforbidden": 403,
     "requesttoolarge": 413,
+    "resourceexhausted": 429,
+    "stringabovemaxlength": 400,
     "toomanyrequests": 429,
     "unprocessableentityerror": 422,
+    "unsupportedcountryregionterritory": 403,
     "valueerror": 400,
 }
 _NO_STATUS = 500  # of an error that nothing is known of
@@ -119,7 +131,8 @@ class Failures:
         *,
         free: bool = False,
     ) -> ProviderError:
-        text = redact(f"{self.provider}: {message[: 2 * _LONGEST_MESSAGE]}", self._secrets)[:_LONGEST_MESSAGE]
+        said = SURROGATE.sub("\ufffd", message[: 2 * _LONGEST_MESSAGE])  # which no database takes
+        text = redact(f"{self.provider}: {said}", self._secrets)[:_LONGEST_MESSAGE]
         return ProviderError(kind, text, retry_after=retry_after, status=status, free=free)
 
 

@@ -9,11 +9,12 @@ import orjson
 
 from .base import DeltaKind
 
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+SURROGATE = re.compile(r"[\ud800-\udfff]")
 _HIGH_SURROGATE = re.compile(r"[\ud800-\udbff]\Z")
 _DEEPEST = 8
 _MOST_TOKENS = 10**15  # beyond it a number is no count
 _LONGEST_ID = 200
+_MOST_DIGITS = 400
 
 # Where a part of a content has its text, in the order in which the fields are looked at.
 _TEXT_FIELDS = ("text", "content", "refusal", "thinking", "reasoning", "summary", "value")
@@ -27,9 +28,14 @@ def loads(data: bytes) -> object:
     except orjson.JSONDecodeError:
         pass
     try:
-        return json.loads(data.decode("utf-8", "replace"), strict=False)
+        return json.loads(data.decode("utf-8", "replace"), strict=False, parse_int=_int)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _int(digits: str) -> float:
+    """The number. One of thousands of digits, which Python refuses to read, is infinite."""
+    return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
 
 
 def record(value: object) -> dict[str, Any]:
@@ -91,7 +97,7 @@ class Halves:
             return text
         if self._half:
             text, self._half = self._half + text, ""
-        if not _SURROGATE.search(text):
+        if not SURROGATE.search(text):
             return text
         if _HIGH_SURROGATE.search(text):
             text, self._half = text[:-1], text[-1]

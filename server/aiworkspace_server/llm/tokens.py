@@ -4,12 +4,12 @@ There are two counts. The bound is never below what a provider counts: money is 
 what a provider counts: it is charged when nobody reports usage, and decides what fits into a context.
 """
 
-import re
 from dataclasses import replace
 
 import orjson
 
 from .base import ModelRequest, TokenUsage
+from .lenient import SURROGATE
 
 # What the chat formats put around a turn: its role and its separators.
 _TOKENS_PER_TURN = 4
@@ -17,7 +17,6 @@ _TOKENS_PER_TURN = 4
 _BYTES_PER_TURN = 32
 # Everything else in the body of a request: names of fields, numbers, the name of the model.
 _OTHER_BYTES = 400
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 # Eighths of a token for each byte of UTF-8, and how many more for the bytes of these classes: where common vocabularies
 # have fewer letters in a token than in English prose.
@@ -127,4 +126,4 @@ def _json_size(text: str) -> int:
     try:
         return len(orjson.dumps(text))
     except orjson.JSONEncodeError:
-        return len(orjson.dumps(_SURROGATE.sub("\ufffd", text)))
+        return len(orjson.dumps(SURROGATE.sub("\ufffd", text)))
