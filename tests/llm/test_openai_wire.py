@@ -211,6 +211,7 @@ async def test_deepseek_out_of_machines(raw: Raw) -> None:
         (b'data: {"choices": [], "usage": {"prompt_tokens": "x", "completion_tokens": "y"}}\n\n', ""),
         (b"data: \xff\xfe\n\n", ""),
         (b"data: " + b"[" * 100_000 + b"\n\n", ""),
+        (b'data: {"choices": [{"delta": {"content": "x"}}], "created": ' + b"9" * 6000 + b"}\n\n", "x"),
     ],
 )
 async def test_what_cannot_be_understood_is_skipped(raw: Raw, body: bytes, understood: str) -> None:
@@ -224,9 +225,62 @@ async def test_what_cannot_be_understood_is_skipped(raw: Raw, body: bytes, under
     assert [usage.estimated for usage in result.usages] == [True]
 
 
+async def test_an_answer_in_one_event_is_as_long_as_any_other(raw: Raw) -> None:
+    raw.events(delta("stop", content="word " * 1_000_000))
+    result = await raw.answer()
+    assert (result.text, result.finish, result.error) == ("word " * 1_000_000, "stop", None)
+
+
+async def test_a_message_after_its_deltas_is_not_said_again(raw: Raw) -> None:
+    whole = {"index": 0, "delta": {}, "message": {"role": "assistant", "content": "Hi you"}, "finish_reason": "stop"}
+    raw.events(delta(content="Hi "), delta(content="you"), {"choices": [whole]})
+    assert (await raw.answer()).text == "Hi you"
+    raw.events({"choices": [whole]})
+    assert (await raw.answer()).text == "Hi you"
+
+
+async def test_an_end_mark_after_more_blanks_is_one(raw: Raw) -> None:
+    raw.events(delta(content="Hi"), done=False)
+    raw.body += b"data:  [DONE]\n\n"
+    result = await raw.answer()
+    assert (result.text, result.finish, result.error) == ("Hi", "other", None)
+
+
+@pytest.mark.parametrize("reason", ["error", "abort"])
+@pytest.mark.parametrize("error", [{}, {"error": {"code": "rate_limit_exceeded", "message": "slow down"}}])
+async def test_an_answer_that_ends_for_a_failure_is_not_whole(raw: Raw, error: dict[str, Any], reason: str) -> None:
+    """As gateways end it: with the error beside the end of the choice, or without."""
+    raw.events(delta(content="Half"), {**delta(reason), **error})
+    result = await raw.answer()
+    assert result.error is not None
+    assert (result.text, result.finish) == ("Half", None)
+    assert result.error.kind is (ErrorKind.RATE_LIMITED if error else ErrorKind.UNAVAILABLE)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("content_filter", ErrorKind.REJECTED),
+        ("content_policy_violation", ErrorKind.REJECTED),
+        ("invalid_prompt", ErrorKind.REJECTED),
+        ("account_deactivated", ErrorKind.MISCONFIGURED),
+        ("unsupported_country_region_territory", ErrorKind.FORBIDDEN),
+        ("quota_exceeded", ErrorKind.QUOTA_EXHAUSTED),
+        ("RESOURCE_EXHAUSTED", ErrorKind.RATE_LIMITED),
+        ("timeout_error", ErrorKind.UNAVAILABLE),
+    ],
+)
+async def test_an_error_that_only_a_name_tells_is_what_the_name_says(raw: Raw, name: str, kind: ErrorKind) -> None:
+    for field in ("code", "type"):
+        raw.events({"error": {field: name, "message": "no"}})
+        error = (await raw.answer()).error
+        assert error is not None
+        assert error.kind is kind
+
+
 async def test_an_event_that_does_not_end_cuts_the_answer(raw: Raw) -> None:
     raw.events(delta(content="before"), done=False)
-    raw.body += b"data: " + b"x" * 2_000_000
+    raw.body += b"data: " + b"x" * 15_000_000
     result = await raw.answer()
     assert result.error is not None
     assert (result.text, result.error.kind, result.error.free) == ("before", ErrorKind.CUT, False)

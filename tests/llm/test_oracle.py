@@ -27,7 +27,7 @@ _texts = st.one_of(
 def _usages(draw: st.DrawFn) -> TokenUsage:
     cached, written, fresh = (draw(st.integers(0, 6_000)) for _ in range(3))
     reasoning, said = (draw(st.integers(0, 10_000)) for _ in range(2))
-    return TokenUsage(cached + written + fresh + 1, cached, written, reasoning + said, reasoning)
+    return TokenUsage(cached + written + fresh + 1, cached, written, reasoning + said + 1, reasoning)
 
 
 _scripts = st.builds(

@@ -94,6 +94,15 @@ async def test_usage_that_cannot_be_true_is_estimated(
     assert [usage.estimated for usage in result.usages] == [True]
 
 
+@pytest.mark.parametrize(("reported", "charged"), [((10, 0), (10, 40)), ((0, 40), (7, 40))])
+async def test_a_zero_for_what_was_sent_or_said_is_estimated(
+    standin: Standin, openai_wire: Provider, reported: tuple[int, int], charged: tuple[int, int]
+) -> None:
+    usage = TokenUsage(reported[0], 0, 0, reported[1], 0)
+    result = await ask(standin, openai_wire, Script(tokens=("word ",) * 40, usage=usage))
+    assert result.usages == [TokenUsage(charged[0], 0, 0, charged[1], 0, estimated=True)]
+
+
 async def test_a_last_count_that_cannot_be_true_is_estimated(standin: Standin, provider: Provider) -> None:
     """Also where the input was counted at the beginning, and one token of the output with it."""
     tokens = ("word ",) * 40

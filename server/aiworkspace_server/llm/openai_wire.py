@@ -33,7 +33,8 @@ _LARGEST_LIST = 2 * 2**20
 # As the templates of Gemma and older ones of Mistral say.
 _NO_SYSTEM = re.compile(r"system (?:role|message|prompt)s? (?:is |are )?not supported", re.IGNORECASE)
 _NOT_FINISHED = ("null", "none")  # as some servers say in every chunk before the last one
-_INTERRUPTED = "insufficient_system_resource"  # DeepSeek ran out of machines; the usage with it counts
+# The provider did not go on: DeepSeek ran out of machines, others name a failure so. Usage that comes with it counts.
+_GAVE_UP = ("insufficient_system_resource", "error", "abort")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,7 @@ class _ChatReply(Reply):
     """chat.completion.chunk events up to [DONE], or one chat.completion."""
 
     _refused = False
+    _in_deltas = False
 
     def take_in(self, document: dict[str, Any]) -> None:
         error = _error(document)
@@ -195,7 +197,11 @@ class _ChatReply(Reply):
         super().end()
 
     def _choice(self, choice: dict[str, Any]) -> None:
-        delta = record(choice.get("delta")) or record(choice.get("message"))
+        delta = record(choice.get("delta"))
+        if delta:
+            self._in_deltas = True
+        elif not self._in_deltas:  # some servers send the whole message after its deltas
+            delta = record(choice.get("message"))
         # DeepSeek and llama.cpp name it one way, Ollama and newer vLLM the other.
         self.say_all("thinking", delta.get("reasoning_content") or delta.get("reasoning"))
         self.say_all("text", delta.get("content"))
@@ -203,7 +209,7 @@ class _ChatReply(Reply):
             self._refused = True
             self.say_all("text", refusal)
         reason = string(choice.get("finish_reason"))
-        if reason == _INTERRUPTED:
+        if reason in _GAVE_UP:
             self.gave_up = reason
         elif reason and reason not in _NOT_FINISHED:
             self.reason, self.whole = _FINISH.get(reason, "other"), True

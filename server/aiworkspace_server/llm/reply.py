@@ -148,13 +148,21 @@ class Reply(ABC):
             self.answering = True
 
     def use(self, usage: TokenUsage) -> None:
-        """Reports usage, unless it cannot be true. Some servers send zeros for "not counted"."""
+        """Report usage, unless it cannot be true. Some servers send zeros for "not counted", which are estimated."""
         if not (usage.plausible and is_believable(self._request, usage)):
             log.error("implausible usage ignored", model=self._request.model, usage=usage)
             self._counted_all = False
         elif usage.input_tokens or usage.output_tokens:
-            self._counted, self._counted_all = mark_excess(self._request, usage), True
+            self._counted, self._counted_all = mark_excess(self._request, self._without_zeros(usage)), True
             self._add(self._counted)
+
+    def _without_zeros(self, usage: TokenUsage) -> TokenUsage:
+        """The usage with an estimate for the input or the output where it has none of what was sent or said."""
+        inputs = usage.input_tokens or estimate_input(self._request)
+        outputs = usage.output_tokens or self._estimate_output()
+        if (inputs, outputs) == (usage.input_tokens, usage.output_tokens):
+            return usage
+        return replace(usage, input_tokens=inputs, output_tokens=outputs, estimated=True)
 
     def use_part(self, input_tokens: int | None, output_tokens: int | None) -> None:
         """Report usage of which one side is missing: that side is estimated, now and at the end."""
@@ -201,7 +209,7 @@ class Reply(ABC):
 
     def _event(self, data: bytes) -> None:
         """Take the data of one event: JSON, several of them on a line each, or the end mark."""
-        if data.startswith(_END_MARK):
+        if data.lstrip().startswith(_END_MARK):
             return self.end_mark()
         try:
             document = loads(data)

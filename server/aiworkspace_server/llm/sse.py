@@ -4,7 +4,7 @@ import orjson
 
 _BOM = b"\xef\xbb\xbf"
 _ERROR = (b"event: error", b"event:error")
-_LARGEST_EVENT = 1024 * 1024
+_LARGEST_EVENT = 14 * 2**20  # some servers send the whole answer in one event
 
 
 class SseParser:
@@ -17,19 +17,19 @@ class SseParser:
     __slots__ = ("_begun", "_rest", "_skip_newline")
 
     def __init__(self) -> None:
-        self._rest = b""  # the beginning of an event that is not complete
+        self._rest = bytearray()  # the beginning of an event that is not complete
         self._begun = False
         self._skip_newline = False  # the last piece ended between CR and LF, or with a CR alone
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The data of the events that `piece` completes. Raises ValueError when one event grows beyond 1 MiB."""
+        """The data of the events that `piece` completes. Raises ValueError when one event grows beyond 14 MiB."""
         if self._skip_newline or b"\r" in piece:
             piece = self._newlines(piece)
-        text = self._rest + piece if self._rest else piece
+        if b"\n\n" not in piece and not (piece.startswith(b"\n") and self._rest.endswith(b"\n")):
+            return self._keep(piece)
+        text = bytes(self._rest) + piece if self._rest else piece
         end = text.rfind(b"\n\n")
-        if end < 0:
-            return self._keep(text)
-        self._rest = text[end + 2 :]
+        self._rest = bytearray(text[end + 2 :])
         if not self._begun:
             self._begun = True
             text = text.removeprefix(_BOM)
@@ -38,13 +38,13 @@ class SseParser:
 
     def rest(self) -> bytes:
         """The data of the event whose end has not come, as far as it is there. For streams that end without one."""
-        rest, self._rest = self._rest, b""
+        rest, self._rest = bytes(self._rest), bytearray()
         return _data(rest.removeprefix(_BOM).rstrip(b"\n"))
 
-    def _keep(self, text: bytes) -> list[bytes]:
-        if len(text) > _LARGEST_EVENT:
+    def _keep(self, piece: bytes) -> list[bytes]:
+        self._rest += piece
+        if len(self._rest) > _LARGEST_EVENT:
             raise ValueError("event too large")
-        self._rest = text
         return []
 
     def _newlines(self, piece: bytes) -> bytes:
