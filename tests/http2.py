@@ -8,6 +8,7 @@ from dataclasses import dataclass
 DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 7, 8  # kinds of frames
 END_STREAM, END_HEADERS = 1, 4  # their flags
 _EVERYTHING_AT_ONCE = b"\0\4\x7f\xff\xff\xff"  # the setting that lets the server send 2 GiB of a stream
+NOTHING_AT_ALL = b"\0\4\0\0\0\0"  # the one that lets it send no byte of an answer
 _WINDOW = 65_535
 _FRAME_BYTES = 16_384
 
@@ -109,11 +110,13 @@ def encoded(message: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def unread(address: str, path: str, message: bytes, headers: Iterable[Header] = ()) -> AsyncIterator[None]:
+async def unread(
+    address: str, path: str, message: bytes, headers: Iterable[Header] = (), settings: bytes = _EVERYTHING_AT_ONCE
+) -> AsyncIterator[None]:
     """A call whose answer nobody reads, not even from the socket, though all of it was asked for."""
     _, writer = await asyncio.open_connection(*address.split(":"))
     writer.transport.pause_reading()  # type: ignore[attr-defined]
-    writer.write(_call(path, encoded(message), headers, _EVERYTHING_AT_ONCE))
+    writer.write(_call(path, encoded(message), headers, settings))
     try:
         yield
     finally:

@@ -1,7 +1,8 @@
 """Reading requests: when, for how long, and how many at the same time."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,8 +62,8 @@ class Server:
     async def stream(self, request: Any, context: Any) -> AsyncIterator[Message]:
         yield await self.unary(request, context)
 
-    async def call(self, kind: str, body: bytes, *, ended: bool) -> http2.Answer:
-        return await http2.call_with_body(self.address, f"/test.Kinds/{kind}", body, ended=ended)
+    async def call(self, kind: str, body: bytes, *, ended: bool, headers: Sequence[http2.Header] = ()) -> http2.Answer:
+        return await http2.call_with_body(self.address, f"/test.Kinds/{kind}", body, headers, ended=ended)
 
     async def start(self) -> grpc.aio.Server:
         access = options.Access(mode=options.ACCESS_MODE_PUBLIC)
@@ -145,6 +146,16 @@ async def test_a_message_above_the_limit_is_refused(server: Server, kind: str) -
     assert b"The request has 129 bytes, and this method takes at most 100." in answer.headers
 
 
+@pytest.mark.parametrize("server", [[Reading().step]], indirect=True, ids=[""])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_headers_above_the_limit_are_refused_of_a_client_that_confirms_no_settings(
+    server: Server, kind: str
+) -> None:
+    many = [(b"a", b"")] * (interceptors.MOST_HEADER_BYTES // 33 + 1)
+    assert (await server.call(kind, COMPLETE, ended=True, headers=many)).status == RESOURCE_EXHAUSTED
+    assert (await server.call(kind, COMPLETE, ended=True, headers=many[:400])).status == 0
+
+
 two_at_once = Reading(seconds=60, at_once=2)
 
 
@@ -192,6 +203,22 @@ async def test_calls_that_were_given_up_are_not_counted(server: Server) -> None:
 
     async def answered() -> bool:
         return (await server.call("unary_unary", COMPLETE, ended=True)).status == 0
+
+    await until(answered)
+
+
+@limited
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_call_whose_answer_is_not_read_counts_as_one_in_progress(server: Server, kind: str) -> None:
+    path, message = f"/test.Kinds/{kind}", COMPLETE[5:]
+    async with AsyncExitStack() as stack:
+        for _ in range(AT_ONCE):
+            await stack.enter_async_context(http2.unread(server.address, path, message, settings=http2.NOTHING_AT_ALL))
+        await until_true(lambda: server.begun == AT_ONCE)
+        assert (await server.call(kind, COMPLETE, ended=True)).status == RESOURCE_EXHAUSTED
+
+    async def answered() -> bool:
+        return (await server.call(kind, COMPLETE, ended=True)).status == 0
 
     await until(answered)
 

@@ -15,7 +15,7 @@ _RETRY_SECONDS = 1.0
 
 
 class CallsAtOnce:
-    """The step that counts the calls of each caller that have begun and not ended, by class; streams by themselves."""
+    """The step that counts each caller's calls whose answers were not sent yet, by class; streams by themselves."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[int, bool, str]] = Counter()
@@ -26,14 +26,16 @@ class CallsAtOnce:
             if self._counts[key] >= method.at_once:
                 raise _refusal(method, key[2])
             self._counts[key] += 1
-            try:
-                return await proceed(call, request)
-            finally:
-                self._counts[key] -= 1
-                if not self._counts[key]:
-                    del self._counts[key]
+            # When the answer was sent: one that nobody reads is held until its connection ends.
+            call.context.add_done_callback(lambda _: self._leave(key))
+            return await proceed(call, request)
 
         return handler
+
+    def _leave(self, key: tuple[int, bool, str]) -> None:
+        self._counts[key] -= 1
+        if not self._counts[key]:
+            del self._counts[key]
 
 
 def _refusal(method: Method, caller: str) -> RateLimited:

@@ -8,7 +8,7 @@ clean-up runs in its own task.
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -29,6 +29,10 @@ from .wire import encode
 Handler = Callable[[Call, Any], Awaitable[Any]]
 Step = Callable[[Method, Handler], Handler]
 RpcMethodHandler = Any  # grpc.RpcMethodHandler, which is generic for the type checker and not at run time
+
+# gRPC enforces it, too, but not for clients that do not confirm the settings of the connection: they may send 16 MiB.
+MOST_HEADER_BYTES = 20 << 10
+_HEADER_BYTES = 32  # beside its name and value, as HTTP/2 counts them
 
 _RECHECK_SECONDS = 3.0  # with the second that caches may be old, streams end within five
 
@@ -64,6 +68,8 @@ class Interceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[RpcMethodHandler | None]],
         details: grpc.HandlerCallDetails,
     ) -> RpcMethodHandler | None:
+        if not _fit(details.invocation_metadata or ()):
+            return _REFUSING_HEADERS
         path: str = details.method
         if path not in self._wrapped:
             handler = await continuation(details)
@@ -77,6 +83,23 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 return None
             self._wrapped[path] = _wrap(handler, method, steps)
         return self._wrapped[path]
+
+
+def _fit(headers: Iterable[tuple[str, str | bytes]]) -> bool:
+    left = MOST_HEADER_BYTES
+    for name, value in headers:
+        left -= len(name) + len(value) + _HEADER_BYTES
+        if left < 0:
+            return False
+    return True
+
+
+async def _refuse_headers(_: Any, context: Any) -> None:
+    message = f"The headers of a call must have no more than {MOST_HEADER_BYTES:,} bytes."
+    await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+
+
+_REFUSING_HEADERS: RpcMethodHandler = grpc.stream_unary_rpc_method_handler(_refuse_headers)
 
 
 def _wrap(handler: Any, method: Method, steps: Sequence[Step]) -> RpcMethodHandler:

@@ -25,7 +25,7 @@ def configure(form: str, level: str, **always: object) -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_quotes_no_header)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_matters)
 
 
 def _console() -> list[structlog.typing.Processor]:
@@ -37,6 +37,10 @@ def _json() -> list[structlog.typing.Processor]:
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=orjson.dumps)]
 
 
-def _quotes_no_header(record: logging.LogRecord) -> bool:
-    """Whether gRPC says anything else than that a header, which may hold a credential, is not UTF-8."""
-    return not str(record.msg).startswith("Invalid encoding")
+# Of gRPC: that a header, which may hold a credential and is quoted, is not UTF-8, and that a caller has gone who was
+# being answered.
+_IMMATERIAL = "Invalid encoding", "ExecuteBatchError raised in core"
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_IMMATERIAL)
