@@ -23,8 +23,10 @@ def ensure(data_dir: Path, names: tuple[str, ...]) -> Path:
         _check(path.lstat(), path)
         while _missing(path.read_text("utf-8"), names):
             _complete(path, names)
+    except FileExistsError:
+        raise SecretsFileError(f"DATA_DIR: {data_dir} is not a directory") from None
     except OSError as error:
-        raise SecretsFileError(f"{path} cannot be used: {error.strerror}") from error
+        raise SecretsFileError(f"DATA_DIR: {path} cannot be used: {error.strerror}") from error
     except UnicodeDecodeError:
         raise SecretsFileError(f"{path} is not UTF-8: restore it from a backup") from None
     return path

@@ -16,13 +16,23 @@ from pathlib import Path
 from typing import Annotated, Literal, NoReturn, Self
 
 from dotenv.parser import parse_stream
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from aiworkspace_server import secrets_file, urls
 
 _LAPTOP_ALLOWANCE = Decimal(5)
+_MOST = 10**9  # of any number; as seconds 31 years, which dates and timers can still count
 
 SECRETS = ("jwt_secret", "jwt_refresh_secret", "password_pepper", "encryption_secret")
 HOW_TO_MAKE_ONE = "make one with: openssl rand -base64 48"
@@ -60,20 +70,40 @@ def _split(value: object) -> object:
 
 
 def _network(value: object) -> object:
-    return ip_network(value) if isinstance(value, str) else value
+    try:
+        return ip_network(value) if isinstance(value, str) else value
+    except ValueError:
+        text = "must be addresses or networks, such as 192.0.2.7 or 10.0.0.0/8, with zeros after the prefix"
+        raise ValueError(text) from None
+
+
+def _allowance(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return validate(value)
+    except ValidationError:
+        raise ValueError("must be an amount in USD, such as 100 or 2.50, or unlimited") from None
+
+
+def _provider_key(key: SecretStr) -> SecretStr:
+    """The key without spaces around it. Anything but printable ASCII could not be sent in a header."""
+    text = key.get_secret_value().strip()
+    if not re.fullmatch("[!-~]*", text):
+        raise ValueError("has characters that no key has: only printable ASCII without spaces")
+    return SecretStr(text)
 
 
 def _mailbox(text: str) -> str:
     name, address = parseaddr(text)
     try:
-        if text.isprintable() and Address(name, addr_spec=address).domain:
+        alone = text.strip() == address or text.rstrip().endswith(f"<{address}>")
+        if alone and text.isprintable() and Address(name, addr_spec=address).domain:
             return text
-    except (ValueError, HeaderParseError):
+    except (ValueError, IndexError, HeaderParseError):  # what the parser raises depends on what is wrong
         pass
     raise ValueError("must be an address, or a name and an address: Name <name@example.com>")
 
 
-def _mail_host(host: str) -> str:
+def _host(host: str) -> str:
     if not urls.is_host(f"[{host}]" if ":" in host else host):
         raise ValueError("must be a host name or an address, without scheme and port")
     return host
@@ -89,14 +119,16 @@ Listed = NoDecode, BeforeValidator(_split)  # separated by spaces or commas
 PostgresUrl = Annotated[SecretStr, _checked(urls.postgres)]
 MongoUri = Annotated[SecretStr, _checked(urls.mongo)]
 RedisUrl = Annotated[SecretStr, _checked(urls.redis)]
-MailHost = Annotated[str, AfterValidator(_mail_host)]
+Host = Annotated[str, AfterValidator(_host)]
 HttpUrl = Annotated[str, AfterValidator(urls.http)]
 # A plain address is a network of one.
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Registration = Literal["open", "invited", "closed"]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Lifetime = Annotated[int, Field(gt=0)]
-Usd = Annotated[Decimal, Field(ge=0, le=1_000_000_000, decimal_places=9, allow_inf_nan=False)]
+PositiveNumber = Annotated[float, Field(gt=0, le=_MOST, allow_inf_nan=False)]
+Positive = Annotated[int, Field(gt=0, le=_MOST)]
+ProviderKey = Annotated[SecretStr, AfterValidator(_provider_key)]
+Usd = Annotated[Decimal, Field(ge=0, le=_MOST, decimal_places=9, allow_inf_nan=False)]
+Allowance = Annotated[Usd | Literal["unlimited"], BeforeValidator(_lower), WrapValidator(_allowance)]
 
 
 class Deployment(BaseSettings):
@@ -106,12 +138,12 @@ class Deployment(BaseSettings):
         env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
     )
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 50051  # 0: any free one
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     trusted_proxies: Annotated[tuple[Network, ...] | None, *Listed] = None  # whose x-forwarded-for counts
-    shutdown_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5
+    shutdown_seconds: Annotated[float, Field(ge=0, le=_MOST, allow_inf_nan=False)] = 5
 
     data_dir: Path = Path(".data")
     database_url: PostgresUrl | None = None
@@ -120,46 +152,48 @@ class Deployment(BaseSettings):
     redis_url: RedisUrl | None = None
 
     password_hash_cost: Annotated[int, Field(ge=10, le=16)] = 12  # one more doubles the time
-    rate_limit_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1  # times the limits of the contract
+    rate_limit_factor: Annotated[float, Field(gt=0, le=_MOST, allow_inf_nan=False)] = (
+        1  # times the limits of the contract
+    )
     jwt_private_key_file: Path | None = None  # signs access tokens; jwt_secret does when unset
     # What only checks tokens: keys that are to sign from the next rotation on, and those that did before the last.
     jwt_other_secrets: Annotated[tuple[Secret, ...] | None, *Listed] = None
     jwt_other_key_files: Annotated[tuple[Path, ...] | None, *Listed] = None
     jwt_refresh_other_secrets: Annotated[tuple[Secret, ...] | None, *Listed] = None
-    access_token_seconds: Lifetime = 900
-    refresh_token_seconds: Lifetime = 2_592_000
+    access_token_seconds: Positive = 900
+    refresh_token_seconds: Positive = 2_592_000
     encryption_other_secrets: Annotated[tuple[Secret, ...] | None, *Listed] = None  # what only decrypts
 
-    openai_api_key: SecretStr | None = None
+    openai_api_key: ProviderKey | None = None
     openai_base_url: HttpUrl | None = None
-    anthropic_api_key: SecretStr | None = None
+    anthropic_api_key: ProviderKey | None = None
     anthropic_base_url: HttpUrl | None = None
-    deepseek_api_key: SecretStr | None = None
+    deepseek_api_key: ProviderKey | None = None
     deepseek_base_url: HttpUrl | None = None
-    local_model_api_key: SecretStr | None = None
+    local_model_api_key: ProviderKey | None = None
     local_model_base_url: HttpUrl | None = None
-    provider_connect_seconds: Seconds = 5
-    provider_first_token_seconds: Seconds = 60
-    provider_idle_seconds: Seconds = 30
-    provider_concurrency: Annotated[int, Field(gt=0)] = 200  # requests at a time, to each provider
-    org_concurrency: Annotated[int, Field(gt=0)] = 50  # of each organization, to all of them
-    provider_queue: Annotated[int, Field(ge=0)] = 1000  # runs that may wait for each provider
-    run_seconds: Seconds = 600
-    max_output_tokens: Annotated[int, Field(gt=0)] = 4096
+    provider_connect_seconds: PositiveNumber = 5
+    provider_first_token_seconds: PositiveNumber = 60
+    provider_idle_seconds: PositiveNumber = 30
+    provider_concurrency: Positive = 200  # requests at a time, to each provider
+    org_concurrency: Positive = 50  # of each organization, to all of them
+    provider_queue: Annotated[int, Field(ge=0, le=_MOST)] = 1000  # runs that may wait for each provider
+    run_seconds: PositiveNumber = 600
+    max_output_tokens: Positive = 4096
     # What each organization may spend in a month on the keys above. Unset: 5; with databases of one's own, refused.
-    org_allowance_usd: Annotated[Usd | Literal["unlimited"], BeforeValidator(_lower)] | None = None
-    echo_tokens_per_second: Seconds = 50
+    org_allowance_usd: (
+        Annotated[Usd | Literal["unlimited"], BeforeValidator(_lower), WrapValidator(_allowance)] | None
+    ) = None
+    echo_tokens_per_second: PositiveNumber = 50
 
-    smtp_host: Annotated[str, AfterValidator(_mail_host)] | None = (
-        None  # without one, mail is printed on standard output
-    )
+    smtp_host: Host | None = None  # without one, mail is printed on standard output
     smtp_port: Annotated[int, Field(gt=0, le=65535)] = 587
     smtp_username: str | None = None
     smtp_password: SecretStr | None = None
     smtp_tls: Annotated[Literal["starttls", "tls", "none"], BeforeValidator(_lower)] = "starttls"
     mail_from: Annotated[str, AfterValidator(_mailbox)] | None = None
     public_url: HttpUrl | None = None
-    invitations_per_hour: Annotated[int, Field(gt=0)] = 50  # of an account, and of an organization
+    invitations_per_hour: Positive = 50  # of an account, and of an organization
     require_verified_email: bool | None = None  # unset: unless the databases are embedded
     registration: Annotated[Registration, BeforeValidator(_lower)] | None = None  # unset: see who_registers
 

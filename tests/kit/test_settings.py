@@ -5,7 +5,9 @@ import re
 import secrets
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -30,6 +32,10 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def set_all(monkeypatch: pytest.MonkeyPatch, values: dict[str, str]) -> None:
     for name, value in values.items():
         monkeypatch.setenv(name, value)
+
+
+def is_number(annotation: object) -> bool:
+    return annotation in (int, float) or Decimal in get_args(annotation)
 
 
 def problems() -> list[str]:
@@ -109,7 +115,9 @@ def test_servers_that_start_together_complete_it_once(tmp_path: Path) -> None:
 def test_data_dir_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("file").touch()
     monkeypatch.setenv("DATA_DIR", "file/data")
-    assert problems() == ["file/data/secrets.env cannot be used: Not a directory"]
+    assert problems() == ["DATA_DIR: file/data/secrets.env cannot be used: Not a directory"]
+    monkeypatch.setenv("DATA_DIR", "file")
+    assert problems() == ["DATA_DIR: file is not a directory"]
 
 
 def test_environment_goes_before_dotenv_before_the_secrets_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +172,19 @@ def test_external(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SMTP_TLS", "ssl", "'starttls', 'tls' or 'none'"),
         ("MAIL_FROM", "nobody at all", "must be an address"),
         ("MAIL_FROM", "a@example.com\r\nBcc: b@example.com", "must be an address"),
+        ("MAIL_FROM", " ", "must be an address"),
+        ("MAIL_FROM", "postgresql://u:hunter2@@db/app", "must be an address"),
+        ("MAIL_FROM", "https://me:hunter2@example.com", "must be an address"),
+        ("HOST", "http://127.0.0.1", "must be a host name"),
+        ("HOST", "127.0.0.1:50051", "must be a host name"),
+        ("HOST", "*", "must be a host name"),
+        ("TRUSTED_PROXIES", "10.0.0.0/8, hunter2", "must be addresses or networks"),
+        ("TRUSTED_PROXIES", "10.1.2.3/8", "zeros after the prefix"),
+        ("ORG_ALLOWANCE_USD", "5 USD", "must be an amount in USD, such as 100 or 2.50, or unlimited"),
+        ("OPENAI_API_KEY", "sk-canary-ä", "characters that no key has"),
+        ("ANTHROPIC_API_KEY", "sk canary", "characters that no key has"),
+        ("DEEPSEEK_API_KEY", "sk-canary\nsk-canary", "characters that no key has"),
+        ("LOCAL_MODEL_API_KEY", "“sk-canary”", "characters that no key has"),
         ("PUBLIC_URL", "javascript:alert(1)", "must begin with http://"),
         ("OPENAI_BASE_URL", "file:///etc/passwd", "must begin with http://"),
     ],
@@ -174,6 +195,20 @@ def test_refused_by_name_but_never_shown(monkeypatch: pytest.MonkeyPatch, name: 
     assert problem.startswith(f"{name}: ")
     assert says in problem
     assert len(value) < 5 or value not in problem
+
+
+@pytest.mark.parametrize("name", [name for name, field in Settings.model_fields.items() if is_number(field.annotation)])
+def test_number_beyond_what_clocks_and_databases_hold_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name.upper(), "99999999999999999999")
+    (problem,) = problems()
+    assert problem.startswith(f"{name.upper()}: ")
+
+
+def test_spaces_around_a_key_are_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", " sk-canary\n")
+    key = read().openai_api_key
+    assert key
+    assert key.get_secret_value() == "sk-canary"
 
 
 @pytest.mark.parametrize(
@@ -435,15 +470,13 @@ def test_proxies_are_taken(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
 # Files that editors leave
 
 
-LINE = "OPENAI_API_KEY=sk-canary-ä\n"
+LINE = "MAIL_FROM=Käthe <kaethe@example.com>\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_env_file_in_utf_8_is_read(tmp_path: Path, encoding: str) -> None:
     (tmp_path / ".env").write_bytes(LINE.replace("\n", "\r\n").encode(encoding))
-    key = read().openai_api_key
-    assert key
-    assert key.get_secret_value() == "sk-canary-ä"
+    assert read().mail_from == "Käthe <kaethe@example.com>"
 
 
 @pytest.mark.parametrize(
@@ -455,7 +488,7 @@ def test_env_file_in_utf_8_is_read(tmp_path: Path, encoding: str) -> None:
         (b"A=1\n\0B=2\n", ".env is UTF-16 or no text: save it as UTF-8"),
         (f"A=1\n{LINE}".encode("latin-1"), ".env: line 2 is not UTF-8: save the file as UTF-8"),
         (f"# Schlüssel\n{LINE}".encode("cp1252"), ".env: line 1 is not UTF-8: save the file as UTF-8"),
-        (b"A=1\nOPENAI_API_KEY = sk canary = 'x\n", ""),
+        (b"A=1\nB = sk canary = 'x\n", ""),
         (b"A=1\n\n= sk-canary\n", ".env: line 3 is not NAME=value"),
         (b"A='sk-canary\n", ".env: line 1 is not NAME=value"),
     ],
