@@ -1,5 +1,6 @@
 """Ports and TLS certificates: what keeps a server from listening, what does not, and certificates that change."""
 
+import codecs
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from aiworkspace_server.listening import check_port, read_certificate, reserved_port
+from aiworkspace_server.listening import Tls, check_port, listen, read_certificate, reserved_port
 from aiworkspace_server.settings import Settings, SettingsError
 from tests.certificates import PEM, make_certificate, served
 from tests.conftest import Stores, other_databases, store_settings
@@ -205,12 +206,20 @@ def tls_settings(certificate: Path, key: Path) -> Settings:
     return Settings.model_validate(store_settings(stores) | {"tls_cert_file": certificate, "tls_key_file": key})
 
 
-def test_chain_and_key_with_text_around_them_are_taken(tmp_path: Path) -> None:
-    certificate, key = make_certificate(tmp_path)
-    chain = certificate.read_bytes()
-    both = b"Certificate:\n    Data: ...\n" + chain + key.read_bytes()
+@pytest.mark.parametrize("before", [b"Certificate:\n    Data: ...\n", codecs.BOM_UTF8])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+async def test_chain_and_key_with_text_around_them_are_served(tmp_path: Path, before: bytes, line_end: bytes) -> None:
+    certificate, key = make_certificate(tmp_path, "around")
+    both = before + (certificate.read_bytes() + key.read_bytes()).replace(b"\n", line_end)
     certificate.write_bytes(both)
-    assert read_certificate(tls_settings(certificate, certificate))
+    settings = tls_settings(certificate, certificate)
+    taken = read_certificate(settings)
+    assert taken
+    server = grpc.aio.server()
+    address = listen(server, settings.model_copy(update={"port": 0}), Tls(taken))
+    await server.start()
+    assert await served(address) == "CN=around"
+    await server.stop(0)
 
 
 async def test_all_workers_read_certificates_again_on_hang_up_and_do_not_use_bad_ones(

@@ -15,9 +15,17 @@ import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 
 from .settings import Settings, SettingsError
+
+_PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 # The curves that gRPC's TLS library accepts in a certificate.
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
@@ -112,7 +120,7 @@ def listen(server: grpc.aio.Server, settings: Settings, tls: "Tls | None") -> st
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A certificate chain with its private key, checked to belong together."""
+    """A certificate chain with its private key, in PEM form, checked to belong together."""
 
     key: bytes
     chain: bytes
@@ -153,13 +161,19 @@ def read_certificate(settings: Settings) -> Certificate | None:
     """Return the certificate of the settings, None without TLS. Raise SettingsError for files that cannot serve."""
     if not (settings.tls_cert_file and settings.tls_key_file):
         return None
-    chain, key = _read(settings.tls_cert_file, "TLS_CERT_FILE"), _read(settings.tls_key_file, "TLS_KEY_FILE")
-    certificates, public = _certificates(chain), _public_key(key)
+    chain, pem = _read(settings.tls_cert_file, "TLS_CERT_FILE"), _read(settings.tls_key_file, "TLS_KEY_FILE")
+    certificates, key = _certificates(chain), _private_key(pem)
+    public = _encoded(key)
     if _encoded(certificates[0]) != public:
         if public in map(_encoded, certificates):
             raise SettingsError(["TLS_CERT_FILE: the server's own certificate must come first, its issuers after it"])
         raise SettingsError(["TLS_KEY_FILE: is not the key of the certificate in TLS_CERT_FILE"])
-    certificate = Certificate(key, chain, certificates[0].not_valid_after_utc)
+    # Written again, since gRPC's parser refuses files that were read here, such as ones with a byte-order mark.
+    certificate = Certificate(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        b"".join(each.public_bytes(Encoding.PEM) for each in certificates),
+        certificates[0].not_valid_after_utc,
+    )
     if certificate.expired:
         log.warning("tls_certificate_expired", expire_time=certificate.expire_time.isoformat())
     return certificate
@@ -182,20 +196,22 @@ def _certificates(pem: bytes) -> list[x509.Certificate]:
         raise SettingsError([f"TLS_CERT_FILE: holds no valid certificate{hint}"]) from None
 
 
-def _public_key(pem: bytes) -> bytes:
-    """The public half of a private key that gRPC can serve with."""
+def _private_key(pem: bytes) -> _PrivateKey:
+    """Return the key, or raise SettingsError unless gRPC can serve with it."""
     try:
         key = load_pem_private_key(pem, None)
     except TypeError:
         raise SettingsError(["TLS_KEY_FILE: is encrypted; decrypt it with openssl pkey"]) from None
     except (ValueError, UnsupportedAlgorithm):
-        hint = ", but a certificate: are the two files exchanged?" if b"BEGIN CERTIFICATE" in pem else " in PEM form"
+        hint = ", but a certificate: are the two files exchanged?" if b" CERTIFICATE-----" in pem else " in PEM form"
         raise SettingsError([f"TLS_KEY_FILE: holds no valid private key{hint}"]) from None
-    curve = key.curve if isinstance(key, ec.EllipticCurvePrivateKey) else None
-    if not isinstance(key, rsa.RSAPrivateKey) and not isinstance(curve, _CURVES):
-        raise SettingsError(["TLS_KEY_FILE: must be an RSA key, or one for P-256, P-384 or P-521"])
-    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if isinstance(key, rsa.RSAPrivateKey) or (
+        isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, _CURVES)
+    ):
+        return key
+    raise SettingsError(["TLS_KEY_FILE: must be an RSA key, or one for P-256, P-384 or P-521"])
 
 
-def _encoded(certificate: x509.Certificate) -> bytes:
-    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+def _encoded(holder: x509.Certificate | _PrivateKey) -> bytes:
+    """The public key of a certificate or of a private key."""
+    return holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
