@@ -260,7 +260,7 @@ INVARIANTS: dict[str, Sequence[str]] = {
         "llm/test_streams.py::test_the_clock_between_content",
         "chat/test_attempts.py::test_the_clock_of_the_run_fires_while_pings_arrive",
     ),
-    "28 a client that goes away leaves nothing behind": ("faults/test_vanished.py",),
+    "28 a client that goes away leaves nothing behind": ("faults/test_vanished.py", "kit/test_vanishing.py"),
     "29 every call ends with a status": (
         "kit/test_interceptors.py::test_a_cancel_inside_a_handler_ends_the_call",
         "kit/test_requests.py::test_a_request_that_does_not_arrive_ends_with_a_status",

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,13 +25,40 @@ COUNT, SIZE = 9, 3
 
 @dataclass(frozen=True)
 class Listed:
-    """How rows of one kind are made, listed and deleted; `rows` and `id` are names of fields."""
+    """How rows of one kind are made, listed and deleted. All but `make` and `contract` are names in the contract."""
 
     make: Callable[[Place, int], Awaitable[str]]
-    list: Callable[[Place, str], Awaitable[Any]]  # with a page token
-    delete: Callable[[Place, str], Awaitable[Any]]
+    contract: ModuleType
+    stub: str
+    list_method: str
+    delete_method: str
     rows: str
     id: str
+
+    async def list(self, place: Place, page_token: str) -> Any:
+        return await self._call(place, self.list_method, page_size=SIZE, page_token=page_token)
+
+    async def delete(self, place: Place, row_id: str) -> None:
+        await self._call(place, self.delete_method, **{self.id: row_id})
+
+    async def _call(self, place: Place, method: str, **fields: Any) -> Any:
+        """Call the method with these fields, in the place as far as its request has fields for one."""
+        request = getattr(self.contract, f"{method}Request")
+        where = {"org_id": place.org_id, "workspace_id": place.workspace_id}
+        there = {name: value for name, value in where.items() if name in request.DESCRIPTOR.fields_by_name}
+        return await getattr(getattr(place.owner, self.stub), method)(request(**(there | fields)))
+
+
+async def _conversation(place: Place, number: int) -> str:
+    return await make_conversation(place.owner, place.workspace_id)
+
+
+async def _workspace(place: Place, number: int) -> str:
+    return await make_workspace(place.owner, place.org_id)
+
+
+async def _org(place: Place, number: int) -> str:
+    return await make_org(place.owner)
 
 
 async def _team(place: Place, number: int) -> str:
@@ -59,111 +87,37 @@ async def _budget(place: Place, number: int) -> str:
     return (await make_budget(place.owner, place.org_id, 10**12 + number)).budget_id
 
 
-KINDS = {
-    "conversations": Listed(
-        lambda place, number: make_conversation(place.owner, place.workspace_id),
-        lambda place, token: place.owner.chat.ListConversations(
-            chat_pb2.ListConversationsRequest(workspace_id=place.workspace_id, page_size=SIZE, page_token=token)
-        ),
-        lambda place, row_id: place.owner.chat.DeleteConversation(
-            chat_pb2.DeleteConversationRequest(conversation_id=row_id)
-        ),
-        "conversations",
-        "conversation_id",
+KINDS = [
+    Listed(
+        _conversation,
+        chat_pb2, "chat", "ListConversations", "DeleteConversation", "conversations", "conversation_id",
     ),
-    "workspaces": Listed(
-        lambda place, number: make_workspace(place.owner, place.org_id),
-        lambda place, token: place.owner.workspaces.ListWorkspaces(
-            workspace_pb2.ListWorkspacesRequest(org_id=place.org_id, page_size=SIZE, page_token=token)
-        ),
-        lambda place, row_id: place.owner.workspaces.DeleteWorkspace(
-            workspace_pb2.DeleteWorkspaceRequest(workspace_id=row_id)
-        ),
-        "workspaces",
-        "workspace_id",
+    Listed(
+        _workspace,
+        workspace_pb2, "workspaces", "ListWorkspaces", "DeleteWorkspace", "workspaces", "workspace_id",
     ),
-    "teams": Listed(
-        _team,
-        lambda place, token: place.owner.teams.ListTeams(
-            team_pb2.ListTeamsRequest(org_id=place.org_id, page_size=SIZE, page_token=token)
-        ),
-        lambda place, row_id: place.owner.teams.DeleteTeam(
-            team_pb2.DeleteTeamRequest(org_id=place.org_id, team_id=row_id)
-        ),
-        "teams",
-        "team_id",
-    ),
-    "custom roles": Listed(
-        _role,
-        lambda place, token: place.owner.access.ListCustomRoles(
-            access_pb2.ListCustomRolesRequest(org_id=place.org_id, page_size=SIZE, page_token=token)
-        ),
-        lambda place, row_id: place.owner.access.DeleteCustomRole(
-            access_pb2.DeleteCustomRoleRequest(org_id=place.org_id, custom_role_id=row_id)
-        ),
-        "roles",
-        "custom_role_id",
-    ),
-    "service accounts": Listed(
+    Listed(_team, team_pb2, "teams", "ListTeams", "DeleteTeam", "teams", "team_id"),
+    Listed(_role, access_pb2, "access", "ListCustomRoles", "DeleteCustomRole", "roles", "custom_role_id"),
+    Listed(
         _account,
-        lambda place, token: place.owner.service_accounts.ListServiceAccounts(
-            service_account_pb2.ListServiceAccountsRequest(org_id=place.org_id, page_size=SIZE, page_token=token)
-        ),
-        lambda place, row_id: place.owner.service_accounts.DeleteServiceAccount(
-            service_account_pb2.DeleteServiceAccountRequest(org_id=place.org_id, user_id=row_id)
-        ),
-        "service_accounts",
+        service_account_pb2, "service_accounts", "ListServiceAccounts", "DeleteServiceAccount", "service_accounts",
         "user_id",
     ),
-    "members": Listed(
-        _account,
-        lambda place, token: place.owner.orgs.ListMembers(
-            org_pb2.ListMembersRequest(org_id=place.org_id, page_size=SIZE, page_token=token)
-        ),
-        lambda place, row_id: place.owner.orgs.RemoveMember(
-            org_pb2.RemoveMemberRequest(org_id=place.org_id, user_id=row_id)
-        ),
-        "members",
-        "user_id",
-    ),
-    "organizations": Listed(
-        lambda place, number: make_org(place.owner),
-        lambda place, token: place.owner.orgs.ListOrgs(org_pb2.ListOrgsRequest(page_size=SIZE, page_token=token)),
-        lambda place, row_id: place.owner.orgs.DeleteOrg(org_pb2.DeleteOrgRequest(org_id=row_id)),
-        "orgs",
-        "org_id",
-    ),
-    "budgets": Listed(
-        _budget,
-        lambda place, token: place.owner.budgets.ListBudgets(
-            budget_pb2.ListBudgetsRequest(org_id=place.org_id, page_size=SIZE, page_token=token)
-        ),
-        lambda place, row_id: place.owner.budgets.DeleteBudget(
-            budget_pb2.DeleteBudgetRequest(org_id=place.org_id, budget_id=row_id)
-        ),
-        "budgets",
-        "budget_id",
-    ),
-    "sessions": Listed(
-        _session,
-        lambda place, token: place.owner.auth.ListSessions(
-            auth_pb2.ListSessionsRequest(page_size=SIZE, page_token=token)
-        ),
-        lambda place, row_id: place.owner.auth.RevokeSession(auth_pb2.RevokeSessionRequest(session_id=row_id)),
-        "sessions",
-        "session_id",
-    ),
-}
+    Listed(_account, org_pb2, "orgs", "ListMembers", "RemoveMember", "members", "user_id"),
+    Listed(_org, org_pb2, "orgs", "ListOrgs", "DeleteOrg", "orgs", "org_id"),
+    Listed(_budget, budget_pb2, "budgets", "ListBudgets", "DeleteBudget", "budgets", "budget_id"),
+    Listed(_session, auth_pb2, "auth", "ListSessions", "RevokeSession", "sessions", "session_id"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.rows)
 async def test_a_list_goes_on_after_rows_of_it_were_deleted(kind: Listed, new_person: NewPerson) -> None:
     place = await make_place(await new_person())
     made = [await kind.make(place, number) for number in range(COUNT)]
     page = await kind.list(place, "")
     seen = [getattr(row, kind.id) for row in getattr(page, kind.rows)]
     unseen = [row_id for row_id in made if row_id not in seen]
-    gone = [*{seen[0], seen[-1]}.intersection(made), unseen[0], unseen[-1]]  # the last one is what the token names
+    gone = [*{seen[0], seen[-1]}.intersection(made), unseen[0], unseen[-1]]  # the token names the last that was seen
     for row_id in gone:
         await kind.delete(place, row_id)
     while page.next_page_token:
