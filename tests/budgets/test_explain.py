@@ -8,12 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aiworkspace.v1 import budget_pb2 as pb
-from aiworkspace.v1 import chat_pb2, workspace_pb2
+from aiworkspace.v1 import chat_pb2, model_pb2, workspace_pb2
 from aiworkspace_server.app import App, running
 from aiworkspace_server.llm.base import ModelRequest, TokenUsage, Turn
 from aiworkspace_server.llm.prices import price
 from aiworkspace_server.llm.tokens import bound_input
 from aiworkspace_server.settings import Settings
+from tests.backdoor import sql
 from tests.books import read_entries
 from tests.conftest import Stores, other_databases, store_settings
 from tests.people import Person, Place, make_conversation, make_place, make_workspace, people, say
@@ -32,6 +33,7 @@ from tests.spending import (
     spender,
     usd,
 )
+from tests.standin import Script, Standin
 from tests.team import Team
 
 CONTENT = "how much may this cost?"
@@ -133,6 +135,28 @@ async def test_the_call_does_what_was_said(
     assert done == (OK if said.allowed else EXHAUSTED)
     reserved = [entry.reserved for entry in await read_entries(stores, place.org_id) if entry.kind == "reserve"]
     assert reserved == [spent, amount] if said.allowed else [spent]
+
+
+@pytest.mark.usefixtures("one_minute")
+async def test_it_names_the_fallback_model_that_the_call_goes_to(
+    place: Place, stores: Stores, standin: Standin
+) -> None:
+    """As when the limit of the first model is reached, and when the workspace's model is gone."""
+    owner = place.owner
+    standin.script("gpt-4o-mini", Script(tokens=("ok",)))
+    limit = model_pb2.ModelLimit(model="echo/echo", requests_per_minute=1)
+    policy = model_pb2.ModelPolicy(fallback_models=["openai/gpt-4o-mini"], limits=[limit])
+    await owner.models.SetOrgModelPolicy(model_pb2.SetOrgModelPolicyRequest(org_id=place.org_id, policy=policy))
+    models = ["echo/echo", "openai/gpt-4o-mini", "openai/gpt-4o-mini"]
+    for model in models:
+        said = await explain(owner, place.workspace_id, input_tokens=TOKENS_IN, max_output_tokens=50)
+        assert (said.allowed, said.model) == (True, model)
+        events = await say(owner, place.conversation_id, CONTENT)
+        assert events[-1].run_completed.message.model == model
+    await sql(stores, "UPDATE workspaces SET default_model = 'openai/gone' WHERE id = %s", place.workspace_id)
+    assert (await explain(owner, place.workspace_id)).model == "openai/gpt-4o-mini"
+    assert (await say(owner, place.conversation_id, CONTENT))[-1].run_completed.message.model == "openai/gpt-4o-mini"
+    assert await named(explain(owner, place.workspace_id, model="openai/gone")) == ("model",)
 
 
 @pytest.mark.usefixtures("one_minute")

@@ -20,7 +20,7 @@ from ..kit.pages import Pages
 from ..kit.postgres import Database
 from ..kit.replies import Replies
 from ..kit.timestamps import now, timestamp
-from ..policies.plan import Plans
+from ..policies.plan import Plan, Plans, Target
 from ..usage.ledger import reservation, window_end, window_start
 from ..usage.store import CURRENCY
 from ..workspaces.store import find_workspace
@@ -106,8 +106,9 @@ class BudgetServicer(BudgetServiceServicer):
             raise NotFound("workspace_id")
         wanted = chat_pb2.ModelParameters(max_output_tokens=request.max_output_tokens)
         model = request.model or workspace.default_model
-        plan = await self._plans.make(tenant_id(), workspace_id, model, wanted, "model")
-        amount = reservation(plan.targets[0].model, request.input_tokens, plan.max_output_tokens, now())
+        plan = await self._plans.make(tenant_id(), workspace_id, model, wanted, "model", chosen=bool(request.model))
+        target, model_rates = await _choose(plan, request.input_tokens + plan.max_output_tokens)
+        amount = reservation(target.model, request.input_tokens, plan.max_output_tokens, now())
         async with self._db.read(tenant_id()) as tx:
             met = await store.list_meeting(
                 tx,
@@ -115,17 +116,14 @@ class BudgetServicer(BudgetServiceServicer):
                 caller_id(),
                 key.api_key_id if key else None,
                 self._allowance_nanos,
-                own_key=plan.targets[0].own_key,
+                own_key=target.own_key,
             )
         budgets = [_met_to_proto(row, service.fits(row, amount)) for row in met]
-        rates = [
-            await self._limits.look(self._methods[_SEND], current.get()),
-            *await plan.limits.look(plan.targets[0].model, request.input_tokens + plan.max_output_tokens),
-        ]
+        rates = [await self._limits.look(self._methods[_SEND], current.get()), *model_rates]
         refused = any(budget.hard and not budget.fits for budget in budgets) or not all(rate.fits for rate in rates)
         return pb.ExplainLimitResponse(
             allowed=not refused,
-            model=plan.targets[0].model,
+            model=target.model,
             reservation=_money(amount.nanos),
             budgets=budgets,
             rate_limits=map(_rate_to_proto, rates),
@@ -133,6 +131,15 @@ class BudgetServicer(BudgetServiceServicer):
 
     def _to_proto(self, budget: Budget, count: BudgetCount | None) -> pb.Budget:
         return _budget_to_proto(budget, count, service.limit_of(budget, self._allowance_nanos))
+
+
+async def _choose(plan: Plan, tokens: int) -> tuple[Target, list[LimitState]]:
+    """Return the model that a message goes to, with the limits of the policies that it meets there.
+
+    It is the first of the plan that these let through, as when the message is sent, or the first of all.
+    """
+    met = [(target, await plan.limits.look(target.model, tokens)) for target in plan.targets]
+    return next((each for each in met if all(rate.fits for rate in each[1])), met[0])
 
 
 def _read_terms(request: pb.CreateBudgetRequest) -> service.Terms:
