@@ -53,7 +53,7 @@ def reset_password(
     with connected(ctx) as session:
         if email:
             session.client.account.request_password_reset(email=email)
-            output.say(f"If {email} has an account, a mail with a token is on its way.")
+            output.say(f"If {email} has an account, it gets a mail with a token.")
         token = token or typer.prompt("Token from the mail", err=True)
         password = _password(password_stdin, confirm=True)
         session.client.account.reset_password(token=token, new_password=password)
@@ -106,7 +106,7 @@ def change_email(
     with connected(ctx) as session:
         password = _password(password_stdin, confirm=False)
         session.client.account.change_email(new_email=new_email, password=password)
-        output.say(f"If {new_email} has no account, a mail with a token is on its way there. Next: aiws verify")
+        output.say(f"If {new_email} has no account, it gets a mail with a token. Next: aiws verify")
 
 
 @app.command()
