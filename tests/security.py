@@ -155,6 +155,7 @@ INVARIANTS: dict[str, Sequence[str]] = {
         "orgs/test_suspension.py::test_the_keys_of_a_suspended_service_account_do_not_work",
         "orgs/test_members.py::test_a_removal_counts_from_the_next_call_on",
         "orgs/test_members.py::test_a_demotion_counts_from_the_next_call_on",
+        "contracts/test_ended_elsewhere.py",
         "chat/test_lost_access.py::test_what_a_member_had_in_progress_is_cancelled_with_their_access",
     ),
     "6 rotating signing keys fails no call": ("auth/test_rotation.py",),

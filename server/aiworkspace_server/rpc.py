@@ -115,6 +115,7 @@ def steps(
         at_once.step,  # the same; from here on a call may last
         reading.step,  # nothing is read for callers who are refused above; everything below has a request
         recorder.outcomes,  # of callers who are known and within their limits; sees what is refused below
+        interceptors.authenticate_again(authenticator.refresh),  # within the limits, since it asks the database
         # An outsider learns nothing from validation.
         interceptors.authorize(access.authorize, access.recheck, access.allowed_by),
         typed.normalise,  # what people typed, before anything compares it

@@ -5,7 +5,7 @@ import pytest
 
 from aiworkspace_server.app import App, running
 from aiworkspace_server.settings import Settings
-from tests.backdoor import as_owner
+from tests.backdoor import Owner, as_owner
 from tests.conftest import Stores, other_databases, provider_settings, store_settings
 from tests.contracts.belongings import Belongings, furnish
 from tests.contracts.snapshot import Snapshots
@@ -23,6 +23,7 @@ class Estate:
     theirs: Belongings
     snapshots: Snapshots
     standin: Standin
+    postgres: Owner
 
 
 @pytest.fixture(scope="module")
@@ -34,4 +35,4 @@ async def estate(request: pytest.FixtureRequest, stores: Stores) -> AsyncIterato
             ours = await furnish(new_person, "openai/gpt-4o-mini")
             theirs = await furnish(new_person, "openai/gpt-4o-mini")
             callers = [ours.ids["org_id"], ours.owner.user_id, ours.member.user_id]
-            yield Estate(app, new_person, ours, theirs, Snapshots(owner, app, callers), standin)
+            yield Estate(app, new_person, ours, theirs, Snapshots(owner, app, callers), standin, owner)

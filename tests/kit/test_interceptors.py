@@ -237,6 +237,7 @@ def test_the_order_of_the_chain() -> None:
         "step",  # at_once
         "step",  # reading
         "outcomes",
+        "authenticate_again",
         "authorize",
         "normalise",
         "validate",

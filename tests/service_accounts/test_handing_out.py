@@ -205,6 +205,35 @@ async def test_a_key_that_ended_while_its_call_waited_leaves_no_other_key(
     assert len(listed.api_keys) == 2
 
 
+@pytest.mark.parametrize("ended", ["revoke_time", "expire_time"])
+async def test_a_key_that_ended_while_its_call_waited_does_nothing_else(
+    team: Team, new_backend: NewBackend, stores: Stores, ended: str
+) -> None:
+    """What it did would not be among what was revoked with it."""
+    user_id, workspace_id = await make_account(team.owner, team.org_id), await make_workspace(team.owner, team.org_id)
+    made = await make_key(team.owner, team.org_id, user_id)
+    backend, org_id = new_backend(made.secret), team.org_id
+    member = org_pb2.Member(org_id=org_id, user_id=team.member.user_id, role=org_pb2.ROLE_ADMIN)
+    async with as_owner(stores) as connection, connection.transaction():
+        await connection.execute("SELECT 1 FROM orgs WHERE id = %s FOR UPDATE", (team.org_id,))
+        late = [
+            asyncio.create_task(outcome(call))
+            for call in (
+                backend.orgs.CreateInvitation(
+                    org_pb2.CreateInvitationRequest(org_id=org_id, email="i@example.com", role=org_pb2.ROLE_ADMIN)
+                ),
+                backend.orgs.UpdateMember(org_pb2.UpdateMemberRequest(member=member)),
+                backend.orgs.UpdateOrg(org_pb2.UpdateOrgRequest(org=org_pb2.Org(org_id=org_id, name="Another"))),
+                backend.workspaces.DeleteWorkspace(workspace_pb2.DeleteWorkspaceRequest(workspace_id=workspace_id)),
+                make_account(backend, org_id),
+            )
+        ]
+        await until_blocked(stores, *late)
+        change = f"UPDATE api_keys SET {ended} = now() WHERE id = %s"
+        await connection.execute(change.encode(), (made.api_key.api_key_id,))
+    assert await asyncio.gather(*late) == [UNAUTHENTICATED] * 5
+
+
 async def test_a_maker_who_was_suspended_while_the_call_waited_makes_none(team: Team, stores: Stores) -> None:
     user_id = await make_account(team.owner, team.org_id)
     async with as_owner(stores) as connection, connection.transaction():

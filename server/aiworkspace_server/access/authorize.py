@@ -61,6 +61,8 @@ class Access:
         """
         if await self._allowed(call, method, resource_id):
             return True
+        if call.fresh:
+            return False
         call.fresh = True  # what was granted a moment ago counts
         await self._authenticator.refresh(call)
         return await self._allowed(call, method, resource_id)

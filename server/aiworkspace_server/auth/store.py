@@ -11,10 +11,19 @@ from sqlalchemy.dialects.postgresql import insert
 from ..kit.errors import Unauthenticated
 from ..kit.postgres import ReadSession, WriteSession
 from ..kit.timestamps import LEEWAY, now
+from .authority import Principal
 from .models import Session, User
 
 _FIND_PRINCIPAL = text("SELECT * FROM find_principal(:session_id)")
 _FIND_API_KEY = text("SELECT * FROM find_api_key(:secret_hash)")
+_CREDENTIALS_WORK = text("""
+    SELECT CASE WHEN CAST(:session_id AS uuid) IS NOT NULL
+      THEN EXISTS (SELECT FROM sessions WHERE id = :session_id AND revoke_time IS NULL
+                   AND expire_time > clock_timestamp() - interval '60 seconds')
+      ELSE EXISTS (SELECT FROM api_keys WHERE id = :key_id AND revoke_time IS NULL
+                   AND (expire_time IS NULL OR expire_time > clock_timestamp()))
+    END
+""")
 _IS_INVITED = text("SELECT is_invited(:email)")
 _TOUCH_API_KEY = text("""
     UPDATE api_keys SET last_use_time = now(), last_use_address = :address WHERE id = (
@@ -31,6 +40,12 @@ async def find_principal(tx: ReadSession, session_id: UUID) -> Row[*tuple[Any, .
 async def find_api_key(tx: ReadSession, secret_hash: bytes) -> Row[*tuple[Any, ...]] | None:
     """id, org_id, user_id, permissions, workspace_ids, last_use_time and memberships of a key that works."""
     return (await tx.execute(_FIND_API_KEY, {"secret_hash": secret_hash})).one_or_none()
+
+
+async def credentials_work(tx: ReadSession, caller: Principal) -> bool:
+    """Whether the session or API key of a call is still good. Of a key the tenant has to be its organization."""
+    values = {"session_id": caller.session_id, "key_id": caller.key_id}
+    return bool((await tx.execute(_CREDENTIALS_WORK, values)).scalar_one())
 
 
 async def touch_api_key(tx: WriteSession, api_key_id: UUID, address: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -32,6 +33,7 @@ class Method:
     access: options.Access
     rate_limit: int  # value of RateLimitClass
     calls_per_minute: int
+    reads: bool = False  # whether it changes nothing
     audited: bool = False
     streams: bool = False  # whether it answers with a stream
     request_streams: bool = False
@@ -73,7 +75,8 @@ def read_methods(services: Iterable[ServiceDescriptor], scopes: Iterable[str]) -
 
 
 def _read(descriptor: MethodDescriptor) -> Method:
-    declared = descriptor.GetOptions().Extensions
+    given = descriptor.GetOptions()
+    declared = given.Extensions
     limit = declared[options.rate_limit]
     group = options.RateLimitClass.DESCRIPTOR.values_by_number[limit].GetOptions().Extensions
     streams = descriptor.server_streaming
@@ -83,6 +86,7 @@ def _read(descriptor: MethodDescriptor) -> Method:
         access=declared[options.access],
         rate_limit=limit,
         calls_per_minute=group[options.calls_per_minute],
+        reads=given.idempotency_level == MethodOptions.NO_SIDE_EFFECTS,
         audited=declared[options.audited],
         streams=streams,
         request_streams=descriptor.client_streaming,

@@ -248,6 +248,29 @@ def authenticate(check: Callable[[Call], Awaitable[None]]) -> Step:
     return step
 
 
+def authenticate_again(refresh: Callable[[Call], Awaitable[None]]) -> Step:
+    """Lets `refresh` read anew who calls a method that changes something, and authorization look past its caches.
+
+    What is remembered may be a second old: long enough for somebody who was just removed over another process to delete
+    the organization.
+    """
+
+    def step(method: Method, proceed: Handler) -> Handler:
+        public = method.access.mode == options.ACCESS_MODE_PUBLIC
+        # The transaction that starts a run checks the right to it itself.
+        if public or method.reads or method.rate_limit == options.RATE_LIMIT_CLASS_GENERATE:
+            return proceed
+
+        async def handler(call: Call, request: Any) -> Any:
+            await refresh(call)
+            call.fresh = True
+            return await proceed(call, request)
+
+        return handler
+
+    return step
+
+
 def authorize(
     check: Callable[[Call, Any], Awaitable[None]],
     recheck: Callable[[Call], Awaitable[None]],

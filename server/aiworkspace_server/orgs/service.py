@@ -9,11 +9,20 @@ from uuid import UUID
 from aiworkspace.v1 import common_pb2 as pb
 
 from ..auth import authority
+from ..auth import store as users
 from ..auth.authority import ROLES, Principal
 from ..auth.models import User
 from ..auth.service import email_unverified
 from ..kit.context import current
-from ..kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, PermissionMissing, etag_mismatch
+from ..kit.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionMissing,
+    Unauthenticated,
+    etag_mismatch,
+)
 from ..kit.ids import new_id
 from ..kit.postgres import ReadSession, WriteSession, set_tenant
 from ..kit.timestamps import is_over, now
@@ -41,10 +50,11 @@ async def create_org(tx: WriteSession, org_id: UUID, name: str, owner_id: UUID) 
     return org
 
 
-async def update_org(tx: WriteSession, org_id: UUID, etag: str, values: dict[str, Any]) -> Org:
+async def update_org(tx: WriteSession, org_id: UUID, etag: str, values: dict[str, Any], caller: Principal) -> Org:
     if "name" in values and not values["name"]:
         raise InvalidArgument({"org.name": "must not be empty"})
     org = await lock_org(tx, org_id, "org.org_id")
+    await check_may_grant(tx, caller)
     if etag and etag != str(org.version):
         raise etag_mismatch("org.etag")
     org.name = values.get("name", org.name)
@@ -53,8 +63,9 @@ async def update_org(tx: WriteSession, org_id: UUID, etag: str, values: dict[str
     return org
 
 
-async def delete_org(tx: WriteSession, org_id: UUID) -> None:
+async def delete_org(tx: WriteSession, org_id: UUID, caller: Principal) -> None:
     org = await lock_org(tx, org_id, "org_id")
+    await check_may_grant(tx, caller)
     org.delete_time = now()
 
 
@@ -219,10 +230,19 @@ async def reinstate_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller
 
 
 async def lock_org(tx: WriteSession, org_id: UUID, field: str) -> Org:
-    """The organization, with nobody else changing it or who is in it until the transaction ends."""
+    """The organization, with nobody else changing it or who is in it until the transaction ends.
+
+    Raises Unauthenticated when the caller's session or key has ended while the call waited for the lock: what it makes
+    would not be among what was revoked with the key.
+    """
     org = await store.lock_org(tx, org_id)
     if org is None:
         raise NotFound(field)
+    # Once in a transaction, which may itself end the caller's key.
+    if not tx.info.get("caller_checked"):
+        if not await users.credentials_work(tx, current.get().principal):
+            raise Unauthenticated
+        tx.info["caller_checked"] = True
     return org
 
 

@@ -112,12 +112,12 @@ class OrgServicer(OrgServiceServicer):
     async def UpdateOrg(self, request: pb.UpdateOrgRequest, context: Any) -> pb.UpdateOrgResponse:
         values = changes(request.org, request.update_mask, {"name"})
         async with self._db.write(tenant_id()) as tx:
-            org = await service.update_org(tx, tenant_id(), request.org.etag, values)
+            org = await service.update_org(tx, tenant_id(), request.org.etag, values, current.get().principal)
         return pb.UpdateOrgResponse(org=_org_to_proto(org, _own_role()))
 
     async def DeleteOrg(self, request: pb.DeleteOrgRequest, context: Any) -> pb.DeleteOrgResponse:
         async with self._db.write(tenant_id()) as tx:
-            await service.delete_org(tx, tenant_id())
+            await service.delete_org(tx, tenant_id(), current.get().principal)
             await self._erase(tx, tenant_id())
         self._authenticator.forget_org(tenant_id())
         await self._rights_lost(tenant_id())

@@ -94,10 +94,9 @@ async def update_workspace(tx: WriteSession, workspace_id: UUID, etag: str, valu
     return workspace
 
 
-async def delete_workspace(tx: WriteSession, workspace_id: UUID) -> None:
-    workspace = await store.lock_workspace(tx, workspace_id)
-    if workspace is None:
-        raise NotFound("workspace_id")
+async def delete_workspace(tx: WriteSession, org_id: UUID, workspace_id: UUID, caller: Principal) -> None:
+    workspace = await members.lock(tx, org_id, workspace_id)
+    await members.check_may_give(tx, caller, workspace_id, frozenset())
     workspace.delete_time = now()
 
 

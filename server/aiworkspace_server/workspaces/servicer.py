@@ -84,7 +84,7 @@ class WorkspaceServicer(WorkspaceServiceServicer):
     async def DeleteWorkspace(self, request: pb.DeleteWorkspaceRequest, context: Any) -> pb.DeleteWorkspaceResponse:
         workspace_id = parse_id(request.workspace_id, "workspace_id")
         async with self._db.write(tenant_id()) as tx:
-            await service.delete_workspace(tx, workspace_id)
+            await service.delete_workspace(tx, tenant_id(), workspace_id, current.get().principal)
             await self._erase(tx, tenant_id(), workspace_id)
         await self._withdrawn(workspace_id)
         return pb.DeleteWorkspaceResponse()
