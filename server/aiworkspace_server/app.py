@@ -14,7 +14,7 @@ from grpc_health.v1 import health
 from .access.authorize import Access, FindScope
 from .access.servicer import AccessServicer
 from .accounts.jobs import TokenMails
-from .accounts.service import EmailTokens
+from .accounts.service import EmailTokens, end_mailed
 from .accounts.servicer import AccountServicer
 from .audit.recorder import Recorder
 from .audit.service import Chain
@@ -311,13 +311,14 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
     erasure = Erasure(db, jobs, shared.eraser)
     return Services(
         auth=AuthServicer(
-            db, credentials, settings.who_registers, token_mails.ask_verification, notices, pages, replies
+            db, credentials, settings.who_registers, token_mails.ask_verification, end_mailed, notices, pages, replies
         ),
         accounts=AccountServicer(
             db,
             credentials,
             token_mails,
             notices,
+            orgs.give_up_address,
             orgs.leave_all,
             shared.rights_lost,
             erasure.ask_account,

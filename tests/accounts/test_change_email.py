@@ -9,9 +9,18 @@ from aiworkspace.v1 import account_pb2, auth_pb2, org_pb2
 from tests.accounts.conftest import SignIn
 from tests.backdoor import sql, until_no_jobs
 from tests.conftest import Stores
-from tests.mailbox import CHANGE, NOTICE, RESET, Mailbox
+from tests.mailbox import CHANGE, NOTICE, RESET, VERIFY, Mailbox
 from tests.people import PASSWORD, NewPerson, Person, Place
-from tests.refusals import ALREADY_EXISTS, NOT_FOUND, OK, PASSWORD_WRONG, UNAUTHENTICATED, outcome, outcomes
+from tests.refusals import (
+    ALREADY_EXISTS,
+    INVITATION_CLOSED,
+    NOT_FOUND,
+    OK,
+    PASSWORD_WRONG,
+    UNAUTHENTICATED,
+    outcome,
+    outcomes,
+)
 
 
 def new_address() -> str:
@@ -72,6 +81,28 @@ async def test_mailed_tokens_of_the_address_before_end(new_person: NewPerson, ma
     await verify(person, await mailbox.token(email, CHANGE))
     request = account_pb2.ResetPasswordRequest(token=reset, new_password="another long passphrase here")
     assert await outcome(person.accounts.ResetPassword(request)) == NOT_FOUND
+
+
+@pytest.mark.parametrize("how", ["changed", "reset"])
+async def test_a_new_password_ends_the_change_that_a_thief_asked_for(
+    how: str, new_person: NewPerson, mailbox: Mailbox, sign_in: SignIn
+) -> None:
+    """The notice says to change the password: with the token the thief would take the account with it."""
+    person, email = await new_person(), new_address()
+    await person.accounts.RequestPasswordReset(account_pb2.RequestPasswordResetRequest(email=person.email))
+    reset = account_pb2.ResetPasswordRequest(
+        token=await mailbox.token(person.email, RESET), new_password="another long passphrase here"
+    )
+    await change(await sign_in(person), email)
+    token = await mailbox.token(email, CHANGE)
+    if how == "reset":
+        await person.accounts.ResetPassword(reset)
+    else:
+        await person.auth.ChangePassword(
+            auth_pb2.ChangePasswordRequest(current_password=PASSWORD, new_password="another long passphrase")
+        )
+        assert await outcome(person.accounts.ResetPassword(reset)) == NOT_FOUND
+    assert await outcome(verify(person, token)) == NOT_FOUND
 
 
 async def test_without_the_password_nothing_happens(new_person: NewPerson, mailbox: Mailbox, stores: Stores) -> None:
@@ -158,3 +189,23 @@ async def test_an_invitation_stays_with_the_address_that_it_was_sent_to(
     await change(person, email)
     await verify(person, await mailbox.token(email, CHANGE))
     assert await outcome(person.orgs.AcceptInvitation(org_pb2.AcceptInvitationRequest(token=token))) == NOT_FOUND
+
+
+async def test_who_was_removed_does_not_come_back_under_a_former_address(
+    place: Place, new_person: NewPerson, mailbox: Mailbox
+) -> None:
+    person, email = await new_person(), new_address()
+    former = person.email
+    await verify(person, await mailbox.token(former, VERIFY))
+    tokens = []
+    for address in (former, email):
+        invite = org_pb2.CreateInvitationRequest(org_id=place.org_id, email=address, role=org_pb2.ROLE_MEMBER)
+        tokens.append((await place.owner.orgs.CreateInvitation(invite)).token)
+    await change(person, email)
+    await verify(person, await mailbox.token(email, CHANGE))
+    await person.orgs.AcceptInvitation(org_pb2.AcceptInvitationRequest(token=tokens[1]))
+    await place.owner.orgs.RemoveMember(org_pb2.RemoveMemberRequest(org_id=place.org_id, user_id=person.user_id))
+    await change(person, former)
+    await verify(person, await mailbox.token(former, CHANGE))
+    again = person.orgs.AcceptInvitation(org_pb2.AcceptInvitationRequest(token=tokens[0]))
+    assert await outcome(again) == INVITATION_CLOSED

@@ -57,7 +57,8 @@ class AsyncAccount:
 
         With the token of ChangeEmail the address becomes the account's, in place of the one before. All sessions end
         but the one that asked for the change, and so do tokens that were mailed to the address before, those for
-        ResetPassword included. Invitations to the address before stay with that address.
+        ResetPassword included. Invitations to the address before are not for the new one; if it was verified, they
+        are revoked.
 
         Errors: NOT_FOUND for a token that is unknown, was replaced, or has expired; ALREADY_EXISTS when the new
         address has an account by now.
@@ -82,7 +83,8 @@ class AsyncAccount:
 
     async def reset_password(self, *, token: str, new_password: str, timeout: float | None = None) -> None:
         """Sets a new password, ends all sessions of the account and marks its email address as verified. Its owner gets
-        a mail. A token works once, for an hour, unless a newer one was sent.
+        a mail. A token works once, for an hour, unless a newer one was sent or the password was changed. With it end
+        tokens of ChangeEmail.
 
         Errors: NOT_FOUND for a token that is unknown, was used or replaced, or has expired; INVALID_ARGUMENT when
         the password is easily guessed.
@@ -97,8 +99,9 @@ class AsyncAccount:
 
     async def change_email(self, *, new_email: str, password: str, timeout: float | None = None) -> None:
         """Sends a mail with a token for VerifyEmail to a new address. Only with that token does the address become the
-        account's; until then nothing changes. The present address gets a notice first. Tokens of earlier calls end.
-        Nothing is sent to an address that has an account, nor beyond three mails in an hour; the answer is the same.
+        account's; until then nothing changes. The present address gets a notice first. Tokens of earlier calls end,
+        and with a new password all of them. Nothing is sent to an address that has an account, nor beyond three
+        mails in an hour; the answer is the same.
 
         Errors: UNAUTHENTICATED with reason PASSWORD_WRONG; RESOURCE_EXHAUSTED after too many wrong passwords.
 
@@ -159,7 +162,8 @@ class Account:
 
         With the token of ChangeEmail the address becomes the account's, in place of the one before. All sessions end
         but the one that asked for the change, and so do tokens that were mailed to the address before, those for
-        ResetPassword included. Invitations to the address before stay with that address.
+        ResetPassword included. Invitations to the address before are not for the new one; if it was verified, they
+        are revoked.
 
         Errors: NOT_FOUND for a token that is unknown, was replaced, or has expired; ALREADY_EXISTS when the new
         address has an account by now.
@@ -182,7 +186,8 @@ class Account:
 
     def reset_password(self, *, token: str, new_password: str, timeout: float | None = None) -> None:
         """Sets a new password, ends all sessions of the account and marks its email address as verified. Its owner gets
-        a mail. A token works once, for an hour, unless a newer one was sent.
+        a mail. A token works once, for an hour, unless a newer one was sent or the password was changed. With it end
+        tokens of ChangeEmail.
 
         Errors: NOT_FOUND for a token that is unknown, was used or replaced, or has expired; INVALID_ARGUMENT when
         the password is easily guessed.
@@ -196,8 +201,9 @@ class Account:
 
     def change_email(self, *, new_email: str, password: str, timeout: float | None = None) -> None:
         """Sends a mail with a token for VerifyEmail to a new address. Only with that token does the address become the
-        account's; until then nothing changes. The present address gets a notice first. Tokens of earlier calls end.
-        Nothing is sent to an address that has an account, nor beyond three mails in an hour; the answer is the same.
+        account's; until then nothing changes. The present address gets a notice first. Tokens of earlier calls end,
+        and with a new password all of them. Nothing is sent to an address that has an account, nor beyond three
+        mails in an hour; the answer is the same.
 
         Errors: UNAUTHENTICATED with reason PASSWORD_WRONG; RESOURCE_EXHAUSTED after too many wrong passwords.
 

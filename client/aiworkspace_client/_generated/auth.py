@@ -184,7 +184,8 @@ class AsyncAuth:
     async def change_password(
         self, *, current_password: str, new_password: str, request_id: str | None = None, timeout: float | None = None
     ) -> None:
-        """Sets a new password and ends all other sessions of the account. Its owner gets a mail.
+        """Sets a new password and ends all other sessions of the account, and tokens that were mailed for ResetPassword
+        and ChangeEmail. Its owner gets a mail.
 
         Errors: UNAUTHENTICATED when current_password is wrong; INVALID_ARGUMENT when new_password is easily guessed;
         RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes.
@@ -379,7 +380,8 @@ class Auth:
     def change_password(
         self, *, current_password: str, new_password: str, request_id: str | None = None, timeout: float | None = None
     ) -> None:
-        """Sets a new password and ends all other sessions of the account. Its owner gets a mail.
+        """Sets a new password and ends all other sessions of the account, and tokens that were mailed for ResetPassword
+        and ChangeEmail. Its owner gets a mail.
 
         Errors: UNAUTHENTICATED when current_password is wrong; INVALID_ARGUMENT when new_password is easily guessed;
         RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes.

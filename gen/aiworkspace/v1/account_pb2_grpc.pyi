@@ -43,7 +43,7 @@ class AccountServiceStub:
 
     With the token of ChangeEmail the address becomes the account's, in place of the one before. All sessions end but the
     one that asked for the change, and so do tokens that were mailed to the address before, those for ResetPassword
-    included. Invitations to the address before stay with that address.
+    included. Invitations to the address before are not for the new one; if it was verified, they are revoked.
 
     Errors: NOT_FOUND for a token that is unknown, was replaced, or has expired; ALREADY_EXISTS when the new address has
     an account by now.
@@ -54,14 +54,16 @@ class AccountServiceStub:
     """
     ResetPassword: _grpc.UnaryUnaryMultiCallable[_account_pb2.ResetPasswordRequest, _account_pb2.ResetPasswordResponse]
     """ResetPassword sets a new password, ends all sessions of the account and marks its email address as verified. Its
-    owner gets a mail. A token works once, for an hour, unless a newer one was sent.
+    owner gets a mail. A token works once, for an hour, unless a newer one was sent or the password was changed. With it
+    end tokens of ChangeEmail.
 
     Errors: NOT_FOUND for a token that is unknown, was used or replaced, or has expired; INVALID_ARGUMENT when the
     password is easily guessed.
     """
     ChangeEmail: _grpc.UnaryUnaryMultiCallable[_account_pb2.ChangeEmailRequest, _account_pb2.ChangeEmailResponse]
     """ChangeEmail sends a mail with a token for VerifyEmail to a new address. Only with that token does the address become
-    the account's; until then nothing changes. The present address gets a notice first. Tokens of earlier calls end.
+    the account's; until then nothing changes. The present address gets a notice first. Tokens of earlier calls end, and
+    with a new password all of them.
     Nothing is sent to an address that has an account, nor beyond three mails in an hour; the answer is the same.
 
     Errors: UNAUTHENTICATED with reason PASSWORD_WRONG; RESOURCE_EXHAUSTED after too many wrong passwords.
@@ -96,7 +98,7 @@ class AccountServiceAsyncStub(AccountServiceStub):
 
     With the token of ChangeEmail the address becomes the account's, in place of the one before. All sessions end but the
     one that asked for the change, and so do tokens that were mailed to the address before, those for ResetPassword
-    included. Invitations to the address before stay with that address.
+    included. Invitations to the address before are not for the new one; if it was verified, they are revoked.
 
     Errors: NOT_FOUND for a token that is unknown, was replaced, or has expired; ALREADY_EXISTS when the new address has
     an account by now.
@@ -107,14 +109,16 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """
     ResetPassword: _aio.UnaryUnaryMultiCallable[_account_pb2.ResetPasswordRequest, _account_pb2.ResetPasswordResponse]  # type: ignore[assignment]
     """ResetPassword sets a new password, ends all sessions of the account and marks its email address as verified. Its
-    owner gets a mail. A token works once, for an hour, unless a newer one was sent.
+    owner gets a mail. A token works once, for an hour, unless a newer one was sent or the password was changed. With it
+    end tokens of ChangeEmail.
 
     Errors: NOT_FOUND for a token that is unknown, was used or replaced, or has expired; INVALID_ARGUMENT when the
     password is easily guessed.
     """
     ChangeEmail: _aio.UnaryUnaryMultiCallable[_account_pb2.ChangeEmailRequest, _account_pb2.ChangeEmailResponse]  # type: ignore[assignment]
     """ChangeEmail sends a mail with a token for VerifyEmail to a new address. Only with that token does the address become
-    the account's; until then nothing changes. The present address gets a notice first. Tokens of earlier calls end.
+    the account's; until then nothing changes. The present address gets a notice first. Tokens of earlier calls end, and
+    with a new password all of them.
     Nothing is sent to an address that has an account, nor beyond three mails in an hour; the answer is the same.
 
     Errors: UNAUTHENTICATED with reason PASSWORD_WRONG; RESOURCE_EXHAUSTED after too many wrong passwords.
@@ -158,7 +162,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
 
         With the token of ChangeEmail the address becomes the account's, in place of the one before. All sessions end but the
         one that asked for the change, and so do tokens that were mailed to the address before, those for ResetPassword
-        included. Invitations to the address before stay with that address.
+        included. Invitations to the address before are not for the new one; if it was verified, they are revoked.
 
         Errors: NOT_FOUND for a token that is unknown, was replaced, or has expired; ALREADY_EXISTS when the new address has
         an account by now.
@@ -181,7 +185,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.ResetPasswordResponse, _abc.Awaitable[_account_pb2.ResetPasswordResponse]]:
         """ResetPassword sets a new password, ends all sessions of the account and marks its email address as verified. Its
-        owner gets a mail. A token works once, for an hour, unless a newer one was sent.
+        owner gets a mail. A token works once, for an hour, unless a newer one was sent or the password was changed. With it
+        end tokens of ChangeEmail.
 
         Errors: NOT_FOUND for a token that is unknown, was used or replaced, or has expired; INVALID_ARGUMENT when the
         password is easily guessed.
@@ -194,7 +199,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.ChangeEmailResponse, _abc.Awaitable[_account_pb2.ChangeEmailResponse]]:
         """ChangeEmail sends a mail with a token for VerifyEmail to a new address. Only with that token does the address become
-        the account's; until then nothing changes. The present address gets a notice first. Tokens of earlier calls end.
+        the account's; until then nothing changes. The present address gets a notice first. Tokens of earlier calls end, and
+        with a new password all of them.
         Nothing is sent to an address that has an account, nor beyond three mails in an hour; the answer is the same.
 
         Errors: UNAUTHENTICATED with reason PASSWORD_WRONG; RESOURCE_EXHAUSTED after too many wrong passwords.

@@ -173,7 +173,8 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ChangePassword(self, request, context):
-        """ChangePassword sets a new password and ends all other sessions of the account. Its owner gets a mail.
+        """ChangePassword sets a new password and ends all other sessions of the account, and tokens that were mailed for
+        ResetPassword and ChangeEmail. Its owner gets a mail.
 
         Errors: UNAUTHENTICATED when current_password is wrong; INVALID_ARGUMENT when new_password is easily guessed;
         RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes.

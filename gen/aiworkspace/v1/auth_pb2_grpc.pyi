@@ -77,7 +77,8 @@ class AuthServiceStub:
     Errors: ABORTED when user.etag is given and no longer current.
     """
     ChangePassword: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ChangePasswordRequest, _auth_pb2.ChangePasswordResponse]
-    """ChangePassword sets a new password and ends all other sessions of the account. Its owner gets a mail.
+    """ChangePassword sets a new password and ends all other sessions of the account, and tokens that were mailed for
+    ResetPassword and ChangeEmail. Its owner gets a mail.
 
     Errors: UNAUTHENTICATED when current_password is wrong; INVALID_ARGUMENT when new_password is easily guessed;
     RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes.
@@ -147,7 +148,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     Errors: ABORTED when user.etag is given and no longer current.
     """
     ChangePassword: _aio.UnaryUnaryMultiCallable[_auth_pb2.ChangePasswordRequest, _auth_pb2.ChangePasswordResponse]  # type: ignore[assignment]
-    """ChangePassword sets a new password and ends all other sessions of the account. Its owner gets a mail.
+    """ChangePassword sets a new password and ends all other sessions of the account, and tokens that were mailed for
+    ResetPassword and ChangeEmail. Its owner gets a mail.
 
     Errors: UNAUTHENTICATED when current_password is wrong; INVALID_ARGUMENT when new_password is easily guessed;
     RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes.
@@ -256,7 +258,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.ChangePasswordRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.ChangePasswordResponse, _abc.Awaitable[_auth_pb2.ChangePasswordResponse]]:
-        """ChangePassword sets a new password and ends all other sessions of the account. Its owner gets a mail.
+        """ChangePassword sets a new password and ends all other sessions of the account, and tokens that were mailed for
+        ResetPassword and ChangeEmail. Its owner gets a mail.
 
         Errors: UNAUTHENTICATED when current_password is wrong; INVALID_ARGUMENT when new_password is easily guessed;
         RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes.

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from uuid import UUID
 
@@ -19,6 +20,10 @@ from .models import EmailToken
 
 LIFETIMES = {"verify": timedelta(hours=24), "reset": timedelta(hours=1), "change": timedelta(hours=24)}
 _MOST_PER_HOUR = 3  # mails of one purpose to one account, so that nobody can be flooded with them
+
+
+# Told of an account that leaves its address, before it does.
+GiveUp = Callable[[WriteSession, User], Awaitable[None]]
 
 
 class EmailTokens:
@@ -103,9 +108,11 @@ async def find_owner(tx: ReadSession, token: str, *purposes: str) -> User:
     return user
 
 
-async def verify_email(tx: WriteSession, token: str) -> None:
+async def verify_email(tx: WriteSession, token: str, give_up: GiveUp) -> None:
     row, user = await _lock(tx, token, "verify", "change")
     if row.purpose == "change" and not row.use_time:
+        if user.verify_time:  # else the address before may have been somebody else's
+            await give_up(tx, user)
         await _change_email(tx, row, user)
     elif row.email != user.email:
         raise NotFound("token")
@@ -145,7 +152,16 @@ async def reset_password(tx: WriteSession, token: str, password_hash: str) -> No
     row.use_time = time = now()
     user.password_hash = password_hash
     _mark_verified(user)
+    await end_mailed(tx, user.id)
     await users.revoke_sessions(tx, user.id, time, kept=None)
+
+
+async def end_mailed(tx: WriteSession, user_id: UUID) -> None:
+    """Ends what could undo a new password: tokens for another one, and for another address.
+
+    Whoever asked for them may be the reason for the new password.
+    """
+    await store.end_tokens(tx, user_id, "reset", "change")
 
 
 async def _lock(tx: WriteSession, token: str, *purposes: str) -> tuple[EmailToken, User]:

@@ -19,6 +19,7 @@ from ..kit.postgres import Database, WriteSession
 from ..kit.replies import Replies
 from . import service
 from .jobs import TokenMails
+from .service import GiveUp
 
 # Takes a person out of all organizations, in the transaction that deletes the account, and returns which these were.
 Leave = Callable[[WriteSession, User], Awaitable[Sequence[UUID]]]
@@ -35,6 +36,7 @@ class AccountServicer(AccountServiceServicer):
         credentials: Credentials,
         mails: TokenMails,
         notices: Notices,
+        give_up: GiveUp,
         leave: Leave,
         left: Left,
         erase: Erase,
@@ -46,6 +48,7 @@ class AccountServicer(AccountServiceServicer):
         self._authenticator = credentials.authenticator
         self._mails = mails
         self._notices = notices
+        self._give_up = give_up
         self._leave = leave
         self._left = left
         self._erase = erase
@@ -64,7 +67,7 @@ class AccountServicer(AccountServiceServicer):
     async def VerifyEmail(self, request: pb.VerifyEmailRequest, context: Any) -> pb.VerifyEmailResponse:
         user = await self._owner(request.token, "verify", "change")
         async with self._db.write(user_id=user.id) as tx:
-            await service.verify_email(tx, request.token)
+            await service.verify_email(tx, request.token, self._give_up)
         self._authenticator.forget(user.id)
         return pb.VerifyEmailResponse()
 

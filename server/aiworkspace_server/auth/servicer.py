@@ -28,6 +28,8 @@ Answer = TypeVar("Answer", pb.RegisterResponse, pb.LoginResponse)
 
 # Told of a new account, in the transaction that makes it.
 Registered = Callable[[WriteSession, User], Awaitable[None]]
+# Told of a new password, in the transaction that sets it.
+PasswordChanged = Callable[[WriteSession, UUID], Awaitable[None]]
 
 
 class AuthServicer(AuthServiceServicer):
@@ -37,6 +39,7 @@ class AuthServicer(AuthServiceServicer):
         credentials: Credentials,
         registration: Registration,
         registered: Registered,
+        password_changed: PasswordChanged,
         notices: Notices,
         pages: Pages,
         replies: Replies,
@@ -52,6 +55,7 @@ class AuthServicer(AuthServiceServicer):
         self._throttle = credentials.throttle
         self._registration = registration
         self._registered = registered
+        self._password_changed = password_changed
         self._notices = notices
         self._pages = pages
         self._replies = replies
@@ -229,6 +233,7 @@ class AuthServicer(AuthServiceServicer):
             if reply := await self._replies.earlier(tx, request, pb.ChangePasswordResponse):
                 return reply
             await service.set_password(tx, user, call.session_id, new_hash)
+            await self._password_changed(tx, user.id)
             await self._notices.notify(tx, user.id, Notice.PASSWORD_CHANGED)
             reply = await self._replies.keep(tx, request, pb.ChangePasswordResponse())
         self._authenticator.forget(user.id)

@@ -204,6 +204,16 @@ async def leave_all(tx: WriteSession, user: User) -> Sequence[UUID]:
     return left
 
 
+async def give_up_address(tx: WriteSession, user: User) -> None:
+    """Revokes open invitations to the present address of a person, in all organizations.
+
+    Somebody who is removed from one of them under another address could go back to this one and come in again.
+    """
+    for org_id in sorted(await store.list_invitation_orgs(tx, user.id)):
+        await set_tenant(tx, org_id)
+        await store.close_invitations_to(tx, user.id, user.email)
+
+
 async def suspend_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller: Principal) -> tuple[Membership, User]:
     if user_id == caller.user_id:
         raise InvalidArgument({"user_id": "is your own: nobody suspends themselves"})
