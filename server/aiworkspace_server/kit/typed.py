@@ -24,6 +24,8 @@ from .interceptors import Handler
 _LONGEST = 4096  # what is longer breaks a rule in any form, and would cost time
 _PACKAGE = options.DESCRIPTOR.package + "."
 _INVISIBLE = re.compile("[\\s\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
+# Each of them, to be stripped: a pattern that looks for the last ones takes quadratic time.
+_BLANKS = "".join(char for char in map(chr, range(0x10000)) if _INVISIBLE.match(char))
 # Control characters, line separators, and marks that turn the direction of what stands beside them.
 _NOT_IN_TITLES = re.compile("[\\s\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
 
@@ -41,8 +43,12 @@ def normalise(method: Method, proceed: Handler) -> Handler:
 
 
 def email(text: str) -> str:
-    """An address in lower case, its domain in ASCII. What is no address stays none, for validation to refuse."""
-    local, at, domain = unicodedata.normalize("NFC", text.strip()).lower().rpartition("@")
+    """An address in lower case, of characters of one width, its domain in ASCII.
+
+    What is no address stays none, for validation to refuse.
+    """
+    lower = unicodedata.normalize("NFKC", text).lower()
+    local, at, domain = unicodedata.normalize("NFKC", lower).strip(_BLANKS).rpartition("@")
     if at and not domain.isascii():
         with suppress(idna.IDNAError, UnicodeError):
             domain = idna.encode(domain, uts46=True).decode()
