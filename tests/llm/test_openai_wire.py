@@ -355,6 +355,9 @@ async def test_a_refusal_is_text_and_says_so(raw: Raw) -> None:
     assert (result.text, result.finish) == ("I can't.", "refused")
     raw.events(*refused, delta("content_filter"))
     assert (await raw.answer()).finish == "content_filter"
+    raw.events(delta("stop", content=[{"type": "refusal", "refusal": "I can't."}]))
+    result = await raw.answer()
+    assert (result.text, result.finish) == ("I can't.", "refused")
 
 
 async def test_an_answer_that_is_whole_does_not_wait_for_an_end_that_never_comes(

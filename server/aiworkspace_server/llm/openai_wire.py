@@ -204,10 +204,10 @@ class _ChatReply(Reply):
             delta = record(choice.get("message"))
         # DeepSeek and llama.cpp name it one way, Ollama and newer vLLM the other.
         self.say_all("thinking", delta.get("reasoning_content") or delta.get("reasoning"))
-        self.say_all("text", delta.get("content"))
-        if refusal := delta.get("refusal"):
-            self._refused = True
-            self.say_all("text", refusal)
+        content, refusal = delta.get("content"), delta.get("refusal")
+        self.say_all("text", content)
+        self.say_all("text", refusal)
+        self._refused = self._refused or bool(refusal) or _holds_refusal(content)
         reason = string(choice.get("finish_reason"))
         if reason in _GAVE_UP:
             self.gave_up = reason
@@ -236,6 +236,11 @@ class _ChatReply(Reply):
                 output_audio_tokens=count(completion.get("audio_tokens")) or 0,
             )
         )
+
+
+def _holds_refusal(content: object) -> bool:
+    """Whether a content that is a list of parts has one that refuses."""
+    return isinstance(content, list) and any(record(part).get("refusal") for part in content)
 
 
 def _error(document: dict[str, Any]) -> bool:
