@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from aiworkspace_server.llm import wire
 from aiworkspace_server.llm.base import Answering, Delta, ErrorKind, Finish, Provider, TokenUsage
 from aiworkspace_server.llm.clock import Clocks
 from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
@@ -286,6 +287,36 @@ async def test_a_connection_that_closes_without_an_answer_is_no_timeout() -> Non
         assert result.error is not None
         assert result.error.kind is ErrorKind.UNAVAILABLE
         await provider.aclose()
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "retry_after"),
+    [(401, ErrorKind.MISCONFIGURED, None), (429, ErrorKind.RATE_LIMITED, 7), (500, ErrorKind.UNAVAILABLE, None)],
+)
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_an_error_status_is_told_and_free_though_its_body_breaks_off(
+    status: int, kind: ErrorKind, retry_after: float | None, hangs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "_ERROR_SECONDS", 0.2)
+    done = asyncio.Event()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        fields = f"Retry-After: {retry_after}\r\n" if retry_after else ""
+        writer.write(f"HTTP/1.1 {status} No\r\n{fields}Content-Length: 100\r\n\r\n{{".encode())
+        if hangs:
+            await done.wait()
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    for provider in (openai_provider(url), anthropic_provider(url)):
+        error = (await answer(provider)).error
+        assert error is not None
+        assert (error.kind, error.status, error.free, error.retry_after) == (kind, status, True, retry_after)
+        await provider.aclose()
+    done.set()
     server.close()
 
 

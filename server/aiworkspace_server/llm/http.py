@@ -9,7 +9,7 @@ import httpx2
 from aiworkspace_server.settings import SettingsError
 from aiworkspace_server.urls import is_loopback
 
-from .wire import no_cookies
+from .wire import limit_error, no_cookies
 
 ClientT = TypeVar("ClientT")
 
@@ -24,7 +24,8 @@ def http_client(make: Callable[..., ClientT], base_url: str) -> ClientT:
     shown = f"[{host}]" if ":" in host else host
     mounts = {f"all://{shown}": None} if is_loopback(host) else {}
     try:
-        return make(follow_redirects=False, cookies=no_cookies(), mounts=mounts)
+        hooks = {"response": [limit_error]}
+        return make(follow_redirects=False, cookies=no_cookies(), mounts=mounts, event_hooks=hooks)
     except OSError as error:  # an SSL error is one
         problem = f"cannot be loaded: {error.strerror or 'no certificates'}"
         raise SettingsError([f"SSL_CERT_FILE or SSL_CERT_DIR: {problem}"]) from None

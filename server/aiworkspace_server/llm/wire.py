@@ -17,6 +17,9 @@ from .reply import Reply
 _DRAIN_SECONDS = 0.1
 # How long to wait for what may follow an answer that is whole: its account, and the end mark.
 _LAST_SECONDS = 5.0
+# How much of the body of an error status is read, and how long it may take.
+_MOST_ERROR_BYTES = 64 * 1024
+_ERROR_SECONDS = 2.0
 TRANSPORT_ERRORS = (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
 
 
@@ -41,6 +44,32 @@ class SentBody(httpx2.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         self._on_sent()
         yield self._body
+
+
+class _ErrorBody(httpx2.AsyncByteStream):
+    """The body of an error status as far as it comes. It ends where it breaks off, since the status says enough."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = _MOST_ERROR_BYTES
+        with contextlib.suppress(TimeoutError, *TRANSPORT_ERRORS):
+            async with asyncio.timeout(_ERROR_SECONDS):
+                async for piece in self._stream:
+                    yield piece[:left]
+                    left -= len(piece)
+                    if left <= 0:
+                        return
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def limit_error(response: httpx2.Response) -> None:
+    """Let the body of an error status neither hide the status nor be waited for. To be called before it is read."""
+    if response.is_error and isinstance(response.stream, httpx2.AsyncByteStream):
+        response.stream = _ErrorBody(response.stream)
 
 
 async def read_reply(
