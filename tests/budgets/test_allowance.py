@@ -14,6 +14,7 @@ from aiworkspace.v1 import audit_pb2, org_pb2
 from aiworkspace.v1 import budget_pb2 as pb
 from aiworkspace_server.app import App, running
 from aiworkspace_server.budgets.service import ORGS_WITH_ALLOWANCE
+from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.settings import Settings
 from aiworkspace_server.usage.ledger import BudgetExhausted
 from aiworkspace_server.usage.rebuild import rebuild
@@ -164,6 +165,25 @@ async def test_sixteen_at_once_spend_no_more_than_the_allowance(
     settled, reserved = await spent(place)
     assert 0 < settled <= ALLOWANCE
     assert reserved == 0
+    await check_books(limited, place.org_id)
+
+
+async def test_a_long_text_is_asked_while_what_it_is_expected_to_cost_is_left(
+    app: App, place: Place, limited: Stores, standin: Standin
+) -> None:
+    """A token for each of its bytes would be more than the allowance ever has."""
+    standin.script("gpt-4o-mini", Script(tokens=("ok",), usage=TokenUsage(20_000, 0, 0, 1, 0)))
+    content = "word " * 20_000
+    conversation_id = await make_conversation(place.owner, place.workspace_id, GPT)
+    assert await outcome(say(place.owner, conversation_id, content)) == OK
+    settled, _ = await spent(place)
+    assert 0 < settled < ALLOWANCE
+    await spend(app, spender(place), ALLOWANCE - settled - 1_000_000)
+    other_id = await make_conversation(place.owner, place.workspace_id, GPT)
+    refused = await refusal(say(place.owner, other_id, content))
+    assert refused
+    assert f"{refused.code} {refused.reason}" == EXHAUSTED
+    assert "it opens again at" in refused.message
     await check_books(limited, place.org_id)
 
 

@@ -17,6 +17,7 @@ from aiworkspace_server.llm.tokens import (
     count_turn,
     estimate_input,
     estimate_tokens,
+    expect_input,
     is_believable,
     mark_excess,
     usage_when_cut,
@@ -77,6 +78,28 @@ def test_half_a_surrogate_pair_is_bounded_as_the_character_that_replaces_it() ->
 @given(request_=REQUESTS)
 def test_the_bound_is_above_the_estimate(request_: ModelRequest) -> None:
     assert estimate_input(request_) <= bound_input(request_)
+
+
+# The expectation
+
+
+@given(request_=REQUESTS)
+def test_the_expectation_is_no_more_than_the_bound(request_: ModelRequest) -> None:
+    assert expect_input(request_) <= bound_input(request_)
+
+
+@pytest.mark.parametrize(
+    "text", ["8" * 1000, "x" * 1000, "አማርኛ " * 300, "😀 " * 300, '{"a": 1, "b": [2, 3]}' * 50, "1 2 3 " * 300]
+)
+def test_what_is_no_prose_is_expected_to_be_a_token_for_each_byte(text: str) -> None:
+    request_ = ModelRequest("m", "", [Turn("user", text)], 1)
+    assert expect_input(request_) == bound_input(request_)
+
+
+def test_prose_is_expected_to_be_about_what_common_vocabularies_count() -> None:
+    text = "Prose has some words, and they are as long as words are; now and then (here, say) there is a mark. " * 100
+    request_ = ModelRequest("m", "", [Turn("user", text)], 1)
+    assert 0.22 * len(text) < expect_input(request_) < 0.4 * len(text)
 
 
 # The estimate

@@ -43,7 +43,8 @@ class _BudgetScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetSco
     BUDGET_SCOPE_ALLOWANCE: _BudgetScope.ValueType  # 5
     """That of the whole organization on the server's own keys at providers: what the operator of the server allows it in
     a month. It is there from the beginning unless the operator sets no limit, always hard, and cannot be made, changed
-    or deleted. What the organization's own keys are used for does not count in it. Of the organizations that an account
+    or deleted. What the organization's own keys are used for does not count in it. A run begins while what it is
+    expected to cost is left, which for prose is less than a token for each byte. Of the organizations that an account
     makes, the first three have the server's usual allowance, and the others none until the operator gives them one.
     """
 
@@ -65,7 +66,8 @@ rotated to and from.
 BUDGET_SCOPE_ALLOWANCE: BudgetScope.ValueType  # 5
 """That of the whole organization on the server's own keys at providers: what the operator of the server allows it in
 a month. It is there from the beginning unless the operator sets no limit, always hard, and cannot be made, changed
-or deleted. What the organization's own keys are used for does not count in it. Of the organizations that an account
+or deleted. What the organization's own keys are used for does not count in it. A run begins while what it is
+expected to cost is left, which for prose is less than a token for each byte. Of the organizations that an account
 makes, the first three have the server's usual allowance, and the others none until the operator gives them one.
 """
 Global___BudgetScope: _TypeAlias = BudgetScope  # noqa: Y015

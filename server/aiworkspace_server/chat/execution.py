@@ -17,7 +17,7 @@ from ..kit.timestamps import now
 from ..llm.base import ModelRequest, Turn
 from ..llm.breaker import Asked
 from ..llm.reply import MOST_SAID_BYTES
-from ..llm.tokens import bound_input, estimate_input
+from ..llm.tokens import bound_input, estimate_input, expect_input
 from ..policies.plan import Plan, Target
 from ..usage import ledger
 from ..usage.ledger import BudgetExhausted, Spender
@@ -231,7 +231,10 @@ class Execution:
             await self._plan.limits.take(target.model, estimate_input(request) + request.max_output_tokens)
         time = now()
         asking = self._asking(number, target, request, time)
-        amount = ledger.reservation(target.model, bound_input(request), request.max_output_tokens, time)
+        amount, expected = (
+            ledger.reservation(target.model, count(request), request.max_output_tokens, time)
+            for count in (bound_input, expect_input)
+        )
         await self._settle([] if beside else list(self._tries.unsettled))
 
         async def reserve() -> None:
@@ -239,7 +242,14 @@ class Execution:
                 await rights.check(tx, spender)
                 if number not in {entry.attempt for entry in await ledger.list_reserved(tx, spender.run_id)}:
                     await engine.ledger.reserve(
-                        tx, spender, number, target.model, amount, own_key=target.own_key, time=time
+                        tx,
+                        spender,
+                        number,
+                        target.model,
+                        amount,
+                        own_key=target.own_key,
+                        time=time,
+                        expected_nanos=expected.nanos,
                     )
 
         await insist(reserve)

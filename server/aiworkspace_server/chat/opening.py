@@ -15,7 +15,7 @@ from ..kit.replies import request_id_reused
 from ..kit.stores import insist
 from ..kit.timestamps import now
 from ..llm.base import ModelRequest, Turn
-from ..llm.tokens import bound_input, estimate_input
+from ..llm.tokens import bound_input, estimate_input, expect_input
 from ..policies.plan import Plan, Target
 from ..usage import ledger
 from ..usage.ledger import Spender
@@ -92,11 +92,23 @@ class Opening:
         """
         question, plan, spender = self._question, self.plan, self.spender
         target, book = plan.targets[0], self._engine.ledger
-        amount = ledger.reservation(target.model, bound_input(request), plan.max_output_tokens, spender.run_time)
+        amount, expected = (
+            ledger.reservation(target.model, count(request), plan.max_output_tokens, spender.run_time)
+            for count in (bound_input, expect_input)
+        )
         async with self._engine.db.write(question.org_id, question.user_id) as tx:
             if await claims.claim(tx, spender, question.content_hash, self._engine.server_id):
                 await rights.check(tx, spender, question.session_id)  # under the lock that the claim took
-                await book.reserve(tx, spender, 1, target.model, amount, own_key=target.own_key, time=spender.run_time)
+                await book.reserve(
+                    tx,
+                    spender,
+                    1,
+                    target.model,
+                    amount,
+                    own_key=target.own_key,
+                    time=spender.run_time,
+                    expected_nanos=expected.nanos,
+                )
                 return None
             request_id = question.request_id
             earlier = await claims.find_request(tx, question.user_id, request_id) if request_id else None

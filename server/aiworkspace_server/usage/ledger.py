@@ -94,7 +94,8 @@ _RESERVE = text(f"""
   ), counted AS ({_count_in_budgets(COUNTING_NEW_RUN)})
   SELECT b.id, b.scope, b.period, {LIMIT} AS limit_nanos, c.start_time, c.settled_nanos, c.reserved_nanos
   FROM counted c JOIN budgets b ON b.id = c.budget_id
-  WHERE b.hard AND c.settled_nanos + c.reserved_nanos > {LIMIT}
+  WHERE b.hard AND {LIMIT} < c.settled_nanos + c.reserved_nanos
+    - CASE b.scope WHEN 'allowance' THEN CAST(:unexpected_nanos AS bigint) ELSE 0 END
   ORDER BY {LIMIT} - c.settled_nanos - c.reserved_nanos
 """)
 _END = text(f"""
@@ -161,18 +162,20 @@ class Spender:
 class BudgetExhausted(RateLimited):
     """A hard budget does not have enough left for a reservation."""
 
-    def __init__(self, row: Row[*tuple[Any, ...]], amount: Price) -> None:
+    def __init__(self, row: Row[*tuple[Any, ...]], amount: Price, expected_nanos: int) -> None:
         opens = window_end(row.period, row.start_time)
         left = max(0, row.limit_nanos - row.settled_nanos - row.reserved_nanos + amount.nanos)
-        fits_once = amount.nanos <= row.limit_nanos
-        then = f"it opens again at {opens:%Y-%m-%d %H:%M} UTC" if fits_once else "that is more than it ever has"
+        needed = expected_nanos if row.scope == "allowance" else amount.nanos
+        then = (
+            f"it opens again at {opens:%Y-%m-%d %H:%M} UTC" if needed <= row.limit_nanos else "it never has that much"
+        )
         if row.scope == "allowance":
             then += (
                 ". The operator of the server can raise it, and a key of the organization's own does not count in it"
             )
         message = (
             f"The {row.period}'s {_NAMES[row.scope]} has {usd(left)} {amount.currency} left and this may cost"
-            f" up to {usd(amount.nanos)} {amount.currency}; {then}."
+            f" up to {usd(needed)} {amount.currency}; {then}."
         )
         super().__init__(
             f"budget:{row.id}",
@@ -205,9 +208,13 @@ class Ledger:
         *,
         own_key: bool,
         time: datetime | None = None,
+        expected_nanos: int | None = None,
     ) -> None:
         """Reserves for an attempt. Raises BudgetExhausted, after which the transaction must not be committed.
 
+        Budgets must have the whole amount left: they are never exceeded. An allowance must have `expected_nanos` left:
+        it keeps strangers from spending without end, and one long text in a language of a few bytes a token does not
+        have to be reserved as if every byte were one. All count the whole amount until the attempt ends.
         `time`, or now, is the time of the entry, at whose prices the attempt is reserved, settled and reconciled.
         """
         if attempt > 1:  # else the claim of the run took the lock
@@ -215,9 +222,11 @@ class Ledger:
         values = asdict(spender) | {"currency": amount.currency, "version": amount.version}
         values |= {"reserved_nanos": amount.nanos, "cost_nanos": 0, "id": new_id(), "time": time or now()}
         values |= {"attempt": attempt, "model": model, "own_key": own_key, "allowance_nanos": self._allowance_nanos}
+        expected_nanos = amount.nanos if expected_nanos is None else min(expected_nanos, amount.nanos)
+        values["unexpected_nanos"] = amount.nanos - expected_nanos
         exceeded = (await tx.execute(_RESERVE, values)).all()
         if exceeded:
-            raise BudgetExhausted(exceeded[0], amount)
+            raise BudgetExhausted(exceeded[0], amount, expected_nanos)
 
     async def settle(
         self, tx: WriteSession, org_id: UUID, run_id: UUID, attempt: int, usage: TokenUsage, cost: Price
@@ -280,9 +289,9 @@ async def list_settled(tx: ReadSession, run_id: UUID) -> Sequence[LedgerEntry]:
 
 
 def reservation(model: str, input_tokens: int, max_output_tokens: int, at: datetime) -> Price:
-    """What a request costs at most. Raises InvalidArgument for a model of which nobody knows what it costs.
+    """What a request with so many tokens, or fewer, costs at most.
 
-    `input_tokens` is an upper bound, such as `bound_input` gives.
+    Raises InvalidArgument for a model of which nobody knows what it costs.
     """
     try:
         return most(model, input_tokens, max_output_tokens, at)
