@@ -71,7 +71,8 @@ async def allowance(settings: Settings, org_id: UUID, amount: str | None) -> Non
             if org is None:
                 raise CommandError(f"there is no organization {org_id}")
             if amount:
-                await budgets.set_allowance(tx, org_id, limit_nanos)
+                if await budgets.set_allowance(tx, org_id, limit_nanos) is None:
+                    raise CommandError(f"{org.name!r} has no row for its allowance in the budgets; nothing was changed")
                 await audit_chain(settings).append(tx, org_id, _operator_entry("allowance", org_id))
         async with db.read(org_id) as tx:
             found = await find_budget(tx, org_id)

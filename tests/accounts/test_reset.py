@@ -108,6 +108,7 @@ async def test_a_used_token_is_not_found(new_person: NewPerson, sign_in: SignIn,
     token = await asked(person, mailbox)
     await reset(person, token)
     assert await outcome(reset(person, token, "yet another passphrase")) == NOT_FOUND
+    assert await outcome(reset(person, token, person.email)) == NOT_FOUND, "refused before the password is looked at"
     assert (await sign_in(person, NEW)).user_id == person.user_id
 
 

@@ -14,7 +14,9 @@ from aiworkspace.v1 import options_pb2 as options
 from aiworkspace.v1 import org_pb2
 from aiworkspace_server.app import App, running
 from aiworkspace_server.auth import api_keys
-from aiworkspace_server.auth.failures import _LOOK_UPS_AT_ONCE
+from aiworkspace_server.auth.failures import _LOOK_UPS_AT_ONCE, Failures
+from aiworkspace_server.kit.errors import RateLimited, Unauthenticated
+from aiworkspace_server.kit.limits import Counters
 from aiworkspace_server.settings import Settings
 from tests.backends import make_account, make_key
 from tests.conftest import Stores, other_databases, store_settings
@@ -95,6 +97,24 @@ async def test_unknown_keys_cost_no_query_above_the_limit_and_others_are_served(
         assert await outcome(Caller(anybody, refreshed.tokens.access_token, NEIGHBOUR).get_me()) == OK
         assert await outcome(Caller(anybody, other_key, ELSEWHERE).get_me()) == OK, "a key from elsewhere"
         await anybody.channel.close()
+
+
+async def test_a_key_in_use_stays_known_however_long_somebody_guesses_beside_it() -> None:
+    seconds = 0.0
+    failures = Failures(Counters(None), 1, lambda: seconds)
+    async with failures.attempt(NEIGHBOUR, b"key"):
+        pass
+    for _ in range(ALLOWED):
+        with pytest.raises(Unauthenticated):
+            async with failures.attempt(ATTACKER, b"guess"):
+                raise Unauthenticated
+    with pytest.raises(RateLimited):
+        async with failures.attempt(ATTACKER, b"guess"):
+            pass
+    for _ in range(10):
+        seconds += 600
+        async with failures.attempt(NEIGHBOUR, b"key"):
+            pass
 
 
 async def test_a_refusal_says_when_to_come_back(server: App) -> None:

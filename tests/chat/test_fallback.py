@@ -328,6 +328,27 @@ async def test_a_first_model_whose_provider_has_no_room_is_passed_over(
     assert gate.idle
 
 
+async def test_a_provider_without_room_uses_up_no_limit_of_its_models(
+    place: Place, app: App, standin: Standin, plan_for: PlanFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = await make_place(place.owner)
+    limits = [model_pb2.ModelLimit(model=OPENAI, requests_per_minute=2)]
+    policy = model_pb2.ModelPolicy(fallback_models=[ANTHROPIC], limits=limits)
+    await place.owner.models.SetOrgModelPolicy(model_pb2.SetOrgModelPolicyRequest(org_id=place.org_id, policy=policy))
+    gate = Gate(1, 10, 0)
+    monkeypatch.setattr(app.runs, "_engine", replace(app.engine, gate=gate))
+    play(standin, ANTHROPIC, Script(tokens=WORDS))
+    play(standin, OPENAI, Script(tokens=WORDS))
+    inside = gate.enter("openai", uuid.uuid4())
+    for _ in range(3):
+        ended = (await say(place.owner, place.conversation_id, "hello", model=OPENAI))[-1].run_completed
+        assert ended.message.model == ANTHROPIC
+    inside.leave()
+    ended = (await say(place.owner, place.conversation_id, "hello", model=OPENAI))[-1].run_completed
+    assert ended.message.model == OPENAI
+    assert gate.idle
+
+
 async def test_a_conversation_whose_model_is_gone_goes_on_with_the_fallback(
     place: Place, standin: Standin, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from pymongo.errors import ConnectionFailure
+from sqlalchemy.exc import InternalError
 
 from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, service_account_pb2, workspace_pb2
 from aiworkspace_server.app import App
@@ -232,13 +233,15 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
         await task
 
 
-async def test_a_store_that_is_away_ends_nothing() -> None:
+@pytest.mark.parametrize("error", [ConnectionFailure, InternalError("", None, Exception("read-only"))])
+async def test_a_store_that_is_away_ends_nothing(error: Exception) -> None:
+    """Nor does a failure that nobody expects: who comes later is looked after as well."""
     tries = 0
 
     async def fail() -> None:
         nonlocal tries
         tries += 1
-        raise ConnectionFailure
+        raise error
 
     async with Watches(0.01).watching("key", fail):
         await until_true(lambda: tries > 2)

@@ -15,6 +15,12 @@ _VARINT, _LENGTH, _START_GROUP, _END_GROUP = 0, 2, 3, 4
 _UNKNOWN = 15  # a number that has a tag of one byte, and that no request uses
 NOT_UTF8 = b"\xff"
 _UNITS = {"letters": b"x", "NUL": b"\0", "dots": b"a.", "slashes": b"a/", "emoji": "😀".encode()}
+# What takes longest to be looked through or brought into a normal form, in as many characters as a field may have.
+_TEXTS: dict[str, Callable[[int], str]] = {
+    "words": lambda size: "a " * (size // 2),
+    "white space": lambda size: " " * (size - 1) + "x",
+    "marks in the wrong order": lambda size: "a" + "\u0301" * (size // 2 - 1) + "\u0316" * (size // 2 - 1),
+}
 
 Wrap = Callable[[bytes], bytes]
 
@@ -80,6 +86,8 @@ def _of_field(field: Any, room: int) -> Iterator[tuple[str, bytes]]:
         for name, unit in _UNITS.items():
             yield f"one long value of {name}", _long(field.number, unit, room)
             yield f"short values of {name}", _repeat(delimited(field.number, unit), room)
+        for name, make in _TEXTS.items():
+            yield f"as many {name} as the rules allow", _fitting(field, make, room)
         yield "values that differ", b"".join(delimited(field.number, b"%06d" % n) for n in range(room // 8))
         bad = delimited(field.number, NOT_UTF8)
         yield "many, the last not UTF-8", _repeat(delimited(field.number, b""), room - len(bad)) + bad
@@ -87,6 +95,14 @@ def _of_field(field: Any, room: int) -> Iterator[tuple[str, bytes]]:
     else:
         yield "numbers", _repeat(tag(field.number, _VARINT) + b"\1", room)
         yield "packed numbers", _long(field.number, b"\1", room)
+
+
+def _fitting(field: Any, make: Callable[[int], str], room: int) -> bytes:
+    rules = field.GetOptions().Extensions[validate.field].string
+    most = min(size for size in (rules.max_len, rules.max_bytes, room - 8) if size)
+    while len(text := make(most).encode()) > min(rules.max_bytes or room, room - 8):
+        most = most * 2 // 3
+    return delimited(field.number, text)
 
 
 def _repeat(unit: bytes, room: int) -> bytes:

@@ -168,6 +168,18 @@ async def test_start_straight_after_kill_9(data_dir: Path) -> None:
             assert await read(urls) == [["acknowledged"]] * 3
 
 
+async def test_redis_starts_on_files_of_other_versions_and_lets_nobody_read_them(data_dir: Path) -> None:
+    async with embedded_redis(data_dir):
+        data = data_dir / "redis" / "data"
+        (data / "appendonlydir").mkdir(mode=0o755)
+        inside = data / "appendonlydir" / "appendonly.aof.1.base.rdb"
+        inside.write_bytes(b"")
+        inside.chmod(0o644)
+    async with embedded_redis(data_dir):
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in (inside.parent, inside)]
+    assert modes == [0o700, 0o600]
+
+
 @pytest.mark.parametrize(("database", "name"), [(embedded_mongo, "mongo"), (embedded_redis, "redis")])
 async def test_what_outlived_its_server_is_ended_first(data_dir: Path, database: Database, name: str) -> None:
     """Without setpriv, as on macOS. (PostgreSQL is the same, but root cannot start it without.)"""

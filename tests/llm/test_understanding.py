@@ -194,9 +194,9 @@ def test_nothing_that_is_json_is_a_defect(documents: list[Any], name: str) -> No
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_is_whole_is_complete_however_it_ends(name: str) -> None:
-    """Without the usage after it, without the end mark, with a failure after it."""
+    """Without the usage after it, without the end mark, with a failure or an event of 2 MB after it."""
     last = 6 if name == "openai" else 11
-    for more in ([], [{"error": {"message": "overloaded"}}], ["nonsense"]):
+    for more in ([], [{"error": {"message": "overloaded"}}], ["nonsense"], [{"padding": "x" * 2**21}]):
         result = FORMATS[name][0]([*FORMATS[name][1][:last], *more], b"")
         assert (result.finish, result.error) == ("stop", None)
         assert "<text 2>" in result.text

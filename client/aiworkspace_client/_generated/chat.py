@@ -152,8 +152,9 @@ class AsyncChat:
         return response.conversation
 
     async def delete_conversation(self, conversation_id: str, *, timeout: float | None = None) -> None:
-        """Deletes a conversation with its messages, runs and attempts. A run in progress is cancelled first. The
-        content is erased when the call returns or, after a crash of the server, within minutes. The conversation's
+        """Deletes a conversation with its messages, runs and attempts. A run in progress is cancelled first. Nobody can
+        read it when the call returns. By then its content is erased, unless the end of the run or Redis is waited
+        for in vain or the server dies: then it is erased later, within minutes of their return. The conversation's
         id stays, and what was spent stays in the usage.
 
         Args:
@@ -333,8 +334,9 @@ class Chat:
         )
 
     def delete_conversation(self, conversation_id: str, *, timeout: float | None = None) -> None:
-        """Deletes a conversation with its messages, runs and attempts. A run in progress is cancelled first. The
-        content is erased when the call returns or, after a crash of the server, within minutes. The conversation's
+        """Deletes a conversation with its messages, runs and attempts. A run in progress is cancelled first. Nobody can
+        read it when the call returns. By then its content is erased, unless the end of the run or Redis is waited
+        for in vain or the server dies: then it is erased later, within minutes of their return. The conversation's
         id stays, and what was spent stays in the usage.
 
         Args:

@@ -120,8 +120,9 @@ class AsyncServiceAccounts:
         return AsyncPager(fetch, lambda page: page.service_accounts, page_token)
 
     async def delete(self, *, org_id: str, user_id: str, timeout: float | None = None) -> None:
-        """Deletes a service account with its API keys. Owners and admins may. What it said and spent stays; its runs in
-        progress are cancelled. What was made with its API keys is revoked as by OrgService.RemoveMember.
+        """Deletes a service account with its API keys. Owners and admins may. Its runs in progress are cancelled, and
+        its conversations are erased within minutes; what it spent stays in the usage. What was made with its API
+        keys is revoked as by OrgService.RemoveMember.
 
         Errors: NOT_FOUND; PERMISSION_DENIED for an account whose roles include what the caller lacks.
 
@@ -325,8 +326,9 @@ class ServiceAccounts:
         )
 
     def delete(self, *, org_id: str, user_id: str, timeout: float | None = None) -> None:
-        """Deletes a service account with its API keys. Owners and admins may. What it said and spent stays; its runs in
-        progress are cancelled. What was made with its API keys is revoked as by OrgService.RemoveMember.
+        """Deletes a service account with its API keys. Owners and admins may. Its runs in progress are cancelled, and
+        its conversations are erased within minutes; what it spent stays in the usage. What was made with its API
+        keys is revoked as by OrgService.RemoveMember.
 
         Errors: NOT_FOUND; PERMISSION_DENIED for an account whose roles include what the caller lacks.
 

@@ -152,8 +152,9 @@ class ChatServiceServicer:
 
     def DeleteConversation(self, request, context):
         """DeleteConversation deletes a conversation with its messages, runs and attempts. A run in progress is cancelled first.
-        The content is erased when the call returns or, after a crash of the server, within minutes. The conversation's id
-        stays, and what was spent stays in the usage.
+        Nobody can read it when the call returns. By then its content is erased, unless the end of the run or Redis is waited
+        for in vain or the server dies: then it is erased later, within minutes of their return. The conversation's id stays,
+        and what was spent stays in the usage.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -59,8 +59,9 @@ class ChatServiceStub:
     """
     DeleteConversation: _grpc.UnaryUnaryMultiCallable[_chat_pb2.DeleteConversationRequest, _chat_pb2.DeleteConversationResponse]
     """DeleteConversation deletes a conversation with its messages, runs and attempts. A run in progress is cancelled first.
-    The content is erased when the call returns or, after a crash of the server, within minutes. The conversation's id
-    stays, and what was spent stays in the usage.
+    Nobody can read it when the call returns. By then its content is erased, unless the end of the run or Redis is waited
+    for in vain or the server dies: then it is erased later, within minutes of their return. The conversation's id stays,
+    and what was spent stays in the usage.
     """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ListMessagesRequest, _chat_pb2.ListMessagesResponse]
     """ListMessages lists the messages of a conversation, the oldest first, or one of them."""
@@ -130,8 +131,9 @@ class ChatServiceAsyncStub(ChatServiceStub):
     """
     DeleteConversation: _aio.UnaryUnaryMultiCallable[_chat_pb2.DeleteConversationRequest, _chat_pb2.DeleteConversationResponse]  # type: ignore[assignment]
     """DeleteConversation deletes a conversation with its messages, runs and attempts. A run in progress is cancelled first.
-    The content is erased when the call returns or, after a crash of the server, within minutes. The conversation's id
-    stays, and what was spent stays in the usage.
+    Nobody can read it when the call returns. By then its content is erased, unless the end of the run or Redis is waited
+    for in vain or the server dies: then it is erased later, within minutes of their return. The conversation's id stays,
+    and what was spent stays in the usage.
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListMessagesRequest, _chat_pb2.ListMessagesResponse]  # type: ignore[assignment]
     """ListMessages lists the messages of a conversation, the oldest first, or one of them."""
@@ -234,8 +236,9 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.DeleteConversationResponse, _abc.Awaitable[_chat_pb2.DeleteConversationResponse]]:
         """DeleteConversation deletes a conversation with its messages, runs and attempts. A run in progress is cancelled first.
-        The content is erased when the call returns or, after a crash of the server, within minutes. The conversation's id
-        stays, and what was spent stays in the usage.
+        Nobody can read it when the call returns. By then its content is erased, unless the end of the run or Redis is waited
+        for in vain or the server dies: then it is erased later, within minutes of their return. The conversation's id stays,
+        and what was spent stays in the usage.
         """
 
     @_abc_1.abstractmethod

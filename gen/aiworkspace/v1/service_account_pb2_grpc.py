@@ -102,8 +102,9 @@ class ServiceAccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteServiceAccount(self, request, context):
-        """DeleteServiceAccount deletes a service account with its API keys. Owners and admins may. What it said and spent
-        stays; its runs in progress are cancelled. What was made with its API keys is revoked as by OrgService.RemoveMember.
+        """DeleteServiceAccount deletes a service account with its API keys. Owners and admins may. Its runs in progress are
+        cancelled, and its conversations are erased within minutes; what it spent stays in the usage. What was made with its
+        API keys is revoked as by OrgService.RemoveMember.
 
         Errors: NOT_FOUND; PERMISSION_DENIED for an account whose roles include what the caller lacks.
         """

@@ -47,8 +47,9 @@ class ServiceAccountServiceStub:
     ListServiceAccounts: _grpc.UnaryUnaryMultiCallable[_service_account_pb2.ListServiceAccountsRequest, _service_account_pb2.ListServiceAccountsResponse]
     """ListServiceAccounts lists the organization's service accounts, the oldest first. Owners and admins may."""
     DeleteServiceAccount: _grpc.UnaryUnaryMultiCallable[_service_account_pb2.DeleteServiceAccountRequest, _service_account_pb2.DeleteServiceAccountResponse]
-    """DeleteServiceAccount deletes a service account with its API keys. Owners and admins may. What it said and spent
-    stays; its runs in progress are cancelled. What was made with its API keys is revoked as by OrgService.RemoveMember.
+    """DeleteServiceAccount deletes a service account with its API keys. Owners and admins may. Its runs in progress are
+    cancelled, and its conversations are erased within minutes; what it spent stays in the usage. What was made with its
+    API keys is revoked as by OrgService.RemoveMember.
 
     Errors: NOT_FOUND; PERMISSION_DENIED for an account whose roles include what the caller lacks.
     """
@@ -104,8 +105,9 @@ class ServiceAccountServiceAsyncStub(ServiceAccountServiceStub):
     ListServiceAccounts: _aio.UnaryUnaryMultiCallable[_service_account_pb2.ListServiceAccountsRequest, _service_account_pb2.ListServiceAccountsResponse]  # type: ignore[assignment]
     """ListServiceAccounts lists the organization's service accounts, the oldest first. Owners and admins may."""
     DeleteServiceAccount: _aio.UnaryUnaryMultiCallable[_service_account_pb2.DeleteServiceAccountRequest, _service_account_pb2.DeleteServiceAccountResponse]  # type: ignore[assignment]
-    """DeleteServiceAccount deletes a service account with its API keys. Owners and admins may. What it said and spent
-    stays; its runs in progress are cancelled. What was made with its API keys is revoked as by OrgService.RemoveMember.
+    """DeleteServiceAccount deletes a service account with its API keys. Owners and admins may. Its runs in progress are
+    cancelled, and its conversations are erased within minutes; what it spent stays in the usage. What was made with its
+    API keys is revoked as by OrgService.RemoveMember.
 
     Errors: NOT_FOUND; PERMISSION_DENIED for an account whose roles include what the caller lacks.
     """
@@ -176,8 +178,9 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_account_pb2.DeleteServiceAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_account_pb2.DeleteServiceAccountResponse, _abc.Awaitable[_service_account_pb2.DeleteServiceAccountResponse]]:
-        """DeleteServiceAccount deletes a service account with its API keys. Owners and admins may. What it said and spent
-        stays; its runs in progress are cancelled. What was made with its API keys is revoked as by OrgService.RemoveMember.
+        """DeleteServiceAccount deletes a service account with its API keys. Owners and admins may. Its runs in progress are
+        cancelled, and its conversations are erased within minutes; what it spent stays in the usage. What was made with its
+        API keys is revoked as by OrgService.RemoveMember.
 
         Errors: NOT_FOUND; PERMISSION_DENIED for an account whose roles include what the caller lacks.
         """

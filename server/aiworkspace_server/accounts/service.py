@@ -99,13 +99,13 @@ async def _replace(
     await store.add_token(tx, new)
 
 
-async def find_owner(tx: ReadSession, token: str, *purposes: str) -> User:
-    """Whose token it is, whether it is still good or not. Raises NotFound."""
+async def find_token(tx: ReadSession, token: str, *purposes: str) -> tuple[EmailToken, User]:
+    """The token, whether it is still good or not, and whose it is. Raises NotFound."""
     row = await store.find_token_by_hash(tx, token_hash(token), *purposes)
     user = await users.find_user(tx, row.user_id) if row else None
-    if user is None:
+    if row is None or user is None:
         raise NotFound("token")
-    return user
+    return row, user
 
 
 async def verify_email(tx: WriteSession, token: str, give_up: GiveUp) -> None:
@@ -147,8 +147,7 @@ async def delete_account(tx: WriteSession, user: User) -> None:
 async def reset_password(tx: WriteSession, token: str, password_hash: str) -> None:
     """Sets the password and ends all sessions. Raises NotFound, also when another call was faster."""
     row, user = await _lock(tx, token, "reset")
-    if row.use_time or row.email != user.email:
-        raise NotFound("token")
+    check_reset(row, user)
     row.use_time = time = now()
     user.password_hash = password_hash
     _mark_verified(user)
@@ -162,6 +161,12 @@ async def end_mailed(tx: WriteSession, user_id: UUID) -> None:
     Whoever asked for them may be the reason for the new password.
     """
     await store.end_tokens(tx, user_id, "reset", "change")
+
+
+def check_reset(row: EmailToken, user: User) -> None:
+    """Raises NotFound for a token with which no password is reset any more."""
+    if row.use_time or row.email != user.email or is_over(row.expire_time):
+        raise NotFound("token")
 
 
 async def _lock(tx: WriteSession, token: str, *purposes: str) -> tuple[EmailToken, User]:

@@ -19,6 +19,7 @@ from ..kit.postgres import Database, WriteSession
 from ..kit.replies import Replies
 from . import service
 from .jobs import TokenMails
+from .models import EmailToken
 from .service import GiveUp
 
 # Takes a person out of all organizations, in the transaction that deletes the account, and returns which these were.
@@ -65,7 +66,7 @@ class AccountServicer(AccountServiceServicer):
         return pb.RequestEmailVerificationResponse()
 
     async def VerifyEmail(self, request: pb.VerifyEmailRequest, context: Any) -> pb.VerifyEmailResponse:
-        user = await self._owner(request.token, "verify", "change")
+        _, user = await self._find(request.token, "verify", "change")
         async with self._db.write(user_id=user.id) as tx:
             await service.verify_email(tx, request.token, self._give_up)
         self._authenticator.forget(user.id)
@@ -79,9 +80,10 @@ class AccountServicer(AccountServiceServicer):
         return pb.RequestPasswordResetResponse()
 
     async def ResetPassword(self, request: pb.ResetPasswordRequest, context: Any) -> pb.ResetPasswordResponse:
-        user = await self._owner(request.token, "reset")
+        token, user = await self._find(request.token, "reset")
+        service.check_reset(token, user)
         inputs = user.email or "", user.display_name
-        # No connection is held meanwhile. The token was mailed, so that no stranger comes this far.
+        # No connection is held meanwhile. The token was mailed and is good once: no stranger comes this far.
         new_hash = await self._passwords.hash_new(request.new_password, "new_password", inputs, known=True)
         async with self._db.write(user_id=user.id) as tx:
             await service.reset_password(tx, request.token, new_hash)
@@ -130,9 +132,9 @@ class AccountServicer(AccountServiceServicer):
                 raise sign_in.wrong_password()
         return user
 
-    async def _owner(self, token: str, *purposes: str) -> User:
-        """Whose token it is, and whose log has the call, refused or not."""
+    async def _find(self, token: str, *purposes: str) -> tuple[EmailToken, User]:
+        """The token and whose it is, whose log has the call, refused or not."""
         async with self._db.read() as tx:
-            user = await service.find_owner(tx, token, *purposes)
+            row, user = await service.find_token(tx, token, *purposes)
         current.get().subject = user.id
-        return user
+        return row, user

@@ -151,12 +151,9 @@ class Recorder:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task, because the entry is written also when the caller goes away; of no call, to record no change."""
         task = asyncio.create_task(work, context=Context())
-        self._keep(task)
-        return task
-
-    def _keep(self, task: asyncio.Future[Any]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _account(call: Call) -> UUID | None:

@@ -35,14 +35,14 @@ _ENDED_SECONDS = 10.0
 
 
 class Failures:
-    """Counts failed credentials by network address."""
+    """Counts failed credentials by network address. `clock`: in seconds, for how long a credential stays known."""
 
-    def __init__(self, counters: Counters, factor: float) -> None:
+    def __init__(self, counters: Counters, factor: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._counters = counters
         per_minute = _CLASS.GetOptions().Extensions[options.calls_per_minute]
         self._allowed = RateLimitItemPerMinute(max(1, round(per_minute * factor)), namespace="failed-credentials")
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        self._good: TTLCache[bytes, None] = TTLCache(_MOST_REMEMBERED, _GOOD_SECONDS)
+        self._good: TTLCache[bytes, None] = TTLCache(_MOST_REMEMBERED, _GOOD_SECONDS, clock)
         self._refused: TTLCache[str, float] = TTLCache(_MOST_REMEMBERED, _REFUSED_SECONDS)
         self._ended: TTLCache[UUID, None] = TTLCache(_MOST_REMEMBERED, _ENDED_SECONDS)
 
@@ -61,6 +61,7 @@ class Failures:
                 self._good.pop(credential, None)
                 await self._count(network)
                 raise
+            self._good[credential] = None
             return
         self._check_refused(network)
         async with self._turns.setdefault(network, asyncio.Semaphore(_LOOK_UPS_AT_ONCE)):

@@ -98,10 +98,6 @@ async def lock_user(tx: WriteSession, user_id: UUID) -> User:
     return user
 
 
-async def find_session(tx: ReadSession, session_id: UUID) -> Session | None:
-    return await tx.get(Session, session_id)
-
-
 async def lock_session(tx: WriteSession, session_id: UUID) -> tuple[Session, datetime] | None:
     """The session, with nobody else changing it until the transaction ends, and the database's present time."""
     query = select(Session, func.clock_timestamp()).where(Session.id == session_id).with_for_update(of=Session)

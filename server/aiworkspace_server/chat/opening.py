@@ -123,13 +123,12 @@ class Opening:
         """Stores message and first event, then the run: who finds a run finds all of it, whenever its server died."""
         question, conversation_id = self._question, self.run["conversation_id"]
         store = ChatStore(self._engine.mongo, question.org_id)
-        title = typed.title(question.content, _TITLE_LENGTH)
         # All of them are waited for, so that none comes after a withdrawal.
         begun, *others = await asyncio.gather(
             store.begin_run(question.conversation, self.run_id, len(question.content.encode())),
             store.save_message(self._message),
             store.save_events(EventBatch(_id=new_id(), run_id=self.run_id, first=1, events=[self.first])),
-            *(() if question.conversation["title"] else (store.set_title(conversation_id, title),)),
+            *(() if question.conversation["title"] else (store.set_title(conversation_id, self._title()),)),
             return_exceptions=True,
         )
         for error in (begun, *others):
@@ -140,6 +139,9 @@ class Opening:
                 raise NotFound("conversation_id")
             raise Unavailable("Somebody spoke in the conversation at the same time. Try again.")
         await store.save_run(self.run)
+
+    def _title(self) -> str:
+        return typed.title(self._question.content, _TITLE_LENGTH)
 
 
 async def withdraw(engine: Engine, org_id: UUID, run_id: UUID, conversation_id: UUID) -> None:

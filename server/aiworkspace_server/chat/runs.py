@@ -158,12 +158,17 @@ class Runs:
         refused: AppError | None = None
         for target in opening.plan.targets:
             try:
-                admitted = await opening.admit(target), self._enter(target, question.org_id)
+                place = self._enter(target, question.org_id)
+                try:
+                    request = await opening.admit(target)
+                except BaseException:
+                    place.leave()
+                    raise
             except (ContextTooLong, RateLimited, Unavailable) as error:
                 refused = refused or error
             else:
                 opening.begin_with(target)
-                return admitted
+                return request, place
         assert refused, "a plan has targets"
         raise refused
 

@@ -32,10 +32,6 @@ class Stops:
         if live is None or not live.concluded:
             await self.and_wait(org_id, RunClaim.run_id == run_id)
 
-    async def in_conversation(self, org_id: UUID, conversation_id: UUID) -> None:
-        """Stops what is in progress in a conversation and waits for its end."""
-        await self.and_wait(org_id, RunClaim.conversation_id == conversation_id)
-
     async def of_unentitled(self, org_id: UUID) -> None:
         """Stops what people have in progress in an organization and may no longer ask for, without waiting for its end.
 

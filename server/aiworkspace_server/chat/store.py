@@ -136,9 +136,6 @@ class ChatStore:
     async def save_message(self, message: Message) -> None:
         await self._messages.save(dict(message))
 
-    async def find_message(self, message_id: UUID) -> Message | None:
-        return cast(Message | None, await self._messages.find_one({"_id": message_id}))
-
     async def delete_messages_of(self, run_id: UUID) -> None:
         await self._messages.delete({"run_id": run_id})
 

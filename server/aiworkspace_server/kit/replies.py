@@ -96,11 +96,6 @@ async def purge_replies(db: Database) -> None:
                 await tx.execute(delete(Reply).where(Reply.create_time < before))
 
 
-async def delete_replies(tx: WriteSession) -> int:
-    """Delete the answers kept for the transaction's person, and return how many there were."""
-    return len((await tx.execute(delete(Reply).returning(Reply.request_id))).all())
-
-
 async def _list_expired(db: Database, before: datetime) -> Sequence[UUID]:
     async with db.read() as tx:
         return (await tx.execute(_LIST_EXPIRED, {"before": before, "limit": _PURGED_AT_ONCE})).scalars().all()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -10,7 +11,7 @@ from google.protobuf.message import Message
 from protovalidate import Validator
 
 from .context import Call
-from .contract import Method
+from .contract import DEFAULT_REQUEST_BYTES, Method
 from .errors import MOST_VIOLATIONS, InvalidArgument, RequestIncomplete, RequestTooLarge
 from .interceptors import CallerGone, Handler
 from .limits import caller_of
@@ -18,7 +19,7 @@ from .shapes import shape_of
 from .wire import decoder
 
 _SECONDS = 10.0  # that a request may take to arrive
-_AT_ONCE = 8  # incomplete requests of one caller, each of up to 2 MiB
+_AT_ONCE = 8  # incomplete requests of one caller where they may be large, of up to 2 MiB
 
 Decode = Callable[[bytes], Message]
 
@@ -28,15 +29,20 @@ _validator = Validator()
 class Reading:
     """The step that reads and decodes the request. Until then a call holds no more than the window of its stream.
 
-    A caller has at most `at_once` requests arriving at the same time, and further ones wait. Raises RequestIncomplete
-    for a request that has not arrived after `seconds`, and RequestTooLarge for one that is larger than its method
-    allows.
+    A caller has at most `at_once` requests arriving at the same time of methods that take large ones, and further ones
+    wait. Small ones are bounded by the calls in progress, and do not wait for who is slow behind the same address.
+    Raises RequestIncomplete for a request that has not arrived after `seconds`, and RequestTooLarge for one that is
+    larger than its method allows.
     """
 
-    def __init__(self, seconds: float = _SECONDS, at_once: int = _AT_ONCE) -> None:
+    def __init__(
+        self, seconds: float = _SECONDS, at_once: int = _AT_ONCE, small_bytes: int = DEFAULT_REQUEST_BYTES
+    ) -> None:
+        """`small_bytes`: the largest request of a method whose requests need not wait."""
         self._seconds = seconds
         self._at_once = at_once
-        self._turns: WeakValueDictionary[tuple[bool, str], asyncio.Semaphore] = WeakValueDictionary()
+        self._small_bytes = small_bytes
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def step(self, method: Method, proceed: Handler) -> Handler:
         decode = decoder(method.request, shape_of(method.request.DESCRIPTOR))
@@ -75,13 +81,10 @@ class Reading:
             raise RequestTooLarge(call.method.max_request_bytes, len(data))
         return decode(data)
 
-    def _turn(self, call: Call) -> asyncio.Semaphore:
-        """Of the caller. Those of open services and of the contract do not wait for each other."""
-        key = bool(call.method.rate_limit), caller_of(call)
-        turn = self._turns.get(key)
-        if turn is None:
-            turn = self._turns[key] = asyncio.Semaphore(self._at_once)
-        return turn
+    def _turn(self, call: Call) -> AbstractAsyncContextManager[None]:
+        if call.method.max_request_bytes <= self._small_bytes:
+            return nullcontext()
+        return self._turns.setdefault(caller_of(call), asyncio.Semaphore(self._at_once))
 
 
 def validate(method: Method, proceed: Handler) -> Handler:

@@ -21,7 +21,8 @@ from .context import Call
 from .contract import Method
 from .interceptors import Handler
 
-_LONGEST = 4096  # what is longer breaks a rule in any form, and would cost time
+# What is longer breaks a rule in any form. Composing takes time by the square of the combining marks in a row.
+_LONGEST, _LONGEST_COMPOSED = 4096, 512
 _PACKAGE = options.DESCRIPTOR.package + "."
 _INVISIBLE = re.compile("[\\s\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
 # Each of them, to be stripped: a pattern that looks for the last ones takes quadratic time.
@@ -73,7 +74,8 @@ def password(text: str) -> str:
 
 def title(text: str, length: int) -> str:
     """The beginning of any text as a title that the contract allows: on one line, of printable characters."""
-    return name(_NOT_IN_TITLES.sub(" ", name(text)).strip()[:length])
+    begin = name(text.lstrip()[: 8 * length])  # the text may be a megabyte
+    return name(_NOT_IN_TITLES.sub(" ", begin).strip()[:length])
 
 
 # Passwords stay as they are: older hashes are of what was typed, so that both forms are compared (auth.passwords).
@@ -104,7 +106,7 @@ def _normalise(message: Message, fields: _Fields) -> None:
         if form is None:
             continue
         if callable(form):
-            if not field.is_repeated and len(value) <= _LONGEST:
+            if not field.is_repeated and len(value) <= (_LONGEST if form is token else _LONGEST_COMPOSED):
                 setattr(message, field.name, form(value))
         else:
             for inner in value if field.is_repeated else (value,):

@@ -78,3 +78,5 @@ class Watches:
                 return
             except STORE_AWAY:
                 log.warning("store away, checking again", seconds=self._seconds)
+            except Exception:
+                log.exception("not checked, checking again")  # else nobody would look after those who join

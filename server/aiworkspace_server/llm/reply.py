@@ -78,7 +78,7 @@ class Reply(ABC):
         except ProviderError as failure:
             return None if self.complete() else failure
         except ValueError:
-            return self.failures.cut("an event is too large")
+            return None if self.complete() else self.failures.cut("an event is too large")
         return None
 
     def close(self, what: str, *, clean: bool) -> ProviderError | None:

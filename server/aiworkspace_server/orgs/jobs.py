@@ -43,7 +43,8 @@ class InvitationMails:
         mail = {"org_id": invitation.org_id, "invitation_id": invitation.id, "mail_id": new_id()}
         await self._jobs.enqueue(tx, _SEND, **mail)
 
-    async def _send(self, org_id: str, invitation_id: str, mail_id: str) -> None:
+    async def _send(self, org_id: str, invitation_id: str, mail_id: str = "") -> None:
+        """`mail_id` is empty in jobs that an earlier release queued."""
         async with self._db.read(UUID(org_id)) as tx:
             org = await store.find_org(tx, UUID(org_id))
             invitation = await store.find_invitation(tx, UUID(invitation_id))
@@ -57,7 +58,9 @@ class InvitationMails:
             how_to=self._links.how_to("invitation", "aiws orgs accept", token),
             until=invitation.expire_time,
         )
-        await self._mailer.send(Mail(UUID(mail_id), invitation.email, _SUBJECT, text, MailKind.INVITATION))
+        await self._mailer.send(
+            Mail(UUID(mail_id or invitation_id), invitation.email, _SUBJECT, text, MailKind.INVITATION)
+        )
 
 
 async def notify_owners(tx: WriteSession, notices: Notices, notice: Notice) -> None:

