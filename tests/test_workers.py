@@ -146,7 +146,7 @@ async def test_a_stop_under_load_loses_no_answer(server: ServerProcess, home: Pl
 
 
 async def test_all_workers_read_their_keys_anew(server: ServerProcess) -> None:
-    read = "the keys of tokens were read anew"
+    read = "token_keys_replaced"
     before = server.log.read_text().count(read)
     server.send(signal.SIGHUP)
     await until(lambda: server.log.read_text().count(read) == before + COUNT)

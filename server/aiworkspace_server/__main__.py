@@ -214,7 +214,7 @@ def _read_anew(app: App) -> None:
     try:
         settings = configuration.read()
     except SettingsError as error:
-        log.error("the keys of tokens stay as they were", problems=error.problems)
+        log.error("token_keys_kept", problems=error.problems)
         return
     _read_keys(app, settings)
     _read_certificate(app, settings)
@@ -224,11 +224,11 @@ def _read_keys(app: App, settings: Settings) -> None:
     try:
         keys = read_keys(settings)
     except SettingsError as error:
-        log.error("the keys of tokens stay as they were", problems=error.problems)
+        log.error("token_keys_kept", problems=error.problems)
         return
     app.credentials.use_keys(keys)
     log.info(
-        "the keys of tokens were read anew",
+        "token_keys_replaced",
         access=[key.id for key in keys.access],
         refresh=[key.id for key in keys.refresh],
     )

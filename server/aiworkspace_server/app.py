@@ -253,7 +253,7 @@ async def _working(stack: AsyncExitStack, engine: Engine, plans: Plans, relay: R
 
 
 def audit_chain(settings: Settings) -> Chain:
-    """What chains the entries of the audit log."""
+    """Return the chain of the audit log."""
     return Chain(derive(_lasting(settings), "audit"))
 
 

@@ -1,4 +1,4 @@
-"""What the operator does on the command line to let somebody in: makes an account, also while servers run."""
+"""Creates accounts for the operator on the command line, also while servers run."""
 
 import secrets
 from typing import Any

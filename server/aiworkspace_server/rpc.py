@@ -108,7 +108,7 @@ def steps(
     return [
         interceptors.request_id,  # everything below can name the call
         interceptors.map_errors,  # nothing below reaches the client but as a status
-        proxies.step,  # where the call comes from, for all that counts or records by it
+        proxies.step,  # sets the address that limits and the audit log use
         interceptors.log_calls,  # sees how everything below ended
         interceptors.authenticate(authenticator.authenticate),  # who calls, before anything is done for them
         limits.step,  # counts per person, so after authentication; before anything that costs

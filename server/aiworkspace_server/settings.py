@@ -211,12 +211,12 @@ class Deployment(BaseSettings):
 
     @property
     def who_registers(self) -> Registration:
-        """Anybody on a laptop. With databases of one's own only who is invited, since accounts spend on its keys."""
+        """Return who may register. With databases of one's own only invited people, since accounts spend money."""
         return self.registration or ("open" if self.embedded else "invited")
 
     @property
     def allowance_nanos(self) -> int | None:
-        """What an organization may spend in a month on the server's keys at providers; None: as much as it likes."""
+        """What an organization may spend in a month on the server's keys at providers; None: no limit."""
         allowance = _LAPTOP_ALLOWANCE if self.org_allowance_usd is None else self.org_allowance_usd
         return None if isinstance(allowance, str) else int(allowance * 10**9)
 
@@ -284,7 +284,7 @@ def read() -> Settings:
 
 
 def _env_file_problems(path: Path) -> list[str]:
-    """What keeps .env from being read as its author meant it."""
+    """List what is wrong with .env as a file: type, encoding, syntax."""
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
@@ -306,7 +306,7 @@ def _env_file_problems(path: Path) -> list[str]:
 
 
 def _environment_problems() -> list[str]:
-    """Settings that are no text, and proxies whose faults the libraries that read them would not name."""
+    """List settings that are not UTF-8, and malformed proxies, which the HTTP libraries would not name."""
     problems = []
     for name, value in os.environ.items():
         if name.lower() in Settings.model_fields and re.search("[\ud800-\udfff]", value):
@@ -321,7 +321,7 @@ def _environment_problems() -> list[str]:
 
 
 def check_allowance(settings: Deployment) -> None:
-    """Raise SettingsError if nobody said what organizations may spend on the keys of a server that is no laptop's."""
+    """Raise SettingsError if ORG_ALLOWANCE_USD is unset with databases of one's own."""
     if settings.org_allowance_usd is None and not settings.embedded:
         text = "may spend in a month on your keys at providers, such as 5, or unlimited"
         raise SettingsError(

@@ -17,7 +17,7 @@ from tests.people import Person
 from tests.process import ServerProcess
 from tests.refusals import OK, UNAUTHENTICATED, outcome
 
-READ_ANEW, AS_THEY_WERE = "the keys of tokens were read anew", "the keys of tokens stay as they were"
+READ_ANEW, AS_THEY_WERE = "token_keys_replaced", "token_keys_kept"
 Names = Mapping[str, object]
 
 

@@ -48,7 +48,7 @@ class Access:
             await self._check_verified(call)
 
     async def _check_verified(self, call: Call) -> None:
-        """Whoever spends has an address that mail reaches, since when that was required or the account was made."""
+        """Raise email_unverified unless the caller's address is verified."""
         if not call.principal.verified:
             await self._authenticator.refresh(call)  # it may have been verified a moment ago
         if not call.principal.verified:
@@ -73,7 +73,7 @@ class Access:
         await self._check_still(call, fresh=False)
 
     async def authorize_again(self, call: Call) -> None:
-        """The same from the database: what is remembered may be a second old."""
+        """The same from the database, since cached rights may be a second old."""
         await self._authenticator.refresh(call)
         await self._check_still(call, fresh=True)
 

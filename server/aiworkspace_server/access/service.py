@@ -91,7 +91,7 @@ async def _withdraw_invitations(tx: WriteSession, changed: CustomRole) -> None:
 
 
 def _check_name(name: str, field: str) -> None:
-    """Nobody reads an organization's own role as a built-in one, however it is written."""
+    """Refuse names that look like the name of a built-in role."""
     letters = unicodedata.normalize("NFKD", name).casefold().translate(_LOOKALIKES)
     if "".join(filter(str.isalnum, letters)) in _BUILT_IN:
         raise InvalidArgument({field: "is the name of a built-in role"})

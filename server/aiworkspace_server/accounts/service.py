@@ -83,7 +83,7 @@ async def find_change(tx: ReadSession, token_id: UUID) -> tuple[EmailToken, User
 async def _replace(
     tx: WriteSession, user: User, purpose: str, email: str, token_id: UUID, token: str, session_id: UUID | None
 ) -> None:
-    """Stores a token, which ends those of its purpose before it."""
+    """Store a token. Earlier ones for the same purpose end."""
     time = now()
     await store.end_tokens(tx, user.id, purpose)
     new = EmailToken(
@@ -122,20 +122,20 @@ async def verify_email(tx: WriteSession, token: str, give_up: GiveUp) -> None:
 
 
 async def _change_email(tx: WriteSession, row: EmailToken, user: User) -> None:
-    """Makes the address of a token the account's. Raises AlreadyExists when it has become another account's."""
+    """Change the account's address to that of the token. Raise AlreadyExists if another account has it now."""
     row.use_time = time = now()
     user.email, user.verify_time = row.email, None
     _mark_verified(user)
     try:
         await tx.flush()
-    except IntegrityError:  # which the address alone can be the reason of; the transaction ends with it
+    except IntegrityError:  # only the address can violate a constraint here; the transaction ends
         raise address_taken() from None
     await store.end_tokens(tx, user.id, *LIFETIMES)
     await users.revoke_sessions(tx, user.id, time, kept=row.session_id)
 
 
 async def delete_account(tx: WriteSession, user: User) -> None:
-    """Leaves of the account, which is locked, its id and its times."""
+    """Erase everything of the locked account but its id and times."""
     user.email = user.password_hash = user.verify_time = user.request_id = None
     user.display_name = ""
     user.version += 1

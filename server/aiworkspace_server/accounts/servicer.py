@@ -24,9 +24,9 @@ from .service import GiveUp
 
 # Takes a person out of all organizations, in the transaction that deletes the account, and returns which these were.
 Leave = Callable[[WriteSession, User], Awaitable[Sequence[UUID]]]
-# Told of an organization in which the person has lost all rights.
+# Called with an organization in which the person has lost all rights.
 Left = Callable[[UUID], Awaitable[None]]
-# Asked, in the transaction of a deletion, to erase what the person said.
+# Called in the transaction of a deletion, to enqueue the erasure of what the person wrote.
 Erase = Callable[[WriteSession, UUID], Awaitable[None]]
 
 
@@ -83,7 +83,7 @@ class AccountServicer(AccountServiceServicer):
         token, user = await self._find(request.token, "reset")
         service.check_reset(token, user)
         inputs = user.email or "", user.display_name
-        # No connection is held meanwhile. The token was mailed and is good once: no stranger comes this far.
+        # No database connection is held meanwhile. Only holders of an unused mailed token get this far.
         new_hash = await self._passwords.hash_new(request.new_password, "new_password", inputs, known=True)
         async with self._db.write(user_id=user.id) as tx:
             await service.reset_password(tx, request.token, new_hash)

@@ -32,7 +32,7 @@ async def count_tokens(tx: ReadSession, user_id: UUID, purpose: str, since: date
 
 
 async def end_tokens(tx: WriteSession, user_id: UUID, *purposes: str) -> None:
-    """Those that could still be used, at once: no leeway that expired tokens have is given to them."""
+    """End the unused tokens of these purposes at once, without the leeway that expired ones have."""
     whose = EmailToken.user_id == user_id, EmailToken.purpose.in_(purposes), EmailToken.use_time.is_(None)
     await tx.execute(update(EmailToken).where(*whose).values(expire_time=_LONG_AGO))
 

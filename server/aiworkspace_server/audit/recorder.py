@@ -115,7 +115,7 @@ class Recorder:
                 task.cancel()
 
     async def _record_end(self, call: Call, work: asyncio.Future[Any]) -> None:
-        """Of a call whose caller went away while it did work that goes on: how that ended."""
+        """Record the outcome of work that continues after its caller went away."""
         await asyncio.wait({work})
         error = asyncio.CancelledError() if work.cancelled() else work.exception()
         if error and not call.recording.done:

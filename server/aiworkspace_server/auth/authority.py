@@ -59,7 +59,7 @@ class Principal:
     session_id: UUID | None
     key: KeyScope | None
     memberships: Mapping[UUID, Membership]
-    verified: bool = True  # whether mail to the person arrives; of a service account nobody asks that
+    verified: bool = True  # whether the address is verified; always true for service accounts
 
     @property
     def key_id(self) -> UUID | None:

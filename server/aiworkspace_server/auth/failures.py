@@ -1,4 +1,4 @@
-"""Failed credentials: who guesses is refused before anything is looked up, and nobody else is.
+"""Limits failed credentials: an address that guesses is refused before anything is looked up; others are not.
 
 What can be checked without a query never costs one: signatures of tokens, the form of API keys, sessions that were
 found to have ended. Each failure counts for the network address that it came from. Above the limit of the contract,
@@ -48,7 +48,7 @@ class Failures:
 
     @asynccontextmanager
     async def attempt(self, address: str, credential: bytes | None = None) -> AsyncIterator[None]:
-        """Around a check of credentials, which raises Unauthenticated when they are bad.
+        """Wrap a check of credentials, which raises Unauthenticated if they are bad.
 
         Raises RateLimited instead of running it after too many failures from the address. `credential` is a hash of
         what is checked, by which it is remembered when it is good.

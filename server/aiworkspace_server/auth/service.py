@@ -152,7 +152,7 @@ async def revoke_all_sessions(tx: WriteSession, user_id: UUID, kept: UUID | None
 
 
 async def check_may_register(tx: ReadSession, registration: Registration, email: str) -> None:
-    """Raises FailedPrecondition for whoever may not make an account, whether the address has one or not."""
+    """Raise FailedPrecondition if this address may not be registered, whether or not it has an account."""
     if registration == "open" or (registration == "invited" and await store.is_invited(tx, email)):
         return
     how = (
@@ -162,7 +162,7 @@ async def check_may_register(tx: ReadSession, registration: Registration, email:
 
 
 class SessionEnded(Unauthenticated):
-    """The session of a refresh token has ended for good, which clients tell by the metadata from a refused token."""
+    """The session of a refresh token has ended. Its metadata tell clients this apart from a refused token."""
 
     def __init__(self) -> None:
         message = "The session has ended: sign in again."

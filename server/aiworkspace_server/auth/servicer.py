@@ -69,7 +69,7 @@ class AuthServicer(AuthServiceServicer):
         return await self._welcome(pb.RegisterResponse, user, pair, None, by_cookie=request.use_cookies)
 
     async def _register(self, request: pb.RegisterRequest) -> tuple[User, Pair] | None:
-        """A new account and its first session, or None when another call was faster."""
+        """Create an account and its first session. Return None if another call created it first."""
         user_id, known = new_id(), (request.email, request.display_name)
         values = {
             "id": user_id,

@@ -66,7 +66,7 @@ async def hold_user(tx: WriteSession, user_id: UUID) -> User | None:
 
 
 async def lock_for_deletion(tx: WriteSession, user_id: UUID) -> User:
-    """The account, perhaps deleted a moment ago, with nobody else changing or holding it."""
+    """Return the account, exclusively locked. It may have been deleted a moment ago."""
     return (await tx.execute(select(User).where(User.id == user_id).with_for_update(key_share=True))).scalar_one()
 
 
@@ -89,7 +89,7 @@ async def add_user(tx: WriteSession, user: Mapping[str, Any]) -> User | None:
 
 
 async def lock_user(tx: WriteSession, user_id: UUID) -> User:
-    """The account, with nobody else changing it until the transaction ends. Raises Unauthenticated after a deletion."""
+    """Return the account, locked until the transaction ends. Raise Unauthenticated if it was deleted."""
     # Not FOR UPDATE: of two calls that each stored a row that refers to the account, neither would get that lock.
     query = select(User).where(User.id == user_id, User.delete_time.is_(None)).with_for_update(key_share=True)
     user = (await tx.execute(query)).scalar_one_or_none()
@@ -99,7 +99,7 @@ async def lock_user(tx: WriteSession, user_id: UUID) -> User:
 
 
 async def lock_session(tx: WriteSession, session_id: UUID) -> tuple[Session, datetime] | None:
-    """The session, with nobody else changing it until the transaction ends, and the database's present time."""
+    """Return the session, locked until the transaction ends, and the database's current time."""
     query = select(Session, func.clock_timestamp()).where(Session.id == session_id).with_for_update(of=Session)
     row = (await tx.execute(query)).one_or_none()
     return (row[0], row[1]) if row else None

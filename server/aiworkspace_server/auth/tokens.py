@@ -38,7 +38,7 @@ class Issued:
 
 
 class TokenExpired(Unauthenticated):
-    """The token is ours, but its time is over."""
+    """The token is valid but has expired."""
 
 
 class Tokens:
@@ -48,7 +48,7 @@ class Tokens:
         self._type = f"{kind}+jwt"
         self._audience = f"{ISSUER}/{kind}"
         self.lifetime = timedelta(seconds=seconds)
-        # Not of refresh tokens: who was given one before a clock was set back would be signed out.
+        # Not of refresh tokens: setting a clock back would end the sessions of tokens that were issued before.
         self._checks_issue_time = kind == "access"
         self.use(keys)
 

@@ -107,7 +107,7 @@ async def _find_limited(
 
 
 def limit_of(budget: Budget, allowance_nanos: int | None) -> int:
-    """Return the limit, which of an allowance is the server's default until the operator sets it."""
+    """Return the limit of a budget; for an allowance that the operator has not set, the server's default."""
     if budget.limit_nanos is not None:
         return budget.limit_nanos
     return UNLIMITED if allowance_nanos is None else allowance_nanos
@@ -139,7 +139,7 @@ async def delete_budget(tx: WriteSession, org_id: UUID, budget_id: UUID) -> None
 
 
 async def count_new_org(tx: WriteSession, org_id: UUID, creator_id: UUID, allowance_nanos: int | None) -> None:
-    """Leave an organization without an allowance whose creator made as many as have one before, deleted ones too.
+    """Set the allowance of a new organization to zero if its creator has made enough others, deleted ones included.
 
     Else a person would multiply the allowance by making organizations.
     """

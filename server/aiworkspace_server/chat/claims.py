@@ -97,7 +97,7 @@ async def list_orphaned(tx: ReadSession) -> Sequence[Found]:
 
 
 async def list_stopped(tx: ReadSession, server_id: UUID) -> Sequence[UUID]:
-    """Runs of every tenant that this server is to stop: somebody asked for it, or the right to them has ended."""
+    """List this server's runs, of every tenant, to cancel: on request, or because their owner lost the right."""
     return (await tx.execute(LIST_STOPPED, {"server_id": server_id} | ROLES_THAT_RUN)).scalars().all()
 
 
@@ -121,7 +121,7 @@ async def stop(tx: WriteSession, which: ColumnElement[bool]) -> Sequence[UUID]:
 
 
 async def stop_unentitled(tx: WriteSession) -> Sequence[UUID]:
-    """Asks for the end of the organization's open runs to which the right has ended, and returns them."""
+    """Request cancellation of the organization's open runs whose owners lost the right, and return them."""
     return (await tx.execute(_STOP_UNENTITLED, ROLES_THAT_RUN)).scalars().all()
 
 
@@ -141,7 +141,7 @@ async def list_claimed(
 
 
 async def forget_contents(tx: WriteSession, run_ids: Collection[UUID]) -> None:
-    """Leaves of closed claims what the ledger refers to: ids and times."""
+    """Erase closed claims except for what the ledger refers to: ids and times."""
     which = RunClaim.run_id.in_(run_ids), RunClaim.content_hash != b"", RunClaim.state == "closed"
     await tx.execute(update(RunClaim).where(*which).values(content_hash=b""))
 

@@ -20,7 +20,7 @@ from .stops import Stops
 from .store import ChatStore, list_orgs_of, list_unpurged
 from .tables import RunClaim
 
-# After so long nothing is on its way any more that a call or a run of before the deletion may write.
+# After this time, no call or run that began before the deletion can still write.
 SETTLED = timedelta(minutes=1)
 
 _BATCH = 500
@@ -29,7 +29,7 @@ _LATELY = timedelta(hours=1)  # longer than a run whose server may still send so
 
 
 class ChatEraser:
-    """Each method is one pass, which stops what is in progress first. They return whether there was anything."""
+    """Each method is one pass: it cancels what is in progress, erases, and returns whether it found anything."""
 
     def __init__(self, db: Database, mongo: Mongo, stops: Stops, relay: Relay) -> None:
         self._db = db
@@ -46,7 +46,7 @@ class ChatEraser:
         return found + await self._erase_conversations(org_id, {"workspace_id": workspace_id}) > 0
 
     async def erase_person(self, org_id: UUID, user_id: UUID) -> bool:
-        """What a person said in one organization."""
+        """Erase what a person wrote in one organization."""
         found = await self._erase_runs(org_id, RunClaim.user_id == user_id)
         return found + await self._erase_conversations(org_id, {"user_id": user_id}) > 0
 
@@ -57,11 +57,11 @@ class ChatEraser:
         return {*claimed, *await list_orgs_of(self._mongo, user_id)}
 
     def list_deleted(self) -> AsyncIterator[tuple[UUID, UUID]]:
-        """Organization and id of conversations whose deletion has to be looked after."""
+        """List organization and id of conversations whose erasure is not finished."""
         return list_unpurged(self._mongo, now() - SETTLED)
 
     async def erase_conversation(self, org_id: UUID, conversation_id: UUID) -> bool:
-        """What was said in a deleted conversation. Its id and times stay."""
+        """Erase the content of a deleted conversation. Its id and times stay."""
         store, begin = self._store(org_id), now()
         deleted = await store.find_deleted(conversation_id)
         found = await self._erase_runs(org_id, RunClaim.conversation_id == conversation_id)

@@ -74,7 +74,7 @@ async def look_at(engine: Engine, org_id: UUID, run: Run, pace: Pace) -> Left:
 
 
 def _said_tokens(stored: Sequence[bytes]) -> Mapping[int, int]:
-    """Return how many tokens each attempt said, as counted when they came. Events of older servers have no count."""
+    """Return the output tokens of each attempt, as counted on arrival. Events of older servers have no count."""
     said: dict[int, int] = {}
     number = 1
     for event in map(events.decode, stored):

@@ -1,4 +1,4 @@
-"""A run on its way into being: what is checked, reserved and stored before a model is asked."""
+"""Starting a run: admission checks, reservation, and the first writes."""
 
 import asyncio
 from dataclasses import dataclass, replace

@@ -127,7 +127,7 @@ class Relay:
         return {}, None
 
     async def erase(self, run_ids: Iterable[UUID], ended_lately: Collection[UUID]) -> None:
-        """Empties the streams of runs that have ended. Raises what Redis raises, who has to be asked again then.
+        """Empty the streams of runs that have ended. Raise the errors of Redis; the caller retries.
 
         Those of runs that ended lately are closed too: what their servers have yet to send is refused.
         """

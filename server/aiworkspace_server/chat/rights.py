@@ -1,4 +1,4 @@
-"""The right to a run as the database has it: whoever starts or keeps one holds chat.send in its workspace.
+"""The right to a run, checked in the database: its owner must hold chat.send in its workspace.
 
 Callers are authorized with what is up to a second old. So the transaction that starts a run checks again, after it has
 taken the ledger's lock and in a statement of its own, which sees all that is committed by then. Whoever takes a right
@@ -45,7 +45,7 @@ _CHECK = text(f"""
 
 
 class RightLost(Exception):
-    """The caller may not, or no longer, have this run."""
+    """The caller has no right, or no longer a right, to this run."""
 
 
 async def check(tx: ReadSession, spender: Spender, session_id: UUID | None = None) -> None:

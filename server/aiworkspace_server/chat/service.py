@@ -69,11 +69,11 @@ async def update_conversation(
 
 
 async def delete_conversation(chat: ChatStore, eraser: ChatEraser, org_id: UUID, conversation_id: UUID) -> None:
-    """Erases what was said before it returns, unless that takes too long: then a job does it."""
+    """Erase the content before returning. If that takes too long, a job does it."""
     await insist(lambda: chat.delete_conversation(conversation_id))
     try:
         await insist(lambda: eraser.erase_conversation(org_id, conversation_id))
-    except REDIS_AWAY as error:  # or the end of a run was waited for in vain
+    except REDIS_AWAY as error:  # or a run did not end in time
         log.warning("conversation_not_erased", conversation_id=str(conversation_id), error=type(error).__name__)
 
 

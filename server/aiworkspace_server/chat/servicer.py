@@ -176,7 +176,7 @@ class ChatServicer(ChatServiceServicer):
             return await self._runs.start(question)
         except RightLost:
             await self._authorize_again(current.get())  # raises what is missing
-            raise Unavailable from None  # it was given back meanwhile
+            raise Unavailable from None  # the right was restored meanwhile
 
     async def _rules(self, workspace_id: UUID, request_id: str) -> tuple[Workspace, Rules, Row[UUID, bytes] | None]:
         """The workspace, the policies that hold in it, and the earlier request of this id."""

@@ -33,7 +33,7 @@ class Stops:
             await self.and_wait(org_id, RunClaim.run_id == run_id)
 
     async def of_unentitled(self, org_id: UUID) -> None:
-        """Stops what people have in progress in an organization and may no longer ask for, without waiting for its end.
+        """Cancel the runs in an organization whose owners have lost the right to them, without waiting for their end.
 
         For who has just committed that somebody may do less; see rights.py.
         """
@@ -43,7 +43,7 @@ class Stops:
         await self._stop(org_id, claims.stop_unentitled)
 
     async def and_wait(self, org_id: UUID, which: ColumnElement[bool]) -> None:
-        """Stops the open ones among these runs and waits for their end."""
+        """Cancel the open ones among these runs and wait until they have ended."""
         for run_id in await self._stop(org_id, lambda tx: claims.stop(tx, which)):
             await self._runs.wait_for_end(org_id, run_id)
 

@@ -12,7 +12,7 @@ from ..kit.timestamps import now
 from .models import Attempt, Conversation, EventBatch, Message, Run
 
 _PAGE_BYTES = 1 << 20
-_SCANNED_AT_ONCE = 1000  # documents, whose decoding keeps everybody else waiting
+_SCANNED_AT_ONCE = 1000  # documents; decoding them blocks the event loop
 
 
 async def find_conversation_among(
@@ -95,7 +95,7 @@ class ChatStore:
         await self._conversations.update({"_id": conversation_id, "active_run_id": run_id}, change)
 
     async def delete_conversation(self, conversation_id: UUID) -> None:
-        """Puts it out of sight, with its runs. Its content goes next; what a crash leaves of it is found again."""
+        """Hide the conversation with its runs. Its content is erased next; a periodic job finds what a crash leaves."""
         deleted = {"delete_time": now(), "title": "", "model": ""}
         await self._conversations.update({"_id": conversation_id, "delete_time": None}, {"$set": deleted})
 

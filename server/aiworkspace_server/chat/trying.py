@@ -98,7 +98,7 @@ class Tries:
         await asking.ask()
 
     def _log_excess(self, asking: Asking, usage: TokenUsage) -> None:
-        """It is charged as billed, and marked in the ledger: a reconciliation with the bill corrects what is wrong."""
+        """Log usage above the limit. It is charged as billed and marked; `reconcile` corrects what is wrong."""
         log.error(
             "usage_above_limit",
             run_id=str(self._live.run["_id"]),

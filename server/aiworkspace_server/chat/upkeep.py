@@ -14,7 +14,7 @@ from .recovery import Recovery
 from .runs import Runs
 
 _RENEW_SECONDS = 1.5
-_TEND_SECONDS = 0.8  # within which a run is stopped whose right has ended, or whose stop was not heard of
+_TEND_SECONDS = 0.8  # until a run is stopped whose owner lost the right, or whose cancellation message was lost
 _AGAIN_SECONDS = 0.3  # after the database gave no answer
 _AWAY: tuple[type[Exception], ...] = (*STORE_AWAY, DatabaseInUseError, TimeoutError)
 

@@ -86,7 +86,7 @@ class Erasure:
         return missing
 
     async def purge(self) -> None:
-        """Deletes what is kept for a time alone."""
+        """Delete rows whose retention has ended."""
         await purge_replies(self._db)
         async with self._db.write() as tx:
             await accounts.delete_old_tokens(tx, now() - _TOKENS_KEPT)
@@ -130,7 +130,7 @@ class Erasure:
         org_id: UUID | None,
         erase: Callable[[], Awaitable[bool]],
     ) -> None:
-        """One pass over what a tombstone stands for. The last one is begun long enough after it and finds nothing."""
+        """Run one pass for a tombstone. It is finished by a pass that starts late enough and finds nothing."""
         begin = now()
         deleted = await self._find(table, row_id, org_id)
         if deleted is None:

@@ -26,7 +26,7 @@ class CallsAtOnce:
             if self._counts[key] >= method.at_once:
                 raise _refusal(method, key[2])
             self._counts[key] += 1
-            # When the answer was sent: one that nobody reads is held until its connection ends.
+            # When the response was sent: an unread one is held until its connection ends.
             call.context.add_done_callback(lambda _: self._leave(key))
             return await proceed(call, request)
 

@@ -29,7 +29,7 @@ class Call:
     subject: UUID | None = None  # the account that a call is about, where no credentials name one
     also_in: Sequence[UUID] = ()  # other organizations whose logs have the call
     answer: Any = None  # what the call will answer, where that is known before its change is committed
-    work: Any = None  # a task that goes on when the caller goes away: what it does is not undone
+    work: Any = None  # a task that continues when the caller disconnects
     recording: Any = None  # how far the audit log is with the call, when it is to be recorded
     log: dict[str, object] = field(default_factory=dict)  # fields for the line about this call
 

@@ -32,7 +32,7 @@ from google.rpc.status_pb2 import Status
 from aiworkspace.v1 import common_pb2 as pb
 
 DOMAIN = "aiworkspace.v1"
-MOST_VIOLATIONS = 10  # keeps the status well below the 8 KiB at which clients drop it
+MOST_VIOLATIONS = 10  # keeps the status well below 8 KiB, above which clients drop it
 
 
 class AppError(Exception):

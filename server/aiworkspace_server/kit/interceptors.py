@@ -40,7 +40,7 @@ log = structlog.get_logger("rpc")
 
 
 class CallerGone(asyncio.CancelledError):
-    """The caller went away while something was sent to it. Ends a call as a cancellation does, which may come later."""
+    """The caller disconnected while a message was sent to it. Ends the call like a cancellation."""
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
@@ -130,7 +130,7 @@ def _innermost(handler: Any) -> Handler:
 
 
 def _rebuild(handler: Any, method: Method, proceed: Handler) -> RpcMethodHandler:
-    """A handler for which gRPC reads no request: a step does, when it is known who calls.
+    """A handler for which gRPC reads no request: a step reads it once the caller is authenticated.
 
     On the wire a call with one request and one with a stream of them are alike.
     """

@@ -55,7 +55,7 @@ class Jobs:
         self._app.periodic(cron=_TENDING)(tend)
 
     def add(self, name: str, function: Function, queue: str = DEFAULT_QUEUE) -> None:
-        """Declares a job. The function is called with what was enqueued; it must bear being called again.
+        """Declare a job. Its function is called with the enqueued arguments and must be idempotent.
 
         Jobs that may take long belong into the slow queue: those of the other one, like mails, do not wait for them.
         """
@@ -68,7 +68,7 @@ class Jobs:
         await job.defer_async(**{key: str(value) for key, value in arguments.items()})
 
     def every(self, cron: str, name: str, function: Callable[[], Awaitable[None]]) -> None:
-        """Declares work that one of the servers does at these times. What fails is left to the next time."""
+        """Declare periodic work that one of the servers does at these times. A failure is retried the next time."""
 
         async def work(timestamp: int) -> None:
             await function()
@@ -76,7 +76,7 @@ class Jobs:
         self._app.periodic(cron=cron)(self._app.task(name=name)(work))
 
     async def at_work(self, tx: ReadSession, *names: str) -> set[Work]:
-        """Return the jobs of these names that are being done or will be, however far a failed one was put off."""
+        """Return the jobs of these names that are running or pending, including failed ones that will be retried."""
         return {(row.task_name, frozenset(row.args.items())) for row in await tx.execute(_AT_WORK, {"names": [*names]})}
 
     @asynccontextmanager

@@ -27,7 +27,7 @@ _MAKES_LINKS = re.compile(r"(?<=\S)[.:/@\\\u3002]+(?=\S)|[:/]{2,}")
 
 
 class MailKind(StrEnum):
-    """Why a mail is sent. How many of a kind an address gets is limited."""
+    """Why a mail is sent. Each kind has its own limit for an address."""
 
     INVITATION = "invitation"
     VERIFICATION = "verification"
@@ -89,7 +89,7 @@ class SmtpMailer:
             if answer.code < 500:
                 raise MailDelayed(f"the mail server answers {answer.code}") from None
             log.warning("mail refused for good", mail=str(mail.id), code=answer.code)
-        except (aiosmtplib.SMTPNotSupported, UnicodeError):  # an address that this mail server cannot be told
+        except (aiosmtplib.SMTPNotSupported, UnicodeError):  # the mail server does not take such addresses
             log.warning("mail_undeliverable", mail=str(mail.id))
         except (aiosmtplib.SMTPException, OSError) as error:
             # Neither its text nor its cause, which may quote addresses and credentials.

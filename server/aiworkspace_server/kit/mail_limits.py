@@ -1,4 +1,4 @@
-"""How many mails one address gets, and how many one account causes: nobody can have a stranger flooded with mail."""
+"""Limits of mail to one address and of one account, so that nobody can flood a stranger with mail."""
 
 import hmac
 import math
@@ -36,7 +36,7 @@ class LimitedMailer:
         self._key = key
 
     async def send(self, mail: Mail) -> None:
-        """Drops what is over the limit. A mail that is tried again counts once."""
+        """Drop mail above the limit. A retried mail counts once."""
         if await self._hit(_ONCE, "mail", str(mail.id)) and not await self._fits(mail):
             log.warning("mail_limit_reached", mail=str(mail.id), kind=mail.kind)
             return

@@ -11,7 +11,7 @@ _TRIM_SECONDS = 15.0
 
 @asynccontextmanager
 async def tended_memory() -> AsyncIterator[None]:
-    """To be entered when the server has started.
+    """Enter this context when the server has started.
 
     What is there by then is exempt from garbage collection: going through it would hold the event loop for 50 ms. And
     while the context lasts, freed memory is given back to the system every few seconds: glibc keeps that of requests

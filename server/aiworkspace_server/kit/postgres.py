@@ -105,7 +105,7 @@ class Database:
 
 
 async def set_tenant(tx: WriteSession, org_id: UUID) -> None:
-    """Goes on as another organization: for a change of one person in all of theirs, which is one transaction."""
+    """Switch the transaction to another organization, to change a person in all of theirs at once."""
     await tx.flush()
     tx.info["org"] = str(UUID(int=org_id.int))
     await tx.execute(_SET_TENANT, {"org": tx.info["org"]})

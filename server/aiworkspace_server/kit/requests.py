@@ -1,4 +1,4 @@
-"""The steps that read a request, once it is known who calls, and hold it against the rules of the contract."""
+"""The steps that read a request after authentication and validate it by the rules of the contract."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -88,7 +88,7 @@ class Reading:
 
 
 def validate(method: Method, proceed: Handler) -> Handler:
-    """Holds every request against the rules of the contract. Decoding has bounded how much there is to look at."""
+    """Validate the request by the rules of the contract. Decoding has bounded its size."""
 
     async def handler(call: Call, request: Any) -> Any:
         if method.request_streams:

@@ -44,9 +44,9 @@ def normalise(method: Method, proceed: Handler) -> Handler:
 
 
 def email(text: str) -> str:
-    """An address in lower case, of characters of one width, its domain in ASCII.
+    """Return the address in lower case, of characters of one width, with its domain in ASCII.
 
-    What is no address stays none, for validation to refuse.
+    Validation refuses what is no address.
     """
     lower = unicodedata.normalize("NFKC", text).lower()
     local, at, domain = unicodedata.normalize("NFKC", lower).strip(_BLANKS).rpartition("@")
@@ -62,7 +62,7 @@ def name(text: str) -> str:
 
 
 def token(text: str) -> str:
-    """A token without white space and invisible characters, which none has."""
+    """Return the token without white space and invisible characters, which no token has."""
     return _INVISIBLE.sub("", text)
 
 

@@ -72,7 +72,7 @@ class Watches:
                 await next(iter(group.checks.values()))()
             except AppError as error:
                 group.refusal, group.watcher = error, None
-                self._end(key, group)  # who comes from now on is checked anew
+                self._end(key, group)  # later calls are checked again
                 for task in group.checks:
                     task.cancel()
                 return

@@ -42,7 +42,7 @@ class ModelRequest:
     max_output_tokens: int
     parameters: Parameters = Parameters()
     request_id: str = ""  # "run/attempt", for the provider's log and bill; empty: none
-    # Called when the request begins to leave this machine: until then nobody can charge for it.
+    # Called when the first byte of the request is sent: until then the provider cannot charge for it.
     on_sent: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
 
 
@@ -174,13 +174,13 @@ class Provider(Protocol):
 
     @property
     def away(self) -> bool:
-        """Whether it did not answer when it was asked for its models last, so that they may have changed."""
+        """Whether the last request for its list of models failed, so that the list may be out of date."""
 
     async def models(self) -> Sequence[ModelInfo]:
         """The models that can be asked, as far as they are known. Takes less than a second."""
 
     async def has(self, model: str) -> bool:
-        """Whether `model`, the provider's own name, is one of them or, while nobody can tell, may be."""
+        """Return whether the provider has `model`, by its own name for it, or may have it while that is unknown."""
 
     def context_tokens(self, model: str) -> int | None:
         """Tokens that fit into its context. None when that is not known."""

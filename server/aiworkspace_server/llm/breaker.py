@@ -46,7 +46,7 @@ class _Circuit:
 
 
 class Breakers:
-    """The circuits. What did not fail of late has none."""
+    """The circuits of everything that failed recently."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -57,7 +57,7 @@ class Breakers:
         return any(self._is_open(key) for key in _keys(asked))
 
     def enter(self, asked: Asked) -> "Pass | None":
-        """Leave to ask once; None while a circuit is open. When that ends, the first request is a probe."""
+        """Return a pass for one request; None while a circuit is open. The first request after that is a probe."""
         if self.is_open(asked):
             return None
         probed = [key for key in _keys(asked) if (circuit := self._circuits.get(key)) and circuit.seconds]
@@ -96,7 +96,7 @@ class Breakers:
 
 
 class Pass:
-    """One request, to be told how it went."""
+    """One request, which reports its outcome to the circuits."""
 
     def __init__(self, breakers: Breakers, asked: Asked, probed: frozenset[Hashable]) -> None:
         self._breakers = breakers
@@ -132,7 +132,7 @@ class Pass:
                     self._breakers.end_probe(key)
 
     def left(self) -> None:
-        """Nobody waited for the end, which says nothing."""
+        """The request was cancelled, which counts neither as success nor as failure."""
         for key in self._take_probed():
             self._breakers.end_probe(key)
 

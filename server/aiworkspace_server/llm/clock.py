@@ -43,7 +43,7 @@ class ContentClock:
         self._restart(self._idle)
 
     def last(self, seconds: float) -> None:
-        """The answer is whole: no more than its account is waited for, and no longer than this."""
+        """The answer is complete: wait only for its usage, and no longer than this."""
         self._idle = min(self._idle, seconds)
         self._restart(self._idle)
 

@@ -12,7 +12,7 @@ from .base import DeltaKind
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 _HIGH_SURROGATE = re.compile(r"[\ud800-\udbff]\Z")
 _DEEPEST = 8
-_MOST_TOKENS = 10**15  # beyond it a number is no count
+_MOST_TOKENS = 10**15  # larger numbers are not token counts
 _LONGEST_ID = 200
 _MOST_DIGITS = 400
 

@@ -81,7 +81,7 @@ class LocalProvider(OpenAIProvider):
             return
         await self._refresh(_RETRY_SECONDS, _LOOK_SECONDS)
         if time.monotonic() - self._heard >= _ALIVE_SECONDS:
-            # Silence may be another's doing, who keeps it busy: it does not count against the account.
+            # It may be busy with the requests of others: its silence does not count against the account.
             unreached = self._failure is not None and self._failure.kind is ErrorKind.UNREACHED
             kind = ErrorKind.UNREACHED if unreached else ErrorKind.TIMEOUT
             raise ProviderError(kind, f"{self.name}: the server does not answer", free=True)

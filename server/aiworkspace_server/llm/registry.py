@@ -36,7 +36,7 @@ class Registry:
         self._making = asyncio.Lock()
 
     async def resolve(self, model_id: str) -> tuple[Provider, str]:
-        """Who runs a model, and what he calls it. Raises UnknownModel."""
+        """Return the provider of a model and its name there. Raise UnknownModel."""
         name, _, model = model_id.partition("/")
         provider = self._providers.get(name)
         if provider is None or not await provider.has(model):
@@ -78,7 +78,7 @@ class Registry:
 
 
 async def _models(provider: Provider) -> Sequence[ModelInfo]:
-    """None of a provider that fails: the others are listed all the same."""
+    """Return no models for a provider that fails, so that those of others are still listed."""
     try:
         return await provider.models()
     except Exception:

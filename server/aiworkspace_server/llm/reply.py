@@ -1,4 +1,4 @@
-"""What the wire formats make of an answer, whichever shape it comes in."""
+"""Parses an answer of any shape for the wire formats."""
 
 from abc import ABC, abstractmethod
 from dataclasses import replace

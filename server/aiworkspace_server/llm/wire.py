@@ -15,7 +15,7 @@ from .reply import Reply
 
 # How long to wait for the end of a response whose end mark has come, so that its connection can be used again.
 _DRAIN_SECONDS = 0.1
-# How long to wait for what may follow an answer that is whole: its account, and the end mark.
+# How long to wait for what may follow a complete answer: its usage and the end mark.
 _LAST_SECONDS = 5.0
 # How much of the body of an error status is read, and how long it may take.
 _MOST_ERROR_BYTES = 64 * 1024

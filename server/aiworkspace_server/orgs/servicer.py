@@ -29,7 +29,7 @@ from .tokens import InvitationTokens
 
 # Called with a new organization and who makes it, in the transaction that does.
 OrgCreated = Callable[[WriteSession, UUID, UUID], Awaitable[None]]
-# Called with an organization in which somebody may do less than before, once that is committed.
+# Called after commit with an organization in which somebody has lost rights.
 RightsLost = Callable[[UUID], Awaitable[None]]
 # Raises PermissionMissing when the caller lacks what a member of an organization may in its workspaces.
 CheckPlaces = Callable[[WriteSession, UUID, Principal, UUID], Awaitable[None]]
@@ -41,7 +41,7 @@ class RevokeMade(Protocol):
     async def __call__(
         self, tx: WriteSession, caller: Principal, user_id: UUID, *, of_person: bool = False
     ) -> tuple[Sequence[UUID], Sequence[UUID]]:
-        """Return the keys that were revoked, and those that go on working."""
+        """Return the keys that were revoked and those that remain valid."""
 
 
 # Asked, in the transaction of a deletion, to erase what was in the organization.
@@ -155,7 +155,7 @@ class OrgServicer(OrgServiceServicer):
         async with self._db.write(org_id, caller_id()) as tx:
             if reply := await self._replies.earlier(tx, request, pb.AcceptInvitationResponse):
                 org = await store.find_org(tx, org_id)
-                reply.org.name = org.name if org else ""  # which is not kept
+                reply.org.name = org.name if org else ""  # stored replies have no names
                 return reply
             user = await self._caller(tx)
             org, role = await service.accept_invitation(tx, org_id, invitation_id, user)

@@ -33,7 +33,7 @@ class Plan:
     resume_interrupted_runs: bool = False
     hedge_after_seconds: float = 0  # 0: never
     limits: ModelLimits = NO_LIMITS  # to be taken from before any of the targets is asked
-    asked: str = ""  # id of the model that was asked for, which is not a target when nobody can be asked for it
+    asked: str = ""  # id of the requested model; not among the targets if no provider has it
 
 
 class Plans:

@@ -106,7 +106,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         async with self._db.write(tenant_id(), caller_id()) as tx:
             if reply := await self._replies.earlier(tx, request, pb.RotateApiKeyResponse):
                 rotated = await store.find_key(tx, UUID(reply.api_key.api_key_id))
-                reply.api_key.name = rotated.name if rotated else ""  # which is not kept
+                reply.api_key.name = rotated.name if rotated else ""  # stored replies have no names
                 return reply
             service.check_future(expire_time)
             key, scopes, secret = await service.rotate_key(tx, tenant_id(), api_key_id, overlap, expire_time, caller)

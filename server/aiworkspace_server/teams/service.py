@@ -1,4 +1,4 @@
-"""Rules of teams: nobody lets somebody into a team, or takes them out, that may more than they do."""
+"""Rules of teams: adding or removing a member needs every right that the team has."""
 
 from typing import Any
 from uuid import UUID
@@ -67,7 +67,7 @@ async def remove_member(tx: WriteSession, org_id: UUID, team_id: UUID, user_id: 
 
 
 async def _check_may_change(tx: WriteSession, team_id: UUID, caller: Principal) -> None:
-    """Being in a team, or not any more, is up to all that the team may in workspaces."""
+    """Raise PermissionMissing unless the caller has every right that the team has in workspaces."""
     await orgs.check_may_grant(tx, caller)
     roles = {each.workspace_id: WORKSPACE_ROLES[each.role] for each in await list_roles_of_team(tx, team_id)}
     await workspaces.check_holds(tx, caller, roles)

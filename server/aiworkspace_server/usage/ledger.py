@@ -62,7 +62,7 @@ def counting(key_root: str) -> str:
 
 
 COUNTING_NEW_RUN = counting(_ROOT_OF_KEY)
-# The limit of a budget, which of an allowance is the server's default until the operator sets it; NULL: there is none.
+# The limit of a budget; for an allowance that the operator has not set, the server's default. NULL: no limit.
 LIMIT = "coalesce(b.limit_nanos, CAST(:allowance_nanos AS bigint))"
 UNLIMITED = 2**63 - 1  # in place of a limit: the operator took that of an allowance away
 
@@ -70,7 +70,7 @@ _LOCK = text(f"SELECT 1 FROM {TOGETHER} AS locked")
 
 
 def _count_in_budgets(budgets: str) -> str:
-    """Rows are locked in the order of the budgets, so that no two who count wait for each other."""
+    """Rows are locked in the order of the budgets, to avoid deadlocks."""
     return f"""
   INSERT INTO budget_windows AS w (org_id, budget_id, subject_id, start_time, settled_nanos, reserved_nanos,
                                    alerted_percent)
@@ -194,7 +194,7 @@ class Ledger:
     """
 
     def __init__(self, watch: Watch, allowance_nanos: int | None) -> None:
-        """`allowance_nanos`: what an organization may spend in a month on the server's keys; None: as it likes."""
+        """`allowance_nanos`: what an organization may spend in a month on the server's keys; None: no limit."""
         self._watch = watch
         self._allowance_nanos = allowance_nanos
 
@@ -289,9 +289,9 @@ async def list_settled(tx: ReadSession, run_id: UUID) -> Sequence[LedgerEntry]:
 
 
 def reservation(model: str, input_tokens: int, max_output_tokens: int, at: datetime) -> Price:
-    """What a request with so many tokens, or fewer, costs at most.
+    """Return the most that a request with so many tokens, or fewer, can cost.
 
-    Raises InvalidArgument for a model of which nobody knows what it costs.
+    Raise InvalidArgument for a model without a price.
     """
     try:
         return most(model, input_tokens, max_output_tokens, at)

@@ -71,7 +71,7 @@ async def check_may_give(tx: WriteSession, caller: Principal, workspace_id: UUID
 
 
 async def check_may_take_all(tx: WriteSession, org_id: UUID, caller: Principal, user_id: UUID) -> None:
-    """Whether the caller holds what somebody else has in workspaces. To be called before that ends, or counts again."""
+    """Raise PermissionMissing unless the caller has every right in workspaces that somebody is to lose or regain."""
     await orgs.lock_org(tx, org_id, "org_id")
     if user_id == caller.user_id and caller.key is None:
         return

@@ -23,7 +23,7 @@ _FRESH_SECONDS = 1.0  # how long a deletion made by another process may go unnot
 
 
 class WorkspaceFinder:
-    """Finds where a workspace lies, and who the caller is in it. What callers may see is remembered for a second.
+    """Find the organization of a workspace and the caller's role in it. Visible workspaces are cached for a second.
 
     What they may not see is not: it would be answered faster than an id that does not exist.
     """
