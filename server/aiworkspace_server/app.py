@@ -329,6 +329,7 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
             credentials.authenticator,
             partial(count_new_org, allowance_nanos=settings.allowance_nanos),
             shared.rights_lost,
+            shared.runs.see_through,
             erasure.ask_org,
             check_may_take_all,
             revoke_made_by,
@@ -344,7 +345,14 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
             db, credentials.authenticator, shared.access, shared.methods, shared.rights_lost, pages, replies
         ),
         service_accounts=ServiceAccountServicer(
-            db, credentials.authenticator, shared.rights_lost, erasure.ask_account, notices, pages, replies
+            db,
+            credentials.authenticator,
+            shared.rights_lost,
+            shared.runs.see_through,
+            erasure.ask_account,
+            notices,
+            pages,
+            replies,
         ),
         workspaces=WorkspaceServicer(
             db,

@@ -76,7 +76,8 @@ class Runs:
     async def see_through(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Does the work to its end, also when the caller goes away."""
         task = self._spawn(work)
-        if call := current.get(None):
+        call = current.get(None)
+        if call and call.work is None:  # else the task is a part of that work
             call.work = task
         return await asyncio.shield(task)
 

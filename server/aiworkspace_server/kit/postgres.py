@@ -5,14 +5,14 @@ transaction begins by saying for which organization and person it works, in the 
 tables show no rows.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from psycopg import AsyncCursor
-from sqlalchemy import BigInteger, DateTime, Text, event, text
+from sqlalchemy import ARRAY, BigInteger, CollectionAggregate, DateTime, Text, Uuid, any_, cast, event, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
@@ -109,6 +109,11 @@ async def set_tenant(tx: WriteSession, org_id: UUID) -> None:
     await tx.flush()
     tx.info["org"] = str(UUID(int=org_id.int))
     await tx.execute(_SET_TENANT, {"org": tx.info["org"]})
+
+
+def any_of(ids: Collection[UUID]) -> CollectionAggregate[Any]:
+    """To be compared with a column. One parameter, where `in_` has one for each id and PostgreSQL takes 65,535."""
+    return any_(cast(list(ids), ARRAY(Uuid)))
 
 
 def _scope(mode: str, org_id: UUID | None, user_id: UUID | None) -> dict[str, str]:

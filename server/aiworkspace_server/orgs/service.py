@@ -264,7 +264,7 @@ async def find_member(tx: WriteSession, user_id: UUID, field: str) -> tuple[Memb
 
 
 def role_of(member: Any) -> RoleChoice:
-    """Of a membership, as a row of any kind."""
+    """Of a membership, as a row of any kind, or the one that an invitation offers."""
     return RoleChoice(member.role, member.custom_role_id)
 
 
@@ -295,10 +295,17 @@ async def principal_now(tx: ReadSession, caller: Principal) -> Principal:
 
 async def check_may_grant(tx: WriteSession, caller: Principal, *roles: frozenset[str]) -> None:
     """Nobody gives or takes what they lack, as it is now: call with the organization locked."""
-    [membership] = (await principal_now(tx, caller)).memberships.values()
-    permissions = membership.permissions
-    if caller.key:
-        permissions &= caller.key.permissions
+    check_within(granted(await principal_now(tx, caller)), *roles)
+
+
+def granted(present: Principal) -> frozenset[str]:
+    """What somebody, as `principal_now` returns them, may in the organization."""
+    [membership] = present.memberships.values()
+    return membership.permissions & present.key.permissions if present.key else membership.permissions
+
+
+def check_within(permissions: frozenset[str], *roles: frozenset[str]) -> None:
+    """Raise PermissionMissing when the permissions do not include the roles and that of the present call."""
     needed = frozenset({current.get().method.access.permission}).union(*roles)
     if missing := needed - permissions:
         raise lacking(missing)
@@ -311,20 +318,37 @@ def lacking(permissions: frozenset[str]) -> PermissionMissing:
 
 async def withdraw_invitations(tx: WriteSession, inviter_id: UUID, permissions: frozenset[str]) -> None:
     """Of somebody who is left with these permissions: those that they could no longer make."""
-    for invitation in await store.pending_invitations(tx, inviter_id):
-        if not await _offered(tx, invitation) | {"invitation.manage"} <= permissions:
+    pending = await store.pending_invitations(tx, inviter_id)
+    needed = await _needed_for(tx, pending)
+    for invitation in pending:
+        if not needed[role_of(invitation)] <= permissions:
             invitation.revoke_time = now()
 
 
 async def _offered(tx: ReadSession, invitation: Invitation) -> frozenset[str]:
-    return await permissions_of(tx, RoleChoice(invitation.role, invitation.custom_role_id))
+    return await permissions_of(tx, role_of(invitation))
 
 
-async def take_back_invitation(tx: WriteSession, invitation: Invitation, caller: Principal) -> None:
-    """Revokes one that was made with an API key, unless it is closed."""
-    if is_open(invitation):
-        await check_may_grant(tx, caller, await _offered(tx, invitation) | {"invitation.manage"})
-        invitation.revoke_time = now()
+async def _needed_for(tx: ReadSession, invitations: Sequence[Invitation]) -> dict[RoleChoice, frozenset[str]]:
+    """What it takes to invite somebody to each of the roles, which are fewer than the invitations."""
+    roles = {role_of(invitation) for invitation in invitations}
+    return {role: await permissions_of(tx, role) | {"invitation.manage"} for role in roles}
+
+
+async def take_back_invitations(
+    tx: WriteSession, invitations: Sequence[Invitation], caller: Principal
+) -> PermissionMissing | None:
+    """Revokes those that are open, as far as the caller may. Returns why one of the others stays open."""
+    pending = [invitation for invitation in invitations if is_open(invitation)]
+    permissions, refused = granted(await principal_now(tx, caller)), None
+    needed = await _needed_for(tx, pending)
+    for invitation in pending:
+        try:
+            check_within(permissions, needed[role_of(invitation)])
+            invitation.revoke_time = now()
+        except PermissionMissing as error:
+            refused = error
+    return refused
 
 
 async def _check_owner_left(tx: WriteSession, leaving: Membership) -> None:

@@ -1,8 +1,8 @@
 """OrgService: proto in and out, one transaction per call."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from aiworkspace.v1 import org_pb2 as pb
@@ -27,10 +27,24 @@ from .models import Invitation, Membership
 from .service import RoleChoice, role_of
 from .tokens import InvitationTokens
 
+Result = TypeVar("Result")
+
 # Called with a new organization and who makes it, in the transaction that does.
 OrgCreated = Callable[[WriteSession, UUID, UUID], Awaitable[None]]
 # Called after commit with an organization in which somebody has lost rights.
 RightsLost = Callable[[UUID], Awaitable[None]]
+
+
+class SeeThrough(Protocol):
+    """Does the work to its end, also when the caller goes away.
+
+    For changes that take rights away and may take long: a caller whose deadline is shorter would undo them each time.
+    """
+
+    async def __call__(self, work: Coroutine[Any, Any, Result], /) -> Result:
+        """Return what the work does."""
+
+
 # Raises PermissionMissing when the caller lacks what a member of an organization may in its workspaces.
 CheckPlaces = Callable[[WriteSession, UUID, Principal, UUID], Awaitable[None]]
 
@@ -55,6 +69,7 @@ class OrgServicer(OrgServiceServicer):
         authenticator: Authenticator,
         created: OrgCreated,
         rights_lost: RightsLost,
+        see_through: SeeThrough,
         erase: Erase,
         check_places: CheckPlaces,
         revoke_made: RevokeMade,
@@ -69,6 +84,7 @@ class OrgServicer(OrgServiceServicer):
         self._authenticator = authenticator
         self._created = created
         self._rights_lost = rights_lost
+        self._see_through = see_through
         self._erase = erase
         self._check_places = check_places
         self._revoke_made = revoke_made
@@ -197,6 +213,9 @@ class OrgServicer(OrgServiceServicer):
         return pb.UpdateMemberResponse(member=_member_to_proto(*changed))
 
     async def RemoveMember(self, request: pb.RemoveMemberRequest, context: Any) -> pb.RemoveMemberResponse:
+        return await self._see_through(self._remove(request))
+
+    async def _remove(self, request: pb.RemoveMemberRequest) -> pb.RemoveMemberResponse:
         user_id, caller = parse_id(request.user_id, "user_id"), current.get().principal
         async with self._db.write(tenant_id()) as tx:
             await self._check_places(tx, tenant_id(), caller, user_id)
@@ -206,6 +225,9 @@ class OrgServicer(OrgServiceServicer):
         return pb.RemoveMemberResponse(revoked_api_key_ids=map(str, revoked), kept_api_key_ids=map(str, kept))
 
     async def SuspendMember(self, request: pb.SuspendMemberRequest, context: Any) -> pb.SuspendMemberResponse:
+        return await self._see_through(self._suspend(request))
+
+    async def _suspend(self, request: pb.SuspendMemberRequest) -> pb.SuspendMemberResponse:
         user_id, caller = parse_id(request.user_id, "user_id"), current.get().principal
         async with self._db.write(tenant_id()) as tx:
             await self._check_places(tx, tenant_id(), caller, user_id)

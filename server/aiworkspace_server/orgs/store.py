@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Row, delete, func, or_, select, text, upda
 
 from ..auth.authority import ROLES
 from ..auth.models import User
-from ..kit.postgres import ReadSession, WriteSession
+from ..kit.postgres import ReadSession, WriteSession, any_of
 from ..kit.timestamps import LEEWAY, now
 from .models import CustomRole, Invitation, Membership, Org, Team
 
@@ -131,7 +131,7 @@ async def close_invitations_to(tx: WriteSession, user_id: UUID, email: str | Non
 
 async def invitations_of_keys(tx: WriteSession, key_ids: Collection[UUID]) -> Sequence[Invitation]:
     """Those that were made with one of these API keys, the latest first."""
-    query = select(Invitation).where(Invitation.creator_key_id.in_(key_ids)).order_by(Invitation.id.desc())
+    query = select(Invitation).where(Invitation.creator_key_id == any_of(key_ids)).order_by(Invitation.id.desc())
     return (await tx.execute(query.with_for_update())).scalars().all()
 
 

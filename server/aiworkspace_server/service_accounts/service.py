@@ -1,16 +1,16 @@
 """Rules of service accounts and their API keys."""
 
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from aiworkspace.v1 import common_pb2 as pb
 
 from ..auth import store as users
 from ..auth.api_keys import new_key, secret_hash, visible_part
-from ..auth.authority import ADMINISTER, ROLES, WORKSPACE_PERMISSIONS, Principal, sees
+from ..auth.authority import ROLES, WORKSPACE_PERMISSIONS, Principal, sees
 from ..auth.models import User
 from ..kit.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionMissing
 from ..kit.ids import new_id
@@ -18,22 +18,16 @@ from ..kit.postgres import WriteSession
 from ..kit.timestamps import after, now
 from ..orgs import service as orgs
 from ..orgs.models import Invitation, Membership
-from ..orgs.service import RoleChoice, check_may_grant, lock_org, permissions_of, role_of
+from ..orgs.service import RoleChoice, check_may_grant, lock_org, permissions_of
 from ..orgs.store import invitations_of_keys
-from ..workspaces.members import check_holds, check_may_take_all
+from ..workspaces.members import check_may_take_all
 from ..workspaces.store import find_scopes
 from . import store
+from .holdings import KeyScopes, read_holdings
 from .models import ApiKey, ApiKeyWorkspace
 
 _IN_LIMITED_KEYS = WORKSPACE_PERMISSIONS | {"org.read"}
-
-
-@dataclass(frozen=True, slots=True)
-class KeyScopes:
-    """What a key may be used for."""
-
-    permissions: frozenset[str]
-    workspace_ids: frozenset[UUID] | None  # None: all that its account may see
+_BATCH = 200  # keys that are looked at together, in some milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +35,7 @@ class RevokedKey:
     """A key that has ended, and what was made with it, also by way of keys that were made with it."""
 
     key: ApiKey
-    created_keys: Sequence[ApiKey]
+    created_key_ids: Sequence[UUID]
     created_invitations: Sequence[Invitation]
 
 
@@ -60,14 +54,18 @@ async def create_service_account(
     return member, user
 
 
-async def delete_service_account(tx: WriteSession, org_id: UUID, user_id: UUID, caller: Principal) -> None:
+async def delete_service_account(
+    tx: WriteSession, org_id: UUID, user_id: UUID, caller: Principal
+) -> tuple[Sequence[UUID], Sequence[UUID]]:
+    """Return what `revoke_made_by` does."""
     await lock_org(tx, org_id, "org_id")
     await _find_account(tx, user_id)
     await check_may_take_all(tx, org_id, caller, user_id)
-    await revoke_made_by(tx, caller, user_id)
+    made = await revoke_made_by(tx, caller, user_id)
     await orgs.remove_member(tx, org_id, user_id, caller)
     account = await users.lock_for_deletion(tx, user_id)
     account.display_name, account.delete_time = "", now()
+    return made
 
 
 def read_scopes(permissions: Sequence[str], workspace_ids: frozenset[UUID]) -> KeyScopes:
@@ -98,7 +96,7 @@ async def create_key(
     account = await _find_account(tx, user_id)
     if scopes.workspace_ids:
         await _check_seen(tx, caller, scopes.workspace_ids)
-    await _check_may_hand_out(tx, caller, account, scopes)
+    await _check_may_hand_out(tx, caller, user_id, scopes)
     return await _add_key(tx, account, name, scopes, expire_time, caller)
 
 
@@ -116,7 +114,7 @@ async def rotate_key(
     if has_ended(old):
         raise FailedPrecondition(pb.ERROR_REASON_API_KEY_ENDED, "This key has ended: create another one.")
     account, scopes = await _find_account(tx, old.user_id), await scopes_of(tx, old)
-    await _check_may_hand_out(tx, caller, account, scopes)
+    await _check_may_hand_out(tx, caller, old.user_id, scopes)
     if expire_time is None and old.expire_time:  # else a rotation would make a key last for ever, unasked
         expire_time = after(now(), old.expire_time - old.create_time)
     end = now() + overlap
@@ -130,18 +128,17 @@ async def revoke_key(
 ) -> RevokedKey:
     await lock_org(tx, org_id, "org_id")
     key = await _find_key(tx, api_key_id)
-    if caller.key_id != key.id:
-        await _check_may_take(tx, caller, key)
+    if caller.key_id != key.id and not has_ended(key):
+        await _check_may_hand_out(tx, caller, key.user_id, await scopes_of(tx, key), taking=True)
     key.revoke_time = key.revoke_time or now()
-    keys = await store.list_made_with(tx, [key.id])
-    invitations = await invitations_of_keys(tx, [key.id, *(each.id for each in keys)])
+    made = await store.list_made_with(tx, [key.id])
+    invitations = await invitations_of_keys(tx, [key.id, *made])
     if not keep_created:
-        for each in keys:
-            await _check_may_take(tx, caller, each)
-            each.revoke_time = each.revoke_time or now()
-        for invitation in invitations:
-            await orgs.take_back_invitation(tx, invitation, caller)
-    return RevokedKey(key, keys, invitations)
+        _, kept = await _revoke(tx, caller, made)
+        for refused in (*kept.values(), await orgs.take_back_invitations(tx, invitations, caller)):
+            if refused:
+                raise refused
+    return RevokedKey(key, made, invitations)
 
 
 async def revoke_made_by(
@@ -154,27 +151,37 @@ async def revoke_made_by(
     """
     _, user = await orgs.find_member(tx, user_id, "user_id")
     roots = await store.list_keys_of_creator(tx, user_id)
-    keys = {key.id: key for key in (*roots, *await store.list_made_with(tx, [key.id for key in roots]))}
-    working = [key for key in keys.values() if not has_ended(key)]
+    made = list(dict.fromkeys([*roots, *await store.list_made_with(tx, roots)]))
     if user.kind == "person" and not of_person:
-        return [], [key.id for key in working]
-    for key in working:
-        with suppress(PermissionMissing):
-            await _check_may_take(tx, caller, key)
-            key.revoke_time = now()
-    for invitation in await invitations_of_keys(tx, keys):
-        with suppress(PermissionMissing):
-            await orgs.take_back_invitation(tx, invitation, caller)
+        return [], [key.id for key in await store.list_working(tx, made)]
+    revoked, kept = await _revoke(tx, caller, made)
+    await orgs.take_back_invitations(tx, await invitations_of_keys(tx, made), caller)
     await tx.flush()
-    return [key.id for key in working if has_ended(key)], [key.id for key in working if not has_ended(key)]
+    return revoked, list(kept)
 
 
-async def _check_may_take(tx: WriteSession, caller: Principal, key: ApiKey) -> None:
-    """Taking a key away needs what handing it out needs. One that has ended takes nothing with it."""
-    if not has_ended(key):
-        scopes = await scopes_of(tx, key)
-        await check_may_grant(tx, caller, frozenset({"service_account.manage"}))
-        await _check_may_hand_out(tx, caller, await _find_account(tx, key.user_id), scopes)
+async def _revoke(
+    tx: WriteSession, caller: Principal, key_ids: Sequence[UUID]
+) -> tuple[list[UUID], dict[UUID, PermissionMissing]]:
+    """Ends those that work, as far as the caller may: taking a key away needs what handing it out needs.
+
+    Returns those that have ended by this, and why others go on working. Whoever has a key that makes keys makes
+    thousands, which must neither take thousands of queries nor hold the event loop.
+    """
+    revoked, kept = list[UUID](), dict[UUID, PermissionMissing]()
+    for begin in range(0, len(key_ids), _BATCH):
+        keys = await store.list_working(tx, key_ids[begin : begin + _BATCH])
+        workspaces = await store.workspaces_of_keys(tx, keys)
+        wanted = {key.id: (key.user_id, _scopes(key, workspaces)) for key in keys}
+        holdings = await read_holdings(tx, caller, wanted.values())
+        for key_id, (user_id, scopes) in wanted.items():
+            try:
+                holdings.check(user_id, scopes, taking=True)
+                revoked.append(key_id)
+            except PermissionMissing as error:
+                kept[key_id] = error
+    await store.revoke_keys(tx, revoked)
+    return revoked, kept
 
 
 def has_ended(key: ApiKey) -> bool:
@@ -186,8 +193,13 @@ def has_expired(key: ApiKey) -> bool:
 
 
 async def scopes_of(tx: WriteSession, key: ApiKey) -> KeyScopes:
-    workspace_ids = (await store.workspaces_of_keys(tx, [key])).get(key.id, ())
-    return KeyScopes(frozenset(key.permissions), frozenset(workspace_ids) if key.workspaces_limited else None)
+    return _scopes(key, await store.workspaces_of_keys(tx, [key]))
+
+
+def _scopes(key: Any, workspaces: Mapping[UUID, Sequence[UUID]]) -> KeyScopes:
+    """Of a key or a row of `list_working`."""
+    workspace_ids = frozenset(workspaces.get(key.id, ())) if key.workspaces_limited else None
+    return KeyScopes(frozenset(key.permissions), workspace_ids)
 
 
 async def _find_account(tx: WriteSession, user_id: UUID) -> Membership:
@@ -212,25 +224,11 @@ async def _check_seen(tx: WriteSession, caller: Principal, workspace_ids: frozen
         raise NotFound("workspace_ids")
 
 
-async def _check_may_hand_out(tx: WriteSession, caller: Principal, account: Membership, scopes: KeyScopes) -> None:
-    """Nobody puts into a key what they lack, neither in the organization nor where the account has another role."""
-    in_workspaces = scopes.permissions & WORKSPACE_PERMISSIONS
-    if scopes.workspace_ids is None:
-        await check_may_grant(tx, caller, scopes.permissions)
-        if in_workspaces and ADMINISTER in await permissions_of(tx, role_of(account)):
-            await _check_reaches_all(tx, caller)
-        where: Collection[UUID] = await store.workspaces_of_account(tx, account.user_id)
-    else:
-        await check_may_grant(tx, caller, scopes.permissions - WORKSPACE_PERMISSIONS)
-        where = scopes.workspace_ids
-    await check_holds(tx, caller, dict.fromkeys(where, in_workspaces))
-
-
-async def _check_reaches_all(tx: WriteSession, caller: Principal) -> None:
-    """Whether the caller's role counts in all workspaces. A key of such a role reaches them without the permission."""
-    [role] = (await orgs.principal_now(tx, caller)).memberships.values()
-    if ADMINISTER not in role.permissions:
-        raise PermissionMissing(ADMINISTER, "The account reaches workspaces that you do not: limit the key to others.")
+async def _check_may_hand_out(
+    tx: WriteSession, caller: Principal, user_id: UUID, scopes: KeyScopes, *, taking: bool = False
+) -> None:
+    holdings = await read_holdings(tx, caller, [(user_id, scopes)])
+    holdings.check(user_id, scopes, taking=taking)
 
 
 async def _add_key(

@@ -20,7 +20,7 @@ from ..kit.replies import Replies
 from ..kit.timestamps import parse_timestamp, timestamp
 from ..orgs.jobs import notify_owners
 from ..orgs.models import Membership
-from ..orgs.servicer import Erase, RightsLost, invitation_to_proto, read_role, role_to_proto
+from ..orgs.servicer import Erase, RightsLost, SeeThrough, invitation_to_proto, read_role, role_to_proto
 from . import service, store
 from .models import ApiKey
 
@@ -33,6 +33,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         db: Database,
         authenticator: Authenticator,
         rights_lost: RightsLost,
+        see_through: SeeThrough,
         erase: Erase,
         notices: Notices,
         pages: Pages,
@@ -41,6 +42,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         self._db = db
         self._authenticator = authenticator
         self._rights_lost = rights_lost
+        self._see_through = see_through
         self._erase = erase
         self._notices = notices
         self._pages = pages
@@ -69,7 +71,9 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
     async def DeleteServiceAccount(
         self, request: pb.DeleteServiceAccountRequest, context: Any
     ) -> pb.DeleteServiceAccountResponse:
-        user_id = parse_id(request.user_id, "user_id")
+        return await self._see_through(self._delete(parse_id(request.user_id, "user_id")))
+
+    async def _delete(self, user_id: UUID) -> pb.DeleteServiceAccountResponse:
         async with self._db.write(tenant_id()) as tx:
             await service.delete_service_account(tx, tenant_id(), user_id, current.get().principal)
             await self._erase(tx, user_id)
@@ -118,14 +122,15 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         return reply
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Any) -> pb.RevokeApiKeyResponse:
-        api_key_id = parse_id(request.api_key_id, "api_key_id")
+        return await self._see_through(self._revoke(request))
+
+    async def _revoke(self, request: pb.RevokeApiKeyRequest) -> pb.RevokeApiKeyResponse:
+        api_key_id, caller = parse_id(request.api_key_id, "api_key_id"), current.get().principal
         async with self._db.write(tenant_id()) as tx:
-            revoked = await service.revoke_key(
-                tx, tenant_id(), api_key_id, current.get().principal, keep_created=request.keep_created
-            )
-            keys = revoked.key, *revoked.created_keys[:_MOST_LISTED]
+            revoked = await service.revoke_key(tx, tenant_id(), api_key_id, caller, keep_created=request.keep_created)
+            keys = revoked.key, *await store.find_keys(tx, revoked.created_key_ids[:_MOST_LISTED])
             workspaces = await store.workspaces_of_keys(tx, keys)
-            made_with = [revoked.key.id, *(key.id for key in revoked.created_keys)]
+            made_with = revoked.key.id, *revoked.created_key_ids
             accounts = await store.list_accounts_of_keys(tx, made_with, _MOST_LISTED)
         self._authenticator.forget_org(tenant_id())
         await self._rights_lost(tenant_id())

@@ -2,15 +2,31 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Protocol
 from uuid import UUID
 
-from sqlalchemy import Row, or_, select
+from sqlalchemy import Row, or_, select, text, update
 
+from ..auth.authority import ROLES
 from ..auth.models import User
-from ..kit.postgres import ReadSession
-from ..orgs.models import Membership, TeamMember
-from ..workspaces.models import WorkspaceMember
+from ..kit.postgres import ReadSession, WriteSession, any_of
+from ..kit.timestamps import now
+from ..orgs.models import CustomRole, Membership
 from .models import ApiKey, ApiKeyWorkspace
+
+_WORKSPACES_OF_ACCOUNTS = text("""
+  SELECT user_id, workspace_id FROM workspace_members WHERE user_id = ANY(:user_ids)
+  UNION ALL
+  SELECT t.user_id, m.workspace_id FROM team_members t JOIN workspace_members m USING (org_id, team_id)
+  WHERE t.user_id = ANY(:user_ids)
+""")
+
+
+class HasId(Protocol):
+    """A key, or a row with some of its columns."""
+
+    @property
+    def id(self) -> UUID: ...
 
 
 async def list_accounts(tx: ReadSession, after: UUID | None, limit: int) -> Sequence[Row[Membership, User]]:
@@ -35,16 +51,33 @@ async def find_key(tx: ReadSession, api_key_id: UUID) -> ApiKey | None:
     return (await tx.execute(select(ApiKey).where(ApiKey.id == api_key_id))).scalar_one_or_none()
 
 
-async def list_made_with(tx: ReadSession, api_key_ids: Collection[UUID]) -> Sequence[ApiKey]:
-    """Keys that were made with one of these, or with one that was, and so on: the latest first."""
-    made = select(ApiKey.id).where(ApiKey.creator_key_id.in_(api_key_ids)).cte("made", recursive=True)
-    made = made.union(select(ApiKey.id).join(made, ApiKey.creator_key_id == made.c.id))
-    query = select(ApiKey).where(ApiKey.id.in_(select(made.c.id))).order_by(ApiKey.id.desc())
+async def find_keys(tx: ReadSession, api_key_ids: Collection[UUID]) -> Sequence[ApiKey]:
+    """The latest first."""
+    query = select(ApiKey).where(ApiKey.id == any_of(api_key_ids)).order_by(ApiKey.id.desc())
     return (await tx.execute(query)).scalars().all()
 
 
-async def list_keys_of_creator(tx: ReadSession, user_id: UUID) -> Sequence[ApiKey]:
-    return (await tx.execute(select(ApiKey).where(ApiKey.creator_id == user_id))).scalars().all()
+async def list_made_with(tx: ReadSession, api_key_ids: Collection[UUID]) -> Sequence[UUID]:
+    """Keys that were made with one of these, or with one that was, and so on: the latest first."""
+    made = select(ApiKey.id).where(ApiKey.creator_key_id == any_of(api_key_ids)).cte("made", recursive=True)
+    made = made.union(select(ApiKey.id).join(made, ApiKey.creator_key_id == made.c.id))
+    return (await tx.execute(select(made.c.id).order_by(made.c.id.desc()))).scalars().all()
+
+
+async def list_keys_of_creator(tx: ReadSession, user_id: UUID) -> Sequence[UUID]:
+    return (await tx.execute(select(ApiKey.id).where(ApiKey.creator_id == user_id))).scalars().all()
+
+
+async def list_working(tx: ReadSession, api_key_ids: Collection[UUID]) -> Sequence[Row[UUID, UUID, list[str], bool]]:
+    """Those of the keys that have not ended: what they may do, without the rest of them."""
+    columns = ApiKey.id, ApiKey.user_id, ApiKey.permissions, ApiKey.workspaces_limited
+    unexpired = or_(ApiKey.expire_time.is_(None), ApiKey.expire_time > now())
+    where = ApiKey.id == any_of(api_key_ids), ApiKey.revoke_time.is_(None), unexpired
+    return (await tx.execute(select(*columns).where(*where))).all()
+
+
+async def revoke_keys(tx: WriteSession, api_key_ids: Collection[UUID]) -> None:
+    await tx.execute(update(ApiKey).where(ApiKey.id == any_of(api_key_ids)).values(revoke_time=now()))
 
 
 async def list_accounts_of_keys(
@@ -52,22 +85,35 @@ async def list_accounts_of_keys(
 ) -> Sequence[Row[Membership, User]]:
     """Service accounts that were made with one of these keys, the latest first."""
     query = select(Membership, User).join(User, User.id == Membership.user_id)
-    query = query.where(Membership.creator_key_id.in_(key_ids)).order_by(Membership.user_id.desc())
+    query = query.where(Membership.creator_key_id == any_of(key_ids)).order_by(Membership.user_id.desc())
     return (await tx.execute(query.limit(limit))).all()
 
 
-async def workspaces_of_keys(tx: ReadSession, keys: Iterable[ApiKey]) -> Mapping[UUID, Sequence[UUID]]:
+async def workspaces_of_keys(tx: ReadSession, keys: Iterable[HasId]) -> Mapping[UUID, Sequence[UUID]]:
     """The workspaces that keys are limited to, by key, in the order of their ids."""
     columns = ApiKeyWorkspace.api_key_id, ApiKeyWorkspace.workspace_id
-    whose = ApiKeyWorkspace.api_key_id.in_([key.id for key in keys])
+    whose = ApiKeyWorkspace.api_key_id == any_of([key.id for key in keys])
     found = defaultdict[UUID, list[UUID]](list)
     for api_key_id, workspace_id in await tx.execute(select(*columns).where(whose).order_by(*columns)):
         found[api_key_id].append(workspace_id)
     return found
 
 
-async def workspaces_of_account(tx: ReadSession, user_id: UUID) -> Sequence[UUID]:
-    """Those of which it is a member, itself or in a team."""
-    in_teams = select(TeamMember.team_id).where(TeamMember.user_id == user_id)
-    own = or_(WorkspaceMember.user_id == user_id, WorkspaceMember.team_id.in_(in_teams))
-    return (await tx.execute(select(WorkspaceMember.workspace_id).where(own).distinct())).scalars().all()
+async def permissions_of_accounts(tx: ReadSession, user_ids: Collection[UUID]) -> Mapping[UUID, frozenset[str]]:
+    """What service accounts may in the organization by their roles."""
+    query = (
+        select(Membership.user_id, Membership.role, CustomRole.permissions)
+        .join(User, User.id == Membership.user_id)
+        .outerjoin(CustomRole, CustomRole.id == Membership.custom_role_id)
+        .where(Membership.user_id == any_of(user_ids), User.kind == "service")
+    )
+    rows = await tx.execute(query)
+    return {user_id: ROLES[role] if own is None else frozenset(own) for user_id, role, own in rows}
+
+
+async def workspaces_of_accounts(tx: ReadSession, user_ids: Collection[UUID]) -> Mapping[UUID, set[UUID]]:
+    """Those of which accounts are members, themselves or in a team."""
+    found = defaultdict[UUID, set[UUID]](set)
+    for user_id, workspace_id in await tx.execute(_WORKSPACES_OF_ACCOUNTS, {"user_ids": list(user_ids)}):
+        found[user_id].add(workspace_id)
+    return found
