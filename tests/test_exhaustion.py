@@ -5,12 +5,14 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from aiworkspace.v1 import chat_pb2, options_pb2
 from tests import http2
@@ -31,7 +33,7 @@ PATHS = {
 }
 _READ = options_pb2.RateLimitClass.DESCRIPTOR.values_by_name["RATE_LIMIT_CLASS_READ"]
 STREAMS = _READ.GetOptions().Extensions[options_pb2.streams_at_once]
-WATCHES = 100
+WATCHES, DIALOGUES = 100, 4
 
 
 @pytest.fixture
@@ -107,11 +109,17 @@ async def _first(stream: Any) -> str:
     return "event"
 
 
-async def test_an_address_has_few_watches_of_health(server: ServerProcess) -> None:
+async def test_an_address_has_few_watches_of_health_and_dialogues_with_reflection(server: ServerProcess) -> None:
     async with grpc.aio.insecure_channel(server.address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         watches = [stub.Watch(health_pb2.HealthCheckRequest(service="x" * 4000 + str(n))) for n in range(WATCHES + 5)]
         assert Counter(await asyncio.gather(*map(_first, watches))) == {"event": WATCHES, "TOO_MANY_CALLS": 5}
         assert (await stub.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
-        for watch in watches:
-            watch.cancel()
+        reflection: Any = ServerReflectionStub(cast(Any, channel))
+        dialogues = [reflection.ServerReflectionInfo() for _ in range(DIALOGUES)]
+        for dialogue in dialogues:
+            await dialogue.write(ServerReflectionRequest(list_services=""))
+        assert Counter(await asyncio.gather(*map(_first, dialogues))) == {"event": DIALOGUES}
+        assert await _first(reflection.ServerReflectionInfo()) == "TOO_MANY_CALLS"
+        for stream in (*watches, *dialogues):
+            stream.cancel()

@@ -423,15 +423,16 @@ async def test_a_known_device_does_not_wait_for_the_guesses_of_strangers(
 
 
 async def test_a_device_of_an_attackers_own_goes_before_others_a_few_times_alone(app: App) -> None:
-    known = app.credentials.throttle
-    whose = known.of_sign_in("attacker@example.com", uuid.uuid4())
-    assert [await known.goes_first(whose) for _ in range(12)] == [True] * 10 + [False] * 2
+    known, device_id = app.credentials.throttle, uuid.uuid4()
+    assert [await known.goes_first(device_id) for _ in range(12)] == [True] * 10 + [False] * 2
 
 
-async def test_a_reset_by_mail_lets_new_devices_in_again(new_person: NewPerson, mailbox: Mailbox) -> None:
+@pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
+async def test_a_reset_by_mail_lets_devices_in_again(new_person: NewPerson, mailbox: Mailbox, known: bool) -> None:
     person = await new_person()
-    assert await guess(person, 11) == [PASSWORD_WRONG] * 10 + [THROTTLED]
+    device = await device_token(person) if known else ""
+    assert await guess(person, 11, device_token=device) == [PASSWORD_WRONG] * 10 + [THROTTLED]
     await person.accounts.RequestPasswordReset(account_pb2.RequestPasswordResetRequest(email=person.email))
     token = await mailbox.token(person.email, RESET)
     await person.accounts.ResetPassword(account_pb2.ResetPasswordRequest(token=token, new_password=NEW_PASSWORD))
-    assert await outcome(person.auth.Login(login(person.email, NEW_PASSWORD))) == OK
+    assert await outcome(person.auth.Login(login(person.email, NEW_PASSWORD, device))) == OK

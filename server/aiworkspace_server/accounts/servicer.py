@@ -126,7 +126,7 @@ class AccountServicer(AccountServiceServicer):
         if user is None or call.session_id is None:
             raise Unauthenticated
         whose = self._throttle.of_session(call.session_id)
-        known = await self._throttle.goes_first(whose)
+        known = await self._throttle.goes_first(call.session_id)
         async with self._throttle.attempt(whose):
             if not await self._passwords.matches(password, user.password_hash, known=known):
                 raise sign_in.wrong_password()

@@ -118,8 +118,10 @@ class AuthServicer(AuthServiceServicer):
         self, request: pb.RegisterRequest | pb.LoginRequest, user: User | None, device_id: UUID | None
     ) -> User:
         """The account, if it is one. No connection is held while the password is hashed."""
-        whose = self._throttle.of_sign_in(request.email, device_id)
-        known = device_id is not None and await self._throttle.goes_first(whose)
+        known, whose = False, self._throttle.of_account(request.email)
+        if user and device_id:
+            known = await self._throttle.goes_first(device_id)
+            whose = self._throttle.of_device(device_id, user.password_hash or "")
         async with self._throttle.attempt(whose):
             password_hash = user.password_hash if user else None
             matches = await self._passwords.matches(request.password, password_hash, known=known)
@@ -223,7 +225,7 @@ class AuthServicer(AuthServiceServicer):
         if user is None or call.session_id is None:
             raise Unauthenticated
         whose = self._throttle.of_session(call.session_id)
-        known = await self._throttle.goes_first(whose)
+        known = await self._throttle.goes_first(call.session_id)
         async with self._throttle.attempt(whose):
             if not await self._passwords.matches(request.current_password, user.password_hash, known=known):
                 return await self._changed_before(request)

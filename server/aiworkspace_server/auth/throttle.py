@@ -36,12 +36,13 @@ class Throttle:
         self._key = key
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    def of_sign_in(self, email: str, device_id: UUID | None) -> str:
-        """Where the attempts at an account are counted; those of a known device by themselves."""
-        if device_id:
-            return f"device:{device_id}"
-        # A keyed hash, so that what is counted gives no address away.
-        return f"account:{hmac.digest(self._key, email.encode(), 'sha256').hex()}"
+    def of_account(self, email: str) -> str:
+        """Where the attempts of unknown devices at an account are counted, whether there is one or not."""
+        return f"account:{self._hash(email)}"
+
+    def of_device(self, device_id: UUID, password_hash: str) -> str:
+        """Where those of a known device are: at one password, so that with a new one, as after a reset, none are."""
+        return f"device:{device_id}:{self._hash(password_hash)}"
 
     def of_session(self, session_id: UUID) -> str:
         """Where the attempts of somebody who is signed in are counted."""
@@ -64,16 +65,20 @@ class Throttle:
                 raise
             await self._ask(lambda limiter: limiter.clear(WRONG_PASSWORDS, whose))
 
-    async def goes_first(self, whose: str) -> bool:
+    async def goes_first(self, whose: UUID) -> bool:
         """Whether the attempt, of a known device or a session, is to be checked before those of strangers.
 
         So are the first ones in a while, right or wrong: else somebody with many accounts would be ahead of everybody.
         """
-        return await self._ask(lambda limiter: limiter.hit(FIRST_ATTEMPTS, whose))
+        return await self._ask(lambda limiter: limiter.hit(FIRST_ATTEMPTS, str(whose)))
 
     async def lift(self, email: str) -> None:
         """Forget the wrong passwords for an account whose owner has proved by mail who they are."""
-        await self._ask(lambda limiter: limiter.clear(WRONG_PASSWORDS, self.of_sign_in(email, None)))
+        await self._ask(lambda limiter: limiter.clear(WRONG_PASSWORDS, self.of_account(email)))
+
+    def _hash(self, text: str) -> str:
+        """With a key, so that what is counted gives nothing away."""
+        return hmac.digest(self._key, text.encode(), "sha256").hex()
 
     async def _refusal(self, whose: str) -> RateLimited:
         window = await self._ask(lambda limiter: limiter.get_window_stats(WRONG_PASSWORDS, whose))

@@ -13,18 +13,20 @@ from .limits import caller_of
 
 _RETRY_SECONDS = 1.0
 
+_Key = tuple[int, bool, bool, str]  # class, whether it answers with a stream, whether it takes one, caller
+
 
 class CallsAtOnce:
     """The step that counts each caller's calls whose answers were not sent yet, by class; streams by themselves."""
 
     def __init__(self) -> None:
-        self._counts: Counter[tuple[int, bool, str]] = Counter()
+        self._counts: Counter[_Key] = Counter()
 
     def step(self, method: Method, proceed: Handler) -> Handler:
         async def handler(call: Call, request: Any) -> Any:
-            key = method.rate_limit, method.streams, caller_of(call)
+            key = method.rate_limit, method.streams, method.request_streams, caller_of(call)
             if self._counts[key] >= method.at_once:
-                raise _refusal(method, key[2])
+                raise _refusal(method, key[-1])
             self._counts[key] += 1
             # When the response was sent: an unread one is held until its connection ends.
             call.context.add_done_callback(lambda _: self._leave(key))
@@ -32,7 +34,7 @@ class CallsAtOnce:
 
         return handler
 
-    def _leave(self, key: tuple[int, bool, str]) -> None:
+    def _leave(self, key: _Key) -> None:
         self._counts[key] -= 1
         if not self._counts[key]:
             del self._counts[key]

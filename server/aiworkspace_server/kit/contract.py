@@ -18,6 +18,7 @@ MOST_REQUEST_BYTES = 2 << 20  # beyond this gRPC itself refuses with RESOURCE_EX
 MOST_PUBLIC_REQUEST_BYTES = 8 << 10
 _OPEN_REQUEST_BYTES = 4 << 10
 _OPEN_CALLS_AT_ONCE = 100  # each channel of a client that watches the server's health holds one
+_OPEN_DIALOGUES_AT_ONCE = 4  # each message costs as much as a call, and waiting for one takes a turn to read
 
 
 class ContractError(Exception):
@@ -56,7 +57,7 @@ def open_method(path: str, handler: Any) -> Method:
         streams=handler.response_streaming,
         request_streams=handler.request_streaming,
         max_request_bytes=_OPEN_REQUEST_BYTES,
-        at_once=_OPEN_CALLS_AT_ONCE,
+        at_once=_OPEN_DIALOGUES_AT_ONCE if handler.request_streaming else _OPEN_CALLS_AT_ONCE,
     )
 
 
