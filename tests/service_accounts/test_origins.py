@@ -9,7 +9,9 @@ import pytest
 from aiworkspace.v1 import org_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
 from aiworkspace_server.app import App
-from tests.backends import EVERY, OF_ADMINS, NewBackend, backends, make_account, make_key
+from tests.backdoor import sql
+from tests.backends import EVERY, OF_ADMINS, NewBackend, backends, make_account, make_custom_role, make_key
+from tests.conftest import Stores
 from tests.people import NewPerson, Person, make_org, make_workspace
 from tests.refusals import OK, PERMISSION_MISSING, UNAUTHENTICATED, outcome
 from tests.roles import restrict
@@ -157,6 +159,29 @@ async def test_keys_stay_that_include_what_the_remover_lacks(team: Team, new_bac
     ids = {"org_id": team.org_id, "user_id": team.admin.user_id}
     request = org_pb2.RemoveMemberRequest(**ids, revoke_created_keys=True)
     assert list((await team.member.orgs.RemoveMember(request)).kept_api_key_ids) == [made.api_key.api_key_id]
+    assert await works(new_backend(made.secret), team.org_id)
+
+
+async def test_keys_that_a_deleted_account_made_are_told_of(chain: Chain) -> None:
+    request = pb.DeleteServiceAccountRequest(org_id=chain.org_id, user_id=chain.account_id)
+    answer = await chain.owner.service_accounts.DeleteServiceAccount(request)
+    assert list(answer.revoked_api_key_ids) == [chain.third.api_key.api_key_id], "the others were its own"
+    assert list(answer.kept_api_key_ids) == []
+
+
+async def test_keys_that_a_deleted_account_made_and_that_stay_are_told_of(
+    team: Team, new_backend: NewBackend, stores: Stores
+) -> None:
+    maker, other = await make_account(team.owner, team.org_id), await make_account(team.owner, team.org_id)
+    first = await make_key(team.owner, team.org_id, maker)
+    made = await make_key(new_backend(first.secret), team.org_id, other)
+    await restrict(team, team.admin, "service_account.manage", "org.read")
+    role_id = await make_custom_role(stores, team.org_id, ["org.read"])
+    await sql(stores, "UPDATE memberships SET role = 'custom', custom_role_id = %s WHERE user_id = %s", role_id, maker)
+    request = pb.DeleteServiceAccountRequest(org_id=team.org_id, user_id=maker)
+    answer = await team.admin.service_accounts.DeleteServiceAccount(request)
+    assert list(answer.revoked_api_key_ids) == []
+    assert list(answer.kept_api_key_ids) == [made.api_key.api_key_id]
     assert await works(new_backend(made.secret), team.org_id)
 
 

@@ -119,10 +119,13 @@ class AsyncServiceAccounts:
 
         return AsyncPager(fetch, lambda page: page.service_accounts, page_token)
 
-    async def delete(self, *, org_id: str, user_id: str, timeout: float | None = None) -> None:
+    async def delete(
+        self, *, org_id: str, user_id: str, timeout: float | None = None
+    ) -> service_account_pb2.DeleteServiceAccountResponse:
         """Deletes a service account with its API keys. Owners and admins may. Its runs in progress are cancelled, and
         its conversations are erased within minutes; what it spent stays in the usage. What was made with its API
-        keys is revoked as by OrgService.RemoveMember.
+        keys is revoked as by OrgService.RemoveMember, as far as the caller may: the answer lists what goes on
+        working.
 
         Errors: NOT_FOUND; PERMISSION_DENIED for an account whose roles include what the caller lacks.
 
@@ -132,7 +135,7 @@ class AsyncServiceAccounts:
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
         request = service_account_pb2.DeleteServiceAccountRequest(org_id=org_id, user_id=user_id)
-        await self._transport.unary(_DELETE_SERVICE_ACCOUNT, request, timeout)
+        return await self._transport.unary(_DELETE_SERVICE_ACCOUNT, request, timeout)
 
     async def create_api_key(
         self,
@@ -325,10 +328,13 @@ class ServiceAccounts:
             self._portal, self._namespace.list(org_id, page_size=page_size, page_token=page_token, timeout=timeout)
         )
 
-    def delete(self, *, org_id: str, user_id: str, timeout: float | None = None) -> None:
+    def delete(
+        self, *, org_id: str, user_id: str, timeout: float | None = None
+    ) -> service_account_pb2.DeleteServiceAccountResponse:
         """Deletes a service account with its API keys. Owners and admins may. Its runs in progress are cancelled, and
         its conversations are erased within minutes; what it spent stays in the usage. What was made with its API
-        keys is revoked as by OrgService.RemoveMember.
+        keys is revoked as by OrgService.RemoveMember, as far as the caller may: the answer lists what goes on
+        working.
 
         Errors: NOT_FOUND; PERMISSION_DENIED for an account whose roles include what the caller lacks.
 
@@ -337,7 +343,7 @@ class ServiceAccounts:
             user_id: The service account.
             timeout: Seconds for the call, repetitions included. The client's own unless given.
         """
-        self._portal.run(self._namespace.delete(org_id=org_id, user_id=user_id, timeout=timeout))
+        return self._portal.run(self._namespace.delete(org_id=org_id, user_id=user_id, timeout=timeout))
 
     def create_api_key(
         self,

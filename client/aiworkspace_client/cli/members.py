@@ -1,6 +1,5 @@
 """aiws orgs members, set-role, suspend, reinstate, remove: who is in an organization, and as what."""
 
-from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -49,7 +48,7 @@ def suspend(ctx: typer.Context, user_id: UserId, org: Org = "", revoke_keys: Rev
             org_id=session.org_id(org), user_id=user_id, revoke_created_keys=revoke_keys
         )
         output.say(f"{answer.member.display_name} is suspended.")
-        _say_keys(answer.revoked_api_key_ids, answer.kept_api_key_ids)
+        output.say_keys(answer.revoked_api_key_ids, answer.kept_api_key_ids, "the member")
 
 
 def reinstate(ctx: typer.Context, user_id: UserId, org: Org = "") -> None:
@@ -73,14 +72,7 @@ def remove(
             typer.confirm(f"Remove {user_id} from the organization {org_id}?", abort=True, err=True)
         answer = session.client.orgs.remove_member(org_id=org_id, user_id=user_id, revoke_created_keys=revoke_keys)
         output.say("Removed.")
-        _say_keys(answer.revoked_api_key_ids, answer.kept_api_key_ids)
-
-
-def _say_keys(revoked: Iterable[str], kept: Iterable[str]) -> None:
-    for api_key_id in revoked:
-        output.say(f"The key {api_key_id}, which the member made, has ended.")
-    for api_key_id in kept:
-        output.say(f"The key {api_key_id}, which the member made, goes on working.", "yellow")
+        output.say_keys(answer.revoked_api_key_ids, answer.kept_api_key_ids, "the member")
 
 
 def _row(member: Member) -> tuple[str, ...]:

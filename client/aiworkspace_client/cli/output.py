@@ -61,6 +61,14 @@ def time(stamp: Timestamp) -> str:
     return stamp.ToDatetime(UTC).strftime("%Y-%m-%d %H:%MZ")
 
 
+def say_keys(revoked: Iterable[str], kept: Iterable[str], maker: str) -> None:
+    """What became of the API keys that somebody made who lost access."""
+    for api_key_id in revoked:
+        say(f"The key {api_key_id}, which {maker} made, has ended.")
+    for api_key_id in kept:
+        say(f"The key {api_key_id}, which {maker} made, goes on working.", "yellow")
+
+
 def role(value: Role.ValueType, custom_role_id: str = "") -> str:
     """The role as it is typed on the command line."""
     name = Role.Name(value).removeprefix("ROLE_").lower()

@@ -57,8 +57,9 @@ def delete(
         org_id = session.org_id(org)
         if not yes:
             typer.confirm(f"Delete the service account {account_id} with its keys?", abort=True, err=True)
-        session.client.service_accounts.delete(org_id=org_id, user_id=account_id)
+        answer = session.client.service_accounts.delete(org_id=org_id, user_id=account_id)
         output.say("Deleted. Its keys no longer work.")
+        output.say_keys(answer.revoked_api_key_ids, answer.kept_api_key_ids, "the account")
 
 
 def _row(account: ServiceAccount) -> tuple[str, ...]:

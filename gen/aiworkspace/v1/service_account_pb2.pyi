@@ -343,12 +343,25 @@ class DeleteServiceAccountResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    REVOKED_API_KEY_IDS_FIELD_NUMBER: _builtins.int
+    KEPT_API_KEY_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def revoked_api_key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """UUIDs of the API keys of other accounts that were revoked with it."""
+
+    @_builtins.property
+    def kept_api_key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """UUIDs of those that were made with its keys and go on working, since they include what the caller lacks."""
+
     def __init__(
         self,
+        *,
+        revoked_api_key_ids: _abc.Iterable[_builtins.str] | None = ...,
+        kept_api_key_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept_api_key_ids", b"kept_api_key_ids", "revoked_api_key_ids", b"revoked_api_key_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

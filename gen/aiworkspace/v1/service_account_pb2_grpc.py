@@ -104,7 +104,7 @@ class ServiceAccountServiceServicer:
     def DeleteServiceAccount(self, request, context):
         """DeleteServiceAccount deletes a service account with its API keys. Owners and admins may. Its runs in progress are
         cancelled, and its conversations are erased within minutes; what it spent stays in the usage. What was made with its
-        API keys is revoked as by OrgService.RemoveMember.
+        API keys is revoked as by OrgService.RemoveMember, as far as the caller may: the answer lists what goes on working.
 
         Errors: NOT_FOUND; PERMISSION_DENIED for an account whose roles include what the caller lacks.
         """

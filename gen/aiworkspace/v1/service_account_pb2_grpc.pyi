@@ -49,7 +49,7 @@ class ServiceAccountServiceStub:
     DeleteServiceAccount: _grpc.UnaryUnaryMultiCallable[_service_account_pb2.DeleteServiceAccountRequest, _service_account_pb2.DeleteServiceAccountResponse]
     """DeleteServiceAccount deletes a service account with its API keys. Owners and admins may. Its runs in progress are
     cancelled, and its conversations are erased within minutes; what it spent stays in the usage. What was made with its
-    API keys is revoked as by OrgService.RemoveMember.
+    API keys is revoked as by OrgService.RemoveMember, as far as the caller may: the answer lists what goes on working.
 
     Errors: NOT_FOUND; PERMISSION_DENIED for an account whose roles include what the caller lacks.
     """
@@ -107,7 +107,7 @@ class ServiceAccountServiceAsyncStub(ServiceAccountServiceStub):
     DeleteServiceAccount: _aio.UnaryUnaryMultiCallable[_service_account_pb2.DeleteServiceAccountRequest, _service_account_pb2.DeleteServiceAccountResponse]  # type: ignore[assignment]
     """DeleteServiceAccount deletes a service account with its API keys. Owners and admins may. Its runs in progress are
     cancelled, and its conversations are erased within minutes; what it spent stays in the usage. What was made with its
-    API keys is revoked as by OrgService.RemoveMember.
+    API keys is revoked as by OrgService.RemoveMember, as far as the caller may: the answer lists what goes on working.
 
     Errors: NOT_FOUND; PERMISSION_DENIED for an account whose roles include what the caller lacks.
     """
@@ -180,7 +180,7 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_service_account_pb2.DeleteServiceAccountResponse, _abc.Awaitable[_service_account_pb2.DeleteServiceAccountResponse]]:
         """DeleteServiceAccount deletes a service account with its API keys. Owners and admins may. Its runs in progress are
         cancelled, and its conversations are erased within minutes; what it spent stays in the usage. What was made with its
-        API keys is revoked as by OrgService.RemoveMember.
+        API keys is revoked as by OrgService.RemoveMember, as far as the caller may: the answer lists what goes on working.
 
         Errors: NOT_FOUND; PERMISSION_DENIED for an account whose roles include what the caller lacks.
         """

@@ -57,15 +57,16 @@ async def create_service_account(
 async def delete_service_account(
     tx: WriteSession, org_id: UUID, user_id: UUID, caller: Principal
 ) -> tuple[Sequence[UUID], Sequence[UUID]]:
-    """Return what `revoke_made_by` does."""
+    """Return the keys of other accounts that have ended by this, and those that go on working."""
     await lock_org(tx, org_id, "org_id")
     await _find_account(tx, user_id)
     await check_may_take_all(tx, org_id, caller, user_id)
-    made = await revoke_made_by(tx, caller, user_id)
+    own = set(await store.list_key_ids(tx, user_id))  # which go with it
+    revoked, kept = await revoke_made_by(tx, caller, user_id)
     await orgs.remove_member(tx, org_id, user_id, caller)
     account = await users.lock_for_deletion(tx, user_id)
     account.display_name, account.delete_time = "", now()
-    return made
+    return [each for each in revoked if each not in own], [each for each in kept if each not in own]
 
 
 def read_scopes(permissions: Sequence[str], workspace_ids: frozenset[UUID]) -> KeyScopes:

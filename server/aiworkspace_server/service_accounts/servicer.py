@@ -75,11 +75,11 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
 
     async def _delete(self, user_id: UUID) -> pb.DeleteServiceAccountResponse:
         async with self._db.write(tenant_id()) as tx:
-            await service.delete_service_account(tx, tenant_id(), user_id, current.get().principal)
+            revoked, kept = await service.delete_service_account(tx, tenant_id(), user_id, current.get().principal)
             await self._erase(tx, user_id)
         self._authenticator.forget_org(tenant_id())  # keys of other accounts may have ended, too
         await self._rights_lost(tenant_id())
-        return pb.DeleteServiceAccountResponse()
+        return pb.DeleteServiceAccountResponse(revoked_api_key_ids=map(str, revoked), kept_api_key_ids=map(str, kept))
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Any) -> pb.CreateApiKeyResponse:
         user_id, caller = parse_id(request.user_id, "user_id"), current.get().principal

@@ -68,6 +68,11 @@ async def list_keys_of_creator(tx: ReadSession, user_id: UUID) -> Sequence[UUID]
     return (await tx.execute(select(ApiKey.id).where(ApiKey.creator_id == user_id))).scalars().all()
 
 
+async def list_key_ids(tx: ReadSession, user_id: UUID) -> Sequence[UUID]:
+    """Of the keys of an account."""
+    return (await tx.execute(select(ApiKey.id).where(ApiKey.user_id == user_id))).scalars().all()
+
+
 async def list_working(tx: ReadSession, api_key_ids: Collection[UUID]) -> Sequence[Row[UUID, UUID, list[str], bool]]:
     """Those of the keys that have not ended: what they may do, without the rest of them."""
     columns = ApiKey.id, ApiKey.user_id, ApiKey.permissions, ApiKey.workspaces_limited
