@@ -3,17 +3,20 @@
 import asyncio
 import uuid
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 
 from aiworkspace.v1 import workspace_pb2
+from aiworkspace_server.audit import store
 from aiworkspace_server.audit.models import AuditEvent
-from aiworkspace_server.kit.postgres import APP_ROLE
+from aiworkspace_server.kit.postgres import APP_ROLE, ReadSession
 from tests.audit.conftest import Company
+from tests.audit.log import Log
 from tests.backdoor import as_owner, sql
 from tests.conftest import Stores
-from tests.people import make_workspace
+from tests.people import NewPerson, make_org, make_workspace
 from tests.refusals import OK, outcomes
 
 ENTRIES = 7
@@ -168,6 +171,25 @@ async def test_a_long_log_is_verified_to_its_end(company: Company, stores: Store
     assert (verified.valid, verified.sequence) == (True, 1051)
     await sql(stores, "UPDATE audit_events SET role = 'x' WHERE chain_id = %s AND sequence = 1001", company.org_id)
     assert await _broken(company) == 1001
+
+
+async def test_an_organization_whose_log_is_being_verified_holds_up_no_other(
+    company: Company, new_person: NewPerson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, read = asyncio.Event(), store.list_forward
+
+    async def wait(tx: ReadSession, chain_id: UUID, *rest: Any) -> Any:
+        if str(chain_id) == company.org_id:
+            await go_on.wait()
+        return await read(tx, chain_id, *rest)
+
+    monkeypatch.setattr(store, "list_forward", wait)
+    held = [asyncio.ensure_future(company.log.verify()) for _ in range(2)]  # as many as one caller may
+    other = await new_person()
+    async with asyncio.timeout(60):
+        assert (await Log(other, await make_org(other)).verify()).valid
+    go_on.set()
+    assert [verified.valid for verified in await asyncio.gather(*held)] == [True, True]
 
 
 async def test_fifty_calls_at_once_leave_one_chain(company: Company) -> None:

@@ -14,6 +14,7 @@ from aiworkspace.v1.audit_pb2_grpc import AuditServiceServicer
 
 from ..kit.context import caller_id, tenant_id
 from ..kit.errors import InvalidArgument
+from ..kit.gate import Gate
 from ..kit.ids import parse_id
 from ..kit.pages import Pages
 from ..kit.postgres import Database
@@ -24,7 +25,7 @@ from .service import Break, Chain, Noted, Verification
 from .store import Wanted
 
 _BATCH = 50  # entries that are verified at a time, in a few milliseconds of the event loop
-_VERIFICATIONS = 2  # at the same time in this process; further ones wait for their turn
+_VERIFICATIONS, _OF_ORG = 4, 1  # at the same time in this process; further ones wait for their turn
 
 
 class AuditServicer(AuditServiceServicer):
@@ -32,7 +33,7 @@ class AuditServicer(AuditServiceServicer):
         self._db = db
         self._chain = chain
         self._pages = pages
-        self._verifications = asyncio.Semaphore(_VERIFICATIONS)
+        self._gate = Gate(_VERIFICATIONS, _OF_ORG, 0)  # organizations take turns, however often one of them asks
 
     async def ListAuditEvents(self, request: pb.ListAuditEventsRequest, context: Any) -> pb.ListAuditEventsResponse:
         wanted = Wanted(
@@ -66,8 +67,13 @@ class AuditServicer(AuditServiceServicer):
         noted = Noted(request.known_sequence, request.known_hash) if request.known_sequence else None
         async with self._db.read(tenant_id()) as tx:
             sequence, last_hash, greatest = await store.find_end(tx, tenant_id())
-        async with self._verifications:
-            found = await self._verify(tenant_id(), Verification(self._chain, sequence, last_hash, greatest, noted))
+        verification = Verification(self._chain, sequence, last_hash, greatest, noted)
+        place = self._gate.enter("audit", tenant_id(), bounded=False)
+        try:
+            await place.wait()
+            found = await self._verify(tenant_id(), verification)
+        finally:
+            place.leave()
         return pb.VerifyAuditChainResponse(
             valid=found is None,
             broken_sequence=found.sequence if found else 0,
