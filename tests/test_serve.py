@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from aiworkspace.v1 import auth_pb2
 from aiworkspace.v1.auth_pb2_grpc import AuthServiceStub
+from aiworkspace_server import __main__ as main
 from aiworkspace_server import settings as configuration
 from aiworkspace_server.__main__ import _read_anew as read_anew
 from aiworkspace_server.app import App, running
 from aiworkspace_server.chat.leases import DatabaseInUseError
+from aiworkspace_server.commands import CommandError
 from aiworkspace_server.kit.embedded import embedded_postgres
 from aiworkspace_server.migrate import SchemaError
 from aiworkspace_server.rpc import SERVICES
@@ -51,6 +55,21 @@ async def test_reflection_describes_every_service(app: App) -> None:
         described = await stub.ServerReflectionInfo(iter([symbol])).read()
         files = map(FileDescriptorProto.FromString, described.file_descriptor_response.file_descriptor_proto)
         assert "aiworkspace/v1/chat.proto" in {file.name for file in files}
+
+
+async def test_a_server_that_stops_taking_calls_by_itself_ends_the_process(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def stopping(settings: Settings, *, migrating: bool) -> AsyncIterator[App]:
+        async with running(settings, migrating=migrating) as app:
+            asyncio.get_running_loop().call_soon(asyncio.create_task, app.server.stop(None))
+            yield app
+
+    monkeypatch.setattr(main, "running", stopping)
+    settings = Settings.model_validate(store_settings(await other_databases(stores, "stopping")))
+    with pytest.raises(CommandError, match="the server has stopped taking calls"):
+        await main._serve(settings, migrating=True)
 
 
 async def test_tls(stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

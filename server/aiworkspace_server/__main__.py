@@ -145,8 +145,18 @@ async def _serve(settings: Settings, migrating: bool) -> None:
         _on_hang_up(stop, lambda: _read_anew(app))
         async with tended_memory():
             _welcome(settings, app.address)
-            await stop.wait()
+            await _until_stopped(app, stop)
             print("stopping", flush=True)
+
+
+async def _until_stopped(app: App, stop: asyncio.Event) -> None:
+    """Raises when the server has ended by itself: a process that takes no calls is of no use, and is to be replaced."""
+    waiting = [asyncio.create_task(work) for work in (stop.wait(), app.server.wait_for_termination())]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    if not stop.is_set():
+        raise CommandError("the server has stopped taking calls; the log says why")
+    for task in waiting:
+        task.cancel()
 
 
 async def _serve_with_workers(settings: Settings, migrating: bool, count: int) -> None:
@@ -179,7 +189,7 @@ async def _be_worker(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _read_anew, app)
         async with tended_memory():
             saying = asyncio.create_task(parent.say_ready())
-            await stop.wait()
+            await _until_stopped(app, stop)
     saying.cancel()
 
 

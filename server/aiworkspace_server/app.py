@@ -92,6 +92,7 @@ class App:
     credentials: Credentials
     workspaces: WorkspaceFinder
     tls: Tls | None
+    server: grpc.aio.Server
 
     @property
     def ledger(self) -> Ledger:
@@ -235,7 +236,7 @@ async def _listen(
     address = listen(server, settings, tls)
     await server.start()
     stack.push_async_callback(_drain, server, health_servicer, runs, settings.shutdown_seconds)
-    return App(address, db, mongo, registry, engine, plans, runs, lease, credentials, workspaces, tls)
+    return App(address, db, mongo, registry, engine, plans, runs, lease, credentials, workspaces, tls, server)
 
 
 async def _working(stack: AsyncExitStack, engine: Engine, plans: Plans, relay: Relay, shutdown_seconds: float) -> Runs:

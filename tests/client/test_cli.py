@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -196,6 +197,24 @@ async def test_ctrl_c_stops_the_answer_and_not_the_program(server: ScriptedServe
     rest, errors = await asyncio.wait_for(program.communicate(), 60)
     assert (program.returncode, rest) == (130, b"\n")
     assert errors.startswith(b"[stopped, ")
+
+
+def test_ctrl_c_before_anything_is_imported_is_no_traceback() -> None:
+    program = """
+import os, signal, sys
+import aiws
+
+class Interrupt:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == "aiworkspace_client":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt)
+aiws.main()
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (-signal.SIGINT, b"")
 
 
 @pytest.mark.usefixtures("signed_in")

@@ -76,6 +76,17 @@ async def test_an_address_gets_no_more_than_three_in_an_hour_whoever_sends_them(
     assert await mailbox.token(email, VERIFY), "what the owner of the address asks for still arrives"
 
 
+async def test_a_mailbox_gets_four_times_as_many_however_its_addresses_are_tagged(
+    owner: Person, mailbox: Mailbox, stores: Stores
+) -> None:
+    name, org_id = uuid.uuid4().hex, await make_org(owner)
+    emails = [f"{name}+{number}@example.com" for number in range(15)]
+    for email in emails:
+        await owner.orgs.CreateInvitation(invitation(org_id, email))
+    await until_no_jobs(stores)
+    assert sum(len(mailbox.of(email)) for email in emails) == 12
+
+
 async def test_an_account_and_an_organization_send_so_many_invitations_in_an_hour(
     stores: Stores, mailbox: Mailbox
 ) -> None:

@@ -102,6 +102,9 @@ def main() -> None:
         known = isinstance(error, text.NotTextError)
         output.say(f"error: {error if known else 'What was typed is no text.'}", "bold red")
         sys.exit(failures.USAGE)
+    except BrokenPipeError:  # who read the output has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(failures.REFUSED)
     except OSError as error:  # such as of standard input
         output.say(f"error: {error}", "bold red")
         sys.exit(failures.REFUSED)

@@ -88,6 +88,8 @@ def connected(ctx: typer.Context) -> Iterator[Session]:
             yield Session(client, saved)
     except AiWorkspaceError as error:
         raise typer.Exit(failures.report(error, server.target, with_key=bool(server.api_key))) from None
+    except BrokenPipeError:  # of the output: main ends the program without a word
+        raise
     except (CredentialFileError, OSError) as error:
         output.say(f"error: {error}", "bold red")
         raise typer.Exit(failures.REFUSED) from None

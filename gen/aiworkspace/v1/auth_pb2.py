@@ -29,7 +29,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61iworkspace/v1/auth.proto\x12\x0e\x61iworkspace.v1\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x1a\x61iworkspace/v1/rules.proto\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe8\x01\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x13\n\x05\x65mail\x18\x02 \x01(\tB\x04\xb8\xbb\x18\x01\x12)\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x13\xbaH\x08r\x06\x18\x64\xa0\xbc\x18\x01\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x16\n\x0e\x65mail_verified\x18\x07 \x01(\x08\"\xfd\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x12\n\nuser_agent\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\x08 \x01(\x08\"\xe3\x01\n\tTokenPair\x12\x1a\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x04\xb8\xbb\x18\x01\x12\x36\n\x12\x61\x63\x63\x65ss_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\rrefresh_token\x18\x03 \x01(\tB\x04\xb8\xbb\x18\x01\x12\x37\n\x13refresh_expire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsession_id\x18\x05 \x01(\t\x12\x18\n\ncsrf_token\x18\x06 \x01(\tB\x04\xb8\xbb\x18\x01\"r\n\x03Jwk\x12\x0b\n\x03kty\x18\x01 \x01(\t\x12\x0b\n\x03kid\x18\x02 \x01(\t\x12\x0b\n\x03\x61lg\x18\x03 \x01(\t\x12\x0b\n\x03use\x18\x04 \x01(\t\x12\x0b\n\x03\x63rv\x18\x05 \x01(\t\x12\t\n\x01x\x18\x06 \x01(\t\x12\t\n\x01y\x18\x07 \x01(\t\x12\t\n\x01n\x18\x08 \x01(\t\x12\t\n\x01\x65\x18\t \x01(\t\"\x9e\x03\n\x0fRegisterRequest\x12\xdb\x01\n\x05\x65mail\x18\x01 \x01(\tB\xcb\x01\xbaH\xbf\x01r\x05\x18\xfe\x01`\x01\xba\x01\xb4\x01\n\x11\x65mail.deliverable\x12,must be an address to which mail can be sent\x1aqthis.matches(\'^([^.@]+[.])*[^.@]+@\') && this.matches(\'^[^@]{1,64}@\') && this.matches(\'[.@][^.@]*[^0-9.@][^.@]*$\')\xb8\xbb\x18\x01\x98\xbc\x18\x01\x12$\n\x08password\x18\x02 \x01(\tB\x12\xbaH\x07r\x05\x10\x0c\x18\x80\x08\xb8\xbb\x18\x01\x98\xbc\x18\x04\x12+\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x15\xbaH\nr\x08\x10\x01\x18\x64\xa0\xbc\x18\x01\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12$\n\x0b\x64\x65vice_name\x18\x04 \x01(\tB\x0f\xbaH\x08r\x06\x18\x64\xa0\xbc\x18\x01\x98\xbc\x18\x02\x12\x1f\n\nrequest_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x13\n\x0buse_cookies\x18\x06 \x01(\x08\"}\n\x10RegisterResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.aiworkspace.v1.User\x12)\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.aiworkspace.v1.TokenPair\x12\x1a\n\x0c\x64\x65vice_token\x18\x03 \x01(\tB\x04\xb8\xbb\x18\x01\"\xba\x01\n\x0cLoginRequest\x12!\n\x05\x65mail\x18\x01 \x01(\tB\x12\xbaH\x07r\x05\x10\x01\x18\xfe\x01\xb8\xbb\x18\x01\x98\xbc\x18\x01\x12$\n\x08password\x18\x02 \x01(\tB\x12\xbaH\x07r\x05\x10\x01\x18\x80\x08\xb8\xbb\x18\x01\x98\xbc\x18\x04\x12$\n\x0b\x64\x65vice_name\x18\x03 \x01(\tB\x0f\xbaH\x08r\x06\x18\x64\xa0\xbc\x18\x01\x98\xbc\x18\x02\x12&\n\x0c\x64\x65vice_token\x18\x04 \x01(\tB\x10\xbaH\x05r\x03\x18\x80\x02\xb8\xbb\x18\x01\x98\xbc\x18\x03\x12\x13\n\x0buse_cookies\x18\x05 \x01(\x08\"z\n\rLoginResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.aiworkspace.v1.User\x12)\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.aiworkspace.v1.TokenPair\x12\x1a\n\x0c\x64\x65vice_token\x18\x03 \x01(\tB\x04\xb8\xbb\x18\x01\"9\n\x0eRefreshRequest\x12\'\n\rrefresh_token\x18\x01 \x01(\tB\x10\xbaH\x05r\x03(\x80 \xb8\xbb\x18\x01\x98\xbc\x18\x03\"<\n\x0fRefreshResponse\x12)\n\x06tokens\x18\x01 \x01(\x0b\x32\x19.aiworkspace.v1.TokenPair\"\x0f\n\rLogoutRequest\"\x10\n\x0eLogoutResponse\"\x0e\n\x0cGetMeRequest\"3\n\rGetMeResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.aiworkspace.v1.User\"n\n\x0fUpdateMeRequest\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x14.aiworkspace.v1.UserB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"6\n\x10UpdateMeResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.aiworkspace.v1.User\"\x90\x01\n\x15\x43hangePasswordRequest\x12,\n\x10\x63urrent_password\x18\x01 \x01(\tB\x12\xbaH\x07r\x05\x10\x01\x18\x80\x08\xb8\xbb\x18\x01\x98\xbc\x18\x04\x12(\n\x0cnew_password\x18\x02 \x01(\tB\x12\xbaH\x07r\x05\x10\x0c\x18\x80\x08\xb8\xbb\x18\x01\x98\xbc\x18\x04\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x18\n\x16\x43hangePasswordResponse\"R\n\x13ListSessionsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"Z\n\x14ListSessionsResponse\x12)\n\x08sessions\x18\x01 \x03(\x0b\x32\x17.aiworkspace.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"4\n\x14RevokeSessionRequest\x12\x1c\n\nsession_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x17\n\x15RevokeSessionResponse\"0\n\x18RevokeAllSessionsRequest\x12\x14\n\x0ckeep_current\x18\x01 \x01(\x08\"2\n\x19RevokeAllSessionsResponse\x12\x15\n\rrevoked_count\x18\x01 \x01(\x05\"\x10\n\x0eGetJwksRequest\"4\n\x0fGetJwksResponse\x12!\n\x04keys\x18\x01 \x03(\x0b\x32\x13.aiworkspace.v1.Jwk2\xee\x08\n\x0b\x41uthService\x12\x65\n\x08Register\x12\x1f.aiworkspace.v1.RegisterRequest\x1a .aiworkspace.v1.RegisterResponse\"\x16\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\xb0\xbb\x18\x01\xd0\xbb\x18\x01\xe0\xbb\x18\x80@\x12Y\n\x05Login\x12\x1c.aiworkspace.v1.LoginRequest\x1a\x1d.aiworkspace.v1.LoginResponse\"\x13\xaa\xbb\x18\x02\x08\x01\xb0\xbb\x18\x01\xd0\xbb\x18\x01\xe0\xbb\x18\x80@\x12^\n\x07Refresh\x12\x1e.aiworkspace.v1.RefreshRequest\x1a\x1f.aiworkspace.v1.RefreshResponse\"\x12\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\xb0\xbb\x18\x03\xe0\xbb\x18\x80@\x12Z\n\x06Logout\x12\x1d.aiworkspace.v1.LogoutRequest\x1a\x1e.aiworkspace.v1.LogoutResponse\"\x11\x90\x02\x02\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12S\n\x05GetMe\x12\x1c.aiworkspace.v1.GetMeRequest\x1a\x1d.aiworkspace.v1.GetMeResponse\"\r\x90\x02\x01\xaa\xbb\x18\x02\x08\x02\xb0\xbb\x18\x02\x12`\n\x08UpdateMe\x12\x1f.aiworkspace.v1.UpdateMeRequest\x1a .aiworkspace.v1.UpdateMeResponse\"\x11\x90\x02\x02\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12r\n\x0e\x43hangePassword\x12%.aiworkspace.v1.ChangePasswordRequest\x1a&.aiworkspace.v1.ChangePasswordResponse\"\x11\x90\x02\x02\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x01\xd0\xbb\x18\x01\x12h\n\x0cListSessions\x12#.aiworkspace.v1.ListSessionsRequest\x1a$.aiworkspace.v1.ListSessionsResponse\"\r\x90\x02\x01\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x02\x12o\n\rRevokeSession\x12$.aiworkspace.v1.RevokeSessionRequest\x1a%.aiworkspace.v1.RevokeSessionResponse\"\x11\x90\x02\x02\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12{\n\x11RevokeAllSessions\x12(.aiworkspace.v1.RevokeAllSessionsRequest\x1a).aiworkspace.v1.RevokeAllSessionsResponse\"\x11\x90\x02\x02\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12^\n\x07GetJwks\x12\x1e.aiworkspace.v1.GetJwksRequest\x1a\x1f.aiworkspace.v1.GetJwksResponse\"\x12\x90\x02\x01\xaa\xbb\x18\x02\x08\x01\xb0\xbb\x18\x02\xe0\xbb\x18\x80 b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61iworkspace/v1/auth.proto\x12\x0e\x61iworkspace.v1\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x1a\x61iworkspace/v1/rules.proto\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe8\x01\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x13\n\x05\x65mail\x18\x02 \x01(\tB\x04\xb8\xbb\x18\x01\x12)\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x13\xbaH\x08r\x06\x18\x64\xa0\xbc\x18\x01\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x16\n\x0e\x65mail_verified\x18\x07 \x01(\x08\"\xfd\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x12\n\nuser_agent\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\x08 \x01(\x08\"\xe3\x01\n\tTokenPair\x12\x1a\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x04\xb8\xbb\x18\x01\x12\x36\n\x12\x61\x63\x63\x65ss_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\rrefresh_token\x18\x03 \x01(\tB\x04\xb8\xbb\x18\x01\x12\x37\n\x13refresh_expire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsession_id\x18\x05 \x01(\t\x12\x18\n\ncsrf_token\x18\x06 \x01(\tB\x04\xb8\xbb\x18\x01\"r\n\x03Jwk\x12\x0b\n\x03kty\x18\x01 \x01(\t\x12\x0b\n\x03kid\x18\x02 \x01(\t\x12\x0b\n\x03\x61lg\x18\x03 \x01(\t\x12\x0b\n\x03use\x18\x04 \x01(\t\x12\x0b\n\x03\x63rv\x18\x05 \x01(\t\x12\t\n\x01x\x18\x06 \x01(\t\x12\t\n\x01y\x18\x07 \x01(\t\x12\t\n\x01n\x18\x08 \x01(\t\x12\t\n\x01\x65\x18\t \x01(\t\"\xb7\x03\n\x0fRegisterRequest\x12\xf4\x01\n\x05\x65mail\x18\x01 \x01(\tB\xe4\x01\xbaH\xd8\x01r\x05\x18\xfe\x01`\x01\xba\x01\xcd\x01\n\x11\x65mail.deliverable\x12,must be an address to which mail can be sent\x1a\x89\x01this.matches(\'^([^.@]+[.])*[^.@]+@\') && this.matches(\'^[^@]{1,64}@\') && !this.contains(\'=?\') && this.matches(\'[.@][^.@]*[^0-9.@][^.@]*$\')\xb8\xbb\x18\x01\x98\xbc\x18\x01\x12$\n\x08password\x18\x02 \x01(\tB\x12\xbaH\x07r\x05\x10\x0c\x18\x80\x08\xb8\xbb\x18\x01\x98\xbc\x18\x04\x12+\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x15\xbaH\nr\x08\x10\x01\x18\x64\xa0\xbc\x18\x01\xb8\xbb\x18\x01\x98\xbc\x18\x02\x12$\n\x0b\x64\x65vice_name\x18\x04 \x01(\tB\x0f\xbaH\x08r\x06\x18\x64\xa0\xbc\x18\x01\x98\xbc\x18\x02\x12\x1f\n\nrequest_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x13\n\x0buse_cookies\x18\x06 \x01(\x08\"}\n\x10RegisterResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.aiworkspace.v1.User\x12)\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.aiworkspace.v1.TokenPair\x12\x1a\n\x0c\x64\x65vice_token\x18\x03 \x01(\tB\x04\xb8\xbb\x18\x01\"\xba\x01\n\x0cLoginRequest\x12!\n\x05\x65mail\x18\x01 \x01(\tB\x12\xbaH\x07r\x05\x10\x01\x18\xfe\x01\xb8\xbb\x18\x01\x98\xbc\x18\x01\x12$\n\x08password\x18\x02 \x01(\tB\x12\xbaH\x07r\x05\x10\x01\x18\x80\x08\xb8\xbb\x18\x01\x98\xbc\x18\x04\x12$\n\x0b\x64\x65vice_name\x18\x03 \x01(\tB\x0f\xbaH\x08r\x06\x18\x64\xa0\xbc\x18\x01\x98\xbc\x18\x02\x12&\n\x0c\x64\x65vice_token\x18\x04 \x01(\tB\x10\xbaH\x05r\x03\x18\x80\x02\xb8\xbb\x18\x01\x98\xbc\x18\x03\x12\x13\n\x0buse_cookies\x18\x05 \x01(\x08\"z\n\rLoginResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.aiworkspace.v1.User\x12)\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.aiworkspace.v1.TokenPair\x12\x1a\n\x0c\x64\x65vice_token\x18\x03 \x01(\tB\x04\xb8\xbb\x18\x01\"9\n\x0eRefreshRequest\x12\'\n\rrefresh_token\x18\x01 \x01(\tB\x10\xbaH\x05r\x03(\x80 \xb8\xbb\x18\x01\x98\xbc\x18\x03\"<\n\x0fRefreshResponse\x12)\n\x06tokens\x18\x01 \x01(\x0b\x32\x19.aiworkspace.v1.TokenPair\"\x0f\n\rLogoutRequest\"\x10\n\x0eLogoutResponse\"\x0e\n\x0cGetMeRequest\"3\n\rGetMeResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.aiworkspace.v1.User\"n\n\x0fUpdateMeRequest\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x14.aiworkspace.v1.UserB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"6\n\x10UpdateMeResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.aiworkspace.v1.User\"\x90\x01\n\x15\x43hangePasswordRequest\x12,\n\x10\x63urrent_password\x18\x01 \x01(\tB\x12\xbaH\x07r\x05\x10\x01\x18\x80\x08\xb8\xbb\x18\x01\x98\xbc\x18\x04\x12(\n\x0cnew_password\x18\x02 \x01(\tB\x12\xbaH\x07r\x05\x10\x0c\x18\x80\x08\xb8\xbb\x18\x01\x98\xbc\x18\x04\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x18\n\x16\x43hangePasswordResponse\"R\n\x13ListSessionsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"Z\n\x14ListSessionsResponse\x12)\n\x08sessions\x18\x01 \x03(\x0b\x32\x17.aiworkspace.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"4\n\x14RevokeSessionRequest\x12\x1c\n\nsession_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x17\n\x15RevokeSessionResponse\"0\n\x18RevokeAllSessionsRequest\x12\x14\n\x0ckeep_current\x18\x01 \x01(\x08\"2\n\x19RevokeAllSessionsResponse\x12\x15\n\rrevoked_count\x18\x01 \x01(\x05\"\x10\n\x0eGetJwksRequest\"4\n\x0fGetJwksResponse\x12!\n\x04keys\x18\x01 \x03(\x0b\x32\x13.aiworkspace.v1.Jwk2\xee\x08\n\x0b\x41uthService\x12\x65\n\x08Register\x12\x1f.aiworkspace.v1.RegisterRequest\x1a .aiworkspace.v1.RegisterResponse\"\x16\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\xb0\xbb\x18\x01\xd0\xbb\x18\x01\xe0\xbb\x18\x80@\x12Y\n\x05Login\x12\x1c.aiworkspace.v1.LoginRequest\x1a\x1d.aiworkspace.v1.LoginResponse\"\x13\xaa\xbb\x18\x02\x08\x01\xb0\xbb\x18\x01\xd0\xbb\x18\x01\xe0\xbb\x18\x80@\x12^\n\x07Refresh\x12\x1e.aiworkspace.v1.RefreshRequest\x1a\x1f.aiworkspace.v1.RefreshResponse\"\x12\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\xb0\xbb\x18\x03\xe0\xbb\x18\x80@\x12Z\n\x06Logout\x12\x1d.aiworkspace.v1.LogoutRequest\x1a\x1e.aiworkspace.v1.LogoutResponse\"\x11\x90\x02\x02\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12S\n\x05GetMe\x12\x1c.aiworkspace.v1.GetMeRequest\x1a\x1d.aiworkspace.v1.GetMeResponse\"\r\x90\x02\x01\xaa\xbb\x18\x02\x08\x02\xb0\xbb\x18\x02\x12`\n\x08UpdateMe\x12\x1f.aiworkspace.v1.UpdateMeRequest\x1a .aiworkspace.v1.UpdateMeResponse\"\x11\x90\x02\x02\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12r\n\x0e\x43hangePassword\x12%.aiworkspace.v1.ChangePasswordRequest\x1a&.aiworkspace.v1.ChangePasswordResponse\"\x11\x90\x02\x02\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x01\xd0\xbb\x18\x01\x12h\n\x0cListSessions\x12#.aiworkspace.v1.ListSessionsRequest\x1a$.aiworkspace.v1.ListSessionsResponse\"\r\x90\x02\x01\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x02\x12o\n\rRevokeSession\x12$.aiworkspace.v1.RevokeSessionRequest\x1a%.aiworkspace.v1.RevokeSessionResponse\"\x11\x90\x02\x02\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12{\n\x11RevokeAllSessions\x12(.aiworkspace.v1.RevokeAllSessionsRequest\x1a).aiworkspace.v1.RevokeAllSessionsResponse\"\x11\x90\x02\x02\xaa\xbb\x18\x02\x08\x04\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12^\n\x07GetJwks\x12\x1e.aiworkspace.v1.GetJwksRequest\x1a\x1f.aiworkspace.v1.GetJwksResponse\"\x12\x90\x02\x01\xaa\xbb\x18\x02\x08\x01\xb0\xbb\x18\x02\xe0\xbb\x18\x80 b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,7 +49,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENPAIR'].fields_by_name['csrf_token']._loaded_options = None
   _globals['_TOKENPAIR'].fields_by_name['csrf_token']._serialized_options = b'\270\273\030\001'
   _globals['_REGISTERREQUEST'].fields_by_name['email']._loaded_options = None
-  _globals['_REGISTERREQUEST'].fields_by_name['email']._serialized_options = b'\272H\277\001r\005\030\376\001`\001\272\001\264\001\n\021email.deliverable\022,must be an address to which mail can be sent\032qthis.matches(\'^([^.@]+[.])*[^.@]+@\') && this.matches(\'^[^@]{1,64}@\') && this.matches(\'[.@][^.@]*[^0-9.@][^.@]*$\')\270\273\030\001\230\274\030\001'
+  _globals['_REGISTERREQUEST'].fields_by_name['email']._serialized_options = b'\272H\330\001r\005\030\376\001`\001\272\001\315\001\n\021email.deliverable\022,must be an address to which mail can be sent\032\211\001this.matches(\'^([^.@]+[.])*[^.@]+@\') && this.matches(\'^[^@]{1,64}@\') && !this.contains(\'=?\') && this.matches(\'[.@][^.@]*[^0-9.@][^.@]*$\')\270\273\030\001\230\274\030\001'
   _globals['_REGISTERREQUEST'].fields_by_name['password']._loaded_options = None
   _globals['_REGISTERREQUEST'].fields_by_name['password']._serialized_options = b'\272H\007r\005\020\014\030\200\010\270\273\030\001\230\274\030\004'
   _globals['_REGISTERREQUEST'].fields_by_name['display_name']._loaded_options = None
@@ -117,49 +117,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JWK']._serialized_start=920
   _globals['_JWK']._serialized_end=1034
   _globals['_REGISTERREQUEST']._serialized_start=1037
-  _globals['_REGISTERREQUEST']._serialized_end=1451
-  _globals['_REGISTERRESPONSE']._serialized_start=1453
-  _globals['_REGISTERRESPONSE']._serialized_end=1578
-  _globals['_LOGINREQUEST']._serialized_start=1581
-  _globals['_LOGINREQUEST']._serialized_end=1767
-  _globals['_LOGINRESPONSE']._serialized_start=1769
-  _globals['_LOGINRESPONSE']._serialized_end=1891
-  _globals['_REFRESHREQUEST']._serialized_start=1893
-  _globals['_REFRESHREQUEST']._serialized_end=1950
-  _globals['_REFRESHRESPONSE']._serialized_start=1952
-  _globals['_REFRESHRESPONSE']._serialized_end=2012
-  _globals['_LOGOUTREQUEST']._serialized_start=2014
-  _globals['_LOGOUTREQUEST']._serialized_end=2029
-  _globals['_LOGOUTRESPONSE']._serialized_start=2031
-  _globals['_LOGOUTRESPONSE']._serialized_end=2047
-  _globals['_GETMEREQUEST']._serialized_start=2049
-  _globals['_GETMEREQUEST']._serialized_end=2063
-  _globals['_GETMERESPONSE']._serialized_start=2065
-  _globals['_GETMERESPONSE']._serialized_end=2116
-  _globals['_UPDATEMEREQUEST']._serialized_start=2118
-  _globals['_UPDATEMEREQUEST']._serialized_end=2228
-  _globals['_UPDATEMERESPONSE']._serialized_start=2230
-  _globals['_UPDATEMERESPONSE']._serialized_end=2284
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=2287
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=2431
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=2433
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=2457
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=2459
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=2541
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=2543
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=2633
-  _globals['_REVOKESESSIONREQUEST']._serialized_start=2635
-  _globals['_REVOKESESSIONREQUEST']._serialized_end=2687
-  _globals['_REVOKESESSIONRESPONSE']._serialized_start=2689
-  _globals['_REVOKESESSIONRESPONSE']._serialized_end=2712
-  _globals['_REVOKEALLSESSIONSREQUEST']._serialized_start=2714
-  _globals['_REVOKEALLSESSIONSREQUEST']._serialized_end=2762
-  _globals['_REVOKEALLSESSIONSRESPONSE']._serialized_start=2764
-  _globals['_REVOKEALLSESSIONSRESPONSE']._serialized_end=2814
-  _globals['_GETJWKSREQUEST']._serialized_start=2816
-  _globals['_GETJWKSREQUEST']._serialized_end=2832
-  _globals['_GETJWKSRESPONSE']._serialized_start=2834
-  _globals['_GETJWKSRESPONSE']._serialized_end=2886
-  _globals['_AUTHSERVICE']._serialized_start=2889
-  _globals['_AUTHSERVICE']._serialized_end=4023
+  _globals['_REGISTERREQUEST']._serialized_end=1476
+  _globals['_REGISTERRESPONSE']._serialized_start=1478
+  _globals['_REGISTERRESPONSE']._serialized_end=1603
+  _globals['_LOGINREQUEST']._serialized_start=1606
+  _globals['_LOGINREQUEST']._serialized_end=1792
+  _globals['_LOGINRESPONSE']._serialized_start=1794
+  _globals['_LOGINRESPONSE']._serialized_end=1916
+  _globals['_REFRESHREQUEST']._serialized_start=1918
+  _globals['_REFRESHREQUEST']._serialized_end=1975
+  _globals['_REFRESHRESPONSE']._serialized_start=1977
+  _globals['_REFRESHRESPONSE']._serialized_end=2037
+  _globals['_LOGOUTREQUEST']._serialized_start=2039
+  _globals['_LOGOUTREQUEST']._serialized_end=2054
+  _globals['_LOGOUTRESPONSE']._serialized_start=2056
+  _globals['_LOGOUTRESPONSE']._serialized_end=2072
+  _globals['_GETMEREQUEST']._serialized_start=2074
+  _globals['_GETMEREQUEST']._serialized_end=2088
+  _globals['_GETMERESPONSE']._serialized_start=2090
+  _globals['_GETMERESPONSE']._serialized_end=2141
+  _globals['_UPDATEMEREQUEST']._serialized_start=2143
+  _globals['_UPDATEMEREQUEST']._serialized_end=2253
+  _globals['_UPDATEMERESPONSE']._serialized_start=2255
+  _globals['_UPDATEMERESPONSE']._serialized_end=2309
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=2312
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=2456
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=2458
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=2482
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=2484
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=2566
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=2568
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=2658
+  _globals['_REVOKESESSIONREQUEST']._serialized_start=2660
+  _globals['_REVOKESESSIONREQUEST']._serialized_end=2712
+  _globals['_REVOKESESSIONRESPONSE']._serialized_start=2714
+  _globals['_REVOKESESSIONRESPONSE']._serialized_end=2737
+  _globals['_REVOKEALLSESSIONSREQUEST']._serialized_start=2739
+  _globals['_REVOKEALLSESSIONSREQUEST']._serialized_end=2787
+  _globals['_REVOKEALLSESSIONSRESPONSE']._serialized_start=2789
+  _globals['_REVOKEALLSESSIONSRESPONSE']._serialized_end=2839
+  _globals['_GETJWKSREQUEST']._serialized_start=2841
+  _globals['_GETJWKSREQUEST']._serialized_end=2857
+  _globals['_GETJWKSRESPONSE']._serialized_start=2859
+  _globals['_GETJWKSRESPONSE']._serialized_end=2911
+  _globals['_AUTHSERVICE']._serialized_start=2914
+  _globals['_AUTHSERVICE']._serialized_end=4048
 # @@protoc_insertion_point(module_scope)

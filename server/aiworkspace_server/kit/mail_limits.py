@@ -22,6 +22,7 @@ _OF_ADDRESS: dict[MailKind, tuple[RateLimitItem, ...]] = {
     MailKind.RESET: (RateLimitItemPerHour(6), RateLimitItemPerDay(20)),
     MailKind.NOTICE: (RateLimitItemPerHour(60),),
 }
+_TAGGED = 4  # as many times as much to all addresses of one mailbox together, which differ by what follows a "+"
 _ONCE = RateLimitItemPerDay(1, 2)  # in two days, which is longer than a mail is tried again
 
 log = structlog.get_logger("mail")
@@ -43,12 +44,25 @@ class LimitedMailer:
         await self._mailer.send(mail)
 
     async def _fits(self, mail: Mail) -> bool:
-        # A keyed hash, so that what is counted gives no address away.
-        whose = hmac.digest(self._key, mail.to.encode(), "sha256").hex()
-        return all([await self._hit(allowed, mail.kind, whose) for allowed in _OF_ADDRESS[mail.kind]])
+        local, _, domain = mail.to.rpartition("@")
+        mailbox = self._hash(f"{local.partition('+')[0]}@{domain}")
+        counted = [
+            await self._hit(each, mail.kind, whose)
+            for allowed in _OF_ADDRESS[mail.kind]
+            for whose, each in ((self._hash(mail.to), allowed), (f"mailbox {mailbox}", _for_mailbox(allowed)))
+        ]
+        return all(counted)
+
+    def _hash(self, address: str) -> str:
+        """With a key, so that what is counted gives no address away."""
+        return hmac.digest(self._key, address.encode(), "sha256").hex()
 
     async def _hit(self, allowed: RateLimitItem, *name: str) -> bool:
         return await self._counters.ask(FixedWindowRateLimiter, lambda limiter: limiter.hit(allowed, "mails", *name))
+
+
+def _for_mailbox(allowed: RateLimitItem) -> RateLimitItem:
+    return type(allowed)(_TAGGED * allowed.amount, allowed.multiples)
 
 
 class SenderLimit:
