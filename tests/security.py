@@ -289,6 +289,7 @@ INVARIANTS: dict[str, Sequence[str]] = {
     "37 calls, streams, buffered bytes are bounded": (
         "kit/test_requests.py",
         "test_exhaustion.py",
+        "kit/test_limits.py::test_messages_to_reflection_and_calls_of_health_are_counted_by_address",
         "audit/test_chain.py::test_an_organization_whose_log_is_being_verified_holds_up_no_other",
         "service_accounts/test_many_keys.py",
         "erasure/test_reconcile.py",

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from aiworkspace.v1 import (
     access_pb2,
@@ -51,9 +50,9 @@ from .kit.at_once import CallsAtOnce
 from .kit.contract import MOST_REQUEST_BYTES, Method, read_methods
 from .kit.interceptors import Interceptor, Step
 from .kit.limits import Limits
+from .kit.reflection import Reflection
 from .kit.requests import Reading
 from .kit.serving import make_server
-from .kit.symbols import Symbols
 from .orgs.servicer import OrgServicer
 from .policies.servicer import ModelServicer
 from .service_accounts.servicer import ServiceAccountServicer
@@ -149,6 +148,7 @@ def build_server(
         proxies.step,
         at_once.step,
         reading.step,
+        limits.step,  # which counts each message of a dialogue, so after what reads them
         requests.validate,
     ]
     interceptor = Interceptor(
@@ -197,5 +197,6 @@ async def add_services(server: grpc.aio.Server, services: Services) -> health.ai
     names = [service.full_name for service in SERVICES]
     for name in names:
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    reflection.enable_server_reflection((*names, _HEALTH, reflection.SERVICE_NAME), server, cast(Any, Symbols()))
+    names = [*names, _HEALTH, reflection.SERVICE_NAME]
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(Reflection(names), server)  # type: ignore[no-untyped-call]
     return health_servicer

@@ -5,11 +5,17 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import uuid4
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha import _base, reflection
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from limits import RateLimitItemPerHour
 from limits.aio.strategies import FixedWindowRateLimiter, RateLimiter, SlidingWindowCounterRateLimiter
 
@@ -21,22 +27,29 @@ from aiworkspace_server.kit.contract import read_methods
 from aiworkspace_server.kit.embedded import embedded_redis
 from aiworkspace_server.kit.errors import RateLimited
 from aiworkspace_server.kit.limits import Counters, Limits
+from aiworkspace_server.kit.reflection import Reflection, Symbols
 from aiworkspace_server.settings import Settings
 from tests.conftest import Stores, other_databases, store_settings
 from tests.people import PASSWORD, Person
 
 LOGIN = auth_pb2.LoginRequest(email="nobody@example.com", password=PASSWORD)
 LOGIN_PATH = "/aiworkspace.v1.AuthService/Login"
-_CREDENTIALS = options_pb2.RateLimitClass.DESCRIPTOR.values_by_name["RATE_LIMIT_CLASS_CREDENTIALS"]
-ALLOWED = _CREDENTIALS.GetOptions().Extensions[options_pb2.calls_per_minute] // 10
+
+
+def tenth(name: str) -> int:
+    group = options_pb2.RateLimitClass.DESCRIPTOR.values_by_name[f"RATE_LIMIT_CLASS_{name}"]
+    return int(group.GetOptions().Extensions[options_pb2.calls_per_minute]) // 10
+
+
+ALLOWED, OPEN = tenth("CREDENTIALS"), tenth("OPEN")
 
 
 @pytest.fixture
 async def two_servers(stores: Stores) -> AsyncIterator[tuple[App, App]]:
     """Two servers that share Redis and allow a tenth of what the contract says."""
     limits = {"redis_url": stores.redis, "rate_limit_factor": 0.1}
-    here = store_settings(await other_databases(stores, "limits_here")) | limits
-    there = store_settings(await other_databases(stores, "limits_there")) | limits
+    here = store_settings(await other_databases(stores, f"limits_here_{uuid4().hex}")) | limits
+    there = store_settings(await other_databases(stores, f"limits_there_{uuid4().hex}")) | limits
     async with (
         running(Settings.model_validate(here), migrating=True) as one,
         running(Settings.model_validate(there), migrating=True) as other,
@@ -58,6 +71,50 @@ async def test_limits_hold_across_servers_and_say_when_to_come_back(two_servers:
     assert status.details[1].Unpack(quota)
     assert status.details[2].Unpack(retry)
     assert 0 < retry.retry_delay.ToTimedelta().total_seconds() <= 120
+
+
+async def test_messages_to_reflection_and_calls_of_health_are_counted_by_address(two_servers: tuple[App, App]) -> None:
+    message = ServerReflectionRequest(file_containing_symbol="aiworkspace.v1.OrgService")
+    async with grpc.aio.insecure_channel(two_servers[0].address) as channel:
+        health: Any = HealthStub(channel)
+        dialogue = cast(Any, ServerReflectionStub)(channel).ServerReflectionInfo()
+        for _ in range(OPEN):
+            await dialogue.write(message)
+            assert (await dialogue.read()).HasField("file_descriptor_response")
+        await dialogue.write(message)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await dialogue.read()
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await health.Check(HealthCheckRequest())
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_what_reflection_says_of_a_file_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, made = cast(Any, _base), []
+    make = base._file_descriptor_response
+
+    def count(file: Any, request: Any) -> Any:
+        made.append(file.name)
+        return make(file, request)
+
+    monkeypatch.setattr(base, "_file_descriptor_response", count)
+    asked = [
+        ServerReflectionRequest(file_containing_symbol="aiworkspace.v1.OrgService"),
+        ServerReflectionRequest(file_containing_symbol="aiworkspace.v1.OrgService.GetOrg"),
+        ServerReflectionRequest(file_by_filename="aiworkspace/v1/org.proto"),
+    ]
+    plain: Any = reflection.aio.ReflectionServicer([], pool=Symbols())
+    expected = [answer async for answer in plain.ServerReflectionInfo(_each(asked), None)]
+    made.clear()
+    found = [answer async for answer in Reflection([]).ServerReflectionInfo(_each(asked), None)]
+    assert found == expected
+    assert made == ["aiworkspace/v1/org.proto"]
+
+
+async def _each(requests: list[Any]) -> AsyncIterator[Any]:
+    for request in requests:
+        yield request
 
 
 # Without an answer from Redis

@@ -221,6 +221,8 @@ class _RateLimitClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateLi
     the limit, credentials from there that the server does not know are refused without being looked up, with
     RESOURCE_EXHAUSTED in place of UNAUTHENTICATED. Sessions, and API keys that worked lately, are not affected.
     """
+    RATE_LIMIT_CLASS_OPEN: _RateLimitClass.ValueType  # 7
+    """Of no method of these services: calls of grpc.health.v1.Health and messages sent to reflection."""
 
 class RateLimitClass(_RateLimitClass, metaclass=_RateLimitClassEnumTypeWrapper):
     """RateLimitClass groups methods that share one allowance per caller: the signed-in user or, for public methods, the
@@ -245,6 +247,8 @@ RATE_LIMIT_CLASS_FAILED_CREDENTIALS: RateLimitClass.ValueType  # 6
 the limit, credentials from there that the server does not know are refused without being looked up, with
 RESOURCE_EXHAUSTED in place of UNAUTHENTICATED. Sessions, and API keys that worked lately, are not affected.
 """
+RATE_LIMIT_CLASS_OPEN: RateLimitClass.ValueType  # 7
+"""Of no method of these services: calls of grpc.health.v1.Health and messages sent to reflection."""
 Global___RateLimitClass: _TypeAlias = RateLimitClass  # noqa: Y015
 
 @_typing.final

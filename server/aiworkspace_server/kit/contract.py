@@ -16,6 +16,7 @@ from .shapes import UnboundedList, shape_of
 DEFAULT_REQUEST_BYTES = 64 << 10
 MOST_REQUEST_BYTES = 2 << 20  # beyond this gRPC itself refuses with RESOURCE_EXHAUSTED
 MOST_PUBLIC_REQUEST_BYTES = 8 << 10
+_OPEN = options.RateLimitClass.DESCRIPTOR.values_by_number[options.RATE_LIMIT_CLASS_OPEN]
 _OPEN_REQUEST_BYTES = 4 << 10
 _OPEN_CALLS_AT_ONCE = 100  # each channel of a client that watches the server's health holds one
 _OPEN_DIALOGUES_AT_ONCE = 4  # each message costs as much as a call, and waiting for one takes a turn to read
@@ -52,8 +53,8 @@ def open_method(path: str, handler: Any) -> Method:
         path,
         handler.request_deserializer.__self__,  # of which FromString is a method
         options.Access(mode=options.ACCESS_MODE_PUBLIC),
-        rate_limit=0,
-        calls_per_minute=0,
+        rate_limit=options.RATE_LIMIT_CLASS_OPEN,
+        calls_per_minute=_OPEN.GetOptions().Extensions[options.calls_per_minute],
         streams=handler.response_streaming,
         request_streams=handler.request_streaming,
         max_request_bytes=_OPEN_REQUEST_BYTES,

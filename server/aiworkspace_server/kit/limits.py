@@ -1,7 +1,7 @@
 """Rate limits: how many calls per minute the contract allows to one caller, right across processes with Redis."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -68,7 +68,10 @@ class LimitState:
 
 
 class Limits:
-    """The step that counts calls. The caller is the signed-in user, for public methods the network address."""
+    """The step that counts calls or, of a caller who sends a stream, its messages.
+
+    The caller is the signed-in user, for public methods the network address.
+    """
 
     def __init__(self, counters: Counters, factor: float) -> None:
         self._counters = counters
@@ -77,10 +80,20 @@ class Limits:
     def step(self, method: Method, proceed: Handler) -> Handler:
         allowed, group = self._allowed(method)
 
-        async def handler(call: Call, request: Any) -> Any:
+        async def count(call: Call) -> None:
             caller = caller_of(call)
             if not await self._ask(lambda limiter: limiter.hit(allowed, group, caller)):
                 raise await self._refusal(allowed, group, caller)
+
+        async def counted(call: Call, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+            async for request in requests:
+                await count(call)
+                yield request
+
+        async def handler(call: Call, request: Any) -> Any:
+            if method.request_streams:
+                return await proceed(call, counted(call, request))
+            await count(call)
             return await proceed(call, request)
 
         return handler
