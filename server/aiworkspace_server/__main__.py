@@ -151,12 +151,11 @@ async def _serve(settings: Settings, migrating: bool) -> None:
 
 async def _until_stopped(app: App, stop: asyncio.Event) -> None:
     """Raises when the server has ended by itself: a process that takes no calls is of no use, and is to be replaced."""
-    waiting = [asyncio.create_task(work) for work in (stop.wait(), app.server.wait_for_termination())]
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    if not stop.is_set():
+    ending = asyncio.create_task(app.server.wait_for_termination())  # never cancelled: gRPC could not stop any more
+    ending.add_done_callback(lambda _: stop.set())
+    await stop.wait()
+    if ending.done():
         raise CommandError("the server has stopped taking calls; the log says why")
-    for task in waiting:
-        task.cancel()
 
 
 async def _serve_with_workers(settings: Settings, migrating: bool, count: int) -> None:
