@@ -11,6 +11,7 @@ TAKEN = (
     "owner", "Owner", "OWNER", " owner ", "o w n e r", "Owner.", "own-er", "ＯＷＮＥＲ", "оwner", "0wner", "ownеr",
     "ówner",
     "admin", "Аdmin", "adm1n", "ADMIN!", "member", "viewer", "billing", "custom", "editor", "manager", "ᵒwner",
+    "νiewer", "ɑdmin", "օwner", "оwոer", "օwոeг", "mеmbеr", "ADMIΝ", "øwner",
 )  # fmt: skip
 
 
@@ -22,6 +23,8 @@ async def test_the_name_of_a_built_in_role_is_taken(name: str, owner: Person) ->
     assert await named(update(owner, org_id, role_id, "name", name=name)) == ("role.name",)
 
 
-@pytest.mark.parametrize("name", ["Owner of models", "Co-owner", "Admins", "Team admin", "Владелец", "Billing clerk"])
+@pytest.mark.parametrize(
+    "name", ["Owner of models", "Co-owner", "Admins", "Team admin", "Владелец", "Админ", "Billing clerk", "管理者"]
+)
 async def test_other_names_are_free(name: str, owner: Person) -> None:
     assert await outcome(create(owner, await make_org(owner), "org.read", name=name)) == OK

@@ -31,6 +31,11 @@ REFUSED = {
     **{f"direction mark {ord(mark):04x}": f"a{mark}b" for mark in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e"},
     **{f"isolate {ord(mark):04x}": f"a{mark}b" for mark in "\u2066\u2067\u2068\u2069"},
     **{f"nothing to see {ord(mark):04x}": f"a{mark}b" for mark in "\u00ad\u034f\u180e\u200b\u2060\u2064\ufeff\u3164"},
+    **{f"variation {ord(mark):04x}": f"admin{mark}" for mark in "᠋᠏︀︎️󠄀󠇯"},
+    **{f"only a variation {ord(mark):04x}": mark for mark in "᠋️󠄀"},
+    "a digit as an emoji": "1️",
+    "only marks": "́⃝",
+    "only spaces": "  ",
     "a joiner in Latin": "Ac\u200dme",
     "a non-joiner in Latin": "Ac\u200cme",
     "two joiners": "\u0645\u200c\u200c\u0645",
@@ -46,6 +51,10 @@ ALLOWED = (
     "❤️\u200d🔥",
     "👩🏽\u200d🚀",
     "שלום עולם",
+    "I ❤️ models",
+    "1️⃣",
+    "‼️",
+    "???",
 )
 
 

@@ -12,7 +12,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 VISIBLE_FIELD_NUMBER: _builtins.int
 visible: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
-"""Whether the text is a name, which others see: characters that can be seen, and spaces. Control characters, line
-separators, marks that turn the direction of text, and invisible ones are refused; joiners are allowed after letters
-of scripts that need them and in emoji. Every field with TYPED_TEXT_NAME has this rule.
+"""Whether the text is a name, which others see: characters that can be seen, at least one of them, and spaces. Control
+characters, line separators, marks that turn the direction of text, and invisible ones are refused. Joiners are
+allowed after letters of scripts that need them and in emoji, as is the mark that makes a symbol an emoji (U+FE0F).
+Every field with TYPED_TEXT_NAME has this rule.
 """

@@ -92,9 +92,22 @@ async def _withdraw_invitations(tx: WriteSession, changed: CustomRole) -> None:
 
 def _check_name(name: str, field: str) -> None:
     """Refuse names that look like the name of a built-in role."""
-    letters = unicodedata.normalize("NFKD", name).casefold().translate(_LOOKALIKES)
-    if "".join(filter(str.isalnum, letters)) in _BUILT_IN:
+    letters = "".join(filter(str.isalnum, unicodedata.normalize("NFKD", name).casefold()))
+    forms = letters, letters.translate(_LOOKALIKES)
+    if any(_resembles(form, role) for form in forms for role in _BUILT_IN):
         raise InvalidArgument({field: "is the name of a built-in role"})
+
+
+def _resembles(letters: str, role: str) -> bool:
+    """Whether at least half of the letters are those of the role, and all others are foreign.
+
+    Far more letters look like Latin ones than any list has.
+    """
+    if len(letters) != len(role):
+        return False
+    own = sum(a == b for a, b in zip(letters, role, strict=True))
+    foreign = sum(not letter.isascii() for letter in letters)
+    return own + foreign == len(role) and own >= foreign
 
 
 def _check_known(permissions: Sequence[str], field: str) -> None:
