@@ -10,17 +10,32 @@ from uuid import UUID, uuid4
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from aiworkspace.v1 import audit_pb2, org_pb2
+from aiworkspace.v1 import account_pb2, audit_pb2, org_pb2
 from aiworkspace.v1 import budget_pb2 as pb
+from aiworkspace_server.accounts.jobs import CHANGE_SUBJECT
 from aiworkspace_server.app import App, running
+from aiworkspace_server.auth.former_addresses import forget_former_addresses
 from aiworkspace_server.budgets.service import ORGS_WITH_ALLOWANCE
 from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.settings import Settings
 from aiworkspace_server.usage.ledger import BudgetExhausted
 from aiworkspace_server.usage.rebuild import rebuild
+from tests.backdoor import sql
 from tests.books import check_books
-from tests.conftest import Stores, other_databases, provider_settings, store_settings
-from tests.people import Person, Place, join, make_conversation, make_org, make_place, make_workspace, people, say
+from tests.conftest import Stores, mail_settings, other_databases, provider_settings, store_settings
+from tests.mailbox import Mailbox
+from tests.people import (
+    PASSWORD,
+    Person,
+    Place,
+    join,
+    make_conversation,
+    make_org,
+    make_place,
+    make_workspace,
+    people,
+    say,
+)
 from tests.refusals import NOT_FOUND, OK, named, outcome, refusal
 from tests.spending import DAY, EXHAUSTED, MONTH, make_budget, reserve, settle, spend, spender, usd
 from tests.standin import BYTES, Script, Standin
@@ -36,8 +51,9 @@ async def limited(stores: Stores) -> Stores:
 
 
 @pytest.fixture(scope="module")
-def values(limited: Stores, standin: Standin) -> dict[str, object]:
-    return provider_settings(standin) | store_settings(limited) | {"org_allowance_usd": "0.01"}
+def values(limited: Stores, standin: Standin, mailbox: Mailbox) -> dict[str, object]:
+    settings = provider_settings(standin) | store_settings(limited) | mail_settings(mailbox)
+    return settings | {"org_allowance_usd": "0.01"}
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +253,53 @@ async def test_an_account_that_makes_many_organizations_has_few_allowances(place
     made = await asyncio.gather(*(make_place(owner) for _ in range(5)))
     assert [(await allowance_of(each)).limit.nanos for each in made] == [0] * 5
     assert await outcome(say(owner, made[0].conversation_id, "hello", model="echo/echo")) == EXHAUSTED
+
+
+@pytest.mark.parametrize("way", ["deleted", "another address"])
+async def test_an_address_that_is_registered_again_has_no_new_allowances(
+    way: str, app: App, limited: Stores, mailbox: Mailbox
+) -> None:
+    async with people(app.address) as new_person:
+        first = await new_person()
+        spent = "UPDATE users SET verify_time = now(), created_org_count = %s WHERE id = %s"
+        await sql(limited, spent, ORGS_WITH_ALLOWANCE, first.user_id)
+        if way == "deleted":
+            await first.accounts.DeleteAccount(account_pb2.DeleteAccountRequest(password=PASSWORD))
+        else:
+            email = f"other-{first.email}"
+            await first.accounts.ChangeEmail(account_pb2.ChangeEmailRequest(new_email=email, password=PASSWORD))
+            await first.accounts.VerifyEmail(
+                account_pb2.VerifyEmailRequest(token=await mailbox.token(email, CHANGE_SUBJECT))
+            )
+        assert await sql(limited, "SELECT 1 FROM former_addresses t WHERE strpos(t::text, %s) > 0", first.email) == []
+        again = Person(app.address)
+        again.email = first.email
+        await again.register()
+        org_id = await make_org(again)
+        assert (await allowance_of(Place(again, org_id, "", ""))).limit.nanos == 0
+        await again.channel.close()
+
+
+async def test_an_address_that_was_not_verified_is_not_remembered(app: App, limited: Stores) -> None:
+    """Somebody else may have registered it."""
+    async with people(app.address) as new_person:
+        first = await new_person()
+        spent = "UPDATE users SET verify_time = NULL, created_org_count = %s WHERE id = %s"
+        await sql(limited, spent, ORGS_WITH_ALLOWANCE, first.user_id)
+        await first.accounts.DeleteAccount(account_pb2.DeleteAccountRequest(password=PASSWORD))
+        again = Person(app.address)
+        again.email = first.email
+        await again.register()
+        assert (await allowance_of(Place(again, await make_org(again), "", ""))).limit == usd(ALLOWANCE)
+        await again.channel.close()
+
+
+async def test_an_address_is_forgotten_after_two_months(app: App, limited: Stores) -> None:
+    long_ago = "INSERT INTO former_addresses VALUES (sha256('old'), 3, now() - interval '63 days')"
+    await sql(limited, long_ago)
+    async with app.db.write() as tx:
+        await forget_former_addresses(tx)
+    assert await sql(limited, "SELECT 1 FROM former_addresses WHERE address_hash = sha256('old')") == []
 
 
 async def test_a_foreign_allowance_is_not_known(app: App, place: Place) -> None:

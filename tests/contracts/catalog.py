@@ -21,6 +21,7 @@ GLOBAL = {
     "users": "people are found by their address before anybody is signed in, and are members of many organizations",
     "sessions": "of a person, in all organizations alike",
     "email_tokens": "of a person; found by a token before anybody is signed in",
+    "former_addresses": "of people, by a hash of an address that no account has",
     "alembic_version": "the schema's own",
     "servers": "the processes of this server, which work for all organizations",
 }

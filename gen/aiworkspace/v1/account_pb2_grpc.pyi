@@ -75,7 +75,8 @@ class AccountServiceStub:
     organizations are erased within minutes, also after a crash of the server. What stays names the account by its id
     alone: the ledger and the usage of organizations; audit logs, the account's own included, with network addresses and
     user agents, so that nobody covers up a theft of the account by deleting it; and service accounts and API keys
-    that the person made, which are the organizations'.
+    that the person made, which are the organizations'. For two months a keyed hash of the address says how many
+    organizations were made with it: whoever registers it again has no new allowances.
 
     Errors: UNAUTHENTICATED with reason PASSWORD_WRONG, and without it for a call that is repeated after it succeeded,
     since its session has ended; RESOURCE_EXHAUSTED after too many wrong passwords; FAILED_PRECONDITION with reason
@@ -130,7 +131,8 @@ class AccountServiceAsyncStub(AccountServiceStub):
     organizations are erased within minutes, also after a crash of the server. What stays names the account by its id
     alone: the ledger and the usage of organizations; audit logs, the account's own included, with network addresses and
     user agents, so that nobody covers up a theft of the account by deleting it; and service accounts and API keys
-    that the person made, which are the organizations'.
+    that the person made, which are the organizations'. For two months a keyed hash of the address says how many
+    organizations were made with it: whoever registers it again has no new allowances.
 
     Errors: UNAUTHENTICATED with reason PASSWORD_WRONG, and without it for a call that is repeated after it succeeded,
     since its session has ended; RESOURCE_EXHAUSTED after too many wrong passwords; FAILED_PRECONDITION with reason
@@ -218,7 +220,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         organizations are erased within minutes, also after a crash of the server. What stays names the account by its id
         alone: the ledger and the usage of organizations; audit logs, the account's own included, with network addresses and
         user agents, so that nobody covers up a theft of the account by deleting it; and service accounts and API keys
-        that the person made, which are the organizations'.
+        that the person made, which are the organizations'. For two months a keyed hash of the address says how many
+        organizations were made with it: whoever registers it again has no new allowances.
 
         Errors: UNAUTHENTICATED with reason PASSWORD_WRONG, and without it for a call that is repeated after it succeeded,
         since its session has ended; RESOURCE_EXHAUSTED after too many wrong passwords; FAILED_PRECONDITION with reason

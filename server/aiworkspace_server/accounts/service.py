@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy.exc import IntegrityError
 
 from ..auth import store as users
+from ..auth.former_addresses import FormerAddresses
 from ..auth.models import User
 from ..auth.service import address_taken
 from ..kit.errors import NotFound
@@ -108,11 +109,12 @@ async def find_token(tx: ReadSession, token: str, *purposes: str) -> tuple[Email
     return row, user
 
 
-async def verify_email(tx: WriteSession, token: str, give_up: GiveUp) -> None:
+async def verify_email(tx: WriteSession, token: str, give_up: GiveUp, former: FormerAddresses) -> None:
     row, user = await _lock(tx, token, "verify", "change")
     if row.purpose == "change" and not row.use_time:
         if user.verify_time:  # else the address before may have been somebody else's
             await give_up(tx, user)
+        await former.note(tx, user)
         await _change_email(tx, row, user)
     elif row.email != user.email:
         raise NotFound("token")
@@ -134,8 +136,9 @@ async def _change_email(tx: WriteSession, row: EmailToken, user: User) -> None:
     await users.revoke_sessions(tx, user.id, time, kept=row.session_id)
 
 
-async def delete_account(tx: WriteSession, user: User) -> None:
+async def delete_account(tx: WriteSession, user: User, former: FormerAddresses) -> None:
     """Erase everything of the locked account but its id and times."""
+    await former.note(tx, user)
     user.email = user.password_hash = user.verify_time = user.request_id = None
     user.display_name = ""
     user.version += 1

@@ -47,6 +47,7 @@ class AccountServicer(AccountServiceServicer):
         self._passwords = credentials.passwords
         self._throttle = credentials.throttle
         self._authenticator = credentials.authenticator
+        self._former_addresses = credentials.former_addresses
         self._mails = mails
         self._notices = notices
         self._give_up = give_up
@@ -68,7 +69,7 @@ class AccountServicer(AccountServiceServicer):
     async def VerifyEmail(self, request: pb.VerifyEmailRequest, context: Any) -> pb.VerifyEmailResponse:
         _, user = await self._find(request.token, "verify", "change")
         async with self._db.write(user_id=user.id) as tx:
-            await service.verify_email(tx, request.token, self._give_up)
+            await service.verify_email(tx, request.token, self._give_up, self._former_addresses)
         self._authenticator.forget(user.id)
         return pb.VerifyEmailResponse()
 
@@ -108,7 +109,7 @@ class AccountServicer(AccountServiceServicer):
             if user.password_hash != checked.password_hash:
                 raise Unauthenticated if user.delete_time else sign_in.wrong_password()
             left = call.also_in = await self._leave(tx, user)
-            await service.delete_account(tx, user)
+            await service.delete_account(tx, user, self._former_addresses)
             await self._erase(tx, user.id)
             reply = await self._replies.keep(tx, request, pb.DeleteAccountResponse())
         self._authenticator.forget(user.id)

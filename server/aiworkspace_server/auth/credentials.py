@@ -10,6 +10,7 @@ from ..settings import Settings
 from .cookies import CsrfTokens
 from .devices import Devices
 from .failures import Failures
+from .former_addresses import FormerAddresses
 from .keys import Keys
 from .passwords import Passwords
 from .principal import Authenticator
@@ -31,6 +32,7 @@ class Credentials:
     passwords: Passwords
     devices: Devices
     throttle: Throttle
+    former_addresses: FormerAddresses
 
     @classmethod
     def from_settings(cls, settings: Settings, keys: Keys, db: Database, counters: Counters) -> Self:
@@ -49,6 +51,7 @@ class Credentials:
             Passwords(lasting, settings.password_hash_cost),
             Devices(derive(lasting, "devices")),
             Throttle(counters, derive(lasting, "throttle")),
+            FormerAddresses(derive(lasting, "former addresses")),
         )
 
     def use_keys(self, keys: Keys) -> None:

@@ -53,6 +53,7 @@ class AuthServicer(AuthServiceServicer):
         self._passwords = credentials.passwords
         self._devices = credentials.devices
         self._throttle = credentials.throttle
+        self._former_addresses = credentials.former_addresses
         self._registration = registration
         self._registered = registered
         self._password_changed = password_changed
@@ -79,7 +80,8 @@ class AuthServicer(AuthServiceServicer):
             "request_id": UUID(request.request_id) if request.request_id else None,
         }
         async with self._db.write(user_id=user_id) as tx:
-            user = await service.add_user(tx, values)
+            count = await self._former_addresses.created_org_count(tx, request.email)
+            user = await service.add_user(tx, {**values, "created_org_count": count})
             if user is None:
                 return None
             pair = self._start(tx, user, _device(request))

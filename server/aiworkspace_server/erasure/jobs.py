@@ -13,6 +13,7 @@ from uuid import UUID
 import structlog
 
 from ..accounts import store as accounts
+from ..auth.former_addresses import forget_former_addresses
 from ..auth.models import User
 from ..chat.erasure import SETTLED, ChatEraser
 from ..kit.jobs import SLOW_QUEUE, Jobs, Work
@@ -90,6 +91,7 @@ class Erasure:
         await purge_replies(self._db)
         async with self._db.write() as tx:
             await accounts.delete_old_tokens(tx, now() - _TOKENS_KEPT)
+            await forget_former_addresses(tx)
 
     async def _erase_org(self, org_id: str) -> None:
         id = UUID(org_id)
