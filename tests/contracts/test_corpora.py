@@ -141,7 +141,7 @@ def _writes(endpoint: Endpoint) -> bool:
     return str(endpoint.descriptor.name).startswith(("Create", "Update", "Register", "Login", "SendMessage"))
 
 
-_NOT_IN_NAMES = {"\n", "\u202e", "\ufeff"}  # of what is in the corpus
+_NOT_IN_NAMES = {"\n", "\u202e", "\ufeff", "\uffff", "\U0010ffff"}  # of what is in the corpus
 
 _TEXTS = [
     (endpoint, path)

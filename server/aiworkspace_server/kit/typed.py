@@ -27,6 +27,9 @@ _PACKAGE = options.DESCRIPTOR.package + "."
 _INVISIBLE = re.compile("[\\s\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
 # Each of them, to be stripped: a pattern that looks for the last ones takes quadratic time.
 _BLANKS = "".join(char for char in map(chr, range(0x10000)) if _INVISIBLE.match(char))
+_NARROW = {
+    code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)
+}  # full-width forms of ASCII, as input methods type them
 # Control characters, line separators, and marks that turn the direction of what stands beside them.
 _NOT_IN_TITLES = re.compile("[\\s\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
 
@@ -48,8 +51,8 @@ def email(text: str) -> str:
 
     Validation refuses what is no address.
     """
-    lower = unicodedata.normalize("NFKC", text).lower()
-    local, at, domain = unicodedata.normalize("NFKC", lower).strip(_BLANKS).rpartition("@")
+    lower = unicodedata.normalize("NFC", text.translate(_NARROW)).lower()
+    local, at, domain = unicodedata.normalize("NFC", lower).strip(_BLANKS).rpartition("@")
     if at and not domain.isascii():
         with suppress(idna.IDNAError, UnicodeError):
             domain = idna.encode(domain, uts46=True).decode()
