@@ -156,11 +156,11 @@ async def test_headers_above_the_limit_are_refused_of_a_client_that_confirms_no_
     assert (await server.call(kind, COMPLETE, ended=True, headers=many[:400])).status == 0
 
 
-two_at_once = Reading(seconds=60, at_once=2, small_bytes=99)
+two_at_once = Reading(seconds=60, at_once=2)
 
 
 @pytest.mark.parametrize("server", [[two_at_once.step]], indirect=True, ids=[""])
-async def test_a_caller_has_few_large_requests_arriving_and_the_others_wait(server: Server) -> None:
+async def test_a_caller_has_few_requests_arriving_and_the_others_wait(server: Server) -> None:
     arriving = [asyncio.create_task(server.call("unary_unary", INCOMPLETE, ended=False)) for _ in range(2)]
     await until_true(lambda: any(turn.locked() for turn in two_at_once._turns.values()))
     waiting = asyncio.create_task(server.call("unary_unary", COMPLETE, ended=True))
@@ -174,12 +174,12 @@ async def test_a_caller_has_few_large_requests_arriving_and_the_others_wait(serv
 
 @pytest.mark.parametrize("server", [[Reading(seconds=60, at_once=1).step]], indirect=True, ids=[""])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_small_requests_do_not_wait_for_who_is_slow_at_the_same_address(server: Server, kind: str) -> None:
-    arriving = [asyncio.create_task(server.call(each, INCOMPLETE, ended=False)) for each in KINDS]
-    await until_true(lambda: server.begun == 2)  # of those with a stream of requests; the others are not there yet
+async def test_nobody_waits_for_the_next_message_of_a_dialogue(server: Server, kind: str) -> None:
+    dialogues = [asyncio.create_task(server.call(each, b"", ended=False)) for each in KINDS[2:] * 2]
+    await until_true(lambda: server.begun == 4)
     assert (await server.call(kind, COMPLETE, ended=True)).status == 0
-    for call in arriving:
-        call.cancel()
+    for dialogue in dialogues:
+        dialogue.cancel()
 
 
 limited = pytest.mark.parametrize("server", [[CallsAtOnce().step, Reading(seconds=60).step]], indirect=True, ids=[""])

@@ -10,8 +10,10 @@ import grpc
 from google.protobuf.message import Message
 from protovalidate import Validator
 
+from aiworkspace.v1 import options_pb2 as options
+
 from .context import Call
-from .contract import DEFAULT_REQUEST_BYTES, Method
+from .contract import Method
 from .errors import MOST_VIOLATIONS, InvalidArgument, RequestIncomplete, RequestTooLarge
 from .interceptors import CallerGone, Handler
 from .limits import caller_of
@@ -19,7 +21,7 @@ from .shapes import shape_of
 from .wire import decoder
 
 _SECONDS = 10.0  # that a request may take to arrive
-_AT_ONCE = 8  # incomplete requests of one caller where they may be large, of up to 2 MiB
+_AT_ONCE = 8  # incomplete requests of one caller: gRPC holds up to 4 MiB of each, whatever its method takes
 
 Decode = Callable[[bytes], Message]
 
@@ -29,20 +31,15 @@ _validator = Validator()
 class Reading:
     """The step that reads and decodes the request. Until then a call holds no more than the window of its stream.
 
-    A caller has at most `at_once` requests arriving at the same time of methods that take large ones, and further ones
-    wait. Small ones are bounded by the calls in progress, and do not wait for who is slow behind the same address.
-    Raises RequestIncomplete for a request that has not arrived after `seconds`, and RequestTooLarge for one that is
-    larger than its method allows.
+    A caller has at most `at_once` requests arriving at the same time, and further ones wait. They do not wait for the
+    next message of a dialogue, of which an address has few. Raises RequestIncomplete for a request that has not arrived
+    after `seconds`, and RequestTooLarge for one that is larger than its method allows.
     """
 
-    def __init__(
-        self, seconds: float = _SECONDS, at_once: int = _AT_ONCE, small_bytes: int = DEFAULT_REQUEST_BYTES
-    ) -> None:
-        """`small_bytes`: the largest request of a method whose requests need not wait."""
+    def __init__(self, seconds: float = _SECONDS, at_once: int = _AT_ONCE) -> None:
         self._seconds = seconds
         self._at_once = at_once
-        self._small_bytes = small_bytes
-        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[tuple[bool, str], asyncio.Semaphore] = WeakValueDictionary()
 
     def step(self, method: Method, proceed: Handler) -> Handler:
         decode = decoder(method.request, shape_of(method.request.DESCRIPTOR))
@@ -82,9 +79,10 @@ class Reading:
         return decode(data)
 
     def _turn(self, call: Call) -> AbstractAsyncContextManager[None]:
-        if call.method.max_request_bytes <= self._small_bytes:
+        if call.method.request_streams:
             return nullcontext()
-        return self._turns.setdefault(caller_of(call), asyncio.Semaphore(self._at_once))
+        key = call.method.rate_limit == options.RATE_LIMIT_CLASS_OPEN, caller_of(call)
+        return self._turns.setdefault(key, asyncio.Semaphore(self._at_once))
 
 
 def validate(method: Method, proceed: Handler) -> Handler:

@@ -1,17 +1,20 @@
 """Long work on the event loop, in slices between which others have their turn."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable
 from typing import TypeVar
 
-_SLICE = 200  # items, each of which takes some ten microseconds
+_SLICE_SECONDS = 0.005
 
 T = TypeVar("T")
 
 
 async def in_slices(items: Iterable[T]) -> AsyncIterator[T]:
-    """Yield the items, and let other tasks run after each slice."""
-    for number, item in enumerate(items, 1):
+    """Yield the items, and let other tasks run when the work on those since the last time took long enough."""
+    end = time.monotonic() + _SLICE_SECONDS
+    for item in items:
         yield item
-        if number % _SLICE == 0:
+        if time.monotonic() >= end:
             await asyncio.sleep(0)
+            end = time.monotonic() + _SLICE_SECONDS

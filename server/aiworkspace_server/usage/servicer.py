@@ -53,7 +53,10 @@ class UsageServicer(UsageServiceServicer):
         async with self._db.read(tenant_id()) as tx:
             rows = await store.entries(tx, _filter(request), kinds, run_id, before, limit)
         rows, more = self._pages.cut(request, rows, lambda entry: [entry.id])
-        return pb.ListUsageEntriesResponse(entries=map(_entry_to_proto, rows), next_page_token=more)
+        response = pb.ListUsageEntriesResponse(next_page_token=more)
+        async for row in in_slices(rows):
+            response.entries.append(_entry_to_proto(row))
+        return response
 
     async def ReconcileUsage(self, request: pb.ReconcileUsageRequest, context: Any) -> pb.ReconcileUsageResponse:
         bill = await _read_bill(request)
