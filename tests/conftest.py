@@ -18,6 +18,8 @@ from sqlalchemy import make_url
 from aiworkspace_server.app import App, running
 from aiworkspace_server.kit import logs
 from aiworkspace_server.kit.embedded import embedded_mongo, embedded_postgres, embedded_redis
+from aiworkspace_server.kit.mongo import Mongo
+from aiworkspace_server.migrate import migrate
 from aiworkspace_server.settings import Settings
 from tests.mailbox import Mailbox
 from tests.people import NewPerson, Person, Place, make_place, people
@@ -97,6 +99,15 @@ async def other_databases(stores: Stores, name: str) -> Stores:
     place, _, query = stores.mongo.partition("?")
     postgres = url.set(database=name).render_as_string(hide_password=False)
     return Stores(postgres, f"{place.rpartition('/')[0]}/{name}?{query}", stores.redis)
+
+
+async def migrated_databases(stores: Stores, name: str) -> Stores:
+    """Databases with every table and no rows, for a test that needs no server."""
+    own = await other_databases(stores, name)
+    mongo = Mongo(own.mongo)
+    await migrate(own.postgres, mongo)
+    await mongo.close()
+    return own
 
 
 def store_settings(stores: Stores) -> dict[str, object]:

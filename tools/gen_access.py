@@ -25,7 +25,7 @@ same options, and a test holds every line of the tables below against what it re
 - A custom role allows what the permissions in it allow. It is made of those in the first table.
 - **API keys**: *scoped* for the permissions among the key's scopes that its service account has, *yes* for every key,
   *no* where a person has to sign in.
-- Whoever may not know of the organization or workspace gets NOT_FOUND, and so does everybody but its owner for a
+- A caller who cannot see the organization or workspace gets NOT_FOUND, and so does everybody but its owner for a
   conversation; all others who may not call get PERMISSION_DENIED.
 - *self* in place of *yes*: not without the permission, but everybody may do it to themselves.
 """

@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 # How long the client may take to close its connection at exit, in seconds.
 _CLOSE_SECONDS = 4.0
-# How long a wait lasts before it begins anew, in seconds. Python does not notice a signal that arrives at the very
-# moment at which a wait begins: without this, that Ctrl-C would do nothing until the wait is over.
+# The longest single wait, in seconds; longer waits are repeated. Python can miss a signal that arrives just as a wait
+# begins, and Ctrl-C would then do nothing until that wait ends.
 _WAIT_SECONDS = 0.25
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from aiworkspace.v1 import auth_pb2
 from aiworkspace_client.errors import AiWorkspaceError, UnauthenticatedError
 
-# How long before its end an access token is exchanged, in seconds, and as a part of its lifetime if that is less.
+# An access token is refreshed this many seconds before it expires, or this fraction of its lifetime if that is shorter.
 _EARLY_SECONDS = 30.0
 _EARLY_PART = 0.2
-# How long a call waits for an exchange that it does not need yet, and how long a failed one is left alone.
+# How long a call waits for a refresh while its token is still valid; the delay after a failed refresh. In seconds.
 _WAIT_SECONDS = 1.0
 _PATIENCE_SECONDS = 5.0
 

@@ -159,7 +159,7 @@ class Transport:
             raise
 
     def _open(self) -> grpc.aio.Channel:
-        """The channel, made anew in another event loop once the first is over."""
+        """Return the channel. A channel belongs to an event loop, so a new loop gets a new channel."""
         loop = asyncio.get_running_loop()
         if self.closed:
             raise RuntimeError("The client is closed.")

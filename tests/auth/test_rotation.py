@@ -170,6 +170,7 @@ async def test_a_key_pair_after_another_fails_no_call(server: Rotating, key_file
     added = {**now, "JWT_OTHER_KEY_FILES": key_files["ES256"]}
     swapped = {**new, "JWT_OTHER_KEY_FILES": key_files["RS256"]}
     sleeper = await rotate(server, now, added, swapped, new)
+    assert await outcome(refresh(sleeper)) == OK, "the keys of refresh tokens were left alone"
     await sleeper.channel.close()
 
 

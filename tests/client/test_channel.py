@@ -74,6 +74,6 @@ async def test_a_proxy_of_the_environment_is_not_asked_for_loopback(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    server.script("AuthService.GetMe", answer(auth_pb2.GetMeResponse()))
+    server.script("AuthService.GetMe", answer(auth_pb2.GetMeResponse(user=auth_pb2.User(email="a@example.com"))))
     async with AsyncClient(server.target) as client:
-        await client.auth.get_me(timeout=60)
+        assert (await client.auth.get_me(timeout=60)).email == "a@example.com"

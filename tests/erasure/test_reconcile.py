@@ -15,9 +15,8 @@ from aiworkspace_server.erasure.jobs import Erasure
 from aiworkspace_server.kit.jobs import Jobs
 from aiworkspace_server.kit.mongo import Mongo
 from aiworkspace_server.kit.postgres import Database
-from aiworkspace_server.migrate import migrate
 from tests.backdoor import sql
-from tests.conftest import Stores, other_databases
+from tests.conftest import Stores, migrated_databases
 
 MANY = 3000
 
@@ -44,11 +43,7 @@ class Deletions:
 
 @pytest.fixture(scope="module")
 async def migrated(stores: Stores) -> Stores:
-    own = await other_databases(stores, "reconciled")
-    mongo = Mongo(own.mongo)
-    await migrate(own.postgres, mongo)
-    await mongo.close()
-    return own
+    return await migrated_databases(stores, "reconciled")
 
 
 @pytest.fixture
@@ -77,17 +72,18 @@ async def test_many_deletions_have_their_jobs_after_several_passes_each_of_a_lim
     assert set(jobs.values()) == {1}
 
 
-async def test_a_deletion_whose_job_was_put_off_has_no_second_one(deletions: Deletions) -> None:
+@pytest.mark.parametrize(
+    ("change", "jobs"),
+    [
+        pytest.param("attempts = 12, scheduled_at = now() + interval '1 hour'", 1, id="put off"),
+        pytest.param("status = 'failed'", 2, id="given up"),
+    ],
+)
+async def test_a_deletion_has_another_job_only_if_its_first_one_was_given_up(
+    change: str, jobs: int, deletions: Deletions
+) -> None:
     await deletions.make(1)
     await deletions.erasure.reconcile()
-    await sql(deletions.stores, "UPDATE procrastinate_jobs SET attempts = 12, scheduled_at = now() + interval '1 hour'")
+    await sql(deletions.stores, f"UPDATE procrastinate_jobs SET {change}")
     await deletions.erasure.reconcile()
-    assert list((await deletions.jobs()).values()) == [1]
-
-
-async def test_a_deletion_whose_job_was_given_up_has_another_one(deletions: Deletions) -> None:
-    await deletions.make(1)
-    await deletions.erasure.reconcile()
-    await sql(deletions.stores, "UPDATE procrastinate_jobs SET status = 'failed'")
-    await deletions.erasure.reconcile()
-    assert list((await deletions.jobs()).values()) == [2]
+    assert list((await deletions.jobs()).values()) == [jobs]

@@ -11,11 +11,9 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from aiworkspace_server.kit.jobs import SLOW_QUEUE, Jobs
-from aiworkspace_server.kit.mongo import Mongo
 from aiworkspace_server.kit.postgres import APP_ROLE, Database
-from aiworkspace_server.migrate import migrate
 from tests.backdoor import sql, until_no_jobs
-from tests.conftest import Stores, other_databases
+from tests.conftest import Stores, migrated_databases
 
 
 @dataclass
@@ -54,11 +52,7 @@ class Queue:
 
 @pytest.fixture(scope="module")
 async def migrated(stores: Stores) -> Stores:
-    own = await other_databases(stores, "jobs")
-    mongo = Mongo(own.mongo)
-    await migrate(own.postgres, mongo)
-    await mongo.close()
-    return own
+    return await migrated_databases(stores, "jobs")
 
 
 @pytest.fixture
@@ -136,6 +130,7 @@ async def test_a_worker_survives_the_loss_of_its_connections(queue: Queue) -> No
         await sql(queue.stores, end, name)
         await queue.put("word")
         await queue.until_ran()
+    assert queue.ran == ["word"]
 
 
 async def test_what_a_dead_server_had_begun_is_tried_again_and_what_is_long_over_deleted(queue: Queue) -> None:
@@ -196,6 +191,7 @@ async def test_slow_jobs_that_fill_their_queue_keep_no_other_job_waiting(queue: 
             await started.acquire()
         await queue.put("word")
         await queue.until_ran()
+        assert queue.ran == ["word"]
         go_on.set()
         await until_no_jobs(queue.stores)
 

@@ -121,7 +121,7 @@ class AsyncAccount:
         account by its id alone: the ledger and the usage of organizations; audit logs, the account's own included,
         with network addresses and user agents, so that nobody covers up a theft of the account by deleting it; and
         service accounts and API keys that the person made, which are the organizations'. For two months a keyed hash
-        of the address says how many organizations were made with it: whoever registers it again has no new
+        of the address says how many organizations were made with it, so that registering it again brings no new
         allowances.
 
         Errors: UNAUTHENTICATED with reason PASSWORD_WRONG, and without it for a call that is repeated after it
@@ -224,7 +224,7 @@ class Account:
         account by its id alone: the ledger and the usage of organizations; audit logs, the account's own included,
         with network addresses and user agents, so that nobody covers up a theft of the account by deleting it; and
         service accounts and API keys that the person made, which are the organizations'. For two months a keyed hash
-        of the address says how many organizations were made with it: whoever registers it again has no new
+        of the address says how many organizations were made with it, so that registering it again brings no new
         allowances.
 
         Errors: UNAUTHENTICATED with reason PASSWORD_WRONG, and without it for a call that is repeated after it

@@ -42,9 +42,9 @@ class AsyncBudgets:
     bills for more than was asked of it (see UsageEntry.above_limit). A soft budget lets it pass. Both tell those who
     may manage budgets by mail when a threshold is reached.
 
-    A budget for each workspace, or for each API key, is multiplied by whoever may make workspaces or keys. To bound
-    what people spend, give the organization or each member a budget: that holds however many of these there are. A
-    budget of a key follows its rotations.
+    Budgets of workspaces and of API keys do not bound what their owners spend: who may create another workspace or
+    key gets another budget with it. To bound a person, give the organization or each member a budget. A budget of a
+    key applies to the keys that replace it on rotation.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -203,9 +203,9 @@ class Budgets:
     bills for more than was asked of it (see UsageEntry.above_limit). A soft budget lets it pass. Both tell those who
     may manage budgets by mail when a threshold is reached.
 
-    A budget for each workspace, or for each API key, is multiplied by whoever may make workspaces or keys. To bound
-    what people spend, give the organization or each member a budget: that holds however many of these there are. A
-    budget of a key follows its rotations.
+    Budgets of workspaces and of API keys do not bound what their owners spend: who may create another workspace or
+    key gets another budget with it. To bound a person, give the organization or each member a budget. A budget of a
+    key applies to the keys that replace it on rotation.
     """
 
     def __init__(self, portal: Portal, namespace: AsyncBudgets) -> None:

@@ -109,8 +109,8 @@ def _in(days: int) -> datetime | None:
 
 
 def _show(key: ApiKey, secret: str) -> None:
-    if not secret:  # the answer to the first attempt was lost on its way
-        stop(f"The key {key.api_key_id} was made, but did not arrive. Revoke it and make another one.")
+    if not secret:  # The reply to the first attempt was lost; the server repeats it without the secret.
+        stop(f"The key {key.api_key_id} was created, but its secret did not arrive. Revoke it and create another one.")
     output.say(f"Created the key {key.name} ({key.api_key_id}). It is not shown again:", "green")
     output.out.print(secret)
 

@@ -74,7 +74,8 @@ def verify(
 ) -> None:
     """Check that no entry was changed or taken away. Ends with exit code 1 when one was.
 
-    Note number and hash of the last entry elsewhere and give them next time: then nobody can have written the log anew.
+    Keep the number and hash of the last entry somewhere else and pass them next time. That proves that the log was not
+    rewritten in between.
     """
     if known_hash and not re.fullmatch("[0-9a-f]{64}", known_hash):
         raise typer.BadParameter("--hash is not as aiws audit verify prints it: 64 digits from 0 to f")

@@ -18,7 +18,7 @@ _NEXT_BY_REASON = {
     "RUN_IN_PROGRESS": "Wait until the answer is there; aiws conversations show ID shows it.",
     "INVITATION_CLOSED": "Ask for a new invitation.",
     "CONTEXT_TOO_LONG": "Send less, or use a model with a larger context: aiws models list",
-    "PROVIDER_MISCONFIGURED": "Whoever set the key has to correct it. aiws models list shows other models.",
+    "PROVIDER_MISCONFIGURED": "Ask an administrator to correct the provider's key. For other models: aiws models list",
     "MODEL_NOT_ALLOWED": "aiws models list shows those that are allowed.",
     "PROVIDER_UNAVAILABLE": "Try again, or another model: aiws models",
     "PROVIDER_RATE_LIMITED": "Try again later, or another model: aiws models",

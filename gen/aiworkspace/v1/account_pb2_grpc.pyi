@@ -76,7 +76,7 @@ class AccountServiceStub:
     alone: the ledger and the usage of organizations; audit logs, the account's own included, with network addresses and
     user agents, so that nobody covers up a theft of the account by deleting it; and service accounts and API keys
     that the person made, which are the organizations'. For two months a keyed hash of the address says how many
-    organizations were made with it: whoever registers it again has no new allowances.
+    organizations were made with it, so that registering it again brings no new allowances.
 
     Errors: UNAUTHENTICATED with reason PASSWORD_WRONG, and without it for a call that is repeated after it succeeded,
     since its session has ended; RESOURCE_EXHAUSTED after too many wrong passwords; FAILED_PRECONDITION with reason
@@ -132,7 +132,7 @@ class AccountServiceAsyncStub(AccountServiceStub):
     alone: the ledger and the usage of organizations; audit logs, the account's own included, with network addresses and
     user agents, so that nobody covers up a theft of the account by deleting it; and service accounts and API keys
     that the person made, which are the organizations'. For two months a keyed hash of the address says how many
-    organizations were made with it: whoever registers it again has no new allowances.
+    organizations were made with it, so that registering it again brings no new allowances.
 
     Errors: UNAUTHENTICATED with reason PASSWORD_WRONG, and without it for a call that is repeated after it succeeded,
     since its session has ended; RESOURCE_EXHAUSTED after too many wrong passwords; FAILED_PRECONDITION with reason
@@ -221,7 +221,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         alone: the ledger and the usage of organizations; audit logs, the account's own included, with network addresses and
         user agents, so that nobody covers up a theft of the account by deleting it; and service accounts and API keys
         that the person made, which are the organizations'. For two months a keyed hash of the address says how many
-        organizations were made with it: whoever registers it again has no new allowances.
+        organizations were made with it, so that registering it again brings no new allowances.
 
         Errors: UNAUTHENTICATED with reason PASSWORD_WRONG, and without it for a call that is repeated after it succeeded,
         since its session has ended; RESOURCE_EXHAUSTED after too many wrong passwords; FAILED_PRECONDITION with reason

@@ -86,8 +86,8 @@ class AuditServiceServicer:
     def VerifyAuditChain(self, request, context):
         """VerifyAuditChain recomputes an organization's hashes from the first entry to the last. Owners and admins may.
 
-        Whoever noted sequence and hash of an earlier answer elsewhere passes them back, and learns whether the log still
-        goes back to them: nobody, not even the operator, can then have written it anew.
+        Pass the sequence and hash of an earlier answer, which you kept somewhere else, to learn whether that entry is still
+        part of the log. It proves that nobody has rewritten the log since, the operator included.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,8 +49,8 @@ class AuditServiceStub:
     VerifyAuditChain: _grpc.UnaryUnaryMultiCallable[_audit_pb2.VerifyAuditChainRequest, _audit_pb2.VerifyAuditChainResponse]
     """VerifyAuditChain recomputes an organization's hashes from the first entry to the last. Owners and admins may.
 
-    Whoever noted sequence and hash of an earlier answer elsewhere passes them back, and learns whether the log still
-    goes back to them: nobody, not even the operator, can then have written it anew.
+    Pass the sequence and hash of an earlier answer, which you kept somewhere else, to learn whether that entry is still
+    part of the log. It proves that nobody has rewritten the log since, the operator included.
     """
     ListAccountEvents: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListAccountEventsRequest, _audit_pb2.ListAccountEventsResponse]
     """ListAccountEvents lists the entries about the caller's own account, such as sign-ins, the latest first."""
@@ -76,8 +76,8 @@ class AuditServiceAsyncStub(AuditServiceStub):
     VerifyAuditChain: _aio.UnaryUnaryMultiCallable[_audit_pb2.VerifyAuditChainRequest, _audit_pb2.VerifyAuditChainResponse]  # type: ignore[assignment]
     """VerifyAuditChain recomputes an organization's hashes from the first entry to the last. Owners and admins may.
 
-    Whoever noted sequence and hash of an earlier answer elsewhere passes them back, and learns whether the log still
-    goes back to them: nobody, not even the operator, can then have written it anew.
+    Pass the sequence and hash of an earlier answer, which you kept somewhere else, to learn whether that entry is still
+    part of the log. It proves that nobody has rewritten the log since, the operator included.
     """
     ListAccountEvents: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListAccountEventsRequest, _audit_pb2.ListAccountEventsResponse]  # type: ignore[assignment]
     """ListAccountEvents lists the entries about the caller's own account, such as sign-ins, the latest first."""
@@ -112,8 +112,8 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_audit_pb2.VerifyAuditChainResponse, _abc.Awaitable[_audit_pb2.VerifyAuditChainResponse]]:
         """VerifyAuditChain recomputes an organization's hashes from the first entry to the last. Owners and admins may.
 
-        Whoever noted sequence and hash of an earlier answer elsewhere passes them back, and learns whether the log still
-        goes back to them: nobody, not even the operator, can then have written it anew.
+        Pass the sequence and hash of an earlier answer, which you kept somewhere else, to learn whether that entry is still
+        part of the log. It proves that nobody has rewritten the log since, the operator included.
         """
 
     @_abc_1.abstractmethod

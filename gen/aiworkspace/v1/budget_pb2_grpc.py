@@ -35,9 +35,9 @@ class BudgetServiceStub:
     more than was asked of it (see UsageEntry.above_limit). A soft budget lets it
     pass. Both tell those who may manage budgets by mail when a threshold is reached.
 
-    A budget for each workspace, or for each API key, is multiplied by whoever may make workspaces or keys. To bound what
-    people spend, give the organization or each member a budget: that holds however many of these there are. A budget of a
-    key follows its rotations.
+    Budgets of workspaces and of API keys do not bound what their owners spend: who may create another workspace or key
+    gets another budget with it. To bound a person, give the organization or each member a budget. A budget of a key
+    applies to the keys that replace it on rotation.
     """
 
     def __init__(self, channel):
@@ -88,9 +88,9 @@ class BudgetServiceServicer:
     more than was asked of it (see UsageEntry.above_limit). A soft budget lets it
     pass. Both tell those who may manage budgets by mail when a threshold is reached.
 
-    A budget for each workspace, or for each API key, is multiplied by whoever may make workspaces or keys. To bound what
-    people spend, give the organization or each member a budget: that holds however many of these there are. A budget of a
-    key follows its rotations.
+    Budgets of workspaces and of API keys do not bound what their owners spend: who may create another workspace or key
+    gets another budget with it. To bound a person, give the organization or each member a budget. A budget of a key
+    applies to the keys that replace it on rotation.
     """
 
     def CreateBudget(self, request, context):
@@ -201,9 +201,9 @@ class BudgetService:
     more than was asked of it (see UsageEntry.above_limit). A soft budget lets it
     pass. Both tell those who may manage budgets by mail when a threshold is reached.
 
-    A budget for each workspace, or for each API key, is multiplied by whoever may make workspaces or keys. To bound what
-    people spend, give the organization or each member a budget: that holds however many of these there are. A budget of a
-    key follows its rotations.
+    Budgets of workspaces and of API keys do not bound what their owners spend: who may create another workspace or key
+    gets another budget with it. To bound a person, give the organization or each member a budget. A budget of a key
+    applies to the keys that replace it on rotation.
     """
 
     @staticmethod
