@@ -4,35 +4,24 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import bcrypt
 import hypothesis
 import limits.aio.storage.memory
-import psycopg
 import pytest
-from sqlalchemy import make_url
 
 from aiworkspace_server.app import App, running
 from aiworkspace_server.kit import logs
 from aiworkspace_server.kit.embedded import embedded_mongo, embedded_postgres, embedded_redis
-from aiworkspace_server.kit.mongo import Mongo
-from aiworkspace_server.migrate import migrate
 from aiworkspace_server.settings import Settings
-from tests.mailbox import Mailbox
-from tests.people import NewPerson, Person, Place, make_place, people
 from tests.standin import Standin
-
-
-@dataclass(frozen=True)
-class Stores:
-    """Where the databases of the tests are. The PostgreSQL URL is the owner's."""
-
-    postgres: str
-    mongo: str
-    redis: str
+from tests.support.mailbox import Mailbox
+from tests.support.passwords import real_salt
+from tests.support.people import NewPerson, Person, Place, make_place, people
+from tests.support.settings import mail_settings, provider_settings, store_settings
+from tests.support.stores import Stores
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,8 +37,6 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
 _slow = [hypothesis.HealthCheck.too_slow]
 hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=_slow)
 hypothesis.settings.load_profile("any machine")
-
-real_salt = bcrypt.gensalt
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -88,69 +75,6 @@ def mailbox() -> Iterator[Mailbox]:
 def settings(stores: Stores, standin: Standin, mailbox: Mailbox) -> Settings:
     values = provider_settings(standin) | store_settings(stores) | mail_settings(mailbox)
     return Settings.model_validate(values)
-
-
-async def other_databases(stores: Stores, name: str) -> Stores:
-    """Empty databases in the same stores, for another server: one server works on a database at a time."""
-    url = make_url(stores.postgres)
-    async with await psycopg.AsyncConnection.connect(url.set(drivername="postgresql").render_as_string(False)) as owner:
-        await owner.set_autocommit(True)
-        await owner.execute(f"CREATE DATABASE {name}")
-    place, _, query = stores.mongo.partition("?")
-    postgres = url.set(database=name).render_as_string(hide_password=False)
-    return Stores(postgres, f"{place.rpartition('/')[0]}/{name}?{query}", stores.redis)
-
-
-async def migrated_databases(stores: Stores, name: str) -> Stores:
-    """Databases with every table and no rows, for a test that needs no server."""
-    own = await other_databases(stores, name)
-    mongo = Mongo(own.mongo)
-    await migrate(own.postgres, mongo)
-    await mongo.close()
-    return own
-
-
-def store_settings(stores: Stores) -> dict[str, object]:
-    return {
-        "port": 0,
-        "database_url": stores.postgres,
-        "mongo_uri": stores.mongo,
-        "jwt_secret": "access-tokens-Xo4vKq7yPz0rGm2sLw8t",
-        "jwt_refresh_secret": "refresh-tokens-Bd1hNj5uQe9aVc3fRk6i",
-        "password_pepper": "pepper-Zt8wHs2xMg4pYl7oJb0nEv5kCq1d",
-        "encryption_secret": "encryption-Gh3pWs8yVn5bRk0dLt6zQm",
-        "password_hash_cost": 10,
-        "access_token_seconds": 6 * 60 * 60,  # fixtures sign in once, and a busy machine takes its time
-        "rate_limit_factor": 1000,
-        "shutdown_seconds": 0.5,
-        "invitations_per_hour": 1_000_000,
-        "registration": "open",
-        "require_verified_email": False,
-        "org_allowance_usd": "unlimited",
-    }
-
-
-def provider_settings(standin: Standin) -> dict[str, object]:
-    return {
-        "openai_api_key": "sk-openai-canary",
-        "openai_base_url": f"{standin.url}/v1",
-        "anthropic_api_key": "sk-ant-canary",
-        "anthropic_base_url": standin.url,
-        "deepseek_api_key": "sk-deepseek-canary",
-        "deepseek_base_url": f"{standin.url}/v1",
-        "echo_tokens_per_second": 2000,
-        "provider_first_token_seconds": 60,
-        "provider_idle_seconds": 60,
-    }
-
-
-def mail_settings(mailbox: Mailbox) -> dict[str, object]:
-    return {
-        "smtp_host": "127.0.0.1",
-        "smtp_port": mailbox.port,
-        "smtp_tls": "none",
-        "mail_from": "AI Workspace <workspace@example.org>",
-    }
 
 
 @pytest.fixture(scope="session")

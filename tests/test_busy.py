@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.waiting import until_true
+from tests.support.waiting import until_true
 
 BUSY = Path(__file__).parents[1] / "tools" / "busy.py"
 

@@ -15,11 +15,12 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from aiworkspace.v1 import chat_pb2, options_pb2
-from tests import http2
-from tests.conftest import Stores, other_databases, store_settings
-from tests.people import Person, make_place, people
-from tests.process import ServerProcess
-from tests.waiting import until_true
+from tests.support import http2
+from tests.support.people import Person, make_place, people
+from tests.support.server_process import ServerProcess
+from tests.support.settings import store_settings
+from tests.support.stores import Stores, other_databases
+from tests.support.waiting import until_true
 
 MIB = 1 << 20
 HELD_BYTES = 160 * MIB  # 8 requests of 2 MiB of each of three callers, 64 KiB of each that waits, and buffers

@@ -15,10 +15,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from aiworkspace_server.listening import Tls, check_port, listen, read_certificate, reserved_port
 from aiworkspace_server.settings import Settings, SettingsError
-from tests.certificates import PEM, make_certificate, served
-from tests.conftest import Stores, other_databases, store_settings
-from tests.process import ServerProcess
-from tests.waiting import until, until_true
+from tests.support.certificates import PEM, make_certificate, served
+from tests.support.server_process import ServerProcess
+from tests.support.settings import store_settings
+from tests.support.stores import Stores, other_databases
+from tests.support.waiting import until, until_true
 
 # Ports
 

@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.migrate import migrations_dir
-from tests.backdoor import as_owner, sql
-from tests.conftest import Stores, other_databases
+from tests.support.postgres import as_owner, sql
+from tests.support.stores import Stores, other_databases
 
 _OWNER = "owner_of_upgraded"
 _ROLES = ("aiworkspace_app", "aiworkspace_lookup")

@@ -27,9 +27,10 @@ from aiworkspace_server.kit.embedded import embedded_postgres
 from aiworkspace_server.migrate import SchemaError
 from aiworkspace_server.rpc import SERVICES
 from aiworkspace_server.settings import Settings
-from tests.certificates import make_certificate, served
-from tests.conftest import Stores, other_databases, store_settings
-from tests.process import ServerProcess
+from tests.support.certificates import make_certificate, served
+from tests.support.server_process import ServerProcess
+from tests.support.settings import store_settings
+from tests.support.stores import Stores, other_databases
 
 
 async def test_health_is_told_for_the_server_and_each_service(app: App) -> None:

@@ -15,10 +15,12 @@ from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace_client import AsyncClient
 from aiworkspace_server.app import Databases
 from aiworkspace_server.workers import Crew, WorkerFailedError
-from tests.conftest import Stores, other_databases, provider_settings, store_settings
-from tests.people import PASSWORD, Person, Place, events_of, kinds_of, make_conversation, make_place, say, text_of
-from tests.process import ServerProcess
 from tests.standin import Script, Standin
+from tests.support.people import PASSWORD, Person, Place, make_conversation, make_place
+from tests.support.runs import events_of, kinds_of, say, text_of
+from tests.support.server_process import ServerProcess
+from tests.support.settings import provider_settings, store_settings
+from tests.support.stores import Stores, other_databases
 
 MODEL = "openai/gpt-4o-mini"
 WORDS = tuple(f"word{n} " for n in range(300))

@@ -3,8 +3,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from aiworkspace_server.app import App
-from tests.people import NewPerson, Person
-from tests.team import Team, hire, make_team
+from tests.support.people import NewPerson, Person
+from tests.support.staff import Team, hire, make_team
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,13 @@ import pytest
 from aiworkspace.v1 import access_pb2 as pb
 from aiworkspace.v1 import workspace_pb2
 from aiworkspace_server.kit.ids import new_id
-from tests.backdoor import sql
-from tests.conftest import Stores
-from tests.people import Person, make_conversation, make_workspace
-from tests.refusals import NOT_FOUND, named, outcome, refusal
-from tests.roles import add_service_account, restrict
-from tests.team import Team
+from tests.support.custom_roles import restrict
+from tests.support.outcomes import NOT_FOUND, named, outcome, refusal
+from tests.support.people import Person, make_conversation, make_workspace
+from tests.support.postgres import sql
+from tests.support.service_accounts import add_service_account
+from tests.support.staff import Team
+from tests.support.stores import Stores
 
 MEMBERS_ONLY = workspace_pb2.WORKSPACE_VISIBILITY_MEMBERS
 

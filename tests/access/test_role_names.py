@@ -3,9 +3,9 @@
 
 import pytest
 
-from tests.people import Person, make_org
-from tests.refusals import OK, named, outcome
-from tests.roles import create, make_role, update
+from tests.support.custom_roles import create, make_role, update
+from tests.support.outcomes import OK, named, outcome
+from tests.support.people import Person, make_org
 
 TAKEN = (
     "owner", "Owner", "OWNER", " owner ", "o w n e r", "Owner.", "own-er", "ＯＷＮＥＲ", "оwner", "0wner", "ownеr",

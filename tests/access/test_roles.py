@@ -11,11 +11,8 @@ from hypothesis import strategies as st
 from aiworkspace.v1 import access_pb2 as pb
 from aiworkspace.v1 import org_pb2
 from aiworkspace_server.auth.authority import ROLES
-from tests.backdoor import sql
-from tests.conftest import Stores
-from tests.paging import few, read_all
-from tests.people import Person, make_org
-from tests.refusals import (
+from tests.support.custom_roles import ALL, CUSTOM, assign, create, delete, listed, make_role, restrict, suspend, update
+from tests.support.outcomes import (
     ETAG_MISMATCH,
     NOT_FOUND,
     OK,
@@ -27,8 +24,11 @@ from tests.refusals import (
     outcomes,
     refusal,
 )
-from tests.roles import ALL, CUSTOM, assign, create, delete, listed, make_role, restrict, suspend, update
-from tests.team import Team
+from tests.support.pagination import few, read_all
+from tests.support.people import Person, make_org
+from tests.support.postgres import sql
+from tests.support.staff import Team
+from tests.support.stores import Stores
 
 
 async def invite(by: Person, org_id: str, email: str, role_id: str) -> org_pb2.CreateInvitationResponse:

@@ -4,7 +4,7 @@ import pytest
 
 from aiworkspace.v1 import auth_pb2
 from aiworkspace_server.app import App
-from tests.people import PASSWORD, Person
+from tests.support.people import PASSWORD, Person
 
 SignIn = Callable[..., Awaitable[Person]]
 

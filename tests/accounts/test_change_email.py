@@ -7,11 +7,8 @@ import pytest
 
 from aiworkspace.v1 import account_pb2, auth_pb2, org_pb2
 from tests.accounts.conftest import SignIn
-from tests.backdoor import sql, until_no_jobs
-from tests.conftest import Stores
-from tests.mailbox import CHANGE, NOTICE, RESET, VERIFY, Mailbox
-from tests.people import PASSWORD, NewPerson, Person, Place
-from tests.refusals import (
+from tests.support.mailbox import CHANGE, NOTICE, RESET, VERIFY, Mailbox
+from tests.support.outcomes import (
     ALREADY_EXISTS,
     INVITATION_CLOSED,
     NOT_FOUND,
@@ -21,6 +18,9 @@ from tests.refusals import (
     outcome,
     outcomes,
 )
+from tests.support.people import PASSWORD, NewPerson, Person, Place
+from tests.support.postgres import sql, until_no_jobs
+from tests.support.stores import Stores
 
 
 def new_address() -> str:

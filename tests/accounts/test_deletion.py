@@ -8,12 +8,12 @@ import pytest
 
 from aiworkspace.v1 import account_pb2, auth_pb2, chat_pb2, org_pb2
 from tests.accounts.conftest import SignIn
-from tests.backdoor import sql, until_no_jobs
-from tests.conftest import Stores
-from tests.mailbox import RESET, Mailbox
-from tests.people import PASSWORD, NewPerson, Person, Place, join, make_conversation, make_org
-from tests.refusals import LAST_OWNER, NOT_FOUND, OK, PASSWORD_WRONG, UNAUTHENTICATED, outcome, outcomes
 from tests.standin import Script, Standin
+from tests.support.mailbox import RESET, Mailbox
+from tests.support.outcomes import LAST_OWNER, NOT_FOUND, OK, PASSWORD_WRONG, UNAUTHENTICATED, outcome, outcomes
+from tests.support.people import PASSWORD, NewPerson, Person, Place, join, make_conversation, make_org
+from tests.support.postgres import sql, until_no_jobs
+from tests.support.stores import Stores
 
 _MEMBER = org_pb2.ROLE_MEMBER
 

@@ -5,12 +5,13 @@ import uuid
 from pathlib import Path
 
 from aiworkspace.v1 import account_pb2, auth_pb2
-from tests.backdoor import sql, until_no_jobs
-from tests.conftest import Stores, mail_settings
-from tests.mailbox import RESET, VERIFY, Mailbox, token_in
-from tests.people import PASSWORD, NewPerson, Person
-from tests.process import ServerProcess
-from tests.refusals import ALREADY_EXISTS, outcome
+from tests.support.mailbox import RESET, VERIFY, Mailbox, token_in
+from tests.support.outcomes import ALREADY_EXISTS, outcome
+from tests.support.people import PASSWORD, NewPerson, Person
+from tests.support.postgres import sql, until_no_jobs
+from tests.support.server_process import ServerProcess
+from tests.support.settings import mail_settings
+from tests.support.stores import Stores
 
 QUEUE = ("procrastinate_jobs", "procrastinate_events", "procrastinate_periodic_defers", "procrastinate_workers")
 

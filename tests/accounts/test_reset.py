@@ -11,11 +11,11 @@ from aiworkspace.v1 import account_pb2, auth_pb2
 from aiworkspace_server.app import App
 from aiworkspace_server.kit.context import current
 from tests.accounts.conftest import SignIn
-from tests.backdoor import sql, until_no_jobs
-from tests.conftest import Stores
-from tests.mailbox import RESET, VERIFY, Mailbox
-from tests.people import NewPerson, Person
-from tests.refusals import INVALID, NOT_FOUND, OK, PASSWORD_WRONG, UNAUTHENTICATED, outcome, outcomes
+from tests.support.mailbox import RESET, VERIFY, Mailbox
+from tests.support.outcomes import INVALID, NOT_FOUND, OK, PASSWORD_WRONG, UNAUTHENTICATED, outcome, outcomes
+from tests.support.people import NewPerson, Person
+from tests.support.postgres import sql, until_no_jobs
+from tests.support.stores import Stores
 
 NEW = "another passphrase, quite new"
 

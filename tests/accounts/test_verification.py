@@ -9,11 +9,12 @@ import pytest
 from aiworkspace.v1 import account_pb2, auth_pb2, org_pb2
 from aiworkspace_server.app import running
 from aiworkspace_server.settings import Settings
-from tests.backdoor import sql, until_no_jobs
-from tests.conftest import Stores, mail_settings, other_databases, store_settings
-from tests.mailbox import RESET, VERIFY, Mailbox
-from tests.people import PASSWORD, NewPerson, Person, make_org, people
-from tests.refusals import EMAIL_UNVERIFIED, NOT_FOUND, OK, outcome, outcomes
+from tests.support.mailbox import RESET, VERIFY, Mailbox
+from tests.support.outcomes import EMAIL_UNVERIFIED, NOT_FOUND, OK, outcome, outcomes
+from tests.support.people import PASSWORD, NewPerson, Person, make_org, people
+from tests.support.postgres import sql, until_no_jobs
+from tests.support.settings import mail_settings, store_settings
+from tests.support.stores import Stores, other_databases
 
 
 def verify(person: Person, token: str) -> Any:

@@ -5,9 +5,10 @@ import pytest
 
 from aiworkspace_server.app import running
 from aiworkspace_server.settings import Settings
-from tests.audit.log import Log
-from tests.conftest import Stores, other_databases, store_settings
-from tests.people import NewPerson, Person, make_org, people
+from tests.support.audit_log import Log
+from tests.support.people import NewPerson, Person, make_org, people
+from tests.support.settings import store_settings
+from tests.support.stores import Stores, other_databases
 
 
 @dataclass(frozen=True)

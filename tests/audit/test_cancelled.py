@@ -10,10 +10,9 @@ from aiworkspace.v1 import chat_pb2, org_pb2
 from aiworkspace_server.chat.store import ChatStore
 from aiworkspace_server.kit.errors import NotFound
 from aiworkspace_server.orgs import service
-from tests.people import Place, make_conversation
-from tests.waiting import until
-
-from .log import Log
+from tests.support.audit_log import Log
+from tests.support.people import Place, make_conversation
+from tests.support.waiting import until
 
 
 async def entries_of(place: Place, method: str) -> list[str]:

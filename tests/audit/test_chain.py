@@ -13,11 +13,11 @@ from aiworkspace_server.audit import store
 from aiworkspace_server.audit.models import AuditEvent
 from aiworkspace_server.kit.postgres import APP_ROLE, ReadSession
 from tests.audit.conftest import Company
-from tests.audit.log import Log
-from tests.backdoor import as_owner, sql
-from tests.conftest import Stores
-from tests.people import NewPerson, make_org, make_workspace
-from tests.refusals import OK, outcomes
+from tests.support.audit_log import Log
+from tests.support.outcomes import OK, outcomes
+from tests.support.people import NewPerson, make_org, make_workspace
+from tests.support.postgres import as_owner, sql
+from tests.support.stores import Stores
 
 ENTRIES = 7
 

@@ -7,8 +7,8 @@ from typing import Any
 from aiworkspace.v1 import audit_pb2
 from aiworkspace_client import AsyncClient, Client
 from aiworkspace_server.app import App
-from tests.people import PASSWORD, NewPerson, make_org
-from tests.refusals import named
+from tests.support.outcomes import named
+from tests.support.people import PASSWORD, NewPerson, make_org
 
 
 async def test_the_log_through_the_async_client(app: App) -> None:

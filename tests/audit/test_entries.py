@@ -7,12 +7,12 @@ from typing import Any
 
 from aiworkspace.v1 import account_pb2, audit_pb2, auth_pb2, chat_pb2, org_pb2, workspace_pb2
 from tests.audit.conftest import Company
-from tests.audit.log import Log, account_event, account_events, until_recorded
-from tests.backdoor import as_owner, sql
-from tests.conftest import Stores
-from tests.paging import read_all
-from tests.people import PASSWORD, NewPerson, Person, join, make_org, make_place, make_workspace
-from tests.refusals import INVALID, NOT_FOUND, OK, PASSWORD_WRONG, PERMISSION_MISSING, outcome
+from tests.support.audit_log import Log, account_event, account_events, until_recorded
+from tests.support.outcomes import INVALID, NOT_FOUND, OK, PASSWORD_WRONG, PERMISSION_MISSING, outcome
+from tests.support.pagination import read_all
+from tests.support.people import PASSWORD, NewPerson, Person, join, make_org, make_place, make_workspace
+from tests.support.postgres import as_owner, sql
+from tests.support.stores import Stores
 
 CANARY = "canary-Rk3vTz9q"
 

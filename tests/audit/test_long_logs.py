@@ -14,9 +14,9 @@ from aiworkspace_server.audit.service import Chain, resource_ids
 from aiworkspace_server.kit.keys import derive
 from aiworkspace_server.settings import Settings
 from tests.audit.conftest import Company
-from tests.backdoor import as_owner
-from tests.conftest import Stores
-from tests.loop_time import watching_loop
+from tests.support.loop_time import watching_loop
+from tests.support.postgres import as_owner
+from tests.support.stores import Stores
 
 ENTRIES = 3000
 MOST_SECONDS = 0.02  # of the loop for a batch, on a machine that others slow down

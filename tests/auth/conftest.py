@@ -1,4 +1,3 @@
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace_server.app import App, running
 from aiworkspace_server.settings import Settings
-from tests.conftest import Stores, other_databases, real_salt, store_settings
-from tests.people import PASSWORD, Person
+from tests.support.passwords import real_salt
+from tests.support.people import PASSWORD, Person
+from tests.support.settings import store_settings
+from tests.support.stores import Stores, other_databases
 
 SignIn = Callable[..., Awaitable[Person]]
-
-
-def registration(**fields: Any) -> pb.RegisterRequest:
-    """A good one for an address that nobody has."""
-    given = {"email": f"{uuid.uuid4().hex}@example.com", "password": PASSWORD, "display_name": "Somebody"} | fields
-    return pb.RegisterRequest(**given)
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,8 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from aiworkspace.v1 import auth_pb2 as pb
-from tests.auth.conftest import SignIn, registration
-from tests.backdoor import as_owner, sql, until_blocked, until_no_jobs
-from tests.conftest import Stores
-from tests.people import PASSWORD, NewPerson, Person
-from tests.refusals import (
+from tests.auth.conftest import SignIn
+from tests.support.outcomes import (
     ALREADY_EXISTS,
     ETAG_MISMATCH,
     INVALID,
@@ -23,6 +20,9 @@ from tests.refusals import (
     outcomes,
     refusal,
 )
+from tests.support.people import PASSWORD, NewPerson, Person, registration
+from tests.support.postgres import as_owner, sql, until_blocked, until_no_jobs
+from tests.support.stores import Stores
 
 LONG = "naïve façades éclair over the unlikely canal " * 23
 

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace.v1 import chat_pb2
 from aiworkspace_server.settings import Settings
-from tests.auth.browser import Browser, Metadata
-from tests.backdoor import sql
-from tests.conftest import Stores
-from tests.paging import few
-from tests.people import PASSWORD, NewPerson, events_of, kinds_of, make_place
-from tests.refusals import OK, PASSWORD_WRONG, THROTTLED, UNAUTHENTICATED, named, outcome, refusal
+from tests.support.browser import Browser, Metadata
+from tests.support.outcomes import OK, PASSWORD_WRONG, THROTTLED, UNAUTHENTICATED, named, outcome, refusal
+from tests.support.pagination import few
+from tests.support.people import PASSWORD, NewPerson, make_place
+from tests.support.postgres import sql
+from tests.support.runs import events_of, kinds_of
+from tests.support.stores import Stores
 
 ACCESS, REFRESH, DEVICE = "__Host-aiws_access", "__Secure-aiws_refresh", "__Host-aiws_device"
 REFRESH_PATH = "/aiworkspace.v1.AuthService/Refresh"

@@ -18,10 +18,11 @@ from aiworkspace_server.auth.failures import _LOOK_UPS_AT_ONCE, Failures
 from aiworkspace_server.kit.errors import RateLimited, Unauthenticated
 from aiworkspace_server.kit.limits import Counters
 from aiworkspace_server.settings import Settings
-from tests.backends import make_account, make_key
-from tests.conftest import Stores, other_databases, store_settings
-from tests.people import Person, make_org, people
-from tests.refusals import OK, RATE_LIMITED, UNAUTHENTICATED, outcome, outcomes, refusal
+from tests.support.outcomes import OK, RATE_LIMITED, UNAUTHENTICATED, outcome, outcomes, refusal
+from tests.support.people import Person, make_org, people
+from tests.support.service_accounts import make_account, make_key
+from tests.support.settings import store_settings
+from tests.support.stores import Stores, other_databases
 
 _CLASS = options.RateLimitClass.DESCRIPTOR.values_by_name["RATE_LIMIT_CLASS_FAILED_CREDENTIALS"]
 ALLOWED = _CLASS.GetOptions().Extensions[options.calls_per_minute]

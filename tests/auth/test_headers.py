@@ -7,8 +7,9 @@ import pytest
 
 from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace_server.app import App
-from tests import corpora, http2
-from tests.people import PASSWORD, Person
+from tests import corpora
+from tests.support import http2
+from tests.support.people import PASSWORD, Person
 
 OK, UNKNOWN, INTERNAL, UNAUTHENTICATED = 0, 2, 13, 16
 SERVICE = "/aiworkspace.v1.AuthService"

@@ -21,8 +21,8 @@ from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace_server.app import App
 from aiworkspace_server.auth.keys import read_keys
 from aiworkspace_server.settings import Settings, SettingsError
-from tests.people import Person
-from tests.refusals import OK, UNAUTHENTICATED, outcome
+from tests.support.outcomes import OK, UNAUTHENTICATED, outcome
+from tests.support.people import Person
 
 SECRETS = {
     "jwt_secret": "access-tokens-Xo4vKq7yPz0rGm2sLw8t",

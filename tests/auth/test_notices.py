@@ -7,11 +7,11 @@ from aiworkspace_server.app import App
 from aiworkspace_server.auth.jobs import Notice, Notices
 from aiworkspace_server.kit.jobs import Jobs
 from aiworkspace_server.kit.mail import ConsoleMailer
-from tests.backdoor import sql, until_no_jobs
-from tests.conftest import Stores
-from tests.mailbox import VERIFY, Mailbox
-from tests.people import PASSWORD, NewPerson
-from tests.refusals import UNAUTHENTICATED, outcome, outcomes
+from tests.support.mailbox import VERIFY, Mailbox
+from tests.support.outcomes import UNAUTHENTICATED, outcome, outcomes
+from tests.support.people import PASSWORD, NewPerson
+from tests.support.postgres import sql, until_no_jobs
+from tests.support.stores import Stores
 
 
 async def test_a_changed_password(new_person: NewPerson, mailbox: Mailbox, stores: Stores) -> None:

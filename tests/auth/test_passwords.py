@@ -23,9 +23,8 @@ from aiworkspace_server.app import App
 from aiworkspace_server.auth.passwords import Passwords
 from aiworkspace_server.auth.strength import weakness
 from aiworkspace_server.kit.errors import Unavailable
-from tests.auth.conftest import registration
-from tests.people import PASSWORD, NewPerson, Person
-from tests.refusals import OK, PASSWORD_WRONG, Refusal, named, outcome, outcomes, refusal
+from tests.support.outcomes import OK, PASSWORD_WRONG, Refusal, named, outcome, outcomes, refusal
+from tests.support.people import PASSWORD, NewPerson, Person, registration
 
 
 @pytest.fixture

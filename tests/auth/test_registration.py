@@ -11,13 +11,23 @@ from aiworkspace_server.app import running
 from aiworkspace_server.commands import CommandError
 from aiworkspace_server.registration import register
 from aiworkspace_server.settings import Settings
-from tests.auth.conftest import registration
-from tests.backdoor import sql
-from tests.conftest import Stores, mail_settings, other_databases, store_settings
-from tests.mailbox import RESET, Mailbox
-from tests.people import PASSWORD, NewPerson, Person, make_org, make_place, people, say
-from tests.refusals import ALREADY_EXISTS, EMAIL_UNVERIFIED, INVALID, OK, PASSWORD_WRONG, outcome, outcomes, refusal
-from tests.waiting import until
+from tests.support.mailbox import RESET, Mailbox
+from tests.support.outcomes import (
+    ALREADY_EXISTS,
+    EMAIL_UNVERIFIED,
+    INVALID,
+    OK,
+    PASSWORD_WRONG,
+    outcome,
+    outcomes,
+    refusal,
+)
+from tests.support.people import PASSWORD, NewPerson, Person, make_org, make_place, people, registration
+from tests.support.postgres import sql
+from tests.support.runs import say
+from tests.support.settings import mail_settings, store_settings
+from tests.support.stores import Stores, other_databases
+from tests.support.waiting import until
 
 CLOSED = "FAILED_PRECONDITION REGISTRATION_CLOSED"
 

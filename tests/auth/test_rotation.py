@@ -13,9 +13,9 @@ import jwt
 import pytest
 
 from aiworkspace.v1 import auth_pb2 as pb
-from tests.people import Person
-from tests.process import ServerProcess
-from tests.refusals import OK, UNAUTHENTICATED, outcome
+from tests.support.outcomes import OK, UNAUTHENTICATED, outcome
+from tests.support.people import Person
+from tests.support.server_process import ServerProcess
 
 READ_ANEW, AS_THEY_WERE = "token_keys_replaced", "token_keys_kept"
 Names = Mapping[str, object]

@@ -15,12 +15,14 @@ from pydantic import SecretStr
 
 from aiworkspace.v1 import account_pb2, auth_pb2, chat_pb2, org_pb2, workspace_pb2
 from aiworkspace_server.settings import Settings
-from tests import http2
-from tests.conftest import Stores, mail_settings, other_databases, provider_settings, store_settings
-from tests.mailbox import RESET, VERIFY, Mailbox
-from tests.people import Person, events_of, make_conversation, make_org
-from tests.refusals import outcome
 from tests.standin import Standin
+from tests.support import http2
+from tests.support.mailbox import RESET, VERIFY, Mailbox
+from tests.support.outcomes import outcome
+from tests.support.people import Person, make_conversation, make_org
+from tests.support.runs import events_of
+from tests.support.settings import mail_settings, provider_settings, store_settings
+from tests.support.stores import Stores, other_databases
 
 PASSWORD, NEW_PASSWORD, WRONG_PASSWORD = "canary-password-1", "canary-password-2", "canary-password-3"
 SAID, PROMPTED = "canary-of-what-somebody-said", "canary-of-a-system-prompt"

@@ -14,11 +14,7 @@ from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace_server.auth import service, store
 from aiworkspace_server.kit import timestamps
 from tests.auth.conftest import SignIn
-from tests.backdoor import as_owner, sql, until_blocked
-from tests.conftest import Stores
-from tests.paging import few, read_all
-from tests.people import PASSWORD, NewPerson, Person
-from tests.refusals import (
+from tests.support.outcomes import (
     NOT_FOUND,
     OK,
     PASSWORD_WRONG,
@@ -29,6 +25,10 @@ from tests.refusals import (
     outcomes,
     refusal,
 )
+from tests.support.pagination import few, read_all
+from tests.support.people import PASSWORD, NewPerson, Person
+from tests.support.postgres import as_owner, sql, until_blocked
+from tests.support.stores import Stores
 
 NEW_PASSWORD = "another passphrase for tests"
 

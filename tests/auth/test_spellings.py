@@ -9,12 +9,12 @@ import pytest
 from aiworkspace.v1 import account_pb2, chat_pb2, org_pb2
 from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace_server.app import App
-from tests.auth.conftest import registration
-from tests.backdoor import sql
-from tests.conftest import Stores
-from tests.mailbox import RESET, VERIFY, Mailbox
-from tests.people import PASSWORD, NewPerson, Person, make_conversation, make_org, make_workspace, say
-from tests.refusals import ALREADY_EXISTS, OK, PASSWORD_WRONG, outcome
+from tests.support.mailbox import RESET, VERIFY, Mailbox
+from tests.support.outcomes import ALREADY_EXISTS, OK, PASSWORD_WRONG, outcome
+from tests.support.people import PASSWORD, NewPerson, Person, make_conversation, make_org, make_workspace, registration
+from tests.support.postgres import sql
+from tests.support.runs import say
+from tests.support.stores import Stores
 
 COMPOSED = unicodedata.normalize("NFC", "Zwölf Boxkämpfer jagen Viktor")
 DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)

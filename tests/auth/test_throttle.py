@@ -24,11 +24,9 @@ from aiworkspace_server.kit.errors import RateLimited, Unavailable
 from aiworkspace_server.kit.limits import Counters
 from aiworkspace_server.kit.timestamps import now
 from aiworkspace_server.settings import Settings
-from tests.auth.conftest import SignIn, registration
-from tests.conftest import Stores, other_databases, store_settings
-from tests.mailbox import RESET, Mailbox
-from tests.people import PASSWORD, NewPerson, Person, people
-from tests.refusals import (
+from tests.auth.conftest import SignIn
+from tests.support.mailbox import RESET, Mailbox
+from tests.support.outcomes import (
     ALREADY_EXISTS,
     OK,
     PASSWORD_WRONG,
@@ -40,7 +38,10 @@ from tests.refusals import (
     outcomes,
     refusal,
 )
-from tests.waiting import until_true
+from tests.support.people import PASSWORD, NewPerson, Person, people, registration
+from tests.support.settings import store_settings
+from tests.support.stores import Stores, other_databases
+from tests.support.waiting import until_true
 
 WRONG = "a wrong password"
 NEW_PASSWORD = "another passphrase for tests"

@@ -16,8 +16,8 @@ from aiworkspace_server.auth import principal
 from aiworkspace_server.auth.keys import read_keys
 from aiworkspace_server.settings import Settings
 from tests.auth.forging import CASES, Kind, encode
-from tests.people import NewPerson, Person
-from tests.refusals import OK, UNAUTHENTICATED, Refusal, outcome, refusal
+from tests.support.outcomes import OK, UNAUTHENTICATED, Refusal, outcome, refusal
+from tests.support.people import NewPerson, Person
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from aiworkspace.v1 import audit_pb2
-from tests.people import Person, make_org, people
+from tests.support.people import Person, make_org, people
 
 from .servers import Site
 from .table import Row

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle
 
 from aiworkspace.v1 import chat_pb2 as pb
-from tests.people import NewPerson, make_conversation, make_place, people
+from tests.support.people import NewPerson, make_conversation, make_place, people
 
 from .http2 import Connection, Reply, connect, headers
 from .provider import question

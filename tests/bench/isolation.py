@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from aiworkspace_server.kit.postgres import Database
-from tests.people import make_place, people
+from tests.support.people import make_place, people
 
 from .servers import Site
 from .table import Row

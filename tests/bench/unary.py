@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from aiworkspace.v1 import chat_pb2, workspace_pb2
-from tests.people import Place, make_place, people
+from tests.support.people import Place, make_place, people
 
 from .empty import UNARY
 from .http2 import Connection, connect, headers

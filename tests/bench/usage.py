@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 
 from aiworkspace.v1 import usage_pb2 as pb
 from aiworkspace_server.usage.models import NO_KEY, TOKENS
-from tests.people import Person, make_org, make_workspace, people
+from tests.support.people import Person, make_org, make_workspace, people
 
 from .servers import Site
 from .table import Row

@@ -12,13 +12,14 @@ from aiworkspace_server.kit.timestamps import now
 from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.llm.prices import Price
 from aiworkspace_server.usage.ledger import count_alone
-from tests.backdoor import sql, until_no_jobs
-from tests.conftest import Stores
-from tests.mailbox import Mailbox
-from tests.people import NewPerson, Person, Place, join, make_conversation, make_place, say
-from tests.robots import make_robot
-from tests.roles import BILLING, assign, make_role, suspend
-from tests.spending import MEMBER, make_budget, reserve, settle, spend, spender, tokens, usd
+from tests.support.budgets import MEMBER, make_budget, reserve, settle, spend, spender, tokens, usd
+from tests.support.custom_roles import BILLING, assign, make_role, suspend
+from tests.support.mailbox import Mailbox
+from tests.support.people import NewPerson, Person, Place, join, make_conversation, make_place
+from tests.support.postgres import sql, until_no_jobs
+from tests.support.runs import say
+from tests.support.service_accounts import make_robot
+from tests.support.stores import Stores
 
 SPENT = "of a budget are spent"
 

@@ -20,11 +20,12 @@ from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.settings import Settings
 from aiworkspace_server.usage.ledger import BudgetExhausted
 from aiworkspace_server.usage.rebuild import rebuild
-from tests.backdoor import sql
-from tests.books import check_books
-from tests.conftest import Stores, mail_settings, other_databases, provider_settings, store_settings
-from tests.mailbox import Mailbox
-from tests.people import (
+from tests.standin import BYTES, Script, Standin
+from tests.support.budgets import DAY, EXHAUSTED, MONTH, make_budget, reserve, settle, spend, spender, usd
+from tests.support.ledger import check_books
+from tests.support.mailbox import Mailbox
+from tests.support.outcomes import NOT_FOUND, OK, named, outcome, refusal
+from tests.support.people import (
     PASSWORD,
     Person,
     Place,
@@ -34,11 +35,11 @@ from tests.people import (
     make_place,
     make_workspace,
     people,
-    say,
 )
-from tests.refusals import NOT_FOUND, OK, named, outcome, refusal
-from tests.spending import DAY, EXHAUSTED, MONTH, make_budget, reserve, settle, spend, spender, usd
-from tests.standin import BYTES, Script, Standin
+from tests.support.postgres import sql
+from tests.support.runs import say
+from tests.support.settings import mail_settings, provider_settings, store_settings
+from tests.support.stores import Stores, other_databases
 
 ALLOWANCE = 10**7  # 0.01 USD
 FIXED = "FAILED_PRECONDITION ALLOWANCE_FIXED"

@@ -15,12 +15,13 @@ from aiworkspace_server.llm.base import ErrorKind, TokenUsage
 from aiworkspace_server.llm.breaker import Pass
 from aiworkspace_server.llm.prices import price
 from aiworkspace_server.policies.plan import Plan, Plans
-from tests.books import check_books, read_windows
-from tests.conftest import Stores
-from tests.people import Person, Place, kinds_of, make_conversation, make_place, say
-from tests.refusals import OK, outcome
-from tests.spending import EXHAUSTED, counted, make_budget
 from tests.standin import BYTES, Cut, Script, Standin
+from tests.support.budgets import EXHAUSTED, counted, make_budget
+from tests.support.ledger import check_books, read_windows
+from tests.support.outcomes import OK, outcome
+from tests.support.people import Person, Place, make_conversation, make_place
+from tests.support.runs import kinds_of, say
+from tests.support.stores import Stores
 
 MODELS = ["openai/gpt-4o-mini", "anthropic/claude-haiku-4-5", "deepseek/deepseek-chat"]
 OPENAI = MODELS[0]

@@ -11,10 +11,7 @@ from hypothesis import strategies as st
 from aiworkspace.v1 import budget_pb2 as pb
 from aiworkspace.v1 import common_pb2, org_pb2, service_account_pb2
 from aiworkspace_server.app import App
-from tests.paging import few, read_all
-from tests.people import Person, Place, make_org, make_place, make_workspace
-from tests.refusals import ETAG_MISMATCH, NOT_FOUND, OK, PERMISSION_MISSING, named, outcome, refusal
-from tests.spending import (
+from tests.support.budgets import (
     API_KEY,
     DAY,
     MEMBER,
@@ -27,7 +24,10 @@ from tests.spending import (
     spender,
     usd,
 )
-from tests.team import Team
+from tests.support.outcomes import ETAG_MISMATCH, NOT_FOUND, OK, PERMISSION_MISSING, named, outcome, refusal
+from tests.support.pagination import few, read_all
+from tests.support.people import Person, Place, make_org, make_place, make_workspace
+from tests.support.staff import Team
 
 
 def update(budget: pb.Budget, *paths: str, etag: str = "", **values: Any) -> pb.UpdateBudgetRequest:

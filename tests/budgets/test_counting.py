@@ -18,12 +18,8 @@ from aiworkspace_server.llm.base import ModelRequest, TokenUsage, Turn
 from aiworkspace_server.llm.prices import price
 from aiworkspace_server.llm.tokens import bound_input
 from aiworkspace_server.usage.ledger import BudgetExhausted
-from tests.backdoor import sql, until_blocked
-from tests.books import begin, check_books, nothing_reserved, read_entries, read_windows
-from tests.conftest import Stores
-from tests.people import Person, Place, events_of, kinds_of, make_conversation, make_place, make_workspace, say
-from tests.refusals import outcome
-from tests.spending import (
+from tests.standin import Script, Standin
+from tests.support.budgets import (
     API_KEY,
     EXHAUSTED,
     MEMBER,
@@ -38,7 +34,12 @@ from tests.spending import (
     spender,
     usd,
 )
-from tests.standin import Script, Standin
+from tests.support.ledger import begin, check_books, nothing_reserved, read_entries, read_windows
+from tests.support.outcomes import outcome
+from tests.support.people import Person, Place, make_conversation, make_place, make_workspace
+from tests.support.postgres import sql, until_blocked
+from tests.support.runs import events_of, kinds_of, say
+from tests.support.stores import Stores
 
 GPT = "openai/gpt-4o-mini"
 BRIEF = chat_pb2.ModelParameters(max_output_tokens=100)

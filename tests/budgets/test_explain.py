@@ -14,13 +14,8 @@ from aiworkspace_server.llm.base import ModelRequest, TokenUsage, Turn
 from aiworkspace_server.llm.prices import price
 from aiworkspace_server.llm.tokens import bound_input
 from aiworkspace_server.settings import Settings
-from tests.backdoor import sql
-from tests.books import read_entries
-from tests.conftest import Stores, other_databases, store_settings
-from tests.people import Person, Place, make_conversation, make_place, make_workspace, people, say
-from tests.refusals import NOT_FOUND, OK, named, outcome
-from tests.robots import make_robot
-from tests.spending import (
+from tests.standin import Script, Standin
+from tests.support.budgets import (
     API_KEY,
     EXHAUSTED,
     MEMBER,
@@ -33,8 +28,15 @@ from tests.spending import (
     spender,
     usd,
 )
-from tests.standin import Script, Standin
-from tests.team import Team
+from tests.support.ledger import read_entries
+from tests.support.outcomes import NOT_FOUND, OK, named, outcome
+from tests.support.people import Person, Place, make_conversation, make_place, make_workspace, people
+from tests.support.postgres import sql
+from tests.support.runs import say
+from tests.support.service_accounts import make_robot
+from tests.support.settings import store_settings
+from tests.support.staff import Team
+from tests.support.stores import Stores, other_databases
 
 CONTENT = "how much may this cost?"
 TOKENS_IN = bound_input(ModelRequest("", "", [Turn("user", CONTENT)], 0))

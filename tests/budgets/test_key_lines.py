@@ -11,12 +11,7 @@ from aiworkspace.v1 import service_account_pb2 as keys_pb
 from aiworkspace_server.app import App
 from aiworkspace_server.usage.ledger import BudgetExhausted
 from aiworkspace_server.usage.rebuild import rebuild
-from tests.backdoor import sql
-from tests.books import check_books, read_windows
-from tests.conftest import Stores
-from tests.people import Person, Place, make_conversation, say
-from tests.refusals import outcome
-from tests.spending import (
+from tests.support.budgets import (
     API_KEY,
     EXHAUSTED,
     counted,
@@ -28,6 +23,12 @@ from tests.spending import (
     spend,
     spender,
 )
+from tests.support.ledger import check_books, read_windows
+from tests.support.outcomes import outcome
+from tests.support.people import Person, Place, make_conversation
+from tests.support.postgres import sql
+from tests.support.runs import say
+from tests.support.stores import Stores
 
 
 async def make_key(place: Place) -> keys_pb.CreateApiKeyResponse:

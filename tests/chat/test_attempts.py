@@ -15,25 +15,28 @@ from aiworkspace_server.kit.gate import Gate
 from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.llm.breaker import FAILURES_IN_A_ROW
 from aiworkspace_server.llm.prices import price
-from tests.conftest import Stores
-from tests.people import NewPerson, Place, events_of, kinds_of, make_conversation, make_place, say, text_of
-from tests.refusals import refusal
 from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
-from tests.waiting import until_true
-
-from .telling import (
+from tests.support.outcomes import refusal
+from tests.support.people import NewPerson, Place, make_conversation, make_place
+from tests.support.runs import (
     ANTHROPIC,
     OPENAI,
     WORDS,
     attempts_of,
     endings_of,
+    events_of,
+    kinds_of,
     ledger_of,
     messages_of,
     play,
     reason_of,
+    say,
     send,
     steps_of,
+    text_of,
 )
+from tests.support.stores import Stores
+from tests.support.waiting import until_true
 
 pytestmark = pytest.mark.usefixtures("short_clocks")
 

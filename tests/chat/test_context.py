@@ -19,11 +19,12 @@ from aiworkspace_server.kit.mongo import Mongo
 from aiworkspace_server.llm.base import Turn
 from aiworkspace_server.llm.echo import EchoProvider
 from aiworkspace_server.policies.providers import Target
-from tests.backdoor import sql
-from tests.conftest import Stores
-from tests.people import Place, say
-from tests.refusals import CONTEXT_TOO_LONG, UNAVAILABLE, outcome
 from tests.standin import Script, Standin
+from tests.support.outcomes import CONTEXT_TOO_LONG, UNAVAILABLE, outcome
+from tests.support.people import Place
+from tests.support.postgres import sql
+from tests.support.runs import say
+from tests.support.stores import Stores
 
 MINI = "openai/gpt-4o-mini"
 SMALL = "openai/gpt-4"  # its context has 8,192 tokens

@@ -14,9 +14,10 @@ from aiworkspace.v1 import workspace_pb2
 from aiworkspace_server.app import App
 from aiworkspace_server.chat.store import ChatStore
 from aiworkspace_server.kit.timestamps import now
-from tests.people import Person, Place, events_of, kinds_of, make_conversation, say
 from tests.standin import Script, Standin
-from tests.waiting import until
+from tests.support.people import Person, Place, make_conversation
+from tests.support.runs import events_of, kinds_of, say
+from tests.support.waiting import until
 
 
 async def get(place: Place) -> pb.Conversation:

@@ -10,10 +10,11 @@ import pytest
 
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace.v1 import common_pb2, usage_pb2
-from tests.conftest import provider_settings
-from tests.people import Person, events_of, kinds_of, make_place, say, text_of
-from tests.process import ServerProcess
 from tests.standin import Script, Standin
+from tests.support.people import Person, make_place
+from tests.support.runs import events_of, kinds_of, say, text_of
+from tests.support.server_process import ServerProcess
+from tests.support.settings import provider_settings
 
 MODEL = "openai/gpt-4o-mini"
 WORDS = tuple(f"word{n} " for n in range(1500))

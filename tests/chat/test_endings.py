@@ -15,14 +15,29 @@ from aiworkspace_server.chat.leftovers import recover_run
 from aiworkspace_server.chat.models import EventBatch, Run
 from aiworkspace_server.chat.store import ChatStore
 from aiworkspace_server.kit.ids import new_id
-from tests.backdoor import sql
-from tests.conftest import Stores
-from tests.people import Place, events_of, kinds_of, say, text_of
-from tests.refusals import refusal
 from tests.standin import Cut, Script, Standin
+from tests.support.outcomes import refusal
+from tests.support.people import Place
+from tests.support.postgres import sql
+from tests.support.runs import (
+    ANTHROPIC,
+    OPENAI,
+    WORDS,
+    attempts_of,
+    endings_of,
+    events_of,
+    kinds_of,
+    ledger_of,
+    messages_of,
+    play,
+    say,
+    send,
+    steps_of,
+    text_of,
+)
+from tests.support.stores import Stores
 
 from .conftest import PlanFor
-from .telling import ANTHROPIC, OPENAI, WORDS, attempts_of, endings_of, ledger_of, messages_of, play, send, steps_of
 
 SLOW = Script(tokens=WORDS * 50, seconds_per_token=0.02)
 

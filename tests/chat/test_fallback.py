@@ -13,27 +13,31 @@ from aiworkspace_server.chat import context
 from aiworkspace_server.kit.gate import Gate
 from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.llm.openai_wire import OpenAIProvider
-from tests.conftest import Stores
-from tests.people import Place, events_of, kinds_of, make_conversation, make_place, say, text_of
-from tests.refusals import refusal
-from tests.spending import counted, make_budget
 from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
-
-from .conftest import PlanFor
-from .telling import (
+from tests.support.budgets import counted, make_budget
+from tests.support.outcomes import refusal
+from tests.support.people import Place, make_conversation, make_place
+from tests.support.runs import (
     ANTHROPIC,
     DEEPSEEK,
     OPENAI,
     WORDS,
     attempts_of,
     endings_of,
+    events_of,
+    kinds_of,
     ledger_of,
     messages_of,
     play,
     reason_of,
+    say,
     send,
     steps_of,
+    text_of,
 )
+from tests.support.stores import Stores
+
+from .conftest import PlanFor
 
 pytestmark = pytest.mark.usefixtures("short_clocks")
 

@@ -26,14 +26,26 @@ from aiworkspace_server.kit.postgres import Database, WriteSession
 from aiworkspace_server.llm.base import ModelRequest
 from aiworkspace_server.settings import Settings
 from aiworkspace_server.usage import ledger
-from tests.backdoor import as_owner, sql, until_blocked
-from tests.conftest import Stores, other_databases, provider_settings, store_settings
-from tests.people import Person, Place, events_of, kinds_of, make_place, say, text_of
-from tests.refusals import OK, outcome, refusal
 from tests.standin import HttpError, Script, Standin
-from tests.waiting import until, until_true
-
-from .telling import ANTHROPIC, OPENAI, WORDS, endings_of, messages_of, play, send
+from tests.support.outcomes import OK, outcome, refusal
+from tests.support.people import Person, Place, make_place
+from tests.support.postgres import as_owner, sql, until_blocked
+from tests.support.runs import (
+    ANTHROPIC,
+    OPENAI,
+    WORDS,
+    endings_of,
+    events_of,
+    kinds_of,
+    messages_of,
+    play,
+    say,
+    send,
+    text_of,
+)
+from tests.support.settings import provider_settings, store_settings
+from tests.support.stores import Stores, other_databases
+from tests.support.waiting import until, until_true
 
 _CLAIMS = "SELECT run_id, state FROM run_claims WHERE conversation_id = %s"
 

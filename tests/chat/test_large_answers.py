@@ -17,10 +17,9 @@ from aiworkspace_server.app import App
 from aiworkspace_server.chat import parts
 from aiworkspace_server.chat.models import Content, Message
 from aiworkspace_server.kit.timestamps import now
-from tests.people import PASSWORD, Place, events_of
 from tests.standin import Cut, Script, Standin
-
-from .telling import OPENAI, play
+from tests.support.people import PASSWORD, Place
+from tests.support.runs import OPENAI, events_of, play
 
 PIECE = "wörd " * 10_000  # 60,000 bytes
 TEXT = PIECE * 90  # 5.4 MB

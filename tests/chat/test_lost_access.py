@@ -16,11 +16,11 @@ from aiworkspace_server.app import App
 from aiworkspace_server.kit import interceptors
 from aiworkspace_server.kit.errors import Unavailable
 from aiworkspace_server.kit.watch import Watches
-from tests.backends import backends, make_account, make_key
-from tests.people import PASSWORD, NewPerson, Person, join, make_conversation, make_place
-from tests.refusals import Refusal, refusal
 from tests.standin import Script, Standin
-from tests.waiting import until_true
+from tests.support.outcomes import Refusal, refusal
+from tests.support.people import PASSWORD, NewPerson, Person, join, make_conversation, make_place
+from tests.support.service_accounts import backends, make_account, make_key
+from tests.support.waiting import until_true
 
 MODEL = "openai/gpt-4o-mini"
 

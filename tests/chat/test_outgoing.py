@@ -11,11 +11,10 @@ from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace_server.chat.context import ContextTooLong, fit
 from aiworkspace_server.llm.base import Role, Turn
 from aiworkspace_server.llm.turns import BLANK, LONGEST_TEXT, alternate, clean, clean_system
-from tests.people import Place, events_of, say
 from tests.standin import Cut, HttpError, Script, Stall, Standin
 from tests.standin.strict import violation
-
-from .telling import ANTHROPIC, DEEPSEEK, OPENAI, play, send
+from tests.support.people import Place
+from tests.support.runs import ANTHROPIC, DEEPSEEK, OPENAI, events_of, play, say, send
 
 ROLES: list[Role] = ["user", "assistant"]
 TEXTS = st.sampled_from(["", " ", "\n\t", "\0", "\u3000", "a", "words ", "  b", "\0c\0", "x" * 4000, "😀"]) | st.text(

@@ -22,11 +22,13 @@ from aiworkspace_server.chat.leases import DatabaseInUseError, Lease
 from aiworkspace_server.chat.tables import RunClaim
 from aiworkspace_server.kit.embedded import embedded_redis
 from aiworkspace_server.settings import Settings
-from tests.conftest import Stores, other_databases, provider_settings, store_settings
-from tests.people import Person, Place, events_of, join, kinds_of, make_conversation, make_place, say, text_of
-from tests.process import ServerProcess
-from tests.refusals import refusal
 from tests.standin import Script, Standin
+from tests.support.outcomes import refusal
+from tests.support.people import Person, Place, join, make_conversation, make_place
+from tests.support.runs import events_of, kinds_of, say, text_of
+from tests.support.server_process import ServerProcess
+from tests.support.settings import provider_settings, store_settings
+from tests.support.stores import Stores, other_databases
 
 MODEL = "openai/gpt-4o-mini"
 WORDS = tuple(f"word{n} " for n in range(60))

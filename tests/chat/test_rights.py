@@ -21,13 +21,15 @@ from aiworkspace_server.chat import claims, rights
 from aiworkspace_server.chat.stops import Stops
 from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.settings import Settings
-from tests.backdoor import as_owner, sql
-from tests.backends import make_account, make_key
-from tests.conftest import Stores, other_databases, provider_settings, store_settings
-from tests.people import Person, events_of, join, kinds_of, make_conversation, make_org, make_workspace
-from tests.refusals import refusal
-from tests.roles import ALL, assign, make_role, suspend, update
-from tests.sharing import (
+from tests.standin import HttpError, Script, Standin
+from tests.support.custom_roles import ALL, assign, make_role, suspend, update
+from tests.support.outcomes import refusal
+from tests.support.people import Person, join, make_conversation, make_org, make_workspace
+from tests.support.postgres import as_owner, sql
+from tests.support.runs import OPENAI, endings_of, events_of, kinds_of, play
+from tests.support.service_accounts import make_account, make_key
+from tests.support.settings import provider_settings, store_settings
+from tests.support.sharing import (
     CLOSED,
     EDITOR,
     OPEN,
@@ -39,10 +41,9 @@ from tests.sharing import (
     take_out,
     unshare,
 )
-from tests.standin import HttpError, Script, Standin
-from tests.waiting import until, until_true
+from tests.support.stores import Stores, other_databases
+from tests.support.waiting import until, until_true
 
-from .telling import OPENAI, endings_of, play
 from .test_replicas import at, send
 
 MEMBER, VIEWER, BILLING = org_pb2.ROLE_MEMBER, org_pb2.ROLE_VIEWER, org_pb2.ROLE_BILLING

@@ -14,9 +14,10 @@ from aiworkspace_server.app import App
 from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.llm.clock import Clocks
 from aiworkspace_server.llm.prices import price
-from tests.people import NewPerson, Person, Place, events_of, kinds_of, make_conversation, make_place, say, text_of
 from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
-from tests.waiting import until_true
+from tests.support.people import NewPerson, Person, Place, make_conversation, make_place
+from tests.support.runs import events_of, kinds_of, say, text_of
+from tests.support.waiting import until_true
 
 OPENAI = "openai/gpt-4o-mini"
 ANTHROPIC = "anthropic/claude-haiku-4-5"

@@ -13,7 +13,8 @@ from aiworkspace.v1 import (
     team_pb2,
     workspace_pb2,
 )
-from tests.people import NewPerson, Person, join, make_conversation, make_org, make_workspace, say
+from tests.support.people import NewPerson, Person, join, make_conversation, make_org, make_workspace
+from tests.support.runs import say
 
 Ids = Mapping[str, str]
 

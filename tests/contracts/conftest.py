@@ -5,12 +5,13 @@ import pytest
 
 from aiworkspace_server.app import App, running
 from aiworkspace_server.settings import Settings
-from tests.backdoor import Owner, as_owner
-from tests.conftest import Stores, other_databases, provider_settings, store_settings
 from tests.contracts.belongings import Belongings, furnish
 from tests.contracts.snapshot import Snapshots
-from tests.people import NewPerson, people
 from tests.standin import Standin
+from tests.support.people import NewPerson, people
+from tests.support.postgres import Owner, as_owner
+from tests.support.settings import provider_settings, store_settings
+from tests.support.stores import Stores, other_databases
 
 
 @dataclass(frozen=True)

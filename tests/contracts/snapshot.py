@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import orjson
 
 from aiworkspace_server.app import App
-from tests.backdoor import Owner
+from tests.support.postgres import Owner
 
 # What a call may touch by itself: when credentials were last used.
 _TOUCHED = ("last_use_time", "last_use_address")

@@ -12,7 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 from aiworkspace.v1 import options_pb2 as options
 from aiworkspace_server.rpc import SERVICES
 from buf.validate import validate_pb2 as validate
-from tests.people import Person
+from tests.support.people import Person
 
 # What to put into a field that is not an id, by its name, so that the request keeps the rules of the contract.
 SAMPLES: dict[str, Any] = {

@@ -23,13 +23,15 @@ from aiworkspace.v1 import access_pb2, org_pb2, workspace_pb2
 from aiworkspace.v1 import options_pb2 as options
 from aiworkspace_server.app import App
 from aiworkspace_server.auth.authority import ROLES, WORKSPACE_ROLES
-from tests.backdoor import sql
-from tests.conftest import Stores
 from tests.contracts.surface import ENDPOINTS, Endpoint, name_of
-from tests.people import NewPerson, Person, join, make_conversation, make_org, make_workspace, say
-from tests.refusals import refusal
-from tests.roles import ALL, add_service_account, assign, restrict, update, use_new_key
-from tests.team import MEMBER, Team
+from tests.support.custom_roles import ALL, assign, restrict, update
+from tests.support.outcomes import refusal
+from tests.support.people import NewPerson, Person, join, make_conversation, make_org, make_workspace
+from tests.support.postgres import sql
+from tests.support.runs import say
+from tests.support.service_accounts import add_service_account, use_new_key
+from tests.support.staff import MEMBER, Team
+from tests.support.stores import Stores
 
 PAGE = Path(__file__).parents[2] / "docs" / "access.md"
 DEPTH = {"run_id": 0, "conversation_id": 1, "workspace_id": 2, "org_id": 3, "": 4}  # what lies in what

@@ -19,8 +19,8 @@ from tests import corpora
 from tests.contracts.conftest import Estate
 from tests.contracts.surface import ENDPOINTS, Endpoint, Outcome, id_fields, is_output_only, name_of, put
 from tests.contracts.updates import UPDATES, changeable
-from tests.people import PASSWORD, Person
-from tests.refusals import named
+from tests.support.outcomes import named
+from tests.support.people import PASSWORD, Person
 
 OK, INVALID, NOT_FOUND = grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 IDS = corpora.read("ids", "ids")

@@ -17,8 +17,8 @@ from aiworkspace.v1 import (
     team_pb2,
     workspace_pb2,
 )
-from tests.people import PASSWORD, NewPerson, Place, make_conversation, make_org, make_place, make_workspace
-from tests.spending import make_budget
+from tests.support.budgets import make_budget
+from tests.support.people import PASSWORD, NewPerson, Place, make_conversation, make_org, make_place, make_workspace
 
 COUNT, SIZE = 9, 3
 

@@ -12,10 +12,10 @@ from aiworkspace.v1 import options_pb2 as options
 from aiworkspace.v1 import org_pb2, workspace_pb2
 from aiworkspace_server.kit.contract import read_methods
 from aiworkspace_server.rpc import SERVICES
-from tests.backends import EVERY, make_account, make_key
 from tests.contracts.conftest import Estate
 from tests.contracts.surface import CLOSED, Endpoint, name_of
-from tests.people import Person
+from tests.support.people import Person
+from tests.support.service_accounts import EVERY, make_account, make_key
 
 METHODS = read_methods(SERVICES, ("org_id", "workspace_id", "conversation_id", "run_id"))
 # The transaction that starts a run checks the right to it: see chat/test_rights.py.

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from aiworkspace.v1 import workspace_pb2
 from aiworkspace_server.auth.authority import ROLES, WORKSPACE_ROLES
 from aiworkspace_server.kit.ids import new_id
-from tests.backdoor import Owner, as_owner
-from tests.conftest import Stores
 from tests.contracts.surface import ENDPOINTS, Endpoint, inside, name_of, random_id
-from tests.people import NewPerson, Person, make_workspace
-from tests.refusals import OK, PERMISSION_MISSING, outcome
-from tests.roles import ALL, add_service_account, create, make_role, restrict
-from tests.team import Team, hire, make_team
+from tests.support.custom_roles import ALL, create, make_role, restrict
+from tests.support.outcomes import OK, PERMISSION_MISSING, outcome
+from tests.support.people import NewPerson, Person, make_workspace
+from tests.support.postgres import Owner, as_owner
+from tests.support.service_accounts import add_service_account
+from tests.support.staff import Team, hire, make_team
+from tests.support.stores import Stores
 
 MANAGING = ["member.manage", "role.manage", "invitation.manage", "team.manage", "service_account.manage"]
 READING = ("Get", "List", "Verify", "Explain")

@@ -9,8 +9,9 @@ import pytest
 
 from aiworkspace.v1 import chat_pb2, org_pb2
 from tests.contracts.surface import CLOSED, Endpoint, name_of
-from tests.people import NewPerson, Person, Place, events_of, join, make_conversation, make_place
 from tests.standin import Script, Standin
+from tests.support.people import NewPerson, Person, Place, join, make_conversation, make_place
+from tests.support.runs import events_of
 
 MODEL = "openai/gpt-4o"
 WORDS = tuple(f"word{n} " for n in range(1500))

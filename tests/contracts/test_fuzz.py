@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from aiworkspace.v1 import options_pb2 as options
-from tests import corpora, http2
+from tests import corpora
 from tests.contracts.conftest import Estate
 from tests.contracts.messages import messages
 from tests.contracts.surface import CLOSED, ENDPOINTS, Endpoint, Outcome, name_of
-from tests.people import Person
+from tests.support import http2
+from tests.support.people import Person
 
 DEFECTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED}
 DEFECTS |= {grpc.StatusCode.DATA_LOSS, grpc.StatusCode.DEADLINE_EXCEEDED}

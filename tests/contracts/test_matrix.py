@@ -24,7 +24,7 @@ from tests.contracts.surface import (
     put,
     random_id,
 )
-from tests.people import Person
+from tests.support.people import Person
 
 SCOPES = ("org_id", "workspace_id", "conversation_id", "run_id")
 

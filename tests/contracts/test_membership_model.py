@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aiworkspace.v1 import chat_pb2, org_pb2, workspace_pb2
-from tests import sharing
-from tests.people import NewPerson, Person, join, make_conversation, make_org, make_workspace
-from tests.refusals import INVALID, LAST_OWNER, NOT_FOUND, OK, PERMISSION_MISSING, outcome
-from tests.sharing import CLOSED, EDITOR, MANAGER, OPEN, READER
+from tests.support import sharing
+from tests.support.outcomes import INVALID, LAST_OWNER, NOT_FOUND, OK, PERMISSION_MISSING, outcome
+from tests.support.people import NewPerson, Person, join, make_conversation, make_org, make_workspace
+from tests.support.sharing import CLOSED, EDITOR, MANAGER, OPEN, READER
 
 OWNER, ADMIN, MEMBER, VIEWER, BILLING = (
     org_pb2.ROLE_OWNER,

@@ -13,9 +13,9 @@ from aiworkspace.v1 import options_pb2 as options
 from aiworkspace.v1 import rules_pb2
 from aiworkspace_server.rpc import SERVICES
 from buf.validate import validate_pb2 as validate
-from tests.people import Person, make_org
-from tests.refusals import named
-from tests.roles import create
+from tests.support.custom_roles import create
+from tests.support.outcomes import named
+from tests.support.people import Person, make_org
 
 _VALIDATOR = Validator()
 # Names of fields that hold what somebody calls something.

@@ -18,10 +18,10 @@ from aiworkspace.v1 import (
 from aiworkspace_server.app import App
 from aiworkspace_server.kit.contract import clear_sensitive, is_sensitive, restore_sensitive
 from aiworkspace_server.kit.replies import purge_replies
-from tests.backdoor import sql
-from tests.conftest import Stores
 from tests.contracts.surface import ENDPOINTS, Endpoint, name_of
-from tests.people import NewPerson, Place
+from tests.support.people import NewPerson, Place
+from tests.support.postgres import sql
+from tests.support.stores import Stores
 
 # Texts in answers that the server makes, or that it has checked against what there is.
 _HARMLESS = ("etag", "prefix", "last_use_address", "model", "default_model", "permissions", "currency_code")

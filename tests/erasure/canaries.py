@@ -8,7 +8,7 @@ import grpc
 from google.protobuf.descriptor import FieldDescriptor
 
 from tests.contracts.surface import ENDPOINTS, Endpoint, inside, name_of
-from tests.people import Person
+from tests.support.people import Person
 
 _TEXT = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
 # Texts that the server makes or that choose among what there is.

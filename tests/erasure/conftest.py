@@ -9,14 +9,15 @@ import pytest
 from pymongo import AsyncMongoClient
 from redis.asyncio import Redis
 
-from tests.backdoor import sql, until_no_jobs
-from tests.conftest import Stores, mail_settings, provider_settings, store_settings
 from tests.faults.stores import Store, stores
-from tests.mailbox import Mailbox
-from tests.people import Person
-from tests.process import ServerProcess
 from tests.standin import Standin
-from tests.waiting import until
+from tests.support.mailbox import Mailbox
+from tests.support.people import Person
+from tests.support.postgres import sql, until_no_jobs
+from tests.support.server_process import ServerProcess
+from tests.support.settings import mail_settings, provider_settings, store_settings
+from tests.support.stores import Stores
+from tests.support.waiting import until
 
 # Tables in which something about a deletion may stay, and no text that anybody wrote.
 TOMBSTONES = {"org": "orgs", "workspace": "workspaces", "account": "users"}

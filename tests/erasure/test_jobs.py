@@ -9,11 +9,12 @@ from typing import Any
 from uuid import UUID
 
 from aiworkspace.v1 import chat_pb2, org_pb2, service_account_pb2, workspace_pb2
-from tests.backdoor import as_owner, sql
 from tests.erasure.conftest import Site
-from tests.people import Person, Place, make_conversation, make_place, say
 from tests.standin import Script, Standin
-from tests.waiting import until
+from tests.support.people import Person, Place, make_conversation, make_place
+from tests.support.postgres import as_owner, sql
+from tests.support.runs import say
+from tests.support.waiting import until
 
 COLLECTIONS = ("conversations", "messages", "runs", "run_events", "attempts")
 MODEL = "openai/gpt-4o-mini"

@@ -15,8 +15,8 @@ from aiworkspace_server.erasure.jobs import Erasure
 from aiworkspace_server.kit.jobs import Jobs
 from aiworkspace_server.kit.mongo import Mongo
 from aiworkspace_server.kit.postgres import Database
-from tests.backdoor import sql
-from tests.conftest import Stores, migrated_databases
+from tests.support.postgres import sql
+from tests.support.stores import Stores, migrated_databases
 
 MANY = 3000
 

@@ -11,7 +11,8 @@ from typing import Any
 import grpc
 
 from aiworkspace.v1 import chat_pb2 as pb
-from tests.people import Person, text_of
+from tests.support.people import Person
+from tests.support.runs import text_of
 
 _TERMINAL = {"run_completed", "run_failed", "run_cancelled"}
 _AGAIN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}

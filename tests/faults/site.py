@@ -13,9 +13,10 @@ from pymongo import AsyncMongoClient
 
 from aiworkspace_server.kit.mongo import Mongo
 from aiworkspace_server.migrate import migrate
-from tests.conftest import Stores, provider_settings, store_settings
-from tests.process import ServerProcess
 from tests.standin import Standin
+from tests.support.server_process import ServerProcess
+from tests.support.settings import provider_settings, store_settings
+from tests.support.stores import Stores
 
 from .stores import Store, stores
 

@@ -7,11 +7,11 @@ from uuid import UUID
 
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace_server.app import App
-from tests import waiting
-from tests.backdoor import sql
-from tests.conftest import Stores
-from tests.people import Person, Place, make_conversation
 from tests.standin import Script, Standin
+from tests.support import waiting
+from tests.support.people import Person, Place, make_conversation
+from tests.support.postgres import sql
+from tests.support.stores import Stores
 
 from .moments import until
 

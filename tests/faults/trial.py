@@ -10,9 +10,9 @@ from itertools import count
 from typing import Any
 
 from aiworkspace.v1 import budget_pb2, common_pb2, model_pb2
-from tests.people import Person, make_conversation, make_place
-from tests.process import ServerProcess
 from tests.standin import Charge, Script
+from tests.support.people import Person, make_conversation, make_place
+from tests.support.server_process import ServerProcess
 
 from .asking import Asked, Asker
 from .moments import until

@@ -11,7 +11,7 @@ import grpc
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace.v1.common_pb2 import ERROR_REASON_RUN_INTERRUPTED
 from aiworkspace_server.chat import events
-from tests.people import kinds_of, text_of
+from tests.support.runs import kinds_of, text_of
 
 from .asking import Asked
 from .audit import compare

@@ -18,8 +18,8 @@ from aiworkspace_client import (
 )
 from aiworkspace_client.types import Role, Run
 from aiworkspace_server.app import App
-from tests.people import PASSWORD
 from tests.standin import HttpError, Script, Standin
+from tests.support.people import PASSWORD
 
 WORDS = tuple(f"word{n} " for n in range(60))
 MODEL = "openai/gpt-4.1"

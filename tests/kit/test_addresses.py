@@ -11,10 +11,10 @@ from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace_server.app import App, running
 from aiworkspace_server.kit.addresses import TrustedProxies, network_of
 from aiworkspace_server.settings import Settings
-from tests.auth.conftest import registration
-from tests.conftest import Stores, other_databases, store_settings
-from tests.people import Person
-from tests.refusals import OK, RATE_LIMITED, outcome
+from tests.support.outcomes import OK, RATE_LIMITED, outcome
+from tests.support.people import Person, registration
+from tests.support.settings import store_settings
+from tests.support.stores import Stores, other_databases
 
 PROXY = "ipv4:10.0.0.1:50000"
 TRUSTED = TrustedProxies([ip_network(text) for text in ("10.0.0.0/8", "2001:db8:ffff::/48", "127.0.0.1")])

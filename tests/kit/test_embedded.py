@@ -25,7 +25,7 @@ from aiworkspace_server.kit.embedded import EmbeddedError, embedded_mongo, embed
 from aiworkspace_server.kit.embedded.place import claim
 from aiworkspace_server.kit.embedded.process import child, ended
 from aiworkspace_server.kit.embedded.programs import program
-from tests.waiting import until_true
+from tests.support.waiting import until_true
 
 Database = Callable[[Path], AbstractAsyncContextManager[str]]
 DATABASES: list[Database] = [embedded_postgres, embedded_mongo, embedded_redis]

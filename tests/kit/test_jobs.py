@@ -12,8 +12,8 @@ from sqlalchemy.exc import DBAPIError
 
 from aiworkspace_server.kit.jobs import SLOW_QUEUE, Jobs
 from aiworkspace_server.kit.postgres import APP_ROLE, Database
-from tests.backdoor import sql, until_no_jobs
-from tests.conftest import Stores, migrated_databases
+from tests.support.postgres import sql, until_no_jobs
+from tests.support.stores import Stores, migrated_databases
 
 
 @dataclass

@@ -29,8 +29,9 @@ from aiworkspace_server.kit.errors import RateLimited
 from aiworkspace_server.kit.limits import Counters, Limits
 from aiworkspace_server.kit.reflection import Reflection, Symbols
 from aiworkspace_server.settings import Settings
-from tests.conftest import Stores, other_databases, store_settings
-from tests.people import PASSWORD, Person
+from tests.support.people import PASSWORD, Person
+from tests.support.settings import store_settings
+from tests.support.stores import Stores, other_databases
 
 LOGIN = auth_pb2.LoginRequest(email="nobody@example.com", password=PASSWORD)
 LOGIN_PATH = "/aiworkspace.v1.AuthService/Login"

@@ -13,8 +13,8 @@ from aiosmtpd.smtp import AuthResult, LoginPassword
 
 from aiworkspace_server.kit import mail as mail_module
 from aiworkspace_server.kit.mail import ConsoleMailer, Links, Mail, MailDelayed, SmtpMailer, Tls, quoted
-from tests.certificates import make_certificate
-from tests.mailbox import Mailbox
+from tests.support.certificates import make_certificate
+from tests.support.mailbox import Mailbox
 
 TO, PASSWORD = "ada@example.com", "canary-of-the-mail-server"
 

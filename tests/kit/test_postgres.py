@@ -16,11 +16,11 @@ from aiworkspace_server.kit.postgres import APP_ROLE, Database, ReadSession
 from aiworkspace_server.migrate import check_schema
 from aiworkspace_server.settings import Settings
 from aiworkspace_server.tables import metadata
-from tests.backdoor import as_owner, sql
-from tests.conftest import Stores
 from tests.contracts.belongings import furnish
 from tests.contracts.catalog import GLOBAL_PREFIX, tenant_tables
-from tests.people import NewPerson
+from tests.support.people import NewPerson
+from tests.support.postgres import as_owner, sql
+from tests.support.stores import Stores
 
 
 @dataclass(frozen=True)

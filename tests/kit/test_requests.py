@@ -18,8 +18,8 @@ from aiworkspace_server.kit.contract import Method
 from aiworkspace_server.kit.errors import Unauthenticated
 from aiworkspace_server.kit.interceptors import Handler, Interceptor, Step
 from aiworkspace_server.kit.requests import Reading
-from tests import http2
-from tests.waiting import until, until_true
+from tests.support import http2
+from tests.support.waiting import until, until_true
 
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 AT_ONCE = 3

@@ -16,8 +16,8 @@ from aiworkspace_server.kit.contract import Method
 from aiworkspace_server.kit.errors import InvalidArgument
 from aiworkspace_server.kit.interceptors import Interceptor
 from aiworkspace_server.kit.requests import Reading
-from tests import http2
-from tests.waiting import until_true
+from tests.support import http2
+from tests.support.waiting import until_true
 
 COUNT = 40
 PATHS = "/test.Sends/stream", "/test.Sends/answer", "/test.Sends/refuse"

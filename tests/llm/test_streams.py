@@ -16,7 +16,7 @@ from aiworkspace_server.llm import wire
 from aiworkspace_server.llm.base import Answering, Delta, ErrorKind, Finish, Provider, TokenUsage
 from aiworkspace_server.llm.clock import Clocks
 from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
-from tests.waiting import until_true
+from tests.support.waiting import until_true
 
 from .answers import MODEL, Answer, answer, question
 from .conftest import HURRIED, anthropic_provider, openai_provider

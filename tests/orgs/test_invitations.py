@@ -11,11 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiworkspace.v1 import org_pb2 as pb
-from tests.backdoor import as_owner, sql, until_blocked
-from tests.conftest import Stores
-from tests.paging import few, read_all
-from tests.people import NewPerson, Person, make_org
-from tests.refusals import (
+from tests.support.outcomes import (
     ALREADY_EXISTS,
     INVITATION_CLOSED,
     NOT_FOUND,
@@ -27,7 +23,11 @@ from tests.refusals import (
     outcomes,
     refusal,
 )
-from tests.team import ADMIN, MEMBER, OWNER, VIEWER, Team
+from tests.support.pagination import few, read_all
+from tests.support.people import NewPerson, Person, make_org
+from tests.support.postgres import as_owner, sql, until_blocked
+from tests.support.staff import ADMIN, MEMBER, OWNER, VIEWER, Team
+from tests.support.stores import Stores
 
 
 def invitation(org_id: str, email: str, role: int = MEMBER, request_id: str = "") -> pb.CreateInvitationRequest:

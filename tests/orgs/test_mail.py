@@ -11,12 +11,12 @@ from aiworkspace_server.kit.jobs import Jobs
 from aiworkspace_server.kit.mail import ConsoleMailer
 from aiworkspace_server.orgs.jobs import notify_owners
 from aiworkspace_server.settings import Settings
-from tests.auth.conftest import registration
-from tests.backdoor import sql, until_no_jobs
-from tests.conftest import Stores, mail_settings, other_databases, store_settings
-from tests.mailbox import VERIFY, Mailbox
-from tests.people import NewPerson, Person, join, make_org, people
-from tests.refusals import INVALID, OK, RATE_LIMITED, outcome
+from tests.support.mailbox import VERIFY, Mailbox
+from tests.support.outcomes import INVALID, OK, RATE_LIMITED, outcome
+from tests.support.people import NewPerson, Person, join, make_org, people, registration
+from tests.support.postgres import sql, until_no_jobs
+from tests.support.settings import mail_settings, store_settings
+from tests.support.stores import Stores, other_databases
 
 SUBJECT = "You are invited to an organization at AI Workspace"
 

@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiworkspace.v1 import org_pb2 as pb
-from tests.paging import few, read_all
-from tests.people import Person, join, make_conversation, make_org, make_workspace, say
-from tests.refusals import (
+from tests.support.outcomes import (
     ETAG_MISMATCH,
     LAST_OWNER,
     NOT_FOUND,
@@ -23,7 +21,10 @@ from tests.refusals import (
     outcomes,
     refusal,
 )
-from tests.team import ADMIN, MEMBER, OWNER, VIEWER, Team
+from tests.support.pagination import few, read_all
+from tests.support.people import Person, join, make_conversation, make_org, make_workspace
+from tests.support.runs import say
+from tests.support.staff import ADMIN, MEMBER, OWNER, VIEWER, Team
 
 
 async def members(person: Person, org_id: str) -> list[pb.Member]:

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 
 from aiworkspace.v1 import chat_pb2, usage_pb2, workspace_pb2
 from aiworkspace.v1 import org_pb2 as pb
-from tests.paging import few, read_all
-from tests.people import NewPerson, Person, make_conversation, make_org, make_workspace
-from tests.refusals import (
+from tests.support.outcomes import (
     ETAG_MISMATCH,
     NOT_FOUND,
     OK,
@@ -23,7 +21,9 @@ from tests.refusals import (
     outcomes,
     refusal,
 )
-from tests.team import ADMIN, MEMBER, OWNER, VIEWER, Team
+from tests.support.pagination import few, read_all
+from tests.support.people import NewPerson, Person, make_conversation, make_org, make_workspace
+from tests.support.staff import ADMIN, MEMBER, OWNER, VIEWER, Team
 
 
 def get(person: Person, org_id: str) -> Any:

@@ -9,12 +9,13 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from aiworkspace.v1 import org_pb2 as pb
 from aiworkspace.v1 import usage_pb2, workspace_pb2
 from aiworkspace_server.auth.authority import ROLES
-from tests.backdoor import sql
-from tests.conftest import Stores
-from tests.people import Person, join, make_org, make_workspace
-from tests.refusals import NOT_FOUND, OK, PERMISSION_MISSING, named, outcome, refusal
-from tests.roles import ALL, BILLING, CUSTOM, add_service_account, assign, make_role, restrict
-from tests.team import ADMIN, MEMBER, OWNER, VIEWER, Team
+from tests.support.custom_roles import ALL, BILLING, CUSTOM, assign, make_role, restrict
+from tests.support.outcomes import NOT_FOUND, OK, PERMISSION_MISSING, named, outcome, refusal
+from tests.support.people import Person, join, make_org, make_workspace
+from tests.support.postgres import sql
+from tests.support.service_accounts import add_service_account
+from tests.support.staff import ADMIN, MEMBER, OWNER, VIEWER, Team
+from tests.support.stores import Stores
 
 
 def update(by: Person, org_id: str, person: Person, paths: list[str], **values: Any) -> Any:

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from aiworkspace.v1 import org_pb2 as pb
-from tests.backdoor import sql
-from tests.conftest import Stores
-from tests.people import NewPerson, Person, join, make_org
-from tests.refusals import INVITATION_CLOSED, OK, PERMISSION_MISSING, outcome, outcomes
-from tests.team import ADMIN, MEMBER, OWNER, VIEWER, Team
+from tests.support.outcomes import INVITATION_CLOSED, OK, PERMISSION_MISSING, outcome, outcomes
+from tests.support.people import NewPerson, Person, join, make_org
+from tests.support.postgres import sql
+from tests.support.staff import ADMIN, MEMBER, OWNER, VIEWER, Team
+from tests.support.stores import Stores
 
 from .test_invitations import accept, has_access, invitation, invite, listed, revoke
 

@@ -7,10 +7,8 @@ import pytest
 
 from aiworkspace.v1 import chat_pb2, workspace_pb2
 from aiworkspace.v1 import org_pb2 as pb
-from tests.backdoor import sql
-from tests.conftest import Stores
-from tests.people import Person, join, make_conversation, make_workspace
-from tests.refusals import (
+from tests.support.custom_roles import ALL, assign, make_role, reinstate, restrict, suspend
+from tests.support.outcomes import (
     ALREADY_EXISTS,
     INVITATION_CLOSED,
     LAST_OWNER,
@@ -23,8 +21,11 @@ from tests.refusals import (
     outcomes,
     refusal,
 )
-from tests.roles import ALL, add_service_account, assign, make_role, reinstate, restrict, suspend
-from tests.team import ADMIN, MEMBER, OWNER, VIEWER, Team
+from tests.support.people import Person, join, make_conversation, make_workspace
+from tests.support.postgres import sql
+from tests.support.service_accounts import add_service_account
+from tests.support.staff import ADMIN, MEMBER, OWNER, VIEWER, Team
+from tests.support.stores import Stores
 
 ACTIVE, SUSPENDED = pb.MEMBER_STATE_ACTIVE, pb.MEMBER_STATE_SUSPENDED
 

@@ -17,12 +17,14 @@ from aiworkspace_server.app import App, running
 from aiworkspace_server.policies.vault import Vault
 from aiworkspace_server.settings import Settings
 from tests.auth.test_secrecy import environment, server
-from tests.backdoor import sql
-from tests.conftest import Stores, other_databases, provider_settings, store_settings
-from tests.people import NewPerson, Person, Place, join, make_conversation, make_place, say, text_of
-from tests.refusals import NOT_FOUND, OK, PROVIDER_KEY_REFUSED, UNAVAILABLE, named, outcome, refusal
 from tests.service_accounts.test_secrecy import documents, rows
 from tests.standin import HttpError, Script, Standin
+from tests.support.outcomes import NOT_FOUND, OK, PROVIDER_KEY_REFUSED, UNAVAILABLE, named, outcome, refusal
+from tests.support.people import NewPerson, Person, Place, join, make_conversation, make_place
+from tests.support.postgres import sql
+from tests.support.runs import say, text_of
+from tests.support.settings import provider_settings, store_settings
+from tests.support.stores import Stores, other_databases
 
 MODELS = {
     "openai": "openai/gpt-4o-mini",

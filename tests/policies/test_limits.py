@@ -16,10 +16,11 @@ from aiworkspace_server.kit.errors import RateLimited
 from aiworkspace_server.kit.limits import Counters
 from aiworkspace_server.policies.limits import ModelLimits, _Counts
 from aiworkspace_server.policies.policy import Limit
-from tests.conftest import Stores
-from tests.people import Place, make_conversation, make_workspace, say
-from tests.refusals import OK, RATE_LIMITED, outcome, refusal
 from tests.standin import Standin
+from tests.support.outcomes import OK, RATE_LIMITED, outcome, refusal
+from tests.support.people import Place, make_conversation, make_workspace
+from tests.support.runs import say
+from tests.support.stores import Stores
 
 MINI = "openai/gpt-4o-mini"
 

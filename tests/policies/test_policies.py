@@ -13,9 +13,10 @@ from aiworkspace_server.kit.limits import Counters
 from aiworkspace_server.policies.plan import Plans
 from aiworkspace_server.policies.providers import Providers
 from aiworkspace_server.policies.vault import Vault
-from tests.people import NewPerson, Place, make_conversation, make_place, make_workspace, say
-from tests.refusals import ETAG_MISMATCH, MODEL_NOT_ALLOWED, OK, named, outcome, refusal
 from tests.standin import Script, Standin
+from tests.support.outcomes import ETAG_MISMATCH, MODEL_NOT_ALLOWED, OK, named, outcome, refusal
+from tests.support.people import NewPerson, Place, make_conversation, make_place, make_workspace
+from tests.support.runs import say
 
 MINI, HAIKU = "openai/gpt-4o-mini", "anthropic/claude-haiku-4-5"
 LOW, MEDIUM, HIGH = (

@@ -13,12 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from aiworkspace.v1 import auth_pb2, org_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
 from aiworkspace_server.auth.api_keys import is_key
-from tests.backdoor import sql
-from tests.backends import EVERY, OF_ADMINS, NewBackend, key_request, make_account, make_key
-from tests.conftest import Stores
-from tests.paging import read_all
-from tests.people import Person, make_org, make_workspace
-from tests.refusals import (
+from tests.support.outcomes import (
     NOT_FOUND,
     OK,
     PERMISSION_MISSING,
@@ -29,7 +24,12 @@ from tests.refusals import (
     outcomes,
     refusal,
 )
-from tests.team import Team
+from tests.support.pagination import read_all
+from tests.support.people import Person, make_org, make_workspace
+from tests.support.postgres import sql
+from tests.support.service_accounts import EVERY, OF_ADMINS, NewBackend, key_request, make_account, make_key
+from tests.support.staff import Team
+from tests.support.stores import Stores
 
 KEY_ENDED = "FAILED_PRECONDITION API_KEY_ENDED"
 HOUR = timedelta(hours=1)

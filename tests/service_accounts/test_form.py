@@ -12,9 +12,9 @@ from sqlalchemy import event
 from aiworkspace.v1 import auth_pb2
 from aiworkspace_server.app import App
 from aiworkspace_server.auth.api_keys import is_key, new_key, visible_part
-from tests import http2
-from tests.backends import NewBackend
-from tests.refusals import UNAUTHENTICATED, outcome, refusal
+from tests.support import http2
+from tests.support.outcomes import UNAUTHENTICATED, outcome, refusal
+from tests.support.service_accounts import NewBackend
 
 _CORPUS = json.loads((Path(__file__).parents[1] / "corpora/api_keys.json").read_text())
 MALFORMED = [pytest.param(each["key"] * each["times"], id=each["why"]) for each in _CORPUS["malformed"]]

@@ -11,12 +11,12 @@ from google.rpc import error_details_pb2, status_pb2
 
 from aiworkspace.v1 import org_pb2, workspace_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
-from tests.backdoor import as_owner, sql, until_blocked
-from tests.backends import EVERY, OF_WORKSPACES, NewBackend, make_account, make_custom_role, make_key
-from tests.conftest import Stores
-from tests.people import Person, make_org, make_workspace
-from tests.refusals import OK, UNAUTHENTICATED, named, outcome, refusal
-from tests.team import ADMIN, Team
+from tests.support.outcomes import OK, UNAUTHENTICATED, named, outcome, refusal
+from tests.support.people import Person, make_org, make_workspace
+from tests.support.postgres import as_owner, sql, until_blocked
+from tests.support.service_accounts import EVERY, OF_WORKSPACES, NewBackend, make_account, make_custom_role, make_key
+from tests.support.staff import ADMIN, Team
+from tests.support.stores import Stores
 
 MANAGE = "service_account.manage"
 MEMBERS = workspace_pb2.WORKSPACE_VISIBILITY_MEMBERS

@@ -11,12 +11,12 @@ from sqlalchemy import event
 from aiworkspace.v1 import auth_pb2, org_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
 from aiworkspace_server.app import App
-from tests.backdoor import as_owner, sql, until_blocked
-from tests.backends import OF_ADMINS, make_account, make_key
-from tests.conftest import Stores
-from tests.loop_time import watching_loop
-from tests.people import NewPerson, Person, make_org
-from tests.waiting import until
+from tests.support.loop_time import watching_loop
+from tests.support.people import NewPerson, Person, make_org
+from tests.support.postgres import as_owner, sql, until_blocked
+from tests.support.service_accounts import OF_ADMINS, make_account, make_key
+from tests.support.stores import Stores
+from tests.support.waiting import until
 
 MANY = 2000
 MOST_STATEMENTS = 200  # one for each key would be ten times as many

@@ -9,14 +9,22 @@ import pytest
 from aiworkspace.v1 import org_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
 from aiworkspace_server.app import App
-from tests.backdoor import sql
-from tests.backends import EVERY, OF_ADMINS, NewBackend, backends, make_account, make_custom_role, make_key
-from tests.conftest import Stores
-from tests.people import NewPerson, Person, make_org, make_workspace
-from tests.refusals import OK, PERMISSION_MISSING, UNAUTHENTICATED, outcome
-from tests.roles import restrict
-from tests.sharing import CLOSED, MANAGER, READER, delete_group, make_group, set_visibility, share, take_out
-from tests.team import Team, hire, make_team
+from tests.support.custom_roles import restrict
+from tests.support.outcomes import OK, PERMISSION_MISSING, UNAUTHENTICATED, outcome
+from tests.support.people import NewPerson, Person, make_org, make_workspace
+from tests.support.postgres import sql
+from tests.support.service_accounts import (
+    EVERY,
+    OF_ADMINS,
+    NewBackend,
+    backends,
+    make_account,
+    make_custom_role,
+    make_key,
+)
+from tests.support.sharing import CLOSED, MANAGER, READER, delete_group, make_group, set_visibility, share, take_out
+from tests.support.staff import Team, hire, make_team
+from tests.support.stores import Stores
 
 
 @pytest.fixture

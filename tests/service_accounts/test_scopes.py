@@ -11,12 +11,13 @@ from google.rpc import error_details_pb2, status_pb2
 from aiworkspace.v1 import options_pb2 as options
 from aiworkspace.v1 import org_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
-from tests.backdoor import sql
-from tests.backends import EVERY, OF_WORKSPACES, NewBackend, make_account, make_custom_role, make_key
-from tests.conftest import Stores
 from tests.contracts.surface import CLOSED, Endpoint, Outcome, id_fields, name_of, put, random_id
-from tests.people import Person, join, make_conversation, make_org, make_workspace, say
-from tests.team import VIEWER
+from tests.support.people import Person, join, make_conversation, make_org, make_workspace
+from tests.support.postgres import sql
+from tests.support.runs import say
+from tests.support.service_accounts import EVERY, OF_WORKSPACES, NewBackend, make_account, make_custom_role, make_key
+from tests.support.staff import VIEWER
+from tests.support.stores import Stores
 
 SESSIONS = [endpoint for endpoint in CLOSED if endpoint.access.mode == options.ACCESS_MODE_SESSION]
 SCOPED = [endpoint for endpoint in CLOSED if endpoint.access.mode == options.ACCESS_MODE_PERMISSION]

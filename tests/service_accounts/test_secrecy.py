@@ -12,12 +12,14 @@ from aiworkspace.v1 import auth_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
 from aiworkspace_server.settings import Settings
 from tests.auth.test_secrecy import server
-from tests.backdoor import sql
-from tests.backends import NewBackend, backends, key_request, make_account
-from tests.conftest import Stores, other_databases, provider_settings, store_settings
-from tests.people import Person, make_conversation, make_org, make_workspace, say
-from tests.refusals import refusal
 from tests.standin import Standin
+from tests.support.outcomes import refusal
+from tests.support.people import Person, make_conversation, make_org, make_workspace
+from tests.support.postgres import sql
+from tests.support.runs import say
+from tests.support.service_accounts import NewBackend, backends, key_request, make_account
+from tests.support.settings import provider_settings, store_settings
+from tests.support.stores import Stores, other_databases
 
 
 async def use_keys(owner: Person, new_backend: NewBackend) -> tuple[list[str], bytes]:

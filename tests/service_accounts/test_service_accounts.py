@@ -8,11 +8,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, usage_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
-from tests.backends import EVERY, NewBackend, make_account, make_custom_role, make_key
-from tests.conftest import Stores
-from tests.paging import read_all
-from tests.people import Person, join, make_conversation, make_org, make_workspace, say
-from tests.refusals import (
+from tests.support.outcomes import (
     INVALID,
     INVITATION_CLOSED,
     NOT_FOUND,
@@ -25,7 +21,12 @@ from tests.refusals import (
     outcomes,
     refusal,
 )
-from tests.team import ADMIN, OWNER, VIEWER, Team
+from tests.support.pagination import read_all
+from tests.support.people import Person, join, make_conversation, make_org, make_workspace
+from tests.support.runs import say
+from tests.support.service_accounts import EVERY, NewBackend, make_account, make_custom_role, make_key
+from tests.support.staff import ADMIN, OWNER, VIEWER, Team
+from tests.support.stores import Stores
 
 
 def creation(team: Team, **fields: Any) -> pb.CreateServiceAccountRequest:

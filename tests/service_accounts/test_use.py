@@ -10,12 +10,13 @@ from sqlalchemy import event
 from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, usage_pb2, workspace_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
 from aiworkspace_server.app import App
-from tests.backdoor import sql
-from tests.backends import OF_WORKSPACES, NewBackend, make_account, make_key
-from tests.conftest import Stores
-from tests.people import Person, events_of, make_conversation, make_workspace, say, text_of
-from tests.refusals import INVALID, NOT_FOUND, OK, PERMISSION_MISSING, named, outcome, refusal
-from tests.team import Team
+from tests.support.outcomes import INVALID, NOT_FOUND, OK, PERMISSION_MISSING, named, outcome, refusal
+from tests.support.people import Person, make_conversation, make_workspace
+from tests.support.postgres import sql
+from tests.support.runs import events_of, say, text_of
+from tests.support.service_accounts import OF_WORKSPACES, NewBackend, make_account, make_key
+from tests.support.staff import Team
+from tests.support.stores import Stores
 
 
 async def key_of(team: Team) -> pb.ApiKey:

@@ -1,7 +1,7 @@
 import pytest
 
-from tests.people import NewPerson, Person
-from tests.team import Team, hire, make_team
+from tests.support.people import NewPerson, Person
+from tests.support.staff import Team, hire, make_team
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 
 from aiworkspace.v1 import org_pb2
 from aiworkspace.v1 import team_pb2 as pb
-from tests.paging import few, read_all
-from tests.people import Person, join, make_org
-from tests.refusals import (
+from tests.support.outcomes import (
     ETAG_MISMATCH,
     NOT_FOUND,
     OK,
@@ -24,8 +22,10 @@ from tests.refusals import (
     outcomes,
     refusal,
 )
-from tests.sharing import add, delete_group, in_group, make_group, take_out
-from tests.team import VIEWER, Team
+from tests.support.pagination import few, read_all
+from tests.support.people import Person, join, make_org
+from tests.support.sharing import add, delete_group, in_group, make_group, take_out
+from tests.support.staff import VIEWER, Team
 
 
 async def listed(person: Person, org_id: str) -> list[pb.Team]:

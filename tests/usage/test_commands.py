@@ -18,12 +18,14 @@ from aiworkspace_server.commands import CommandError, read_bill
 from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.llm.prices import price
 from aiworkspace_server.usage.ledger import Spender
-from tests.backdoor import until_no_jobs
-from tests.books import check_books, read_entries
-from tests.conftest import Stores, mail_settings, store_settings
-from tests.mailbox import Mailbox
-from tests.people import NewPerson, Person, Place, make_place, say
-from tests.spending import counted, make_budget, reserve, settle, spender
+from tests.support.budgets import counted, make_budget, reserve, settle, spender
+from tests.support.ledger import check_books, read_entries
+from tests.support.mailbox import Mailbox
+from tests.support.people import NewPerson, Person, Place, make_place
+from tests.support.postgres import until_no_jobs
+from tests.support.runs import say
+from tests.support.settings import mail_settings, store_settings
+from tests.support.stores import Stores
 
 MODEL = "openai/gpt-4o-mini"
 USAGE = TokenUsage(100, 0, 0, 20, 0)

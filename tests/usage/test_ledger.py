@@ -15,11 +15,7 @@ from aiworkspace_server.kit.timestamps import now
 from aiworkspace_server.llm.prices import Price
 from aiworkspace_server.usage.ledger import BudgetExhausted, Spender, count_alone, reservation
 from aiworkspace_server.usage.rebuild import rebuild
-from tests.backdoor import sql
-from tests.books import check_books, nothing_reserved, read_entries, read_windows
-from tests.conftest import Stores
-from tests.people import Person, Place, make_place, make_workspace
-from tests.spending import (
+from tests.support.budgets import (
     API_KEY,
     MEMBER,
     MONTH,
@@ -34,6 +30,10 @@ from tests.spending import (
     spender,
     tokens,
 )
+from tests.support.ledger import check_books, nothing_reserved, read_entries, read_windows
+from tests.support.people import Person, Place, make_place, make_workspace
+from tests.support.postgres import sql
+from tests.support.stores import Stores
 
 LIMIT = 1_000
 

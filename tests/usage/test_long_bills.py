@@ -11,11 +11,11 @@ from aiworkspace_server.app import App
 from aiworkspace_server.kit.timestamps import now, timestamp
 from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.llm.prices import price
-from tests.backdoor import sql
-from tests.conftest import Stores
-from tests.loop_time import watching_loop
-from tests.people import NewPerson, Place, make_place
-from tests.spending import reserve, settle, spender
+from tests.support.budgets import reserve, settle, spender
+from tests.support.loop_time import watching_loop
+from tests.support.people import NewPerson, Place, make_place
+from tests.support.postgres import sql
+from tests.support.stores import Stores
 
 MOST_SECONDS = 0.05
 REQUESTS, UNBILLED = 1000, 9000

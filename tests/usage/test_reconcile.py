@@ -19,13 +19,13 @@ from aiworkspace_server.kit.timestamps import now, timestamp
 from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.llm.prices import PRICE_LIST, price
 from aiworkspace_server.usage.ledger import Spender
-from tests.backdoor import sql
-from tests.books import check_books, read_entries
-from tests.conftest import Stores
-from tests.people import NewPerson, Person, Place, join, make_place
-from tests.refusals import NOT_FOUND, OK, PERMISSION_MISSING, named, outcome, refusal
-from tests.spending import counted, make_budget, release, reserve, settle, spender
-from tests.team import Team
+from tests.support.budgets import counted, make_budget, release, reserve, settle, spender
+from tests.support.ledger import check_books, read_entries
+from tests.support.outcomes import NOT_FOUND, OK, PERMISSION_MISSING, named, outcome, refusal
+from tests.support.people import NewPerson, Person, Place, join, make_place
+from tests.support.postgres import sql
+from tests.support.staff import Team
+from tests.support.stores import Stores
 
 MODEL = "openai/gpt-4o-mini"
 TOKENS = common_pb2.TokenUsage(input_tokens=100, output_tokens=20)

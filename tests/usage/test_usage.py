@@ -19,14 +19,15 @@ from aiworkspace_server.app import App
 from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.usage.models import TOKENS
 from aiworkspace_server.usage.rebuild import rebuild
-from tests.backdoor import sql
-from tests.conftest import Stores
-from tests.paging import few, read_all
-from tests.people import Person, make_conversation, make_org, make_place, make_workspace, say
-from tests.refusals import NOT_FOUND, OK, PERMISSION_MISSING, named, outcome
-from tests.robots import make_robot
 from tests.standin import Script, Standin
-from tests.team import Team, make_team
+from tests.support.outcomes import NOT_FOUND, OK, PERMISSION_MISSING, named, outcome
+from tests.support.pagination import few, read_all
+from tests.support.people import Person, make_conversation, make_org, make_place, make_workspace
+from tests.support.postgres import sql
+from tests.support.runs import say
+from tests.support.service_accounts import make_robot
+from tests.support.staff import Team, make_team
+from tests.support.stores import Stores
 
 MODELS = "echo/echo", "openai/gpt-4o-mini"
 DIMENSIONS: dict[str, pb.UsageDimension.ValueType] = {

@@ -16,13 +16,15 @@ from aiworkspace_server.app import App, running
 from aiworkspace_server.kit.timestamps import now
 from aiworkspace_server.settings import Settings
 from aiworkspace_server.usage.rebuild import rebuild
-from tests.backdoor import as_owner, sql, until_no_jobs
-from tests.books import begin, check_books
-from tests.conftest import Stores, mail_settings, other_databases, store_settings
-from tests.mailbox import Mailbox
-from tests.people import Place, make_place, people, say
-from tests.refusals import refusal
-from tests.spending import counted, make_budget, reserve, settle, spend, spender
+from tests.support.budgets import counted, make_budget, reserve, settle, spend, spender
+from tests.support.ledger import begin, check_books
+from tests.support.mailbox import Mailbox
+from tests.support.outcomes import refusal
+from tests.support.people import Place, make_place, people
+from tests.support.postgres import as_owner, sql, until_no_jobs
+from tests.support.runs import say
+from tests.support.settings import mail_settings, store_settings
+from tests.support.stores import Stores, other_databases
 
 APIA = "Pacific/Apia"  # 13 hours ahead: for most of a day another day, at the end of a month another month
 

@@ -8,11 +8,11 @@ from sqlalchemy import event
 
 from aiworkspace.v1 import workspace_pb2 as pb
 from aiworkspace_server.app import App
-from tests.backends import OF_WORKSPACES, backends, make_account, make_key
-from tests.people import make_workspace
-from tests.refusals import NOT_FOUND, outcome
-from tests.sharing import CLOSED
-from tests.team import Team
+from tests.support.outcomes import NOT_FOUND, outcome
+from tests.support.people import make_workspace
+from tests.support.service_accounts import OF_WORKSPACES, backends, make_account, make_key
+from tests.support.sharing import CLOSED
+from tests.support.staff import Team
 
 
 async def questions(app: App, call: Any) -> list[str]:

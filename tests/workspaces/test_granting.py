@@ -10,12 +10,13 @@ import pytest
 from aiworkspace.v1 import chat_pb2, org_pb2
 from aiworkspace.v1 import workspace_pb2 as pb
 from aiworkspace_server.app import App
-from tests.backdoor import as_owner, sql, until_blocked
-from tests.conftest import Stores
-from tests.people import Person, join, kinds_of, make_conversation, make_workspace
-from tests.refusals import NOT_FOUND, OK, PERMISSION_MISSING, outcome
-from tests.robots import make_robot
-from tests.sharing import (
+from tests.standin import Script, Standin
+from tests.support.outcomes import NOT_FOUND, OK, PERMISSION_MISSING, outcome
+from tests.support.people import Person, join, make_conversation, make_workspace
+from tests.support.postgres import as_owner, sql, until_blocked
+from tests.support.runs import kinds_of
+from tests.support.service_accounts import make_robot
+from tests.support.sharing import (
     CLOSED,
     EDITOR,
     MANAGER,
@@ -31,8 +32,8 @@ from tests.sharing import (
     take_out,
     unshare,
 )
-from tests.standin import Script, Standin
-from tests.team import VIEWER, Team
+from tests.support.staff import VIEWER, Team
+from tests.support.stores import Stores
 
 READING = ["org.read", "member.read", "workspace.read", "chat.read"]
 

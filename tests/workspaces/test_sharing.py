@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from aiworkspace.v1 import org_pb2
 from aiworkspace.v1 import workspace_pb2 as pb
-from tests.paging import few, read_all
-from tests.people import Person, join, make_conversation, make_org, make_workspace
-from tests.refusals import NOT_FOUND, OK, PERMISSION_MISSING, named, outcome, outcomes, refusal
-from tests.sharing import (
+from tests.support.outcomes import NOT_FOUND, OK, PERMISSION_MISSING, named, outcome, outcomes, refusal
+from tests.support.pagination import few, read_all
+from tests.support.people import Person, join, make_conversation, make_org, make_workspace
+from tests.support.sharing import (
     CLOSED,
     EDITOR,
     MANAGER,
@@ -28,7 +28,7 @@ from tests.sharing import (
     take_out,
     unshare,
 )
-from tests.team import MEMBER, VIEWER, Team
+from tests.support.staff import MEMBER, VIEWER, Team
 
 
 def get(person: Person, workspace_id: str) -> Any:

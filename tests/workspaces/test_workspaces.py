@@ -18,9 +18,7 @@ from aiworkspace_server.kit.context import Call
 from aiworkspace_server.kit.contract import Method
 from aiworkspace_server.workspaces import store
 from aiworkspace_server.workspaces.service import WorkspaceFinder
-from tests.paging import few, read_all
-from tests.people import NewPerson, Person, make_conversation, make_org, make_workspace, say
-from tests.refusals import (
+from tests.support.outcomes import (
     ETAG_MISMATCH,
     INVALID,
     NOT_FOUND,
@@ -32,8 +30,11 @@ from tests.refusals import (
     outcomes,
     refusal,
 )
-from tests.sharing import CLOSED, in_workspace, set_visibility
-from tests.team import Team
+from tests.support.pagination import few, read_all
+from tests.support.people import NewPerson, Person, make_conversation, make_org, make_workspace
+from tests.support.runs import say
+from tests.support.sharing import CLOSED, in_workspace, set_visibility
+from tests.support.staff import Team
 
 LONGEST_PROMPT = "ä" * 32768
 

@@ -5,8 +5,8 @@ from contextlib import AsyncExitStack
 from random import Random
 
 from aiworkspace.v1 import chat_pb2 as pb
-from tests.http2 import unread
 from tests.standin import Script
+from tests.support.http2 import unread
 
 from ..asking import Asked, until_deltas
 from ..site import Site

@@ -9,7 +9,7 @@ from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace_server.auth.cookies import CsrfTokens
 from aiworkspace_server.kit.keys import derive
 from aiworkspace_server.settings import Settings
-from tests.people import PASSWORD, Person
+from tests.support.people import PASSWORD, Person
 
 Metadata = tuple[tuple[str, str], ...]
 

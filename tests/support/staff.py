@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from aiworkspace.v1 import org_pb2
-from tests.people import NewPerson, Person, join, make_org
+from tests.support.people import NewPerson, Person, join, make_org
 
 VIEWER, MEMBER, ADMIN, OWNER = (
     org_pb2.ROLE_VIEWER,

@@ -14,7 +14,7 @@ from aiworkspace_server.kit.timestamps import now
 from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.llm.prices import Price
 from aiworkspace_server.usage.ledger import Spender
-from tests.people import Person, Place
+from tests.support.people import Person, Place
 
 ORG, WORKSPACE, MEMBER, API_KEY = (
     pb.BUDGET_SCOPE_ORG,

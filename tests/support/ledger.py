@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from aiworkspace_server.usage.models import NO_KEY, TOKENS
-from tests.backdoor import sql
-from tests.conftest import Stores
+from tests.support.postgres import sql
+from tests.support.stores import Stores
 
 
 class Entry(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from tests.conftest import Stores
+from tests.support.stores import Stores
 
 Owner = AsyncConnection[tuple[Any, ...]]
 

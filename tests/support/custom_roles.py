@@ -5,13 +5,9 @@ from typing import Any
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from aiworkspace.v1 import access_pb2, org_pb2
-from aiworkspace_server.auth.api_keys import new_key, secret_hash
 from aiworkspace_server.auth.authority import PERMISSIONS
-from aiworkspace_server.kit.ids import new_id
-from tests.backdoor import sql
-from tests.conftest import Stores
-from tests.people import Person
-from tests.team import Team
+from tests.support.people import Person
+from tests.support.staff import Team
 
 ALL = sorted(PERMISSIONS)
 CUSTOM, BILLING = org_pb2.ROLE_CUSTOM, org_pb2.ROLE_BILLING
@@ -62,32 +58,3 @@ def suspend(by: Person, org_id: str, person: Person) -> Any:
 
 def reinstate(by: Person, org_id: str, person: Person) -> Any:
     return by.orgs.ReinstateMember(org_pb2.ReinstateMemberRequest(org_id=org_id, user_id=person.user_id))
-
-
-async def add_service_account(stores: Stores, org_id: str, role: str, account: Person, *scopes: str) -> None:
-    """Makes the unregistered `account` one of the organization, that calls with a key of these permissions."""
-    account.user_id = str(new_id())
-    await sql(
-        stores,
-        "INSERT INTO users (id, kind, display_name, create_time, update_time)"
-        " VALUES (%s, 'service', 'Backend', now(), now())",
-        account.user_id,
-    )
-    await sql(
-        stores,
-        "INSERT INTO memberships (org_id, user_id, role, create_time) VALUES (%s, %s, %s, now())",
-        *(org_id, account.user_id, role),
-    )
-    await use_new_key(stores, org_id, account, *scopes)
-
-
-async def use_new_key(stores: Stores, org_id: str, account: Person, *scopes: str) -> None:
-    """Lets the service account call with a new key of these permissions."""
-    key = new_key()
-    await sql(
-        stores,
-        "INSERT INTO api_keys (org_id, id, user_id, name, prefix, secret_hash, permissions, workspaces_limited,"
-        " creator_id, create_time) VALUES (%s, %s, %s, 'key', %s, %s, %s, false, %s, now())",
-        *(org_id, str(new_id()), account.user_id, key[:13], secret_hash(key), list(scopes), account.user_id),
-    )
-    account.bearer.token = key

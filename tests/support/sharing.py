@@ -3,7 +3,7 @@
 from typing import Any
 
 from aiworkspace.v1 import team_pb2, workspace_pb2
-from tests.people import Person
+from tests.support.people import Person
 
 READER, EDITOR, MANAGER = (
     workspace_pb2.WORKSPACE_ROLE_VIEWER,

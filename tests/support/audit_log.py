@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from aiworkspace.v1 import audit_pb2
-from tests.people import Person
+from tests.support.people import Person
 
 
 class Log:

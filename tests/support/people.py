@@ -97,6 +97,12 @@ class Person:
         self.bearer.token = response.tokens.access_token
 
 
+def registration(**fields: Any) -> auth_pb2.RegisterRequest:
+    """A good one for an address that nobody has."""
+    given = {"email": f"{uuid.uuid4().hex}@example.com", "password": PASSWORD, "display_name": "Somebody"} | fields
+    return auth_pb2.RegisterRequest(**given)
+
+
 NewPerson = Callable[[], Any]
 
 
@@ -137,25 +143,6 @@ async def join(owner: Person, org_id: str, person: Person, role: org_pb2.Role.Va
         org_pb2.CreateInvitationRequest(org_id=org_id, email=person.email, role=role)
     )
     await person.orgs.AcceptInvitation(org_pb2.AcceptInvitationRequest(token=invited.token))
-
-
-async def events_of(stream: Any) -> list[chat_pb2.ChatEvent]:
-    """All events of a SendMessage or StreamRun call."""
-    return [response.event async for response in stream]
-
-
-def text_of(events: list[chat_pb2.ChatEvent]) -> str:
-    return "".join(event.content_delta.text for event in events)
-
-
-def kinds_of(events: list[chat_pb2.ChatEvent]) -> list[str | None]:
-    return [event.WhichOneof("event") for event in events]
-
-
-async def say(person: Person, conversation_id: str, content: str, **fields: Any) -> list[chat_pb2.ChatEvent]:
-    """Sends a message and waits for the end of the answer."""
-    request = chat_pb2.SendMessageRequest(conversation_id=conversation_id, content=content, **fields)
-    return await events_of(person.chat.SendMessage(request))
 
 
 @asynccontextmanager

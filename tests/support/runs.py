@@ -1,18 +1,37 @@
-"""What was stored and billed of runs, for tests."""
+"""Runs: sending messages, reading their events, and what was stored and billed."""
 
 from typing import Any
 
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace.v1 import common_pb2, usage_pb2
-from tests.backdoor import sql
-from tests.conftest import Stores
-from tests.people import Place
 from tests.standin import Script, Standin
+from tests.support.people import Person, Place
+from tests.support.postgres import sql
+from tests.support.stores import Stores
 
 OPENAI = "openai/gpt-4o-mini"
 ANTHROPIC = "anthropic/claude-haiku-4-5"
 DEEPSEEK = "deepseek/deepseek-chat"
 WORDS = tuple(f"word{n} " for n in range(20))
+
+
+async def events_of(stream: Any) -> list[pb.ChatEvent]:
+    """All events of a SendMessage or StreamRun call."""
+    return [response.event async for response in stream]
+
+
+def text_of(events: list[pb.ChatEvent]) -> str:
+    return "".join(event.content_delta.text for event in events)
+
+
+def kinds_of(events: list[pb.ChatEvent]) -> list[str | None]:
+    return [event.WhichOneof("event") for event in events]
+
+
+async def say(person: Person, conversation_id: str, content: str, **fields: Any) -> list[pb.ChatEvent]:
+    """Sends a message and waits for the end of the answer."""
+    request = pb.SendMessageRequest(conversation_id=conversation_id, content=content, **fields)
+    return await events_of(person.chat.SendMessage(request))
 
 
 def play(standin: Standin, model: str, *scripts: Script) -> str:

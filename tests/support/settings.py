@@ -1,0 +1,48 @@
+"""Settings of servers in tests."""
+
+from tests.standin import Standin
+from tests.support.mailbox import Mailbox
+from tests.support.stores import Stores
+
+
+def store_settings(stores: Stores) -> dict[str, object]:
+    return {
+        "port": 0,
+        "database_url": stores.postgres,
+        "mongo_uri": stores.mongo,
+        "jwt_secret": "access-tokens-Xo4vKq7yPz0rGm2sLw8t",
+        "jwt_refresh_secret": "refresh-tokens-Bd1hNj5uQe9aVc3fRk6i",
+        "password_pepper": "pepper-Zt8wHs2xMg4pYl7oJb0nEv5kCq1d",
+        "encryption_secret": "encryption-Gh3pWs8yVn5bRk0dLt6zQm",
+        "password_hash_cost": 10,
+        "access_token_seconds": 6 * 60 * 60,  # fixtures sign in once, and a busy machine takes its time
+        "rate_limit_factor": 1000,
+        "shutdown_seconds": 0.5,
+        "invitations_per_hour": 1_000_000,
+        "registration": "open",
+        "require_verified_email": False,
+        "org_allowance_usd": "unlimited",
+    }
+
+
+def provider_settings(standin: Standin) -> dict[str, object]:
+    return {
+        "openai_api_key": "sk-openai-canary",
+        "openai_base_url": f"{standin.url}/v1",
+        "anthropic_api_key": "sk-ant-canary",
+        "anthropic_base_url": standin.url,
+        "deepseek_api_key": "sk-deepseek-canary",
+        "deepseek_base_url": f"{standin.url}/v1",
+        "echo_tokens_per_second": 2000,
+        "provider_first_token_seconds": 60,
+        "provider_idle_seconds": 60,
+    }
+
+
+def mail_settings(mailbox: Mailbox) -> dict[str, object]:
+    return {
+        "smtp_host": "127.0.0.1",
+        "smtp_port": mailbox.port,
+        "smtp_tls": "none",
+        "mail_from": "AI Workspace <workspace@example.org>",
+    }
