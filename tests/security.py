@@ -114,7 +114,7 @@ CLASSES: dict[str, Sequence[str]] = {
         "erasure/test_canaries.py",
         "erasure/test_jobs.py",
         "accounts/test_deletion.py",
-        "contracts/test_replies.py",
+        "contracts/test_idempotency.py",
         "contracts/test_deleted_between_pages.py",
     ),
     "leaked secrets": (

@@ -14,7 +14,7 @@ import pytest
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace_client import AsyncClient
 from aiworkspace_server.app import Databases
-from aiworkspace_server.workers import Crew, WorkerFailedError
+from aiworkspace_server.workers import Supervisor, WorkerFailedError
 from tests.standin import Script, Standin
 from tests.support.people import PASSWORD, Person, Place, make_conversation, make_place
 from tests.support.runs import events_of, kinds_of, say, text_of
@@ -171,7 +171,7 @@ async def test_a_worker_that_cannot_be_forked_is_an_error(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", no_more)
     with pytest.raises(WorkerFailedError):
-        async with asyncio.timeout(120), Crew(Databases("", "", "", None), 0, 1, 1).working():
+        async with asyncio.timeout(120), Supervisor(Databases("", "", "", None), 0, 1, 1).running():
             pass
 
 

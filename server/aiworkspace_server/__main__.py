@@ -28,14 +28,14 @@ from .kit.embedded import EmbeddedError
 from .kit.memory import tended_memory
 from .kit.mongo import Mongo
 from .kit.postgres import Database
-from .kit.stores import STORE_AWAY
+from .kit.stores import STORE_UNAVAILABLE
 from .listening import address_of, read_certificate, reserved_port
 from .migrate import SchemaError, migrate
 from .policies.rotation import rotate_keys
 from .policies.vault import Vault
 from .registration import register as make_account
 from .settings import Settings, SettingsError
-from .workers import STOP_SECONDS, Crew, Parent, WorkerFailedError
+from .workers import STOP_SECONDS, Parent, Supervisor, WorkerFailedError
 
 log = structlog.get_logger("serve")
 
@@ -58,7 +58,7 @@ def main() -> None:
         sys.exit(error.code)
     except (SchemaError, DatabaseInUseError, EmbeddedError, ContractError, CommandError, OSError) as error:
         sys.exit(f"error: {error}")
-    except STORE_AWAY as error:
+    except STORE_UNAVAILABLE as error:
         sys.exit(f"error: a database does not answer: {' '.join(str(error).split())}")
 
 
@@ -168,9 +168,9 @@ async def _serve_with_workers(settings: Settings, migrating: bool, count: int) -
     with reserved_port(settings.host, settings.port) as port:
         async with databases(settings, several=True) as where:
             await prepare(settings, where, migrating=migrating)
-            crew = Crew(where, port, count, settings.shutdown_seconds)
-            async with crew.working():
-                _on_hang_up(stop, lambda: crew.send(signal.SIGHUP))
+            supervisor = Supervisor(where, port, count, settings.shutdown_seconds)
+            async with supervisor.running():
+                _on_hang_up(stop, lambda: supervisor.send(signal.SIGHUP))
                 _welcome(settings, address_of(settings, port))
                 await stop.wait()
                 print("stopping", flush=True)
@@ -179,12 +179,12 @@ async def _serve_with_workers(settings: Settings, migrating: bool, count: int) -
 async def _be_worker(settings: Settings) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read anew
     stop, parent = _stop_signals(), await Parent.connect()
-    orders = await parent.orders()
-    logs.configure(settings.log_format, settings.log_level, worker=orders.number)
+    config = await parent.read_config()
+    logs.configure(settings.log_format, settings.log_level, worker=config.number)
     watching = asyncio.create_task(parent.gone())
     watching.add_done_callback(lambda _: _stop_alone(settings, stop))
-    own = settings.model_copy(update={"port": orders.port})
-    async with serving(own, orders.databases, sharing_port=True) as app:
+    own = settings.model_copy(update={"port": config.port})
+    async with serving(own, config.databases, sharing_port=True) as app:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _read_anew, app)
         async with tended_memory():
             saying = asyncio.create_task(parent.say_ready())

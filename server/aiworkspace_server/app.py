@@ -38,9 +38,10 @@ from .chat.stops import Stops
 from .chat.upkeep import Upkeep
 from .erasure.jobs import Erasure
 from .kit.addresses import TrustedProxies
+from .kit.concurrency import ConcurrencyLimiter
 from .kit.contract import Method
 from .kit.embedded import embedded_mongo, embedded_postgres, embedded_redis
-from .kit.gate import Gate
+from .kit.idempotency import IdempotencyStore
 from .kit.jobs import Jobs
 from .kit.keys import derive
 from .kit.limits import Counters, Limits
@@ -49,8 +50,7 @@ from .kit.mail_limits import LimitedMailer, SenderLimit
 from .kit.mongo import Mongo
 from .kit.pages import Pages
 from .kit.postgres import Database
-from .kit.replies import Replies
-from .kit.stores import insist
+from .kit.stores import retry_until_available
 from .listening import Tls, check_port, listen, read_certificate
 from .llm.breaker import Breakers
 from .llm.registry import Registry
@@ -186,9 +186,9 @@ async def _listen(
     providers = Providers(db, registry, vault)
     plans = Plans(db, providers, counters, settings.max_output_tokens)
     lease, relay = Lease(db, shared=redis_url is not None), Relay(redis_url)
-    gate = Gate(settings.provider_concurrency, settings.org_concurrency, settings.provider_queue)
+    limiter = ConcurrencyLimiter(settings.provider_concurrency, settings.org_concurrency, settings.provider_queue)
     ledger = Ledger(Alerts(db, jobs, mailer).watch, settings.allowance_nanos)
-    engine = Engine(db, mongo, ledger, Breakers(), gate, lease, settings.run_seconds)
+    engine = Engine(db, mongo, ledger, Breakers(), limiter, lease, settings.run_seconds)
     runs = await _working(stack, engine, plans, relay, settings.shutdown_seconds)
     credentials = Credentials.from_settings(settings, keys, db, counters)
     stack.callback(credentials.passwords.close)
@@ -298,12 +298,12 @@ class Shared:
         Should the process die before this, the servers that work on those runs find them within a second.
         """
         self.workspaces.forget_all()
-        await self.runs.see_through(insist(lambda: self.stops.of_unentitled(org_id)))
+        await self.runs.see_through(retry_until_available(lambda: self.stops.of_unentitled(org_id)))
 
 
 def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
     db, credentials, lasting = shared.db, shared.credentials, _lasting(settings)
-    pages, replies = Pages(derive(lasting, "pages")), Replies(derive(lasting, "replies"))
+    pages, idempotency = Pages(derive(lasting, "pages")), IdempotencyStore(derive(lasting, "replies"))
     invitations = InvitationTokens(derive(lasting, "invitations"))
     mailer, links = shared.mailer, Links(settings.public_url)
     token_mails = TokenMails(db, jobs, mailer, links, EmailTokens(derive(lasting, "email tokens")))
@@ -312,7 +312,14 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
     erasure = Erasure(db, jobs, shared.eraser)
     return Services(
         auth=AuthServicer(
-            db, credentials, settings.who_registers, token_mails.ask_verification, end_mailed, notices, pages, replies
+            db,
+            credentials,
+            settings.who_registers,
+            token_mails.ask_verification,
+            end_mailed,
+            notices,
+            pages,
+            idempotency,
         ),
         accounts=AccountServicer(
             db,
@@ -323,7 +330,7 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
             orgs.leave_all,
             shared.rights_lost,
             erasure.ask_account,
-            replies,
+            idempotency,
         ),
         orgs=OrgServicer(
             db,
@@ -339,11 +346,11 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
             SenderLimit(shared.counters, settings.invitations_per_hour),
             settings.verified_email_required,
             pages,
-            replies,
+            idempotency,
         ),
-        teams=TeamServicer(db, shared.workspaces, shared.rights_lost, pages, replies),
+        teams=TeamServicer(db, shared.workspaces, shared.rights_lost, pages, idempotency),
         access=AccessServicer(
-            db, credentials.authenticator, shared.access, shared.methods, shared.rights_lost, pages, replies
+            db, credentials.authenticator, shared.access, shared.methods, shared.rights_lost, pages, idempotency
         ),
         service_accounts=ServiceAccountServicer(
             db,
@@ -353,7 +360,7 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
             erasure.ask_account,
             notices,
             pages,
-            replies,
+            idempotency,
         ),
         workspaces=WorkspaceServicer(
             db,
@@ -362,7 +369,7 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
             shared.rights_lost,
             erasure.ask_workspace,
             pages,
-            replies,
+            idempotency,
         ),
         models=ModelServicer(db, shared.providers, shared.vault, pages),
         chat=ChatServicer(
@@ -376,11 +383,11 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
             shared.access.authorize_again,
             shared.eraser,
             pages,
-            replies,
+            idempotency,
         ),
         usage=UsageServicer(db, shared.ledger, pages),
         budgets=BudgetServicer(
-            db, shared.plans, shared.limits, shared.methods, pages, replies, settings.allowance_nanos
+            db, shared.plans, shared.limits, shared.methods, pages, idempotency, settings.allowance_nanos
         ),
         audit=AuditServicer(db, shared.chain, pages),
     )

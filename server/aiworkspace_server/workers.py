@@ -40,8 +40,8 @@ class WorkerFailedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
-    """What a worker is told at its start."""
+class WorkerConfig:
+    """What the supervisor passes to a worker at its start."""
 
     number: int
     port: int
@@ -51,13 +51,13 @@ class Orders:
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
-    def from_json(cls, line: bytes) -> "Orders":
-        told = json.loads(line)
-        return cls(told["number"], told["port"], Databases(**told["databases"]))
+    def from_json(cls, line: bytes) -> "WorkerConfig":
+        fields = json.loads(line)
+        return cls(fields["number"], fields["port"], Databases(**fields["databases"]))
 
 
-class Crew:
-    """The workers. One that dies is followed by another."""
+class Supervisor:
+    """Runs the workers, and restarts those that die."""
 
     def __init__(self, databases: Databases, port: int, count: int, shutdown_seconds: float) -> None:
         self._databases = databases
@@ -68,8 +68,11 @@ class Crew:
         self._stopping = asyncio.Event()
 
     @asynccontextmanager
-    async def working(self) -> AsyncIterator[None]:
-        """Begins when all take calls. The first comes alone: what keeps one from starting is said once."""
+    async def running(self) -> AsyncIterator[None]:
+        """Start the workers, and stop them at the end.
+
+        The first one starts alone, so that an error in the configuration is reported once.
+        """
         keepers: list[asyncio.Task[None]] = []
         try:
             for numbers in (range(1, 2), range(2, self._count + 1)):
@@ -124,7 +127,7 @@ class Crew:
         try:
             if self._stopping.is_set():
                 process.terminate()
-            writer.write(Orders(number, self._port, self._databases).to_json())
+            writer.write(WorkerConfig(number, self._port, self._databases).to_json())
             if await _falls_silent(reader, ready):
                 log.error("a worker hangs", worker=number)
                 process.kill()
@@ -166,8 +169,8 @@ class Parent:
     async def connect(cls) -> "Parent":
         return cls(*await asyncio.open_connection(sock=socket.socket(fileno=0)))
 
-    async def orders(self) -> Orders:
-        return Orders.from_json(await self._reader.readline())
+    async def read_config(self) -> WorkerConfig:
+        return WorkerConfig.from_json(await self._reader.readline())
 
     async def say_ready(self) -> None:
         """From now on, for as long as this process is not stuck."""

@@ -19,7 +19,7 @@ from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace_server.app import App, running
 from aiworkspace_server.auth import devices, passwords, throttle
 from aiworkspace_server.auth.devices import Devices
-from aiworkspace_server.auth.throttle import Throttle
+from aiworkspace_server.auth.throttle import LoginThrottle
 from aiworkspace_server.kit.errors import RateLimited, Unavailable
 from aiworkspace_server.kit.limits import Counters
 from aiworkspace_server.kit.timestamps import now
@@ -200,7 +200,7 @@ async def test_the_guesses_of_a_known_device_are_not_counted_against_others(new_
 
 
 async def test_a_server_that_had_no_time_to_check_does_not_count() -> None:
-    guesses = Throttle(Counters(None), b"key")
+    guesses = LoginThrottle(Counters(None), b"key")
     for _ in range(20):
         with pytest.raises(Unavailable):
             async with guesses.attempt("account"):

@@ -11,7 +11,7 @@ import pytest
 
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace_server.app import App
-from aiworkspace_server.kit.gate import Gate
+from aiworkspace_server.kit.concurrency import ConcurrencyLimiter
 from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.llm.breaker import FAILURES_IN_A_ROW
 from aiworkspace_server.llm.prices import price
@@ -294,11 +294,11 @@ async def test_an_account_that_keeps_failing_is_left_alone(place: Place, standin
 
 
 @pytest.fixture
-def narrow(app: App, monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """A gate that lets one in at a time, with one place to wait."""
-    gate = Gate(1, 1, 1)
-    monkeypatch.setattr(app.runs, "_engine", replace(app.engine, gate=gate))
-    return gate
+def narrow(app: App, monkeypatch: pytest.MonkeyPatch) -> ConcurrencyLimiter:
+    """A limiter with one slot, and room for one in its queue."""
+    limiter = ConcurrencyLimiter(1, 1, 1)
+    monkeypatch.setattr(app.runs, "_engine", replace(app.engine, limiter=limiter))
+    return limiter
 
 
 async def beside(place: Place) -> Place:
@@ -307,7 +307,7 @@ async def beside(place: Place) -> Place:
 
 
 async def test_what_does_not_fit_waits_and_is_refused_when_too_many_wait(
-    place: Place, standin: Standin, narrow: Gate
+    place: Place, standin: Standin, narrow: ConcurrencyLimiter
 ) -> None:
     slow = play(standin, OPENAI, Script(tokens=WORDS, seconds_per_token=0.1), Script())
     second, third = await beside(place), await beside(place)
@@ -327,21 +327,23 @@ async def test_what_does_not_fit_waits_and_is_refused_when_too_many_wait(
     assert narrow.idle
 
 
-async def test_a_full_queue_refuses_nobody_who_was_let_in_before(place: Place, standin: Standin, narrow: Gate) -> None:
+async def test_a_full_queue_refuses_nobody_who_was_let_in_before(
+    place: Place, standin: Standin, narrow: ConcurrencyLimiter
+) -> None:
     model, request_id = play(standin, OPENAI, Script(tokens=WORDS)), str(uuid.uuid4())
     first = await events_of(send(place, model=model, request_id=request_id))
-    full = [narrow.enter("openai", uuid.uuid4()) for _ in range(2)]
+    full = [narrow.acquire("openai", uuid.uuid4()) for _ in range(2)]
     assert await events_of(send(place, model=model, request_id=request_id)) == first
     for each in full:
-        each.leave()
+        each.release()
     assert narrow.idle
 
 
 async def test_who_waits_at_the_gate_can_be_cancelled_and_pays_nothing(
-    place: Place, standin: Standin, narrow: Gate
+    place: Place, standin: Standin, narrow: ConcurrencyLimiter
 ) -> None:
     model = play(standin, OPENAI, Script())
-    inside = narrow.enter("openai", uuid.uuid4())
+    inside = narrow.acquire("openai", uuid.uuid4())
     stream = send(place, model=model)
     run_id = (await stream.read()).event.run_id
     asked = len(standin.received)
@@ -349,17 +351,17 @@ async def test_who_waits_at_the_gate_can_be_cancelled_and_pays_nothing(
     assert (run.state, run.cost.nanos, await ledger_of(place)) == (pb.RUN_STATE_CANCELLED, 0, [])
     assert kinds_of(await events_of(stream)) == ["run_cancelled"]
     assert len(standin.received) == asked
-    inside.leave()
+    inside.release()
     assert narrow.idle
 
 
 async def test_the_time_at_the_gate_counts(
-    place: Place, app: App, standin: Standin, narrow: Gate, monkeypatch: pytest.MonkeyPatch
+    place: Place, app: App, standin: Standin, narrow: ConcurrencyLimiter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.runs, "_engine", replace(app.engine, gate=narrow, run_seconds=0.5))
+    monkeypatch.setattr(app.runs, "_engine", replace(app.engine, limiter=narrow, run_seconds=0.5))
     model = play(standin, OPENAI, Script())
-    inside = narrow.enter("openai", uuid.uuid4())
+    inside = narrow.acquire("openai", uuid.uuid4())
     run = (await say(place.owner, place.conversation_id, "hello", model=model))[-1].run_failed.run
     assert (reason_of(run.failure), run.cost.nanos) == ("PROVIDER_TIMEOUT", 0)
-    inside.leave()
+    inside.release()
     assert narrow.idle

@@ -10,7 +10,7 @@ from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace.v1 import model_pb2
 from aiworkspace_server.app import App
 from aiworkspace_server.chat import context
-from aiworkspace_server.kit.gate import Gate
+from aiworkspace_server.kit.concurrency import ConcurrencyLimiter
 from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.llm.openai_wire import OpenAIProvider
 from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
@@ -322,14 +322,14 @@ async def test_a_first_model_whose_provider_has_no_room_is_passed_over(
     place: Place, app: App, standin: Standin, plan_for: PlanFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan_for(ANTHROPIC)
-    gate = Gate(1, 10, 0)
-    monkeypatch.setattr(app.runs, "_engine", replace(app.engine, gate=gate))
+    limiter = ConcurrencyLimiter(1, 10, 0)
+    monkeypatch.setattr(app.runs, "_engine", replace(app.engine, limiter=limiter))
     play(standin, ANTHROPIC, Script(tokens=WORDS))
-    inside = gate.enter("openai", uuid.uuid4())
+    inside = limiter.acquire("openai", uuid.uuid4())
     ended = (await say(place.owner, place.conversation_id, "hello", model=OPENAI))[-1].run_completed
     assert (ended.run.model, ended.message.model) == (OPENAI, ANTHROPIC)
-    inside.leave()
-    assert gate.idle
+    inside.release()
+    assert limiter.idle
 
 
 async def test_a_provider_without_room_uses_up_no_limit_of_its_models(
@@ -339,18 +339,18 @@ async def test_a_provider_without_room_uses_up_no_limit_of_its_models(
     limits = [model_pb2.ModelLimit(model=OPENAI, requests_per_minute=2)]
     policy = model_pb2.ModelPolicy(fallback_models=[ANTHROPIC], limits=limits)
     await place.owner.models.SetOrgModelPolicy(model_pb2.SetOrgModelPolicyRequest(org_id=place.org_id, policy=policy))
-    gate = Gate(1, 10, 0)
-    monkeypatch.setattr(app.runs, "_engine", replace(app.engine, gate=gate))
+    limiter = ConcurrencyLimiter(1, 10, 0)
+    monkeypatch.setattr(app.runs, "_engine", replace(app.engine, limiter=limiter))
     play(standin, ANTHROPIC, Script(tokens=WORDS))
     play(standin, OPENAI, Script(tokens=WORDS))
-    inside = gate.enter("openai", uuid.uuid4())
+    inside = limiter.acquire("openai", uuid.uuid4())
     for _ in range(3):
         ended = (await say(place.owner, place.conversation_id, "hello", model=OPENAI))[-1].run_completed
         assert ended.message.model == ANTHROPIC
-    inside.leave()
+    inside.release()
     ended = (await say(place.owner, place.conversation_id, "hello", model=OPENAI))[-1].run_completed
     assert ended.message.model == OPENAI
-    assert gate.idle
+    assert limiter.idle
 
 
 async def test_a_conversation_whose_model_is_gone_goes_on_with_the_fallback(

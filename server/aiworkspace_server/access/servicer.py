@@ -10,11 +10,11 @@ from ..auth.authority import Source
 from ..auth.principal import Authenticator
 from ..kit.context import caller_id, current, tenant_id
 from ..kit.contract import Method
+from ..kit.idempotency import IdempotencyStore
 from ..kit.ids import parse_id
 from ..kit.masks import changes
 from ..kit.pages import Pages
 from ..kit.postgres import Database
-from ..kit.replies import Replies
 from ..kit.timestamps import timestamp
 from ..orgs.models import CustomRole
 from ..orgs.servicer import RightsLost
@@ -33,7 +33,7 @@ class AccessServicer(AccessServiceServicer):
         methods: Mapping[str, Method],
         rights_lost: RightsLost,
         pages: Pages,
-        replies: Replies,
+        idempotency: IdempotencyStore,
     ) -> None:
         self._db = db
         self._authenticator = authenticator
@@ -41,16 +41,16 @@ class AccessServicer(AccessServiceServicer):
         self._methods = methods
         self._rights_lost = rights_lost
         self._pages = pages
-        self._replies = replies
+        self._idempotency = idempotency
 
     async def CreateCustomRole(self, request: pb.CreateCustomRoleRequest, context: Any) -> pb.CreateCustomRoleResponse:
         async with self._db.write(tenant_id(), caller_id()) as tx:
-            if reply := await self._replies.earlier(tx, request, pb.CreateCustomRoleResponse):
+            if reply := await self._idempotency.find(tx, request, pb.CreateCustomRoleResponse):
                 return reply
             caller = current.get().principal
             role = await service.create_role(tx, tenant_id(), request.name, request.permissions, caller)
             reply = pb.CreateCustomRoleResponse(role=_role_to_proto(role))
-            return await self._replies.keep(tx, request, reply)
+            return await self._idempotency.save(tx, request, reply)
 
     async def ListCustomRoles(self, request: pb.ListCustomRolesRequest, context: Any) -> pb.ListCustomRolesResponse:
         async with self._db.read(tenant_id()) as tx:

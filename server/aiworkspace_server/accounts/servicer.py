@@ -15,8 +15,8 @@ from ..auth.jobs import Notice, Notices
 from ..auth.models import User
 from ..kit.context import caller_id, current
 from ..kit.errors import Unauthenticated
+from ..kit.idempotency import IdempotencyStore
 from ..kit.postgres import Database, WriteSession
-from ..kit.replies import Replies
 from . import service
 from .jobs import TokenMails
 from .models import EmailToken
@@ -41,7 +41,7 @@ class AccountServicer(AccountServiceServicer):
         leave: Leave,
         left: Left,
         erase: Erase,
-        replies: Replies,
+        idempotency: IdempotencyStore,
     ) -> None:
         self._db = db
         self._passwords = credentials.passwords
@@ -54,7 +54,7 @@ class AccountServicer(AccountServiceServicer):
         self._leave = leave
         self._left = left
         self._erase = erase
-        self._replies = replies
+        self._idempotency = idempotency
 
     async def RequestEmailVerification(
         self, request: pb.RequestEmailVerificationRequest, context: Any
@@ -104,14 +104,14 @@ class AccountServicer(AccountServiceServicer):
         call, checked = current.get(), await self._check_password(request.password)
         async with self._db.write(user_id=checked.id) as tx:
             user = await users.lock_for_deletion(tx, checked.id)
-            if reply := await self._replies.earlier(tx, request, pb.DeleteAccountResponse):
+            if reply := await self._idempotency.find(tx, request, pb.DeleteAccountResponse):
                 return reply
             if user.password_hash != checked.password_hash:
                 raise Unauthenticated if user.delete_time else sign_in.wrong_password()
             left = call.also_in = await self._leave(tx, user)
             await service.delete_account(tx, user, self._former_addresses)
             await self._erase(tx, user.id)
-            reply = await self._replies.keep(tx, request, pb.DeleteAccountResponse())
+            reply = await self._idempotency.save(tx, request, pb.DeleteAccountResponse())
         self._authenticator.forget(user.id)
         for org_id in left:
             await self._left(org_id)

@@ -16,7 +16,7 @@ from ..kit.contract import Method
 from ..kit.errors import RateLimited
 from ..kit.interceptors import Handler, outcome_of
 from ..kit.postgres import Database, WriteSession
-from ..kit.stores import insist
+from ..kit.stores import retry_until_available
 from . import store
 from .calls import describe
 from .service import Chain
@@ -142,7 +142,7 @@ class Recorder:
         chain_id = call.org_id or _account(call)
         assert chain_id is not None, "an audited method without a caller has to name the subject of the call"
         entry = _entry(call, call.org_id, "OK", "")
-        await insist(lambda: self._record(chain_id, entry))
+        await retry_until_available(lambda: self._record(chain_id, entry))
 
     async def _record(self, chain_id: UUID, entry: dict[str, Any]) -> None:
         async with self._db.write(chain_id) as tx:  # or an account's, which makes no difference to the log's tables

@@ -12,9 +12,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from aiworkspace.v1 import audit_pb2 as pb
 from aiworkspace.v1.audit_pb2_grpc import AuditServiceServicer
 
+from ..kit.concurrency import ConcurrencyLimiter
 from ..kit.context import caller_id, tenant_id
 from ..kit.errors import InvalidArgument
-from ..kit.gate import Gate
 from ..kit.ids import parse_id
 from ..kit.pages import Pages
 from ..kit.postgres import Database
@@ -33,7 +33,8 @@ class AuditServicer(AuditServiceServicer):
         self._db = db
         self._chain = chain
         self._pages = pages
-        self._gate = Gate(_VERIFICATIONS, _OF_ORG, 0)  # organizations take turns, however often one of them asks
+        # Fair between organizations, however often one of them asks.
+        self._limiter = ConcurrencyLimiter(_VERIFICATIONS, _OF_ORG, 0)
 
     async def ListAuditEvents(self, request: pb.ListAuditEventsRequest, context: Any) -> pb.ListAuditEventsResponse:
         wanted = Wanted(
@@ -68,12 +69,12 @@ class AuditServicer(AuditServiceServicer):
         async with self._db.read(tenant_id()) as tx:
             sequence, last_hash, greatest = await store.find_end(tx, tenant_id())
         verification = Verification(self._chain, sequence, last_hash, greatest, noted)
-        place = self._gate.enter("audit", tenant_id(), bounded=False)
+        slot = self._limiter.acquire("audit", tenant_id(), bounded=False)
         try:
-            await place.wait()
+            await slot.wait()
             found = await self._verify(tenant_id(), verification)
         finally:
-            place.leave()
+            slot.release()
         return pb.VerifyAuditChainResponse(
             valid=found is None,
             broken_sequence=found.sequence if found else 0,

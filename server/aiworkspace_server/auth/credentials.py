@@ -15,7 +15,7 @@ from .keys import Keys
 from .passwords import Passwords
 from .principal import Authenticator
 from .service import Sessions
-from .throttle import Throttle
+from .throttle import LoginThrottle
 from .tokens import Tokens
 
 
@@ -31,7 +31,7 @@ class Credentials:
     failures: Failures
     passwords: Passwords
     devices: Devices
-    throttle: Throttle
+    throttle: LoginThrottle
     former_addresses: FormerAddresses
 
     @classmethod
@@ -50,7 +50,7 @@ class Credentials:
             failures,
             Passwords(lasting, settings.password_hash_cost),
             Devices(derive(lasting, "devices")),
-            Throttle(counters, derive(lasting, "throttle")),
+            LoginThrottle(counters, derive(lasting, "throttle")),
             FormerAddresses(derive(lasting, "former addresses")),
         )
 

@@ -9,11 +9,11 @@ from aiworkspace.v1.auth_pb2_grpc import AuthServiceServicer
 
 from ..kit.context import caller_id, current
 from ..kit.errors import InvalidArgument, Unauthenticated
+from ..kit.idempotency import IdempotencyStore
 from ..kit.ids import new_id, parse_id
 from ..kit.masks import changes
 from ..kit.pages import Pages
 from ..kit.postgres import Database, WriteSession
-from ..kit.replies import Replies
 from ..kit.timestamps import timestamp
 from ..settings import Registration
 from . import cookies, service, store
@@ -42,7 +42,7 @@ class AuthServicer(AuthServiceServicer):
         password_changed: PasswordChanged,
         notices: Notices,
         pages: Pages,
-        replies: Replies,
+        idempotency: IdempotencyStore,
     ) -> None:
         self._db = db
         self._access_tokens = credentials.access_tokens
@@ -59,7 +59,7 @@ class AuthServicer(AuthServiceServicer):
         self._password_changed = password_changed
         self._notices = notices
         self._pages = pages
-        self._replies = replies
+        self._idempotency = idempotency
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterResponse:
         async with self._db.read() as tx:
@@ -234,19 +234,19 @@ class AuthServicer(AuthServiceServicer):
         inputs = user.email or "", user.display_name
         new_hash = await self._passwords.hash_new(request.new_password, "new_password", inputs, known=known)
         async with self._db.write(user_id=user.id) as tx:
-            if reply := await self._replies.earlier(tx, request, pb.ChangePasswordResponse):
+            if reply := await self._idempotency.find(tx, request, pb.ChangePasswordResponse):
                 return reply
             await service.set_password(tx, user, call.session_id, new_hash)
             await self._password_changed(tx, user.id)
             await self._notices.notify(tx, user.id, Notice.PASSWORD_CHANGED)
-            reply = await self._replies.keep(tx, request, pb.ChangePasswordResponse())
+            reply = await self._idempotency.save(tx, request, pb.ChangePasswordResponse())
         self._authenticator.forget(user.id)
         return reply
 
     async def _changed_before(self, request: pb.ChangePasswordRequest) -> pb.ChangePasswordResponse:
         """The answer to an earlier call with the same request_id, since which the current password is another."""
         async with self._db.write(user_id=caller_id()) as tx:
-            if reply := await self._replies.earlier(tx, request, pb.ChangePasswordResponse):
+            if reply := await self._idempotency.find(tx, request, pb.ChangePasswordResponse):
                 return reply
             raise service.wrong_password()
 

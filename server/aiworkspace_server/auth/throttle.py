@@ -28,7 +28,7 @@ FIRST_ATTEMPTS = RateLimitItemPerMinute(10, multiples=15, namespace="first-attem
 Answer = TypeVar("Answer")
 
 
-class Throttle:
+class LoginThrottle:
     """Counts wrong passwords. The window begins with the first, so that its end can be told."""
 
     def __init__(self, counters: Counters, key: bytes) -> None:

@@ -13,12 +13,12 @@ from aiworkspace.v1.budget_pb2_grpc import BudgetServiceServicer
 from ..kit.context import caller_id, current, tenant_id
 from ..kit.contract import Method
 from ..kit.errors import InvalidArgument, NotFound
+from ..kit.idempotency import IdempotencyStore
 from ..kit.ids import parse_id
 from ..kit.limits import Limits, LimitState
 from ..kit.masks import changes
 from ..kit.pages import Pages
 from ..kit.postgres import Database
-from ..kit.replies import Replies
 from ..kit.timestamps import now, timestamp
 from ..policies.plan import Plan, Plans, Target
 from ..usage.ledger import reservation, window_end, window_start
@@ -39,7 +39,7 @@ class BudgetServicer(BudgetServiceServicer):
         limits: Limits,
         methods: Mapping[str, Method],
         pages: Pages,
-        replies: Replies,
+        idempotency: IdempotencyStore,
         allowance_nanos: int | None,
     ) -> None:
         """`allowance_nanos`: see `Ledger`."""
@@ -48,18 +48,18 @@ class BudgetServicer(BudgetServiceServicer):
         self._limits = limits
         self._methods = methods
         self._pages = pages
-        self._replies = replies
+        self._idempotency = idempotency
         self._allowance_nanos = allowance_nanos
 
     async def CreateBudget(self, request: pb.CreateBudgetRequest, context: Any) -> pb.CreateBudgetResponse:
         terms, named = _read_terms(request), _read_subjects(request)
         async with self._db.write(tenant_id(), caller_id()) as tx:
-            if reply := await self._replies.earlier(tx, request, pb.CreateBudgetResponse):
+            if reply := await self._idempotency.find(tx, request, pb.CreateBudgetResponse):
                 return reply
             budget = await service.create_budget(tx, tenant_id(), terms, named)
             found = await service.get_budget(tx, budget.id)
             reply = pb.CreateBudgetResponse(budget=self._to_proto(*found))
-            return await self._replies.keep(tx, request, reply)
+            return await self._idempotency.save(tx, request, reply)
 
     async def GetBudget(self, request: pb.GetBudgetRequest, context: Any) -> pb.GetBudgetResponse:
         budget_id = parse_id(request.budget_id, "budget_id")

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from uuid import UUID, uuid5
 
-from ..kit.stores import insist
+from ..kit.stores import retry_until_available
 from ..kit.timestamps import now
 from ..llm.base import ModelRequest, ProviderError
 from ..llm.tokens import estimate_input
@@ -46,7 +46,7 @@ class AiLog:
 async def _then(before: asyncio.Task[None] | None, work: Callable[[], Awaitable[None]]) -> None:
     if before:
         await before
-    await insist(work)
+    await retry_until_available(work)
 
 
 def attempt_id(run_id: UUID, number: int) -> UUID:

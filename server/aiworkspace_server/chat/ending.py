@@ -13,7 +13,7 @@ from uuid import UUID
 
 from ..kit.ids import new_id
 from ..kit.postgres import WriteSession
-from ..kit.stores import insist
+from ..kit.stores import retry_until_available
 from ..kit.timestamps import now
 from ..llm.base import TokenUsage
 from ..llm.prices import Price
@@ -36,7 +36,7 @@ async def finish(engine: Engine, live: LiveRun, settled: Sequence[Ending], unset
     run, store = live.run, ChatStore(engine.mongo, live.org_id)
     _sum_up(run, [*settled, *unsettled], unsettled)
     await store_events(store, live)
-    if not await insist(lambda: store.finish_run(run)):
+    if not await retry_until_available(lambda: store.finish_run(run)):
         raise LostRun
     terminal = await conclude(engine, live)
     live.append(terminal)
@@ -51,7 +51,7 @@ async def conclude(engine: Engine, live: LiveRun) -> bytes:
         _store_terminal(store, live, message),
         _store_answer(store, run, message, live.size_bytes),
     )
-    await insist(lambda: _settle(engine, live.org_id, run))
+    await retry_until_available(lambda: _settle(engine, live.org_id, run))
     return terminal
 
 
@@ -59,7 +59,7 @@ async def store_events(store: ChatStore, live: LiveRun) -> None:
     """Stores what was sent since the last time. Raises LostRun when somebody else stored events in its place."""
     while unstored := _first_of(live.events, live.stored):
         batch = EventBatch(_id=new_id(), run_id=live.run["_id"], first=live.stored + 1, events=unstored)
-        if not await insist(lambda batch=batch: store.save_events(batch)):  # type: ignore[misc]
+        if not await retry_until_available(lambda batch=batch: store.save_events(batch)):  # type: ignore[misc]
             raise LostRun
         live.stored += len(unstored)
 
@@ -91,9 +91,9 @@ async def _store_terminal(store: ChatStore, live: LiveRun, message: Message | No
     while True:
         terminal = events.encode(run["_id"], live.stored + 1, **events.ended(run, answer))
         batch = EventBatch(_id=new_id(), run_id=run["_id"], first=live.stored + 1, events=[terminal])
-        if await insist(lambda batch=batch: store.save_events(batch)):  # type: ignore[misc]
+        if await retry_until_available(lambda batch=batch: store.save_events(batch)):  # type: ignore[misc]
             return terminal
-        last = await insist(lambda: store.last_event(run["_id"]))
+        last = await retry_until_available(lambda: store.last_event(run["_id"]))
         if last and events.is_terminal(last):
             return last
         # Somebody who did not know yet that the run had ended was a moment faster.
@@ -103,8 +103,8 @@ async def _store_terminal(store: ChatStore, live: LiveRun, message: Message | No
 async def _store_answer(store: ChatStore, run: Run, message: Message | None, size: int) -> None:
     """In this order: who finds the conversation as it is then finds the answer in it."""
     if message:
-        await insist(lambda: store.save_message(message))
-    await insist(lambda: store.end_run(run["conversation_id"], run["_id"], size))
+        await retry_until_available(lambda: store.save_message(message))
+    await retry_until_available(lambda: store.end_run(run["conversation_id"], run["_id"], size))
 
 
 async def _settle(engine: Engine, org_id: UUID, run: Run) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from ..kit.gate import Gate
+from ..kit.concurrency import ConcurrencyLimiter
 from ..kit.mongo import Mongo
 from ..kit.postgres import Database
 from ..llm.breaker import Breakers
@@ -23,7 +23,7 @@ class Engine:
     mongo: Mongo
     ledger: Ledger
     breakers: Breakers
-    gate: Gate
+    limiter: ConcurrencyLimiter
     lease: Lease
     run_seconds: float
 

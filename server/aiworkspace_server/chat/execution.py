@@ -9,10 +9,10 @@ from typing import Any
 
 import structlog
 
+from ..kit.concurrency import Slot
 from ..kit.errors import AppError
-from ..kit.gate import Place
 from ..kit.postgres import WriteSession
-from ..kit.stores import insist
+from ..kit.stores import retry_until_available
 from ..kit.timestamps import now
 from ..llm.base import ModelRequest, Turn
 from ..llm.breaker import Asked
@@ -78,7 +78,7 @@ class Execution:
     def _is_closed(self, target: Target) -> bool:
         return self._engine.breakers.is_open(Asked(target.account, target.name, self._spender.org_id))
 
-    async def run(self, request: ModelRequest, place: Place) -> None:
+    async def run(self, request: ModelRequest, place: Slot) -> None:
         """From the first attempt with this request, which is reserved and has its place at the provider's gate."""
         self._model = self._course.target.model
         await self._carry_out(
@@ -124,7 +124,7 @@ class Execution:
         while not self.live.lease_holds():  # noqa: ASYNC110 - it is a clock. Who loses the lease cancels this
             await asyncio.sleep(_LEASE_LOOK_SECONDS)
 
-    async def _answer(self, asking: Asking | None, place: Place | None) -> None:
+    async def _answer(self, asking: Asking | None, place: Slot | None) -> None:
         """Asks until there is an answer, or nobody left to ask; notes in the run which it was."""
         try:
             asking = asking or await self._next(self._course.target)
@@ -148,7 +148,7 @@ class Execution:
             log.exception("run failed", run_id=str(self._spender.run_id))
             self._fail_by_defect()
 
-    async def _attempt(self, asking: Asking, place: Place | None) -> Asking:
+    async def _attempt(self, asking: Asking, place: Slot | None) -> Asking:
         """Returns the attempt that is to be judged: another one may have been made beside it."""
         if not self._plan.hedge_after_seconds or asking.number > 1:
             await self._tries.make(asking, place)
@@ -252,7 +252,7 @@ class Execution:
                         expected_nanos=expected.nanos,
                     )
 
-        await insist(reserve)
+        await retry_until_available(reserve)
         self._number, self._model = number, target.model
         return asking
 
@@ -265,7 +265,7 @@ class Execution:
                 async with self._as_owner() as tx:
                     await end_reservation(tx, self._engine.ledger, spender.org_id, spender.run_id, ending)
 
-            await insist(end)
+            await retry_until_available(end)
             self._settled.append(ending)
             self._tries.unsettled.remove(ending)
 

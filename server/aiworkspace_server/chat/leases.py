@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..kit.ids import new_id
 from ..kit.postgres import Database
-from ..kit.stores import STORE_AWAY
+from ..kit.stores import STORE_UNAVAILABLE
 
 LEASE_SECONDS = 5.0
 _WAIT_SECONDS = 10  # for a server that is just stopping
@@ -102,7 +102,7 @@ class Lease:
     async def end(self) -> None:
         """What is still in progress under it is for others from now on."""
         self._until = 0.0
-        with suppress(*STORE_AWAY):
+        with suppress(*STORE_UNAVAILABLE):
             if self._connection:
                 await self._connection.execute(_DELETE, {"id": self.id})
         await self._disconnect()
@@ -128,7 +128,7 @@ class Lease:
         """Closes the connection, and with it gives the lock free."""
         connection, self._connection = self._connection, None
         if connection:
-            with suppress(*STORE_AWAY):
+            with suppress(*STORE_UNAVAILABLE):
                 await connection.invalidate()
                 await connection.close()
 

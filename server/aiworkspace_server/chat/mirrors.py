@@ -16,7 +16,7 @@ from aiworkspace.v1 import common_pb2
 from ..kit.errors import AppError, NotFound, OutOfRange, Unavailable
 from ..kit.mongo import Mongo
 from ..kit.postgres import Database
-from ..kit.stores import STORE_AWAY
+from ..kit.stores import STORE_UNAVAILABLE
 from . import claims, events
 from .feed import Feed
 from .relay import Relay
@@ -151,7 +151,7 @@ class Mirrors:
                     mirror.missing.clear()
                     await self._look(mirror)
                     mirror.wants = True
-            except STORE_AWAY as error:
+            except STORE_UNAVAILABLE as error:
                 log.warning("store away, looking again", error=type(error).__name__)
             except Exception:
                 log.exception("run cannot be followed", run_id=str(mirror.run_id))

@@ -10,9 +10,9 @@ from aiworkspace.v1 import common_pb2
 
 from ..kit import typed
 from ..kit.errors import Aborted, NotFound, Unavailable
+from ..kit.idempotency import request_id_reused
 from ..kit.ids import new_id
-from ..kit.replies import request_id_reused
-from ..kit.stores import insist
+from ..kit.stores import retry_until_available
 from ..kit.timestamps import now
 from ..llm.base import ModelRequest, Turn
 from ..llm.tokens import bound_input, estimate_input, expect_input
@@ -158,7 +158,7 @@ async def withdraw(engine: Engine, org_id: UUID, run_id: UUID, conversation_id: 
                 await engine.ledger.release(tx, org_id, run_id, entry.attempt)
             await claims.withdraw(tx, run_id)
 
-    await insist(undo)
+    await retry_until_available(undo)
 
 
 def same_run(content_hash: bytes, earlier: Row[UUID, bytes] | None) -> UUID | None:

@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 
 from ..kit.ids import new_id
-from ..kit.stores import STORE_AWAY, insist
+from ..kit.stores import STORE_UNAVAILABLE, retry_until_available
 from ..policies.plan import Plans
 from . import claims, events
 from .engine import Engine
@@ -67,13 +67,13 @@ class Recovery:
             state = await self._recover(orphan, claim.stop or "")
             self._postponed.pop(orphan.run_id, None)
             log.info("recovered", run_id=str(orphan.run_id), state=state)
-        except STORE_AWAY as error:  # whatever was committed of it
+        except STORE_UNAVAILABLE as error:  # whatever was committed of it
             log.warning("not recovered, trying again", run_id=str(orphan.run_id), error=type(error).__name__)
-            await insist(lambda: self._give_up(orphan, server_id))
+            await retry_until_available(lambda: self._give_up(orphan, server_id))
         except Exception:
             log.exception("not recovered", run_id=str(orphan.run_id))  # one bad document must not keep the server down
             self._postponed[orphan.run_id] = time.monotonic() + _POSTPONED_SECONDS
-            await insist(lambda: self._give_up(orphan, server_id))
+            await retry_until_available(lambda: self._give_up(orphan, server_id))
 
     async def _give_up(self, orphan: claims.Found, server_id: UUID) -> None:
         async with self._db.write(orphan.org_id) as tx:

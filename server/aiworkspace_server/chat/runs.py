@@ -9,10 +9,10 @@ from uuid import UUID
 
 import structlog
 
+from ..kit.concurrency import QueueFull, Slot
 from ..kit.context import current
 from ..kit.errors import Aborted, AppError, InvalidArgument, RateLimited, Unavailable
-from ..kit.gate import GateFull, Place
-from ..kit.stores import insist
+from ..kit.stores import retry_until_available
 from ..llm.base import ModelRequest
 from ..policies.plan import Target
 from . import claims
@@ -151,10 +151,10 @@ class Runs:
         try:
             return await self._start_in(place, opening, question, request)
         except BaseException:
-            place.leave()
+            place.release()
             raise
 
-    async def _admit(self, opening: Opening, question: Question) -> tuple[ModelRequest, Place]:
+    async def _admit(self, opening: Opening, question: Question) -> tuple[ModelRequest, Slot]:
         """What to ask the first model that has room for it, and a place at its provider's gate."""
         refused: AppError | None = None
         for target in opening.plan.targets:
@@ -163,7 +163,7 @@ class Runs:
                 try:
                     request = await opening.admit(target)
                 except BaseException:
-                    place.leave()
+                    place.release()
                     raise
             except (ContextTooLong, RateLimited, Unavailable) as error:
                 refused = refused or error
@@ -173,18 +173,18 @@ class Runs:
         assert refused, "a plan has targets"
         raise refused
 
-    def _enter(self, target: Target, org_id: UUID) -> Place:
+    def _enter(self, target: Target, org_id: UUID) -> Slot:
         """A place at the gate of the provider."""
         try:
-            return self._engine.gate.enter(target.provider.name, org_id)
-        except GateFull:
+            return self._engine.limiter.acquire(target.provider.name, org_id)
+        except QueueFull:
             raise Unavailable("Too many answers are being waited for already. Try again later.", 5) from None
 
-    async def _start_in(self, place: Place, opening: Opening, question: Question, request: ModelRequest) -> UUID:
+    async def _start_in(self, place: Slot, opening: Opening, question: Question, request: ModelRequest) -> UUID:
         self._starting[opening.run_id] = ""
         try:
             if earlier := await opening.reserve(request):
-                place.leave()
+                place.release()
                 return earlier
             await opening.store()
             if not self._is_own(opening.run_id):
@@ -202,7 +202,7 @@ class Runs:
         whole = replace(request, turns=question.turns)  # for models with a larger context
         execution = Execution(self._engine, live, opening.spender, opening.plan, whole)
         task = self._carry_out(live, execution.run(request, place))
-        task.add_done_callback(lambda _: place.leave())  # also when it never began
+        task.add_done_callback(lambda _: place.release())  # also when it never began
         return opening.run_id
 
     def _is_own(self, run_id: UUID) -> bool:
@@ -228,7 +228,7 @@ class Runs:
             if found is None or found["state"] == "running":
                 await withdraw(self._engine, org_id, run["_id"], run["conversation_id"])
 
-        await insist(clean_up)
+        await retry_until_available(clean_up)
 
     def resume(self, execution: Execution, stream: int | None = None) -> None:
         """Goes on with a run whose server is gone. `stream`: which of its streams in the relay is this process's."""
@@ -252,7 +252,7 @@ class Runs:
                 log.warning("run lost to another server", run_id=str(live.run_id))
             else:
                 log.exception("run could not be ended properly", run_id=str(live.run_id))
-            await insist(lambda: self._give_up(live.org_id, live.run_id, server_id))
+            await retry_until_available(lambda: self._give_up(live.org_id, live.run_id, server_id))
 
     async def _give_up(self, org_id: UUID, run_id: UUID, server_id: UUID) -> None:
         async with self._db.write(org_id) as tx:

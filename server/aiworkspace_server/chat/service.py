@@ -12,7 +12,7 @@ from ..auth.authority import Scope
 from ..kit.context import Call
 from ..kit.errors import NotFound, Unavailable, etag_mismatch
 from ..kit.mongo import Mongo
-from ..kit.stores import insist
+from ..kit.stores import retry_until_available
 from ..workspaces.service import WorkspaceFinder
 from . import store
 from .erasure import ChatEraser
@@ -70,9 +70,9 @@ async def update_conversation(
 
 async def delete_conversation(chat: ChatStore, eraser: ChatEraser, org_id: UUID, conversation_id: UUID) -> None:
     """Erase the content before returning. If that takes too long, a job does it."""
-    await insist(lambda: chat.delete_conversation(conversation_id))
+    await retry_until_available(lambda: chat.delete_conversation(conversation_id))
     try:
-        await insist(lambda: eraser.erase_conversation(org_id, conversation_id))
+        await retry_until_available(lambda: eraser.erase_conversation(org_id, conversation_id))
     except REDIS_AWAY as error:  # or a run did not end in time
         log.warning("conversation_not_erased", conversation_id=str(conversation_id), error=type(error).__name__)
 

@@ -13,12 +13,12 @@ from aiworkspace.v1.chat_pb2_grpc import ChatServiceServicer
 
 from ..kit.context import Call, caller_id, current, tenant_id
 from ..kit.errors import NotFound, Unavailable
+from ..kit.idempotency import IdempotencyStore
 from ..kit.ids import new_id, parse_id
 from ..kit.masks import changes
 from ..kit.mongo import Mongo
 from ..kit.pages import Pages
 from ..kit.postgres import Database
-from ..kit.replies import Replies
 from ..kit.timestamps import now
 from ..llm.base import Turn
 from ..llm.registry import Registry
@@ -54,7 +54,7 @@ class ChatServicer(ChatServiceServicer):
         authorize_again: Callable[[Call], Awaitable[None]],
         eraser: ChatEraser,
         pages: Pages,
-        replies: Replies,
+        idempotency: IdempotencyStore,
     ) -> None:
         self._plans = plans
         self._db = db
@@ -66,7 +66,7 @@ class ChatServicer(ChatServiceServicer):
         self._authorize_again = authorize_again
         self._eraser = eraser
         self._pages = pages
-        self._replies = replies
+        self._idempotency = idempotency
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         after = self._pages.after(request)
@@ -83,10 +83,10 @@ class ChatServicer(ChatServiceServicer):
             await self._providers.check(tenant_id(), request.model, "model")
         conversation = _new_conversation(request)
         async with self._db.write(tenant_id(), caller_id()) as tx:
-            reply = await self._replies.earlier(tx, request, pb.CreateConversationResponse)
+            reply = await self._idempotency.find(tx, request, pb.CreateConversationResponse)
             if reply is None:
                 reply = pb.CreateConversationResponse(conversation=conversation_to_proto(conversation))
-                await self._replies.keep(tx, request, reply)
+                await self._idempotency.save(tx, request, reply)
         conversation["_id"] = UUID(reply.conversation.conversation_id)
         await self._chat().save_conversation(conversation)  # after a crash in between, repeating the call gets here
         return reply
@@ -148,7 +148,7 @@ class ChatServicer(ChatServiceServicer):
 
     async def _start(self, request: pb.SendMessageRequest) -> UUID:
         """The run that answers, which may be that of an earlier call with the same request_id."""
-        conversation, content_hash = _conversation(), self._replies.content_hash(request)
+        conversation, content_hash = _conversation(), self._idempotency.content_hash(request)
         history = History(self._chat(), conversation["_id"])
         (workspace, rules, earlier), _ = await asyncio.gather(
             self._rules(conversation["workspace_id"], request.request_id), history.load()

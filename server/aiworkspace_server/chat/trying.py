@@ -7,7 +7,7 @@ from uuid import UUID
 
 import structlog
 
-from ..kit.gate import Place
+from ..kit.concurrency import Slot
 from ..llm.base import ErrorKind, ProviderError, TokenUsage
 from ..llm.breaker import Asked
 from .ailog import AiLog
@@ -33,15 +33,15 @@ class Tries:
         self._log = ailog
         self._deadline = asyncio.get_running_loop().time() + engine.run_seconds
 
-    async def make(self, asking: Asking, place: Place | None = None) -> None:
+    async def make(self, asking: Asking, place: Slot | None = None) -> None:
         """Waits for a place unless there is one already, asks, and notes how it ended."""
         place = place or self._enter(asking, self._live.org_id)
         try:
-            if not place.inside:
+            if not place.granted:
                 await self.within(place.wait(), asking)
             await self._ask(asking)
         finally:
-            place.leave()
+            place.release()
         self._voice.finish()
         ending = asking.ending()
         self.unsettled.append(ending)
@@ -66,9 +66,9 @@ class Tries:
         await asyncio.wait({task})
         return task
 
-    def _enter(self, asking: Asking, org_id: UUID) -> Place:
+    def _enter(self, asking: Asking, org_id: UUID) -> Slot:
         """The run has been let in: its later attempts are not refused for want of room."""
-        return self._engine.gate.enter(asking.target.provider.name, org_id, bounded=False)
+        return self._engine.limiter.acquire(asking.target.provider.name, org_id, bounded=False)
 
     async def _ask(self, asking: Asking) -> None:
         asked = Asked(asking.target.account, asking.target.name, self._live.org_id)

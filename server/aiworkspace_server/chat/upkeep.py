@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from ..kit.stores import STORE_AWAY
+from ..kit.stores import STORE_UNAVAILABLE
 from . import claims
 from .engine import Engine
 from .leases import DatabaseInUseError
@@ -16,7 +16,7 @@ from .runs import Runs
 _RENEW_SECONDS = 1.5
 _TEND_SECONDS = 0.8  # until a run is stopped whose owner lost the right, or whose cancellation message was lost
 _AGAIN_SECONDS = 0.3  # after the database gave no answer
-_AWAY: tuple[type[Exception], ...] = (*STORE_AWAY, DatabaseInUseError, TimeoutError)
+_AWAY: tuple[type[Exception], ...] = (*STORE_UNAVAILABLE, DatabaseInUseError, TimeoutError)
 
 log = structlog.get_logger("upkeep")
 
@@ -25,7 +25,7 @@ class Upkeep:
     def __init__(self, engine: Engine, runs: Runs, recovery: Recovery) -> None:
         self._db = engine.db
         self._lease = engine.lease
-        self._gate = engine.gate
+        self._limiter = engine.limiter
         self._runs = runs
         self._recovery = recovery
 
@@ -57,7 +57,7 @@ class Upkeep:
         async with self._db.read() as tx:
             stopped = await claims.list_stopped(tx, self._lease.id)
             servers = await claims.count_servers(tx)
-        self._gate.resize(servers)
+        self._limiter.resize(servers)
         self._runs.stop(stopped)
         if self._lease.steady and not self._runs.closing:
             await self._recovery.take_over()

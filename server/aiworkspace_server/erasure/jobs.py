@@ -16,9 +16,9 @@ from ..accounts import store as accounts
 from ..auth.former_addresses import forget_former_addresses
 from ..auth.models import User
 from ..chat.erasure import SETTLED, ChatEraser
+from ..kit.idempotency import purge_idempotent_replies
 from ..kit.jobs import SLOW_QUEUE, Jobs, Work
 from ..kit.postgres import Database, ReadSession, WriteSession
-from ..kit.replies import purge_replies
 from ..kit.timestamps import now
 from ..orgs.models import Org
 from ..workspaces.models import Workspace
@@ -88,7 +88,7 @@ class Erasure:
 
     async def purge(self) -> None:
         """Delete rows whose retention has ended."""
-        await purge_replies(self._db)
+        await purge_idempotent_replies(self._db)
         async with self._db.write() as tx:
             await accounts.delete_old_tokens(tx, now() - _TOKENS_KEPT)
             await forget_former_addresses(tx)

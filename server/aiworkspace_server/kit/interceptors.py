@@ -22,7 +22,7 @@ from .context import Call, current
 from .contract import Method, open_method
 from .errors import AppError, Internal, SessionRequired, Unavailable
 from .ids import new_id
-from .stores import STORE_AWAY
+from .stores import STORE_UNAVAILABLE
 from .watch import Watches
 from .wire import encode
 
@@ -177,8 +177,8 @@ def map_errors(method: Method, proceed: Handler) -> Handler:
             if task and task.cancelling():
                 raise
             await _abort(call, Unavailable())  # something inside was cancelled, not the call: it must have an end
-        except STORE_AWAY:
-            log.warning("store away", method=call.method.path, request_id=call.request_id, exc_info=True)
+        except STORE_UNAVAILABLE:
+            log.warning("database_unavailable", method=call.method.path, request_id=call.request_id, exc_info=True)
             await _abort(call, Unavailable())
         except Exception:
             log.exception("unexpected error", method=call.method.path, request_id=call.request_id)
@@ -221,7 +221,7 @@ def outcome_of(error: BaseException) -> tuple[str, str]:
         return error.code.name, error.reason_name
     if isinstance(error, asyncio.CancelledError):
         return "CANCELLED", ""
-    return ("UNAVAILABLE" if isinstance(error, STORE_AWAY) else "INTERNAL"), ""
+    return ("UNAVAILABLE" if isinstance(error, STORE_UNAVAILABLE) else "INTERNAL"), ""
 
 
 def _who(call: Call) -> dict[str, str]:

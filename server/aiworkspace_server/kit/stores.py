@@ -1,4 +1,4 @@
-"""What to do when a store does not answer."""
+"""What the server does while a database does not answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,29 +9,29 @@ import pymongo.errors
 import sqlalchemy.exc
 import structlog
 
-# These mean that a store is away, rather than that the server is at fault.
-STORE_AWAY: tuple[type[Exception], ...] = (
+# Raised when a database is unavailable, rather than when the server is at fault.
+STORE_UNAVAILABLE: tuple[type[Exception], ...] = (
     sqlalchemy.exc.OperationalError,
     sqlalchemy.exc.InterfaceError,
     sqlalchemy.exc.TimeoutError,
     procrastinate.exceptions.ConnectorException,
     pymongo.errors.ConnectionFailure,
     pymongo.errors.WaitQueueTimeoutError,
-    pymongo.errors.WriteConcernError,  # the primary steps down or stops; how long a write may take is not limited
+    pymongo.errors.WriteConcernError,  # the primary steps down or stops; writes themselves have no time limit
 )
-_MOST_BACKOFF_SECONDS = 5.0
+_MAX_BACKOFF_SECONDS = 5.0
 
 Result = TypeVar("Result")
 log = structlog.get_logger("stores")
 
 
-async def insist(work: Callable[[], Awaitable[Result]]) -> Result:
-    """Does work that must be done, again and again until the store answers. The work has to be safe to repeat."""
+async def retry_until_available(work: Callable[[], Awaitable[Result]]) -> Result:
+    """Run `work` until the database answers, with exponential back-off. `work` must be idempotent."""
     backoff = 0.1
     while True:
         try:
             return await work()
-        except STORE_AWAY as error:
-            log.warning("store away, trying again", seconds=backoff, error=type(error).__name__)
+        except STORE_UNAVAILABLE as error:
+            log.warning("database_unavailable", retry_in_seconds=backoff, error=type(error).__name__)
             await asyncio.sleep(backoff)
-            backoff = min(backoff * 2, _MOST_BACKOFF_SECONDS)
+            backoff = min(backoff * 2, _MAX_BACKOFF_SECONDS)

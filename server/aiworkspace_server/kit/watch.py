@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from .errors import AppError
-from .stores import STORE_AWAY
+from .stores import STORE_UNAVAILABLE
 
 log = structlog.get_logger("watch")
 
@@ -76,7 +76,7 @@ class Watches:
                 for task in group.checks:
                     task.cancel()
                 return
-            except STORE_AWAY:
-                log.warning("store away, checking again", seconds=self._seconds)
+            except STORE_UNAVAILABLE:
+                log.warning("database_unavailable", retry_in_seconds=self._seconds)
             except Exception:
                 log.exception("not checked, checking again")  # else nobody would look after those who join

@@ -14,12 +14,12 @@ from ..auth.models import User
 from ..auth.principal import Authenticator
 from ..kit.context import caller_id, current, tenant_id
 from ..kit.errors import InvalidArgument, NotFound, Unauthenticated
+from ..kit.idempotency import IdempotencyStore
 from ..kit.ids import new_id, parse_id
 from ..kit.mail_limits import SenderLimit
 from ..kit.masks import changes
 from ..kit.pages import Pages
 from ..kit.postgres import Database, WriteSession
-from ..kit.replies import Replies
 from ..kit.timestamps import LEEWAY, is_over, timestamp
 from . import service, store
 from .jobs import InvitationMails
@@ -78,7 +78,7 @@ class OrgServicer(OrgServiceServicer):
         sender_limit: SenderLimit,
         require_verified: bool,
         pages: Pages,
-        replies: Replies,
+        idempotency: IdempotencyStore,
     ) -> None:
         self._db = db
         self._authenticator = authenticator
@@ -93,18 +93,18 @@ class OrgServicer(OrgServiceServicer):
         self._sender_limit = sender_limit
         self._require_verified = require_verified
         self._pages = pages
-        self._replies = replies
+        self._idempotency = idempotency
 
     async def CreateOrg(self, request: pb.CreateOrgRequest, context: Any) -> pb.CreateOrgResponse:
         org_id = new_id()
         async with self._db.write(org_id, caller_id()) as tx:
-            if reply := await self._replies.earlier(tx, request, pb.CreateOrgResponse):
+            if reply := await self._idempotency.find(tx, request, pb.CreateOrgResponse):
                 return reply
             self._check(await users.lock_user(tx, caller_id()))  # the account counts what it makes
             org = await service.create_org(tx, org_id, request.name, caller_id())
             await self._created(tx, org_id, caller_id())
             reply = pb.CreateOrgResponse(org=_org_to_proto(org, RoleChoice("owner")))
-            await self._replies.keep(tx, request, reply)
+            await self._idempotency.save(tx, request, reply)
             current.get().org_id = org_id  # its audit log begins with this call
         self._authenticator.forget(caller_id())
         return reply
@@ -143,12 +143,12 @@ class OrgServicer(OrgServiceServicer):
         org_id, email = tenant_id(), request.email
         role = read_role(request.role, request.custom_role_id, "")
         async with self._db.write(org_id, caller_id()) as tx:
-            reply = await self._replies.earlier(tx, request, pb.CreateInvitationResponse)
+            reply = await self._idempotency.find(tx, request, pb.CreateInvitationResponse)
             if reply is None:
                 await self._sender_limit.count(caller_id(), org_id)
                 invitation = await service.create_invitation(tx, org_id, email, role, current.get().principal)
                 reply = pb.CreateInvitationResponse(invitation=invitation_to_proto(invitation))
-                await self._replies.keep(tx, request, reply)
+                await self._idempotency.save(tx, request, reply)
                 await self._mails.ask(tx, invitation)
         reply.invitation.email = email
         reply.token = self._tokens.make(org_id, UUID(reply.invitation.invitation_id))
@@ -169,13 +169,13 @@ class OrgServicer(OrgServiceServicer):
     async def AcceptInvitation(self, request: pb.AcceptInvitationRequest, context: Any) -> pb.AcceptInvitationResponse:
         org_id, invitation_id = self._tokens.read(request.token)
         async with self._db.write(org_id, caller_id()) as tx:
-            if reply := await self._replies.earlier(tx, request, pb.AcceptInvitationResponse):
+            if reply := await self._idempotency.find(tx, request, pb.AcceptInvitationResponse):
                 org = await store.find_org(tx, org_id)
                 reply.org.name = org.name if org else ""  # stored replies have no names
                 return reply
             user = await self._caller(tx)
             org, role = await service.accept_invitation(tx, org_id, invitation_id, user)
-            reply = await self._replies.keep(tx, request, pb.AcceptInvitationResponse(org=_org_to_proto(org, role)))
+            reply = await self._idempotency.save(tx, request, pb.AcceptInvitationResponse(org=_org_to_proto(org, role)))
             current.get().org_id = org_id  # whose audit log has it, but for refusals: they leave no trace there
         self._authenticator.forget(caller_id())
         return reply

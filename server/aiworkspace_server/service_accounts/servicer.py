@@ -13,10 +13,10 @@ from ..auth.jobs import Notice, Notices
 from ..auth.models import User
 from ..auth.principal import Authenticator
 from ..kit.context import caller_id, current, tenant_id
+from ..kit.idempotency import IdempotencyStore
 from ..kit.ids import parse_id
 from ..kit.pages import Pages
 from ..kit.postgres import Database
-from ..kit.replies import Replies
 from ..kit.timestamps import parse_timestamp, timestamp
 from ..orgs.jobs import notify_owners
 from ..orgs.models import Membership
@@ -37,7 +37,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         erase: Erase,
         notices: Notices,
         pages: Pages,
-        replies: Replies,
+        idempotency: IdempotencyStore,
     ) -> None:
         self._db = db
         self._authenticator = authenticator
@@ -46,18 +46,18 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         self._erase = erase
         self._notices = notices
         self._pages = pages
-        self._replies = replies
+        self._idempotency = idempotency
 
     async def CreateServiceAccount(
         self, request: pb.CreateServiceAccountRequest, context: Any
     ) -> pb.CreateServiceAccountResponse:
         role = read_role(request.role, request.custom_role_id, "")
         async with self._db.write(tenant_id(), caller_id()) as tx:
-            if reply := await self._replies.earlier(tx, request, pb.CreateServiceAccountResponse):
+            if reply := await self._idempotency.find(tx, request, pb.CreateServiceAccountResponse):
                 return reply
             made = await service.create_service_account(tx, tenant_id(), request.name, role, current.get().principal)
             reply = pb.CreateServiceAccountResponse(service_account=_account_to_proto(*made))
-            return await self._replies.keep(tx, request, reply)
+            return await self._idempotency.save(tx, request, reply)
 
     async def ListServiceAccounts(
         self, request: pb.ListServiceAccountsRequest, context: Any
@@ -87,13 +87,13 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         scopes = service.read_scopes(request.permissions, workspace_ids)
         expire_time = _expire_time(request)
         async with self._db.write(tenant_id(), caller_id()) as tx:
-            if reply := await self._replies.earlier(tx, request, pb.CreateApiKeyResponse):
+            if reply := await self._idempotency.find(tx, request, pb.CreateApiKeyResponse):
                 return reply
             service.check_future(expire_time)
             key, secret = await service.create_key(tx, tenant_id(), user_id, request.name, scopes, expire_time, caller)
             reply = pb.CreateApiKeyResponse(api_key=_key_to_proto(key, workspace_ids), secret=secret)
             await notify_owners(tx, self._notices, Notice.API_KEY_CREATED)
-            return await self._replies.keep(tx, request, reply)
+            return await self._idempotency.save(tx, request, reply)
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, context: Any) -> pb.ListApiKeysResponse:
         user_id = parse_id(request.user_id, "user_id") if request.user_id else None
@@ -108,7 +108,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         api_key_id, caller = parse_id(request.api_key_id, "api_key_id"), current.get().principal
         overlap, expire_time = timedelta(seconds=request.overlap_seconds), _expire_time(request)
         async with self._db.write(tenant_id(), caller_id()) as tx:
-            if reply := await self._replies.earlier(tx, request, pb.RotateApiKeyResponse):
+            if reply := await self._idempotency.find(tx, request, pb.RotateApiKeyResponse):
                 rotated = await store.find_key(tx, UUID(reply.api_key.api_key_id))
                 reply.api_key.name = rotated.name if rotated else ""  # stored replies have no names
                 return reply
@@ -116,7 +116,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
             key, scopes, secret = await service.rotate_key(tx, tenant_id(), api_key_id, overlap, expire_time, caller)
             reply = pb.RotateApiKeyResponse(api_key=_key_to_proto(key, scopes.workspace_ids or ()), secret=secret)
             await notify_owners(tx, self._notices, Notice.API_KEY_CREATED)
-            await self._replies.keep(tx, request, reply)
+            await self._idempotency.save(tx, request, reply)
         self._authenticator.forget(key.user_id)
         await self._rights_lost(tenant_id())  # the old key may have ended at once
         return reply

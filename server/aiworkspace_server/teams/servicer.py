@@ -7,11 +7,11 @@ from aiworkspace.v1.team_pb2_grpc import TeamServiceServicer
 
 from ..kit.context import caller_id, current, tenant_id
 from ..kit.errors import NotFound
+from ..kit.idempotency import IdempotencyStore
 from ..kit.ids import parse_id
 from ..kit.masks import changes
 from ..kit.pages import Pages
 from ..kit.postgres import Database
-from ..kit.replies import Replies
 from ..kit.timestamps import timestamp
 from ..orgs.models import Team, TeamMember
 from ..orgs.servicer import RightsLost
@@ -22,20 +22,25 @@ from . import service, store
 
 class TeamServicer(TeamServiceServicer):
     def __init__(
-        self, db: Database, finder: WorkspaceFinder, rights_lost: RightsLost, pages: Pages, replies: Replies
+        self,
+        db: Database,
+        finder: WorkspaceFinder,
+        rights_lost: RightsLost,
+        pages: Pages,
+        idempotency: IdempotencyStore,
     ) -> None:
         self._db = db
         self._finder = finder
         self._rights_lost = rights_lost
         self._pages = pages
-        self._replies = replies
+        self._idempotency = idempotency
 
     async def CreateTeam(self, request: pb.CreateTeamRequest, context: Any) -> pb.CreateTeamResponse:
         async with self._db.write(tenant_id(), caller_id()) as tx:
-            if reply := await self._replies.earlier(tx, request, pb.CreateTeamResponse):
+            if reply := await self._idempotency.find(tx, request, pb.CreateTeamResponse):
                 return reply
             team = service.create_team(tx, tenant_id(), request.name)
-            return await self._replies.keep(tx, request, pb.CreateTeamResponse(team=_team_to_proto(team, 0)))
+            return await self._idempotency.save(tx, request, pb.CreateTeamResponse(team=_team_to_proto(team, 0)))
 
     async def ListTeams(self, request: pb.ListTeamsRequest, context: Any) -> pb.ListTeamsResponse:
         async with self._db.read(tenant_id()) as tx:

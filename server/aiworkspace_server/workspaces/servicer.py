@@ -9,11 +9,11 @@ from aiworkspace.v1.workspace_pb2_grpc import WorkspaceServiceServicer
 
 from ..kit.context import caller_id, current, tenant_id
 from ..kit.errors import InvalidArgument, NotFound
+from ..kit.idempotency import IdempotencyStore
 from ..kit.ids import parse_id
 from ..kit.masks import changes
 from ..kit.pages import Pages
 from ..kit.postgres import Database, WriteSession
-from ..kit.replies import Replies
 from ..kit.timestamps import timestamp
 from ..orgs.servicer import RightsLost
 from ..policies.providers import Providers
@@ -35,7 +35,7 @@ class WorkspaceServicer(WorkspaceServiceServicer):
         rights_lost: RightsLost,
         erase: Erase,
         pages: Pages,
-        replies: Replies,
+        idempotency: IdempotencyStore,
     ) -> None:
         self._db = db
         self._providers = providers
@@ -43,7 +43,7 @@ class WorkspaceServicer(WorkspaceServiceServicer):
         self._rights_lost = rights_lost
         self._erase = erase
         self._pages = pages
-        self._replies = replies
+        self._idempotency = idempotency
 
     async def CreateWorkspace(self, request: pb.CreateWorkspaceRequest, context: Any) -> pb.CreateWorkspaceResponse:
         model = request.default_model or await self._default_model()
@@ -51,11 +51,11 @@ class WorkspaceServicer(WorkspaceServiceServicer):
         values = {"name": request.name, "default_model": model, "system_prompt": request.system_prompt}
         values["visibility"] = _visibility(request.visibility or pb.WORKSPACE_VISIBILITY_ORG)
         async with self._db.write(tenant_id(), caller_id()) as tx:
-            if reply := await self._replies.earlier(tx, request, pb.CreateWorkspaceResponse):
+            if reply := await self._idempotency.find(tx, request, pb.CreateWorkspaceResponse):
                 return reply
             workspace = await service.create_workspace(tx, tenant_id(), values, current.get().principal)
             reply = pb.CreateWorkspaceResponse(workspace=_workspace_to_proto(workspace))
-            return await self._replies.keep(tx, request, reply)
+            return await self._idempotency.save(tx, request, reply)
 
     async def GetWorkspace(self, request: pb.GetWorkspaceRequest, context: Any) -> pb.GetWorkspaceResponse:
         async with self._db.read(tenant_id()) as tx:

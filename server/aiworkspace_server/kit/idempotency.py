@@ -1,8 +1,8 @@
-"""Answers kept for repeated requests: the same request_id with the same content does nothing again.
+"""Idempotency: a repeated request_id with the same content returns the stored reply and changes nothing.
 
-The answer is stored in the transaction of the change itself, so there is never one without the other. Of two calls at
-the same time the second waits for the first. Sensitive fields are not stored, at no depth: what people wrote into the
-request is taken from the repeated request, and the rest stays empty. An answer is kept for a week.
+The reply is stored in the transaction of the change itself, so that one never exists without the other. Of two
+concurrent calls the second waits for the first. Sensitive fields are never stored, at any depth: those that the request
+also has are copied from the repeated request, the others stay empty. Replies are kept for a week.
 """
 
 import hmac
@@ -24,15 +24,15 @@ from .errors import InvalidArgument
 from .postgres import Base, Database, WriteSession
 from .timestamps import now
 
-KEPT = timedelta(days=7)
+RETENTION = timedelta(days=7)
 
-_PURGED_AT_ONCE = 1000  # people, one transaction each
+_PURGE_BATCH = 1000  # users, one transaction each
 _LIST_EXPIRED = text("SELECT user_id FROM list_expired_replies(:before, :limit) AS expired(user_id)")
 
 Response = TypeVar("Response", bound=Message)
 
 
-class Reply(Base):
+class IdempotentReply(Base):
     __tablename__ = "replies"
 
     user_id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -42,25 +42,25 @@ class Reply(Base):
     create_time: Mapped[datetime]
 
 
-class Replies:
-    """Looks up and stores answers."""
+class IdempotencyStore:
+    """Finds and saves the replies to requests with a request_id."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
-    async def earlier(self, tx: WriteSession, request: Any, response: type[Response]) -> Response | None:
-        """The answer to an earlier call with this request_id, or None when this is the first.
+    async def find(self, tx: WriteSession, request: Any, response: type[Response]) -> Response | None:
+        """Return the reply to an earlier call with this request_id, or None if this is the first.
 
-        Raises InvalidArgument when the earlier call had other content.
+        Raises InvalidArgument if the earlier call had other content.
         """
         if not request.request_id:
             return None
         request_id, content_hash = UUID(request.request_id), self.content_hash(request)
         row = {"user_id": caller_id(), "request_id": request_id, "content_hash": content_hash, "create_time": now()}
-        claim = insert(Reply).values(**row).on_conflict_do_nothing().returning(Reply.request_id)
+        claim = insert(IdempotentReply).values(**row).on_conflict_do_nothing().returning(IdempotentReply.request_id)
         if (await tx.execute(claim)).first():
             return None
-        known = await tx.execute(select(Reply.content_hash, Reply.reply).where(*_key(request)))
+        known = await tx.execute(select(IdempotentReply.content_hash, IdempotentReply.reply).where(*_key(request)))
         stored_hash, reply = known.one()
         if stored_hash != content_hash:
             raise request_id_reused()
@@ -68,18 +68,18 @@ class Replies:
         restore_sensitive(answer, request)
         return answer
 
-    async def keep(self, tx: WriteSession, request: Any, response: Response) -> Response:
-        """Stores the answer for calls that repeat the request, and returns it."""
+    async def save(self, tx: WriteSession, request: Any, response: Response) -> Response:
+        """Store the reply for calls that repeat the request, and return it."""
         current.get().answer = response
         if request.request_id:
             stored = type(response)()
             stored.CopyFrom(response)
             clear_sensitive(stored)
-            await tx.execute(update(Reply).where(*_key(request)).values(reply=stored.SerializeToString()))
+            await tx.execute(update(IdempotentReply).where(*_key(request)).values(reply=stored.SerializeToString()))
         return response
 
     def content_hash(self, request: Message) -> bytes:
-        """Keyed hash of the method and of all that the request says, passwords included: hence the key."""
+        """Return a keyed hash of the method and the whole request. Keyed, because the request may hold a password."""
         plain = type(request)()
         plain.CopyFrom(request)
         plain.ClearField("request_id")  # the same UUID can be written in several ways
@@ -87,18 +87,18 @@ class Replies:
         return hmac.digest(self._key, current.get().method.path.encode() + b"\0" + content, "sha256")
 
 
-async def purge_replies(db: Database) -> None:
-    """Delete the answers that were kept for long enough."""
-    before = now() - KEPT
+async def purge_idempotent_replies(db: Database) -> None:
+    """Delete replies older than RETENTION."""
+    before = now() - RETENTION
     while user_ids := await _list_expired(db, before):
         for user_id in user_ids:
             async with db.write(user_id=user_id) as tx:
-                await tx.execute(delete(Reply).where(Reply.create_time < before))
+                await tx.execute(delete(IdempotentReply).where(IdempotentReply.create_time < before))
 
 
 async def _list_expired(db: Database, before: datetime) -> Sequence[UUID]:
     async with db.read() as tx:
-        return (await tx.execute(_LIST_EXPIRED, {"before": before, "limit": _PURGED_AT_ONCE})).scalars().all()
+        return (await tx.execute(_LIST_EXPIRED, {"before": before, "limit": _PURGE_BATCH})).scalars().all()
 
 
 def request_id_reused() -> InvalidArgument:
@@ -108,4 +108,4 @@ def request_id_reused() -> InvalidArgument:
 
 
 def _key(request: Any) -> tuple[Any, Any]:
-    return Reply.user_id == caller_id(), Reply.request_id == UUID(request.request_id)
+    return IdempotentReply.user_id == caller_id(), IdempotentReply.request_id == UUID(request.request_id)
