@@ -1,8 +1,8 @@
 """A tour through the running product: `make demo`.
 
-It starts a server of its own, with databases of its own, in a temporary directory that is removed at the end, and does
-as a user what users do. Without OPENAI_API_KEY and ANTHROPIC_API_KEY the model is echo/echo, which is no AI: it says
-what it was told, at the pace of a real one.
+It starts its own server and databases in a temporary directory, which is removed at the end, and does what a user does.
+Without OPENAI_API_KEY and ANTHROPIC_API_KEY the model is echo/echo, which is no AI: it repeats the message at the pace
+of a real model.
 """
 
 import signal
@@ -28,7 +28,7 @@ from tools.own_server import ServerFailedError, own_server
 console = Console(highlight=False)
 
 PASSWORD = "correct horse battery staple"
-# What is cheap and good enough to show, the newest first; one of them when the server has its provider's key.
+# Cheap models, newest first. The first one that the server offers is used, else echo/echo.
 MODELS = (
     "openai/gpt-5.4-nano",
     "openai/gpt-5.4-mini",
@@ -51,7 +51,7 @@ CANCEL_AFTER = 20  # deltas, of about 120 that the echo of the story has
 
 
 class DemoFailedError(Exception):
-    """Something is not as it should be."""
+    """The product did not do what the demo expects."""
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def tour(target: str) -> None:
-    """Everything a user does, in order."""
+    """Do everything that a user does, in order."""
     with Client(target) as ada, Client(target) as grace:
         org, workspace = _set_up(ada)
         _invite(ada, grace, org)
@@ -86,7 +86,7 @@ def _server() -> Iterator[str]:
     with console.status("") as status:
 
         def waiting() -> None:
-            status.update(f"Starting a server with PostgreSQL and MongoDB of its own, {time.monotonic() - start:.0f} s")
+            status.update(f"Starting a server with its own PostgreSQL and MongoDB, {time.monotonic() - start:.0f} s")
 
         with own_server(waiting) as target:
             status.stop()
@@ -125,7 +125,7 @@ def _model(ada: Client) -> str:
 
 
 def _talk(ada: Client, conversation_id: str, model: str) -> list[Run]:
-    """Three turns, token by token."""
+    """Hold a conversation of three turns and print the answers token by token. Return its runs."""
     _chapter(f"A conversation with {model}")
     runs = []
     for turn in TURNS:
@@ -142,8 +142,8 @@ def _talk(ada: Client, conversation_id: str, model: str) -> list[Run]:
 
 
 def _cancel(ada: Client, conversation_id: str) -> list[ChatEvent]:
-    """A fourth answer, stopped in its middle. Returns all of its events."""
-    _chapter("Stopping an answer in its middle")
+    """Cancel a fourth run halfway. Return all of its events."""
+    _chapter("Cancelling a run")
     console.print(f"[bold cyan]Ada:[/] {escape(LONG_STORY)}")
     events: list[ChatEvent] = []
     deltas = 0
@@ -158,21 +158,21 @@ def _cancel(ada: Client, conversation_id: str) -> list[ChatEvent]:
     console.print()
     _expect(events[-1].HasField("run_cancelled"), "The answer was over before it could be cancelled.")
     run = events[-1].run_cancelled.run
-    _done(f"Cancelled after {deltas} pieces. What was said is charged: {output.money(run.cost)}")
+    _done(f"Cancelled after {deltas} deltas. The partial answer is charged: {output.money(run.cost)}")
     return events
 
 
 def _resume(ada: Client, events: list[ChatEvent]) -> None:
-    """The same run again from its middle, as a client does whose connection broke there."""
+    """Stream the cancelled run again from its middle, as a client does after a broken connection."""
     middle = events[len(events) // 2].sequence
-    _chapter(f"Coming back to it: StreamRun after sequence {middle}")
+    _chapter(f"Resuming the stream: StreamRun after sequence {middle}")
     with ada.chat.stream_run(events[0].run_id, after_sequence=middle) as stream:
         again = list(stream)
     for event in again:
         console.print(f"[dim]{event.sequence:>4}[/] {_in_short(event)}")
     expected = [event for event in events if event.sequence > middle]
-    _expect(again == expected, "The events differ from those that were seen the first time.")
-    _done(f"Exactly the {len(again)} events that followed, run_cancelled the last of them: none lost, none repeated")
+    _expect(again == expected, "The events differ from those received the first time.")
+    _done(f"The same {len(again)} events again, up to run_cancelled: none lost, none repeated")
 
 
 def _in_short(event: ChatEvent) -> str:
@@ -188,7 +188,7 @@ def _show_usage(ada: Client, org: Org, runs: list[Run]) -> None:
     show([Dimension.MODEL, Dimension.DAY], list(page.rows), page.total)
     _expect(page.total.request_count == len(runs), "The ledger does not have every run.")
     _expect(page.total.cost.nanos == sum(run.cost.nanos for run in runs), "The ledger does not add up.")
-    _done("The ledger has every run once, to the nano")
+    _done("The ledger has every run once, and its sum is exact to the nano")
 
 
 def _chapter(title: str) -> None:

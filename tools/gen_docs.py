@@ -50,7 +50,8 @@ def main() -> None:
 
 def page(types: Contract) -> Iterator[str]:
     """The lines of the page: contents, services with their methods, then messages, then enums."""
-    messages = [each for each in types.messages.values() if _on_its_own(each)]
+    of_methods = {each.name for service in types.services for m in service.methods for each in (m.request, m.response)}
+    messages = [each for each in types.messages.values() if _on_its_own(each) and each.name not in of_methods]
     enums = [each for each in types.enums.values() if _on_its_own(each)]
     yield _INTRODUCTION
     yield from _contents(types, messages, enums)
@@ -66,10 +67,8 @@ def page(types: Contract) -> Iterator[str]:
 
 
 def _on_its_own(named: Named) -> bool:
-    """Requests and responses stand with their methods, and options are shown as what they say, but for permissions."""
-    if named.file == "options":
-        return named.name == "Permission"
-    return not named.name.endswith(("Request", "Response"))
+    """Return whether a message or enum has a section. Of the options only permissions have one."""
+    return named.file != "options" or named.name == "Permission"
 
 
 def _contents(types: Contract, messages: Iterable[Message], enums: Iterable[Enum]) -> Iterator[str]:

@@ -112,7 +112,7 @@ SECOND: Names = {**FIRST, "JWT_SECRET": secret(), "JWT_REFRESH_SECRET": secret()
 
 
 async def rotate(server: Rotating, now: Names, added: Names, swapped: Names, new: Names) -> Person:
-    """The steps of the README, under load. Returns somebody who has slept all the time, with tokens of the old keys."""
+    """Follow the steps of docs/operations.md under load. Return a person who was idle, with tokens of the old keys."""
     assert await server.change(now) == READ_ANEW
     async with crowd(server.address) as clients:
         sleeper = await Person(server.address).register()

@@ -308,6 +308,27 @@ def test_env_example_names_every_setting_with_its_default() -> None:
     }
 
 
+def test_configuration_page_lists_every_setting_with_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    shown: dict[str, str] = {}
+    for names, defaults in re.findall(r"^\| (`[A-Z_`, ]+`) \| ([^|]*)\|", page, re.MULTILINE):
+        each = [default.strip().strip("`") for default in defaults.strip().partition(";")[0].split(",")]
+        found = re.findall(r"[A-Z_]+", names)
+        shown |= dict(zip(found, each if len(each) == len(found) else each * len(found), strict=True))
+    assert shown.keys() == {name.upper() for name in Settings.model_fields}
+    # Those whose default depends on whether the databases are embedded, or is that of another setting or of a provider.
+    described = {
+        *("MIGRATION_DATABASE_URL", "JWT_SECRET", "JWT_REFRESH_SECRET", "PASSWORD_PEPPER", "ENCRYPTION_SECRET"),
+        *("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "DEEPSEEK_BASE_URL"),
+        *("ORG_ALLOWANCE_USD", "REQUIRE_VERIFIED_EMAIL", "REGISTRATION"),
+    }
+    plain = {name: default for name, default in shown.items() if default and name not in described}
+    expected = Deployment()
+    assert plain.keys() | described >= {name.upper() for name, value in expected if value is not None}
+    set_all(monkeypatch, plain)
+    assert Deployment() == expected
+
+
 # Addresses that are malformed
 
 SECRET = "canary-password"

@@ -1,0 +1,178 @@
+"""README.md and docs/ are true: links resolve, and the commands and programs in them run as written."""
+
+import argparse
+import asyncio
+import os
+import re
+import shlex
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aiworkspace_client import Client
+from aiworkspace_server import __main__ as server
+from aiworkspace_server.app import App
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+PASSWORD = "a long passphrase"
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def blocks(page: str, language: str, section: str = "") -> list[str]:
+    """Return the code blocks of a language, of one section if it is named."""
+    text = (ROOT / page).read_text()
+    if section:
+        _, heading, text = text.partition(f"\n{section}\n")
+        assert heading, f"{page} has no section {section}"
+        text = re.split(r"\n##+ ", text)[0]
+    return re.findall(f"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+# Links
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of the headings, as they are commonly derived from their text."""
+    without_code = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", without_code, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(page: Path) -> Iterator[str]:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            yield target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_point_at_files_and_headings_that_exist(page: Path) -> None:
+    assert list(broken_links(page)) == []
+
+
+# The command line and the SDK
+
+
+class Laptop:
+    """The home directory of a person, in which the command line remembers who signed in."""
+
+    def __init__(self, app: App, home: Path) -> None:
+        self.email = f"{uuid.uuid4().hex[:12]}@example.com"
+        self._address = app.address
+        self._home = home
+
+    async def run(self, *command: str, stdin: str = "", **variables: str) -> str:
+        """Return what the command prints on both streams. Fail if its exit code is not 0."""
+        environment = {
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "HOME": str(self._home),
+            "AIWS_SERVER": self._address,
+            "NO_COLOR": "1",
+            **variables,
+        }
+
+        def run() -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                command,
+                input=stdin,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=240,
+            )
+
+        ran = await asyncio.to_thread(run)
+        assert ran.returncode == 0, ran.stdout
+        return ran.stdout
+
+    async def shell(self, script: str, stdin: str = "") -> str:
+        return await self.run("bash", "-euo", "pipefail", "-c", script, stdin=stdin)
+
+    async def python(self, program: str, **variables: str) -> str:
+        program = program.replace("127.0.0.1:50051", self._address).replace("you@example.com", self.email)
+        return await self.run(sys.executable, "-c", program, **variables)
+
+    async def follow_quick_start(self) -> str:
+        """Run the commands of the quick start. Where they ask at a terminal, the answers are options here."""
+        (block,) = blocks("README.md", "sh", "## Quick start")
+        lines = block.splitlines()
+        assert lines[:2] == ["source .venv/bin/activate", "aiws register"]
+        lines[:2] = [f"aiws register --email {self.email} --name Me --password-stdin"]
+        return await self.shell("\n".join(lines), stdin=f"{PASSWORD}\n")
+
+
+@pytest.fixture
+def laptop(app: App, tmp_path: Path) -> Laptop:
+    return Laptop(app, tmp_path)
+
+
+async def test_quick_start_of_the_readme_works(laptop: Laptop) -> None:
+    printed = await laptop.follow_quick_start()
+    assert "You said: Hello! What can you do?" in printed
+    assert "echo/echo" in printed
+
+
+async def test_sdk_example_of_the_readme_works(laptop: Laptop) -> None:
+    await laptop.follow_quick_start()
+    (example,) = blocks("README.md", "python", "## The SDK")
+    printed = await laptop.python(example)
+    assert "You said: Tell me a story." in printed
+    assert re.search(r"^echo/echo: \d+ nano-USD$", printed, re.MULTILINE)
+
+
+async def test_commands_and_example_about_api_keys_work(laptop: Laptop) -> None:
+    await laptop.follow_quick_start()
+    (commands,), (example,) = (blocks("README.md", kind, "### API keys for backends") for kind in ("sh", "python"))
+    printed = await laptop.shell(commands + "\necho key=$AIWS_API_KEY")
+    assert "You said: Hello from a backend!" in printed
+    key = printed.rpartition("key=")[2].strip()
+    assert "You said: Hello from a backend!" in await laptop.python(example, AIWS_API_KEY=key)
+    ids = re.findall(r"[0-9a-f-]{36}", await laptop.run("aiws", "api-keys", "list", "--json"))
+    assert ids
+
+
+async def test_commands_about_administration_work(app: App, laptop: Laptop) -> None:
+    await laptop.follow_quick_start()
+    ids = dict(re.findall(r"^(org|workspace)\s+([0-9a-f-]{36})", await laptop.run("aiws", "whoami"), re.MULTILINE))
+    invited = f"{uuid.uuid4().hex[:12]}@example.com"
+    token = (await laptop.run("aiws", "orgs", "invite", invited)).split()[-1]
+
+    def accept() -> str:
+        with Client(app.address) as client:
+            user = client.auth.register(email=invited, password=PASSWORD, display_name="Paul").user
+            client.orgs.accept_invitation(token=token)
+            return user.user_id
+
+    ids["user"] = await asyncio.to_thread(accept)
+    script = "\n".join(blocks("docs/administration.md", "sh"))
+    assert script.count("aiws ") >= 20
+    for name in ("org", "workspace", "user"):
+        script = re.sub(rf"\b{name.upper()}\b", ids[name], script)
+    script = script.replace("paul@example.com", f"{uuid.uuid4().hex[:12]}@example.com")
+    printed = await laptop.shell(script, stdin="sk-not-checked-by-the-stand-in\n")
+    assert "Every entry is as it was written." in printed
+
+
+# Commands of the operator
+
+
+def operator_commands() -> list[tuple[str, ...]]:
+    text = "\n".join(page.read_text() for page in PAGES)
+    found = re.findall(r"python -m aiworkspace_server ([^`\n#]+)", text.replace("\\\n", " "))
+    return sorted({tuple(shlex.split(command)) for command in found})
+
+
+@pytest.mark.parametrize("command", operator_commands(), ids=" ".join)
+def test_commands_of_the_operator_exist(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [str(uuid.uuid4()) if word == "ORG" else "4" if word == "N" else word for word in command]
+    monkeypatch.setattr(sys, "argv", ["aiworkspace_server", *words])
+    assert isinstance(server._arguments(), argparse.Namespace)
