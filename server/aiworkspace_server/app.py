@@ -51,6 +51,7 @@ from .kit.mongo import Mongo
 from .kit.pages import Pages
 from .kit.postgres import Database
 from .kit.stores import retry_until_available
+from .kit.tasks import Tasks
 from .listening import Tls, check_port, listen, read_certificate
 from .llm.breaker import Breakers
 from .llm.registry import Registry
@@ -91,6 +92,7 @@ class App:
     lease: Lease
     credentials: Credentials
     workspaces: WorkspaceFinder
+    tasks: Tasks
     tls: Tls | None
     server: grpc.aio.Server
 
@@ -187,13 +189,17 @@ async def _listen(
     plans = Plans(db, providers, counters, settings.max_output_tokens)
     lease, relay = Lease(db, shared=redis_url is not None), Relay(redis_url)
     limiter = ConcurrencyLimiter(settings.provider_concurrency, settings.org_concurrency, settings.provider_queue)
-    ledger = Ledger(Alerts(db, jobs, mailer).watch, settings.allowance_nanos)
+    tasks = Tasks()
+    stack.push_async_callback(tasks.close)
+    alerts = Alerts(db, jobs, mailer)
+    alerts.register(jobs)
+    ledger = Ledger(alerts.watch, settings.allowance_nanos)
     engine = Engine(db, mongo, ledger, Breakers(), limiter, lease, settings.run_seconds)
-    runs = await _working(stack, engine, plans, relay, settings.shutdown_seconds)
+    runs = await _working(stack, engine, plans, relay, tasks, settings.shutdown_seconds)
     credentials = Credentials.from_settings(settings, keys, db, counters)
     stack.callback(credentials.passwords.close)
     chain = audit_chain(settings)
-    recorder = Recorder(db, chain)
+    recorder = Recorder(db, chain, Tasks())
     stack.push_async_callback(recorder.close)
     db.before_commit = recorder.before_commit
     workspaces = WorkspaceFinder(db)
@@ -228,6 +234,7 @@ async def _listen(
         limits,
         chain,
         mailer,
+        tasks,
     )
     health_servicer = await add_services(server, _services(settings, jobs, shared))
     await stack.enter_async_context(jobs.running(settings.shutdown_seconds))
@@ -236,13 +243,15 @@ async def _listen(
     address = listen(server, settings, tls)
     await server.start()
     stack.push_async_callback(_drain, server, health_servicer, runs, settings.shutdown_seconds)
-    return App(address, db, mongo, registry, engine, plans, runs, lease, credentials, workspaces, tls, server)
+    return App(address, db, mongo, registry, engine, plans, runs, lease, credentials, workspaces, tasks, tls, server)
 
 
-async def _working(stack: AsyncExitStack, engine: Engine, plans: Plans, relay: Relay, shutdown_seconds: float) -> Runs:
+async def _working(
+    stack: AsyncExitStack, engine: Engine, plans: Plans, relay: Relay, tasks: Tasks, shutdown_seconds: float
+) -> Runs:
     """The runs of this process, once it has its lease, and what was left of others is brought to its end."""
     stack.push_async_callback(engine.lease.end)
-    runs = Runs(engine, relay)
+    runs = Runs(engine, relay, tasks)
     recovery = Recovery(engine, plans, runs, relay)
     alone = await engine.lease.begin()
     await stack.enter_async_context(relay.running(runs.stop))
@@ -291,6 +300,7 @@ class Shared:
     limits: Limits
     chain: Chain
     mailer: Mailer
+    tasks: Tasks
 
     async def rights_lost(self, org_id: UUID) -> None:
         """Stops the runs to which the right has ended, after a change that took rights away was committed.
@@ -298,7 +308,7 @@ class Shared:
         Should the process die before this, the servers that work on those runs find them within a second.
         """
         self.workspaces.forget_all()
-        await self.runs.see_through(retry_until_available(lambda: self.stops.of_unentitled(org_id)))
+        await self.tasks.complete(retry_until_available(lambda: self.stops.of_unentitled(org_id)))
 
 
 def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
@@ -310,6 +320,8 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
     invitation_mails = InvitationMails(db, jobs, mailer, links, invitations)
     notices = Notices(db, jobs, mailer)
     erasure = Erasure(db, jobs, shared.eraser)
+    for each in (token_mails, invitation_mails, notices, erasure):
+        each.register(jobs)
     return Services(
         auth=AuthServicer(
             db,
@@ -337,7 +349,7 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
             credentials.authenticator,
             partial(count_new_org, allowance_nanos=settings.allowance_nanos),
             shared.rights_lost,
-            shared.runs.see_through,
+            shared.tasks,
             erasure.ask_org,
             check_may_take_all,
             revoke_made_by,
@@ -356,7 +368,7 @@ def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
             db,
             credentials.authenticator,
             shared.rights_lost,
-            shared.runs.see_through,
+            shared.tasks,
             erasure.ask_account,
             notices,
             pages,

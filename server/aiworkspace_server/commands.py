@@ -112,7 +112,10 @@ async def _ledger(settings: Settings) -> AsyncIterator[tuple[Database, Ledger]]:
         db = Database(where.url)
         try:
             await check_schema(db, embedded=settings.embedded)
-            yield db, Ledger(Alerts(db, Jobs(where.url), make_mailer(settings)).watch, settings.allowance_nanos)
+            jobs = Jobs(where.url)
+            alerts = Alerts(db, jobs, make_mailer(settings))
+            alerts.register(jobs)
+            yield db, Ledger(alerts.watch, settings.allowance_nanos)
         finally:
             await db.close()
 

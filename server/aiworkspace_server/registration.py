@@ -76,4 +76,6 @@ async def _hash(settings: Settings, request: pb.RegisterRequest, password: str) 
 
 def _mails(settings: Settings, db: Database, jobs: Jobs) -> TokenMails:
     tokens = EmailTokens(derive(settings.password_pepper.get_secret_value(), "email tokens"))
-    return TokenMails(db, jobs, make_mailer(settings), Links(settings.public_url), tokens)
+    mails = TokenMails(db, jobs, make_mailer(settings), Links(settings.public_url), tokens)
+    mails.register(jobs)
+    return mails

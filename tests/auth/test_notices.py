@@ -52,7 +52,9 @@ async def test_every_notice_has_a_text(
 ) -> None:
     person = await new_person()
     await mailbox.wait(person.email, VERIFY)
-    notices = Notices(app.db, Jobs(stores.postgres), ConsoleMailer())  # asks; the server sends
+    jobs = Jobs(stores.postgres)
+    notices = Notices(app.db, jobs, ConsoleMailer())  # asks; the server sends
+    notices.register(jobs)
     async with app.db.write() as tx:
         await notices.notify(tx, person.user_id, notice)
     await until_no_jobs(stores)

@@ -139,7 +139,7 @@ async def kill(app: App, run_id: str) -> None:
     """Ends the work on the run at once, as the death of a server would."""
     live = app.runs.find(UUID(run_id))
     assert live
-    for task in list(app.runs._tasks):
+    for task in app.tasks.pending:
         task.cancel()
     await live.ended.wait()
 

@@ -348,7 +348,7 @@ async def test_a_run_holds_no_database_connection_while_it_streams(place: Place,
 async def test_nothing_is_left_behind(place: Place, app: App) -> None:
     await say(place.owner, place.conversation_id, "hello")
     await until_true(lambda: not app.runs._live)
-    await asyncio.wait_for(asyncio.gather(*app.runs._tasks), 60)
+    await asyncio.wait_for(asyncio.gather(*app.tasks.pending), 60)
 
 
 async def test_a_run_can_be_followed_after_its_conversation_moved_on(new_person: NewPerson) -> None:

@@ -51,7 +51,10 @@ async def deletions(migrated: Stores) -> AsyncIterator[Deletions]:
     db, mongo, unused = Database(migrated.postgres), Mongo(migrated.mongo), cast(Any, None)
     await sql(migrated, "DELETE FROM procrastinate_jobs")
     await mongo.database.conversations.delete_many({})
-    yield Deletions(migrated, mongo, Erasure(db, Jobs(migrated.postgres), ChatEraser(db, mongo, unused, unused)))
+    jobs = Jobs(migrated.postgres)
+    erasure = Erasure(db, jobs, ChatEraser(db, mongo, unused, unused))
+    erasure.register(jobs)
+    yield Deletions(migrated, mongo, erasure)
     await mongo.close()
     await db.close()
 

@@ -142,7 +142,9 @@ async def test_owners_alone_are_told_of_what_concerns_owners(
     org_id = await make_org(first)
     await join(first, org_id, second, org_pb2.ROLE_OWNER)
     await join(first, org_id, admin, org_pb2.ROLE_ADMIN)
-    notices = Notices(app.db, Jobs(stores.postgres), ConsoleMailer())  # asks; the server sends
+    jobs = Jobs(stores.postgres)
+    notices = Notices(app.db, jobs, ConsoleMailer())  # asks; the server sends
+    notices.register(jobs)
     async with app.db.write(uuid.UUID(org_id)) as tx:
         await notify_owners(tx, notices, Notice.API_KEY_CREATED)
     for person in (first, second):

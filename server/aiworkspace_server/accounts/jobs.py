@@ -60,6 +60,9 @@ class TokenMails:
         self._mailer = mailer
         self._links = links
         self._tokens = tokens
+
+    def register(self, jobs: Jobs) -> None:
+        """Declare the jobs. Needed to enqueue them, too."""
         jobs.add(_SEND, self._send)
         jobs.add(_SEND_CHANGE, self._send_change)
 

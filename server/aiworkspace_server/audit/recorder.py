@@ -17,6 +17,7 @@ from ..kit.errors import RateLimited
 from ..kit.interceptors import Handler, outcome_of
 from ..kit.postgres import Database, WriteSession
 from ..kit.stores import retry_until_available
+from ..kit.tasks import Tasks
 from . import store
 from .calls import describe
 from .service import Chain
@@ -39,10 +40,10 @@ class Recording:
 class Recorder:
     """The two steps around methods that the contract marks as audited, and what Database calls before a commit."""
 
-    def __init__(self, db: Database, chain: Chain) -> None:
+    def __init__(self, db: Database, chain: Chain, tasks: Tasks) -> None:
         self._db = db
         self._chain = chain
-        self._tasks: set[asyncio.Future[Any]] = set()
+        self._tasks = tasks
 
     def outcomes(self, method: Method, proceed: Handler) -> Handler:
         """Records how the call ended, unless that was committed with its change.
@@ -108,11 +109,8 @@ class Recorder:
         call.recording.done = True
 
     async def close(self) -> None:
-        """Waits for what is yet to be recorded."""
-        if self._tasks:
-            _, unfinished = await asyncio.wait(self._tasks, timeout=_CLOSING_SECONDS)
-            for task in unfinished:
-                task.cancel()
+        """Wait for the entries that are not yet stored."""
+        await self._tasks.close(_CLOSING_SECONDS)
 
     async def _record_end(self, call: Call, work: asyncio.Future[Any]) -> None:
         """Record the outcome of work that continues after its caller went away."""
@@ -149,11 +147,11 @@ class Recorder:
             await self._chain.append(tx, chain_id, entry)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A task, because the entry is written also when the caller goes away; of no call, to record no change."""
-        task = asyncio.create_task(work, context=Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        """Start a task, so that the entry is written even if the caller goes away.
+
+        It has an empty context: its own transaction must not count as the change of the call.
+        """
+        return self._tasks.spawn(work, context=Context())
 
 
 def _account(call: Call) -> UUID | None:

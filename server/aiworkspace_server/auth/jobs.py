@@ -66,6 +66,9 @@ class Notices:
         self._db = db
         self._jobs = jobs
         self._mailer = mailer
+
+    def register(self, jobs: Jobs) -> None:
+        """Declare the job. Needed to enqueue it, too."""
         jobs.add(_SEND, self._send)
 
     async def notify(self, tx: WriteSession, user_id: UUID, notice: Notice) -> None:

@@ -44,6 +44,9 @@ class Alerts:
         self._db = db
         self._jobs = jobs
         self._mailer = mailer
+
+    def register(self, jobs: Jobs) -> None:
+        """Declare the job. Needed to enqueue it, too."""
         jobs.add(_SEND, self._send)
 
     async def watch(self, tx: WriteSession, windows: Sequence[Row[*tuple[Any, ...]]]) -> None:

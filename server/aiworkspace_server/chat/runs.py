@@ -10,9 +10,9 @@ from uuid import UUID
 import structlog
 
 from ..kit.concurrency import QueueFull, Slot
-from ..kit.context import current
 from ..kit.errors import Aborted, AppError, InvalidArgument, RateLimited, Unavailable
 from ..kit.stores import retry_until_available
+from ..kit.tasks import Tasks
 from ..llm.base import ModelRequest
 from ..policies.plan import Target
 from . import claims
@@ -41,7 +41,7 @@ class Runs:
 
     ending_seconds = 3.0  # in which an interrupted run has to be stored; otherwise another process or start does it
 
-    def __init__(self, engine: Engine, relay: Relay) -> None:
+    def __init__(self, engine: Engine, relay: Relay, tasks: Tasks) -> None:
         self._engine = engine
         self._db = engine.db
         self._mongo = engine.mongo
@@ -52,7 +52,7 @@ class Runs:
         self._starting: dict[UUID, str] = {}  # "", or what was heard meanwhile: cancelled, lost
         self._live: dict[UUID, LiveRun] = {}
         self._executions: dict[UUID, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = tasks
         self.closing = False
         self._ticker = asyncio.create_task(self._tick())
 
@@ -75,11 +75,7 @@ class Runs:
 
     async def see_through(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Does the work to its end, also when the caller goes away."""
-        task = self._spawn(work)
-        call = current.get(None)
-        if call and call.work is None:  # else the task is a part of that work
-            call.work = task
-        return await asyncio.shield(task)
+        return await self._tasks.complete(work)
 
     def stop(self, run_ids: Iterable[UUID]) -> None:
         """Stops those of the runs that are in progress in this process."""
@@ -125,17 +121,16 @@ class Runs:
             live.stop("interrupted")
         await self._wait(self.ending_seconds)
         self.mirrors.close()
-        remaining = (*self._tasks, self._ticker)
-        for task in remaining:
-            task.cancel()
-        await asyncio.gather(*remaining, return_exceptions=True)
+        self._ticker.cancel()
+        await asyncio.gather(self._ticker, return_exceptions=True)
+        await self._tasks.close()
 
     async def _wait(self, seconds: float) -> None:
         """Until nothing is in progress here, and nobody follows anything from elsewhere; or for so long."""
         end = time.monotonic() + seconds
         following = asyncio.create_task(self.mirrors.wait(seconds))
         while (left := end - time.monotonic()) > 0 and (
-            busy := {each for each in (following, *self._tasks) if not each.done()}
+            busy := {each for each in (following, *self._tasks.pending) if not each.done()}
         ):
             await asyncio.wait(busy, timeout=left)  # what was starting goes on in a task of its own
         following.cancel()
@@ -213,10 +208,10 @@ class Runs:
         """Takes back what is left of a run that could not be stored, unless it may be another process's by now."""
         spender = opening.spender
         if self._is_own(opening.run_id):
-            undoing = self._spawn(withdraw(self._engine, spender.org_id, opening.run_id, spender.conversation_id))
+            undoing = self._tasks.spawn(withdraw(self._engine, spender.org_id, opening.run_id, spender.conversation_id))
             await asyncio.wait({undoing}, timeout=_UNDOING_SECONDS)  # so that the call can be repeated at once
         else:
-            self._spawn(self._clean_up(spender.org_id, opening.run, self._lease.id))
+            self._tasks.spawn(self._clean_up(spender.org_id, opening.run, self._lease.id))
 
     async def _clean_up(self, org_id: UUID, run: Run, server_id: UUID) -> None:
         """Leaves the run to whoever ends it, then removes what was stored too late for that."""
@@ -239,7 +234,7 @@ class Runs:
         live.lease_holds = self._lease.holds
         self._live[live.run_id] = live
         self._relay.add(live, stream)
-        task = self._executions[live.run_id] = self._spawn(self._execute(live, work))
+        task = self._executions[live.run_id] = self._tasks.spawn(self._execute(live, work))
         task.add_done_callback(lambda _: self._forget(live))
         return task
 
@@ -273,9 +268,3 @@ class Runs:
                 for live in list(self._live.values()):
                     live.beat(HEARTBEAT_SECONDS)
                 self.mirrors.beat(HEARTBEAT_SECONDS)
-
-    def _spawn(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task

@@ -42,6 +42,9 @@ class Erasure:
         self._db = db
         self._jobs = jobs
         self._chats = chats
+
+    def register(self, jobs: Jobs) -> None:
+        """Declare the jobs and the periodic ones. Needed to enqueue them, too."""
         jobs.add(_ORG, self._erase_org, SLOW_QUEUE)
         jobs.add(_WORKSPACE, self._erase_workspace, SLOW_QUEUE)
         jobs.add(_ACCOUNT, self._erase_account, SLOW_QUEUE)

@@ -14,6 +14,7 @@ from grpc._cython import cygrpc
 from grpc.aio import _server
 
 from .interceptors import Interceptor
+from .tasks import Tasks
 
 _NOWHERE = "/"  # no method has this path
 
@@ -30,13 +31,11 @@ class _Calls(cygrpc.AioServer):  # type: ignore[misc]
     async def _refuse_calls(self) -> None:
         """Answer UNIMPLEMENTED until the server stops, which raises."""
         loop, no_methods = asyncio.get_running_loop(), cygrpc._MethodResolver([], {})
-        answers: set[asyncio.Task[None]] = set()
+        answers = Tasks()
         while True:
             call = await self._request_call()
             refusal = cygrpc._handle_rpc(_NOWHERE, no_methods, (), call, loop, False)
-            answer = loop.create_task(cygrpc._schedule_rpc_coro(refusal, call, loop, _NOWHERE))
-            answers.add(answer)
-            answer.add_done_callback(answers.discard)
+            answers.spawn(cygrpc._schedule_rpc_coro(refusal, call, loop, _NOWHERE))
 
 
 class _Server(_server.Server):

@@ -36,6 +36,9 @@ class InvitationMails:
         self._mailer = mailer
         self._links = links
         self._tokens = tokens
+
+    def register(self, jobs: Jobs) -> None:
+        """Declare the job. Needed to enqueue it, too."""
         jobs.add(_SEND, self._send)
 
     async def ask(self, tx: WriteSession, invitation: Invitation) -> None:

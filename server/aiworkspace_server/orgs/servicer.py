@@ -1,8 +1,8 @@
 """OrgService: proto in and out, one transaction per call."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 from uuid import UUID
 
 from aiworkspace.v1 import org_pb2 as pb
@@ -20,6 +20,7 @@ from ..kit.mail_limits import SenderLimit
 from ..kit.masks import changes
 from ..kit.pages import Pages
 from ..kit.postgres import Database, WriteSession
+from ..kit.tasks import Tasks
 from ..kit.timestamps import LEEWAY, is_over, timestamp
 from . import service, store
 from .jobs import InvitationMails
@@ -27,22 +28,10 @@ from .models import Invitation, Membership
 from .service import RoleChoice, role_of
 from .tokens import InvitationTokens
 
-Result = TypeVar("Result")
-
 # Called with a new organization and who makes it, in the transaction that does.
 OrgCreated = Callable[[WriteSession, UUID, UUID], Awaitable[None]]
 # Called after commit with an organization in which somebody has lost rights.
 RightsLost = Callable[[UUID], Awaitable[None]]
-
-
-class SeeThrough(Protocol):
-    """Does the work to its end, also when the caller goes away.
-
-    For changes that take rights away and may take long: a caller whose deadline is shorter would undo them each time.
-    """
-
-    async def __call__(self, work: Coroutine[Any, Any, Result], /) -> Result:
-        """Return what the work does."""
 
 
 # Raises PermissionMissing when the caller lacks what a member of an organization may in its workspaces.
@@ -69,7 +58,7 @@ class OrgServicer(OrgServiceServicer):
         authenticator: Authenticator,
         created: OrgCreated,
         rights_lost: RightsLost,
-        see_through: SeeThrough,
+        tasks: Tasks,
         erase: Erase,
         check_places: CheckPlaces,
         revoke_made: RevokeMade,
@@ -84,7 +73,7 @@ class OrgServicer(OrgServiceServicer):
         self._authenticator = authenticator
         self._created = created
         self._rights_lost = rights_lost
-        self._see_through = see_through
+        self._tasks = tasks
         self._erase = erase
         self._check_places = check_places
         self._revoke_made = revoke_made
@@ -212,8 +201,10 @@ class OrgServicer(OrgServiceServicer):
         await self._rights_lost(tenant_id())
         return pb.UpdateMemberResponse(member=_member_to_proto(*changed))
 
+    # Taking rights away may take long. It is completed even if the caller's deadline is shorter: otherwise each retry
+    # would be rolled back as well.
     async def RemoveMember(self, request: pb.RemoveMemberRequest, context: Any) -> pb.RemoveMemberResponse:
-        return await self._see_through(self._remove(request))
+        return await self._tasks.complete(self._remove(request))
 
     async def _remove(self, request: pb.RemoveMemberRequest) -> pb.RemoveMemberResponse:
         user_id, caller = parse_id(request.user_id, "user_id"), current.get().principal
@@ -225,7 +216,7 @@ class OrgServicer(OrgServiceServicer):
         return pb.RemoveMemberResponse(revoked_api_key_ids=map(str, revoked), kept_api_key_ids=map(str, kept))
 
     async def SuspendMember(self, request: pb.SuspendMemberRequest, context: Any) -> pb.SuspendMemberResponse:
-        return await self._see_through(self._suspend(request))
+        return await self._tasks.complete(self._suspend(request))
 
     async def _suspend(self, request: pb.SuspendMemberRequest) -> pb.SuspendMemberResponse:
         user_id, caller = parse_id(request.user_id, "user_id"), current.get().principal

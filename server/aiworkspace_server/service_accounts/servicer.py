@@ -17,10 +17,11 @@ from ..kit.idempotency import IdempotencyStore
 from ..kit.ids import parse_id
 from ..kit.pages import Pages
 from ..kit.postgres import Database
+from ..kit.tasks import Tasks
 from ..kit.timestamps import parse_timestamp, timestamp
 from ..orgs.jobs import notify_owners
 from ..orgs.models import Membership
-from ..orgs.servicer import Erase, RightsLost, SeeThrough, invitation_to_proto, read_role, role_to_proto
+from ..orgs.servicer import Erase, RightsLost, invitation_to_proto, read_role, role_to_proto
 from . import service, store
 from .models import ApiKey
 
@@ -33,7 +34,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         db: Database,
         authenticator: Authenticator,
         rights_lost: RightsLost,
-        see_through: SeeThrough,
+        tasks: Tasks,
         erase: Erase,
         notices: Notices,
         pages: Pages,
@@ -42,7 +43,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         self._db = db
         self._authenticator = authenticator
         self._rights_lost = rights_lost
-        self._see_through = see_through
+        self._tasks = tasks
         self._erase = erase
         self._notices = notices
         self._pages = pages
@@ -71,7 +72,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
     async def DeleteServiceAccount(
         self, request: pb.DeleteServiceAccountRequest, context: Any
     ) -> pb.DeleteServiceAccountResponse:
-        return await self._see_through(self._delete(parse_id(request.user_id, "user_id")))
+        return await self._tasks.complete(self._delete(parse_id(request.user_id, "user_id")))
 
     async def _delete(self, user_id: UUID) -> pb.DeleteServiceAccountResponse:
         async with self._db.write(tenant_id()) as tx:
@@ -122,7 +123,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         return reply
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Any) -> pb.RevokeApiKeyResponse:
-        return await self._see_through(self._revoke(request))
+        return await self._tasks.complete(self._revoke(request))
 
     async def _revoke(self, request: pb.RevokeApiKeyRequest) -> pb.RevokeApiKeyResponse:
         api_key_id, caller = parse_id(request.api_key_id, "api_key_id"), current.get().principal

@@ -1,0 +1,69 @@
+"""Tasks that outlive the call or the function that started them."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextvars import Context
+from typing import Any, TypeVar
+
+import structlog
+
+from .context import current
+from .errors import AppError
+
+Result = TypeVar("Result")
+log = structlog.get_logger("tasks")
+
+
+class Tasks:
+    """Keeps a reference to each task until it ends: the event loop alone would let it be garbage-collected."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def pending(self) -> frozenset[asyncio.Task[Any]]:
+        """The tasks that have not ended."""
+        return frozenset(self._tasks)
+
+    def spawn(self, work: Coroutine[Any, Any, Result], *, context: Context | None = None) -> asyncio.Task[Result]:
+        """Start `work`, by default in the context of the current call, and log its failure."""
+        task = self._start(work, context)
+        task.add_done_callback(_log_failure)
+        return task
+
+    async def complete(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run `work` to its end, even if the caller goes away, and return its result.
+
+        The audit log records the outcome of such work instead of the cancellation of its call.
+        """
+        task = self._start(work)
+        call = current.get(None)
+        if call and call.work is None:  # otherwise this is a part of that work
+            call.work = task
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_log_failure)  # nobody else sees it any more
+            raise
+
+    async def close(self, seconds: float = 0) -> None:
+        """Wait at most `seconds` for the tasks, then cancel the others and wait until they have ended."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        for task in (remaining := self.pending):
+            task.cancel()
+        await asyncio.gather(*remaining, return_exceptions=True)
+
+    def _start(self, work: Coroutine[Any, Any, Result], context: Context | None = None) -> asyncio.Task[Result]:
+        task = asyncio.create_task(work, context=context)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error:
+        name = getattr(task.get_coro(), "__qualname__", "")
+        unexpected = not isinstance(error, AppError)
+        log.error("task_failed", task=name, error=type(error).__name__, exc_info=error if unexpected else None)
