@@ -30,7 +30,7 @@ def blocks(page: str, language: str, section: str = "") -> list[str]:
         _, heading, text = text.partition(f"\n{section}\n")
         assert heading, f"{page} has no section {section}"
         text = re.split(r"\n##+ ", text)[0]
-    return re.findall(f"```{language}\n(.*?)```", text, re.DOTALL)
+    return re.findall(f"```{language}\n(.*?)```", text, re.DOTALL)  # inside lists, too: they may be indented
 
 
 # Links
@@ -176,3 +176,26 @@ def test_commands_of_the_operator_exist(command: tuple[str, ...], monkeypatch: p
     words = [str(uuid.uuid4()) if word == "ORG" else "4" if word == "N" else word for word in command]
     monkeypatch.setattr(sys, "argv", ["aiworkspace_server", *words])
     assert isinstance(server._arguments(), argparse.Namespace)
+
+
+# Queries of docs/debugging.md
+
+
+def queries() -> list[str]:
+    found = [query for block in blocks("docs/debugging.md", "sql") for query in block.split(";") if query.strip()]
+    assert len(found) >= 10
+    return found
+
+
+@pytest.mark.parametrize("query", queries(), ids=lambda query: " ".join(query.split()[:6]))
+async def test_queries_for_postgresql_fit_its_tables(app: App, query: str) -> None:
+    for name in ("RUN", "ORG"):
+        query = re.sub(rf"\b{name}\b", str(uuid.uuid4()), query)
+    async with app.db.read() as tx:
+        await (await tx.connection()).exec_driver_sql(query)
+
+
+async def test_queries_for_mongodb_name_collections_that_exist(app: App) -> None:
+    named = set(re.findall(r"^ *db\.(\w+)\.", "\n".join(blocks("docs/debugging.md", "js")), re.MULTILINE))
+    assert named
+    assert named <= set(await app.mongo.database.list_collection_names())
