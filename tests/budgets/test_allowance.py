@@ -200,7 +200,7 @@ async def test_a_long_text_is_asked_while_what_it_is_expected_to_cost_is_left(
     refused = await refusal(say(place.owner, other_id, content))
     assert refused
     assert f"{refused.code} {refused.reason}" == EXHAUSTED
-    assert "it opens again at" in refused.message
+    assert "its next window begins at" in refused.message
     await check_books(limited, place.org_id)
 
 

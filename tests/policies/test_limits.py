@@ -188,7 +188,7 @@ async def test_a_message_larger_than_the_whole_limit_is_told_so(place: Place) ->
     await limited(place, pb.ModelLimit(model="echo/echo", tokens_per_minute=50))
     refused = await refusal(say(place.owner, place.conversation_id, "hello"))
     assert refused is not None
-    assert (f"{refused.code} {refused.reason}", "never more than 50" in refused.message) == (RATE_LIMITED, True)
+    assert (f"{refused.code} {refused.reason}", "the limit is 50" in refused.message) == (RATE_LIMITED, True)
     parameters = chat_pb2.ModelParameters(max_output_tokens=10)
     assert await outcome(say(place.owner, place.conversation_id, "hello", parameters=parameters)) == OK
 

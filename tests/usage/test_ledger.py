@@ -80,7 +80,7 @@ async def test_a_refused_reservation_leaves_nothing(app: App, place: Place, stor
 
 
 def test_a_model_without_a_price_is_refused_before_anything_is_reserved() -> None:
-    with pytest.raises(InvalidArgument, match="no price list knows what 'openai/gpt-9000' costs"):
+    with pytest.raises(InvalidArgument, match="there is no price for 'openai/gpt-9000'"):
         reservation("openai/gpt-9000", 1, 1, now())
 
 

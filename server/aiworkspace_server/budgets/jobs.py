@@ -1,4 +1,4 @@
-"""Alerts: mails that tell those who manage budgets that a threshold is reached."""
+"""Alerts: mails to budget managers when a threshold is reached."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -34,11 +34,11 @@ Hello,
 {org} at AI Workspace sends this to those who may manage its budgets.
 """
 _HARD = "When nothing is left, requests are refused."
-_SOFT = "The budget is a soft one: requests are not refused."
+_SOFT = "This budget is soft: requests are not refused."
 
 
 class Alerts:
-    """Looks at what is spent, asks for mails, and sends them."""
+    """Watches budget windows, enqueues alert mails and sends them."""
 
     def __init__(self, db: Database, jobs: Jobs, mailer: Mailer) -> None:
         self._db = db
@@ -50,7 +50,7 @@ class Alerts:
         jobs.add(_SEND, self._send)
 
     async def watch(self, tx: WriteSession, windows: Sequence[Row[*tuple[Any, ...]]]) -> None:
-        """Asks for mails about the windows that have come to another threshold. Their rows are locked."""
+        """Enqueue mails about the windows that have reached another threshold. The caller has locked their rows."""
         for window in windows:
             percent = reached(window.alert_percents, window.limit_nanos, window.settled_nanos)
             if percent > window.alerted_percent:
@@ -66,7 +66,7 @@ class Alerts:
     async def _send(
         self, org_id: str, budget_id: str, subject_id: str, start_time: str, percent: str, user_id: str, mail_id: str
     ) -> None:
-        """Nothing is sent when the budget is deleted by then, or the reader no longer manages any."""
+        """Send an alert, unless the budget was deleted meanwhile or the reader no longer manages budgets."""
         async with self._db.read(UUID(org_id)) as tx:
             window = await store.find_count(tx, UUID(budget_id), UUID(subject_id), datetime.fromisoformat(start_time))
             reader = await users.find_user(tx, UUID(user_id))
@@ -95,11 +95,11 @@ async def _text(tx: ReadSession, budget: Budget, window: BudgetCount, percent: s
 async def _whose(tx: ReadSession, scope: str, subject_id: UUID) -> str:
     if scope == "workspace":
         workspace = await find_workspace(tx, subject_id)
-        return f"the workspace {quoted(workspace.name)}" if workspace else "a workspace that was deleted"
+        return f"the workspace {quoted(workspace.name)}" if workspace else "a deleted workspace"
     if scope == "member":
         member = await find_member(tx, subject_id)
         return quoted(member[1].display_name) if member else "a former member"
     if scope == "api_key":
         key = await find_key(tx, subject_id)
-        return f"the API key {quoted(key.name)}" if key else "an API key that is gone"
+        return f"the API key {quoted(key.name)}" if key else "a deleted API key"
     return "the organization"

@@ -1,4 +1,4 @@
-"""Tables of budgets. What is spent of them is counted by the ledger."""
+"""Tables of budgets. The ledger counts what is spent of them."""
 
 from datetime import datetime
 from uuid import UUID
@@ -16,10 +16,10 @@ class Budget(Base):
     org_id: Mapped[UUID] = mapped_column(primary_key=True)
     id: Mapped[UUID] = mapped_column(primary_key=True)
     scope: Mapped[str]  # org, workspace, member, api_key, allowance
-    subject_id: Mapped[UUID | None]  # the one workspace, member or first key of a line; None: each on its own
-    named_id: Mapped[UUID | None]  # the key that was named: any of the line
+    subject_id: Mapped[UUID | None]  # workspace, member or first key of a line; None: a budget for each separately
+    named_id: Mapped[UUID | None]  # the key that was named when the budget was created; any of the line
     period: Mapped[str]  # day, month
-    limit_nanos: Mapped[int | None]  # None: the server's default, of an allowance
+    limit_nanos: Mapped[int | None]  # None only for an allowance: the server's default
     hard: Mapped[bool]
     alert_percents: Mapped[list[int]] = mapped_column(ARRAY(Integer()))
     version: Mapped[int]
@@ -28,7 +28,7 @@ class Budget(Base):
 
 
 class BudgetCount(Base):
-    """What is spent and reserved of a budget in one of its windows."""
+    """What is spent and reserved of a budget in one window."""
 
     __tablename__ = "budget_windows"
 
@@ -38,4 +38,4 @@ class BudgetCount(Base):
     start_time: Mapped[datetime] = mapped_column(primary_key=True)
     settled_nanos: Mapped[int]
     reserved_nanos: Mapped[int]
-    alerted_percent: Mapped[int] = mapped_column(Integer())  # the greatest of the thresholds that were told
+    alerted_percent: Mapped[int] = mapped_column(Integer())  # the greatest threshold about which mails were sent

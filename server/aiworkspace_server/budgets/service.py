@@ -1,4 +1,4 @@
-"""Rules of budgets. Who changes one keeps all others from counting meanwhile, so that no run is missed."""
+"""Rules of budgets. Changes hold the ledger's exclusive lock, so that no run is counted twice or missed."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from ..workspaces.store import find_workspace
 from . import store
 from .models import Budget, BudgetCount
 
-ORGS_WITH_ALLOWANCE = 3  # of those that an account makes
+ORGS_WITH_ALLOWANCE = 3  # of the organizations that one account creates
 
-# How to find whose budgets of a scope may be, and the field that names them.
+# For each scope with a subject: the field that names it, and how to find it.
 _SUBJECTS = {
     "workspace": ("workspace_id", find_workspace),
     "member": ("user_id", find_member),
@@ -34,7 +34,7 @@ _SUBJECTS = {
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a budget says."""
+    """The terms of a budget."""
 
     scope: str
     period: str
@@ -44,7 +44,7 @@ class Terms:
 
 
 async def create_budget(tx: WriteSession, org_id: UUID, terms: Terms, named: Mapping[str, UUID]) -> Budget:
-    """`named` has the ids that were given, by their fields."""
+    """Create a budget and count existing spending in it. `named` has the ids in the request, by field."""
     await count_alone(tx, org_id)
     subject_id = await _find_subject(tx, terms.scope, named)
     named_key = await find_key(tx, subject_id) if subject_id and terms.scope == "api_key" else None
@@ -70,20 +70,20 @@ async def create_budget(tx: WriteSession, org_id: UUID, terms: Terms, named: Map
 
 
 async def _find_subject(tx: ReadSession, scope: str, named: Mapping[str, UUID]) -> UUID | None:
-    """Whose the budget is; None for all. Raises NotFound for what the organization does not have."""
+    """Return the subject of a budget, None for each separately. Raises NotFound if it is not in the organization."""
     for field, find in _SUBJECTS.values():
         if field in named and await find(tx, named[field]) is None:
             raise NotFound(field)
     field, _ = _SUBJECTS.get(scope, ("", None))
     if wrong := named.keys() - {field}:
-        raise InvalidArgument(dict.fromkeys(wrong, "does not go with this scope"))
+        raise InvalidArgument(dict.fromkeys(wrong, "does not fit this scope"))
     return named.get(field)
 
 
 async def get_budget(
     tx: ReadSession, budget_id: UUID, allowance_nanos: int | None = None
 ) -> tuple[Budget, BudgetCount | None]:
-    """With what is spent of it in its present window. Raises NotFound, also for an allowance without a limit."""
+    """Return a budget and its current window. Raises NotFound, also for an allowance without a limit."""
     found = await _find_limited(tx, budget_id, allowance_nanos)
     if found is None:
         raise NotFound("budget_id")
@@ -93,7 +93,7 @@ async def get_budget(
 async def find_allowance(
     tx: ReadSession, org_id: UUID, allowance_nanos: int | None
 ) -> tuple[Budget, BudgetCount | None] | None:
-    """Return the organization's allowance with what is spent of it; None if it has no limit."""
+    """Return the organization's allowance and its current window; None if it has no limit."""
     return await _find_limited(tx, org_id, allowance_nanos)  # it has the organization's id
 
 
@@ -107,7 +107,7 @@ async def _find_limited(
 
 
 def limit_of(budget: Budget, allowance_nanos: int | None) -> int:
-    """Return the limit of a budget; for an allowance that the operator has not set, the server's default."""
+    """Return the limit of a budget; the server's default for an allowance that the operator has not set."""
     if budget.limit_nanos is not None:
         return budget.limit_nanos
     return UNLIMITED if allowance_nanos is None else allowance_nanos
@@ -139,16 +139,16 @@ async def delete_budget(tx: WriteSession, org_id: UUID, budget_id: UUID) -> None
 
 
 async def count_new_org(tx: WriteSession, org_id: UUID, creator_id: UUID, allowance_nanos: int | None) -> None:
-    """Set the allowance of a new organization to zero if its creator has made enough others, deleted ones included.
+    """Set the allowance of a new organization to zero if its creator has made enough others, including deleted ones.
 
-    Else a person would multiply the allowance by making organizations.
+    Otherwise a person could multiply the allowance by creating organizations.
     """
     if await store.count_created_org(tx, creator_id) > ORGS_WITH_ALLOWANCE and allowance_nanos is not None:
         await set_allowance(tx, org_id, 0)
 
 
 async def set_allowance(tx: WriteSession, org_id: UUID, limit_nanos: int | None) -> Budget | None:
-    """Set what the operator allows an organization; None: the server's default. None for one that is not there."""
+    """Set and return an organization's allowance, None if there is none. A `limit_nanos` of None is the default."""
     await count_alone(tx, org_id)
     budget = await store.lock_budget(tx, org_id)
     if budget is None:
@@ -163,15 +163,15 @@ def _check_own(budget: Budget) -> None:
     if budget.scope == "allowance":
         raise FailedPrecondition(
             common_pb2.ERROR_REASON_ALLOWANCE_FIXED,
-            "This is what the operator of the server allows on the server's own keys: only the operator changes it.",
+            "This is the organization's allowance on the server's own keys. Only the server's operator can change it.",
         )
 
 
 def reached(percents: Collection[int], limit_nanos: int, settled_nanos: int) -> int:
-    """The greatest of the thresholds that what was spent has come to; 0 when it is none."""
+    """Return the greatest threshold that spending has reached, or 0."""
     return max((each for each in percents if settled_nanos * 100 >= limit_nanos * each), default=0)
 
 
 def fits(budget: Row[*tuple[Any, ...]], amount: Price) -> bool:
-    """Whether a budget that a caller meets has enough left for a reservation."""
+    """Return whether a budget has enough left for a reservation."""
     return bool(budget.settled_nanos + budget.reserved_nanos + amount.nanos <= budget.limit_nanos)

@@ -134,9 +134,9 @@ class BudgetServicer(BudgetServiceServicer):
 
 
 async def _choose(plan: Plan, tokens: int) -> tuple[Target, list[LimitState]]:
-    """Return the model that a message goes to, with the limits of the policies that it meets there.
+    """Return the model that would answer a message, with the policies' limits for it.
 
-    It is the first of the plan that these let through, as when the message is sent, or the first of all.
+    This is the first target of the plan within its limits, as in SendMessage, or the first target if none is.
     """
     met = [(target, await plan.limits.look(target.model, tokens)) for target in plan.targets]
     return next((each for each in met if all(rate.fits for rate in each[1])), met[0])

@@ -34,12 +34,12 @@ _FORGET_ALERTS = text("""
 
 
 async def find_budget(tx: ReadSession, budget_id: UUID) -> Row[Budget, BudgetCount | None] | None:
-    """With what is spent in its present window; None for one that is each one's own, or while nothing is."""
+    """Return a budget and its current window. The window is None if nothing is spent or the budget is per subject."""
     return (await tx.execute(_with_counts().where(Budget.id == budget_id))).one_or_none()
 
 
 async def list_budgets(tx: ReadSession, after: UUID | None, limit: int) -> Sequence[Row[Budget, BudgetCount | None]]:
-    """The oldest first, from the one that follows `after`, without the allowance."""
+    """Return budgets except the allowance, oldest first, starting after `after`."""
     query = _with_counts().where(Budget.scope != "allowance").order_by(Budget.id).limit(limit)
     if after:
         query = query.where(Budget.id > after)
@@ -62,24 +62,24 @@ async def lock_budget(tx: WriteSession, budget_id: UUID) -> Budget | None:
 async def find_count(
     tx: ReadSession, budget_id: UUID, subject_id: UUID, start: datetime
 ) -> Row[Budget, BudgetCount] | None:
-    """A budget with what is spent of it in one of its windows."""
+    """Return a budget and one of its windows."""
     query = select(Budget, BudgetCount).join(BudgetCount, BudgetCount.budget_id == Budget.id)
     wanted = Budget.id == budget_id, BudgetCount.subject_id == subject_id, BudgetCount.start_time == start
     return (await tx.execute(query.where(*wanted))).one_or_none()
 
 
 async def note_alert(tx: WriteSession, window: Row[*tuple[Any, ...]], percent: int) -> None:
-    """That the threshold was told. `window` is a row of a budget's window."""
+    """Record that mails about a threshold of this window were sent."""
     await tx.execute(_NOTE_ALERT, {**window._mapping, "percent": percent})
 
 
 async def forget_alerts(tx: WriteSession, budget_id: UUID, limit_nanos: int) -> None:
-    """Lets thresholds be told again that are no longer reached after a change."""
+    """Forget the thresholds that are no longer reached after a change, so that they alert again."""
     await tx.execute(_FORGET_ALERTS, {"budget_id": budget_id, "limit": limit_nanos})
 
 
 async def count_created_org(tx: WriteSession, user_id: UUID) -> int:
-    """Count an organization that an account makes. Returns how many these are, deleted ones included."""
+    """Count an organization that an account creates. Return its number of organizations, including deleted ones."""
     return int((await tx.execute(_COUNT_CREATED_ORG, {"user_id": user_id})).scalar_one())
 
 
@@ -92,7 +92,7 @@ async def list_meeting(
     *,
     own_key: bool,
 ) -> Sequence[Row[*tuple[Any, ...]]]:
-    """The budgets that would count a run of this caller that begins now, with what is spent of them."""
+    """Return the budgets that would count a run of this caller if it began now, with their windows."""
     values: dict[str, Any] = {
         "workspace_id": workspace_id,
         "user_id": user_id,

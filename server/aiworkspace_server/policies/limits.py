@@ -1,4 +1,4 @@
-"""The limits of model policies: requests and tokens in a minute, right across processes with Redis."""
+"""The limits of model policies: requests and tokens per minute. With Redis they hold across processes."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ _MINUTE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class _Meter:
-    """One count that a request adds to."""
+    """One counter that a request adds to."""
 
     name: str
     item: RateLimitItemPerMinute
@@ -30,24 +30,24 @@ class _Meter:
 
 
 class ModelLimits:
-    """The limits that hold in a workspace. `limits`: each with "organization" or "workspace" and the id of that."""
+    """The limits of a workspace. Each comes with "organization" or "workspace" and the id of that."""
 
     def __init__(self, counters: Counters, limits: Sequence[tuple[str, UUID, Limit]]) -> None:
         self._counters = counters
         self._limits = limits
 
     async def take(self, model: str, tokens: int) -> None:
-        """Counts one request with the tokens that go in and may come out. Raises RateLimited, and counts nothing."""
+        """Count one request with its input tokens and maximum output tokens. Raises RateLimited and counts nothing."""
         meters = list(self._meters(model, tokens))
         for state in await self._look(meters):
             if not state.fits:
                 raise _refusal(state, tokens)
         for meter in meters:
-            if not await self._hit(meter):  # somebody took it in between
+            if not await self._hit(meter):  # a concurrent request took it
                 raise _refusal(await self._state(meter), tokens)
 
     async def look(self, model: str, tokens: int) -> list[LimitState]:
-        """Every limit that such a request would meet. Nothing is counted."""
+        """Return every limit that such a request would count in. Counts nothing."""
         return await self._look(list(self._meters(model, tokens)))
 
     def _meters(self, model: str, tokens: int) -> Iterator[_Meter]:
@@ -83,11 +83,11 @@ NO_LIMITS = ModelLimits(Counters(None), ())
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """What was counted in this minute and in the one before it, of which less and less counts."""
+    """The counts of this minute and of the one before it, whose weight decreases."""
 
     before: int
     now: int
-    left_seconds: float  # of this minute; 0 when nothing was counted
+    left_seconds: float  # until the end of this minute; 0 if nothing was counted
 
     @property
     def counted(self) -> float:
@@ -98,7 +98,7 @@ class _Counts:
         return self.left_seconds + (_MINUTE if self.now else 0.0)
 
     def seconds_until(self, most: int) -> float:
-        """How long until no more than `most` count, if nothing is added. A part of one does not count."""
+        """Return the time until at most `most` are counted, if nothing is added. Fractions are ignored."""
         if self.counted < most + 1:
             return 0.0
         if self.before and self.now < most + 1:
@@ -107,7 +107,7 @@ class _Counts:
 
 
 class _Window(SlidingWindowCounterRateLimiter):
-    """The strategy, with a look at what it counts by."""
+    """The strategy, with access to its counts."""
 
     async def counts(self, item: RateLimitItemPerMinute, *key: str) -> _Counts:
         storage = cast(SlidingWindowCounterSupport, self.storage)
@@ -117,8 +117,8 @@ class _Window(SlidingWindowCounterRateLimiter):
 
 def _refusal(state: LimitState, tokens: int) -> RateLimited:
     if state.retry_seconds is None:
-        message = f"This takes up to {tokens} tokens; there are never more than {state.limit} {state.name} in a minute."
+        message = f"This request may take {tokens} tokens; the limit is {state.limit} {state.name} per minute."
         return RateLimited(state.name, message, None, metadata={"limit": state.name})
     wait = max(0.1, state.retry_seconds)
-    message = f"There are no more than {state.limit} {state.name} in a minute; go on in {wait:.0f} s."
+    message = f"The limit is {state.limit} {state.name} per minute; retry in {wait:.0f} s."
     return RateLimited(state.name, message, wait, metadata={"limit": state.name})

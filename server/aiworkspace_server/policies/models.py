@@ -1,4 +1,4 @@
-"""Tables of model policies and of the keys that organizations have at providers."""
+"""Tables of model policies and of organizations' provider keys."""
 
 from datetime import datetime
 from typing import Any
@@ -29,8 +29,8 @@ class ProviderKey(Base):
 
     org_id: Mapped[UUID] = mapped_column(ForeignKey("orgs.id"), primary_key=True)
     provider: Mapped[str] = mapped_column(primary_key=True)
-    id: Mapped[UUID]  # another one for each key that is stored
-    secret: Mapped[bytes] = mapped_column(LargeBinary)  # as the vault seals it
+    id: Mapped[UUID]  # changes when a key is replaced
+    secret: Mapped[bytes] = mapped_column(LargeBinary)  # encrypted by the vault
     hint: Mapped[str]
     creator_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
     create_time: Mapped[datetime]

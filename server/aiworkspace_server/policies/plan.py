@@ -1,4 +1,4 @@
-"""What a run may do: which models in which order, with which parameters, by the policies that hold for it."""
+"""The plan of a run: models in the order in which they are tried, and parameters within the policies' bounds."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,7 +24,7 @@ __all__ = ["Plan", "Plans", "Target"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`targets`: the model that was asked for, if it can be asked, then those to fall back to."""
+    """The plan of a run. `targets` are the requested model, if it is available, then the fallback models."""
 
     targets: tuple[Target, ...]
     parameters: Parameters
@@ -32,12 +32,12 @@ class Plan:
     continue_broken_answers: bool = False
     resume_interrupted_runs: bool = False
     hedge_after_seconds: float = 0  # 0: never
-    limits: ModelLimits = NO_LIMITS  # to be taken from before any of the targets is asked
+    limits: ModelLimits = NO_LIMITS  # each attempt at another model takes from them first
     asked: str = ""  # id of the requested model; not among the targets if no provider has it
 
 
 class Plans:
-    """Makes them. May ask a local model server: not to be used in a transaction."""
+    """Makes plans. May call a local model server, so it must not be used inside a transaction."""
 
     def __init__(self, db: Database, providers: Providers, counters: Counters, max_output_tokens: int) -> None:
         self._db = db
@@ -55,10 +55,11 @@ class Plans:
         rules: Rules | None = None,
         chosen: bool = True,
     ) -> Plan:
-        """`field` is what names the model in the request; `rules` are read unless the caller has read them.
+        """Make the plan of a run. Raises an AppError for a model or parameters that the policies do not allow.
 
-        `chosen`: whether the request itself names the model, which then has to exist. One that was chosen earlier may
-        be gone by now: then the fallback models are asked. Raises AppErrors for what may not be.
+        `field` is the request field that names the model. `chosen` tells whether the request itself names it; the model
+        must then exist. A model that was chosen earlier may have disappeared: the fallback models are used instead.
+        `rules` are read unless the caller passes them.
         """
         rules = rules or await self._read_rules(org_id, workspace_id)
         policy = rules.effective
@@ -83,7 +84,7 @@ class Plans:
         )
 
     async def targets(self, org_id: UUID, workspace_id: UUID, models: Sequence[str]) -> tuple[Target, ...]:
-        """Those of the models that may and can be asked now, to go on with a run."""
+        """Return the targets of those models that are allowed and available now, to resume a run."""
         rules = await self._read_rules(org_id, workspace_id)
         return tuple(await self._reachable(rules, rules.effective, models))
 
@@ -98,7 +99,7 @@ class Plans:
             raise unknown_model(model, field) from None
 
     async def _reachable(self, rules: Rules, policy: Policy, models: Sequence[str]) -> list[Target]:
-        """Those that may and can be asked. The others are passed over: they are not what somebody asks for."""
+        """Return the targets of those models that are allowed and available. Nobody named the others explicitly."""
         targets = []
         for model in filter(policy.allows, models):
             with suppress(UnknownModel, FailedPrecondition, Unavailable):
@@ -127,7 +128,7 @@ def _parameters(wanted: pb.ModelParameters, bounds: Bounds) -> Parameters:
 
 
 def _violations(wanted: Parameters, bounds: Bounds) -> dict[str, str]:
-    """What the policy does not allow, by the field of the request."""
+    """Return what the policy does not allow, by request field."""
     found = {}
     if wanted.temperature is not None:
         if bounds.min_temperature is not None and wanted.temperature < bounds.min_temperature:

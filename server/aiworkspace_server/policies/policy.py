@@ -1,4 +1,4 @@
-"""What a model policy says, and what holds where there are two of them."""
+"""Model policies, and the combination of an organization's policy with a workspace's."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ Value = TypeVar("Value", int, float)
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What parameters may be. None: as they like."""
+    """Bounds of parameters. None means unbounded."""
 
     min_temperature: float | None = None
     max_temperature: float | None = None
@@ -27,7 +27,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What may be asked of a model, or of a whole provider, in a minute. 0: as much as one likes."""
+    """Requests and tokens per minute of a model or a whole provider. 0 means no limit."""
 
     model: str  # its id, or "provider/*"
     requests_per_minute: int = 0
@@ -55,7 +55,7 @@ _STORED = TypeAdapter(Policy)
 
 
 def parse(stored: Mapping[str, Any] | None) -> Policy:
-    """The policy in a row; without one nothing is restricted."""
+    """Return the policy stored in a row; without a row, one that restricts nothing."""
     return _STORED.validate_python(stored) if stored else Policy()
 
 
@@ -64,12 +64,12 @@ def dump(policy: Policy) -> dict[str, Any]:
 
 
 def covers(pattern: str, model: str) -> bool:
-    """Whether a model, or every model of a provider, is one that the pattern names."""
+    """Return whether the pattern covers a model or, for another pattern, all of its models."""
     return pattern == model or (pattern.endswith("/*") and model.startswith(pattern[:-1]))
 
 
 def stricter(org: Policy, workspace: Policy) -> Policy:
-    """What holds in a workspace: see ModelService in the contract. The limits of both count each for itself."""
+    """Return the policy in effect in a workspace: see ModelService in the contract. Limits of both count separately."""
     return Policy(
         allowed_models=_common(org.allowed_models, workspace.allowed_models),
         default_model=org.default_model,
@@ -83,7 +83,7 @@ def stricter(org: Policy, workspace: Policy) -> Policy:
 
 
 def _common(one: tuple[str, ...] | None, other: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """The patterns for what both name."""
+    """Return the patterns of the models that both name."""
     if one is None or other is None:
         return other if one is None else one
     kept = [pattern for pattern in one if any(covers(each, pattern) for each in other)]

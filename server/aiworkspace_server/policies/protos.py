@@ -1,4 +1,4 @@
-"""Policies, keys and models as the contract has them."""
+"""Mapping of policies, provider keys and models to the contract."""
 
 from aiworkspace.v1 import chat_pb2, common_pb2
 from aiworkspace.v1 import model_pb2 as pb
@@ -19,7 +19,7 @@ _NUMBERS = {name: number for number, name in EFFORTS.items()}
 
 def read_policy(given: pb.ModelPolicy) -> Policy:
     if given.nothing_allowed and given.allowed_models:
-        raise InvalidArgument({"policy.nothing_allowed": "does not go with allowed_models"})
+        raise InvalidArgument({"policy.nothing_allowed": "cannot be combined with allowed_models"})
     return Policy(
         allowed_models=() if given.nothing_allowed else tuple(given.allowed_models) or None,
         default_model=given.default_model,

@@ -1,4 +1,4 @@
-"""Encrypting all keys of organizations anew, after the first secret was changed."""
+"""Re-encryption of all provider keys of organizations, after the first secret was changed."""
 
 from ..kit.postgres import Database
 from . import store
@@ -6,7 +6,7 @@ from .vault import SealBroken, Vault
 
 
 async def rotate_keys(db: Database, vault: Vault) -> tuple[int, int]:
-    """How many keys are sealed with the first secret now, and how many were sealed with none of those that are set."""
+    """Encrypt all keys with the first secret. Return the number of keys encrypted, and of those no secret decrypts."""
     sealed = lost = 0
     async with db.read() as tx:
         org_ids = await store.list_orgs_with_keys(tx)

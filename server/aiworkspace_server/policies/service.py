@@ -1,4 +1,4 @@
-"""Rules of model policies and of the keys that organizations have at providers."""
+"""Rules of model policies and of organizations' provider keys."""
 
 from uuid import UUID
 
@@ -17,10 +17,12 @@ _HINT_LENGTH = 4
 
 
 async def check_policy(providers: Providers, org_id: UUID, policy: Policy, *, of_org: bool) -> None:
-    """Raises InvalidArgument for what makes no sense. May ask a local model server: not for use in a transaction."""
+    """Raise InvalidArgument if a policy contradicts itself. May call a model server: not for use in a transaction."""
     check_bounds(policy)
     if policy.default_model and not of_org:
-        raise InvalidArgument({"policy.default_model": "is the organization's; a workspace has a default_model itself"})
+        raise InvalidArgument(
+            {"policy.default_model": "belongs to the organization's policy; set the workspace's own default_model"}
+        )
     if policy.default_model and not policy.allows(policy.default_model):
         raise InvalidArgument({"policy.default_model": "is not among allowed_models"})
     limited = [limit.model for limit in policy.limits]
@@ -37,11 +39,11 @@ async def check_policy(providers: Providers, org_id: UUID, policy: Policy, *, of
 
 
 def check_bounds(policy: Policy) -> None:
-    """Raises InvalidArgument when no temperature is left: for one policy alone, or for what two of them come to."""
+    """Raise InvalidArgument if the bounds leave no temperature, in one policy or in two combined."""
     least, most = policy.bounds.min_temperature, policy.bounds.max_temperature
     if least is not None and most is not None and least > most:
         raise InvalidArgument(
-            {"policy.bounds.min_temperature": f"comes to {least:g}, and the greatest temperature to {most:g}"}
+            {"policy.bounds.min_temperature": f"is {least:g} in effect, above the greatest temperature, {most:g}"}
         )
 
 
@@ -55,7 +57,7 @@ async def _check_pattern(providers: Providers, org_id: UUID, pattern: str, field
 async def set_policy(
     tx: WriteSession, org_id: UUID, workspace_id: UUID | None, policy: Policy, etag: str
 ) -> ModelPolicy:
-    """The policy of the workspace or, without one, of the organization."""
+    """Store and return the policy of the workspace or, without a workspace, of the organization."""
     await orgs.lock_org(tx, org_id, "workspace_id" if workspace_id else "org_id")
     row = await store.find_policy(tx, workspace_id or org_id)
     if etag and etag != str(row.version if row else 0):
@@ -71,7 +73,7 @@ async def set_policy(
 async def set_key(
     tx: WriteSession, vault: Vault, org_id: UUID, provider: str, secret: str, creator_id: UUID
 ) -> tuple[ProviderKey, UUID | None]:
-    """The key, and the id of the one before."""
+    """Store a key. Return it and the id of the one it replaces."""
     replaced = await delete_key(tx, org_id, provider)
     key = ProviderKey(
         org_id=org_id,
@@ -87,7 +89,7 @@ async def set_key(
 
 
 async def delete_key(tx: WriteSession, org_id: UUID, provider: str) -> UUID | None:
-    """The id that the key had. None when there was none."""
+    """Delete a key and return its id, or None if there was none."""
     await orgs.lock_org(tx, org_id, "org_id")
     key = await store.find_key(tx, provider)
     if key is None:

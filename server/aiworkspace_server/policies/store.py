@@ -1,4 +1,4 @@
-"""Queries on model policies and keys at providers. The tenant is set by the session, never here."""
+"""Queries on model policies and provider keys. The tenant is set by the session, never here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _LIST_ORGS = text("SELECT list_provider_key_orgs()")
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What holds for models in a workspace."""
+    """The policies and provider keys that apply in a workspace."""
 
     org_id: UUID
     workspace_id: UUID
@@ -34,13 +34,13 @@ class Rules:
 
     @property
     def limits(self) -> list[tuple[str, UUID, Limit]]:
-        """With whose they are."""
+        """Return the limits of both policies, each with its owner: "organization" or "workspace", and the id."""
         of_org = [("organization", self.org_id, limit) for limit in self.org.limits]
         return of_org + [("workspace", self.workspace_id, limit) for limit in self.workspace.limits]
 
 
 async def find_rules(tx: ReadSession, org_id: UUID, workspace_id: UUID) -> Rules:
-    """One statement, since every message needs it."""
+    """Return the rules of a workspace. A single statement, because every message needs it."""
     row = (await tx.execute(_FIND_RULES, {"org_id": org_id, "workspace_id": workspace_id})).one()
     keys = {provider: UUID(key_id) for provider, key_id in (row.keys_ or {}).items()}
     return Rules(org_id, workspace_id, parse(row.org), parse(row.workspace), keys)
@@ -55,7 +55,7 @@ async def find_key(tx: ReadSession, provider: str) -> ProviderKey | None:
 
 
 async def list_keys(tx: ReadSession, after: str, limit: int) -> Sequence[ProviderKey]:
-    """By provider, from the one that follows `after`."""
+    """Return provider keys, by provider, starting after `after`."""
     column = ProviderKey.provider.collate("C")
     return (await tx.execute(select(ProviderKey).where(column > after).order_by(column).limit(limit))).scalars().all()
 

@@ -1,4 +1,4 @@
-"""Keys of organizations at providers, encrypted: who has the database alone has none of them."""
+"""Encryption of organizations' provider keys. The database alone reveals none of them."""
 
 import base64
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ from ..settings import Settings
 
 
 class SealBroken(Exception):
-    """What is stored was not sealed with a secret that is set, or not for this organization and provider."""
+    """The stored value was not sealed with a configured secret, or not for this organization and provider."""
 
 
 class Vault:
-    """Seals with the first secret, opens with each."""
+    """Seals with the first secret, opens with any of them."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         keys = [base64.urlsafe_b64encode(derive(secret, "provider keys")) for secret in secrets]
@@ -30,7 +30,7 @@ class Vault:
         return self._fernet.encrypt(_bound_to(org_id, provider) + secret.encode())
 
     def open(self, org_id: UUID, provider: str, sealed: bytes) -> str:
-        """The secret. What was sealed for somebody else is no secret of theirs, wherever its row was copied to."""
+        """Return the secret. Raises SealBroken for a row that was copied from another organization or provider."""
         try:
             text = self._fernet.decrypt(sealed)
         except InvalidToken:
@@ -41,7 +41,7 @@ class Vault:
         return text[len(owner) :].decode()
 
     def reseal(self, sealed: bytes) -> bytes:
-        """The same, sealed with the first secret."""
+        """Return the value, sealed with the first secret."""
         try:
             return self._fernet.rotate(sealed)
         except InvalidToken:

@@ -1,7 +1,7 @@
-"""The ledger: reserve before a provider is asked, settle or release when it has answered; each once, whatever happens.
+"""The ledger: reserves before a provider is called, and settles or releases afterwards, each exactly once.
 
-Entries are only ever added. A reservation is open while there is no entry that ends it, and the database takes one such
-entry for each. Budgets are counted in the same transactions, under a lock that whoever counts them anew takes alone.
+Entries are only ever added. A reservation is open until an entry ends it, and a unique index allows one such entry for
+each. Budgets are counted in the same transactions, under a shared lock. Recounting them takes the lock exclusively.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,18 +22,18 @@ from ..llm.base import TokenUsage
 from ..llm.prices import Price, UnknownPrice, most, usd
 from .models import NO_KEY, TOKENS, LedgerEntry
 
-# Held by all who write entries together, and by who adds entries up alone. To be taken in a statement before the one
-# that looks at budgets.
+# Shared by transactions that write entries, exclusive for those that add them up. Must be taken in a statement before
+# the one that reads budgets, which would otherwise not see what was committed while it waited.
 TOGETHER = "(SELECT pg_advisory_xact_lock_shared(hashtextextended('ledger ' || CAST(:org_id AS text), 0)))"
 _ALONE = text("SELECT pg_advisory_xact_lock(hashtextextended('ledger ' || CAST(:org_id AS text), 0))")
 
-NOT_PRICED = "none"  # the price list of what cost nothing, whatever the prices
+NOT_PRICED = "none"  # price version of entries that cost nothing at any price
 
 _WHOSE = "org_id, workspace_id, conversation_id, run_id, run_time, user_id, key_id, key_root_id, request_id"
 _TOKENS = ", ".join(TOKENS)
 _GIVEN_TOKENS = ", ".join(f"CAST(:{name} AS bigint)" for name in TOKENS)
-# The first key of the line of rotations that a key belongs to: budgets of keys count the whole line. A line that was
-# deleted while a run of it goes on is still known from the run's first entry.
+# The first key of the line that a key belongs to: budgets of keys count the whole line. If the line was deleted while
+# its run is in progress, the run's first entry still has it.
 _ROOT_OF_KEY = """coalesce(
     (SELECT coalesce(k.root_id, k.id) FROM api_keys k WHERE k.id = CAST(:key_id AS uuid)),
     (SELECT e.key_root_id FROM ledger_entries e WHERE e.run_id = CAST(:run_id AS uuid) LIMIT 1),
@@ -41,10 +41,10 @@ _ROOT_OF_KEY = """coalesce(
 
 
 def counting(key_root: str) -> str:
-    """Return the FROM clause of the budgets that count a run, each with whose it is and the window.
+    """Return the FROM clause of the budgets that count a run, each with its subject and window.
 
-    The window is that in which the run began, if the budget was there before it ended. `key_root` is SQL for the first
-    key of the line. An allowance counts what the server's own keys are used for.
+    The window is the one in which the run began, unless it ended before the budget was created. `key_root` is SQL for
+    the first key of the line. An allowance counts only attempts with the server's own keys.
     """
     return f"""
   budgets b CROSS JOIN LATERAL (SELECT
@@ -62,15 +62,15 @@ def counting(key_root: str) -> str:
 
 
 COUNTING_NEW_RUN = counting(_ROOT_OF_KEY)
-# The limit of a budget; for an allowance that the operator has not set, the server's default. NULL: no limit.
+# The limit of a budget. An allowance that the operator has not set has the server's default. NULL means no limit.
 LIMIT = "coalesce(b.limit_nanos, CAST(:allowance_nanos AS bigint))"
-UNLIMITED = 2**63 - 1  # in place of a limit: the operator took that of an allowance away
+UNLIMITED = 2**63 - 1  # stored as the limit of an allowance that the operator made unlimited
 
 _LOCK = text(f"SELECT 1 FROM {TOGETHER} AS locked")
 
 
 def _count_in_budgets(budgets: str) -> str:
-    """Rows are locked in the order of the budgets, to avoid deadlocks."""
+    """Return the statement that adds to the windows of budgets. Rows are locked in one order, to avoid deadlocks."""
     return f"""
   INSERT INTO budget_windows AS w (org_id, budget_id, subject_id, start_time, settled_nanos, reserved_nanos,
                                    alerted_percent)
@@ -108,7 +108,7 @@ _END = text(f"""
   ON CONFLICT (org_id, run_id, attempt) WHERE kind IN ('settle', 'release') DO NOTHING
   RETURNING *
 """)
-# Copies who and what from the first entry of the attempt.
+# Copies run, spender and model from the first entry of the attempt.
 _ADJUST = text(f"""
   INSERT INTO ledger_entries ({_WHOSE}, id, kind, attempt, model, own_key, {_TOKENS}, estimated, reserved_nanos,
                               cost_nanos, currency, price_version, create_time)
@@ -141,7 +141,7 @@ _NAMES = {
     "allowance": "allowance of the organization on the server's own keys",
 }
 
-# Told of windows in which more was spent, in the transaction that counted it.
+# Called with the budget windows whose spending increased, in the transaction that counted it.
 Watch = Callable[[WriteSession, Sequence[Row[*tuple[Any, ...]]]], Awaitable[None]]
 
 
@@ -155,7 +155,7 @@ class Spender:
     run_id: UUID
     run_time: datetime
     user_id: UUID
-    key_id: UUID | None  # of an API key
+    key_id: UUID | None  # API key that started the run
     request_id: UUID | None
 
 
@@ -167,15 +167,15 @@ class BudgetExhausted(RateLimited):
         left = max(0, row.limit_nanos - row.settled_nanos - row.reserved_nanos + amount.nanos)
         needed = expected_nanos if row.scope == "allowance" else amount.nanos
         then = (
-            f"it opens again at {opens:%Y-%m-%d %H:%M} UTC" if needed <= row.limit_nanos else "it never has that much"
+            f"its next window begins at {opens:%Y-%m-%d %H:%M} UTC"
+            if needed <= row.limit_nanos
+            else "that is more than its limit"
         )
         if row.scope == "allowance":
-            then += (
-                ". The operator of the server can raise it, and a key of the organization's own does not count in it"
-            )
+            then += ". The server's operator can raise it; requests with the organization's own key do not count"
         message = (
-            f"The {row.period}'s {_NAMES[row.scope]} has {usd(left)} {amount.currency} left and this may cost"
-            f" up to {usd(needed)} {amount.currency}; {then}."
+            f"The {row.period}'s {_NAMES[row.scope]} has {usd(left)} {amount.currency} left, and this request may"
+            f" cost up to {usd(needed)} {amount.currency}; {then}."
         )
         super().__init__(
             f"budget:{row.id}",
@@ -187,14 +187,14 @@ class BudgetExhausted(RateLimited):
 
 
 class Ledger:
-    """Writes entries. Every method works in the caller's transaction, as the tenant of it.
+    """Writes entries, in the caller's transaction and for its tenant.
 
-    A transaction ends one reservation at most, before it makes another, or counts alone. So it locks the roll-ups of
-    one model and then the budgets, and no two wait for what the other has locked.
+    A transaction ends at most one reservation, before it makes another, or holds the exclusive lock. So it locks the
+    roll-ups of one model and then the budgets, and two transactions never wait for each other.
     """
 
     def __init__(self, watch: Watch, allowance_nanos: int | None) -> None:
-        """`allowance_nanos`: what an organization may spend in a month on the server's keys; None: no limit."""
+        """`allowance_nanos` is the default allowance of an organization per month; None means no limit."""
         self._watch = watch
         self._allowance_nanos = allowance_nanos
 
@@ -210,14 +210,14 @@ class Ledger:
         time: datetime | None = None,
         expected_nanos: int | None = None,
     ) -> None:
-        """Reserves for an attempt. Raises BudgetExhausted, after which the transaction must not be committed.
+        """Reserve an amount for an attempt. Raises BudgetExhausted; the transaction must then be rolled back.
 
-        Budgets must have the whole amount left: they are never exceeded. An allowance must have `expected_nanos` left:
-        it keeps strangers from spending without end, and one long text in a language of a few bytes a token does not
-        have to be reserved as if every byte were one. All count the whole amount until the attempt ends.
-        `time`, or now, is the time of the entry, at whose prices the attempt is reserved, settled and reconciled.
+        Hard budgets must have the whole amount left, so that they are never exceeded. An allowance must have only
+        `expected_nanos` left: it limits what strangers can spend, and the bound of one byte per token would refuse long
+        prose that costs far less. Budgets and allowances count the whole amount until the attempt ends.
+        `time`, by default now, is the time of the entry. The attempt is reserved, settled and reconciled at its prices.
         """
-        if attempt > 1:  # else the claim of the run took the lock
+        if attempt > 1:  # for the first attempt, the run's claim has taken the lock
             await tx.execute(_LOCK, {"org_id": spender.org_id})
         values = asdict(spender) | {"currency": amount.currency, "version": amount.version}
         values |= {"reserved_nanos": amount.nanos, "cost_nanos": 0, "id": new_id(), "time": time or now()}
@@ -231,11 +231,11 @@ class Ledger:
     async def settle(
         self, tx: WriteSession, org_id: UUID, run_id: UUID, attempt: int, usage: TokenUsage, cost: Price
     ) -> bool:
-        """Ends the reservation with what the attempt used. False when it was ended before, or never there."""
+        """End the reservation with the attempt's usage and cost. Return False if it has ended or does not exist."""
         return await self._end(tx, org_id, run_id, attempt, "settle", usage, cost)
 
     async def release(self, tx: WriteSession, org_id: UUID, run_id: UUID, attempt: int) -> bool:
-        """Ends the reservation of an attempt for which there is nothing to pay."""
+        """End the reservation of an attempt that cost nothing. Return False if it has ended or does not exist."""
         return await self._end(tx, org_id, run_id, attempt, "release", TokenUsage(0, 0, 0, 0, 0), Price(0, NOT_PRICED))
 
     async def _end(
@@ -251,7 +251,7 @@ class Ledger:
     async def adjust(
         self, tx: WriteSession, run_id: UUID, attempt: int, tokens: Mapping[str, int], difference: Price
     ) -> None:
-        """Corrects what an attempt that has ended used and cost, by the differences. To be called by who counts alone.
+        """Correct usage and cost of an ended attempt by the differences. The caller must hold the exclusive lock.
 
         `tokens` has a number for each of TOKENS.
         """
@@ -259,7 +259,7 @@ class Ledger:
         await self._count(tx, (await tx.execute(_ADJUST, values | {"id": new_id(), "time": now()})).one())
 
     async def _count(self, tx: WriteSession, entry: Row[*tuple[Any, ...]]) -> None:
-        """Adds an entry that was just written to roll-ups and budgets."""
+        """Add a new entry to roll-ups and budgets."""
         values = {**entry._mapping, "requests": int(entry.kind == "settle")}
         windows = (await tx.execute(_COUNT, values)).all()
         if windows and entry.cost_nanos > 0:
@@ -267,46 +267,46 @@ class Ledger:
 
 
 async def count_alone(tx: WriteSession, org_id: UUID) -> None:
-    """Keeps all others from writing entries of the organization until the transaction ends.
+    """Take the organization's ledger lock exclusively: no other transaction writes entries until this one ends.
 
-    For who changes what is counted, or writes entries of several runs. Comes first in a transaction: two who hold the
-    lock together and want it alone would wait for each other.
+    Needed to change what is counted, or to write entries of several runs. Must come first in a transaction: two that
+    hold the shared lock and ask for the exclusive one would deadlock.
     """
     await tx.execute(_ALONE, {"org_id": org_id})
 
 
 async def list_reserved(tx: ReadSession, run_id: UUID) -> Sequence[LedgerEntry]:
-    """The reservations of a run that nothing has ended, by attempt."""
+    """Return the open reservations of a run, by attempt."""
     ends = select(LedgerEntry.attempt).where(LedgerEntry.run_id == run_id, LedgerEntry.kind.in_(("settle", "release")))
     begins = LedgerEntry.run_id == run_id, LedgerEntry.kind == "reserve", LedgerEntry.attempt.not_in(ends)
     return (await tx.execute(select(LedgerEntry).where(*begins).order_by(LedgerEntry.attempt))).scalars().all()
 
 
 async def list_settled(tx: ReadSession, run_id: UUID) -> Sequence[LedgerEntry]:
-    """What the attempts of a run have cost so far, by attempt."""
+    """Return the settle entries of a run, by attempt."""
     query = select(LedgerEntry).where(LedgerEntry.run_id == run_id, LedgerEntry.kind == "settle")
     return (await tx.execute(query.order_by(LedgerEntry.attempt))).scalars().all()
 
 
 def reservation(model: str, input_tokens: int, max_output_tokens: int, at: datetime) -> Price:
-    """Return the most that a request with so many tokens, or fewer, can cost.
+    """Return the most that a request with at most so many tokens can cost.
 
-    Raise InvalidArgument for a model without a price.
+    Raises InvalidArgument for a model without a price.
     """
     try:
         return most(model, input_tokens, max_output_tokens, at)
     except UnknownPrice:
-        raise InvalidArgument({"model": f"no price list knows what {model[:100]!r} costs"}) from None
+        raise InvalidArgument({"model": f"there is no price for {model[:100]!r}; use another model"}) from None
 
 
 def window_start(period: str, time: datetime) -> datetime:
-    """When the window of a budget began in which a time in UTC lies."""
+    """Return the start of the budget window that contains a time in UTC."""
     midnight = time.replace(hour=0, minute=0, second=0, microsecond=0)
     return midnight if period == "day" else midnight.replace(day=1)
 
 
 def window_end(period: str, start: datetime) -> datetime:
-    """When the window of a budget that began at `start` ends."""
+    """Return the end of the budget window that starts at `start`."""
     if period == "day":
         return start + timedelta(days=1)
     return (start + timedelta(days=32)).replace(day=1)

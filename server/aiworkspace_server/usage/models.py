@@ -1,4 +1,4 @@
-"""Tables of the ledger and of what is added up from it."""
+"""Tables of the ledger and its roll-ups."""
 
 from datetime import datetime
 from uuid import UUID
@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from ..kit.postgres import Base
 
-NO_KEY = UUID(int=0)  # stands in roll-ups for the runs that were started without an API key
+NO_KEY = UUID(int=0)  # in roll-ups: runs that were started without an API key
 TOKENS = (
     "input_tokens",
     "cached_input_tokens",
@@ -21,7 +21,7 @@ TOKENS = (
 
 
 class LedgerEntry(Base):
-    """What was reserved for an attempt, or how its reservation ended. Never changed: the server's role may not."""
+    """A reservation of an attempt, its end, or a correction. Append-only: the server's role has no other privilege."""
 
     __tablename__ = "ledger_entries"
 
@@ -32,10 +32,10 @@ class LedgerEntry(Base):
     conversation_id: Mapped[UUID]
     run_id: Mapped[UUID]
     attempt: Mapped[int] = mapped_column(Integer())
-    run_time: Mapped[datetime]  # when the run began: it counts in the budgets of that time
+    run_time: Mapped[datetime]  # when the run began; budgets and usage count the entry at this time
     user_id: Mapped[UUID]
-    key_id: Mapped[UUID | None]  # the API key with which the run was started
-    key_root_id: Mapped[UUID | None]  # the first key of its line of rotations; None in entries of older servers
+    key_id: Mapped[UUID | None]  # API key that started the run
+    key_root_id: Mapped[UUID | None]  # first key of its line; None in entries of older servers
     request_id: Mapped[UUID | None]
     model: Mapped[str]
     own_key: Mapped[bool]  # whether the organization's key at the provider was used
@@ -48,15 +48,15 @@ class LedgerEntry(Base):
     output_audio_tokens: Mapped[int]
     estimated: Mapped[bool]
     above_limit: Mapped[bool]  # the provider counted more than the request allowed
-    reserved_nanos: Mapped[int]  # what the entry adds to what is reserved: all of an attempt's add up to nothing
-    cost_nanos: Mapped[int]  # what the entry adds to what was spent
+    reserved_nanos: Mapped[int]  # change of the reserved amount; those of an ended attempt add up to 0
+    cost_nanos: Mapped[int]  # change of the amount spent
     currency: Mapped[str]
     price_version: Mapped[str]
     create_time: Mapped[datetime]
 
 
 class UsageRollup(Base):
-    """Sums of what runs spent that began in an hour or a day, in UTC. Can be made anew from the ledger."""
+    """Usage and cost of the runs that began in an hour or a day, in UTC. Can be rebuilt from the ledger."""
 
     __tablename__ = "usage_rollups"
 

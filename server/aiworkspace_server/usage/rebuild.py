@@ -1,4 +1,4 @@
-"""Counts anew, from the entries of the ledger, what is otherwise counted with each of them."""
+"""Rebuilds roll-ups and budget windows from the ledger. Normally each entry updates them as it is written."""
 
 from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
@@ -22,7 +22,7 @@ _ADD_UP = text(f"""
   WHERE kind IN ('settle', 'adjust')
   GROUP BY 1, 2, 3, 4, 5, 6, 7
 """)
-# What `ledger.counting` says of one run, of all of them. No entry is older than its run, but clocks differ a little.
+# Does for all runs what `ledger.counting` does for one. No entry is older than its run, but clocks may differ a little.
 _COUNT = text("""
   INSERT INTO budget_windows AS w (org_id, budget_id, subject_id, start_time, settled_nanos, reserved_nanos,
                                    alerted_percent)
@@ -49,19 +49,19 @@ _COUNT = text("""
 
 
 async def list_orgs(db: Database) -> Sequence[UUID]:
-    """All organizations that have entries."""
+    """Return all organizations that have entries."""
     async with db.read() as tx:
         return (await tx.execute(_LIST_ORGS)).scalars().all()
 
 
 async def find_orgs(db: Database, run_ids: Collection[UUID]) -> Mapping[UUID, UUID]:
-    """The organizations that have entries of runs, by run."""
+    """Return the organization of each run that has entries."""
     async with db.read() as tx:
         return {row.run_id: row.org_id for row in await tx.execute(_FIND_ORGS, {"run_ids": list(run_ids)})}
 
 
 async def rebuild(tx: WriteSession, org_id: UUID) -> None:
-    """Makes roll-ups and counts of budgets anew. Readers see the old ones until the transaction is committed."""
+    """Rebuild roll-ups and budget windows. Readers see the old ones until the transaction commits."""
     await count_alone(tx, org_id)
     for statement in _CLEAR:
         await tx.execute(statement)
@@ -70,5 +70,5 @@ async def rebuild(tx: WriteSession, org_id: UUID) -> None:
 
 
 async def count_budget(tx: WriteSession, budget_id: UUID) -> None:
-    """Counts what was spent and is reserved already of a new budget. To be called by who counts alone."""
+    """Count existing spending and reservations in a new budget. The caller must hold the exclusive ledger lock."""
     await tx.execute(_COUNT, {"budget_id": budget_id})

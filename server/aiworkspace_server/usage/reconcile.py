@@ -1,4 +1,4 @@
-"""Compares the ledger with what a provider billed, and corrects it by entries of its own."""
+"""Compares the ledger with a provider's bill, and corrects it with adjust entries."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,10 +20,10 @@ MATCHED, ADJUSTED, UNKNOWN, IN_PROGRESS, NOT_BILLED = "matched", "adjusted", "un
 STATES = (MATCHED, ADJUSTED, NOT_BILLED, IN_PROGRESS, UNKNOWN)
 
 _MOST_IN_TIME = 10_000
-_ROWS_AT_ONCE = 500  # read in a few milliseconds of the event loop
+_ROWS_AT_ONCE = 500  # decoded in a few milliseconds, during which the event loop is blocked
 
-# What the ledger has of an attempt: all but the reservation, which is over when an entry has ended it. The first entry
-# is that which reserved, just before the provider was asked: prices are those of that time.
+# Usage and cost of attempts, and whether their reservations have ended. The first entry of an attempt is its
+# reservation, written just before the provider was called: its time determines the prices.
 _ATTEMPTS = f"""
   SELECT run_id, attempt, min(model) AS model, min(create_time) AS ask_time, bool_or(own_key) AS own_key,
          bool_or(kind IN ('settle', 'release')) AS ended,
@@ -31,7 +31,7 @@ _ATTEMPTS = f"""
   FROM ledger_entries
 """
 _OF_RUNS = text(f"{_ATTEMPTS} WHERE run_id = ANY(CAST(:run_ids AS uuid[])) GROUP BY run_id, attempt")
-# Entries come after their runs have begun, but clocks differ a little.
+# No entry is older than its run, but clocks may differ a little.
 _IN_TIME = text(f"""
   SELECT * FROM (
     {_ATTEMPTS}
@@ -56,7 +56,7 @@ class Billed:
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What a provider billed. `complete`: all that it did for runs that began in this time, from and before."""
+    """A provider's bill. If `complete` is set, it has every request of runs that began in [start, end)."""
 
     provider: str
     requests: Sequence[Billed]
@@ -65,7 +65,7 @@ class Bill:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What was billed for an attempt less what the ledger has."""
+    """Billed minus recorded usage and cost of an attempt."""
 
     tokens: Mapping[str, int]
     cost: Price
@@ -73,7 +73,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """How the ledger and the bill compare for an attempt."""
+    """The result of comparing the ledger with the bill for one attempt."""
 
     run_id: UUID
     attempt: int
@@ -88,10 +88,11 @@ class Reconciled:
 async def reconcile(
     tx: WriteSession, ledger: Ledger, org_id: UUID, bill: Bill, *, own_keys_only: bool, dry_run: bool
 ) -> list[Reconciled]:
-    """What came of each request in the order of the bill, then of those that were not billed.
+    """Return a result for each request in the order of the bill, then for those that were not billed. Idempotent.
 
-    Repeated, it writes nothing more. `own_keys_only`: what others were billed for is as unknown as what is not there.
-    Otherwise the bill is the server's, in which what organizations' own keys were used for is not missing.
+    With `own_keys_only` the bill is that of the organization's own key: requests with the server's keys are reported as
+    unknown, like those that do not exist. Otherwise the bill is the server's, and requests with an organization's own
+    key are not expected in it.
     """
     _check(bill)
     await count_alone(tx, org_id)
@@ -106,7 +107,7 @@ async def reconcile(
 
 
 def _check(bill: Bill) -> None:
-    """Raises InvalidArgument for what cannot be true, by its place in the bill."""
+    """Raise InvalidArgument for impossible values, naming their place in the bill."""
     wrong = dict(_faults(bill.requests))
     if bill.complete and bill.complete[0] >= bill.complete[1]:
         wrong["end_time"] = "must be after start_time"
@@ -121,11 +122,11 @@ def _faults(requests: Sequence[Billed]) -> Iterator[tuple[str, str]]:
         if first != index:
             yield f"requests[{index}]", f"is the same request as requests[{first}]"
         if not each.usage.plausible:
-            yield f"requests[{index}].tokens", "cannot be true: a part is more than its whole, or a number is absurd"
+            yield f"requests[{index}].tokens", "are impossible: a part exceeds its whole, or a number is absurd"
 
 
 async def _find(tx: WriteSession, bill: Bill, own_keys_only: bool) -> Mapping[tuple[UUID, int], Attempt]:
-    """What the ledger has of the attempts that were billed, as far as the bill is about such."""
+    """Return the ledger's attempts for the requests of the bill, leaving out other providers and foreign keys."""
     rows = await tx.execute(_OF_RUNS, {"run_ids": list({each.run_id for each in bill.requests})})
     return {
         (row.run_id, row.attempt): row
@@ -135,7 +136,7 @@ async def _find(tx: WriteSession, bill: Bill, own_keys_only: bool) -> Mapping[tu
 
 
 async def _unbilled(tx: WriteSession, bill: Bill, own_key: bool) -> Sequence[Attempt]:
-    """What the ledger has of the time of a complete bill, and the bill has not."""
+    """Return the ledger's attempts in the period of a complete bill that the bill does not have."""
     if bill.complete is None:
         return []
     start, end = bill.complete
@@ -146,7 +147,8 @@ async def _unbilled(tx: WriteSession, bill: Bill, own_key: bool) -> Sequence[Att
         count += len(rows)
         unbilled += [row for row in rows if (row.run_id, row.attempt) not in billed]
     if count > _MOST_IN_TIME:
-        raise InvalidArgument({"end_time": f"the ledger has more than {_MOST_IN_TIME:,} requests until then"})
+        text = f"the ledger has more than {_MOST_IN_TIME:,} requests in this period; choose a shorter one"
+        raise InvalidArgument({"end_time": text})
     return unbilled
 
 
@@ -160,7 +162,7 @@ def _compare(billed: Billed, known: Attempt | None) -> Reconciled:
 
 
 def _difference(known: Attempt, usage: TokenUsage | None) -> Difference | None:
-    """Of what was billed, None for nothing, to what the ledger has. None when they agree."""
+    """Return billed minus recorded, or None if they agree. `usage` is None if nothing was billed."""
     cost = _price(known, usage) if usage else Price(0, NOT_PRICED)
     billed = asdict(usage) if usage else dict.fromkeys(TOKENS, 0)
     tokens = {name: billed[name] - getattr(known, name) for name in TOKENS}
@@ -174,4 +176,4 @@ def _price(known: Attempt, usage: TokenUsage) -> Price:
     try:
         return price(known.model, usage, known.ask_time)
     except UnknownPrice:
-        raise InvalidArgument({"requests": f"no price list knows what {known.model!r} costs"}) from None
+        raise InvalidArgument({"requests": f"there is no price for {known.model!r}"}) from None

@@ -24,7 +24,7 @@ from .reconcile import Bill, Billed, Reconciled, reconcile
 _KINDS = {
     number: name.removeprefix("USAGE_ENTRY_KIND_").lower() for name, number in pb.UsageEntryKind.items() if number
 }
-# In the order of UsageDimension, which is the order of the groups.
+# In the order of UsageDimension, in which groups are sorted.
 _DIMENSIONS = tuple(store.DIMENSIONS)
 
 
@@ -77,10 +77,10 @@ async def _read_bill(request: pb.ReconcileUsageRequest) -> Bill:
 
 
 def _read_time(request: pb.ReconcileUsageRequest) -> tuple[datetime, datetime]:
-    """The time of which a bill is complete."""
+    """Return the period for which a bill is complete."""
     missing = [name for name in ("start_time", "end_time") if not request.HasField(name)]
     if missing:
-        raise InvalidArgument(dict.fromkeys(missing, "is needed with complete"))
+        raise InvalidArgument(dict.fromkeys(missing, "is required with complete"))
     return parse_timestamp(request.start_time, "start_time"), parse_timestamp(request.end_time, "end_time")
 
 

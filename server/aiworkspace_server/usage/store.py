@@ -27,16 +27,16 @@ from ..kit.postgres import ReadSession
 from ..service_accounts.models import ApiKey
 from .models import NO_KEY, TOKENS, LedgerEntry, UsageRollup
 
-CURRENCY = "USD"  # the one in which all providers' prices are given
-SPENT = ("settle", "adjust")  # the kinds of entries that say what was spent
+CURRENCY = "USD"  # of all providers' prices
+SPENT = ("settle", "adjust")  # kinds of entries that have a cost
 
 Table = type[LedgerEntry] | type[UsageRollup]
-Column = Any  # of SQLAlchemy: its types of columns, labels and attributes have no name in common
+Column = Any  # SQLAlchemy's columns, labels and attributes have no common type
 
 _KEY = func.coalesce(LedgerEntry.key_id, NO_KEY)
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 _LAST = datetime.max.replace(tzinfo=UTC)
-# Written out: bound parameters would make the expression in GROUP BY another one than that in SELECT.
+# Literals: with bound parameters the expressions in GROUP BY and SELECT would not be recognized as the same.
 DIMENSIONS: dict[str, ColumnElement[str]] = {
     "workspace_id": literal_column("CAST(spent.workspace_id AS text)", String),
     "user_id": literal_column("CAST(spent.user_id AS text)", String),
@@ -54,21 +54,21 @@ _SUMS = [
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which entries to look at; None lets all through. The times are those at which runs began."""
+    """A filter of entries; None matches all. The times are those at which runs began."""
 
     workspace_id: UUID | None
     user_id: UUID | None
-    key_id: UUID | None  # with all keys of its line of rotations
+    key_id: UUID | None  # matches all keys of its line
     model: str | None
     start: datetime | None  # inclusive
     end: datetime | None  # exclusive
 
 
-Time = tuple[datetime | None, datetime | None]  # from and before; None is without end
+Time = tuple[datetime | None, datetime | None]  # [start, end); None means unbounded
 
 
 def cut(time: Time, size: timedelta) -> tuple[Time | None, list[Time]]:
-    """The whole hours or days in a time, if there is one, and what is left at both ends."""
+    """Split an interval into its whole hours or days, None if it has none, and the rest at both ends."""
     start, end = time
     first, last = start and _next(start, size), end and _floor(end, size)
     if first and last and first >= last:
@@ -83,7 +83,7 @@ def _floor(time: datetime, size: timedelta) -> datetime:
 
 
 def _next(time: datetime, size: timedelta) -> datetime:
-    """The time itself when it begins an hour or day, else the begin of the next one."""
+    """Round a time up to the start of an hour or day."""
     floor = _floor(time, size)
     if time == floor:
         return time
@@ -93,9 +93,9 @@ def _next(time: datetime, size: timedelta) -> datetime:
 async def sums(
     tx: ReadSession, wanted: Filter, by: Sequence[str], after: Sequence[str] | None, limit: int
 ) -> tuple[Row[*tuple[Any, ...]], Sequence[Row[*tuple[Any, ...]]]]:
-    """The total, and totals per group in the order of the names in `by`, from the group that follows `after`.
+    """Return the total, and a page of totals per group, sorted by the dimensions in `by`, after the group `after`.
 
-    One statement, so that they agree. It reads roll-ups, and entries of no more than two hours.
+    A single statement, so that they agree. It reads roll-ups, and entries of at most two hours.
     """
     columns = [DIMENSIONS[name].collate("C").label(name) for name in by]
     query: Select[*tuple[Any, ...]] = select(*columns, *_SUMS).select_from(_spent(wanted, whole_days="hour" not in by))
@@ -110,7 +110,7 @@ async def sums(
 
 
 def _spent(wanted: Filter, *, whole_days: bool) -> Subquery:
-    """What was spent, added up as far as the roll-ups are."""
+    """Return a subquery of roll-ups, and of entries where the interval cuts an hour."""
     parts = []
     hours, edges = cut((wanted.start, wanted.end), _HOUR)
     parts += [_entries(wanted, edge) for edge in edges]
@@ -136,7 +136,7 @@ def _entries(wanted: Filter, time: Time) -> Select[*tuple[Any, ...]]:
 
 
 def _columns(table: Table, time: Column, key: Column, count: Column) -> list[Column]:
-    """What a row of either table adds to the sums, in the same order for both."""
+    """Return the summed columns of either table, in the same order for both."""
     named = time.label("time"), key.label("key_id"), count.label("request_count")
     return [*named, *(getattr(table, name) for name in ("workspace_id", "user_id", "model", *_SUMMED))]
 
@@ -151,7 +151,7 @@ def _equals(table: Table, key: Column, wanted: Filter) -> Iterator[ColumnElement
 
 
 def _keys_of_line(key_id: UUID) -> Select[UUID]:
-    """The keys that were rotated to or from this one."""
+    """Select the keys of the line that this key belongs to."""
     root = func.coalesce(ApiKey.root_id, ApiKey.id)
     return select(ApiKey.id).where(root == select(root).where(ApiKey.id == key_id).scalar_subquery())
 
@@ -167,7 +167,7 @@ def _within(column: Column, time: Time) -> Iterator[ColumnElement[bool]]:
 async def entries(
     tx: ReadSession, wanted: Filter, kinds: Sequence[str], run_id: UUID | None, before: UUID | None, limit: int
 ) -> Sequence[LedgerEntry]:
-    """The latest first, from the one that follows `before`."""
+    """Return entries, newest first, starting after `before`."""
     within = _within(LedgerEntry.run_time, (wanted.start, wanted.end))
     query = select(LedgerEntry).where(LedgerEntry.kind.in_(kinds), *within, *_equals(LedgerEntry, _KEY, wanted))
     if run_id:
