@@ -19,6 +19,7 @@ from .accounts.servicer import AccountServicer
 from .audit.recorder import Recorder
 from .audit.service import Chain
 from .audit.servicer import AuditServicer
+from .auth.authority import actor_of
 from .auth.credentials import Credentials
 from .auth.jobs import Notices
 from .auth.keys import Keys, read_keys
@@ -199,7 +200,7 @@ async def _listen(
     credentials = Credentials.from_settings(settings, keys, db, counters)
     stack.callback(credentials.passwords.close)
     chain = audit_chain(settings)
-    recorder = Recorder(db, chain, Tasks())
+    recorder = Recorder(db, chain, actor_of, Tasks())
     stack.push_async_callback(recorder.close)
     db.before_commit = recorder.before_commit
     workspaces = WorkspaceFinder(db)

@@ -184,7 +184,7 @@ async def test_public_calls_are_counted_by_address_and_for_ipv6_by_network() -> 
         found: Counter[str] = Counter()
         for address in addresses:
             try:
-                found[await login(Call(method, None, {}, "", address), LOGIN)] += 1
+                found[await login(Call(method, cast(Any, None), {}, address=address), LOGIN)] += 1
             except RateLimited:
                 found["refused"] += 1
         return found

@@ -19,7 +19,7 @@ async def fail(error: Exception) -> None:
 
 @pytest.fixture
 def call() -> Iterator[Call]:
-    call = Call(cast(Any, None), None, {}, "")
+    call = Call(cast(Any, None), cast(Any, None), {})
     token = current.set(call)
     yield call
     current.reset(token)

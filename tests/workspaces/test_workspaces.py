@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -228,10 +228,10 @@ async def test_a_workspace_that_is_deleted_while_it_is_looked_up_is_not_remember
 ) -> None:
     finder, workspace_id = WorkspaceFinder(app.db), uuid.UUID(workspace.workspace_id)
     method = Method("/", pb.GetWorkspaceRequest, options_pb2.Access(), 0, 0)
-    call = Call(method, None, {}, "")
+    call = Call(method, cast(Any, None), {})
     org_id = uuid.UUID(team.org_id)
     membership = Membership(org_id, "member", None, frozenset({"workspace.read"}))
-    call.set_principal(Principal(uuid.UUID(team.member.user_id), None, None, {org_id: membership}))
+    call.put(Principal, Principal(uuid.UUID(team.member.user_id), None, None, {org_id: membership}))
     found, deleted = asyncio.Event(), asyncio.Event()
     find = store.find_scope
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from aiworkspace.v1 import options_pb2 as options
 
-from ..auth.authority import Scope, held, sees
+from ..auth.authority import Scope, held, principal_of, sees
 from ..auth.principal import Authenticator
 from ..auth.service import email_unverified
 from ..kit.context import Call
@@ -42,16 +42,18 @@ class Access:
         path = call.method.access.scope
         resource_id = parse_id(value_at(request, path), path)
         own = _is_about_caller(call, request)
-        if not await self.allows(call, call.method, resource_id) and not (own and call.scope):
-            raise PermissionMissing(call.method.access.permission) if call.scope else NotFound(path)
+        if not await self.allows(call, call.method, resource_id):
+            known = call.get(Scope) is not None
+            if not (own and known):
+                raise PermissionMissing(call.method.access.permission) if known else NotFound(path)
         if self._verified_email_required and call.method.rate_limit == options.RATE_LIMIT_CLASS_GENERATE:
             await self._check_verified(call)
 
     async def _check_verified(self, call: Call) -> None:
         """Raise email_unverified unless the caller's address is verified."""
-        if not call.principal.verified:
+        if not principal_of(call).verified:
             await self._authenticator.refresh(call)  # it may have been verified a moment ago
-        if not call.principal.verified:
+        if not principal_of(call).verified:
             raise email_unverified()
 
     async def allows(self, call: Call, method: Method, resource_id: UUID) -> bool:
@@ -78,34 +80,36 @@ class Access:
         await self._check_still(call, fresh=True)
 
     async def _check_still(self, call: Call, *, fresh: bool) -> None:
-        found, call.fresh = call.scope, fresh
-        if found.workspace_id:
-            call.scope = await self.find(call, "workspace_id", found.workspace_id)
-        if call.scope is None or not sees(call.principal, call.scope):
+        scope: Scope | None = call.found(Scope)
+        call.fresh = fresh
+        if scope and scope.workspace_id:
+            scope = await self.find(call, "workspace_id", scope.workspace_id)
+            call.put(Scope, scope)
+        if scope is None or not sees(principal_of(call), scope):
             raise NotFound(call.method.access.scope)
-        if call.method.access.permission not in held(call.principal, call.scope):
+        if call.method.access.permission not in held(principal_of(call), scope):
             raise PermissionMissing(call.method.access.permission)
 
     def allowed_by(self, call: Call) -> Hashable:
         """What `recheck` depends on: the credentials, and the permission with the place where it is held."""
-        key = call.principal.key
-        return call.session_id or key.api_key_id, call.method.access.permission, call.scope
+        return call.session_id or principal_of(call).key_id, call.method.access.permission, call.found(Scope)
 
     async def find(self, call: Call, path: str, resource_id: UUID) -> Scope | None:
         """Where the resource lies that a scope field names, None when the caller may not know of it."""
         scope = await self._finders[path.rpartition(".")[2]](call, resource_id)
-        return scope if scope and sees(call.principal, scope) else None
+        return scope if scope and sees(principal_of(call), scope) else None
 
     async def _allowed(self, call: Call, method: Method, resource_id: UUID) -> bool:
-        scope = call.scope = await self.find(call, method.access.scope, resource_id)
+        scope = await self.find(call, method.access.scope, resource_id)
+        call.put(Scope, scope)
         call.org_id = scope.org_id if scope else None
-        return scope is not None and method.access.permission in held(call.principal, scope)
+        return scope is not None and method.access.permission in held(principal_of(call), scope)
 
 
 def _is_about_caller(call: Call, request: Any) -> bool:
     """Whether people may do this to themselves, though it takes a permission to do it to others. Not so with a key."""
     field = call.method.access.self_field
-    return bool(field) and call.principal.key is None and value_at(request, field).lower() == str(call.user_id)
+    return bool(field) and principal_of(call).key is None and value_at(request, field).lower() == str(call.user_id)
 
 
 async def _itself(call: Call, org_id: UUID) -> Scope | None:

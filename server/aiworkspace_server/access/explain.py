@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from aiworkspace.v1 import options_pb2 as options
 
-from ..auth.authority import Source, sources
+from ..auth.authority import Scope, Source, principal_of, sources
 from ..kit.context import Call
 from ..kit.contract import Method
 from ..kit.errors import InvalidArgument, NotFound, PermissionMissing, SessionRequired
@@ -42,10 +42,11 @@ async def explain(access: Access, call: Call, method: Method, resource_id: str) 
         refused = method.access.mode == options.ACCESS_MODE_SESSION and call.session_id is None
         return Explanation("", (), SessionRequired().message if refused else "")
     allowed = await access.allows(call, method, parse_id(resource_id, "resource_id"))
-    if call.scope is None:
+    scope = call.get(Scope)
+    if scope is None:
         raise NotFound("resource_id")
     permission = method.access.permission
-    grants = tuple(found for found in sources(call.principal, call.scope) if permission in found.permissions)
+    grants = tuple(found for found in sources(principal_of(call), scope) if permission in found.permissions)
     return Explanation(permission, grants, "" if allowed else _refusal(call, method, granted=bool(grants)))
 
 

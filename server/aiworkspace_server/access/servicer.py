@@ -6,7 +6,7 @@ from typing import Any
 from aiworkspace.v1 import access_pb2 as pb
 from aiworkspace.v1.access_pb2_grpc import AccessServiceServicer
 
-from ..auth.authority import Source
+from ..auth.authority import Source, current_principal
 from ..auth.principal import Authenticator
 from ..kit.context import caller_id, current, tenant_id
 from ..kit.contract import Method
@@ -47,7 +47,7 @@ class AccessServicer(AccessServiceServicer):
         async with self._db.write(tenant_id(), caller_id()) as tx:
             if reply := await self._idempotency.find(tx, request, pb.CreateCustomRoleResponse):
                 return reply
-            caller = current.get().principal
+            caller = current_principal()
             role = await service.create_role(tx, tenant_id(), request.name, request.permissions, caller)
             reply = pb.CreateCustomRoleResponse(role=_role_to_proto(role))
             return await self._idempotency.save(tx, request, reply)
@@ -59,7 +59,7 @@ class AccessServicer(AccessServiceServicer):
         return pb.ListCustomRolesResponse(roles=map(_role_to_proto, rows), next_page_token=more)
 
     async def UpdateCustomRole(self, request: pb.UpdateCustomRoleRequest, context: Any) -> pb.UpdateCustomRoleResponse:
-        given, caller = request.role, current.get().principal
+        given, caller = request.role, current_principal()
         values = changes(given, request.update_mask, {"name", "permissions"})
         custom_role_id = parse_id(given.custom_role_id, "role.custom_role_id")
         async with self._db.write(tenant_id()) as tx:
@@ -71,7 +71,7 @@ class AccessServicer(AccessServiceServicer):
     async def DeleteCustomRole(self, request: pb.DeleteCustomRoleRequest, context: Any) -> pb.DeleteCustomRoleResponse:
         custom_role_id = parse_id(request.custom_role_id, "custom_role_id")
         async with self._db.write(tenant_id()) as tx:
-            await service.delete_role(tx, tenant_id(), custom_role_id, current.get().principal)
+            await service.delete_role(tx, tenant_id(), custom_role_id, current_principal())
         return pb.DeleteCustomRoleResponse()
 
     async def ExplainAccess(self, request: pb.ExplainAccessRequest, context: Any) -> pb.ExplainAccessResponse:
@@ -93,7 +93,7 @@ class AccessServicer(AccessServiceServicer):
         return pb.Grant(source=pb.GRANT_SOURCE_ORG_ROLE, role=await self._org_role_name(source.role))
 
     async def _org_role_name(self, role: str) -> str:
-        custom_role_id = current.get().principal.memberships[tenant_id()].custom_role_id
+        custom_role_id = current_principal().memberships[tenant_id()].custom_role_id
         if custom_role_id is None:
             return role
         async with self._db.read(tenant_id()) as tx:

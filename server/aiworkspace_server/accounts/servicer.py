@@ -13,7 +13,7 @@ from ..auth import store as users
 from ..auth.credentials import Credentials
 from ..auth.jobs import Notice, Notices
 from ..auth.models import User
-from ..kit.context import caller_id, current
+from ..kit.context import caller_id, caller_session_id, current
 from ..kit.errors import Unauthenticated
 from ..kit.idempotency import IdempotencyStore
 from ..kit.postgres import Database, WriteSession
@@ -97,7 +97,7 @@ class AccountServicer(AccountServiceServicer):
         checked = await self._check_password(request.password)
         async with self._db.write(user_id=checked.id) as tx:
             user = await sign_in.lock_checked(tx, checked)
-            await self._mails.ask_change(tx, user, request.new_email, current.get().session_id)
+            await self._mails.ask_change(tx, user, request.new_email, caller_session_id())
         return pb.ChangeEmailResponse()
 
     async def DeleteAccount(self, request: pb.DeleteAccountRequest, context: Any) -> pb.DeleteAccountResponse:
@@ -121,13 +121,13 @@ class AccountServicer(AccountServiceServicer):
 
     async def _check_password(self, password: str) -> User:
         """The caller's account. No connection is held while the password is hashed."""
-        call = current.get()
+        session_id = caller_session_id()
         async with self._db.read() as tx:
             user = await users.find_user(tx, caller_id())
-        if user is None or call.session_id is None:
+        if user is None:
             raise Unauthenticated
-        whose = self._throttle.of_session(call.session_id)
-        known = await self._throttle.goes_first(call.session_id)
+        whose = self._throttle.of_session(session_id)
+        known = await self._throttle.goes_first(session_id)
         async with self._throttle.attempt(whose):
             if not await self._passwords.matches(password, user.password_hash, known=known):
                 raise sign_in.wrong_password()

@@ -1,6 +1,7 @@
 """What the log says of a call: who, as what, from where, about what. Ids alone, never what somebody wrote."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -13,26 +14,31 @@ from ..kit.contract import is_sensitive
 PACKAGE = "aiworkspace.v1."
 
 
-def describe(call: Call, org_id: UUID | None, request: Any) -> dict[str, Any]:
-    """Columns of an entry in the log of the organization, or of an account when there is none: those that are known of
-    a call also when it has ended."""
-    key = call.principal.key if call.principal else None
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """The caller's API key, and the caller's role: its name, or the id of a custom one."""
+
+    api_key_id: UUID | None = None
+    role: str = ""
+
+
+# Returns the caller as a member of the organization; the role is empty in one that the call itself creates or joins.
+ActorOf = Callable[[Call, UUID | None], Actor]
+
+
+def describe(call: Call, actor: Actor, request: Message | None, answer: Message | None) -> dict[str, Any]:
+    """Return the columns of an entry that do not depend on the outcome of the call."""
     return {
         "method": call.method.path.removeprefix(f"/{PACKAGE}"),
         "user_id": call.user_id,
         "session_id": call.session_id,
-        "api_key_id": key.api_key_id if key else None,
-        "role": _role(call, org_id),
+        "api_key_id": actor.api_key_id,
+        "role": actor.role,
         "user_agent": call.user_agent,
         "request_id": call.request_id,
-        "resources": resources(request, call.answer),
+        "address": call.address,
+        "resources": resources(request, answer),
     }
-
-
-def _role(call: Call, org_id: UUID | None) -> str:
-    """By its name or, of a custom one, its id. Nobody has one yet in an organization that the call made or joined."""
-    membership = call.principal.memberships.get(org_id) if call.principal else None
-    return str(membership.custom_role_id or membership.role) if membership else ""
 
 
 def resources(*messages: Any) -> dict[str, str]:

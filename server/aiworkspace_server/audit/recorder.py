@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
+from google.protobuf.message import Message
 
 from aiworkspace.v1 import options_pb2 as options
 
@@ -19,7 +20,7 @@ from ..kit.postgres import Database, WriteSession
 from ..kit.stores import retry_until_available
 from ..kit.tasks import Tasks
 from . import store
-from .calls import describe
+from .calls import ActorOf, describe
 from .service import Chain
 
 _AFTER_ANSWER_SECONDS = 0.05
@@ -32,7 +33,7 @@ log = structlog.get_logger("audit")
 class Recording:
     """How far the log is with a call."""
 
-    request: Any
+    request: Message
     changing: bool = False  # whether the next transaction of the call's organization or account is its change
     done: bool = False
 
@@ -40,9 +41,10 @@ class Recording:
 class Recorder:
     """The two steps around methods that the contract marks as audited, and what Database calls before a commit."""
 
-    def __init__(self, db: Database, chain: Chain, tasks: Tasks) -> None:
+    def __init__(self, db: Database, chain: Chain, actor_of: ActorOf, tasks: Tasks) -> None:
         self._db = db
         self._chain = chain
+        self._actor_of = actor_of
         self._tasks = tasks
 
     def outcomes(self, method: Method, proceed: Handler) -> Handler:
@@ -55,7 +57,8 @@ class Recorder:
         public = method.access.mode == options.ACCESS_MODE_PUBLIC
 
         async def handler(call: Call, request: Any) -> Any:
-            recording = call.recording = Recording(request)
+            recording = Recording(request)
+            call.put(Recording, recording)
             try:
                 answer = await proceed(call, request)
             except RateLimited:
@@ -63,16 +66,16 @@ class Recorder:
             except BaseException as error:
                 cancelled = isinstance(error, asyncio.CancelledError)
                 if cancelled and call.work:
-                    self._spawn(self._record_end(call, call.work))
+                    self._spawn(self._record_end(call, recording, call.work))
                 elif not (cancelled and recording.done):  # else it took effect before its caller went away
                     code, reason = outcome_of(error)
-                    task = self._spawn(self._record_failure(call, _AFTER_ANSWER_SECONDS * public, code, reason))
+                    delay = _AFTER_ANSWER_SECONDS * public
+                    task = self._spawn(self._record_failure(call, recording, code, reason, delay))
                     if not (public or cancelled):
                         await asyncio.shield(task)
                 raise
             if not recording.done:
-                call.answer = answer
-                await asyncio.shield(self._spawn(self._record_success(call)))
+                await asyncio.shield(self._spawn(self._record_success(call, recording, answer)))
             return answer
 
         return handler
@@ -83,7 +86,7 @@ class Recorder:
             return proceed
 
         async def handler(call: Call, request: Any) -> Any:
-            call.recording.changing = True
+            call.found(Recording, "the step above").changing = True
             return await proceed(call, request)
 
         return handler
@@ -91,9 +94,10 @@ class Recorder:
     async def before_commit(self, tx: WriteSession) -> None:
         """Adds the entry of the call whose change is about to be committed."""
         call = current.get(None)
-        if call is None or call.recording is None or not call.recording.changing or call.recording.done:
+        recording = call.get(Recording) if call else None
+        if call is None or recording is None or not recording.changing or recording.done:
             return
-        chain_id = call.org_id or _account(call)
+        chain_id = call.org_id or call.account_id
         if chain_id is None:
             return
         if str(chain_id) not in (tx.info["org"], tx.info["user"]):
@@ -102,44 +106,45 @@ class Recorder:
             await store.enter(tx, chain_id)
         for org_id in call.also_in:
             await store.enter(tx, org_id)
-            await self._chain.append(tx, org_id, _entry(call, org_id, "OK", ""))
+            await self._chain.append(tx, org_id, self._entry(call, org_id, recording, call.answer))
         if call.also_in:
             await store.enter(tx, chain_id)
-        await self._chain.append(tx, chain_id, _entry(call, call.org_id, "OK", ""))
-        call.recording.done = True
+        await self._chain.append(tx, chain_id, self._entry(call, call.org_id, recording, call.answer))
+        recording.done = True
 
     async def close(self) -> None:
         """Wait for the entries that are not yet stored."""
         await self._tasks.close(_CLOSING_SECONDS)
 
-    async def _record_end(self, call: Call, work: asyncio.Future[Any]) -> None:
+    async def _record_end(self, call: Call, recording: Recording, work: asyncio.Task[Any]) -> None:
         """Record the outcome of work that continues after its caller went away."""
         await asyncio.wait({work})
         error = asyncio.CancelledError() if work.cancelled() else work.exception()
-        if error and not call.recording.done:
-            await self._record_failure(call, 0, *outcome_of(error))
-        elif not call.recording.done:
-            await self._record_success(call)
+        if error and not recording.done:
+            await self._record_failure(call, recording, *outcome_of(error))
+        elif not recording.done:
+            await self._record_success(call, recording, call.answer)
 
-    async def _record_failure(self, call: Call, delay: float, code: str, reason: str) -> None:
+    async def _record_failure(self, call: Call, recording: Recording, code: str, reason: str, delay: float = 0) -> None:
         """In the log of the organization only when authorization let the caller know of it."""
         await asyncio.sleep(delay)
         needs_org = call.method.access.mode == options.ACCESS_MODE_PERMISSION
         org_id = call.org_id if needs_org else None
-        chain_id = org_id if needs_org else _account(call)
+        chain_id = org_id if needs_org else call.account_id
         if chain_id is None:
             return
         try:
-            await self._record(chain_id, _entry(call, org_id, code, reason))
+            await self._record(chain_id, self._entry(call, org_id, recording, call.answer, code, reason))
         except Exception:
             about = {"method": call.method.path, "request_id": call.request_id, "code": code, "reason": reason}
             log.exception("refused call not recorded", chain_id=str(chain_id), **about)
 
-    async def _record_success(self, call: Call) -> None:
+    async def _record_success(self, call: Call, recording: Recording, answer: Message | None) -> None:
         """Of a call whose change is not in PostgreSQL: as that has been made, the entry has to follow."""
-        chain_id = call.org_id or _account(call)
-        assert chain_id is not None, "an audited method without a caller has to name the subject of the call"
-        entry = _entry(call, call.org_id, "OK", "")
+        chain_id = call.org_id or call.account_id
+        if chain_id is None:
+            raise call.unset("subject", "its handler")
+        entry = self._entry(call, call.org_id, recording, answer)
         await retry_until_available(lambda: self._record(chain_id, entry))
 
     async def _record(self, chain_id: UUID, entry: dict[str, Any]) -> None:
@@ -153,12 +158,15 @@ class Recorder:
         """
         return self._tasks.spawn(work, context=Context())
 
-
-def _account(call: Call) -> UUID | None:
-    return call.user_id or call.subject
-
-
-def _entry(call: Call, org_id: UUID | None, code: str, reason: str) -> dict[str, Any]:
-    recording: Recording = call.recording
-    about = describe(call, org_id, recording.request)
-    return {**about, "address": call.address, "code": code, "reason": reason}
+    def _entry(
+        self,
+        call: Call,
+        org_id: UUID | None,
+        recording: Recording,
+        answer: Message | None,
+        code: str = "OK",
+        reason: str = "",
+    ) -> dict[str, Any]:
+        """Return an entry for the log of the organization or, without one, of an account."""
+        about = describe(call, self._actor_of(call, org_id), recording.request, answer)
+        return {**about, "code": code, "reason": reason}

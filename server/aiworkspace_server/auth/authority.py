@@ -8,6 +8,8 @@ from uuid import UUID
 from aiworkspace.v1 import options_pb2 as options
 from aiworkspace.v1 import org_pb2, workspace_pb2
 
+from ..audit.calls import Actor
+from ..kit.context import Call, current
 from ..kit.contract import ContractError, Method
 
 
@@ -64,6 +66,26 @@ class Principal:
     @property
     def key_id(self) -> UUID | None:
         return self.key.api_key_id if self.key else None
+
+
+def principal_of(call: Call) -> Principal:
+    """Return who makes the call. Only for methods that are not public."""
+    return call.found(Principal, "authentication")
+
+
+def current_principal() -> Principal:
+    """Return who makes the current call. Only for methods that are not public."""
+    return principal_of(current.get())
+
+
+def actor_of(call: Call, org_id: UUID | None) -> Actor:
+    """Return the caller, if any, for an entry in the audit log of the organization or of an account."""
+    principal = call.get(Principal)
+    if principal is None:
+        return Actor()
+    membership = principal.memberships.get(org_id) if org_id else None
+    role = str(membership.custom_role_id or membership.role) if membership else ""
+    return Actor(principal.key_id, role)
 
 
 @dataclass(frozen=True, slots=True)

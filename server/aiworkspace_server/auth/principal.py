@@ -54,20 +54,20 @@ class Authenticator:
         principal = self._principals.get(claims.session_id) or await self._load_session(call, claims.session_id)
         if principal.user_id != claims.user_id:
             raise Unauthenticated
-        call.set_principal(principal)
+        _identify(call, principal)
 
     async def refresh(self, call: Call) -> None:
         """Reads the call's principal anew. Raises Unauthenticated when its credentials have ended."""
         if call.session_id:
-            call.set_principal(await self._load_session(call, call.session_id))
+            _identify(call, await self._load_session(call, call.session_id))
         else:
-            call.set_principal(await self._load_key(call, secret_hash(_bearer(call))))
+            _identify(call, await self._load_key(call, secret_hash(_bearer(call))))
 
     async def recheck(self, call: Call) -> None:
         """The same for a call that goes on, from what is remembered for others. A token may expire meanwhile."""
         principal = self._principals.get(call.session_id or secret_hash(_bearer(call)))
         if principal:
-            call.set_principal(principal)
+            _identify(call, principal)
         else:
             await self.refresh(call)
 
@@ -116,7 +116,7 @@ class Authenticator:
                 if not is_key(key):
                     raise Unauthenticated
                 principal = await self._load_key(call, digest)
-        call.set_principal(principal)
+        _identify(call, principal)
 
     async def _load_key(self, call: Call, digest: bytes) -> Principal:
         changes = self._changes
@@ -137,6 +137,11 @@ class Authenticator:
     def _remember(self, key: UUID | bytes, principal: Principal, changes: int) -> None:
         if changes == self._changes:  # else it may have been read before the change
             self._principals[key] = principal
+
+
+def _identify(call: Call, principal: Principal) -> None:
+    call.user_id, call.session_id = principal.user_id, principal.session_id
+    call.put(Principal, principal)
 
 
 def _bearer(call: Call) -> str:

@@ -7,7 +7,7 @@ from uuid import UUID
 from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace.v1.auth_pb2_grpc import AuthServiceServicer
 
-from ..kit.context import caller_id, current
+from ..kit.context import caller_id, caller_session_id, current
 from ..kit.errors import InvalidArgument, Unauthenticated
 from ..kit.idempotency import IdempotencyStore
 from ..kit.ids import new_id, parse_id
@@ -199,9 +199,8 @@ class AuthServicer(AuthServiceServicer):
 
     async def Logout(self, request: pb.LogoutRequest, context: Any) -> pb.LogoutResponse:
         call = current.get()
-        assert call.session_id is not None
         async with self._db.write(user_id=caller_id()) as tx:
-            await service.revoke_session(tx, caller_id(), call.session_id)
+            await service.revoke_session(tx, caller_id(), caller_session_id())
         self._authenticator.forget(caller_id())
         if cookies.tokens(call):
             await cookies.send(call, cookies.SIGNED_OUT)
@@ -221,13 +220,13 @@ class AuthServicer(AuthServiceServicer):
         return pb.UpdateMeResponse(user=user_to_proto(user))
 
     async def ChangePassword(self, request: pb.ChangePasswordRequest, context: Any) -> pb.ChangePasswordResponse:
-        call = current.get()
+        session_id = caller_session_id()
         async with self._db.read() as tx:
             user = await store.find_user(tx, caller_id())
-        if user is None or call.session_id is None:
+        if user is None:
             raise Unauthenticated
-        whose = self._throttle.of_session(call.session_id)
-        known = await self._throttle.goes_first(call.session_id)
+        whose = self._throttle.of_session(session_id)
+        known = await self._throttle.goes_first(session_id)
         async with self._throttle.attempt(whose):
             if not await self._passwords.matches(request.current_password, user.password_hash, known=known):
                 return await self._changed_before(request)
@@ -236,7 +235,7 @@ class AuthServicer(AuthServiceServicer):
         async with self._db.write(user_id=user.id) as tx:
             if reply := await self._idempotency.find(tx, request, pb.ChangePasswordResponse):
                 return reply
-            await service.set_password(tx, user, call.session_id, new_hash)
+            await service.set_password(tx, user, session_id, new_hash)
             await self._password_changed(tx, user.id)
             await self._notices.notify(tx, user.id, Notice.PASSWORD_CHANGED)
             reply = await self._idempotency.save(tx, request, pb.ChangePasswordResponse())
@@ -266,7 +265,7 @@ class AuthServicer(AuthServiceServicer):
     async def RevokeAllSessions(
         self, request: pb.RevokeAllSessionsRequest, context: Any
     ) -> pb.RevokeAllSessionsResponse:
-        kept = current.get().session_id if request.keep_current else None
+        kept = caller_session_id() if request.keep_current else None
         async with self._db.write(user_id=caller_id()) as tx:
             count = await service.revoke_all_sessions(tx, caller_id(), kept)
         self._authenticator.forget(caller_id())
@@ -303,7 +302,7 @@ def _session_to_proto(session: Session) -> pb.Session:
         create_time=timestamp(session.create_time),
         last_use_time=timestamp(session.last_use_time),
         expire_time=timestamp(session.expire_time),
-        current=session.id == current.get().session_id,
+        current=session.id == caller_session_id(),
     )
 
 

@@ -10,6 +10,7 @@ from aiworkspace.v1 import budget_pb2 as pb
 from aiworkspace.v1 import chat_pb2, common_pb2
 from aiworkspace.v1.budget_pb2_grpc import BudgetServiceServicer
 
+from ..auth.authority import current_principal
 from ..kit.context import caller_id, current, tenant_id
 from ..kit.contract import Method
 from ..kit.errors import InvalidArgument, NotFound
@@ -99,7 +100,7 @@ class BudgetServicer(BudgetServiceServicer):
         return pb.DeleteBudgetResponse()
 
     async def ExplainLimit(self, request: pb.ExplainLimitRequest, context: Any) -> pb.ExplainLimitResponse:
-        workspace_id, key = parse_id(request.workspace_id, "workspace_id"), current.get().principal.key
+        workspace_id, key = parse_id(request.workspace_id, "workspace_id"), current_principal().key
         async with self._db.read(tenant_id()) as tx:
             workspace = await find_workspace(tx, workspace_id)
         if workspace is None:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import structlog
 
-from ..auth.authority import Scope
+from ..auth.authority import Scope, principal_of
 from ..kit.context import Call
 from ..kit.errors import NotFound, Unavailable, etag_mismatch
 from ..kit.mongo import Mongo
@@ -18,7 +18,7 @@ from . import store
 from .erasure import ChatEraser
 from .live import LiveRun
 from .mirrors import sequence_ahead
-from .models import Conversation
+from .models import Conversation, Run
 from .relay import REDIS_AWAY
 from .runs import Runs
 from .store import ChatStore
@@ -40,18 +40,21 @@ class ChatFinder:
 
     async def find_conversation(self, call: Call, conversation_id: UUID) -> Scope | None:
         found = await store.find_conversation_among(self._mongo, *_caller(call), conversation_id)
+        call.put(Conversation, found)
         return await self._find_workspace(call, found)
 
     async def find_run(self, call: Call, run_id: UUID) -> Scope | None:
-        return await self._find_workspace(call, await store.find_run_among(self._mongo, *_caller(call), run_id))
+        found = await store.find_run_among(self._mongo, *_caller(call), run_id)
+        call.put(Run, found)
+        return await self._find_workspace(call, found)
 
     async def _find_workspace(self, call: Call, found: Any) -> Scope | None:
-        call.resource = found
         return await self._workspaces.find(call, found["workspace_id"]) if found else None
 
 
 def _caller(call: Call) -> tuple[list[UUID], UUID]:
-    return list(call.principal.memberships), call.principal.user_id
+    principal = principal_of(call)
+    return list(principal.memberships), principal.user_id
 
 
 async def update_conversation(

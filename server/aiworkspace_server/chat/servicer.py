@@ -11,6 +11,7 @@ from sqlalchemy import Row
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace.v1.chat_pb2_grpc import ChatServiceServicer
 
+from ..auth.authority import current_principal
 from ..kit.context import Call, caller_id, current, tenant_id
 from ..kit.errors import NotFound, Unavailable
 from ..kit.idempotency import IdempotencyStore
@@ -162,7 +163,7 @@ class ChatServicer(ChatServiceServicer):
         question = Question(
             org_id=tenant_id(),
             user_id=caller_id(),
-            key_id=key.api_key_id if (key := current.get().principal.key) else None,
+            key_id=key.api_key_id if (key := current_principal().key) else None,
             session_id=current.get().session_id,
             conversation=conversation,
             content=request.content,
@@ -217,12 +218,12 @@ class ChatServicer(ChatServiceServicer):
 
 def _conversation() -> Conversation:
     """The one that authorization found."""
-    return cast(Conversation, current.get().resource)
+    return current.get().found(Conversation)
 
 
 def _run() -> Run:
     """The one that authorization found."""
-    return cast(Run, current.get().resource)
+    return current.get().found(Run)
 
 
 def _new_conversation(request: pb.CreateConversationRequest) -> Conversation:

@@ -29,7 +29,7 @@ class CallsAtOnce:
                 raise _refusal(method, key[-1])
             self._counts[key] += 1
             # When the response was sent: an unread one is held until its connection ends.
-            call.context.add_done_callback(lambda _: self._leave(key))
+            call.context.add_done_callback(lambda _: self._leave(key))  # type: ignore[arg-type]  # the stub names a class
             return await proceed(call, request)
 
         return handler

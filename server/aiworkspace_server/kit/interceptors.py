@@ -139,7 +139,7 @@ def _rebuild(handler: Any, method: Method, proceed: Handler) -> RpcMethodHandler
         metadata: dict[str, tuple[str, ...]] = {}
         for key, value in context.invocation_metadata() or ():
             metadata[key] = (*metadata.get(key, ()), str(value))
-        call = Call(method, context, metadata, "")
+        call = Call(method, context, metadata)
         current.set(call)
         return await proceed(call, None)
 
@@ -201,16 +201,16 @@ def log_calls(method: Method, proceed: Handler) -> Handler:
 
     async def handler(call: Call, request: Any) -> Any:
         start = time.perf_counter()
-        code = "OK"
+        code, reason = "OK", ""
         try:
             return await proceed(call, request)
         except BaseException as error:
             code, reason = outcome_of(error)
-            call.log |= {"reason": reason} if reason else {}
             raise
         finally:
             milliseconds = round((time.perf_counter() - start) * 1000, 2)
-            log.info("call", method=method.path, code=code, ms=milliseconds, **_who(call), **call.log)
+            why = {"reason": reason} if reason else {}
+            log.info("call", method=method.path, code=code, ms=milliseconds, **_who(call), **why)
 
     return handler
 

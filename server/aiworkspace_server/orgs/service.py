@@ -10,7 +10,7 @@ from aiworkspace.v1 import common_pb2 as pb
 
 from ..auth import authority
 from ..auth import store as users
-from ..auth.authority import ROLES, Principal
+from ..auth.authority import ROLES, Principal, current_principal
 from ..auth.models import User
 from ..auth.service import email_unverified
 from ..kit.context import current
@@ -250,7 +250,7 @@ async def lock_org(tx: WriteSession, org_id: UUID, field: str) -> Org:
         raise NotFound(field)
     # Once in a transaction, which may itself end the caller's key.
     if not tx.info.get("caller_checked"):
-        if not await users.credentials_work(tx, current.get().principal):
+        if not await users.credentials_work(tx, current_principal()):
             raise Unauthenticated
         tx.info["caller_checked"] = True
     return org

@@ -9,7 +9,7 @@ from aiworkspace.v1 import org_pb2 as pb
 from aiworkspace.v1.org_pb2_grpc import OrgServiceServicer
 
 from ..auth import store as users
-from ..auth.authority import Principal
+from ..auth.authority import Principal, current_principal
 from ..auth.models import User
 from ..auth.principal import Authenticator
 from ..kit.context import caller_id, current, tenant_id
@@ -106,7 +106,7 @@ class OrgServicer(OrgServiceServicer):
         return pb.GetOrgResponse(org=_org_to_proto(org, _own_role()))
 
     async def ListOrgs(self, request: pb.ListOrgsRequest, context: Any) -> pb.ListOrgsResponse:
-        key = current.get().principal.key
+        key = current_principal().key
         if key and "org.read" not in key.permissions:
             return pb.ListOrgsResponse()
         async with self._db.read() as tx:
@@ -117,12 +117,12 @@ class OrgServicer(OrgServiceServicer):
     async def UpdateOrg(self, request: pb.UpdateOrgRequest, context: Any) -> pb.UpdateOrgResponse:
         values = changes(request.org, request.update_mask, {"name"})
         async with self._db.write(tenant_id()) as tx:
-            org = await service.update_org(tx, tenant_id(), request.org.etag, values, current.get().principal)
+            org = await service.update_org(tx, tenant_id(), request.org.etag, values, current_principal())
         return pb.UpdateOrgResponse(org=_org_to_proto(org, _own_role()))
 
     async def DeleteOrg(self, request: pb.DeleteOrgRequest, context: Any) -> pb.DeleteOrgResponse:
         async with self._db.write(tenant_id()) as tx:
-            await service.delete_org(tx, tenant_id(), current.get().principal)
+            await service.delete_org(tx, tenant_id(), current_principal())
             await self._erase(tx, tenant_id())
         self._authenticator.forget_org(tenant_id())
         await self._rights_lost(tenant_id())
@@ -135,7 +135,7 @@ class OrgServicer(OrgServiceServicer):
             reply = await self._idempotency.find(tx, request, pb.CreateInvitationResponse)
             if reply is None:
                 await self._sender_limit.count(caller_id(), org_id)
-                invitation = await service.create_invitation(tx, org_id, email, role, current.get().principal)
+                invitation = await service.create_invitation(tx, org_id, email, role, current_principal())
                 reply = pb.CreateInvitationResponse(invitation=invitation_to_proto(invitation))
                 await self._idempotency.save(tx, request, reply)
                 await self._mails.ask(tx, invitation)
@@ -152,7 +152,7 @@ class OrgServicer(OrgServiceServicer):
     async def RevokeInvitation(self, request: pb.RevokeInvitationRequest, context: Any) -> pb.RevokeInvitationResponse:
         invitation_id = parse_id(request.invitation_id, "invitation_id")
         async with self._db.write(tenant_id()) as tx:
-            invitation = await service.revoke_invitation(tx, tenant_id(), invitation_id, current.get().principal)
+            invitation = await service.revoke_invitation(tx, tenant_id(), invitation_id, current_principal())
         return pb.RevokeInvitationResponse(invitation=invitation_to_proto(invitation))
 
     async def AcceptInvitation(self, request: pb.AcceptInvitationRequest, context: Any) -> pb.AcceptInvitationResponse:
@@ -194,7 +194,7 @@ class OrgServicer(OrgServiceServicer):
         user_id = parse_id(member.user_id, "member.user_id")
         values = changes(member, request.update_mask, {"role", "custom_role_id"})
         role = read_role(values.get("role", pb.ROLE_CUSTOM), member.custom_role_id, "member.") if values else None
-        caller = current.get().principal
+        caller = current_principal()
         async with self._db.write(tenant_id()) as tx:
             changed = await service.update_member(tx, tenant_id(), user_id, member.etag, role, caller)
         self._authenticator.forget(user_id)
@@ -207,7 +207,7 @@ class OrgServicer(OrgServiceServicer):
         return await self._tasks.complete(self._remove(request))
 
     async def _remove(self, request: pb.RemoveMemberRequest) -> pb.RemoveMemberResponse:
-        user_id, caller = parse_id(request.user_id, "user_id"), current.get().principal
+        user_id, caller = parse_id(request.user_id, "user_id"), current_principal()
         async with self._db.write(tenant_id()) as tx:
             await self._check_places(tx, tenant_id(), caller, user_id)
             revoked, kept = await self._revoke_made(tx, caller, user_id, of_person=request.revoke_created_keys)
@@ -219,7 +219,7 @@ class OrgServicer(OrgServiceServicer):
         return await self._tasks.complete(self._suspend(request))
 
     async def _suspend(self, request: pb.SuspendMemberRequest) -> pb.SuspendMemberResponse:
-        user_id, caller = parse_id(request.user_id, "user_id"), current.get().principal
+        user_id, caller = parse_id(request.user_id, "user_id"), current_principal()
         async with self._db.write(tenant_id()) as tx:
             await self._check_places(tx, tenant_id(), caller, user_id)
             revoked, kept = await self._revoke_made(tx, caller, user_id, of_person=request.revoke_created_keys)
@@ -238,8 +238,8 @@ class OrgServicer(OrgServiceServicer):
     async def ReinstateMember(self, request: pb.ReinstateMemberRequest, context: Any) -> pb.ReinstateMemberResponse:
         user_id = parse_id(request.user_id, "user_id")
         async with self._db.write(tenant_id()) as tx:
-            await self._check_places(tx, tenant_id(), current.get().principal, user_id)
-            changed = await service.reinstate_member(tx, tenant_id(), user_id, current.get().principal)
+            await self._check_places(tx, tenant_id(), current_principal(), user_id)
+            changed = await service.reinstate_member(tx, tenant_id(), user_id, current_principal())
         self._authenticator.forget(user_id)
         return pb.ReinstateMemberResponse(member=_member_to_proto(*changed))
 
@@ -259,7 +259,7 @@ def role_to_proto(name: str) -> pb.Role.ValueType:
 
 
 def _own_role() -> RoleChoice:
-    return role_of(current.get().principal.memberships[tenant_id()])
+    return role_of(current_principal().memberships[tenant_id()])
 
 
 def _org_to_proto(org: Any, role: RoleChoice) -> pb.Org:

@@ -9,10 +9,11 @@ from aiworkspace.v1 import org_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
 from aiworkspace.v1.service_account_pb2_grpc import ServiceAccountServiceServicer
 
+from ..auth.authority import current_principal
 from ..auth.jobs import Notice, Notices
 from ..auth.models import User
 from ..auth.principal import Authenticator
-from ..kit.context import caller_id, current, tenant_id
+from ..kit.context import caller_id, tenant_id
 from ..kit.idempotency import IdempotencyStore
 from ..kit.ids import parse_id
 from ..kit.pages import Pages
@@ -56,7 +57,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         async with self._db.write(tenant_id(), caller_id()) as tx:
             if reply := await self._idempotency.find(tx, request, pb.CreateServiceAccountResponse):
                 return reply
-            made = await service.create_service_account(tx, tenant_id(), request.name, role, current.get().principal)
+            made = await service.create_service_account(tx, tenant_id(), request.name, role, current_principal())
             reply = pb.CreateServiceAccountResponse(service_account=_account_to_proto(*made))
             return await self._idempotency.save(tx, request, reply)
 
@@ -76,14 +77,14 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
 
     async def _delete(self, user_id: UUID) -> pb.DeleteServiceAccountResponse:
         async with self._db.write(tenant_id()) as tx:
-            revoked, kept = await service.delete_service_account(tx, tenant_id(), user_id, current.get().principal)
+            revoked, kept = await service.delete_service_account(tx, tenant_id(), user_id, current_principal())
             await self._erase(tx, user_id)
         self._authenticator.forget_org(tenant_id())  # keys of other accounts may have ended, too
         await self._rights_lost(tenant_id())
         return pb.DeleteServiceAccountResponse(revoked_api_key_ids=map(str, revoked), kept_api_key_ids=map(str, kept))
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Any) -> pb.CreateApiKeyResponse:
-        user_id, caller = parse_id(request.user_id, "user_id"), current.get().principal
+        user_id, caller = parse_id(request.user_id, "user_id"), current_principal()
         workspace_ids = frozenset(parse_id(each, "workspace_ids") for each in request.workspace_ids)
         scopes = service.read_scopes(request.permissions, workspace_ids)
         expire_time = _expire_time(request)
@@ -106,7 +107,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         return pb.ListApiKeysResponse(api_keys=shown, next_page_token=more)
 
     async def RotateApiKey(self, request: pb.RotateApiKeyRequest, context: Any) -> pb.RotateApiKeyResponse:
-        api_key_id, caller = parse_id(request.api_key_id, "api_key_id"), current.get().principal
+        api_key_id, caller = parse_id(request.api_key_id, "api_key_id"), current_principal()
         overlap, expire_time = timedelta(seconds=request.overlap_seconds), _expire_time(request)
         async with self._db.write(tenant_id(), caller_id()) as tx:
             if reply := await self._idempotency.find(tx, request, pb.RotateApiKeyResponse):
@@ -126,7 +127,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         return await self._tasks.complete(self._revoke(request))
 
     async def _revoke(self, request: pb.RevokeApiKeyRequest) -> pb.RevokeApiKeyResponse:
-        api_key_id, caller = parse_id(request.api_key_id, "api_key_id"), current.get().principal
+        api_key_id, caller = parse_id(request.api_key_id, "api_key_id"), current_principal()
         async with self._db.write(tenant_id()) as tx:
             revoked = await service.revoke_key(tx, tenant_id(), api_key_id, caller, keep_created=request.keep_created)
             keys = revoked.key, *await store.find_keys(tx, revoked.created_key_ids[:_MOST_LISTED])

@@ -5,7 +5,8 @@ from typing import Any
 from aiworkspace.v1 import team_pb2 as pb
 from aiworkspace.v1.team_pb2_grpc import TeamServiceServicer
 
-from ..kit.context import caller_id, current, tenant_id
+from ..auth.authority import current_principal
+from ..kit.context import caller_id, tenant_id
 from ..kit.errors import NotFound
 from ..kit.idempotency import IdempotencyStore
 from ..kit.ids import parse_id
@@ -58,20 +59,20 @@ class TeamServicer(TeamServiceServicer):
     async def DeleteTeam(self, request: pb.DeleteTeamRequest, context: Any) -> pb.DeleteTeamResponse:
         team_id = parse_id(request.team_id, "team_id")
         async with self._db.write(tenant_id()) as tx:
-            await service.delete_team(tx, tenant_id(), team_id, current.get().principal)
+            await service.delete_team(tx, tenant_id(), team_id, current_principal())
         await self._withdrawn()
         return pb.DeleteTeamResponse()
 
     async def AddTeamMember(self, request: pb.AddTeamMemberRequest, context: Any) -> pb.AddTeamMemberResponse:
         team_id, user_id = parse_id(request.team_id, "team_id"), parse_id(request.user_id, "user_id")
         async with self._db.write(tenant_id()) as tx:
-            added = await service.add_member(tx, tenant_id(), team_id, user_id, current.get().principal)
+            added = await service.add_member(tx, tenant_id(), team_id, user_id, current_principal())
         return pb.AddTeamMemberResponse(member=_member_to_proto(*added))
 
     async def RemoveTeamMember(self, request: pb.RemoveTeamMemberRequest, context: Any) -> pb.RemoveTeamMemberResponse:
         team_id, user_id = parse_id(request.team_id, "team_id"), parse_id(request.user_id, "user_id")
         async with self._db.write(tenant_id()) as tx:
-            await service.remove_member(tx, tenant_id(), team_id, user_id, current.get().principal)
+            await service.remove_member(tx, tenant_id(), team_id, user_id, current_principal())
         await self._withdrawn()
         return pb.RemoveTeamMemberResponse()
 

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from cachetools import TTLCache
 
-from ..auth.authority import WORKSPACE_PERMISSIONS, Principal, Scope, sees
+from ..auth.authority import WORKSPACE_PERMISSIONS, Principal, Scope, principal_of, sees
 from ..kit.context import Call
 from ..kit.errors import InvalidArgument, NotFound, etag_mismatch
 from ..kit.ids import new_id
@@ -35,9 +35,9 @@ class WorkspaceFinder:
 
     async def find(self, call: Call, workspace_id: UUID) -> Scope | None:
         """The scope, if the caller is a member of its organization and the workspace was not deleted."""
-        key = workspace_id, call.principal.user_id, call.principal.key_id
-        scope = None if call.fresh else self._found.get(key)
-        return scope or await self._load(call.principal, workspace_id)
+        caller = principal_of(call)
+        scope = None if call.fresh else self._found.get((workspace_id, caller.user_id, caller.key_id))
+        return scope or await self._load(caller, workspace_id)
 
     async def _load(self, caller: Principal, workspace_id: UUID) -> Scope | None:
         changes = self._changes

@@ -7,7 +7,8 @@ from uuid import UUID
 from aiworkspace.v1 import workspace_pb2 as pb
 from aiworkspace.v1.workspace_pb2_grpc import WorkspaceServiceServicer
 
-from ..kit.context import caller_id, current, tenant_id
+from ..auth.authority import current_principal
+from ..kit.context import caller_id, tenant_id
 from ..kit.errors import InvalidArgument, NotFound
 from ..kit.idempotency import IdempotencyStore
 from ..kit.ids import parse_id
@@ -53,7 +54,7 @@ class WorkspaceServicer(WorkspaceServiceServicer):
         async with self._db.write(tenant_id(), caller_id()) as tx:
             if reply := await self._idempotency.find(tx, request, pb.CreateWorkspaceResponse):
                 return reply
-            workspace = await service.create_workspace(tx, tenant_id(), values, current.get().principal)
+            workspace = await service.create_workspace(tx, tenant_id(), values, current_principal())
             reply = pb.CreateWorkspaceResponse(workspace=_workspace_to_proto(workspace))
             return await self._idempotency.save(tx, request, reply)
 
@@ -66,7 +67,7 @@ class WorkspaceServicer(WorkspaceServiceServicer):
 
     async def ListWorkspaces(self, request: pb.ListWorkspacesRequest, context: Any) -> pb.ListWorkspacesResponse:
         async with self._db.read(tenant_id()) as tx:
-            caller, after = current.get().principal, self._pages.after_id(request)
+            caller, after = current_principal(), self._pages.after_id(request)
             rows = await store.list_workspaces(tx, caller, tenant_id(), after, self._pages.limit(request))
         rows, more = self._pages.cut(request, rows, lambda workspace: [workspace.id])
         return pb.ListWorkspacesResponse(workspaces=map(_workspace_to_proto, rows), next_page_token=more)
@@ -84,7 +85,7 @@ class WorkspaceServicer(WorkspaceServiceServicer):
     async def DeleteWorkspace(self, request: pb.DeleteWorkspaceRequest, context: Any) -> pb.DeleteWorkspaceResponse:
         workspace_id = parse_id(request.workspace_id, "workspace_id")
         async with self._db.write(tenant_id()) as tx:
-            await service.delete_workspace(tx, tenant_id(), workspace_id, current.get().principal)
+            await service.delete_workspace(tx, tenant_id(), workspace_id, current_principal())
             await self._erase(tx, tenant_id(), workspace_id)
         await self._withdrawn(workspace_id)
         return pb.DeleteWorkspaceResponse()
@@ -92,7 +93,7 @@ class WorkspaceServicer(WorkspaceServiceServicer):
     async def SetWorkspaceVisibility(
         self, request: pb.SetWorkspaceVisibilityRequest, context: Any
     ) -> pb.SetWorkspaceVisibilityResponse:
-        workspace_id, caller = parse_id(request.workspace_id, "workspace_id"), current.get().principal
+        workspace_id, caller = parse_id(request.workspace_id, "workspace_id"), current_principal()
         visibility = _visibility(request.visibility)
         async with self._db.write(tenant_id()) as tx:
             workspace = await service.set_visibility(tx, tenant_id(), workspace_id, visibility, caller)
@@ -105,7 +106,7 @@ class WorkspaceServicer(WorkspaceServiceServicer):
         workspace_id, who = parse_id(request.workspace_id, "workspace_id"), _who(request)
         role = pb.WorkspaceRole.Name(request.role).removeprefix("WORKSPACE_ROLE_").lower()
         async with self._db.write(tenant_id()) as tx:
-            caller = current.get().principal
+            caller = current_principal()
             member, name = await members.set_member(tx, tenant_id(), workspace_id, who, role, caller)
         await self._withdrawn(workspace_id)  # the role before may have been a higher one
         return pb.SetWorkspaceMemberResponse(member=_member_to_proto(member, name))
@@ -115,7 +116,7 @@ class WorkspaceServicer(WorkspaceServiceServicer):
     ) -> pb.RemoveWorkspaceMemberResponse:
         workspace_id, who = parse_id(request.workspace_id, "workspace_id"), _who(request)
         async with self._db.write(tenant_id()) as tx:
-            await members.remove_member(tx, tenant_id(), workspace_id, who, current.get().principal)
+            await members.remove_member(tx, tenant_id(), workspace_id, who, current_principal())
         await self._withdrawn(workspace_id)
         return pb.RemoveWorkspaceMemberResponse()
 
