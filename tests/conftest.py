@@ -17,10 +17,13 @@ from aiworkspace_server.kit import logs
 from aiworkspace_server.kit.embedded import embedded_mongo, embedded_postgres, embedded_redis
 from aiworkspace_server.settings import Settings
 from tests.standin import Standin
+from tests.support.accounts import SignIn, login
 from tests.support.mailbox import Mailbox
 from tests.support.passwords import real_salt
-from tests.support.people import NewPerson, Person, Place, make_place, people
+from tests.support.people import PASSWORD, NewPerson, Person, Place, connections, make_place, people
+from tests.support.service_accounts import NewBackend
 from tests.support.settings import mail_settings, provider_settings, store_settings
+from tests.support.staff import Team, hire, make_team
 from tests.support.stores import Stores
 
 
@@ -97,10 +100,48 @@ async def new_person(app: App) -> AsyncIterator[NewPerson]:
         yield new_person
 
 
+@pytest.fixture
+async def stranger(app: App) -> AsyncIterator[Person]:
+    """Somebody with a connection and nothing else."""
+    async with connections(app.address) as connect:
+        yield connect()
+
+
+@pytest.fixture(scope="session")
+async def sign_in(app: App) -> AsyncIterator[SignIn]:
+    """Signs a person in on one more device: `await sign_in(person, device_name="phone")`."""
+    async with connections(app.address) as connect:
+
+        async def sign_in(person: Person, password: str = PASSWORD, device_name: str = "") -> Person:
+            device = connect()
+            device.email = person.email
+            device.sign_in(await device.auth.Login(login(person.email, password, device_name=device_name)))
+            return device
+
+        yield sign_in
+
+
+@pytest.fixture(scope="session")
+async def new_backend(app: App) -> AsyncIterator[NewBackend]:
+    """Somebody who calls with a key: `new_backend(secret)`."""
+    async with connections(app.address) as connect:
+        yield connect
+
+
+@pytest.fixture(scope="session")
+async def staff(new_person: NewPerson) -> dict[str, Person]:
+    return await hire(new_person)
+
+
+@pytest.fixture
+async def team(staff: dict[str, Person]) -> Team:
+    """A new organization of the same people."""
+    return await make_team(staff)
+
+
 @pytest.fixture(scope="session")
 async def owner(new_person: NewPerson) -> Person:
-    person: Person = await new_person()
-    return person
+    return await new_person()
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
-from aiworkspace.v1 import chat_pb2, options_pb2
+from aiworkspace.v1 import options_pb2
 from tests.support import http2
-from tests.support.people import Person, make_place, people
+from tests.support.people import connections, make_place, people
+from tests.support.runs import follow, send
 from tests.support.server_process import ServerProcess
 from tests.support.settings import store_settings
 from tests.support.stores import Stores, other_databases
@@ -71,16 +72,13 @@ async def test_requests_that_never_arrive_end_and_leave_nothing(server: ServerPr
 
 
 async def test_one_person_has_few_streams_and_they_cost_little(server: ServerProcess) -> None:
-    async with people(server.address) as new_person, AsyncExitStack() as stack:
+    async with people(server.address) as new_person, connections(server.address) as connect:
         place = await make_place(await new_person(), "echo/echo")
-        request = chat_pb2.SendMessageRequest(conversation_id=place.conversation_id, content="word " * 200)
-        sent = place.owner.chat.SendMessage(request)
+        sent = send(place, "word " * 200)
         run_id = (await sent.read()).event.run_id
         before = server.resident_bytes
-        connections = [await _again(stack, server, place.owner) for _ in range(2)]
-        streams = [
-            connections[n % 2].chat.StreamRun(chat_pb2.StreamRunRequest(run_id=run_id)) for n in range(STREAMS + 20)
-        ]
+        readers = [connect(place.owner.bearer.token) for _ in range(2)]
+        streams = [follow(readers[n % 2], run_id) for n in range(STREAMS + 20)]
         firsts = await asyncio.gather(*map(_first, streams))
         assert Counter(firsts) == {"event": STREAMS, "TOO_MANY_CALLS": 20}
         assert server.resident_bytes - before < 64 * MIB
@@ -89,14 +87,6 @@ async def test_one_person_has_few_streams_and_they_cost_little(server: ServerPro
         for stream in streams:
             stream.cancel()
         sent.cancel()
-
-
-async def _again(stack: AsyncExitStack, server: ServerProcess, person: Person) -> Person:
-    """The same person over another connection."""
-    again = Person(server.address)
-    again.bearer.token = person.bearer.token
-    stack.push_async_callback(again.channel.close)
-    return again
 
 
 async def _first(stream: Any) -> str:

@@ -5,7 +5,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from aiworkspace_client import AsyncClient
 from aiworkspace_server.app import Databases
 from aiworkspace_server.workers import Supervisor, WorkerFailedError
 from tests.standin import Script, Standin
-from tests.support.people import PASSWORD, Person, Place, make_conversation, make_place
-from tests.support.runs import events_of, kinds_of, say, text_of
+from tests.support.people import PASSWORD, Person, Place, make_conversation, make_place, reconnected
+from tests.support.runs import events_of, follow, kinds_of, say, send, text_of
 from tests.support.server_process import ServerProcess
 from tests.support.settings import provider_settings, store_settings
 from tests.support.stores import Stores, other_databases
+from tests.support.waiting import until_true
 
 MODEL = "openai/gpt-4o-mini"
 WORDS = tuple(f"word{n} " for n in range(300))
@@ -39,9 +41,7 @@ async def _process(tmp_path_factory: pytest.TempPathFactory, standin: Standin) -
 async def server(_process: ServerProcess, standin: Standin) -> ServerProcess:
     """A server with workers and databases of its own. Tests may end it as they like."""
     standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.02))
-    if not _process.running:
-        await _process.start()
-    return _process
+    return await _process.ensure_running()
 
 
 @pytest.fixture
@@ -49,39 +49,20 @@ async def home(server: ServerProcess) -> Place:
     return await make_place(await Person(server.address).register())
 
 
-def again(server: ServerProcess, person: Person) -> Person:
-    """The same person over a connection of their own."""
-    there = Person(server.address)
-    there.email, there.bearer.token = person.email, person.bearer.token
-    return there
-
-
-async def until(condition: Callable[[], bool], seconds: float = 240) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - of other processes
-            await asyncio.sleep(0.05)
-
-
-def send(person: Person, conversation_id: str) -> Any:
-    return person.chat.SendMessage(pb.SendMessageRequest(conversation_id=conversation_id, content="hello", model=MODEL))
-
-
 async def test_a_run_is_followed_and_cancelled_over_any_connection(server: ServerProcess, home: Place) -> None:
     assert len(server.workers) == COUNT
-    stream = send(home.owner, home.conversation_id)
+    stream = send(home, model=MODEL)
     run_id = (await stream.read()).event.run_id
-    readers = [again(server, home.owner) for _ in range(8)]  # with two workers, one in 256 times all with the same
-    told = [asyncio.create_task(_follow(reader, run_id)) for reader in readers]
+    readers = [
+        reconnected(home.owner, server.address) for _ in range(8)
+    ]  # with two workers, one in 256 times all with the same
+    told = [asyncio.create_task(events_of(follow(reader, run_id))) for reader in readers]
     await asyncio.sleep(1)
     run = (await readers[0].chat.CancelRun(pb.CancelRunRequest(run_id=run_id))).run
     assert run.state == pb.RUN_STATE_CANCELLED
     for events in await asyncio.gather(*told):
         assert [event.sequence for event in events] == list(range(1, len(events) + 1))
         assert kinds_of(events)[-1] == "run_cancelled"
-
-
-async def _follow(person: Person, run_id: str) -> list[pb.ChatEvent]:
-    return await events_of(person.chat.StreamRun(pb.StreamRunRequest(run_id=run_id)))
 
 
 async def test_a_worker_that_is_killed_comes_back_and_its_runs_end(server: ServerProcess, home: Place) -> None:
@@ -95,20 +76,20 @@ async def test_a_worker_that_is_killed_comes_back_and_its_runs_end(server: Serve
                 os.kill(pid, signal.SIGKILL)
             events = [event async for event in stream]
     assert events[-1].run_failed.run.state == pb.RUN_STATE_INTERRUPTED
-    await until(lambda: len(server.workers) == COUNT and not set(before) & set(server.workers))
+    await until_true(lambda: len(server.workers) == COUNT and not set(before) & set(server.workers))
     assert "a worker has died" in server.log.read_text()
-    there = again(server, home.owner)
+    there = reconnected(home.owner, server.address)
     assert kinds_of(await say(there, home.conversation_id, "on", model="echo/echo"))[-1] == "run_completed"
 
 
 async def test_a_worker_that_hangs_is_replaced(server: ServerProcess, home: Place) -> None:
     hung, other = server.workers
     os.kill(hung, signal.SIGSTOP)
-    await until(lambda: hung not in server.workers)
-    await until(lambda: len(server.workers) == COUNT)
+    await until_true(lambda: hung not in server.workers)
+    await until_true(lambda: len(server.workers) == COUNT)
     assert other in server.workers
     assert server.log.read_text().count("a worker hangs") == 1
-    events = await say(again(server, home.owner), home.conversation_id, "on", model="echo/echo")
+    events = await say(reconnected(home.owner, server.address), home.conversation_id, "on", model="echo/echo")
     assert kinds_of(events)[-1] == "run_completed"
 
 
@@ -123,13 +104,20 @@ async def test_workers_stay_while_their_parent_is_stopped(server: ServerProcess)
     assert server.log.read_text().count("a worker hangs") == hangs
 
 
+async def _elsewhere(server: ServerProcess, home: Place) -> Place:
+    """Another conversation of the owner, over a connection of its own."""
+    conversation_id = await make_conversation(home.owner, home.workspace_id)
+    return replace(home, owner=reconnected(home.owner, server.address), conversation_id=conversation_id)
+
+
 async def test_a_stop_under_load_loses_no_answer(server: ServerProcess, home: Place, standin: Standin) -> None:
     standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.01))
-    persons = [again(server, home.owner) for _ in range(12)]
-    conversations = [await make_conversation(home.owner, home.workspace_id) for _ in persons]
-    streams = [send(person, conversation) for person, conversation in zip(persons, conversations, strict=True)]
+    places = [await _elsewhere(server, home) for _ in range(12)]
+    streams = [send(place, model=MODEL) for place in places]
     run_ids = [(await stream.read()).event.run_id for stream in streams]
-    followers = [asyncio.create_task(_follow(again(server, home.owner), run_id)) for run_id in run_ids]
+    followers = [
+        asyncio.create_task(events_of(follow(reconnected(home.owner, server.address), run_id))) for run_id in run_ids
+    ]
     rest = [asyncio.create_task(events_of(stream)) for stream in streams]
     await asyncio.sleep(0.5)
     assert await server.end(signal.SIGTERM) == 0
@@ -142,7 +130,7 @@ async def test_a_stop_under_load_loses_no_answer(server: ServerProcess, home: Pl
     person.email = home.owner.email
     await person.log_in()
     for run_id, events in zip(run_ids, told, strict=True):
-        stored = await _follow(person, run_id)
+        stored = await events_of(follow(person, run_id))
         assert stored[1:] == events
         assert text_of(stored)
 
@@ -151,7 +139,7 @@ async def test_all_workers_read_their_keys_anew(server: ServerProcess) -> None:
     read = "token_keys_replaced"
     before = server.log.read_text().count(read)
     server.send(signal.SIGHUP)
-    await until(lambda: server.log.read_text().count(read) == before + COUNT)
+    await until_true(lambda: server.log.read_text().count(read) == before + COUNT)
     lines = [line for line in server.log.read_text().splitlines() if read in line][before:]
     assert {json.loads(line)["worker"] for line in lines} == {1, 2}
 
@@ -159,7 +147,7 @@ async def test_all_workers_read_their_keys_anew(server: ServerProcess) -> None:
 async def test_workers_end_with_their_parent(server: ServerProcess) -> None:
     workers = server.workers
     await server.end(signal.SIGKILL)
-    await until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers))
+    await until_true(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers))
 
 
 # What keeps it from starting

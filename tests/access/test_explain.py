@@ -11,7 +11,7 @@ from tests.support.custom_roles import restrict
 from tests.support.outcomes import NOT_FOUND, named, outcome, refusal
 from tests.support.people import Person, make_conversation, make_workspace
 from tests.support.postgres import sql
-from tests.support.service_accounts import add_service_account
+from tests.support.service_accounts import insert_account
 from tests.support.staff import Team
 from tests.support.stores import Stores
 
@@ -133,7 +133,7 @@ async def test_a_method_without_permission_allows_itself(method: str, team: Team
 
 
 async def test_a_key_is_told_what_it_lacks(team: Team, stranger: Person, stores: Stores) -> None:
-    await add_service_account(stores, team.org_id, "member", stranger, "org.read", "org.update")
+    await insert_account(stores, team.org_id, "member", stranger, "org.read", "org.update")
     assert (await explain(stranger, "OrgService/GetOrg", team.org_id)).allowed
     missing = await explain(stranger, "WorkspaceService/CreateWorkspace", team.org_id)
     assert list(missing.grants) == [by_role("member")]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from aiworkspace.v1 import access_pb2 as pb
 from aiworkspace.v1 import org_pb2
 from aiworkspace_server.auth.authority import ROLES
-from tests.support.custom_roles import ALL, CUSTOM, assign, create, delete, listed, make_role, restrict, suspend, update
+from tests.support.custom_roles import ALL, CUSTOM, assign, create, delete, listed, make_role, restrict, update
+from tests.support.orgs import invite, list_invitations, suspend, update_org
 from tests.support.outcomes import (
     ETAG_MISMATCH,
     NOT_FOUND,
@@ -31,21 +32,10 @@ from tests.support.staff import Team
 from tests.support.stores import Stores
 
 
-async def invite(by: Person, org_id: str, email: str, role_id: str) -> org_pb2.CreateInvitationResponse:
-    response: org_pb2.CreateInvitationResponse = await by.orgs.CreateInvitation(
-        org_pb2.CreateInvitationRequest(org_id=org_id, email=email, role=CUSTOM, custom_role_id=role_id)
-    )
-    return response
-
-
 async def states(team: Team) -> dict[str, int]:
     """The state of every invitation that was not accepted, by its address."""
-    found = (await team.owner.orgs.ListInvitations(org_pb2.ListInvitationsRequest(org_id=team.org_id))).invitations
+    found = await list_invitations(team.owner, team.org_id)
     return {each.email: each.state for each in found if each.state != org_pb2.INVITATION_STATE_ACCEPTED}
-
-
-def rename(team: Team, person: Person) -> Any:
-    return person.orgs.UpdateOrg(org_pb2.UpdateOrgRequest(org=org_pb2.Org(org_id=team.org_id, name="Renamed")))
 
 
 # Making
@@ -136,11 +126,17 @@ async def test_pages_of_roles_add_up(size: int, org_with_roles: tuple[Person, st
 async def test_a_changed_role_counts_for_all_who_have_it_from_the_next_call_on(team: Team) -> None:
     role_id = await restrict(team, team.member, "org.read", "org.update")
     await assign(team.owner, team.org_id, team.viewer, role_id=role_id)
-    assert {await outcome(rename(team, person)) for person in (team.member, team.viewer)} == {OK}
+    assert {
+        await outcome(update_org(person, team.org_id, name="Renamed")) for person in (team.member, team.viewer)
+    } == {OK}
     await update(team.owner, team.org_id, role_id, permissions=["org.read"])
-    assert {await outcome(rename(team, person)) for person in (team.member, team.viewer)} == {PERMISSION_MISSING}
+    assert {
+        await outcome(update_org(person, team.org_id, name="Renamed")) for person in (team.member, team.viewer)
+    } == {PERMISSION_MISSING}
     await update(team.owner, team.org_id, role_id, permissions=["org.update"])
-    assert {await outcome(rename(team, person)) for person in (team.member, team.viewer)} == {OK}
+    assert {
+        await outcome(update_org(person, team.org_id, name="Renamed")) for person in (team.member, team.viewer)
+    } == {OK}
 
 
 async def test_a_mask_says_what_is_changed(team: Team) -> None:
@@ -217,8 +213,8 @@ async def test_a_narrowed_role_withdraws_what_its_holders_could_no_longer_offer(
     held = await restrict(team, team.member, "invitation.manage", "usage.read", "chat.read")
     offers = {name: await make_role(team.owner, team.org_id, name) for name in ("usage.read", "chat.read")}
     for name, role_id in offers.items():
-        await invite(team.member, team.org_id, f"{name}@example.com", role_id)
-        await invite(team.admin, team.org_id, f"admin.{name}@example.com", role_id)
+        await invite(team.member, team.org_id, f"{name}@example.com", CUSTOM, role_id)
+        await invite(team.admin, team.org_id, f"admin.{name}@example.com", CUSTOM, role_id)
     await update(team.owner, team.org_id, held, permissions=["invitation.manage", "chat.read"])
     pending, revoked = org_pb2.INVITATION_STATE_PENDING, org_pb2.INVITATION_STATE_REVOKED
     assert await states(team) == {
@@ -234,8 +230,8 @@ async def test_a_narrowed_role_withdraws_what_its_holders_could_no_longer_offer(
 async def test_a_widened_role_withdraws_the_offers_of_who_lacks_what_it_includes_now(team: Team) -> None:
     await restrict(team, team.member, "invitation.manage", "usage.read")
     offered = await make_role(team.owner, team.org_id, "usage.read")
-    mine = await invite(team.member, team.org_id, team.outsider.email, offered)
-    await invite(team.admin, team.org_id, "admins@example.com", offered)
+    mine = await invite(team.member, team.org_id, team.outsider.email, CUSTOM, offered)
+    await invite(team.admin, team.org_id, "admins@example.com", CUSTOM, offered)
     await update(team.owner, team.org_id, offered, permissions=["usage.read", "audit.read"])
     pending, revoked = org_pb2.INVITATION_STATE_PENDING, org_pb2.INVITATION_STATE_REVOKED
     assert await states(team) == {team.outsider.email: revoked, "admins@example.com": pending}
@@ -245,11 +241,11 @@ async def test_a_widened_role_withdraws_the_offers_of_who_lacks_what_it_includes
 
 async def test_an_invitation_gives_the_role_as_it_is_when_accepted(team: Team) -> None:
     role_id = await make_role(team.owner, team.org_id, "org.read", "org.update")
-    invited = await invite(team.owner, team.org_id, team.outsider.email, role_id)
+    invited = await invite(team.owner, team.org_id, team.outsider.email, CUSTOM, role_id)
     await update(team.owner, team.org_id, role_id, permissions=["org.read"])
     org = (await team.outsider.orgs.AcceptInvitation(org_pb2.AcceptInvitationRequest(token=invited.token))).org
     assert (org.role, org.custom_role_id) == (CUSTOM, role_id)
-    assert await outcome(rename(team, team.outsider)) == PERMISSION_MISSING
+    assert await outcome(update_org(team.outsider, team.org_id, name="Renamed")) == PERMISSION_MISSING
 
 
 # Deleting
@@ -284,7 +280,7 @@ async def test_a_role_that_an_invitation_offers_stays_until_that_has_ended(
     end: str, team: Team, stores: Stores
 ) -> None:
     role_id = await make_role(team.owner, team.org_id, "org.read")
-    invited = (await invite(team.admin, team.org_id, "somebody@example.com", role_id)).invitation
+    invited = (await invite(team.admin, team.org_id, "somebody@example.com", CUSTOM, role_id)).invitation
     assert await outcome(delete(team.owner, team.org_id, role_id)) == ROLE_IN_USE
     await sql(stores, f"UPDATE invitations SET {end} WHERE id = %s", invited.invitation_id)
     assert await outcome(delete(team.owner, team.org_id, role_id)) == OK
@@ -297,7 +293,7 @@ async def test_a_role_is_not_deleted_under_who_gets_it(team: Team) -> None:
         role_id = await make_role(team.owner, team.org_id, "org.read")
         people = [team.admin, team.member, team.viewer]
         given = [assign(team.owner, team.org_id, people[n % 3], role_id=role_id) for n in range(24)]
-        invited = [invite(team.owner, team.org_id, f"{n}-{role_id}@example.com", role_id) for n in range(24)]
+        invited = [invite(team.owner, team.org_id, f"{n}-{role_id}@example.com", CUSTOM, role_id) for n in range(24)]
         deleted = [delete(team.owner, team.org_id, role_id) for _ in range(2)]
         results = await outcomes([*given[:6], *invited[:6], *deleted, *given[6:], *invited[6:]])
         assert results.keys() <= {OK, NOT_FOUND, ROLE_IN_USE}

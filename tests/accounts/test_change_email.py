@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from aiworkspace.v1 import account_pb2, auth_pb2, org_pb2
-from tests.accounts.conftest import SignIn
+from tests.support.accounts import SignIn, get_me, login, new_address, verify_email
 from tests.support.mailbox import CHANGE, NOTICE, RESET, VERIFY, Mailbox
 from tests.support.outcomes import (
     ALREADY_EXISTS,
@@ -23,24 +23,8 @@ from tests.support.postgres import sql, until_no_jobs
 from tests.support.stores import Stores
 
 
-def new_address() -> str:
-    return f"{uuid.uuid4().hex[:12]}@example.com"
-
-
 def change(person: Person, email: str, password: str = PASSWORD) -> Any:
     return person.accounts.ChangeEmail(account_pb2.ChangeEmailRequest(new_email=email, password=password))
-
-
-def verify(person: Person, token: str) -> Any:
-    return person.accounts.VerifyEmail(account_pb2.VerifyEmailRequest(token=token))
-
-
-async def me(person: Person) -> Any:
-    return (await person.auth.GetMe(auth_pb2.GetMeRequest())).user
-
-
-async def log_in(person: Person, email: str) -> str:
-    return await outcome(person.auth.Login(auth_pb2.LoginRequest(email=email, password=PASSWORD)))
 
 
 async def test_an_address_counts_once_it_is_confirmed_and_the_old_one_until_then(
@@ -50,15 +34,15 @@ async def test_an_address_counts_once_it_is_confirmed_and_the_old_one_until_then
     await change(person, email.upper())
     token = await mailbox.token(email, CHANGE)
     assert mailbox.of(person.email, NOTICE), "the present address is told before the new one can be confirmed"
-    assert (await me(person)).email == person.email
-    assert await log_in(person, email) == PASSWORD_WRONG
-    assert await log_in(person, person.email) == OK
-    await verify(person, token)
-    assert ((await me(person)).email, (await me(person)).email_verified) == (email, True)
-    assert await log_in(person, person.email) == PASSWORD_WRONG
-    assert await log_in(person, email) == OK
-    assert await outcome(verify(person, token)) == OK, "a repeated call, whose first reply may have been lost"
-    assert (await me(person)).email == email
+    assert (await get_me(person)).email == person.email
+    assert await outcome(person.auth.Login(login(email))) == PASSWORD_WRONG
+    assert await outcome(person.auth.Login(login(person.email))) == OK
+    await verify_email(person, token)
+    assert ((await get_me(person)).email, (await get_me(person)).email_verified) == (email, True)
+    assert await outcome(person.auth.Login(login(person.email))) == PASSWORD_WRONG
+    assert await outcome(person.auth.Login(login(email))) == OK
+    assert await outcome(verify_email(person, token)) == OK, "a repeated call, whose first reply may have been lost"
+    assert (await get_me(person)).email == email
 
 
 async def test_the_session_that_asked_goes_on_and_others_end(
@@ -67,10 +51,10 @@ async def test_the_session_that_asked_goes_on_and_others_end(
     person, email = await new_person(), new_address()
     other = await sign_in(person)
     await change(person, email)
-    assert await outcome(me(other)) == OK
-    await verify(other, await mailbox.token(email, CHANGE))
-    assert await outcome(me(other)) == UNAUTHENTICATED
-    assert await outcome(me(person)) == OK
+    assert await outcome(get_me(other)) == OK
+    await verify_email(other, await mailbox.token(email, CHANGE))
+    assert await outcome(get_me(other)) == UNAUTHENTICATED
+    assert await outcome(get_me(person)) == OK
 
 
 async def test_mailed_tokens_of_the_address_before_end(new_person: NewPerson, mailbox: Mailbox) -> None:
@@ -78,7 +62,7 @@ async def test_mailed_tokens_of_the_address_before_end(new_person: NewPerson, ma
     await person.accounts.RequestPasswordReset(account_pb2.RequestPasswordResetRequest(email=person.email))
     reset = await mailbox.token(person.email, RESET)
     await change(person, email)
-    await verify(person, await mailbox.token(email, CHANGE))
+    await verify_email(person, await mailbox.token(email, CHANGE))
     request = account_pb2.ResetPasswordRequest(token=reset, new_password="another long passphrase here")
     assert await outcome(person.accounts.ResetPassword(request)) == NOT_FOUND
 
@@ -102,7 +86,7 @@ async def test_a_new_password_ends_the_change_that_a_thief_asked_for(
             auth_pb2.ChangePasswordRequest(current_password=PASSWORD, new_password="another long passphrase")
         )
         assert await outcome(person.accounts.ResetPassword(reset)) == NOT_FOUND
-    assert await outcome(verify(person, token)) == NOT_FOUND
+    assert await outcome(verify_email(person, token)) == NOT_FOUND
 
 
 async def test_without_the_password_nothing_happens(new_person: NewPerson, mailbox: Mailbox, stores: Stores) -> None:
@@ -119,9 +103,9 @@ async def test_a_later_change_ends_the_token_of_an_earlier_one(new_person: NewPe
     earlier = await mailbox.token(first, CHANGE)
     await change(person, second)
     later = await mailbox.token(second, CHANGE)
-    assert await outcome(verify(person, earlier)) == NOT_FOUND
-    assert await outcome(verify(person, later)) == OK
-    assert (await me(person)).email == second
+    assert await outcome(verify_email(person, earlier)) == NOT_FOUND
+    assert await outcome(verify_email(person, later)) == OK
+    assert (await get_me(person)).email == second
 
 
 @pytest.mark.parametrize("end", ["expire_time = now() - interval '2 minutes'", "token_hash = 'other'"])
@@ -134,8 +118,8 @@ async def test_a_token_that_expired_or_is_unknown_changes_nothing(
     where = "WHERE user_id = %s AND purpose = 'change'"
     end = end.replace("'other'", f"'{uuid.uuid4().hex}'")
     await sql(stores, f"UPDATE email_tokens SET {end} {where}", person.user_id)
-    assert await outcome(verify(person, token)) == NOT_FOUND
-    assert (await me(person)).email == person.email
+    assert await outcome(verify_email(person, token)) == NOT_FOUND
+    assert (await get_me(person)).email == person.email
 
 
 async def test_a_taken_address_gets_no_mail_and_the_answer_is_the_same(
@@ -154,8 +138,8 @@ async def test_an_address_that_was_registered_meanwhile_is_refused(new_person: N
     token = await mailbox.token(email, CHANGE)
     register = auth_pb2.RegisterRequest(email=email, password=PASSWORD, display_name="Somebody else")
     await person.auth.Register(register)
-    assert await outcome(verify(person, token)) == ALREADY_EXISTS
-    assert (await me(person)).email == person.email
+    assert await outcome(verify_email(person, token)) == ALREADY_EXISTS
+    assert (await get_me(person)).email == person.email
 
 
 async def test_of_many_accounts_at_once_one_gets_the_address(new_person: NewPerson, mailbox: Mailbox) -> None:
@@ -164,10 +148,10 @@ async def test_of_many_accounts_at_once_one_gets_the_address(new_person: NewPers
     for number, person in enumerate(people, 1):
         await change(person, email)
         tokens.append(await mailbox.token(email, CHANGE, number))
-    calls = (verify(person, token) for person, token in list(zip(people, tokens, strict=True)) * 15)
+    calls = (verify_email(person, token) for person, token in list(zip(people, tokens, strict=True)) * 15)
     found = await outcomes(calls)
     assert found == {OK: 15, ALREADY_EXISTS: 30}
-    assert [(await me(person)).email for person in people].count(email) == 1
+    assert [(await get_me(person)).email for person in people].count(email) == 1
 
 
 async def test_three_mails_an_hour_are_sent(new_person: NewPerson, mailbox: Mailbox, stores: Stores) -> None:
@@ -187,7 +171,7 @@ async def test_an_invitation_stays_with_the_address_that_it_was_sent_to(
     invite = org_pb2.CreateInvitationRequest(org_id=place.org_id, email=person.email, role=org_pb2.ROLE_MEMBER)
     token = (await place.owner.orgs.CreateInvitation(invite)).token
     await change(person, email)
-    await verify(person, await mailbox.token(email, CHANGE))
+    await verify_email(person, await mailbox.token(email, CHANGE))
     assert await outcome(person.orgs.AcceptInvitation(org_pb2.AcceptInvitationRequest(token=token))) == NOT_FOUND
 
 
@@ -196,16 +180,16 @@ async def test_who_was_removed_does_not_come_back_under_a_former_address(
 ) -> None:
     person, email = await new_person(), new_address()
     former = person.email
-    await verify(person, await mailbox.token(former, VERIFY))
+    await verify_email(person, await mailbox.token(former, VERIFY))
     tokens = []
     for address in (former, email):
         invite = org_pb2.CreateInvitationRequest(org_id=place.org_id, email=address, role=org_pb2.ROLE_MEMBER)
         tokens.append((await place.owner.orgs.CreateInvitation(invite)).token)
     await change(person, email)
-    await verify(person, await mailbox.token(email, CHANGE))
+    await verify_email(person, await mailbox.token(email, CHANGE))
     await person.orgs.AcceptInvitation(org_pb2.AcceptInvitationRequest(token=tokens[1]))
     await place.owner.orgs.RemoveMember(org_pb2.RemoveMemberRequest(org_id=place.org_id, user_id=person.user_id))
     await change(person, former)
-    await verify(person, await mailbox.token(former, CHANGE))
+    await verify_email(person, await mailbox.token(former, CHANGE))
     again = person.orgs.AcceptInvitation(org_pb2.AcceptInvitationRequest(token=tokens[0]))
     assert await outcome(again) == INVITATION_CLOSED

@@ -7,8 +7,8 @@ import grpc
 import pytest
 
 from aiworkspace.v1 import account_pb2, auth_pb2, chat_pb2, org_pb2
-from tests.accounts.conftest import SignIn
 from tests.standin import Script, Standin
+from tests.support.accounts import SignIn, get_me, login
 from tests.support.mailbox import RESET, Mailbox
 from tests.support.outcomes import LAST_OWNER, NOT_FOUND, OK, PASSWORD_WRONG, UNAUTHENTICATED, outcome, outcomes
 from tests.support.people import PASSWORD, NewPerson, Person, Place, join, make_conversation, make_org
@@ -22,14 +22,6 @@ def delete(person: Person, password: str = PASSWORD, **fields: str) -> Any:
     return person.accounts.DeleteAccount(account_pb2.DeleteAccountRequest(password=password, **fields))
 
 
-def me(person: Person) -> Any:
-    return person.auth.GetMe(auth_pb2.GetMeRequest())
-
-
-def log_in(person: Person) -> Any:
-    return person.auth.Login(auth_pb2.LoginRequest(email=person.email, password=PASSWORD))
-
-
 async def test_every_session_ends_and_the_address_can_be_registered_again(
     new_person: NewPerson, sign_in: SignIn
 ) -> None:
@@ -38,9 +30,9 @@ async def test_every_session_ends_and_the_address_can_be_registered_again(
     refresh = auth_pb2.RefreshRequest(refresh_token=other.tokens.refresh_token)
     await delete(person)
     for device in (person, other):
-        assert await outcome(me(device)) == UNAUTHENTICATED
+        assert await outcome(get_me(device)) == UNAUTHENTICATED
     assert await outcome(person.auth.Refresh(refresh)) == UNAUTHENTICATED
-    assert await outcome(log_in(person)) == PASSWORD_WRONG
+    assert await outcome(person.auth.Login(login(person.email))) == PASSWORD_WRONG
     old = person.user_id
     await person.register()
     assert person.user_id != old
@@ -49,7 +41,7 @@ async def test_every_session_ends_and_the_address_can_be_registered_again(
 async def test_without_the_password_nothing_is_deleted(new_person: NewPerson) -> None:
     person = await new_person()
     assert await outcome(delete(person, "not my password")) == PASSWORD_WRONG
-    assert await outcome(log_in(person)) == OK
+    assert await outcome(person.auth.Login(login(person.email))) == OK
 
 
 async def test_the_only_owner_of_organizations_is_told_which(new_person: NewPerson) -> None:

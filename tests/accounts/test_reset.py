@@ -5,16 +5,15 @@ from asyncio import timeout
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from aiworkspace.v1 import account_pb2, auth_pb2
 from aiworkspace_server.app import App
-from aiworkspace_server.kit.context import current
-from tests.accounts.conftest import SignIn
+from tests.support.accounts import SignIn
 from tests.support.mailbox import RESET, VERIFY, Mailbox
 from tests.support.outcomes import INVALID, NOT_FOUND, OK, PASSWORD_WRONG, UNAUTHENTICATED, outcome, outcomes
 from tests.support.people import NewPerson, Person
 from tests.support.postgres import sql, until_no_jobs
+from tests.support.statements import statements
 from tests.support.stores import Stores
 
 NEW = "another passphrase, quite new"
@@ -69,18 +68,13 @@ async def test_known_and_unknown_addresses_are_answered_alike(new_person: NewPer
 
 async def work_of(person: Person, email: str, app: App, stores: Stores) -> tuple[bytes, list[str], int]:
     """The answer, the statements before it, and how many jobs it left."""
-    before, statements = await count_jobs(stores), list[str]()
-
-    def listen(*values: Any) -> None:
-        if current.get(None):  # else it is a job's
-            statements.append(values[2])
-
-    event.listen(app.db.engine.sync_engine, "before_cursor_execute", listen)
-    answer = await ask(person, email)
-    event.remove(app.db.engine.sync_engine, "before_cursor_execute", listen)
+    before = await count_jobs(stores)
+    with statements(app, calls_only=True) as sent:
+        answer = await ask(person, email)
     await until_no_jobs(stores)
-    assert any("users" in statement for statement in statements)
-    return answer.SerializeToString(), statements, await count_jobs(stores) - before
+    texts = [statement.text for statement in sent]
+    assert any("users" in text for text in texts)
+    return answer.SerializeToString(), texts, await count_jobs(stores) - before
 
 
 async def count_jobs(stores: Stores) -> int:

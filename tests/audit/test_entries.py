@@ -7,6 +7,7 @@ from typing import Any
 
 from aiworkspace.v1 import account_pb2, audit_pb2, auth_pb2, chat_pb2, org_pb2, workspace_pb2
 from tests.audit.conftest import Company
+from tests.support.accounts import login
 from tests.support.audit_log import Log, account_event, account_events, until_recorded
 from tests.support.outcomes import INVALID, NOT_FOUND, OK, PASSWORD_WRONG, PERMISSION_MISSING, outcome
 from tests.support.pagination import read_all
@@ -129,14 +130,14 @@ async def test_sign_ins_are_in_the_log_of_the_account(new_person: NewPerson) -> 
     person = await new_person()
     first = person.tokens.session_id
     await person.log_in()
-    assert await outcome(person.auth.Login(_login(person, "not the right password"))) == PASSWORD_WRONG
+    assert await outcome(person.auth.Login(login(person.email, "not the right password"))) == PASSWORD_WRONG
     refused = await account_event(person, 3)
     assert (refused.method, refused.code, refused.reason) == ("AuthService/Login", "UNAUTHENTICATED", "PASSWORD_WRONG")
     assert (refused.user_id, refused.session_id, dict(refused.resources)) == ("", "", {})
-    _, login, register = await account_events(person)
+    _, signed_in, register = await account_events(person)
     assert (register.method, register.code, register.resources["session_id"]) == ("AuthService/Register", "OK", first)
-    assert (login.method, login.code) == ("AuthService/Login", "OK")
-    assert login.resources["session_id"] == person.tokens.session_id
+    assert (signed_in.method, signed_in.code) == ("AuthService/Login", "OK")
+    assert signed_in.resources["session_id"] == person.tokens.session_id
 
 
 async def test_a_password_is_changed_in_the_log_of_the_account(new_person: NewPerson) -> None:
@@ -153,7 +154,7 @@ async def test_refused_sign_ins_of_unknown_accounts_write_nothing(new_person: Ne
     person = await new_person()
     person.email = f"nobody-{person.email}"
     before = await sql(stores, "SELECT count(*) FROM audit_heads")
-    assert await outcome(person.auth.Login(_login(person, PASSWORD))) == PASSWORD_WRONG
+    assert await outcome(person.auth.Login(login(person.email, PASSWORD))) == PASSWORD_WRONG
     await until_recorded()
     assert await sql(stores, "SELECT count(*) FROM audit_heads") == before
 
@@ -162,7 +163,7 @@ async def test_a_refused_sign_in_is_answered_before_it_is_recorded(new_person: N
     person = await new_person()
     async with as_owner(stores) as database, database.transaction():
         await database.execute("SELECT 1 FROM audit_heads WHERE chain_id = %s FOR UPDATE", (person.user_id,))
-        assert await outcome(person.auth.Login(_login(person, "not the right password"))) == PASSWORD_WRONG
+        assert await outcome(person.auth.Login(login(person.email, "not the right password"))) == PASSWORD_WRONG
         assert len(await account_events(person)) == 1
     await account_event(person, 2)
 
@@ -254,7 +255,7 @@ async def test_nothing_that_people_write_is_in_the_log(new_person: NewPerson, st
     me.update_mask.paths.append("display_name")
     await person.auth.UpdateMe(me)
     await person.auth.Login(auth_pb2.LoginRequest(email=person.email, password=PASSWORD, device_name=CANARY))
-    await outcome(person.auth.Login(_login(person, CANARY)))
+    await outcome(person.auth.Login(login(person.email, CANARY)))
     invitation = org_pb2.CreateInvitationRequest(org_id=org_id, email=f"{CANARY}@example.com", role=org_pb2.ROLE_VIEWER)
     token = (await person.orgs.CreateInvitation(invitation)).token
     await outcome(person.orgs.AcceptInvitation(org_pb2.AcceptInvitationRequest(token=token)))
@@ -264,7 +265,3 @@ async def test_nothing_that_people_write_is_in_the_log(new_person: NewPerson, st
     assert len(rows) >= 8
     secrets = (CANARY, PASSWORD, person.email, token, person.tokens.access_token, person.tokens.refresh_token)
     assert not [secret for secret in secrets for row in rows if secret.lower() in row[0].lower()]
-
-
-def _login(person: Person, password: str) -> auth_pb2.LoginRequest:
-    return auth_pb2.LoginRequest(email=person.email, password=password)

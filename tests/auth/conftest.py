@@ -1,4 +1,5 @@
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,41 +8,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace_server.app import App, running
 from aiworkspace_server.settings import Settings
 from tests.support.passwords import real_salt
-from tests.support.people import PASSWORD, Person
 from tests.support.settings import store_settings
 from tests.support.stores import Stores, other_databases
-
-SignIn = Callable[..., Awaitable[Person]]
-
-
-@pytest.fixture(scope="session")
-async def stranger(app: App) -> AsyncIterator[Person]:
-    """Somebody with a connection and nothing else."""
-    person = Person(app.address)
-    yield person
-    await person.channel.close()
-
-
-@pytest.fixture(scope="session")
-async def sign_in(app: App) -> AsyncIterator[SignIn]:
-    """Signs a person in on one more device: `await sign_in(person, "phone")`."""
-    devices: list[Person] = []
-
-    async def sign_in(person: Person, device_name: str = "", password: str = PASSWORD) -> Person:
-        device = Person(app.address)
-        devices.append(device)
-        device.email = person.email
-        request = pb.LoginRequest(email=person.email, password=password, device_name=device_name)
-        device.sign_in(await device.auth.Login(request))
-        return device
-
-    yield sign_in
-    for device in devices:
-        await device.channel.close()
 
 
 @pytest.fixture
@@ -50,6 +21,21 @@ def dear_hashes(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bcrypt, "gensalt", real_salt)
     passwords = app.credentials.passwords
     monkeypatch.setattr(passwords, "_nobodys", passwords._hash(""))
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often bcrypt was asked to hash or to check a password, by the name of its function."""
+    count: Counter[str] = Counter()
+    for name in ("hashpw", "checkpw"):
+        function = getattr(bcrypt, name)
+
+        def counting(*arguments: bytes, name: str = name, function: Callable[..., object] = function) -> object:
+            count[name] += 1
+            return function(*arguments)
+
+        monkeypatch.setattr(bcrypt, name, counting)
+    return count
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from aiworkspace.v1 import auth_pb2 as pb
-from tests.auth.conftest import SignIn
+from tests.support.accounts import SignIn, login, registration
 from tests.support.outcomes import (
     ALREADY_EXISTS,
     ETAG_MISMATCH,
@@ -20,15 +20,11 @@ from tests.support.outcomes import (
     outcomes,
     refusal,
 )
-from tests.support.people import PASSWORD, NewPerson, Person, registration
+from tests.support.people import PASSWORD, NewPerson, Person
 from tests.support.postgres import as_owner, sql, until_blocked, until_no_jobs
 from tests.support.stores import Stores
 
 LONG = "naïve façades éclair over the unlikely canal " * 23
-
-
-def login(person: Person, password: str = PASSWORD) -> pb.LoginRequest:
-    return pb.LoginRequest(email=person.email, password=password)
 
 
 # Registration
@@ -163,7 +159,7 @@ async def test_passwords_are_stored_as_hashes(new_person: NewPerson, stores: Sto
 async def test_an_unknown_address_is_refused_as_a_wrong_password_is(
     email: str, new_person: NewPerson, stranger: Person
 ) -> None:
-    wrong = await refusal(stranger.auth.Login(login(await new_person(), "a wrong password")))
+    wrong = await refusal(stranger.auth.Login(login((await new_person()).email, "a wrong password")))
     unknown = await refusal(stranger.auth.Login(pb.LoginRequest(email=email, password=PASSWORD)))
     assert wrong is not None
     assert unknown == wrong
@@ -179,7 +175,7 @@ async def test_a_password_that_is_changed_while_it_is_checked_starts_no_session(
     async with as_owner(stores) as changing, changing.transaction():
         change = "UPDATE users SET password_hash = 'changed' WHERE id = %s"
         await changing.execute(change, [person.user_id])
-        login_call = asyncio.create_task(outcome(stranger.auth.Login(login(person))))
+        login_call = asyncio.create_task(outcome(stranger.auth.Login(login(person.email))))
         await until_blocked(stores, login_call)
     assert await login_call == PASSWORD_WRONG
 

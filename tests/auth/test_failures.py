@@ -1,13 +1,11 @@
 """Bad credentials are limited by the address that they come from, cost no query beyond that, and harm nobody else."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import jwt
 import pytest
 from google.rpc import error_details_pb2, status_pb2
-from sqlalchemy import event
 
 from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace.v1 import options_pb2 as options
@@ -22,6 +20,7 @@ from tests.support.outcomes import OK, RATE_LIMITED, UNAUTHENTICATED, outcome, o
 from tests.support.people import Person, make_org, people
 from tests.support.service_accounts import make_account, make_key
 from tests.support.settings import store_settings
+from tests.support.statements import statements
 from tests.support.stores import Stores, other_databases
 
 _CLASS = options.RateLimitClass.DESCRIPTOR.values_by_name["RATE_LIMIT_CLASS_FAILED_CREDENTIALS"]
@@ -50,20 +49,6 @@ class Caller:
         return self._person.auth.GetMe(ME, metadata=self._metadata)
 
 
-@contextmanager
-def counted_queries(app: App) -> Iterator[list[str]]:
-    """The statements that the server sends to PostgreSQL, but for what begins transactions and for its own jobs."""
-    found: list[str] = []
-
-    def note(connection: Any, cursor: Any, statement: str, *others: Any) -> None:
-        if "find_" in statement:
-            found.append(statement)
-
-    event.listen(app.db.engine.sync_engine, "before_cursor_execute", note)
-    yield found
-    event.remove(app.db.engine.sync_engine, "before_cursor_execute", note)
-
-
 ATTACKER, NEIGHBOUR, ELSEWHERE = "203.0.113.66", "203.0.113.66", "198.51.100.1"
 
 
@@ -76,13 +61,13 @@ async def test_unknown_keys_cost_no_query_above_the_limit_and_others_are_served(
         known = Caller(anybody, key, NEIGHBOUR)
         assert await outcome(known.get_me()) == OK
 
-        with counted_queries(server) as queries:
+        with statements(server, "find_") as queries:
             guesses = [Caller(anybody, api_keys.new_key(), ATTACKER).get_me() for _ in range(900)]
             found = await outcomes(guesses)
         assert found.keys() == {UNAUTHENTICATED, RATE_LIMITED}
         assert ALLOWED <= found[UNAUTHENTICATED] < ALLOWED + _LOOK_UPS_AT_ONCE
         assert len(queries) == found[UNAUTHENTICATED], "one each, and none for those that were refused"
-        with counted_queries(server) as queries:
+        with statements(server, "find_") as queries:
             assert await outcomes(Caller(anybody, api_keys.new_key(), ATTACKER).get_me() for _ in range(900)) == {
                 RATE_LIMITED: 900
             }
@@ -154,7 +139,7 @@ async def test_what_is_forged_costs_no_query_and_is_limited(server: App, kind: s
             }[kind]
             return Caller(stranger, credential, ATTACKER).get_me()
 
-        with counted_queries(server) as queries:
+        with statements(server, "find_") as queries:
             found = [await outcome(call(number)) for number in range(ALLOWED + 5)]
         assert found == [UNAUTHENTICATED] * ALLOWED + [RATE_LIMITED] * 5
         assert queries == []
@@ -167,7 +152,7 @@ async def test_the_tokens_of_an_ended_session_cost_one_query_and_count_for_nobod
         access, refresh = person.tokens.access_token, person.tokens.refresh_token
         await person.auth.Logout(pb.LogoutRequest())
         stranger = Person(server.address)
-        with counted_queries(server) as queries:
+        with statements(server, "find_") as queries:
             ended = [await outcome(Caller(stranger, access, ATTACKER).get_me()) for _ in range(ALLOWED + 5)]
             again = [
                 await outcome(

@@ -1,5 +1,7 @@
 """Security notices: what happened to an account is told its owner."""
 
+from uuid import UUID
+
 import pytest
 
 from aiworkspace.v1 import auth_pb2
@@ -56,7 +58,7 @@ async def test_every_notice_has_a_text(
     notices = Notices(app.db, jobs, ConsoleMailer())  # asks; the server sends
     notices.register(jobs)
     async with app.db.write() as tx:
-        await notices.notify(tx, person.user_id, notice)
+        await notices.notify(tx, UUID(person.user_id), notice)
     await until_no_jobs(stores)
     assert len(mailbox.of(person.email)) == 2
     assert "If that was expected" in mailbox.of(person.email)[-1].get_content()

@@ -23,8 +23,9 @@ from aiworkspace_server.app import App
 from aiworkspace_server.auth.passwords import Passwords
 from aiworkspace_server.auth.strength import weakness
 from aiworkspace_server.kit.errors import Unavailable
+from tests.support.accounts import registration
 from tests.support.outcomes import OK, PASSWORD_WRONG, Refusal, named, outcome, outcomes, refusal
-from tests.support.people import PASSWORD, NewPerson, Person, registration
+from tests.support.people import PASSWORD, NewPerson, Person
 
 
 @pytest.fixture

@@ -2,15 +2,16 @@
 
 from collections import Counter
 
-import bcrypt
 import pytest
 
-from aiworkspace.v1 import audit_pb2, org_pb2
 from aiworkspace.v1 import auth_pb2 as pb
+from aiworkspace.v1 import org_pb2
 from aiworkspace_server.app import running
 from aiworkspace_server.commands import CommandError
 from aiworkspace_server.registration import register
 from aiworkspace_server.settings import Settings
+from tests.support.accounts import registration
+from tests.support.audit_log import account_events
 from tests.support.mailbox import RESET, Mailbox
 from tests.support.outcomes import (
     ALREADY_EXISTS,
@@ -22,7 +23,7 @@ from tests.support.outcomes import (
     outcomes,
     refusal,
 )
-from tests.support.people import PASSWORD, NewPerson, Person, make_org, make_place, people, registration
+from tests.support.people import PASSWORD, NewPerson, Person, make_org, make_place, people
 from tests.support.postgres import sql
 from tests.support.runs import say
 from tests.support.settings import mail_settings, store_settings
@@ -133,26 +134,11 @@ async def test_an_account_that_is_not_verified_does_not_spend(stores: Stores, ma
 # What strangers leave
 
 
-@pytest.fixture
-def hashed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often a password was hashed."""
-    count: Counter[str] = Counter()
-    for name in ("hashpw", "checkpw"):
-        function = getattr(bcrypt, name)
-
-        def counting(*arguments: bytes, name: str = name, function: object = function) -> object:
-            count[name] += 1
-            return function(*arguments)  # type: ignore[operator]
-
-        monkeypatch.setattr(bcrypt, name, counting)
-    return count
-
-
 async def test_registering_an_address_that_is_taken_hashes_nothing_and_leaves_nothing_in_its_log(
     new_person: NewPerson, stranger: Person, hashed: Counter[str]
 ) -> None:
     victim = await new_person()
-    before = await events_of(victim)
+    before = await account_events(victim)
     hashed.clear()
     calls = (stranger.auth.Register(registration(email=victim.email)) for _ in range(30))
     assert await outcomes(calls) == {ALREADY_EXISTS: 30}
@@ -161,12 +147,8 @@ async def test_registering_an_address_that_is_taken_hashes_nothing_and_leaves_no
     assert await outcome(stranger.auth.Register(registration(email=".a@example.com"))) == INVALID
 
     async def has_more() -> bool:
-        return len(await events_of(victim)) > len(before)
+        return len(await account_events(victim)) > len(before)
 
     await until(has_more)
-    after = await events_of(victim)
+    after = await account_events(victim)
     assert [event.method for event in after[: len(after) - len(before)]] == ["AuthService/Login"]
-
-
-async def events_of(person: Person) -> list[audit_pb2.AuditEvent]:
-    return list((await person.audit.ListAccountEvents(audit_pb2.ListAccountEventsRequest())).events)

@@ -13,6 +13,7 @@ import jwt
 import pytest
 
 from aiworkspace.v1 import auth_pb2 as pb
+from tests.support.accounts import get_me, refresh
 from tests.support.outcomes import OK, UNAUTHENTICATED, outcome
 from tests.support.people import Person
 from tests.support.server_process import ServerProcess
@@ -69,7 +70,7 @@ class Client:
 
     async def _round(self) -> list[str]:
         calls = [self.person.auth.GetMe(pb.GetMeRequest()) for _ in range(4)]
-        return await asyncio.gather(*map(outcome, calls), outcome(refresh(self.person)))
+        return await asyncio.gather(*map(outcome, calls), outcome(renew(self.person)))
 
 
 @asynccontextmanager
@@ -133,18 +134,16 @@ async def rotate(server: Rotating, now: Names, added: Names, swapped: Names, new
 
 async def works(person: Person, token: str) -> str:
     person.bearer.token = token
-    return await outcome(person.auth.GetMe(pb.GetMeRequest()))
+    return await outcome(get_me(person))
+
+
+async def renew(person: Person) -> None:
+    person.tokens = await refresh(person)
+    person.bearer.token = person.tokens.access_token
 
 
 def kid(token: str) -> str:
     return str(jwt.get_unverified_header(token)["kid"])
-
-
-async def refresh(person: Person) -> pb.TokenPair:
-    request = pb.RefreshRequest(refresh_token=person.tokens.refresh_token)
-    person.tokens = (await person.auth.Refresh(request)).tokens
-    person.bearer.token = person.tokens.access_token
-    return person.tokens
 
 
 async def test_new_secrets_of_both_kinds_of_token_fail_no_call(server: Rotating) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace_server.auth import service, store
 from aiworkspace_server.kit import timestamps
-from tests.auth.conftest import SignIn
+from tests.support.accounts import NEW_PASSWORD, SignIn, get_me, login, password_change, refresh
 from tests.support.outcomes import (
     NOT_FOUND,
     OK,
@@ -29,20 +29,6 @@ from tests.support.pagination import few, read_all
 from tests.support.people import PASSWORD, NewPerson, Person
 from tests.support.postgres import as_owner, sql, until_blocked
 from tests.support.stores import Stores
-
-NEW_PASSWORD = "another passphrase for tests"
-
-
-async def refresh(person: Person, token: str = "") -> pb.TokenPair:
-    """The tokens for this refresh token, or for the one that the person has."""
-    request = pb.RefreshRequest(refresh_token=token or person.tokens.refresh_token)
-    tokens: pb.TokenPair = (await person.auth.Refresh(request)).tokens
-    return tokens
-
-
-async def get_me(person: Person) -> str:
-    """Whether the person's access token works."""
-    return await outcome(person.auth.GetMe(pb.GetMeRequest()))
 
 
 async def sessions(person: Person, **page: Any) -> list[pb.Session]:
@@ -63,7 +49,7 @@ async def test_refresh_gives_new_tokens_of_the_same_session(new_person: NewPerso
     assert second.access_token != first.access_token
     assert second.refresh_token != first.refresh_token
     person.bearer.token = second.access_token
-    assert await get_me(person) == OK
+    assert await outcome(get_me(person)) == OK
     (session,) = await sessions(person)
     assert session.expire_time == second.refresh_expire_time
 
@@ -95,10 +81,10 @@ async def test_a_used_token_that_comes_back_later_ends_the_session_for_good(
     other = await sign_in(person)
     child = await refresh(person)
     person.bearer.token = child.access_token
-    assert await get_me(person) == OK
+    assert await outcome(get_me(person)) == OK
     await end_repeat_window(stores, person)
     assert await outcome(refresh(person)) == UNAUTHENTICATED
-    assert await get_me(person) == UNAUTHENTICATED, "the access token ends with the session"
+    assert await outcome(get_me(person)) == UNAUTHENTICATED, "the access token ends with the session"
     assert await outcome(refresh(person, child.refresh_token)) == UNAUTHENTICATED
     assert [session.session_id for session in await sessions(other)] == [other.tokens.session_id]
 
@@ -117,7 +103,7 @@ async def test_a_session_that_has_expired_cannot_be_refreshed(new_person: NewPer
         stores, "UPDATE sessions SET expire_time = now() - interval '61 s' WHERE id = %s", person.tokens.session_id
     )
     assert await outcome(refresh(person)) == UNAUTHENTICATED
-    assert await get_me(person) == UNAUTHENTICATED
+    assert await outcome(get_me(person)) == UNAUTHENTICATED
 
 
 # Ending
@@ -126,20 +112,20 @@ async def test_a_session_that_has_expired_cannot_be_refreshed(new_person: NewPer
 async def test_logout_ends_the_session_and_no_other(new_person: NewPerson, sign_in: SignIn) -> None:
     person = await new_person()
     other = await sign_in(person)
-    assert await get_me(person) == OK
+    assert await outcome(get_me(person)) == OK
     await person.auth.Logout(pb.LogoutRequest())
-    assert await get_me(person) == UNAUTHENTICATED
+    assert await outcome(get_me(person)) == UNAUTHENTICATED
     assert await outcome(person.auth.Logout(pb.LogoutRequest())) == UNAUTHENTICATED
     assert await outcome(refresh(person)) == UNAUTHENTICATED
-    assert await get_me(other) == OK
+    assert await outcome(get_me(other)) == OK
 
 
 async def test_a_revoked_session_is_refused_at_the_next_call(new_person: NewPerson, sign_in: SignIn) -> None:
     person = await new_person()
     phone = await sign_in(person)
-    assert await get_me(phone) == OK
+    assert await outcome(get_me(phone)) == OK
     assert [await revoke(person, phone.tokens.session_id) for _ in range(2)] == [OK, OK]
-    assert await get_me(phone) == UNAUTHENTICATED
+    assert await outcome(get_me(phone)) == UNAUTHENTICATED
     assert await outcome(refresh(phone)) == UNAUTHENTICATED
     assert [session.session_id for session in await sessions(person)] == [person.tokens.session_id]
 
@@ -160,12 +146,12 @@ async def test_a_session_that_is_revoked_while_it_is_looked_up_is_not_remembered
         return principal
 
     monkeypatch.setattr(store, "find_principal", find_slowly)
-    looked_up = asyncio.create_task(get_me(phone))
+    looked_up = asyncio.create_task(outcome(get_me(phone)))
     await found.wait()
     await revoke(person, phone.tokens.session_id)
     revoked.set()
     await looked_up
-    assert await get_me(phone) == UNAUTHENTICATED
+    assert await outcome(get_me(phone)) == UNAUTHENTICATED
 
 
 async def test_sessions_of_others_are_as_unknown_as_those_of_nobody(new_person: NewPerson, owner: Person) -> None:
@@ -177,7 +163,7 @@ async def test_sessions_of_others_are_as_unknown_as_those_of_nobody(new_person: 
     assert foreign is not None
     assert foreign.code == "NOT_FOUND"
     assert await revoke(owner, other.tokens.session_id) == NOT_FOUND
-    assert await get_me(other) == OK
+    assert await outcome(get_me(other)) == OK
 
 
 async def revoke_all(person: Person, **fields: bool) -> int:
@@ -187,22 +173,22 @@ async def revoke_all(person: Person, **fields: bool) -> int:
 async def test_all_sessions_end_at_once(new_person: NewPerson, sign_in: SignIn, owner: Person) -> None:
     person = await new_person()
     everywhere = [person, *[await sign_in(person) for _ in range(2)]]
-    assert [await get_me(device) for device in everywhere] == [OK] * 3
+    assert [await outcome(get_me(device)) for device in everywhere] == [OK] * 3
     assert await revoke_all(person) == 3
-    assert [await get_me(device) for device in everywhere] == [UNAUTHENTICATED] * 3
+    assert [await outcome(get_me(device)) for device in everywhere] == [UNAUTHENTICATED] * 3
     assert [await outcome(refresh(device)) for device in everywhere] == [UNAUTHENTICATED] * 3
-    assert await get_me(owner) == OK
-    assert await get_me(await sign_in(person)) == OK
+    assert await outcome(get_me(owner)) == OK
+    assert await outcome(get_me(await sign_in(person))) == OK
 
 
 async def test_all_sessions_but_the_present_one_end_at_once(new_person: NewPerson, sign_in: SignIn) -> None:
     person = await new_person()
     others = [await sign_in(person) for _ in range(2)]
-    assert [await get_me(device) for device in others] == [OK] * 2
+    assert [await outcome(get_me(device)) for device in others] == [OK] * 2
     assert [await revoke_all(person, keep_current=True) for _ in range(2)] == [2, 0]
-    assert [await get_me(device) for device in others] == [UNAUTHENTICATED] * 2
+    assert [await outcome(get_me(device)) for device in others] == [UNAUTHENTICATED] * 2
     assert [await outcome(refresh(device)) for device in others] == [UNAUTHENTICATED] * 2
-    assert await get_me(person) == OK
+    assert await outcome(get_me(person)) == OK
     assert await outcome(refresh(person)) == OK
 
 
@@ -224,7 +210,7 @@ async def test_every_device_may_end_all_sessions_at_the_same_moment(new_person: 
     found = await outcomes(calls)
     assert found[OK] >= 1
     assert found.keys() <= {OK, UNAUTHENTICATED}
-    assert [await get_me(device) for device in everywhere] == [UNAUTHENTICATED] * 6
+    assert [await outcome(get_me(device)) for device in everywhere] == [UNAUTHENTICATED] * 6
 
 
 # Listing
@@ -232,7 +218,7 @@ async def test_every_device_may_end_all_sessions_at_the_same_moment(new_person: 
 
 async def test_the_list_says_which_device_each_session_is_on(new_person: NewPerson, sign_in: SignIn) -> None:
     person = await new_person()
-    phone = await sign_in(person, "Ann's phone")
+    phone = await sign_in(person, device_name="Ann's phone")
     latest, first = await sessions(phone)
     assert (latest.session_id, first.session_id) == (phone.tokens.session_id, person.tokens.session_id)
     assert (latest.device_name, first.device_name) == ("Ann's phone", "")
@@ -250,7 +236,7 @@ async def test_the_time_and_address_of_the_last_use_are_kept_to_within_a_minute(
     past = "UPDATE sessions SET last_use_time = now() - interval '61 s', address = '192.0.2.1' WHERE id = %s"
     await sql(stores, past, person.tokens.session_id)
     before = time.time()
-    await get_me(person)
+    await outcome(get_me(person))
     (session,) = await sessions(person)
     assert session.address == "127.0.0.1"
     assert session.last_use_time.seconds > before - 2
@@ -270,8 +256,8 @@ async def test_a_refresh_is_a_use(new_person: NewPerson, stores: Stores) -> None
 @pytest.fixture(scope="module")
 async def traveller(new_person: NewPerson, sign_in: SignIn) -> Person:
     """Signed in on five devices."""
-    person: Person = await new_person()
-    await asyncio.gather(*(sign_in(person, f"device {number}") for number in range(4)))
+    person = await new_person()
+    await asyncio.gather(*(sign_in(person, device_name=f"device {number}") for number in range(4)))
     return person
 
 
@@ -291,43 +277,39 @@ async def test_a_page_of_sessions_is_for_the_person_who_asked(traveller: Person,
 # Changing the password
 
 
-def change(current: str = PASSWORD, new: str = NEW_PASSWORD, request_id: str = "") -> pb.ChangePasswordRequest:
-    return pb.ChangePasswordRequest(current_password=current, new_password=new, request_id=request_id)
-
-
-async def log_in(person: Person, password: str) -> str:
-    return await outcome(person.auth.Login(pb.LoginRequest(email=person.email, password=password)))
-
-
 async def test_a_new_password_ends_all_other_sessions_at_once(new_person: NewPerson, sign_in: SignIn) -> None:
     person = await new_person()
     others = [await sign_in(person) for _ in range(2)]
-    assert [await get_me(other) for other in others] == [OK, OK]
-    await person.auth.ChangePassword(change())
-    assert [await get_me(other) for other in others] == [UNAUTHENTICATED, UNAUTHENTICATED]
+    assert [await outcome(get_me(other)) for other in others] == [OK, OK]
+    await person.auth.ChangePassword(password_change())
+    assert [await outcome(get_me(other)) for other in others] == [UNAUTHENTICATED, UNAUTHENTICATED]
     assert [await outcome(refresh(other)) for other in others] == [UNAUTHENTICATED, UNAUTHENTICATED]
-    assert await get_me(person) == OK
+    assert await outcome(get_me(person)) == OK
     assert await outcome(refresh(person)) == OK
-    assert [await log_in(person, password) for password in (PASSWORD, NEW_PASSWORD)] == [PASSWORD_WRONG, OK]
+    assert [
+        await outcome(person.auth.Login(login(person.email, password))) for password in (PASSWORD, NEW_PASSWORD)
+    ] == [PASSWORD_WRONG, OK]
 
 
 async def test_a_wrong_current_password_changes_nothing(new_person: NewPerson, sign_in: SignIn) -> None:
     person = await new_person()
     other = await sign_in(person)
     request_id = str(uuid.uuid4())
-    assert await outcome(person.auth.ChangePassword(change("wrong", request_id=request_id))) == PASSWORD_WRONG
-    assert await get_me(other) == OK
-    assert await log_in(person, PASSWORD) == OK
-    assert await outcome(person.auth.ChangePassword(change(request_id=request_id))) == OK, "the id was not used up"
+    assert await outcome(person.auth.ChangePassword(password_change("wrong", request_id=request_id))) == PASSWORD_WRONG
+    assert await outcome(get_me(other)) == OK
+    assert await outcome(person.auth.Login(login(person.email, PASSWORD))) == OK
+    assert await outcome(person.auth.ChangePassword(password_change(request_id=request_id))) == OK, (
+        "the id was not used up"
+    )
 
 
 async def test_a_repeated_change_of_the_password_does_nothing_again(new_person: NewPerson, sign_in: SignIn) -> None:
     person = await new_person()
-    request = change(request_id=str(uuid.uuid4()))
+    request = password_change(request_id=str(uuid.uuid4()))
     await person.auth.ChangePassword(request)
     other = await sign_in(person, password=NEW_PASSWORD)
     await person.auth.ChangePassword(request)
-    assert await get_me(other) == OK, "the second call ended a session"
+    assert await outcome(get_me(other)) == OK, "the second call ended a session"
     request.new_password = "yet another passphrase"
     assert await outcome(person.auth.ChangePassword(request)) == REQUEST_ID_REUSED
 
@@ -335,7 +317,7 @@ async def test_a_repeated_change_of_the_password_does_nothing_again(new_person: 
 async def test_of_concurrent_changes_of_the_password_one_succeeds(new_person: NewPerson) -> None:
     person = await new_person()
     calls = [
-        person.auth.ChangePassword(change(new=f"passphrase number {number}", request_id=str(uuid.uuid4())))
+        person.auth.ChangePassword(password_change(new=f"passphrase number {number}", request_id=str(uuid.uuid4())))
         for number in range(6)
     ]
     assert await outcomes(calls) == {OK: 1, PASSWORD_WRONG: 5}
@@ -348,7 +330,7 @@ async def test_changes_of_the_password_that_meet_do_not_wait_for_each_other_for_
     person = await new_person()
     async with as_owner(stores) as busy, busy.transaction():
         await busy.execute("SELECT FROM users WHERE id = %s FOR NO KEY UPDATE", [person.user_id])
-        requests = [change(new=f"passphrase number {n}", request_id=str(uuid.uuid4())) for n in range(2)]
+        requests = [password_change(new=f"passphrase number {n}", request_id=str(uuid.uuid4())) for n in range(2)]
         calls = [asyncio.create_task(outcome(person.auth.ChangePassword(request))) for request in requests]
         await until_blocked(stores, *calls)
     assert sorted([await call for call in calls]) == [OK, PASSWORD_WRONG]
@@ -356,13 +338,13 @@ async def test_changes_of_the_password_that_meet_do_not_wait_for_each_other_for_
 
 async def test_concurrent_repetitions_of_one_change_all_succeed(new_person: NewPerson) -> None:
     person = await new_person()
-    request = change(request_id=str(uuid.uuid4()))
+    request = password_change(request_id=str(uuid.uuid4()))
     assert await outcomes(person.auth.ChangePassword(request) for _ in range(6)) == {OK: 6}
 
 
 @pytest.mark.parametrize("new", ["", "x" * 11, "x" * 1025])
 async def test_a_new_password_has_the_bounds_of_the_first(new: str, owner: Person) -> None:
-    assert await named(owner.auth.ChangePassword(change(new=new))) == ("new_password",)
+    assert await named(owner.auth.ChangePassword(password_change(new=new))) == ("new_password",)
 
 
 # Clocks that differ
@@ -386,7 +368,7 @@ async def test_a_session_lasts_a_minute_longer_than_its_time(new_person: NewPers
         person = await new_person()
         past = f"UPDATE sessions SET expire_time = now() - interval '{seconds} s' WHERE id = %s"
         await sql(stores, past, person.tokens.session_id)
-        assert await get_me(person) == expected
+        assert await outcome(get_me(person)) == expected
         assert await outcome(refresh(person)) == expected
 
 

@@ -9,9 +9,10 @@ import pytest
 from aiworkspace.v1 import account_pb2, chat_pb2, org_pb2
 from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace_server.app import App
+from tests.support.accounts import login, registration
 from tests.support.mailbox import RESET, VERIFY, Mailbox
 from tests.support.outcomes import ALREADY_EXISTS, OK, PASSWORD_WRONG, outcome
-from tests.support.people import PASSWORD, NewPerson, Person, make_conversation, make_org, make_workspace, registration
+from tests.support.people import NewPerson, Person, make_conversation, make_org, make_workspace
 from tests.support.postgres import sql
 from tests.support.runs import say
 from tests.support.stores import Stores
@@ -20,10 +21,6 @@ COMPOSED = unicodedata.normalize("NFC", "Zwölf Boxkämpfer jagen Viktor")
 DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)
 SPACED = COMPOSED.replace(" ", "\u00a0")
 OTHER = "another passphrase für tests"
-
-
-def login(email: str, password: str = PASSWORD) -> pb.LoginRequest:
-    return pb.LoginRequest(email=email, password=password)
 
 
 def spellings(name: str) -> list[str]:

@@ -24,7 +24,7 @@ from aiworkspace_server.kit.errors import RateLimited, Unavailable
 from aiworkspace_server.kit.limits import Counters
 from aiworkspace_server.kit.timestamps import now
 from aiworkspace_server.settings import Settings
-from tests.auth.conftest import SignIn
+from tests.support.accounts import NEW_PASSWORD, SignIn, login, password_change, registration
 from tests.support.mailbox import RESET, Mailbox
 from tests.support.outcomes import (
     ALREADY_EXISTS,
@@ -38,22 +38,17 @@ from tests.support.outcomes import (
     outcomes,
     refusal,
 )
-from tests.support.people import PASSWORD, NewPerson, Person, people, registration
+from tests.support.people import PASSWORD, NewPerson, Person, people
 from tests.support.settings import store_settings
 from tests.support.stores import Stores, other_databases
 from tests.support.waiting import until_true
 
 WRONG = "a wrong password"
-NEW_PASSWORD = "another passphrase for tests"
-
-
-def login(email: str, password: str = PASSWORD, device_token: str = "") -> pb.LoginRequest:
-    return pb.LoginRequest(email=email, password=password, device_token=device_token)
 
 
 async def guess(person: Person, times: int, email: str = "", device_token: str = "") -> list[str]:
     """What comes of so many wrong passwords, one after the other."""
-    request = login(email or person.email, WRONG, device_token)
+    request = login(email or person.email, WRONG, device_token=device_token)
     return [await outcome(person.auth.Login(request)) for _ in range(times)]
 
 
@@ -70,20 +65,6 @@ async def strict(stores: Stores) -> AsyncIterator[App]:
     own = store_settings(await other_databases(stores, f"throttle_{uuid.uuid4().hex[:8]}"))
     async with running(Settings.model_validate(own | {"rate_limit_factor": 1e6}), migrating=True) as app:
         yield app
-
-
-@pytest.fixture
-def hashed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often a password reached bcrypt."""
-    count: Counter[str] = Counter()
-    check = bcrypt.checkpw
-
-    def counting(password: bytes, password_hash: bytes) -> bool:
-        count["checkpw"] += 1
-        return check(password, password_hash)
-
-    monkeypatch.setattr(bcrypt, "checkpw", counting)
-    return count
 
 
 async def test_ten_thousand_bad_logins_leave_the_known_device_working_and_hardly_reach_the_hash(
@@ -253,31 +234,27 @@ async def test_servers_that_share_redis_count_together(stores: Stores) -> None:
 # Other ways to try a password
 
 
-def change(current: str, new: str = NEW_PASSWORD, **fields: str) -> pb.ChangePasswordRequest:
-    return pb.ChangePasswordRequest(current_password=current, new_password=new, **fields)
-
-
 async def test_guesses_of_the_current_password_are_throttled_for_their_session(
     new_person: NewPerson, sign_in: SignIn
 ) -> None:
     person = await new_person()
     other = await sign_in(person)
-    tried = [await outcome(person.auth.ChangePassword(change(WRONG))) for _ in range(11)]
+    tried = [await outcome(person.auth.ChangePassword(password_change(WRONG))) for _ in range(11)]
     assert tried == [*[PASSWORD_WRONG] * 10, THROTTLED]
-    assert await outcome(person.auth.ChangePassword(change(PASSWORD))) == THROTTLED
+    assert await outcome(person.auth.ChangePassword(password_change(PASSWORD))) == THROTTLED
     assert await outcome(person.auth.Login(login(person.email))) == OK
-    assert await outcome(other.auth.ChangePassword(change(PASSWORD))) == OK
+    assert await outcome(other.auth.ChangePassword(password_change(PASSWORD))) == OK
 
 
 async def test_a_new_password_that_is_refused_is_no_guess(new_person: NewPerson) -> None:
     person = await new_person()
     for _ in range(12):
-        assert await named(person.auth.ChangePassword(change(PASSWORD, "password1234"))) == ("new_password",)
+        assert await named(person.auth.ChangePassword(password_change(PASSWORD, "password1234"))) == ("new_password",)
 
 
 async def test_a_repeated_change_is_no_guess(new_person: NewPerson) -> None:
     person = await new_person()
-    request = change(PASSWORD, request_id=str(uuid.uuid4()))
+    request = password_change(PASSWORD, request_id=str(uuid.uuid4()))
     assert [await outcome(person.auth.ChangePassword(request)) for _ in range(12)] == [OK] * 12
 
 
@@ -333,10 +310,10 @@ async def test_registration_and_login_make_the_device_known(new_person: NewPerso
 async def test_a_device_token_outlives_sessions_and_passwords(new_person: NewPerson, stranger: Person) -> None:
     person = await new_person()
     token = await device_token(person)
-    await person.auth.ChangePassword(change(PASSWORD))
+    await person.auth.ChangePassword(password_change(PASSWORD))
     await person.auth.Logout(pb.LogoutRequest())
     await guess(person, 10)
-    assert await outcome(stranger.auth.Login(login(person.email, NEW_PASSWORD, token))) == OK
+    assert await outcome(stranger.auth.Login(login(person.email, NEW_PASSWORD, device_token=token))) == OK
 
 
 async def test_a_device_token_is_good_for_400_days(new_person: NewPerson, later: Callable[..., None]) -> None:
@@ -436,4 +413,4 @@ async def test_a_reset_by_mail_lets_devices_in_again(new_person: NewPerson, mail
     await person.accounts.RequestPasswordReset(account_pb2.RequestPasswordResetRequest(email=person.email))
     token = await mailbox.token(person.email, RESET)
     await person.accounts.ResetPassword(account_pb2.ResetPasswordRequest(token=token, new_password=NEW_PASSWORD))
-    assert await outcome(person.auth.Login(login(person.email, NEW_PASSWORD, device))) == OK
+    assert await outcome(person.auth.Login(login(person.email, NEW_PASSWORD, device_token=device))) == OK

@@ -13,8 +13,9 @@ from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.llm.prices import Price
 from aiworkspace_server.usage.ledger import count_alone
 from tests.support.budgets import MEMBER, make_budget, reserve, settle, spend, spender, tokens, usd
-from tests.support.custom_roles import BILLING, assign, make_role, suspend
+from tests.support.custom_roles import BILLING, assign, make_role
 from tests.support.mailbox import Mailbox
+from tests.support.orgs import suspend
 from tests.support.people import NewPerson, Person, Place, join, make_conversation, make_place
 from tests.support.postgres import sql, until_no_jobs
 from tests.support.runs import say

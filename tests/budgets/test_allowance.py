@@ -305,7 +305,7 @@ async def test_an_address_is_forgotten_after_two_months(app: App, limited: Store
 
 async def test_a_foreign_allowance_is_not_known(app: App, place: Place) -> None:
     async with people(app.address) as new_person:
-        stranger: Person = await new_person()
+        stranger = await new_person()
         own = await make_org(stranger)
         request = pb.GetBudgetRequest(org_id=own, budget_id=place.org_id)
         assert await outcome(stranger.budgets.GetBudget(request)) == NOT_FOUND

@@ -17,10 +17,10 @@ from aiworkspace_server.llm.prices import price
 from aiworkspace_server.policies.plan import Plan, Plans
 from tests.standin import BYTES, Cut, Script, Standin
 from tests.support.budgets import EXHAUSTED, counted, make_budget
-from tests.support.ledger import check_books, read_windows
+from tests.support.ledger import check_books, ledger_of, read_windows
 from tests.support.outcomes import OK, outcome
 from tests.support.people import Person, Place, make_conversation, make_place
-from tests.support.runs import kinds_of, say
+from tests.support.runs import kinds_of, play, say
 from tests.support.stores import Stores
 
 MODELS = ["openai/gpt-4o-mini", "anthropic/claude-haiku-4-5", "deepseek/deepseek-chat"]
@@ -43,23 +43,13 @@ TEXTS = st.one_of(
 )
 
 
-def play(standin: Standin, model: str, *scripts: Script) -> str:
-    standin.script(model.partition("/")[2], *scripts)
-    return model
-
-
 def brief(tokens: int = 50) -> dict[str, Any]:
     return {"parameters": chat_pb2.ModelParameters(max_output_tokens=tokens)}
 
 
-async def entries_of(place: Place, *kinds: usage_pb2.UsageEntryKind.ValueType) -> list[usage_pb2.UsageEntry]:
-    request = usage_pb2.ListUsageEntriesRequest(org_id=place.org_id, kinds=kinds)
-    return list((await place.owner.usage.ListUsageEntries(request)).entries)
-
-
 async def check_within_reservations(place: Place) -> None:
-    reserved = await entries_of(place, usage_pb2.USAGE_ENTRY_KIND_RESERVE)
-    settled = await entries_of(place, usage_pb2.USAGE_ENTRY_KIND_SETTLE)
+    reserved = await ledger_of(place, kinds=[usage_pb2.USAGE_ENTRY_KIND_RESERVE])
+    settled = await ledger_of(place, kinds=[usage_pb2.USAGE_ENTRY_KIND_SETTLE])
     amounts = {(entry.run_id, entry.attempt): entry.reserved.nanos for entry in reserved}
     assert settled
     for entry in settled:
@@ -144,7 +134,7 @@ async def test_output_above_what_was_asked_is_charged_as_billed_marked_and_logge
     run = events[-1].run_completed.run
     assert (run.usage.output_tokens, run.usage_estimated) == (5_000, False)
     assert run.cost.nanos == price(model, usage).nanos
-    (entry,) = await entries_of(place)
+    (entry,) = await ledger_of(place, kinds=[])
     assert (entry.above_limit, entry.estimated, entry.cost, entry.tokens) == (True, False, run.cost, run.usage)
     (logged,) = (line for line in logs if line["event"] == "usage_above_limit")
     assert (logged["log_level"], logged["run_id"], logged["output_tokens"]) == ("error", run.run_id, 5_000)
@@ -172,7 +162,7 @@ async def test_a_minimum_of_the_provider_does_not_count_against_it(
     monkeypatch.setattr(Pass, "failed", lambda admitted, kind: failed.append(kind))
     model = play(standin, OPENAI, Script(usage=TokenUsage(10, 0, 0, 16, 0)))
     await say(place.owner, place.conversation_id, "hello", model=model, **brief(1))
-    assert [entry.above_limit for entry in await entries_of(place)] == [True]
+    assert [entry.above_limit for entry in await ledger_of(place, kinds=[])] == [True]
     assert not failed
 
 
@@ -180,5 +170,5 @@ async def test_an_absurd_count_is_neither_believed_nor_charged(place: Place, sta
     model = play(standin, OPENAI, Script(usage=TokenUsage(10, 0, 0, 90_000_000, 0)))
     run = (await say(place.owner, place.conversation_id, "hello", model=model, **brief(100)))[-1].run_completed.run
     assert (run.usage_estimated, run.usage.output_tokens <= 100) == (True, True)
-    (entry,) = await entries_of(place)
+    (entry,) = await ledger_of(place, kinds=[])
     assert (entry.estimated, entry.above_limit) == (True, False)

@@ -1,6 +1,5 @@
 """Budgets and usage follow an API key through its rotations."""
 
-from typing import Any
 from uuid import UUID
 
 import pytest
@@ -23,54 +22,37 @@ from tests.support.budgets import (
     spend,
     spender,
 )
-from tests.support.ledger import check_books, read_windows
+from tests.support.ledger import check_books, get_usage, read_windows
 from tests.support.outcomes import outcome
 from tests.support.people import Person, Place, make_conversation
 from tests.support.postgres import sql
 from tests.support.runs import say
+from tests.support.service_accounts import make_account, make_key, rotate_key
 from tests.support.stores import Stores
 
 
-async def make_key(place: Place) -> keys_pb.CreateApiKeyResponse:
-    accounts = place.owner.service_accounts
-    wanted = keys_pb.CreateServiceAccountRequest(org_id=place.org_id, name="Robot", role=org_pb2.ROLE_MEMBER)
-    account = (await accounts.CreateServiceAccount(wanted)).service_account
-    permissions = ["workspace.read", "chat.read", "chat.send"]
-    made: keys_pb.CreateApiKeyResponse = await accounts.CreateApiKey(
-        keys_pb.CreateApiKeyRequest(org_id=place.org_id, user_id=account.user_id, name="Key", permissions=permissions)
-    )
-    return made
-
-
-async def rotate(place: Place, api_key_id: str) -> keys_pb.RotateApiKeyResponse:
-    request = keys_pb.RotateApiKeyRequest(org_id=place.org_id, api_key_id=api_key_id, overlap_seconds=3600)
-    made: keys_pb.RotateApiKeyResponse = await place.owner.service_accounts.RotateApiKey(request)
-    return made
+async def make_robot_key(place: Place) -> keys_pb.CreateApiKeyResponse:
+    user_id = await make_account(place.owner, place.org_id, role=org_pb2.ROLE_MEMBER)
+    return await make_key(place.owner, place.org_id, user_id, ["workspace.read", "chat.read", "chat.send"])
 
 
 async def make_line(place: Place, length: int = 3) -> list[str]:
     """Ids of a key and those that it was rotated to."""
-    ids = [(await make_key(place)).api_key.api_key_id]
-    while len(ids) < length:
-        ids.append((await rotate(place, ids[-1])).api_key.api_key_id)
-    return ids
-
-
-async def usage_of(place: Place, **fields: Any) -> usage_pb2.GetUsageResponse:
-    request = usage_pb2.GetUsageRequest(org_id=place.org_id, **fields)
-    found: usage_pb2.GetUsageResponse = await place.owner.usage.GetUsage(request)
-    return found
+    keys = [(await make_robot_key(place)).api_key]
+    while len(keys) < length:
+        keys.append((await rotate_key(place.owner, keys[-1], overlap_seconds=3600)).api_key)
+    return [key.api_key_id for key in keys]
 
 
 async def test_a_rotated_key_stays_in_its_budget_over_real_calls(app: App, place: Place, stores: Stores) -> None:
     """The budget has nothing left: so it is for the key and, after its rotation, for its successor."""
-    made = await make_key(place)
+    made = await make_robot_key(place)
     robot = Person(app.address)
     robot.bearer.token = made.secret
     conversation_id = await make_conversation(robot, place.workspace_id, "echo/echo")
     await make_budget(place.owner, place.org_id, 0, scope=API_KEY, api_key_id=made.api_key.api_key_id)
     assert await outcome(say(robot, conversation_id, "hello")) == EXHAUSTED
-    rotated = await rotate(place, made.api_key.api_key_id)
+    rotated = await rotate_key(place.owner, made.api_key, overlap_seconds=3600)
     assert rotated.api_key.root_api_key_id == made.api_key.root_api_key_id == made.api_key.api_key_id
     robot.bearer.token = rotated.secret
     assert await outcome(say(robot, conversation_id, "hello")) == EXHAUSTED
@@ -124,13 +106,15 @@ async def test_usage_of_any_key_of_a_line_is_that_of_all(app: App, place: Place)
     for nanos, each in ((100, first), (20, second), (3, third), (7, stranger)):
         await spend(app, spender(place, UUID(each)), nanos)
     for each in (first, second, third):
-        found = await usage_of(place, api_key_id=each, group_by=[usage_pb2.USAGE_DIMENSION_API_KEY])
+        found = await get_usage(
+            place.owner, place.org_id, api_key_id=each, group_by=[usage_pb2.USAGE_DIMENSION_API_KEY]
+        )
         assert found.total.cost.nanos == 123
         assert {row.api_key_id: row.total.cost.nanos for row in found.rows} == {first: 100, second: 20, third: 3}
         request = usage_pb2.ListUsageEntriesRequest(org_id=place.org_id, api_key_id=each)
         entries = (await place.owner.usage.ListUsageEntries(request)).entries
         assert {entry.api_key_id for entry in entries} == {first, second, third}
-    assert (await usage_of(place, api_key_id=stranger)).total.cost.nanos == 7
+    assert (await get_usage(place.owner, place.org_id, api_key_id=stranger)).total.cost.nanos == 7
 
 
 async def test_a_line_that_is_deleted_amid_a_run_is_released_from_its_budget(

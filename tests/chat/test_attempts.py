@@ -16,6 +16,7 @@ from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.llm.breaker import FAILURES_IN_A_ROW
 from aiworkspace_server.llm.prices import price
 from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
+from tests.support.ledger import ledger_of
 from tests.support.outcomes import refusal
 from tests.support.people import NewPerson, Place, make_conversation, make_place
 from tests.support.runs import (
@@ -26,7 +27,6 @@ from tests.support.runs import (
     endings_of,
     events_of,
     kinds_of,
-    ledger_of,
     messages_of,
     play,
     reason_of,

@@ -12,7 +12,7 @@ from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace.v1 import common_pb2, usage_pb2
 from tests.standin import Script, Standin
 from tests.support.people import Person, make_place
-from tests.support.runs import events_of, kinds_of, say, text_of
+from tests.support.runs import events_of, first_deltas, follow, kinds_of, say, text_of
 from tests.support.server_process import ServerProcess
 from tests.support.settings import provider_settings
 
@@ -22,27 +22,16 @@ WORDS = tuple(f"word{n} " for n in range(1500))
 
 @pytest.fixture(scope="module")
 async def _process(tmp_path_factory: pytest.TempPathFactory, standin: Standin) -> AsyncIterator[ServerProcess]:
+    standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.02))
     environment = provider_settings(standin) | {"password_hash_cost": 10, "shutdown_seconds": 0.5}
     async with ServerProcess(tmp_path_factory.mktemp("crash") / "data", environment) as server:
         yield server
 
 
 @pytest.fixture
-async def server(_process: ServerProcess, standin: Standin) -> ServerProcess:
+async def server(_process: ServerProcess) -> ServerProcess:
     """A server that runs. Tests may end it as they like."""
-    standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.02))
-    if not _process.running:
-        await _process.start()
-    return _process
-
-
-async def until_text(stream: object, count: int) -> list[pb.ChatEvent]:
-    events: list[pb.ChatEvent] = []
-    async for response in stream:  # type: ignore[attr-defined]
-        events.append(response.event)
-        if sum(event.HasField("content_delta") for event in events) == count:
-            break
-    return events
+    return await _process.ensure_running()
 
 
 async def test_kill_9_in_the_middle_of_an_answer(server: ServerProcess) -> None:
@@ -52,7 +41,7 @@ async def test_kill_9_in_the_middle_of_an_answer(server: ServerProcess) -> None:
     stream = person.chat.SendMessage(
         pb.SendMessageRequest(conversation_id=place.conversation_id, content="hello", model=MODEL)
     )
-    seen = await until_text(stream, 60)  # more than a second: batches were stored
+    seen = await first_deltas(stream, 60)  # more than a second: batches were stored
     run_id = seen[0].run_id
     await server.end(signal.SIGKILL)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -74,7 +63,7 @@ async def test_kill_9_in_the_middle_of_an_answer(server: ServerProcess) -> None:
     assert answer.contents[0].text
     assert "".join(WORDS).startswith(answer.contents[0].text)
 
-    stored = await events_of(again.chat.StreamRun(pb.StreamRunRequest(run_id=run_id)))
+    stored = await events_of(follow(again, run_id))
     assert [event.sequence for event in stored] == list(range(1, len(stored) + 1))
     assert (kinds_of(stored)[0], kinds_of(stored)[-1]) == ("run_started", "run_failed")
     assert text_of(stored) == answer.contents[0].text
@@ -100,7 +89,7 @@ async def test_kill_9_right_after_the_first_event_loses_no_message(server: Serve
     person = await _back(person, server)
     run = (await person.chat.GetRun(pb.GetRunRequest(run_id=run_id))).run
     assert run.state == pb.RUN_STATE_INTERRUPTED
-    stored = await events_of(person.chat.StreamRun(pb.StreamRunRequest(run_id=run_id)))
+    stored = await events_of(follow(person, run_id))
     assert (kinds_of(stored)[0], stored[0].sequence) == ("run_started", 1)
     request = pb.ListMessagesRequest(conversation_id=place.conversation_id)
     assert (await person.chat.ListMessages(request)).messages[0].contents[0].text == "hello"
@@ -113,7 +102,7 @@ async def test_a_stop_interrupts_runs_and_says_so(server: ServerProcess, number:
     stream = person.chat.SendMessage(
         pb.SendMessageRequest(conversation_id=place.conversation_id, content="hello", model=MODEL)
     )
-    seen = await until_text(stream, 3)
+    seen = await first_deltas(stream, 3)
     begin = time.monotonic()
     ending = asyncio.create_task(server.end(number))
     rest = await events_of(stream)
@@ -124,7 +113,7 @@ async def test_a_stop_interrupts_runs_and_says_so(server: ServerProcess, number:
     assert failed.message.contents[0].text == text_of(seen + rest)
     await server.start()
     person = await _back(person, server)
-    stored = await events_of(person.chat.StreamRun(pb.StreamRunRequest(run_id=seen[0].run_id)))
+    stored = await events_of(follow(person, seen[0].run_id))
     assert stored == seen + rest
 
 

@@ -16,6 +16,7 @@ from aiworkspace_server.chat.models import EventBatch, Run
 from aiworkspace_server.chat.store import ChatStore
 from aiworkspace_server.kit.ids import new_id
 from tests.standin import Cut, Script, Standin
+from tests.support.ledger import ledger_of
 from tests.support.outcomes import refusal
 from tests.support.people import Place
 from tests.support.postgres import sql
@@ -26,8 +27,9 @@ from tests.support.runs import (
     attempts_of,
     endings_of,
     events_of,
+    first_deltas,
+    follow,
     kinds_of,
-    ledger_of,
     messages_of,
     play,
     say,
@@ -48,7 +50,7 @@ async def recover(app: App, place: Place, run_id: str, stopped: str = "") -> Exe
 
 
 async def replayed(place: Place, run_id: str) -> list[pb.ChatEvent]:
-    return await events_of(place.owner.chat.StreamRun(pb.StreamRunRequest(run_id=run_id)))
+    return await events_of(follow(place.owner, run_id))
 
 
 async def is_open(place: Place) -> bool:
@@ -129,10 +131,7 @@ def _unless_by_person(crash: Any) -> Any:
 async def begun(place: Place, app: App, model: str) -> tuple[Any, list[pb.ChatEvent]]:
     """A stream of a run of which a part is stored, and its events so far."""
     stream = send(place, model=model)
-    events: list[pb.ChatEvent] = []
-    while kinds_of(events).count("content_delta") < 60:
-        events.append((await stream.read()).event)
-    return stream, events
+    return stream, await first_deltas(stream, 60)
 
 
 async def kill(app: App, run_id: str) -> None:
@@ -313,7 +312,7 @@ async def test_a_run_that_goes_on_has_an_account_of_all_attempts(
 
 async def _until_attempt(place: Place, run_id: str, number: int) -> None:
     """Until the attempt has said something."""
-    stream = place.owner.chat.StreamRun(pb.StreamRunRequest(run_id=run_id))
+    stream = follow(place.owner, run_id)
     started = 0
     async for response in stream:
         started = response.event.attempt_started.attempt or started

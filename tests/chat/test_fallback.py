@@ -15,6 +15,7 @@ from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.llm.openai_wire import OpenAIProvider
 from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
 from tests.support.budgets import counted, make_budget
+from tests.support.ledger import ledger_of
 from tests.support.outcomes import refusal
 from tests.support.people import Place, make_conversation, make_place
 from tests.support.runs import (
@@ -25,8 +26,8 @@ from tests.support.runs import (
     attempts_of,
     endings_of,
     events_of,
+    follow,
     kinds_of,
-    ledger_of,
     messages_of,
     play,
     reason_of,
@@ -149,7 +150,7 @@ async def test_a_broken_answer_is_gone_on_with_by_the_next_model(
     assert (second.model, second.estimated, second.tokens.output_tokens) == (ANTHROPIC, False, 15)
     assert [attempt.continues for attempt in await attempts_of(place, ended.run.run_id)] == [False, True]
     assert (await messages_of(place))[1] == ended.message
-    stored = await events_of(place.owner.chat.StreamRun(pb.StreamRunRequest(run_id=ended.run.run_id)))
+    stored = await events_of(follow(place.owner, ended.run.run_id))
     assert stored == events
 
 

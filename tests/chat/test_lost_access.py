@@ -16,20 +16,14 @@ from aiworkspace_server.app import App
 from aiworkspace_server.kit import interceptors
 from aiworkspace_server.kit.errors import Unavailable
 from aiworkspace_server.kit.watch import Watches
-from tests.standin import Script, Standin
+from tests.standin import Standin
 from tests.support.outcomes import Refusal, refusal
-from tests.support.people import PASSWORD, NewPerson, Person, join, make_conversation, make_place
-from tests.support.service_accounts import backends, make_account, make_key
+from tests.support.people import PASSWORD, NewPerson, Person, connections, join, make_conversation, make_place
+from tests.support.runs import talk
+from tests.support.service_accounts import make_account, make_key
 from tests.support.waiting import until_true
 
 MODEL = "openai/gpt-4o-mini"
-
-
-def talk(standin: Standin) -> asyncio.Event:
-    """An answer lasts for a minute, or until the event is set."""
-    enough = asyncio.Event()
-    standin.script("gpt-4o-mini", Script(tokens=("word ",) * 600, seconds_per_token=0.1, enough=enough))
-    return enough
 
 
 @dataclass(frozen=True)
@@ -164,7 +158,7 @@ async def test_the_stream_of_a_backend_ends_with_its_key(new_person: NewPerson, 
     owner = await new_person()
     place = await make_place(owner)
     made = await make_key(owner, place.org_id, await make_account(owner, place.org_id))
-    async with backends(app.address) as new_backend:
+    async with connections(app.address) as new_backend:
         backend = new_backend(made.secret)
         conversation_id = await make_conversation(backend, place.workspace_id)
         enough = talk(standin)

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import select, update
 
 from aiworkspace.v1 import chat_pb2 as pb
-from aiworkspace.v1 import model_pb2, org_pb2, usage_pb2
+from aiworkspace.v1 import model_pb2, org_pb2
 from aiworkspace_server.app import App, running
 from aiworkspace_server.chat import claims
 from aiworkspace_server.chat.leases import DatabaseInUseError, Lease
@@ -23,9 +23,10 @@ from aiworkspace_server.chat.tables import RunClaim
 from aiworkspace_server.kit.embedded import embedded_redis
 from aiworkspace_server.settings import Settings
 from tests.standin import Script, Standin
+from tests.support.ledger import usage_entries
 from tests.support.outcomes import refusal
-from tests.support.people import Person, Place, join, make_conversation, make_place
-from tests.support.runs import events_of, kinds_of, say, text_of
+from tests.support.people import Person, Place, join, make_conversation, make_place, reconnected
+from tests.support.runs import events_of, first_deltas, follow, kinds_of, say, send, send_in, text_of
 from tests.support.server_process import ServerProcess
 from tests.support.settings import provider_settings, store_settings
 from tests.support.stores import Stores, other_databases
@@ -64,30 +65,6 @@ async def home(pair: Pair) -> Place:
     return await make_place(await Person(pair.one.address).register())
 
 
-def at(address: str, person: Person) -> Person:
-    """The same person, connected with another server."""
-    there = Person(address)
-    there.email, there.user_id, there.bearer.token = person.email, person.user_id, person.bearer.token
-    return there
-
-
-def send(person: Person, conversation_id: str, **fields: Any) -> Any:
-    request = pb.SendMessageRequest(conversation_id=conversation_id, content="hello", model=MODEL, **fields)
-    return person.chat.SendMessage(request)
-
-
-def follow(person: Person, run_id: str, after: int = 0) -> Any:
-    return person.chat.StreamRun(pb.StreamRunRequest(run_id=run_id, after_sequence=after))
-
-
-async def begun(stream: Any, count: int = 3) -> list[pb.ChatEvent]:
-    """The first events, to that many pieces of text."""
-    events: list[pb.ChatEvent] = []
-    while sum(event.HasField("content_delta") for event in events) < count:
-        events.append((await stream.read()).event)
-    return events
-
-
 async def rest_of(stream: Any) -> tuple[list[pb.ChatEvent], str]:
     """What comes of the stream, and the status code that it ends with."""
     heard: list[pb.ChatEvent] = []
@@ -105,18 +82,14 @@ def is_whole(events: list[pb.ChatEvent], after: int = 0) -> bool:
     return dense and terminal == [False] * (len(told) - 1) + [True]
 
 
-async def ledger_of(person: Person, org_id: str) -> list[usage_pb2.UsageEntry]:
-    return list((await person.usage.ListUsageEntries(usage_pb2.ListUsageEntriesRequest(org_id=org_id))).entries)
-
-
 # Two servers that live
 
 
 async def test_a_run_is_followed_from_its_middle_on_another_server(pair: Pair, home: Place, standin: Standin) -> None:
     standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.03))
-    stream = send(home.owner, home.conversation_id)
-    seen = await begun(stream)
-    there = at(pair.other.address, home.owner)
+    stream = send(home, model=MODEL)
+    seen = await first_deltas(stream, 3)
+    there = reconnected(home.owner, pair.other.address)
     middle = seen[-1].sequence - 1
     elsewhere = asyncio.create_task(events_of(follow(there, seen[0].run_id, middle)))
     here = seen + await events_of(stream)
@@ -132,18 +105,18 @@ async def test_what_is_said_reaches_the_other_server_before_it_is_stored(
 ) -> None:
     monkeypatch.setattr("aiworkspace_server.chat.execution._STORE_SECONDS", 60)
     standin.script("gpt-4o-mini", Script(tokens=LONG, seconds_per_token=0.05))
-    stream = send(home.owner, home.conversation_id)
+    stream = send(home, model=MODEL)
     run_id = (await stream.read()).event.run_id
-    there = at(pair.other.address, home.owner)
-    seen = await asyncio.wait_for(begun(follow(there, run_id), 10), 20)
+    there = reconnected(home.owner, pair.other.address)
+    seen = await asyncio.wait_for(first_deltas(follow(there, run_id), 10), 20)
     assert [event.sequence for event in seen] == list(range(1, len(seen) + 1))
     await there.chat.CancelRun(pb.CancelRunRequest(run_id=run_id))
 
 
 async def test_twenty_readers_of_both_servers_get_the_same(pair: Pair, home: Place, standin: Standin) -> None:
     standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.02))
-    run_id = (await begun(send(home.owner, home.conversation_id), 10))[0].run_id
-    there = at(pair.other.address, home.owner)
+    run_id = (await first_deltas(send(home, model=MODEL), 10))[0].run_id
+    there = reconnected(home.owner, pair.other.address)
     readers = [events_of(follow(person, run_id, after)) for person in (home.owner, there) for after in range(10)]
     told = await asyncio.gather(*readers)
     assert is_whole(told[0])
@@ -154,22 +127,22 @@ async def test_twenty_readers_of_both_servers_get_the_same(pair: Pair, home: Pla
 
 async def test_a_run_is_cancelled_from_another_server(pair: Pair, home: Place, standin: Standin) -> None:
     standin.script("gpt-4o-mini", Script(tokens=LONG, seconds_per_token=0.02))
-    stream = send(home.owner, home.conversation_id)
-    seen = await begun(stream)
-    there = at(pair.other.address, home.owner)
+    stream = send(home, model=MODEL)
+    seen = await first_deltas(stream, 3)
+    there = reconnected(home.owner, pair.other.address)
     run = (await there.chat.CancelRun(pb.CancelRunRequest(run_id=seen[0].run_id))).run
     assert run.state == pb.RUN_STATE_CANCELLED
     events = seen + await events_of(stream)
     assert is_whole(events)
     assert events[-1].run_cancelled.message.contents[0].text == text_of(events)
-    assert [entry.run_id for entry in await ledger_of(there, home.org_id)] == [run.run_id]
+    assert [entry.run_id for entry in await usage_entries(there, home.org_id)] == [run.run_id]
 
 
 async def test_a_conversation_is_deleted_from_another_server(pair: Pair, home: Place, standin: Standin) -> None:
     standin.script("gpt-4o-mini", Script(tokens=LONG, seconds_per_token=0.02))
-    stream = send(home.owner, home.conversation_id)
-    run_id = (await begun(stream))[0].run_id
-    there = at(pair.other.address, home.owner)
+    stream = send(home, model=MODEL)
+    run_id = (await first_deltas(stream, 3))[0].run_id
+    there = reconnected(home.owner, pair.other.address)
     await there.chat.DeleteConversation(pb.DeleteConversationRequest(conversation_id=home.conversation_id))
     assert pair.one.runs.find(uuid.UUID(run_id)) is None
     left = {"run_id": uuid.UUID(run_id)}
@@ -181,12 +154,12 @@ async def test_lost_access_ends_runs_of_the_other_server(pair: Pair, home: Place
     member = await Person(pair.one.address).register()
     await join(home.owner, home.org_id, member, org_pb2.ROLE_MEMBER)
     standin.script("gpt-4o-mini", Script(tokens=LONG, seconds_per_token=0.05))
-    stream = send(member, await make_conversation(member, home.workspace_id))
-    run_id = (await begun(stream))[0].run_id
-    own = send(home.owner, home.conversation_id)
-    own_id = (await begun(own))[0].run_id
+    stream = send_in(member, await make_conversation(member, home.workspace_id), model=MODEL)
+    run_id = (await first_deltas(stream, 3))[0].run_id
+    own = send(home, model=MODEL)
+    own_id = (await first_deltas(own, 3))[0].run_id
     demotion = org_pb2.Member(org_id=home.org_id, user_id=member.user_id, role=org_pb2.ROLE_BILLING)
-    there = at(pair.other.address, home.owner)
+    there = reconnected(home.owner, pair.other.address)
     await there.orgs.UpdateMember(org_pb2.UpdateMemberRequest(member=demotion))
     await refusal(events_of(stream))
     run = await pair.one.mongo.database["runs"].find_one({"_id": uuid.UUID(run_id)})
@@ -199,14 +172,14 @@ async def test_lost_access_ends_runs_of_the_other_server(pair: Pair, home: Place
 async def test_the_same_request_sent_to_both_servers_is_one_run(pair: Pair, home: Place, standin: Standin) -> None:
     standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.01))
     asked, request_id = len(standin.received), str(uuid.uuid4())
-    there = at(pair.other.address, home.owner)
+    there = reconnected(home.owner, pair.other.address)
     persons = [home.owner, there] * 5
 
     async def ask(person: Person) -> list[pb.ChatEvent]:
         """Again when a busy machine has no answer in time, as the SDK does."""
         while True:
             try:
-                return await events_of(send(person, home.conversation_id, request_id=request_id))
+                return await events_of(send_in(person, home.conversation_id, model=MODEL, request_id=request_id))
             except grpc.aio.AioRpcError as error:
                 if error.code() != grpc.StatusCode.UNAVAILABLE:
                     raise
@@ -215,15 +188,15 @@ async def test_the_same_request_sent_to_both_servers_is_one_run(pair: Pair, home
     assert is_whole(told[0])
     assert all(events == told[0] for events in told)
     assert len(standin.received) == asked + 1
-    assert len(await ledger_of(there, home.org_id)) == 1
+    assert len(await usage_entries(there, home.org_id)) == 1
 
 
 async def test_a_sequence_that_was_never_sent_is_out_of_range_on_both(
     pair: Pair, home: Place, standin: Standin
 ) -> None:
     standin.script("gpt-4o-mini", Script(tokens=LONG, seconds_per_token=0.05))
-    run_id = (await begun(send(home.owner, home.conversation_id)))[0].run_id
-    there = at(pair.other.address, home.owner)
+    run_id = (await first_deltas(send(home, model=MODEL), 3))[0].run_id
+    there = reconnected(home.owner, pair.other.address)
     for person in (home.owner, there):
         refused = await refusal(events_of(follow(person, run_id, 100_000)))
         assert refused
@@ -261,12 +234,12 @@ async def talking(doomed: ServerProcess, standin: Standin) -> Place:
 async def test_a_run_whose_server_is_killed_is_ended_by_another(
     pair: Pair, doomed: ServerProcess, talking: Place
 ) -> None:
-    there = at(pair.one.address, talking.owner)
-    stream = send(talking.owner, talking.conversation_id)
-    seen = await begun(stream, 5)
+    there = reconnected(talking.owner, pair.one.address)
+    stream = send(talking, model=MODEL)
+    seen = await first_deltas(stream, 5)
     run_id = seen[0].run_id
     reader = asyncio.create_task(events_of(follow(there, run_id)))
-    seen += await begun(stream, 40)
+    seen += await first_deltas(stream, 40)
     await doomed.end(signal.SIGKILL)
     killed = time.monotonic()
     _, code = await rest_of(stream)
@@ -279,7 +252,7 @@ async def test_a_run_whose_server_is_killed_is_ended_by_another(
     assert told[-1].run_failed.message.contents[0].text == text_of(told)
     assert (await again)[-1] == told[-1]
     assert await events_of(follow(there, run_id)) == told
-    entry, *others = await ledger_of(there, talking.org_id)
+    entry, *others = await usage_entries(there, talking.org_id)
     assert not others
     assert (entry.run_id, entry.cost) == (run_id, told[-1].run_failed.run.cost)
     assert await say(there, talking.conversation_id, "on", model="echo/echo")
@@ -291,11 +264,11 @@ async def test_a_run_whose_policy_says_so_goes_on_in_another_server(
     policy = model_pb2.ModelPolicy(resume_interrupted_runs=True)
     request = model_pb2.SetWorkspaceModelPolicyRequest(workspace_id=talking.workspace_id, policy=policy)
     await talking.owner.models.SetWorkspaceModelPolicy(request)
-    readers = [at(app.address, talking.owner) for app in (pair.one, pair.other)]
-    stream = send(talking.owner, talking.conversation_id)
-    seen = await begun(stream, 30)
+    readers = [reconnected(talking.owner, app.address) for app in (pair.one, pair.other)]
+    stream = send(talking, model=MODEL)
+    seen = await first_deltas(stream, 30)
     told = [asyncio.create_task(events_of(follow(reader, seen[0].run_id))) for reader in readers]
-    seen += await begun(stream, 30)
+    seen += await first_deltas(stream, 30)
     standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.02))
     await doomed.end(signal.SIGKILL)
     one, other = await asyncio.gather(*told)
@@ -334,8 +307,8 @@ async def test_an_orphan_is_taken_over_by_one_server_alone(
 async def test_a_run_that_was_to_stop_when_its_server_died_is_cancelled(
     pair: Pair, doomed: ServerProcess, talking: Place
 ) -> None:
-    there = at(pair.one.address, talking.owner)
-    run_id = (await begun(send(talking.owner, talking.conversation_id)))[0].run_id
+    there = reconnected(talking.owner, pair.one.address)
+    run_id = (await first_deltas(send(talking, model=MODEL), 3))[0].run_id
     doomed.send(signal.SIGSTOP)
     run = (await there.chat.CancelRun(pb.CancelRunRequest(run_id=run_id))).run
     assert run.state == pb.RUN_STATE_CANCELLED
@@ -346,9 +319,9 @@ async def test_a_run_that_was_to_stop_when_its_server_died_is_cancelled(
 async def test_a_server_that_wakes_up_too_late_does_no_harm(
     pair: Pair, doomed: ServerProcess, talking: Place, standin: Standin
 ) -> None:
-    there = at(pair.one.address, talking.owner)
-    stream = send(talking.owner, talking.conversation_id)
-    seen = await begun(stream, 30)
+    there = reconnected(talking.owner, pair.one.address)
+    stream = send(talking, model=MODEL)
+    seen = await first_deltas(stream, 30)
     run_id = seen[0].run_id
     doomed.send(signal.SIGSTOP)
     told = await events_of(follow(there, run_id))
@@ -358,12 +331,12 @@ async def test_a_server_that_wakes_up_too_late_does_no_harm(
     heard, code = await rest_of(stream)
     assert code == "UNAVAILABLE"
     assert all(event in told for event in heard), "it says nothing that others did not hear"
-    back = at(doomed.address, talking.owner)
+    back = reconnected(talking.owner, doomed.address)
     for person in (there, back):
         assert await events_of(follow(person, run_id)) == told
-        assert [entry.run_id for entry in await ledger_of(person, talking.org_id)] == [run_id]
+        assert [entry.run_id for entry in await usage_entries(person, talking.org_id)] == [run_id]
     standin.script("gpt-4o-mini", Script(tokens=WORDS))
-    assert is_whole(await events_of(send(back, talking.conversation_id))), "it works on, under a new lease"
+    assert is_whole(await events_of(send(replace(talking, owner=back), model=MODEL))), "it works on, under a new lease"
 
 
 # Without Redis
@@ -377,14 +350,14 @@ async def test_both_go_on_when_redis_is_gone(stores: Stores, standin: Standin, t
         one = await stack.enter_async_context(running(settings, migrating=True))
         other = await stack.enter_async_context(running(settings, migrating=False))
         home = await make_place(await Person(one.address).register())
-        there = at(other.address, home.owner)
+        there = reconnected(home.owner, other.address)
         standin.script("gpt-4o-mini", Script(tokens=LONG, seconds_per_token=0.02))
-        stream = send(home.owner, home.conversation_id)
-        seen = await begun(stream)
+        stream = send(home, model=MODEL)
+        seen = await first_deltas(stream, 3)
         elsewhere = follow(there, seen[0].run_id)
-        told = await begun(elsewhere, 10)
+        told = await first_deltas(elsewhere, 10)
         await redis.aclose()
-        told += await begun(elsewhere, 100)
+        told += await first_deltas(elsewhere, 100)
         run = (await there.chat.CancelRun(pb.CancelRunRequest(run_id=seen[0].run_id))).run
         assert run.state == pb.RUN_STATE_CANCELLED
         seen += await events_of(stream)

@@ -22,29 +22,18 @@ from aiworkspace_server.chat.stops import Stops
 from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.settings import Settings
 from tests.standin import HttpError, Script, Standin
-from tests.support.custom_roles import ALL, assign, make_role, suspend, update
+from tests.support.custom_roles import ALL, assign, make_role, update
+from tests.support.orgs import suspend
 from tests.support.outcomes import refusal
-from tests.support.people import Person, join, make_conversation, make_org, make_workspace
+from tests.support.people import Person, join, make_conversation, make_org, make_workspace, reconnected
 from tests.support.postgres import as_owner, sql
-from tests.support.runs import OPENAI, endings_of, events_of, kinds_of, play
+from tests.support.runs import OPENAI, endings_of, events_of, kinds_of, play, send_in
 from tests.support.service_accounts import make_account, make_key
 from tests.support.settings import provider_settings, store_settings
-from tests.support.sharing import (
-    CLOSED,
-    EDITOR,
-    OPEN,
-    READER,
-    delete_group,
-    make_group,
-    set_visibility,
-    share,
-    take_out,
-    unshare,
-)
 from tests.support.stores import Stores, other_databases
+from tests.support.teams import delete_group, make_group, take_out
 from tests.support.waiting import until, until_true
-
-from .test_replicas import at, send
+from tests.support.workspaces import CLOSED, EDITOR, OPEN, READER, set_visibility, share, unshare
 
 MEMBER, VIEWER, BILLING = org_pb2.ROLE_MEMBER, org_pb2.ROLE_VIEWER, org_pb2.ROLE_BILLING
 _WITHOUT = [permission for permission in ALL if permission not in ("chat.send", "workspace.administer")]
@@ -178,7 +167,7 @@ async def make_scene(pair: Pair, give: Give) -> Scene:
     org_id = await make_org(owner)
     scene = Scene(owner, actor, org_id, await make_workspace(owner, org_id, visibility=OPEN))
     await give(owner, scene)
-    scene.actor = at(pair.other.address, actor)
+    scene.actor = reconnected(actor, pair.other.address)
     scene.conversation_id = await make_conversation(scene.actor, scene.workspace_id)
     return scene
 
@@ -236,7 +225,7 @@ async def test_a_run_that_is_starting_is_cancelled(loss: tuple[Give, Lose], pair
     long_answer(standin)
     async with as_owner(pair.stores) as db, db.transaction():
         await db.execute("LOCK TABLE ledger_entries IN SHARE MODE")
-        sending = asyncio.create_task(what_came(send(scene.actor, scene.conversation_id)))
+        sending = asyncio.create_task(what_came(send_in(scene.actor, scene.conversation_id, model=OPENAI)))
         await until_waiting(pair, sending, "relation")
         losing = asyncio.ensure_future(lose(scene))
         await until_waiting(pair, losing, "advisory", "transactionid")
@@ -255,7 +244,7 @@ async def test_a_run_that_is_going_on_is_cancelled(loss: tuple[Give, Lose], pair
     give, lose = loss
     scene = await make_scene(pair, give)
     long_answer(standin)
-    stream = send(scene.actor, scene.conversation_id)
+    stream = send_in(scene.actor, scene.conversation_id, model=OPENAI)
     await stream.read()
     await lose(scene)
     claim = await claim_of(pair, scene)
@@ -277,7 +266,9 @@ async def test_a_start_that_waits_while_the_right_goes_is_refused(
         with suppress(_Undo):
             async with db.transaction():
                 await db.execute(_RIVAL, (scene.org_id, elsewhere, scene.conversation_id, scene.owner.user_id))
-                sending = asyncio.create_task(refusal(events_of(send(scene.actor, scene.conversation_id))))
+                sending = asyncio.create_task(
+                    refusal(events_of(send_in(scene.actor, scene.conversation_id, model=OPENAI)))
+                )
                 await until_waiting(pair, sending, "transactionid")
                 losing = asyncio.ensure_future(lose(scene))
                 await until_waiting(pair, losing, "advisory")
@@ -331,7 +322,7 @@ async def test_a_start_on_what_is_remembered_is_refused(
     await make_conversation(scene.actor, scene.workspace_id)
     asked = len(standin.received)
     await lose(scene)
-    refused = await refusal(events_of(send(scene.actor, scene.conversation_id)))
+    refused = await refusal(events_of(send_in(scene.actor, scene.conversation_id, model=OPENAI)))
     await nothing_began(pair, scene, standin, asked)
     assert refused is not None
     assert refused.code in _REFUSALS
@@ -346,7 +337,7 @@ async def test_a_run_is_cancelled_though_the_server_died_before_it_swept(
     give, lose = LOSSES[name]
     scene = await make_scene(pair, give)
     long_answer(standin)
-    await send(scene.actor, scene.conversation_id).read()
+    await send_in(scene.actor, scene.conversation_id, model=OPENAI).read()
 
     async def died(*_: Any) -> None: ...
 
@@ -358,7 +349,7 @@ async def test_a_run_is_cancelled_though_the_server_died_before_it_swept(
 async def test_the_runs_of_a_key_end_when_it_expires(pair: Pair, standin: Standin) -> None:
     scene = await make_scene(pair, by_key)
     long_answer(standin)
-    await send(scene.actor, scene.conversation_id).read()
+    await send_in(scene.actor, scene.conversation_id, model=OPENAI).read()
     await sql(pair.stores, "UPDATE api_keys SET expire_time = now() WHERE id = %s", scene.given_id)
     await until_ended(pair, scene)
 
@@ -366,7 +357,7 @@ async def test_the_runs_of_a_key_end_when_it_expires(pair: Pair, standin: Standi
 async def test_a_run_ends_with_the_scopes_of_its_key(pair: Pair, standin: Standin) -> None:
     scene = await make_scene(pair, by_key)
     long_answer(standin)
-    await send(scene.actor, scene.conversation_id).read()
+    await send_in(scene.actor, scene.conversation_id, model=OPENAI).read()
     await sql(pair.stores, "UPDATE api_keys SET workspaces_limited = true WHERE id = %s", scene.given_id)
     await until_ended(pair, scene)
 
@@ -385,7 +376,7 @@ async def test_a_further_attempt_is_not_made_without_the_right(
     monkeypatch.setattr(Stops, "of_unentitled", nothing)
     monkeypatch.setattr(claims, "list_stopped", nothing)
     asked = len(standin.received)
-    stream = send(scene.actor, scene.conversation_id)
+    stream = send_in(scene.actor, scene.conversation_id, model=OPENAI)
     await stream.read()
     await until_true(lambda: len(standin.received) > asked)
     await suspend(scene.owner, scene.org_id, scene.actor)
@@ -402,7 +393,7 @@ async def test_a_run_is_not_taken_over_without_the_right(
     policy = model_pb2.ModelPolicy(resume_interrupted_runs=True)
     await scene.owner.models.SetOrgModelPolicy(model_pb2.SetOrgModelPolicyRequest(org_id=scene.org_id, policy=policy))
     long_answer(standin)
-    await send(scene.actor, scene.conversation_id).read()
+    await send_in(scene.actor, scene.conversation_id, model=OPENAI).read()
     claim = await claim_of(pair, scene)
     assert claim
 
@@ -425,7 +416,7 @@ async def test_a_session_that_has_ended_starts_nothing(
     await make_conversation(scene.actor, scene.workspace_id)
     await sql(pair.stores, "UPDATE sessions SET revoke_time = now() WHERE user_id = %s", scene.actor.user_id)
     asked = len(standin.received)
-    refused = await refusal(events_of(send(scene.actor, scene.conversation_id)))
+    refused = await refusal(events_of(send_in(scene.actor, scene.conversation_id, model=OPENAI)))
     assert refused is not None
     assert refused.code == "UNAUTHENTICATED"
     await nothing_began(pair, scene, standin, asked)
@@ -433,11 +424,11 @@ async def test_a_session_that_has_ended_starts_nothing(
 
 async def test_others_keep_their_runs(pair: Pair, standin: Standin) -> None:
     scene = await make_scene(pair, as_member)
-    other = at(pair.other.address, scene.owner)
+    other = reconnected(scene.owner, pair.other.address)
     conversation_id = await make_conversation(other, scene.workspace_id)
     enough = asyncio.Event()
     long_answer(standin, enough=enough)
-    stream = send(other, conversation_id)
+    stream = send_in(other, conversation_id, model=OPENAI)
     await stream.read()
     await set_visibility(scene.owner, scene.workspace_id, CLOSED)
     await remove(scene)

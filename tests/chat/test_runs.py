@@ -9,36 +9,32 @@ import grpc
 import pytest
 
 from aiworkspace.v1 import chat_pb2 as pb
-from aiworkspace.v1 import common_pb2, usage_pb2
+from aiworkspace.v1 import common_pb2
 from aiworkspace_server.app import App
 from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.llm.clock import Clocks
 from aiworkspace_server.llm.prices import price
 from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
-from tests.support.people import NewPerson, Person, Place, make_conversation, make_place
-from tests.support.runs import events_of, kinds_of, say, text_of
+from tests.support.ledger import ledger_of
+from tests.support.people import NewPerson, Place, make_conversation, make_place
+from tests.support.runs import (
+    ANTHROPIC,
+    DEEPSEEK,
+    OPENAI,
+    WORDS,
+    events_of,
+    first_deltas,
+    follow,
+    kinds_of,
+    messages_of,
+    play,
+    say,
+    send,
+    text_of,
+)
 from tests.support.waiting import until_true
 
-OPENAI = "openai/gpt-4o-mini"
-ANTHROPIC = "anthropic/claude-haiku-4-5"
-DEEPSEEK = "deepseek/deepseek-chat"
 MODELS = [OPENAI, ANTHROPIC, DEEPSEEK]
-WORDS = tuple(f"word{n} " for n in range(20))
-
-
-def play(standin: Standin, model: str, *scripts: Script) -> str:
-    """Lets the stand-in answer requests for the model in this way; returns the model."""
-    standin.script(model.partition("/")[2], *scripts)
-    return model
-
-
-async def ledger_of(person: Person, org_id: str) -> list[usage_pb2.UsageEntry]:
-    return list((await person.usage.ListUsageEntries(usage_pb2.ListUsageEntriesRequest(org_id=org_id))).entries)
-
-
-async def messages_of(place: Place) -> list[pb.Message]:
-    request = pb.ListMessagesRequest(conversation_id=place.conversation_id)
-    return list((await place.owner.chat.ListMessages(request)).messages)
 
 
 @pytest.fixture
@@ -46,20 +42,6 @@ def _short_idle_clock(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """For providers that fall silent in the middle."""
     for provider in app.registry._providers.values():
         monkeypatch.setattr(provider, "_clocks", Clocks(60, 60, 3), raising=False)
-
-
-def send(place: Place, content: str = "hello", **fields: Any) -> Any:
-    return place.owner.chat.SendMessage(
-        pb.SendMessageRequest(conversation_id=place.conversation_id, content=content, **fields)
-    )
-
-
-async def first_deltas(stream: Any, count: int) -> list[pb.ChatEvent]:
-    """Reads the stream until that many pieces of text have come."""
-    events: list[pb.ChatEvent] = []
-    while sum(event.HasField("content_delta") for event in events) < count:
-        events.append((await stream.read()).event)
-    return events
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -80,7 +62,7 @@ async def test_an_answer_streams_and_is_stored_and_billed(model: str, place: Pla
     cost = price(model, counted)
     assert (ended.run.cost.nanos, ended.run.cost.currency_code) == (cost.nanos, "USD")
     assert cost.nanos > 0
-    entry, *others = await ledger_of(place.owner, place.org_id)
+    entry, *others = await ledger_of(place)
     assert not others
     assert (entry.cost, entry.tokens, entry.run_id) == (ended.run.cost, ended.run.usage, ended.run.run_id)
     assert entry.price_version == cost.version
@@ -118,7 +100,7 @@ async def test_thinking_is_a_piece_of_its_own_and_not_read_again(place: Place, s
         (pb.CONTENT_KIND_THINKING, "Hm."),
         (pb.CONTENT_KIND_TEXT, "Yes"),
     ]
-    events = await events_of(place.owner.chat.StreamRun(pb.StreamRunRequest(run_id=ended.run.run_id)))
+    events = await events_of(follow(place.owner, ended.run.run_id))
     deltas = [event.content_delta for event in events if event.HasField("content_delta")]
     assert {(delta.index, delta.kind) for delta in deltas} == {
         (0, pb.CONTENT_KIND_THINKING),
@@ -150,7 +132,7 @@ async def test_a_failure_before_the_answer_costs_nothing(
         f"ERROR_REASON_{reason}",
     )
     assert "canary" not in str(events)
-    assert (run.cost.nanos, await ledger_of(place.owner, place.org_id)) == (0, [])
+    assert (run.cost.nanos, await ledger_of(place)) == (0, [])
     assert [message.role for message in await messages_of(place)] == [pb.MESSAGE_ROLE_USER]
     play(standin, OPENAI, Script())
     assert kinds_of(await say(place.owner, place.conversation_id, "again", model=model))[-1] == "run_completed"
@@ -178,7 +160,7 @@ async def test_a_failure_in_the_middle_keeps_and_bills_what_was_said(
     assert failed.message.contents[0].text == text_of(events) == "".join(WORDS[:5])
     assert failed.message.state == pb.MESSAGE_STATE_PARTIAL
     assert (await messages_of(place))[1] == failed.message
-    entry, *others = await ledger_of(place.owner, place.org_id)
+    entry, *others = await ledger_of(place)
     assert (entry.estimated, entry.cost.nanos > 0, entry.cost, others) == (True, True, failed.run.cost, [])
 
 
@@ -194,7 +176,7 @@ async def test_the_same_request_twice_is_one_run_and_one_entry(place: Place) -> 
     request_id = str(uuid.uuid4())
     first = await events_of(send(place, request_id=request_id))
     assert await events_of(send(place, request_id=request_id)) == first
-    assert len(await ledger_of(place.owner, place.org_id)) == 1
+    assert len(await ledger_of(place)) == 1
     assert len(await messages_of(place)) == 2
 
 
@@ -204,7 +186,7 @@ async def test_the_same_request_a_hundred_times_at_once_is_one_run(place: Place,
     answers = await asyncio.gather(*(events_of(send(place, model=model, request_id=request_id)) for _ in range(100)))
     assert all(answer == answers[0] for answer in answers)
     assert len(standin.received) == asked + 1
-    assert len(await ledger_of(place.owner, place.org_id)) == 1
+    assert len(await ledger_of(place)) == 1
 
 
 async def test_a_request_id_with_other_content_is_refused(place: Place) -> None:
@@ -244,7 +226,7 @@ async def test_cancel_stops_the_provider_and_bills_what_was_said(place: Place, s
     assert ended.message.state == pb.MESSAGE_STATE_PARTIAL
     await asyncio.wait_for(standin.received[-1].done.wait(), 60)
     assert standin.received[-1].hung_up
-    entry = (await ledger_of(place.owner, place.org_id))[0]
+    entry = (await ledger_of(place))[0]
     assert (entry.cost, entry.estimated) == (ended.run.cost, True)
     again = await place.owner.chat.CancelRun(pb.CancelRunRequest(run_id=begun[0].run_id))
     assert again.run == cancelled.run
@@ -271,7 +253,7 @@ async def test_cancel_after_n_pieces_charges_no_less_than_n_tokens(
     await place.owner.chat.CancelRun(pb.CancelRunRequest(run_id=seen[0].run_id))
     usage = (await events_of(stream))[-1].run_cancelled.run.usage
     assert len(pieces) <= usage.output_tokens <= 2 * len(pieces)
-    (entry,) = await ledger_of(place.owner, place.org_id)
+    (entry,) = await ledger_of(place)
     assert (entry.tokens, entry.estimated) == (usage, True)
 
 
@@ -285,7 +267,7 @@ async def test_a_lost_client_neither_stops_the_run_nor_makes_it_free(place: Plac
     assert [event.sequence for event in seen + rest] == list(range(1, len(seen) + len(rest) + 1))
     assert text_of(seen + rest) == "".join(WORDS)
     assert kinds_of(rest)[-1] == "run_completed"
-    assert len(await ledger_of(place.owner, place.org_id)) == 1
+    assert len(await ledger_of(place)) == 1
 
 
 async def test_every_suffix_of_a_run_that_ended_can_be_read_again(place: Place) -> None:
@@ -311,7 +293,7 @@ async def test_a_sequence_that_was_not_sent_yet_is_out_of_range(place: Place, st
     model = play(standin, OPENAI, Script(tokens=WORDS * 50, seconds_per_token=0.05))
     first = (await send(place, model=model).read()).event
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await events_of(place.owner.chat.StreamRun(pb.StreamRunRequest(run_id=first.run_id, after_sequence=999)))
+        await events_of(follow(place.owner, first.run_id, 999))
     assert caught.value.code() == grpc.StatusCode.OUT_OF_RANGE
     await place.owner.chat.CancelRun(pb.CancelRunRequest(run_id=first.run_id))
 
@@ -331,7 +313,7 @@ async def test_silence_is_filled_with_heartbeats(
     assert any(event.HasField("heartbeat") for event in events)
     for before, event in pairwise(events):
         assert event.sequence == before.sequence + (not event.HasField("heartbeat"))
-    stored = await events_of(place.owner.chat.StreamRun(pb.StreamRunRequest(run_id=events[0].run_id)))
+    stored = await events_of(follow(place.owner, events[0].run_id))
     assert stored == [event for event in events if not event.HasField("heartbeat")]
 
 
@@ -358,4 +340,4 @@ async def test_a_run_can_be_followed_after_its_conversation_moved_on(new_person:
     await say(owner, place.conversation_id, "two")
     other = await make_conversation(owner, place.workspace_id)
     await say(owner, other, "three")
-    assert await events_of(owner.chat.StreamRun(pb.StreamRunRequest(run_id=first[0].run_id))) == first
+    assert await events_of(follow(owner, first[0].run_id)) == first

@@ -26,7 +26,7 @@ from tests.support.people import NewPerson, Person
 
 @pytest.fixture(scope="session")
 async def stranger(app: object, new_person: NewPerson) -> Person:
-    person: Person = await new_person()
+    person = await new_person()
     person.bearer.token = ""
     return person
 
@@ -75,8 +75,7 @@ async def test_every_method_answers_a_cookie_as_it_answers_a_bearer_token(
 
 @pytest.fixture(scope="session")
 async def outsider(new_person: NewPerson) -> Person:
-    person: Person = await new_person()
-    return person
+    return await new_person()
 
 
 def test_every_method_declares_its_access() -> None:

@@ -5,7 +5,7 @@ nothing. What cannot break one is really called, in an organization that is ther
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from protovalidate import Validator
 
 from aiworkspace.v1 import access_pb2, org_pb2, workspace_pb2
 from aiworkspace.v1 import options_pb2 as options
-from aiworkspace_server.app import App
 from aiworkspace_server.auth.authority import ROLES, WORKSPACE_ROLES
 from tests.contracts.surface import ENDPOINTS, Endpoint, name_of
 from tests.support.custom_roles import ALL, assign, restrict, update
@@ -29,7 +28,7 @@ from tests.support.outcomes import refusal
 from tests.support.people import NewPerson, Person, join, make_conversation, make_org, make_workspace
 from tests.support.postgres import sql
 from tests.support.runs import say
-from tests.support.service_accounts import add_service_account, use_new_key
+from tests.support.service_accounts import insert_account, insert_key
 from tests.support.staff import MEMBER, Team
 from tests.support.stores import Stores
 
@@ -84,8 +83,7 @@ def test_the_table_says_what_is_needed_and_what_is_recorded(endpoint: Endpoint) 
 
 @pytest.fixture(scope="session")
 async def boss(new_person: NewPerson) -> Person:
-    person: Person = await new_person()
-    return person
+    return await new_person()
 
 
 async def settle(boss: Person, person: Person, org_id: str, workspace_id: str) -> Persona:
@@ -119,13 +117,6 @@ async def in_workspace(boss: Person, person: Person, role: str, stores: Stores) 
     )
     await asyncio.sleep(1.1)  # the server remembers for a second what a workspace is to somebody
     return persona
-
-
-@pytest.fixture
-async def stranger(app: App) -> AsyncIterator[Person]:
-    person = Person(app.address)
-    yield person
-    await person.channel.close()
 
 
 # Asking
@@ -270,11 +261,11 @@ async def test_roles_in_the_workspace_may_what_the_table_says(
 
 async def test_keys_may_what_the_table_says(boss: Person, stranger: Person, stores: Stores) -> None:
     org_id = await make_org(boss)
-    await add_service_account(stores, org_id, "admin", stranger, *ALL)
+    await insert_account(stores, org_id, "admin", stranger, *ALL)
     persona = await settle(boss, stranger, org_id, await make_workspace(boss, org_id))
-    await use_new_key(stores, org_id, stranger)
+    await insert_key(stores, org_id, stranger)
     unscoped = {name_of(endpoint): await may(endpoint, persona) for endpoint in IN_ORDER}
-    await use_new_key(stores, org_id, stranger, *ALL)
+    await insert_key(stores, org_id, stranger, *ALL)
     found = await find_out(persona)
     for method, cells in TABLE.items():
         match cells["API keys"]:

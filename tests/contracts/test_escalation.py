@@ -19,8 +19,8 @@ from tests.support.custom_roles import ALL, create, make_role, restrict
 from tests.support.outcomes import OK, PERMISSION_MISSING, outcome
 from tests.support.people import NewPerson, Person, make_workspace
 from tests.support.postgres import Owner, as_owner
-from tests.support.service_accounts import add_service_account
-from tests.support.staff import Team, hire, make_team
+from tests.support.service_accounts import insert_account
+from tests.support.staff import Team, make_team
 from tests.support.stores import Stores
 
 MANAGING = ["member.manage", "role.manage", "invitation.manage", "team.manage", "service_account.manage"]
@@ -105,15 +105,9 @@ class Plot:
 
 
 @pytest.fixture(scope="module")
-async def staff(new_person: NewPerson) -> dict[str, Person]:
-    return await hire(new_person)
-
-
-@pytest.fixture(scope="module")
 async def backend(staff: dict[str, Person], new_person: NewPerson) -> Person:
     """A connection for service accounts."""
-    person: Person = await new_person()
-    return person
+    return await new_person()
 
 
 async def make_plot(staff: dict[str, Person], backend: Person, permission: str, db: Owner, stores: Stores) -> Plot:
@@ -122,7 +116,7 @@ async def make_plot(staff: dict[str, Person], backend: Person, permission: str, 
     org_id, team_id = team.org_id, str(new_id())
     own = await restrict(team, team.member, permission)
     roles = [own, await make_role(team.owner, org_id, *ALL), await make_role(team.owner, org_id, permission)]
-    await add_service_account(stores, org_id, "admin", backend, *ALL)
+    await insert_account(stores, org_id, "admin", backend, *ALL)
     closed = workspace_pb2.WORKSPACE_VISIBILITY_MEMBERS
     workspaces = [await make_workspace(team.owner, org_id, visibility=seen) for seen in (closed, 0)]
     await db.execute("INSERT INTO teams VALUES (%s, %s, 'Team', 1, now(), now())", (org_id, team_id))

@@ -11,7 +11,7 @@ from aiworkspace.v1 import chat_pb2, org_pb2
 from tests.contracts.surface import CLOSED, Endpoint, name_of
 from tests.standin import Script, Standin
 from tests.support.people import NewPerson, Person, Place, join, make_conversation, make_place
-from tests.support.runs import events_of
+from tests.support.runs import events_of, follow
 
 MODEL = "openai/gpt-4o"
 WORDS = tuple(f"word{n} " for n in range(1500))
@@ -80,6 +80,6 @@ async def test_others_neither_read_nor_stop_a_running_answer(
     events = [first, *await reading]
     assert events[-1].HasField("run_completed")
     assert shape(events) == shape(undisturbed)
-    again = await events_of(place.owner.chat.StreamRun(chat_pb2.StreamRunRequest(run_id=first.run_id)))
+    again = await events_of(follow(place.owner, first.run_id))
     assert again == events
     assert len(standin.received) == asked + 1

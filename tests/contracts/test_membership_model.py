@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aiworkspace.v1 import chat_pb2, org_pb2, workspace_pb2
-from tests.support import sharing
+from tests.support import teams as team_calls
+from tests.support import workspaces as workspace_calls
 from tests.support.outcomes import INVALID, LAST_OWNER, NOT_FOUND, OK, PERMISSION_MISSING, outcome
 from tests.support.people import NewPerson, Person, join, make_conversation, make_org, make_workspace
-from tests.support.sharing import CLOSED, EDITOR, MANAGER, OPEN, READER
+from tests.support.workspaces import CLOSED, EDITOR, MANAGER, OPEN, READER
 
 OWNER, ADMIN, MEMBER, VIEWER, BILLING = (
     org_pb2.ROLE_OWNER,
@@ -152,7 +153,7 @@ async def reinstate(world: World, by: int, whom: int) -> None:
 async def add_to_team(world: World, by: int, whom: int, team: int) -> None:
     model = world.model
     allowed = model.administers(by) and whom in model.roles and team in model.teams
-    call = sharing.add(world.people[by], world.org_id, world.teams[team], world.people[whom].user_id)
+    call = team_calls.add(world.people[by], world.org_id, world.teams[team], world.people[whom].user_id)
     if await world.expect(call, allowed):
         model.teams[team].add(whom)
 
@@ -160,14 +161,14 @@ async def add_to_team(world: World, by: int, whom: int, team: int) -> None:
 async def take_out_of_team(world: World, by: int, whom: int, team: int) -> None:
     model = world.model
     allowed = whom in model.teams.get(team, ()) and (model.administers(by) or (by == whom and model.active(by)))
-    call = sharing.take_out(world.people[by], world.org_id, world.teams[team], world.people[whom].user_id)
+    call = team_calls.take_out(world.people[by], world.org_id, world.teams[team], world.people[whom].user_id)
     if await world.expect(call, allowed):
         model.teams[team].discard(whom)
 
 
 async def delete_team(world: World, by: int, team: int) -> None:
     model = world.model
-    call = sharing.delete_group(world.people[by], world.org_id, world.teams[team])
+    call = team_calls.delete_group(world.people[by], world.org_id, world.teams[team])
     if await world.expect(call, model.administers(by) and team in model.teams):
         model.forget(("team", team))
         del model.teams[team]
@@ -176,7 +177,7 @@ async def delete_team(world: World, by: int, team: int) -> None:
 async def share(world: World, by: int, workspace: int, member: tuple[str, int], role: int) -> None:
     model = world.model
     exists = member[1] in (model.roles if member[0] == "person" else model.teams)
-    call = sharing.share(world.people[by], world.workspaces[workspace], role, **world.of(*member))
+    call = workspace_calls.share(world.people[by], world.workspaces[workspace], role, **world.of(*member))
     if await world.expect(call, exists and "share" in model.may(by, workspace)):
         model.members[workspace][member] = role
 
@@ -185,13 +186,13 @@ async def unshare(world: World, by: int, workspace: int, member: tuple[str, int]
     model = world.model
     may = model.may(by, workspace)
     allowed = "share" in may or (member == ("person", by) and "see" in may)
-    call = sharing.unshare(world.people[by], world.workspaces[workspace], **world.of(*member))
+    call = workspace_calls.unshare(world.people[by], world.workspaces[workspace], **world.of(*member))
     if await world.expect(call, allowed and member in model.members[workspace]):
         del model.members[workspace][member]
 
 
 async def set_visibility(world: World, by: int, workspace: int, visibility: int) -> None:
-    call = sharing.set_visibility(world.people[by], world.workspaces[workspace], visibility)
+    call = workspace_calls.set_visibility(world.people[by], world.workspaces[workspace], visibility)
     if await world.expect(call, "share" in world.model.may(by, workspace)):
         world.model.visibility[workspace] = visibility
 
@@ -245,9 +246,9 @@ async def begin(people: list[Person]) -> World:
     org_id = await make_org(founder)
     await join(founder, org_id, member, org_pb2.ROLE_MEMBER)
     await join(founder, org_id, viewer, org_pb2.ROLE_VIEWER)
-    teams = [await sharing.make_group(founder, org_id, viewer), await sharing.make_group(founder, org_id)]
+    teams = [await team_calls.make_group(founder, org_id, viewer), await team_calls.make_group(founder, org_id)]
     workspaces = [await make_workspace(founder, org_id), await make_workspace(member, org_id, visibility=CLOSED)]
-    await sharing.share(founder, workspaces[1], EDITOR, team_id=teams[0])
+    await workspace_calls.share(founder, workspaces[1], EDITOR, team_id=teams[0])
     model = Model({0: OWNER, 1: MEMBER, 2: VIEWER}, teams={0: {2}, 1: set()}, visibility={0: OPEN, 1: CLOSED})
     model.members = {0: {("person", 0): MANAGER}, 1: {("person", 1): MANAGER, ("team", 0): EDITOR}}
     return World(model, people, org_id, teams, workspaces)

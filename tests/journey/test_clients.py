@@ -1,7 +1,6 @@
 """The whole way of a user, through both clients and a proxy that breaks connections."""
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -19,21 +18,18 @@ from aiworkspace_client import (
 from aiworkspace_client.types import Role, Run
 from aiworkspace_server.app import App
 from tests.standin import HttpError, Script, Standin
+from tests.support.accounts import new_address
 from tests.support.people import PASSWORD
 
 WORDS = tuple(f"word{n} " for n in range(60))
 MODEL = "openai/gpt-4.1"
 
 
-def an_email() -> str:
-    return f"{uuid.uuid4().hex[:12]}@example.com"
-
-
 async def test_the_journey_with_the_async_client(app: App, standin: Standin) -> None:
     standin.script("gpt-4.1", Script(tokens=WORDS, seconds_per_token=0.005))
     async with AsyncClient(app.address) as ada, AsyncClient(app.address) as grace:
-        await ada.auth.register(email=an_email(), password=PASSWORD, display_name="Ada")
-        invited = an_email()
+        await ada.auth.register(email=new_address(), password=PASSWORD, display_name="Ada")
+        invited = new_address()
         await grace.auth.register(email=invited, password=PASSWORD, display_name="Grace")
         org = await ada.orgs.create(name="Engines")
         invitation = await ada.orgs.create_invitation(org_id=org.org_id, email=invited, role=Role.ROLE_MEMBER)
@@ -64,7 +60,7 @@ async def test_the_journey_with_the_async_client(app: App, standin: Standin) -> 
 
 def _journey(address: str) -> tuple[str, Run | None, int]:
     with Client(address) as client:
-        client.auth.register(email=an_email(), password=PASSWORD, display_name="Ada")
+        client.auth.register(email=new_address(), password=PASSWORD, display_name="Ada")
         org = client.orgs.create(name="Engines")
         workspace = client.workspaces.create(org_id=org.org_id, name="Notes")
         with pytest.raises(InvalidArgumentError) as caught:
@@ -132,7 +128,7 @@ async def a_breaker(address: str) -> AsyncIterator[tuple[Breaker, str]]:
 async def test_an_answer_survives_connections_that_break(app: App, standin: Standin) -> None:
     standin.script("gpt-4.1", Script(tokens=WORDS, seconds_per_token=0.02))
     async with a_breaker(app.address) as (breaker, address), AsyncClient(address) as client:
-        await client.auth.register(email=an_email(), password=PASSWORD, display_name="Ada")
+        await client.auth.register(email=new_address(), password=PASSWORD, display_name="Ada")
         org = await client.orgs.create(name="Engines")
         workspace = await client.workspaces.create(org_id=org.org_id, name="Notes", default_model=MODEL)
         conversation = await client.chat.create_conversation(workspace.workspace_id)
@@ -150,7 +146,7 @@ async def test_an_answer_survives_connections_that_break(app: App, standin: Stan
 async def test_a_failed_run_is_an_error_with_what_was_said(app: App, standin: Standin) -> None:
     standin.script("gpt-4.1", Script(fault=HttpError(429)))
     async with AsyncClient(app.address) as client:
-        await client.auth.register(email=an_email(), password=PASSWORD, display_name="Ada")
+        await client.auth.register(email=new_address(), password=PASSWORD, display_name="Ada")
         org = await client.orgs.create(name="Engines")
         workspace = await client.workspaces.create(org_id=org.org_id, name="Notes", default_model=MODEL)
         conversation = await client.chat.create_conversation(workspace.workspace_id)
@@ -161,7 +157,7 @@ async def test_a_failed_run_is_an_error_with_what_was_said(app: App, standin: St
 
 async def test_fifty_calls_with_an_expired_token_refresh_once(app: App) -> None:
     async with AsyncClient(app.address) as client:
-        await client.auth.register(email=an_email(), password=PASSWORD, display_name="Ada")
+        await client.auth.register(email=new_address(), password=PASSWORD, display_name="Ada")
         assert client.tokens
         first = client.tokens.refresh_token
         stale = AsyncClient(app.address, access_token="expired", refresh_token=first)
@@ -175,7 +171,7 @@ async def test_fifty_calls_with_an_expired_token_refresh_once(app: App) -> None:
 
 async def test_the_journey_of_a_backend(app: App) -> None:
     async with AsyncClient(app.address) as ada:
-        await ada.auth.register(email=an_email(), password=PASSWORD, display_name="Ada")
+        await ada.auth.register(email=new_address(), password=PASSWORD, display_name="Ada")
         org = await ada.orgs.create(name="Engines")
         workspace = await ada.workspaces.create(org_id=org.org_id, name="Notes")
         robot = await ada.service_accounts.create(org_id=org.org_id, name="Robot", role=Role.ROLE_MEMBER)

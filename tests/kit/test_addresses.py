@@ -11,8 +11,9 @@ from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace_server.app import App, running
 from aiworkspace_server.kit.addresses import TrustedProxies, network_of
 from aiworkspace_server.settings import Settings
+from tests.support.accounts import registration
 from tests.support.outcomes import OK, RATE_LIMITED, outcome
-from tests.support.people import Person, registration
+from tests.support.people import Person
 from tests.support.settings import store_settings
 from tests.support.stores import Stores, other_databases
 

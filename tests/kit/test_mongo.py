@@ -21,7 +21,7 @@ from tests.contracts.surface import CLOSED, ENDPOINTS
 from tests.standin import Standin
 from tests.support.people import PASSWORD, Person, make_place, people
 from tests.support.postgres import sql
-from tests.support.runs import events_of, say
+from tests.support.runs import events_of, follow, say
 from tests.support.settings import provider_settings, store_settings
 from tests.support.stores import Stores, other_databases
 
@@ -137,7 +137,7 @@ async def _travel(person: Person) -> None:
     events = await say(person, conversation_id, "hello")
     run_id = events[0].run_id
     await say(person, conversation_id, "hello again")
-    await events_of(person.chat.StreamRun(pb.StreamRunRequest(run_id=run_id, after_sequence=2)))
+    await events_of(follow(person, run_id, 2))
     await person.chat.GetRun(pb.GetRunRequest(run_id=run_id))
     await person.chat.CancelRun(pb.CancelRunRequest(run_id=run_id))
     await person.chat.GetConversation(pb.GetConversationRequest(conversation_id=conversation_id))

@@ -11,6 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiworkspace.v1 import org_pb2 as pb
+from tests.support.orgs import (
+    accept,
+    has_access,
+    invitation,
+    invite,
+    invite_outsider,
+    list_invitations,
+    revoke_invitation,
+)
 from tests.support.outcomes import (
     ALREADY_EXISTS,
     INVITATION_CLOSED,
@@ -30,43 +39,15 @@ from tests.support.staff import ADMIN, MEMBER, OWNER, VIEWER, Team
 from tests.support.stores import Stores
 
 
-def invitation(org_id: str, email: str, role: int = MEMBER, request_id: str = "") -> pb.CreateInvitationRequest:
-    return pb.CreateInvitationRequest(org_id=org_id, email=email, role=pb.Role.ValueType(role), request_id=request_id)
-
-
-async def invite(team: Team, email: str = "", role: int = MEMBER) -> pb.CreateInvitationResponse:
-    request = invitation(team.org_id, email or team.outsider.email, role)
-    response: pb.CreateInvitationResponse = await team.admin.orgs.CreateInvitation(request)
-    return response
-
-
-def accept(person: Person, token: str, request_id: str = "") -> Any:
-    return person.orgs.AcceptInvitation(pb.AcceptInvitationRequest(token=token, request_id=request_id))
-
-
-def revoke(person: Person, invited: pb.Invitation) -> Any:
-    request = pb.RevokeInvitationRequest(org_id=invited.org_id, invitation_id=invited.invitation_id)
-    return person.orgs.RevokeInvitation(request)
-
-
-async def listed(team: Team) -> list[pb.Invitation]:
-    request = pb.ListInvitationsRequest(org_id=team.org_id, page_size=1000)
-    return list((await team.owner.orgs.ListInvitations(request)).invitations)
-
-
 async def latest(team: Team) -> pb.Invitation:
-    return (await listed(team))[0]
-
-
-async def has_access(person: Person, org_id: str) -> bool:
-    return await outcome(person.orgs.GetOrg(pb.GetOrgRequest(org_id=org_id))) == OK
+    return (await list_invitations(team.owner, team.org_id))[0]
 
 
 # Inviting
 
 
 async def test_an_invitation_makes_its_addressee_a_member(team: Team) -> None:
-    made = await invite(team, team.outsider.email.upper(), VIEWER)
+    made = await invite(team.admin, team.org_id, team.outsider.email.upper(), VIEWER)
     invited = made.invitation
     assert (invited.email, invited.role, invited.inviter_id) == (team.outsider.email, VIEWER, team.admin.user_id)
     assert invited.expire_time.seconds - invited.create_time.seconds == 7 * 24 * 3600
@@ -92,7 +73,7 @@ async def test_an_invitation_makes_its_addressee_a_member(team: Team) -> None:
 async def test_nobody_offers_a_role_above_their_own(role: str, offered: int, expected: str, team: Team) -> None:
     request = invitation(team.org_id, "somebody@example.com", offered)
     assert await outcome(team.somebody(role).orgs.CreateInvitation(request)) == expected
-    assert len(await listed(team)) == (4 if expected == OK else 3)
+    assert len(await list_invitations(team.owner, team.org_id)) == (4 if expected == OK else 3)
 
 
 @pytest.mark.parametrize("change", [str.lower, str.upper])
@@ -106,7 +87,7 @@ async def test_inviting_again_with_the_same_request_id_gives_the_same_invitation
     first, second = [await team.owner.orgs.CreateInvitation(request) for _ in range(2)]
     assert first == second
     assert first.token
-    assert [found.email for found in await listed(team)].count("somebody@example.com") == 1
+    assert [found.email for found in await list_invitations(team.owner, team.org_id)].count("somebody@example.com") == 1
     request.role = VIEWER
     assert await outcome(team.owner.orgs.CreateInvitation(request)) == REQUEST_ID_REUSED
 
@@ -134,25 +115,25 @@ async def test_the_token_is_stored_nowhere_and_listed_nowhere(team: Team, stores
 
 
 async def test_an_invitation_is_accepted_once(team: Team) -> None:
-    token = (await invite(team)).token
+    token = (await invite_outsider(team)).token
     calls = [accept(team.outsider, token, str(uuid.uuid4())) for _ in range(20)]
     assert await outcomes(calls) == {OK: 1, INVITATION_CLOSED: 19}
     assert len((await team.owner.orgs.ListMembers(pb.ListMembersRequest(org_id=team.org_id))).members) == 5
 
 
 async def test_a_repeated_acceptance_gives_the_first_answer(team: Team) -> None:
-    token, request_id = (await invite(team)).token, str(uuid.uuid4())
+    token, request_id = (await invite_outsider(team)).token, str(uuid.uuid4())
     assert await accept(team.outsider, token, request_id) == await accept(team.outsider, token, request_id)
     assert await outcome(accept(team.outsider, token)) == INVITATION_CLOSED
 
 
 async def test_of_two_invitations_accepted_at_once_one_counts(team: Team) -> None:
-    tokens = [(await invite(team, role=role)).token for role in (VIEWER, MEMBER)]
+    tokens = [(await invite_outsider(team, role)).token for role in (VIEWER, MEMBER)]
     assert await outcomes(accept(team.outsider, token) for token in tokens) == {OK: 1, INVITATION_CLOSED: 1}
 
 
 async def test_nobody_accepts_what_was_sent_to_somebody_else(team: Team, owner: Person) -> None:
-    token = (await invite(team)).token
+    token = (await invite_outsider(team)).token
     for_another = await refusal(accept(owner, token))
     unknown = await refusal(accept(owner, "no such token"))
     assert for_another == unknown
@@ -175,8 +156,7 @@ async def test_a_token_that_was_tampered_with_is_not_found(
 
 @pytest.fixture(scope="module")
 async def outsider(new_person: NewPerson) -> Person:
-    person: Person = await new_person()
-    return person
+    return await new_person()
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +186,7 @@ async def test_a_token_has_bounds(token: str, owner: Person) -> None:
 
 
 async def test_an_invitation_expires(team: Team, stores: Stores) -> None:
-    made = await invite(team)
+    made = await invite_outsider(team)
     past = "UPDATE invitations SET expire_time = now() - interval '61 s' WHERE id = %s"
     await sql(stores, past, made.invitation.invitation_id)
     assert await outcome(accept(team.outsider, made.token)) == INVITATION_CLOSED
@@ -218,24 +198,31 @@ async def test_an_invitation_expires(team: Team, stores: Stores) -> None:
 
 
 async def test_a_withdrawn_invitation_is_not_accepted(team: Team) -> None:
-    made = await invite(team)
-    first = (await revoke(team.admin, made.invitation)).invitation
+    made = await invite_outsider(team)
+    first = (await revoke_invitation(team.admin, made.invitation)).invitation
     assert first.state == pb.INVITATION_STATE_REVOKED
-    assert (await revoke(team.admin, made.invitation)).invitation == first, "withdrawing again changes nothing"
+    assert (await revoke_invitation(team.admin, made.invitation)).invitation == first, (
+        "withdrawing again changes nothing"
+    )
     assert await outcome(accept(team.outsider, made.token)) == INVITATION_CLOSED
     assert not await has_access(team.outsider, team.org_id)
 
 
 async def test_an_accepted_invitation_is_not_withdrawn(team: Team) -> None:
-    made = await invite(team)
+    made = await invite_outsider(team)
     await accept(team.outsider, made.token)
-    assert await outcome(revoke(team.admin, made.invitation)) == INVITATION_CLOSED
+    assert await outcome(revoke_invitation(team.admin, made.invitation)) == INVITATION_CLOSED
     assert await has_access(team.outsider, team.org_id)
 
 
 async def test_withdrawn_and_accepted_at_once_it_is_one_of_the_two(team: Team) -> None:
-    made = await invite(team)
-    assert await outcomes([revoke(team.admin, made.invitation), accept(team.outsider, made.token)]) == {
+    made = await invite_outsider(team)
+    assert await outcomes(
+        [
+            revoke_invitation(team.admin, made.invitation),
+            accept(team.outsider, made.token),
+        ]
+    ) == {
         OK: 1,
         INVITATION_CLOSED: 1,
     }
@@ -260,7 +247,11 @@ async def test_invitations_end_that_their_inviter_could_no_longer_make(
         await team.owner.orgs.RemoveMember(removal)
     else:
         await team.owner.orgs.UpdateMember(membership(team, team.member, becomes))
-    assert [made.role for made in await listed(team) if made.state == pb.INVITATION_STATE_PENDING] == left
+    assert [
+        made.role
+        for made in await list_invitations(team.owner, team.org_id)
+        if made.state == pb.INVITATION_STATE_PENDING
+    ] == left
 
 
 def membership(team: Team, person: Person, role: int) -> pb.UpdateMemberRequest:
@@ -282,7 +273,7 @@ async def test_an_acceptance_that_meets_the_removal_of_the_inviter_comes_before_
     team: Team, stores: Stores
 ) -> None:
     """Both change organization and invitation: neither waits for ever for what the other one holds."""
-    token = (await invite(team)).token
+    token = (await invite_outsider(team)).token
     async with as_owner(stores) as busy, busy.transaction():
         await busy.execute("SELECT FROM orgs WHERE id = %s FOR UPDATE", [team.org_id])
         removal = pb.RemoveMemberRequest(org_id=team.org_id, user_id=team.admin.user_id)
@@ -307,10 +298,12 @@ async def test_nobody_invites_after_their_removal_has_begun(team: Team, stores: 
 
 
 async def test_invitations_of_others_are_as_unknown_as_those_of_nobody(team: Team, owner: Person) -> None:
-    made = (await invite(team)).invitation
+    made = (await invite_outsider(team)).invitation
     own_org = await make_org(owner)
     ids = made.invitation_id, str(uuid.uuid4())
-    calls = [revoke(owner, pb.Invitation(org_id=own_org, invitation_id=invitation_id)) for invitation_id in ids]
+    calls = [
+        revoke_invitation(owner, pb.Invitation(org_id=own_org, invitation_id=invitation_id)) for invitation_id in ids
+    ]
     foreign, unknown = [await refusal(call) for call in calls]
     assert foreign == unknown
     assert unknown is not None
@@ -320,11 +313,11 @@ async def test_invitations_of_others_are_as_unknown_as_those_of_nobody(team: Tea
 
 @pytest.mark.parametrize("role", ["viewer", "member"])
 async def test_who_may_not_invite_neither_lists_nor_withdraws(role: str, team: Team) -> None:
-    made, person = (await invite(team)).invitation, team.somebody(role)
+    made, person = (await invite_outsider(team)).invitation, team.somebody(role)
     assert (
         await outcome(person.orgs.ListInvitations(pb.ListInvitationsRequest(org_id=team.org_id))) == PERMISSION_MISSING
     )
-    assert await outcome(revoke(person, made)) == PERMISSION_MISSING
+    assert await outcome(revoke_invitation(person, made)) == PERMISSION_MISSING
 
 
 # Listing

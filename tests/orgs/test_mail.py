@@ -11,18 +11,16 @@ from aiworkspace_server.kit.jobs import Jobs
 from aiworkspace_server.kit.mail import ConsoleMailer
 from aiworkspace_server.orgs.jobs import notify_owners
 from aiworkspace_server.settings import Settings
+from tests.support.accounts import registration
 from tests.support.mailbox import VERIFY, Mailbox
+from tests.support.orgs import invitation
 from tests.support.outcomes import INVALID, OK, RATE_LIMITED, outcome
-from tests.support.people import NewPerson, Person, join, make_org, people, registration
+from tests.support.people import NewPerson, Person, join, make_org, people
 from tests.support.postgres import sql, until_no_jobs
 from tests.support.settings import mail_settings, store_settings
 from tests.support.stores import Stores, other_databases
 
 SUBJECT = "You are invited to an organization at AI Workspace"
-
-
-def invitation(org_id: str, email: str, request_id: str = "") -> org_pb2.CreateInvitationRequest:
-    return org_pb2.CreateInvitationRequest(org_id=org_id, email=email, role=org_pb2.ROLE_MEMBER, request_id=request_id)
 
 
 async def test_the_mailed_token_accepts(owner: Person, new_person: NewPerson, mailbox: Mailbox) -> None:
@@ -38,7 +36,7 @@ async def test_the_mailed_token_accepts(owner: Person, new_person: NewPerson, ma
 
 async def test_repeating_the_call_mails_nothing_again(owner: Person, mailbox: Mailbox, stores: Stores) -> None:
     email = f"{uuid.uuid4().hex}@example.com"
-    request = invitation(await make_org(owner), email, str(uuid.uuid4()))
+    request = invitation(await make_org(owner), email, request_id=str(uuid.uuid4()))
     for _ in range(3):
         await owner.orgs.CreateInvitation(request)
     await until_no_jobs(stores)

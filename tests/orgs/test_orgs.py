@@ -4,12 +4,12 @@ import uuid
 from typing import Any
 
 import pytest
-from google.protobuf.field_mask_pb2 import FieldMask
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aiworkspace.v1 import chat_pb2, usage_pb2, workspace_pb2
 from aiworkspace.v1 import org_pb2 as pb
+from tests.support.orgs import get_org, update_org
 from tests.support.outcomes import (
     ETAG_MISMATCH,
     NOT_FOUND,
@@ -26,17 +26,8 @@ from tests.support.people import NewPerson, Person, make_conversation, make_org,
 from tests.support.staff import ADMIN, MEMBER, OWNER, VIEWER, Team
 
 
-def get(person: Person, org_id: str) -> Any:
-    return person.orgs.GetOrg(pb.GetOrgRequest(org_id=org_id))
-
-
 async def list_ids(person: Person) -> list[str]:
     return [org.org_id for org in (await person.orgs.ListOrgs(pb.ListOrgsRequest(page_size=1000))).orgs]
-
-
-def update(person: Person, org_id: str, *paths: str, **fields: Any) -> Any:
-    org = pb.Org(org_id=org_id, **fields)
-    return person.orgs.UpdateOrg(pb.UpdateOrgRequest(org=org, update_mask=FieldMask(paths=paths)))
 
 
 # Creating
@@ -46,7 +37,7 @@ async def test_whoever_creates_an_organization_owns_it(owner: Person) -> None:
     made = (await owner.orgs.CreateOrg(pb.CreateOrgRequest(name="Acme"))).org
     assert (made.name, made.role, made.etag) == ("Acme", OWNER, "1")
     assert made.create_time == made.update_time
-    assert (await get(owner, made.org_id)).org == made
+    assert (await get_org(owner, made.org_id)) == made
     (member,) = (await owner.orgs.ListMembers(pb.ListMembersRequest(org_id=made.org_id))).members
     assert (member.user_id, member.role, member.email) == (owner.user_id, OWNER, owner.email)
 
@@ -99,9 +90,9 @@ async def test_what_breaks_a_rule_is_refused_by_name(fields: dict[str, str], own
 
 async def test_everybody_reads_the_organization_with_their_own_role(team: Team) -> None:
     people = [team.viewer, team.member, team.admin, team.owner]
-    roles = [(await get(person, team.org_id)).org.role for person in people]
+    roles = [(await get_org(person, team.org_id)).role for person in people]
     assert roles == [VIEWER, MEMBER, ADMIN, OWNER]
-    assert await outcome(get(team.outsider, team.org_id)) == NOT_FOUND
+    assert await outcome(get_org(team.outsider, team.org_id)) == NOT_FOUND
 
 
 async def test_a_list_of_organizations_has_those_that_one_can_get(team: Team, new_person: NewPerson) -> None:
@@ -110,14 +101,14 @@ async def test_a_list_of_organizations_has_those_that_one_can_get(team: Team, ne
     assert await list_ids(person) == own, "the oldest first"
     for member in (team.owner, team.viewer):
         listed = (await member.orgs.ListOrgs(pb.ListOrgsRequest(page_size=1000))).orgs
-        assert [org for org in listed if org.org_id == team.org_id] == [(await get(member, team.org_id)).org]
+        assert [org for org in listed if org.org_id == team.org_id] == [(await get_org(member, team.org_id))]
     assert team.org_id not in await list_ids(team.outsider)
 
 
 @pytest.fixture(scope="module")
 async def founder(new_person: NewPerson) -> Person:
     """Owns seven organizations."""
-    person: Person = await new_person()
+    person = await new_person()
     for number in range(7):
         await make_org(person, f"Org {number}")
     return person
@@ -135,32 +126,32 @@ async def test_pages_of_organizations_add_up(size: int, founder: Person) -> None
 
 @pytest.mark.parametrize("paths", [[], ["name"]], ids=str)
 async def test_an_admin_renames_the_organization(paths: list[str], team: Team) -> None:
-    before = (await get(team.admin, team.org_id)).org
-    after = (await update(team.admin, team.org_id, *paths, name="Acme 2", etag=before.etag)).org
+    before = await get_org(team.admin, team.org_id)
+    after = await update_org(team.admin, team.org_id, *paths, name="Acme 2", etag=before.etag)
     assert (after.name, after.role, after.etag) == ("Acme 2", ADMIN, "2")
-    assert (await get(team.admin, team.org_id)).org == after
+    assert (await get_org(team.admin, team.org_id)) == after
 
 
 async def test_output_only_fields_are_ignored(team: Team) -> None:
-    before = (await get(team.admin, team.org_id)).org
+    before = await get_org(team.admin, team.org_id)
     paths = [name for name in pb.Org.DESCRIPTOR.fields_by_name if name != "name"]
     given = {"role": OWNER, "create_time": before.update_time, "name": "Not in the mask"}
-    after = (await update(team.admin, team.org_id, *paths, **given)).org
+    after = await update_org(team.admin, team.org_id, *paths, **given)
     assert (after.role, after.create_time, after.name) == (before.role, before.create_time, before.name)
 
 
 async def test_a_stale_etag_is_refused(team: Team) -> None:
-    calls = [update(team.owner, team.org_id, name=f"Acme {number}", etag="1") for number in range(10)]
+    calls = [update_org(team.owner, team.org_id, name=f"Acme {number}", etag="1") for number in range(10)]
     assert await outcomes(calls) == {OK: 1, ETAG_MISMATCH: 9}
 
 
 @pytest.mark.parametrize(("path", "name"), [("name", ""), ("name", "x" * 101), ("name", "a\0b")])
 async def test_a_name_that_breaks_a_rule_is_refused(path: str, name: str, team: Team) -> None:
-    assert await named(update(team.owner, team.org_id, path, name=name)) == ("org.name",)
+    assert await named(update_org(team.owner, team.org_id, path, name=name)) == ("org.name",)
 
 
 async def test_an_unknown_mask_path_is_refused(team: Team) -> None:
-    assert await named(update(team.owner, team.org_id, "delete_time", name="x")) == ("update_mask",)
+    assert await named(update_org(team.owner, team.org_id, "delete_time", name="x")) == ("update_mask",)
 
 
 @pytest.mark.parametrize(
@@ -168,8 +159,8 @@ async def test_an_unknown_mask_path_is_refused(team: Team) -> None:
     [("viewer", PERMISSION_MISSING), ("member", PERMISSION_MISSING), ("admin", OK), ("outsider", NOT_FOUND)],
 )
 async def test_who_may_rename(role: str, expected: str, team: Team) -> None:
-    assert await outcome(update(team.somebody(role), team.org_id, name="Mine now")) == expected
-    changed = (await get(team.owner, team.org_id)).org.name == "Mine now"
+    assert await outcome(update_org(team.somebody(role), team.org_id, name="Mine now")) == expected
+    changed = (await get_org(team.owner, team.org_id)).name == "Mine now"
     assert changed == (expected == OK)
 
 
@@ -183,7 +174,7 @@ async def test_who_may_rename(role: str, expected: str, team: Team) -> None:
 async def test_who_may_delete(role: str, expected: str, team: Team) -> None:
     delete = pb.DeleteOrgRequest(org_id=team.org_id)
     assert await outcome(team.somebody(role).orgs.DeleteOrg(delete)) == expected
-    assert await outcome(get(team.viewer, team.org_id)) == (NOT_FOUND if expected == OK else OK)
+    assert await outcome(get_org(team.viewer, team.org_id)) == (NOT_FOUND if expected == OK else OK)
 
 
 async def test_a_deleted_organization_is_as_unknown_as_one_that_never_was(team: Team) -> None:
@@ -203,8 +194,8 @@ async def test_a_deleted_organization_is_as_unknown_as_one_that_never_was(team: 
 
 async def every_refusal(person: Person, org_id: str, workspace_id: str, conversation_id: str) -> list[Any]:
     return [
-        await refusal(get(person, org_id)),
-        await refusal(update(person, org_id, name="x")),
+        await refusal(get_org(person, org_id)),
+        await refusal(update_org(person, org_id, name="x")),
         await refusal(person.orgs.DeleteOrg(pb.DeleteOrgRequest(org_id=org_id))),
         await refusal(person.orgs.ListMembers(pb.ListMembersRequest(org_id=org_id))),
         await refusal(person.orgs.ListInvitations(pb.ListInvitationsRequest(org_id=org_id))),

@@ -4,39 +4,26 @@ import uuid
 from typing import Any
 
 import pytest
-from google.protobuf.field_mask_pb2 import FieldMask
 
 from aiworkspace.v1 import org_pb2 as pb
 from aiworkspace.v1 import usage_pb2, workspace_pb2
 from aiworkspace_server.auth.authority import ROLES
 from tests.support.custom_roles import ALL, BILLING, CUSTOM, assign, make_role, restrict
+from tests.support.orgs import get_org, invite, list_members, update_member, update_org
 from tests.support.outcomes import NOT_FOUND, OK, PERMISSION_MISSING, named, outcome, refusal
 from tests.support.people import Person, join, make_org, make_workspace
 from tests.support.postgres import sql
-from tests.support.service_accounts import add_service_account
+from tests.support.service_accounts import insert_account
 from tests.support.staff import ADMIN, MEMBER, OWNER, VIEWER, Team
 from tests.support.stores import Stores
-
-
-def update(by: Person, org_id: str, person: Person, paths: list[str], **values: Any) -> Any:
-    member = pb.Member(org_id=org_id, user_id=person.user_id, **values)
-    return by.orgs.UpdateMember(pb.UpdateMemberRequest(member=member, update_mask=FieldMask(paths=paths)))
-
-
-def invite(by: Person, org_id: str, role: int, role_id: str = "") -> Any:
-    return by.orgs.CreateInvitation(
-        pb.CreateInvitationRequest(
-            org_id=org_id, email="somebody@example.com", role=pb.Role.ValueType(role), custom_role_id=role_id
-        )
-    )
 
 
 async def may(person: Person, org_id: str) -> dict[str, bool]:
     """Some things that take different permissions."""
     calls = {
-        "org.read": person.orgs.GetOrg(pb.GetOrgRequest(org_id=org_id)),
-        "member.read": person.orgs.ListMembers(pb.ListMembersRequest(org_id=org_id)),
-        "org.update": person.orgs.UpdateOrg(pb.UpdateOrgRequest(org=pb.Org(org_id=org_id, name="Renamed"))),
+        "org.read": get_org(person, org_id),
+        "member.read": list_members(person, org_id),
+        "org.update": update_org(person, org_id, name="Renamed"),
         "invitation.manage": person.orgs.ListInvitations(pb.ListInvitationsRequest(org_id=org_id)),
         "usage.read": person.usage.GetUsage(usage_pb2.GetUsageRequest(org_id=org_id)),
     }
@@ -65,14 +52,16 @@ async def test_a_member_with_a_custom_role_may_what_it_includes_and_nothing_else
 @pytest.mark.parametrize("paths", [[], ["custom_role_id"], ["role"], ["role", "custom_role_id"]], ids=str)
 async def test_a_custom_role_is_given_by_any_mask_that_names_it(paths: list[str], team: Team) -> None:
     role_id = await make_role(team.owner, team.org_id, "org.read")
-    changed = (await update(team.owner, team.org_id, team.member, paths, role=CUSTOM, custom_role_id=role_id)).member
+    changed = (
+        await update_member(team.owner, team.org_id, team.member, *paths, role=CUSTOM, custom_role_id=role_id)
+    ).member
     assert (changed.role, changed.custom_role_id, changed.etag) == (CUSTOM, role_id, "2")
 
 
 async def test_changing_from_one_custom_role_to_another_takes_its_id_alone(team: Team) -> None:
     await restrict(team, team.member, "org.read")
     second = await make_role(team.owner, team.org_id, "usage.read")
-    changed = (await update(team.owner, team.org_id, team.member, [], custom_role_id=second)).member
+    changed = (await update_member(team.owner, team.org_id, team.member, custom_role_id=second)).member
     assert (changed.role, changed.custom_role_id) == (CUSTOM, second)
 
 
@@ -82,10 +71,12 @@ async def test_changing_from_one_custom_role_to_another_takes_its_id_alone(team:
 )
 async def test_a_custom_role_and_its_id_come_together(paths: list[str], role: int, with_id: bool, team: Team) -> None:
     role_id = await make_role(team.owner, team.org_id, "org.read") if with_id else ""
-    call = update(team.owner, team.org_id, team.viewer, paths, role=role, custom_role_id=role_id)
+    call = update_member(team.owner, team.org_id, team.viewer, *paths, role=role, custom_role_id=role_id)
     assert await named(call) == ("member.custom_role_id",)
     if role:
-        assert await named(invite(team.owner, team.org_id, role, role_id)) == ("custom_role_id",)
+        assert await named(invite(team.owner, team.org_id, "somebody@example.com", role, role_id)) == (
+            "custom_role_id",
+        )
 
 
 @pytest.mark.parametrize("act", ["update", "invite"])
@@ -94,7 +85,7 @@ async def test_foreign_custom_roles_are_as_unknown_as_random_ones(act: str, team
     calls = [
         assign(team.owner, team.org_id, team.viewer, role_id=role_id)
         if act == "update"
-        else invite(team.owner, team.org_id, CUSTOM, role_id)
+        else invite(team.owner, team.org_id, "somebody@example.com", CUSTOM, role_id)
         for role_id in (foreign, str(uuid.uuid4()))
     ]
     one, other = [await refusal(call) for call in calls]
@@ -111,7 +102,7 @@ async def test_nobody_gives_a_custom_role_that_includes_what_they_lack(act: str,
         return (
             assign(by, team.org_id, team.viewer, role_id=role_id)
             if act == "update"
-            else invite(by, team.org_id, CUSTOM, role_id)
+            else invite(by, team.org_id, "somebody@example.com", CUSTOM, role_id)
         )
 
     refused = await refusal(give(team.admin))
@@ -168,13 +159,13 @@ async def test_billing_reads_what_was_used_and_sees_no_workspace(team: Team, sto
 
 
 async def test_a_service_account_is_never_an_owner(team: Team, stranger: Person, stores: Stores) -> None:
-    await add_service_account(stores, team.org_id, "member", stranger, *ALL)
+    await insert_account(stores, team.org_id, "member", stranger, *ALL)
     assert await named(assign(team.owner, team.org_id, stranger, OWNER)) == ("member.role",)
     assert await outcome(assign(team.owner, team.org_id, stranger, ADMIN)) == OK
 
 
 async def test_a_key_gives_no_role_beyond_its_scopes(team: Team, stranger: Person, stores: Stores) -> None:
-    await add_service_account(stores, team.org_id, "admin", stranger, "member.manage", *ROLES["viewer"])
+    await insert_account(stores, team.org_id, "admin", stranger, "member.manage", *ROLES["viewer"])
     await restrict(team, team.member, "org.read")
     assert await outcome(assign(stranger, team.org_id, team.member, MEMBER)) == PERMISSION_MISSING
     assert await outcome(assign(stranger, team.org_id, team.member, VIEWER)) == OK

@@ -7,7 +7,8 @@ import pytest
 
 from aiworkspace.v1 import chat_pb2, workspace_pb2
 from aiworkspace.v1 import org_pb2 as pb
-from tests.support.custom_roles import ALL, assign, make_role, reinstate, restrict, suspend
+from tests.support.custom_roles import ALL, assign, make_role, restrict
+from tests.support.orgs import accept, get_org, invite, list_members, reinstate, remove_member, suspend
 from tests.support.outcomes import (
     ALREADY_EXISTS,
     INVITATION_CLOSED,
@@ -23,35 +24,18 @@ from tests.support.outcomes import (
 )
 from tests.support.people import Person, join, make_conversation, make_workspace
 from tests.support.postgres import sql
-from tests.support.service_accounts import add_service_account
+from tests.support.service_accounts import insert_account
 from tests.support.staff import ADMIN, MEMBER, OWNER, VIEWER, Team
 from tests.support.stores import Stores
 
 ACTIVE, SUSPENDED = pb.MEMBER_STATE_ACTIVE, pb.MEMBER_STATE_SUSPENDED
 
 
-def get_org(person: Person, org_id: str) -> Any:
-    return person.orgs.GetOrg(pb.GetOrgRequest(org_id=org_id))
-
-
-def remove(by: Person, org_id: str, person: Person) -> Any:
-    return by.orgs.RemoveMember(pb.RemoveMemberRequest(org_id=org_id, user_id=person.user_id))
-
-
-def invite(by: Person, org_id: str, email: str, role: int = VIEWER) -> Any:
-    request = pb.CreateInvitationRequest(org_id=org_id, email=email, role=pb.Role.ValueType(role))
-    return by.orgs.CreateInvitation(request)
-
-
-def accept(person: Person, token: str) -> Any:
-    return person.orgs.AcceptInvitation(pb.AcceptInvitationRequest(token=token))
-
-
 async def member_of(team: Team, person: Person) -> pb.Member:
     """As somebody who is still there sees it."""
     for by in (team.owner, team.admin, team.member, team.viewer):
         if await outcome(get_org(by, team.org_id)) == OK:
-            members: list[pb.Member] = (await by.orgs.ListMembers(pb.ListMembersRequest(org_id=team.org_id))).members
+            members = await list_members(by, team.org_id)
             return next(each for each in members if each.user_id == person.user_id)
     raise AssertionError("nobody is left")
 
@@ -70,7 +54,7 @@ async def test_for_a_suspended_member_the_organization_does_not_exist(team: Team
     calls: dict[str, Callable[[], Any]] = {
         "org": lambda: get_org(team.member, team.org_id),
         "members": lambda: team.member.orgs.ListMembers(pb.ListMembersRequest(org_id=team.org_id)),
-        "leave": lambda: remove(team.member, team.org_id, team.member),
+        "leave": lambda: remove_member(team.member, team.org_id, team.member),
         "workspace": lambda: team.member.workspaces.GetWorkspace(
             workspace_pb2.GetWorkspaceRequest(workspace_id=workspace_id)
         ),
@@ -110,7 +94,7 @@ async def test_the_rest_of_the_account_goes_on(team: Team) -> None:
 async def test_the_keys_of_a_suspended_service_account_do_not_work(
     team: Team, stranger: Person, stores: Stores
 ) -> None:
-    await add_service_account(stores, team.org_id, "admin", stranger, *ALL)
+    await insert_account(stores, team.org_id, "admin", stranger, *ALL)
     assert await outcome(get_org(stranger, team.org_id)) == OK
     assert (await member_of(team, stranger)).kind == pb.MEMBER_KIND_SERVICE_ACCOUNT
     await suspend(team.admin, team.org_id, stranger)
@@ -156,13 +140,13 @@ async def test_who_may_suspend_and_reinstate_whom(
 
 async def test_nobody_suspends_themselves(team: Team, stranger: Person, stores: Stores) -> None:
     assert await named(suspend(team.admin, team.org_id, team.admin)) == ("user_id",)
-    await add_service_account(stores, team.org_id, "admin", stranger, *ALL)
+    await insert_account(stores, team.org_id, "admin", stranger, *ALL)
     assert await named(suspend(stranger, team.org_id, stranger)) == ("user_id",)
     assert (await member_of(team, team.admin)).state == ACTIVE
 
 
 async def test_a_key_suspends_nobody_with_more_than_its_scopes(team: Team, stranger: Person, stores: Stores) -> None:
-    await add_service_account(stores, team.org_id, "admin", stranger, "member.manage", "org.read", "member.read")
+    await insert_account(stores, team.org_id, "admin", stranger, "member.manage", "org.read", "member.read")
     assert await outcome(suspend(stranger, team.org_id, team.viewer)) == PERMISSION_MISSING
     await restrict(team, team.viewer, "org.read")
     assert await outcome(suspend(stranger, team.org_id, team.viewer)) == OK
@@ -174,14 +158,14 @@ async def test_a_key_suspends_nobody_with_more_than_its_scopes(team: Team, stran
 async def test_the_last_owner_is_not_suspended(team: Team) -> None:
     await restrict(team, team.admin, *ALL)
     assert await outcome(suspend(team.admin, team.org_id, team.owner)) == LAST_OWNER
-    assert await outcome(remove(team.admin, team.org_id, team.owner)) == LAST_OWNER
+    assert await outcome(remove_member(team.admin, team.org_id, team.owner)) == LAST_OWNER
     assert await outcome(assign(team.admin, team.org_id, team.owner, VIEWER)) == LAST_OWNER
 
 
 async def test_a_suspended_owner_does_not_count(team: Team, stores: Stores) -> None:
     await assign(team.owner, team.org_id, team.admin, OWNER)
     await suspend(team.owner, team.org_id, team.admin)
-    assert await outcome(remove(team.owner, team.org_id, team.owner)) == LAST_OWNER
+    assert await outcome(remove_member(team.owner, team.org_id, team.owner)) == LAST_OWNER
     assert await outcome(assign(team.owner, team.org_id, team.owner, VIEWER)) == LAST_OWNER
     assert await outcome(assign(team.owner, team.org_id, team.admin, VIEWER)) == OK, "not the last one that counts"
     assert await active_owners(stores, team.org_id) == 1
@@ -190,12 +174,12 @@ async def test_a_suspended_owner_does_not_count(team: Team, stores: Stores) -> N
 async def test_a_suspended_owner_may_be_removed(team: Team) -> None:
     await assign(team.owner, team.org_id, team.admin, OWNER)
     await suspend(team.owner, team.org_id, team.admin)
-    assert await outcome(remove(team.owner, team.org_id, team.admin)) == OK
+    assert await outcome(remove_member(team.owner, team.org_id, team.admin)) == OK
 
 
 async def test_who_holds_all_permissions_is_no_owner(team: Team, stores: Stores) -> None:
     await restrict(team, team.admin, *ALL)
-    assert await outcome(remove(team.owner, team.org_id, team.owner)) == LAST_OWNER
+    assert await outcome(remove_member(team.owner, team.org_id, team.owner)) == LAST_OWNER
     assert await active_owners(stores, team.org_id) == 1
 
 
@@ -207,7 +191,7 @@ async def test_fifty_who_unmake_owners_at_once_leave_one(act: str, team: Team, s
     acts: dict[str, Callable[[Person, Person], Any]] = {
         "suspend": lambda by, person: suspend(by, team.org_id, person),
         "demote": lambda by, person: assign(by, team.org_id, person, VIEWER),
-        "remove": lambda by, person: remove(by, team.org_id, person),
+        "remove": lambda by, person: remove_member(by, team.org_id, person),
     }
     chosen = list(acts.values()) if act == "all" else [acts[act]]
     results = await outcomes(chosen[n % len(chosen)](owners[n % 4], owners[n // 4 % 4]) for n in range(50))
@@ -250,7 +234,7 @@ async def test_no_invitation_leads_round_a_suspension(team: Team) -> None:
 
 async def test_a_suspended_member_can_be_removed_and_comes_back_active(team: Team) -> None:
     await suspend(team.owner, team.org_id, team.member)
-    assert await outcome(remove(team.admin, team.org_id, team.member)) == OK
+    assert await outcome(remove_member(team.admin, team.org_id, team.member)) == OK
     await join(team.owner, team.org_id, team.member, VIEWER)
     assert (await member_of(team, team.member)).state == ACTIVE
 
@@ -260,7 +244,7 @@ async def test_a_role_given_meanwhile_counts_after_the_reinstatement(team: Team)
     await assign(team.owner, team.org_id, team.member, ADMIN)
     assert await outcome(get_org(team.member, team.org_id)) == NOT_FOUND
     await reinstate(team.owner, team.org_id, team.member)
-    assert (await get_org(team.member, team.org_id)).org.role == ADMIN
+    assert (await get_org(team.member, team.org_id)).role == ADMIN
 
 
 async def test_nobody_gives_a_suspended_member_back_more_than_they_hold(team: Team) -> None:
@@ -273,7 +257,7 @@ async def test_nobody_gives_a_suspended_member_back_more_than_they_hold(team: Te
 
 async def test_who_leaves_while_being_suspended_does_not_come_back(team: Team) -> None:
     for _ in range(10):
-        calls = suspend(team.admin, team.org_id, team.member), remove(team.member, team.org_id, team.member)
+        calls = suspend(team.admin, team.org_id, team.member), remove_member(team.member, team.org_id, team.member)
         results = await outcomes(calls)
         assert results in ({OK: 1, NOT_FOUND: 1},)
         if await outcome(reinstate(team.admin, team.org_id, team.member)) == NOT_FOUND:

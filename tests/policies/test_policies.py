@@ -4,7 +4,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import event
 
 from aiworkspace.v1 import chat_pb2, workspace_pb2
 from aiworkspace.v1 import model_pb2 as pb
@@ -17,6 +16,7 @@ from tests.standin import Script, Standin
 from tests.support.outcomes import ETAG_MISMATCH, MODEL_NOT_ALLOWED, OK, named, outcome, refusal
 from tests.support.people import NewPerson, Place, make_conversation, make_place, make_workspace
 from tests.support.runs import say
+from tests.support.statements import statements
 
 MINI, HAIKU = "openai/gpt-4o-mini", "anthropic/claude-haiku-4-5"
 LOW, MEDIUM, HIGH = (
@@ -44,7 +44,7 @@ def of_workspace(place: Place, **policy: Any) -> Any:
     return place.owner.models.SetWorkspaceModelPolicy(request)
 
 
-def send(place: Place, **fields: Any) -> Any:
+def ask(place: Place, **fields: Any) -> Any:
     """A call whose outcome can be asked for."""
     return say(place.owner, place.conversation_id, "hello", **fields)
 
@@ -89,7 +89,7 @@ async def test_a_workspace_can_only_be_stricter(place: Place) -> None:
     effective = (await place.owner.models.GetWorkspaceModelPolicy(request)).effective
     assert (list(effective.allowed_models), effective.nothing_allowed) == ([], True)
     assert await listed(place) == []
-    assert await outcome(send(place)) == MODEL_NOT_ALLOWED
+    assert await outcome(ask(place)) == MODEL_NOT_ALLOWED
 
 
 async def test_an_etag_that_is_no_longer_current_changes_nothing(place: Place) -> None:
@@ -153,14 +153,14 @@ async def test_new_workspaces_have_the_default_of_the_organization(place: Place)
 async def test_only_models_that_are_allowed_are_asked(place: Place, standin: Standin) -> None:
     await of_org(place, allowed_models=["openai/*"])
     asked = len(standin.received)
-    refused = await refusal(send(place))
+    refused = await refusal(ask(place))
     assert refused is not None
     assert (f"{refused.code} {refused.reason}", refused.metadata) == (MODEL_NOT_ALLOWED, {"model": "echo/echo"})
-    assert await outcome(send(place, model=HAIKU)) == MODEL_NOT_ALLOWED
+    assert await outcome(ask(place, model=HAIKU)) == MODEL_NOT_ALLOWED
     assert len(standin.received) == asked
     request = chat_pb2.ListMessagesRequest(conversation_id=place.conversation_id)
     assert not (await place.owner.chat.ListMessages(request)).messages
-    assert await outcome(send(place, model=MINI)) == OK
+    assert await outcome(ask(place, model=MINI)) == OK
     assert len(standin.received) == asked + 1
 
 
@@ -168,11 +168,11 @@ async def test_a_policy_counts_at_once_and_only_where_it_is(place: Place, new_pe
     elsewhere = await make_place(await new_person())
     other = await make_workspace(place.owner, place.org_id)
     await of_workspace(place, allowed_models=[MINI])
-    assert await outcome(send(place)) == MODEL_NOT_ALLOWED
-    assert await outcome(send(elsewhere)) == OK
+    assert await outcome(ask(place)) == MODEL_NOT_ALLOWED
+    assert await outcome(ask(elsewhere)) == OK
     assert await outcome(say(place.owner, await make_conversation(place.owner, other), "hello")) == OK
     await of_workspace(place)
-    assert await outcome(send(place)) == OK
+    assert await outcome(ask(place)) == OK
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ async def test_a_policy_counts_at_once_and_only_where_it_is(place: Place, new_pe
 async def test_parameters_beyond_the_bounds_are_refused(place: Place, parameters: dict[str, Any], field: str) -> None:
     await of_workspace(place, bounds=BOUNDS)
     given = chat_pb2.ModelParameters(**parameters)
-    assert await named(send(place, parameters=given)) == (f"parameters.{field}",)
+    assert await named(ask(place, parameters=given)) == (f"parameters.{field}",)
 
 
 async def test_parameters_within_the_bounds_are_sent(place: Place, standin: Standin) -> None:
@@ -196,7 +196,7 @@ async def test_parameters_within_the_bounds_are_sent(place: Place, standin: Stan
     standin.received.clear()
     standin.script("gpt-4o-mini", Script(tokens=("a", "b", "c", "d")))
     given = chat_pb2.ModelParameters(temperature=0.7, stop=["END"], reasoning_effort=LOW, max_output_tokens=50)
-    await send(place, model=MINI, parameters=given)
+    await ask(place, model=MINI, parameters=given)
     body = standin.received[0].body
     assert (body["temperature"], body["stop"], body["max_completion_tokens"]) == (0.7, ["END"], 3)
     assert standin.received[0].headers["x-client-request-id"].endswith("/1")
@@ -224,7 +224,7 @@ async def test_without_bounds_the_servers_limit_counts(place: Place, standin: St
     standin.received.clear()
     for given, sent in ((0, 4096), (7, 7), (1_000_000, 4096)):
         parameters = chat_pb2.ModelParameters(max_output_tokens=given)
-        await send(place, model=MINI, parameters=parameters)
+        await ask(place, model=MINI, parameters=parameters)
         assert standin.received.pop().body["max_completion_tokens"] == sent
 
 
@@ -245,15 +245,9 @@ async def test_models_are_listed_in_pages(place: Place) -> None:
 
 
 async def test_all_that_a_message_needs_to_know_of_policies_and_keys_is_one_statement(place: Place, app: App) -> None:
-    seen: list[str] = []
-
-    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        seen.append(statement)
-
-    event.listen(app.db.engine.sync_engine, "before_cursor_execute", note)
-    await send(place)
-    event.remove(app.db.engine.sync_engine, "before_cursor_execute", note)
-    assert len([text for text in seen if "model_policies" in text or "provider_keys" in text]) == 1
+    with statements(app) as seen:
+        await ask(place)
+    assert len([text for text, _ in seen if "model_policies" in text or "provider_keys" in text]) == 1
 
 
 async def test_a_message_that_was_let_through_is_answered_again_whatever_is_forbidden_since(place: Place) -> None:
@@ -261,7 +255,7 @@ async def test_a_message_that_was_let_through_is_answered_again_whatever_is_forb
     first = await say(place.owner, place.conversation_id, "hello", request_id=request_id)
     await of_org(place, allowed_models=["openai/*"])
     assert await say(place.owner, place.conversation_id, "hello", request_id=request_id) == first
-    assert await outcome(send(place)) == MODEL_NOT_ALLOWED
+    assert await outcome(ask(place)) == MODEL_NOT_ALLOWED
 
 
 async def test_what_allows_nothing_can_be_stored_as_it_was_read(place: Place) -> None:
@@ -270,4 +264,4 @@ async def test_what_allows_nothing_can_be_stored_as_it_was_read(place: Place) ->
     )
     assert (changed.policy.nothing_allowed, list(changed.policy.allowed_models)) == (True, [])
     assert await listed(place) == []
-    assert await outcome(send(place)) == MODEL_NOT_ALLOWED
+    assert await outcome(ask(place)) == MODEL_NOT_ALLOWED

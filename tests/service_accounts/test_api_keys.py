@@ -10,9 +10,10 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from aiworkspace.v1 import auth_pb2, org_pb2
+from aiworkspace.v1 import org_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
 from aiworkspace_server.auth.api_keys import is_key
+from tests.support.accounts import get_me
 from tests.support.outcomes import (
     NOT_FOUND,
     OK,
@@ -27,7 +28,16 @@ from tests.support.outcomes import (
 from tests.support.pagination import read_all
 from tests.support.people import Person, make_org, make_workspace
 from tests.support.postgres import sql
-from tests.support.service_accounts import EVERY, OF_ADMINS, NewBackend, key_request, make_account, make_key
+from tests.support.service_accounts import (
+    EVERY,
+    OF_ADMINS,
+    NewBackend,
+    key_request,
+    make_account,
+    make_key,
+    revoke_key,
+    rotate_key,
+)
 from tests.support.staff import Team
 from tests.support.stores import Stores
 
@@ -44,24 +54,6 @@ def moment(time: datetime) -> Timestamp:
 async def listed(person: Person, org_id: str, user_id: str = "", size: int = 50) -> list[pb.ApiKey]:
     request = pb.ListApiKeysRequest(org_id=org_id, user_id=user_id)
     return await read_all(person.service_accounts.ListApiKeys, request, "api_keys", size)
-
-
-async def rotate(person: Person, key: pb.ApiKey, overlap: int = 0, **fields: Any) -> pb.RotateApiKeyResponse:
-    names: dict[str, Any] = {"org_id": key.org_id, "api_key_id": key.api_key_id, "overlap_seconds": overlap}
-    rotated: pb.RotateApiKeyResponse = await person.service_accounts.RotateApiKey(
-        pb.RotateApiKeyRequest(**names | fields)
-    )
-    return rotated
-
-
-async def revoke(person: Person, key: pb.ApiKey) -> pb.ApiKey:
-    request = pb.RevokeApiKeyRequest(org_id=key.org_id, api_key_id=key.api_key_id)
-    revoked: pb.ApiKey = (await person.service_accounts.RevokeApiKey(request)).api_key
-    return revoked
-
-
-async def works(backend: Person) -> str:
-    return await outcome(backend.auth.GetMe(auth_pb2.GetMeRequest()))
 
 
 async def test_a_key_is_shown_once_and_stored_as_its_hash(team: Team, stores: Stores) -> None:
@@ -99,8 +91,8 @@ async def test_only_owners_and_admins_have_to_do_with_keys(team: Team, role: str
     found = {
         await outcome(make_key(person, team.org_id, user_id, ["chat.read"])),
         await outcome(listed(person, team.org_id)),
-        await outcome(rotate(person, key)),
-        await outcome(revoke(person, key)),
+        await outcome(rotate_key(person, key)),
+        await outcome(revoke_key(person, key)),
     }
     assert found == {NOT_FOUND if role == "outsider" else PERMISSION_MISSING}
     assert await listed(team.owner, team.org_id) == [key]
@@ -144,7 +136,7 @@ async def test_foreign_keys_are_as_unknown_as_random_ones(team: Team, staff: dic
     foreign = (await make_key(staff["outsider"], org_id, await make_account(staff["outsider"], org_id))).api_key
     unknown = pb.ApiKey(org_id=team.org_id, api_key_id=str(uuid.uuid4()))
     foreign.org_id = team.org_id
-    for call in (rotate, revoke):
+    for call in (rotate_key, revoke_key):
         refused = {await refusal(call(team.owner, key)) for key in (foreign, unknown)}
         assert [each.code if each else OK for each in refused] == ["NOT_FOUND"]
     assert await listed(team.owner, team.org_id, user_id=foreign.user_id) == []
@@ -167,10 +159,10 @@ async def test_a_key_ends_when_it_expires(team: Team, new_backend: NewBackend, s
     user_id = await make_account(team.owner, team.org_id)
     made = await make_key(team.owner, team.org_id, user_id, expire_time=moment(datetime.now(UTC) + HOUR))
     backend = new_backend(made.secret)
-    assert await works(backend) == OK
+    assert await outcome(get_me(backend)) == OK
     await sql(stores, "UPDATE api_keys SET expire_time = now() WHERE id = %s", made.api_key.api_key_id)
     await asyncio.sleep(1.1)
-    assert await works(backend) == UNAUTHENTICATED
+    assert await outcome(get_me(backend)) == UNAUTHENTICATED
     assert [key.state for key in await listed(team.owner, team.org_id)] == [pb.API_KEY_STATE_EXPIRED]
 
 
@@ -178,13 +170,13 @@ async def test_revoking_counts_from_the_next_call_and_can_be_repeated(team: Team
     user_id = await make_account(team.owner, team.org_id)
     made, other = [await make_key(team.owner, team.org_id, user_id) for _ in range(2)]
     backend, colleague = new_backend(made.secret), new_backend(other.secret)
-    assert await works(backend) == OK
-    first = await revoke(team.admin, made.api_key)
+    assert await outcome(get_me(backend)) == OK
+    first = (await revoke_key(team.admin, made.api_key)).api_key
     assert first.state == pb.API_KEY_STATE_REVOKED
-    assert await works(backend) == UNAUTHENTICATED
-    assert await works(colleague) == OK
-    assert await revoke(team.admin, made.api_key) == first
-    assert await outcome(rotate(team.admin, made.api_key)) == KEY_ENDED
+    assert await outcome(get_me(backend)) == UNAUTHENTICATED
+    assert await outcome(get_me(colleague)) == OK
+    assert (await revoke_key(team.admin, made.api_key)).api_key == first
+    assert await outcome(rotate_key(team.admin, made.api_key)) == KEY_ENDED
 
 
 async def test_rotating_leaves_the_old_key_a_while(team: Team, new_backend: NewBackend, stores: Stores) -> None:
@@ -192,24 +184,24 @@ async def test_rotating_leaves_the_old_key_a_while(team: Team, new_backend: NewB
     workspace_ids = [await make_workspace(team.owner, team.org_id)]
     made = await make_key(team.owner, team.org_id, user_id, ["chat.read", "org.read"], workspace_ids=workspace_ids)
     before = datetime.now(UTC)
-    rotated = await rotate(team.admin, made.api_key, overlap=3600, expire_time=moment(before + 24 * HOUR))
+    rotated = await rotate_key(team.admin, made.api_key, overlap_seconds=3600, expire_time=moment(before + 24 * HOUR))
     old, new = made.api_key, rotated.api_key
     assert (new.permissions, new.workspace_ids, new.name) == (old.permissions, old.workspace_ids, old.name)
     assert (new.user_id, new.creator_id) == (user_id, team.admin.user_id)
     assert new.expire_time == moment(before + 24 * HOUR)
-    assert await works(new_backend(made.secret)) == await works(new_backend(rotated.secret)) == OK
+    assert await outcome(get_me(new_backend(made.secret))) == await outcome(get_me(new_backend(rotated.secret))) == OK
     left = {key.api_key_id: key for key in await listed(team.owner, team.org_id)}[old.api_key_id]
     assert abs(left.expire_time.ToDatetime(UTC) - before - HOUR) < timedelta(seconds=30)
     await sql(stores, "UPDATE api_keys SET expire_time = now() WHERE id = %s", old.api_key_id)
     await asyncio.sleep(1.1)
-    assert await works(new_backend(made.secret)) == UNAUTHENTICATED
-    assert await outcome(rotate(team.admin, old)) == KEY_ENDED
+    assert await outcome(get_me(new_backend(made.secret))) == UNAUTHENTICATED
+    assert await outcome(rotate_key(team.admin, old)) == KEY_ENDED
 
 
 async def test_rotating_never_lengthens_the_life_of_the_old_key(team: Team) -> None:
     user_id, end = await make_account(team.owner, team.org_id), moment(datetime.now(UTC) + HOUR)
     made = await make_key(team.owner, team.org_id, user_id, expire_time=end)
-    rotated = await rotate(team.owner, made.api_key, overlap=7200)
+    rotated = await rotate_key(team.owner, made.api_key, overlap_seconds=7200)
     ends = [key.expire_time.ToDatetime(UTC) for key in (made.api_key, rotated.api_key)]
     assert timedelta(0) < ends[1] - ends[0] < timedelta(seconds=30), "the new one lasts as long as the old one was to"
     left = {key.api_key_id: key for key in await listed(team.owner, team.org_id)}
@@ -219,34 +211,34 @@ async def test_rotating_never_lengthens_the_life_of_the_old_key(team: Team) -> N
 async def test_without_overlap_the_old_key_ends_at_once(team: Team, new_backend: NewBackend) -> None:
     made = await make_key(team.owner, team.org_id, await make_account(team.owner, team.org_id))
     backend = new_backend(made.secret)
-    assert await works(backend) == OK
-    rotated = await rotate(team.owner, made.api_key)
-    assert await works(backend) == UNAUTHENTICATED
-    assert await works(new_backend(rotated.secret)) == OK
+    assert await outcome(get_me(backend)) == OK
+    rotated = await rotate_key(team.owner, made.api_key)
+    assert await outcome(get_me(backend)) == UNAUTHENTICATED
+    assert await outcome(get_me(new_backend(rotated.secret))) == OK
 
 
 @pytest.mark.parametrize("overlap", [-1, 30 * 86400 + 1])
 async def test_the_overlap_has_limits(team: Team, overlap: int) -> None:
     made = await make_key(team.owner, team.org_id, await make_account(team.owner, team.org_id))
-    assert await named(rotate(team.owner, made.api_key, overlap)) == ("overlap_seconds",)
+    assert await named(rotate_key(team.owner, made.api_key, overlap_seconds=overlap)) == ("overlap_seconds",)
     past = moment(datetime.now(UTC) - HOUR)
-    assert await named(rotate(team.owner, made.api_key, expire_time=past)) == ("expire_time",)
+    assert await named(rotate_key(team.owner, made.api_key, expire_time=past)) == ("expire_time",)
 
 
 async def test_fifty_rotations_with_one_request_id_make_one_key(team: Team, new_backend: NewBackend) -> None:
     made = await make_key(team.owner, team.org_id, await make_account(team.owner, team.org_id))
     once = str(uuid.uuid4())
-    answers = await asyncio.gather(*(rotate(team.owner, made.api_key, request_id=once) for _ in range(50)))
+    answers = await asyncio.gather(*(rotate_key(team.owner, made.api_key, request_id=once) for _ in range(50)))
     assert len({answer.api_key.api_key_id for answer in answers}) == 1
     [secret] = [answer.secret for answer in answers if answer.secret]
-    assert await works(new_backend(secret)) == OK
+    assert await outcome(get_me(new_backend(secret))) == OK
     assert len(await listed(team.owner, team.org_id)) == 2
-    assert (await rotate(team.owner, made.api_key, request_id=once)).secret == ""
+    assert (await rotate_key(team.owner, made.api_key, request_id=once)).secret == ""
 
 
 async def test_fifty_rotations_at_once_end_the_old_key_once(team: Team) -> None:
     made = await make_key(team.owner, team.org_id, await make_account(team.owner, team.org_id))
-    found = await outcomes(rotate(team.owner, made.api_key) for _ in range(50))
+    found = await outcomes(rotate_key(team.owner, made.api_key) for _ in range(50))
     assert found == {OK: 1, KEY_ENDED: 49}
     assert len(await listed(team.owner, team.org_id)) == 2
 
@@ -256,9 +248,9 @@ async def test_rotation_and_revocation_at_once_leave_the_old_key_revoked(team: T
         user_id = await make_account(team.owner, team.org_id)
         made = await make_key(team.owner, team.org_id, user_id)
         rotated, _ = await asyncio.gather(
-            outcome(rotate(team.owner, made.api_key, 60)), revoke(team.admin, made.api_key)
+            outcome(rotate_key(team.owner, made.api_key, overlap_seconds=60)), revoke_key(team.admin, made.api_key)
         )
-        assert await works(new_backend(made.secret)) == UNAUTHENTICATED
+        assert await outcome(get_me(new_backend(made.secret))) == UNAUTHENTICATED
         left = await listed(team.owner, team.org_id, user_id)
         assert (rotated, len(left)) in ((OK, 2), (KEY_ENDED, 1))
         states = {key.api_key_id: key.state for key in left}
@@ -271,7 +263,7 @@ async def test_a_key_outlives_who_made_it(team: Team, new_backend: NewBackend) -
     made = await make_key(team.admin, team.org_id, await make_account(team.owner, team.org_id))
     request = org_pb2.RemoveMemberRequest(org_id=team.org_id, user_id=team.admin.user_id)
     await team.owner.orgs.RemoveMember(request)
-    assert await works(new_backend(made.secret)) == OK
+    assert await outcome(get_me(new_backend(made.secret))) == OK
 
 
 async def test_permissions_that_the_account_lacks_stay_without_effect(team: Team, new_backend: NewBackend) -> None:

@@ -1,13 +1,10 @@
 """The form of keys: what cannot be one is refused before any database is asked."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
-from sqlalchemy import event
 
 from aiworkspace.v1 import auth_pb2
 from aiworkspace_server.app import App
@@ -15,30 +12,20 @@ from aiworkspace_server.auth.api_keys import is_key, new_key, visible_part
 from tests.support import http2
 from tests.support.outcomes import UNAUTHENTICATED, outcome, refusal
 from tests.support.service_accounts import NewBackend
+from tests.support.statements import statements
 
 _CORPUS = json.loads((Path(__file__).parents[1] / "corpora/api_keys.json").read_text())
 MALFORMED = [pytest.param(each["key"] * each["times"], id=each["why"]) for each in _CORPUS["malformed"]]
 GOOD: str = _CORPUS["good"]  # but nobody's
 
 
-@contextmanager
-def look_ups(app: App) -> Iterator[list[str]]:
-    """Collects the statements with which the server looks for a key while the context lasts."""
-    found: list[str] = []
-
-    def note(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
-        if "find_api_key" in statement:
-            found.append(statement)
-
-    event.listen(app.db.engine.sync_engine, "before_cursor_execute", note)
-    yield found
-    event.remove(app.db.engine.sync_engine, "before_cursor_execute", note)
+LOOK_UP = "find_api_key"
 
 
 @pytest.mark.parametrize("key", MALFORMED)
 async def test_what_cannot_be_a_key_is_refused_without_a_look_up(key: str, app: App, new_backend: NewBackend) -> None:
     assert not is_key(key)
-    with look_ups(app) as made:
+    with statements(app, LOOK_UP) as made:
         if key.isascii() and key.isprintable():
             refused = await refusal(new_backend(key).auth.GetMe(auth_pb2.GetMeRequest()))
             assert refused == await refusal(new_backend("").auth.GetMe(auth_pb2.GetMeRequest()))
@@ -54,7 +41,7 @@ async def test_what_could_be_one_is_looked_up_and_refused_alike(app: App, new_ba
     """Else the absence of look-ups would prove nothing."""
     assert is_key(GOOD)
     backend = new_backend(GOOD)
-    with look_ups(app) as made:
+    with statements(app, LOOK_UP) as made:
         refused = await refusal(backend.auth.GetMe(auth_pb2.GetMeRequest()))
     assert len(made) == 1
     assert refused == await refusal(new_backend("").auth.GetMe(auth_pb2.GetMeRequest()))
@@ -69,7 +56,7 @@ async def test_a_key_counts_only_as_the_one_bearer_token(app: App, new_backend: 
         [("authorization", f"Bearer {GOOD}"), ("authorization", f"Bearer {GOOD}")],
         [("x-api-key", GOOD)],
     ]
-    with look_ups(app) as made:
+    with statements(app, LOOK_UP) as made:
         for metadata in headers:
             assert await outcome(nobody.auth.GetMe(auth_pb2.GetMeRequest(), metadata=metadata)) == UNAUTHENTICATED
     assert made == []

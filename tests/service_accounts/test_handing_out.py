@@ -14,7 +14,15 @@ from aiworkspace.v1 import service_account_pb2 as pb
 from tests.support.outcomes import OK, UNAUTHENTICATED, named, outcome, refusal
 from tests.support.people import Person, make_org, make_workspace
 from tests.support.postgres import as_owner, sql, until_blocked
-from tests.support.service_accounts import EVERY, OF_WORKSPACES, NewBackend, make_account, make_custom_role, make_key
+from tests.support.service_accounts import (
+    EVERY,
+    OF_WORKSPACES,
+    NewBackend,
+    make_account,
+    make_custom_role,
+    make_key,
+    rotate_key,
+)
 from tests.support.staff import ADMIN, Team
 from tests.support.stores import Stores
 
@@ -50,17 +58,12 @@ async def put_into(stores: Stores, org_id: str, workspace_id: str, user_id: str,
     )
 
 
-async def rotate(person: Person, key: pb.ApiKey) -> Any:
-    request = pb.RotateApiKeyRequest(org_id=key.org_id, api_key_id=key.api_key_id)
-    return await person.service_accounts.RotateApiKey(request)
-
-
 async def test_not_what_the_makers_role_lacks(team: Team) -> None:
     user_id = await make_account(team.owner, team.org_id)
     assert await missing(make_key(team.admin, team.org_id, user_id, ["chat.read", "org.delete"])) == "org.delete"
     made = await make_key(team.owner, team.org_id, user_id, EVERY)
-    assert await missing(rotate(team.admin, made.api_key)) == "org.delete"
-    assert await outcome(rotate(team.owner, made.api_key)) == OK
+    assert await missing(rotate_key(team.admin, made.api_key)) == "org.delete"
+    assert await outcome(rotate_key(team.owner, made.api_key)) == OK
 
 
 async def test_not_what_the_maker_lost_a_moment_ago(team: Team, stores: Stores) -> None:
@@ -78,7 +81,7 @@ async def test_a_key_hands_out_no_more_than_it_has(team: Team, new_backend: NewB
     backend = new_backend(made.secret)
     assert await missing(make_key(backend, team.org_id, user_id, ["chat.read", "chat.send"])) == "chat.send"
     other = await make_key(team.owner, team.org_id, user_id, ["chat.send"])
-    assert await missing(rotate(backend, other.api_key)) == "chat.send"
+    assert await missing(rotate_key(backend, other.api_key)) == "chat.send"
     child = await make_key(backend, team.org_id, await make_account(team.owner, team.org_id, role=3), [MANAGE])
     assert child.api_key.creator_id == user_id
 
@@ -95,7 +98,7 @@ async def test_a_limited_key_has_nothing_to_do_with_keys(team: Team, new_backend
     made = await make_key(team.owner, team.org_id, user_id, [*OF_WORKSPACES, "org.read"], **limited)
     backend = new_backend(made.secret)
     assert await missing(make_key(backend, team.org_id, user_id, ["chat.read"], **limited)) == MANAGE
-    assert await missing(rotate(backend, made.api_key)) == MANAGE
+    assert await missing(rotate_key(backend, made.api_key)) == MANAGE
 
 
 async def test_workspaces_that_the_maker_may_not_see_are_not_found(
@@ -141,7 +144,7 @@ async def test_in_each_workspace_the_maker_holds_what_the_key_gets(team: Team, s
     assert await missing(asked(["chat.send"], managed, read)) == "chat.send"
     assert await missing(make_key(team.member, team.org_id, user_id, ["chat.read"])) == "chat.read"
     made = await make_key(team.owner, team.org_id, user_id, ["chat.send"], workspace_ids=[managed, read])
-    assert await missing(rotate(team.member, made.api_key)) == "chat.send"
+    assert await missing(rotate_key(team.member, made.api_key)) == "chat.send"
 
 
 async def test_an_unlimited_key_opens_no_workspace_that_is_closed_to_its_maker(team: Team, stores: Stores) -> None:
@@ -157,7 +160,7 @@ async def test_an_unlimited_key_opens_no_workspace_that_is_closed_to_its_maker(t
     assert await missing(make_key(team.member, team.org_id, above, ["chat.read"])) == "workspace.administer"
     assert await outcome(make_key(team.member, team.org_id, above, ["org.read"])) == OK
     made = await make_key(team.owner, team.org_id, inside, ["chat.read"])
-    assert await missing(rotate(team.member, made.api_key)) == "chat.read"
+    assert await missing(rotate_key(team.member, made.api_key)) == "chat.read"
     await put_into(stores, team.org_id, hidden, team.member.user_id, "viewer")
     assert await outcome(make_key(team.member, team.org_id, inside, ["chat.read"])) == OK
 
@@ -167,7 +170,7 @@ async def test_a_deleted_workspace_does_not_keep_a_key_from_being_rotated(team: 
     gone, left, other = [await make_workspace(team.owner, team.org_id) for _ in range(3)]
     made = await make_key(team.owner, team.org_id, user_id, ["workspace.read", "org.read"], workspace_ids=[gone, left])
     await team.owner.workspaces.DeleteWorkspace(workspace_pb2.DeleteWorkspaceRequest(workspace_id=gone))
-    backend = new_backend((await rotate(team.admin, made.api_key)).secret)
+    backend = new_backend((await rotate_key(team.admin, made.api_key)).secret)
     request = workspace_pb2.ListWorkspacesRequest(org_id=team.org_id)
     assert [each.workspace_id for each in (await backend.workspaces.ListWorkspaces(request)).workspaces] == [left]
     last = workspace_pb2.DeleteWorkspaceRequest(workspace_id=left)
@@ -195,7 +198,7 @@ async def test_a_key_that_ended_while_its_call_waited_leaves_no_other_key(
         await connection.execute("SELECT 1 FROM orgs WHERE id = %s FOR UPDATE", (team.org_id,))
         late = [
             asyncio.create_task(outcome(make_key(backend, team.org_id, user_id, ["chat.read"]))),
-            asyncio.create_task(outcome(rotate(backend, made.api_key))),
+            asyncio.create_task(outcome(rotate_key(backend, made.api_key))),
         ]
         await until_blocked(stores, *late)
         change = f"UPDATE api_keys SET {ended} = now() WHERE id = %s"

@@ -1,12 +1,10 @@
 """A key that made thousands of others ends in time, whatever these may do, also when whoever revokes it goes away."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from aiworkspace.v1 import auth_pb2, org_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
@@ -15,6 +13,7 @@ from tests.support.loop_time import watching_loop
 from tests.support.people import NewPerson, Person, make_org
 from tests.support.postgres import as_owner, sql, until_blocked
 from tests.support.service_accounts import OF_ADMINS, make_account, make_key
+from tests.support.statements import statements
 from tests.support.stores import Stores
 from tests.support.waiting import until
 
@@ -69,29 +68,15 @@ async def working(stores: Stores, org_id: str) -> int:
     return int(count)
 
 
-@contextmanager
-def counting_statements(app: App) -> Iterator[list[str]]:
-    statements: list[str] = []
-
-    def count(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        statements.append(statement)
-
-    event.listen(app.db.engine.sync_engine, "before_cursor_execute", count)
-    try:
-        yield statements
-    finally:
-        event.remove(app.db.engine.sync_engine, "before_cursor_execute", count)
-
-
 @pytest.mark.parametrize("way", WAYS)
 async def test_thousands_of_keys_end_with_the_one_that_made_them_in_few_statements(
     way: Callable[[Stolen], Awaitable[None]], app: App, stolen: Stolen, stores: Stores
 ) -> None:
     await sql(stores, COPY, stolen.key_id.encode(), MANY, stolen.key_id)
-    with counting_statements(app) as statements, watching_loop() as loop:
+    with statements(app) as sent, watching_loop() as loop:
         await way(stolen)
     assert await working(stores, stolen.ids["org_id"]) == (way is Stolen.suspend)  # which makes its own key useless
-    assert len(statements) < MOST_STATEMENTS
+    assert len(sent) < MOST_STATEMENTS
     assert loop.longest < 0.1, loop.what
 
 

@@ -1,6 +1,5 @@
 """What was made with an API key ends with it, and taking a right away needs what giving it needs."""
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +7,8 @@ import pytest
 
 from aiworkspace.v1 import org_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
-from aiworkspace_server.app import App
 from tests.support.custom_roles import restrict
+from tests.support.orgs import has_access, list_invitations
 from tests.support.outcomes import OK, PERMISSION_MISSING, UNAUTHENTICATED, outcome
 from tests.support.people import NewPerson, Person, make_org, make_workspace
 from tests.support.postgres import sql
@@ -17,20 +16,15 @@ from tests.support.service_accounts import (
     EVERY,
     OF_ADMINS,
     NewBackend,
-    backends,
     make_account,
     make_custom_role,
     make_key,
+    revoke_key,
 )
-from tests.support.sharing import CLOSED, MANAGER, READER, delete_group, make_group, set_visibility, share, take_out
 from tests.support.staff import Team, hire, make_team
 from tests.support.stores import Stores
-
-
-@pytest.fixture
-async def new_backend(app: App) -> AsyncIterator[NewBackend]:
-    async with backends(app.address) as new_backend:
-        yield new_backend
+from tests.support.teams import delete_group, make_group, take_out
+from tests.support.workspaces import CLOSED, MANAGER, READER, set_visibility, share
 
 
 @dataclass
@@ -65,42 +59,32 @@ async def chain(new_person: NewPerson, new_backend: NewBackend) -> Chain:
     return Chain(owner, org_id, account_id, first, second, third, invitation, made_account_id, keys)
 
 
-async def works(backend: Person, org_id: str) -> bool:
-    return await outcome(backend.orgs.GetOrg(org_pb2.GetOrgRequest(org_id=org_id))) == OK
-
-
 async def invitation_state(chain: Chain) -> int:
-    request = org_pb2.ListInvitationsRequest(org_id=chain.org_id)
-    (made,) = (await chain.owner.orgs.ListInvitations(request)).invitations
+    (made,) = await list_invitations(chain.owner, chain.org_id)
     return int(made.state)
-
-
-def revoke(by: Person, org_id: str, key: pb.CreateApiKeyResponse, **fields: bool) -> Any:
-    request = pb.RevokeApiKeyRequest(org_id=org_id, api_key_id=key.api_key.api_key_id, **fields)
-    return by.service_accounts.RevokeApiKey(request)
 
 
 async def test_what_was_made_with_a_key_is_listed_and_ends_with_it(chain: Chain) -> None:
     assert chain.first.api_key.creator_key_id == ""
     assert chain.second.api_key.creator_key_id == chain.first.api_key.api_key_id
     assert chain.invitation.invitation.creator_key_id == chain.second.api_key.api_key_id
-    answer = await revoke(chain.owner, chain.org_id, chain.first)
+    answer = await revoke_key(chain.owner, chain.first.api_key)
     made = [(key.api_key_id, key.state) for key in answer.created_api_keys]
     expected = [key.api_key.api_key_id for key in (chain.third, chain.second)]
     assert made == [(key_id, pb.API_KEY_STATE_REVOKED) for key_id in expected]
     assert [made.state for made in answer.created_invitations] == [org_pb2.INVITATION_STATE_REVOKED]
     assert [account.user_id for account in answer.created_service_accounts] == [chain.made_account_id]
-    assert [await works(backend, chain.org_id) for backend in chain.backends] == [False] * 3
+    assert [await has_access(backend, chain.org_id) for backend in chain.backends] == [False] * 3
     assert await invitation_state(chain) == org_pb2.INVITATION_STATE_REVOKED
 
 
 async def test_what_was_made_with_a_key_stays_when_the_caller_says_so(chain: Chain) -> None:
-    answer = await revoke(chain.owner, chain.org_id, chain.first, keep_created=True)
+    answer = await revoke_key(chain.owner, chain.first.api_key, keep_created=True)
     assert [key.state for key in answer.created_api_keys] == [pb.API_KEY_STATE_ACTIVE] * 2
-    assert [await works(backend, chain.org_id) for backend in chain.backends] == [False, True, True]
+    assert [await has_access(backend, chain.org_id) for backend in chain.backends] == [False, True, True]
     assert await invitation_state(chain) == org_pb2.INVITATION_STATE_PENDING
-    await revoke(chain.owner, chain.org_id, chain.first)
-    assert [await works(backend, chain.org_id) for backend in chain.backends] == [False] * 3, "asked for later"
+    await revoke_key(chain.owner, chain.first.api_key)
+    assert [await has_access(backend, chain.org_id) for backend in chain.backends] == [False] * 3, "asked for later"
 
 
 async def test_a_key_that_was_rotated_with_itself_ends_with_it(chain: Chain, new_backend: NewBackend) -> None:
@@ -108,13 +92,13 @@ async def test_a_key_that_was_rotated_with_itself_ends_with_it(chain: Chain, new
         org_id=chain.org_id, api_key_id=chain.first.api_key.api_key_id, overlap_seconds=3600
     )
     rotated = new_backend((await chain.backends[0].service_accounts.RotateApiKey(request)).secret)
-    assert await works(rotated, chain.org_id)
-    await revoke(chain.owner, chain.org_id, chain.first)
-    assert not await works(rotated, chain.org_id)
+    assert await has_access(rotated, chain.org_id)
+    await revoke_key(chain.owner, chain.first.api_key)
+    assert not await has_access(rotated, chain.org_id)
 
 
 async def test_a_key_may_end_itself(chain: Chain) -> None:
-    assert await outcome(revoke(chain.backends[0], chain.org_id, chain.first)) == OK
+    assert await outcome(revoke_key(chain.backends[0], chain.first.api_key)) == OK
     refused = chain.backends[0].orgs.GetOrg(org_pb2.GetOrgRequest(org_id=chain.org_id))
     assert await outcome(refused) == UNAUTHENTICATED
 
@@ -128,7 +112,7 @@ async def test_what_an_account_made_with_its_keys_ends_with_its_access(how: str,
         await chain.owner.orgs.SuspendMember(org_pb2.SuspendMemberRequest(**ids))
     else:
         await chain.owner.orgs.RemoveMember(org_pb2.RemoveMemberRequest(**ids))
-    assert [await works(backend, chain.org_id) for backend in chain.backends] == [False] * 3
+    assert [await has_access(backend, chain.org_id) for backend in chain.backends] == [False] * 3
     assert await invitation_state(chain) == org_pb2.INVITATION_STATE_REVOKED
 
 
@@ -156,8 +140,8 @@ async def test_keys_that_a_person_made_are_told_of_and_end_when_that_is_asked_fo
     told = list(answer.revoked_api_key_ids), list(answer.kept_api_key_ids)
     its_id = made.api_key.api_key_id
     assert told == (([its_id], []) if asked else ([], [its_id]))
-    assert await works(new_backend(made.secret), team.org_id) != asked
-    assert await works(new_backend(others.secret), team.org_id)
+    assert await has_access(new_backend(made.secret), team.org_id) != asked
+    assert await has_access(new_backend(others.secret), team.org_id)
 
 
 async def test_keys_stay_that_include_what_the_remover_lacks(team: Team, new_backend: NewBackend) -> None:
@@ -167,7 +151,7 @@ async def test_keys_stay_that_include_what_the_remover_lacks(team: Team, new_bac
     ids = {"org_id": team.org_id, "user_id": team.admin.user_id}
     request = org_pb2.RemoveMemberRequest(**ids, revoke_created_keys=True)
     assert list((await team.member.orgs.RemoveMember(request)).kept_api_key_ids) == [made.api_key.api_key_id]
-    assert await works(new_backend(made.secret), team.org_id)
+    assert await has_access(new_backend(made.secret), team.org_id)
 
 
 async def test_keys_that_a_deleted_account_made_are_told_of(chain: Chain) -> None:
@@ -190,7 +174,7 @@ async def test_keys_that_a_deleted_account_made_and_that_stay_are_told_of(
     answer = await team.admin.service_accounts.DeleteServiceAccount(request)
     assert list(answer.revoked_api_key_ids) == []
     assert list(answer.kept_api_key_ids) == [made.api_key.api_key_id]
-    assert await works(new_backend(made.secret), team.org_id)
+    assert await has_access(new_backend(made.secret), team.org_id)
 
 
 # Taking needs what giving needs
@@ -198,10 +182,10 @@ async def test_keys_that_a_deleted_account_made_and_that_stay_are_told_of(
 
 async def test_nobody_revokes_a_key_that_includes_what_they_lack(team: Team, new_backend: NewBackend) -> None:
     made = await make_key(team.owner, team.org_id, await make_account(team.owner, team.org_id), EVERY)
-    assert await outcome(revoke(team.admin, team.org_id, made)) == PERMISSION_MISSING
-    assert await works(new_backend(made.secret), team.org_id)
+    assert await outcome(revoke_key(team.admin, made.api_key)) == PERMISSION_MISSING
+    assert await has_access(new_backend(made.secret), team.org_id)
     lesser = await make_key(team.owner, team.org_id, made.api_key.user_id, OF_ADMINS)
-    assert await outcome(revoke(team.admin, team.org_id, lesser)) == OK
+    assert await outcome(revoke_key(team.admin, lesser.api_key)) == OK
 
 
 async def test_nobody_takes_a_team_away_that_may_more_than_they_do(team: Team) -> None:

@@ -12,10 +12,20 @@ from aiworkspace.v1 import options_pb2 as options
 from aiworkspace.v1 import org_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
 from tests.contracts.surface import CLOSED, Endpoint, Outcome, id_fields, name_of, put, random_id
+from tests.support.orgs import delete_org
 from tests.support.people import Person, join, make_conversation, make_org, make_workspace
 from tests.support.postgres import sql
 from tests.support.runs import say
-from tests.support.service_accounts import EVERY, OF_WORKSPACES, NewBackend, make_account, make_custom_role, make_key
+from tests.support.service_accounts import (
+    EVERY,
+    OF_WORKSPACES,
+    NewBackend,
+    make_account,
+    make_custom_role,
+    make_key,
+    revoke_key,
+    rotate_key,
+)
 from tests.support.staff import VIEWER
 from tests.support.stores import Stores
 
@@ -140,13 +150,11 @@ async def _expire(own: World, key: pb.ApiKey, stores: Stores) -> None:
 
 
 async def _revoke(own: World, key: pb.ApiKey, stores: Stores) -> None:
-    request = pb.RevokeApiKeyRequest(org_id=key.org_id, api_key_id=key.api_key_id)
-    await own.owner.service_accounts.RevokeApiKey(request)
+    await revoke_key(own.owner, key)
 
 
 async def _rotate(own: World, key: pb.ApiKey, stores: Stores) -> None:
-    request = pb.RotateApiKeyRequest(org_id=key.org_id, api_key_id=key.api_key_id)
-    await own.owner.service_accounts.RotateApiKey(request)
+    await rotate_key(own.owner, key)
 
 
 async def _suspend(own: World, key: pb.ApiKey, stores: Stores) -> None:
@@ -163,7 +171,7 @@ async def _delete(own: World, key: pb.ApiKey, stores: Stores) -> None:
 
 
 async def _delete_org(own: World, key: pb.ApiKey, stores: Stores) -> None:
-    await own.owner.orgs.DeleteOrg(org_pb2.DeleteOrgRequest(org_id=key.org_id))
+    await delete_org(own.owner, key.org_id)
 
 
 End = Callable[[World, pb.ApiKey, Stores], Awaitable[None]]

@@ -14,10 +14,10 @@ from aiworkspace_server.settings import Settings
 from tests.auth.test_secrecy import server
 from tests.standin import Standin
 from tests.support.outcomes import refusal
-from tests.support.people import Person, make_conversation, make_org, make_workspace
+from tests.support.people import Person, connections, make_conversation, make_org, make_workspace
 from tests.support.postgres import sql
 from tests.support.runs import say
-from tests.support.service_accounts import NewBackend, backends, key_request, make_account
+from tests.support.service_accounts import NewBackend, key_request, make_account
 from tests.support.settings import provider_settings, store_settings
 from tests.support.stores import Stores, other_databases
 
@@ -66,7 +66,7 @@ async def traces(
     async with server(settings, output) as address:
         owner = Person(address)
         await owner.register()
-        async with backends(address) as new_backend:
+        async with connections(address) as new_backend:
             secrets, said = await use_keys(owner, new_backend)
         await owner.channel.close()
     left = await rows(own) | await documents(own)

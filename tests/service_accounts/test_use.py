@@ -1,11 +1,6 @@
 """What a backend does with its key: converse, be charged, read lists, and be noticed."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
-from sqlalchemy import event
 
 from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, usage_pb2, workspace_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
@@ -13,9 +8,10 @@ from aiworkspace_server.app import App
 from tests.support.outcomes import INVALID, NOT_FOUND, OK, PERMISSION_MISSING, named, outcome, refusal
 from tests.support.people import Person, make_conversation, make_workspace
 from tests.support.postgres import sql
-from tests.support.runs import events_of, say, text_of
+from tests.support.runs import events_of, follow, say, text_of
 from tests.support.service_accounts import OF_WORKSPACES, NewBackend, make_account, make_key
 from tests.support.staff import Team
+from tests.support.statements import statements
 from tests.support.stores import Stores
 
 
@@ -34,7 +30,7 @@ async def test_a_backend_converses_and_is_charged_as_its_account(team: Team, new
     events = await say(backend, conversation_id, "hello there")
     assert "hello there" in text_of(events)
     run_id = events[0].run_id
-    assert await events_of(backend.chat.StreamRun(chat_pb2.StreamRunRequest(run_id=run_id))) == events
+    assert await events_of(follow(backend, run_id)) == events
     request = usage_pb2.ListUsageEntriesRequest(org_id=team.org_id, user_id=user_id)
     [entry] = (await team.owner.usage.ListUsageEntries(request)).entries
     assert (entry.user_id, entry.run_id, entry.workspace_id) == (user_id, run_id, workspace_id)
@@ -112,20 +108,6 @@ async def test_people_do_to_themselves_what_keys_may_not(team: Team, new_backend
     assert await outcome(backend.orgs.RemoveMember(leaving)) == PERMISSION_MISSING
 
 
-@contextmanager
-def touches(app: App) -> Iterator[list[int]]:
-    """Collects how many rows each statement changed that the server sent to note a use."""
-    found: list[int] = []
-
-    def note(_connection: object, cursor: Any, statement: str, *_more: object) -> None:
-        if "UPDATE api_keys" in statement:
-            found.append(cursor.rowcount)
-
-    event.listen(app.db.engine.sync_engine, "after_cursor_execute", note)
-    yield found
-    event.remove(app.db.engine.sync_engine, "after_cursor_execute", note)
-
-
 async def use(backend: Person, times: int) -> None:
     await asyncio.gather(*(backend.auth.GetMe(auth_pb2.GetMeRequest()) for _ in range(times)))
 
@@ -140,7 +122,7 @@ async def test_the_last_use_is_noted_once_a_minute(
     first = await key_of(team)
     assert first.last_use_address in ("127.0.0.1", "::1")
     assert abs(first.last_use_time.ToNanoseconds() - made.api_key.create_time.ToNanoseconds()) < 30e9
-    with touches(app) as written:
+    with statements(app, "UPDATE api_keys") as written:
         for _ in range(3):
             await use(backend, 10)
             await asyncio.sleep(1.1)
@@ -160,9 +142,9 @@ async def test_the_last_use_is_noted_once_a_minute(
 
 async def test_fifty_first_calls_at_once_write_once(app: App, team: Team, new_backend: NewBackend) -> None:
     made = await make_key(team.owner, team.org_id, await make_account(team.owner, team.org_id))
-    with touches(app) as written:
+    with statements(app, "UPDATE api_keys") as written:
         await use(new_backend(made.secret), 50)
-    assert sum(written) == 1
+    assert sum(statement.rows for statement in written) == 1
 
 
 async def test_a_key_in_use_neither_waits_for_its_revocation_nor_the_other_way(

@@ -50,11 +50,3 @@ async def restrict(team: Team, person: Person, *permissions: str) -> str:
     role_id = await make_role(team.owner, team.org_id, *permissions)
     await assign(team.owner, team.org_id, person, role_id=role_id)
     return role_id
-
-
-def suspend(by: Person, org_id: str, person: Person) -> Any:
-    return by.orgs.SuspendMember(org_pb2.SuspendMemberRequest(org_id=org_id, user_id=person.user_id))
-
-
-def reinstate(by: Person, org_id: str, person: Person) -> Any:
-    return by.orgs.ReinstateMember(org_pb2.ReinstateMemberRequest(org_id=org_id, user_id=person.user_id))

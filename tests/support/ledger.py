@@ -1,11 +1,13 @@
-"""The books of an organization, added up by the tests themselves, entry by entry."""
+"""The ledger of an organization: read through the contract or from PostgreSQL, and added up entry by entry."""
 
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from aiworkspace.v1 import usage_pb2
 from aiworkspace_server.usage.models import NO_KEY, TOKENS
+from tests.support.people import Person, Place
 from tests.support.postgres import sql
 from tests.support.stores import Stores
 
@@ -43,6 +45,23 @@ async def read_entries(stores: Stores, org_id: str) -> list[Entry]:
         stores, f"SELECT {_COLUMNS}, {', '.join(TOKENS)} FROM ledger_entries WHERE org_id = %s ORDER BY id", org_id
     )
     return [Entry._make((*row[:13], row[13:])) for row in rows]
+
+
+async def usage_entries(person: Person, org_id: str, **fields: Any) -> list[usage_pb2.UsageEntry]:
+    """What a person may read of the ledger, at most a page."""
+    request = usage_pb2.ListUsageEntriesRequest(org_id=org_id, **fields)
+    return list((await person.usage.ListUsageEntries(request)).entries)
+
+
+async def ledger_of(place: Place, **fields: Any) -> list[usage_pb2.UsageEntry]:
+    return await usage_entries(place.owner, place.org_id, **fields)
+
+
+async def get_usage(person: Person, org_id: str, **fields: Any) -> usage_pb2.GetUsageResponse:
+    response: usage_pb2.GetUsageResponse = await person.usage.GetUsage(
+        usage_pb2.GetUsageRequest(org_id=org_id, **fields)
+    )
+    return response
 
 
 async def check_books(stores: Stores, org_id: str) -> None:

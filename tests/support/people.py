@@ -1,7 +1,7 @@
 """People who use a running server over a real connection."""
 
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -97,13 +97,15 @@ class Person:
         self.bearer.token = response.tokens.access_token
 
 
-def registration(**fields: Any) -> auth_pb2.RegisterRequest:
-    """A good one for an address that nobody has."""
-    given = {"email": f"{uuid.uuid4().hex}@example.com", "password": PASSWORD, "display_name": "Somebody"} | fields
-    return auth_pb2.RegisterRequest(**given)
+def reconnected(person: Person, address: str) -> Person:
+    """The same person over another connection. To be disconnected by the caller."""
+    again = Person(address)
+    again.email, again.user_id, again.bearer.token = person.email, person.user_id, person.bearer.token
+    return again
 
 
-NewPerson = Callable[[], Any]
+NewPerson = Callable[[], Awaitable[Person]]
+Connect = Callable[..., Person]
 
 
 @dataclass
@@ -146,15 +148,29 @@ async def join(owner: Person, org_id: str, person: Person, role: org_pb2.Role.Va
 
 
 @asynccontextmanager
-async def people(address: str) -> AsyncIterator[NewPerson]:
-    """Makes registered people whose connections are closed at the end."""
-    known: list[Person] = []
+async def connections(address: str) -> AsyncIterator[Connect]:
+    """Connects people, with an access token or an API key if one is given, and disconnects them at the end."""
+    connected: list[Person] = []
 
-    async def new_person() -> Person:
+    def connect(token: str = "") -> Person:
         person = Person(address)
-        known.append(person)
-        return await person.register()
+        person.bearer.token = token
+        connected.append(person)
+        return person
 
-    yield new_person
-    for person in known:
-        await person.channel.close()
+    try:
+        yield connect
+    finally:
+        for person in connected:
+            await person.channel.close()
+
+
+@asynccontextmanager
+async def people(address: str) -> AsyncIterator[NewPerson]:
+    """Registers people, and disconnects them at the end."""
+    async with connections(address) as connect:
+
+        async def new_person() -> Person:
+            return await connect().register()
+
+        yield new_person

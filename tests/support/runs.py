@@ -1,9 +1,10 @@
 """Runs: sending messages, reading their events, and what was stored and billed."""
 
+import asyncio
 from typing import Any
 
 from aiworkspace.v1 import chat_pb2 as pb
-from aiworkspace.v1 import common_pb2, usage_pb2
+from aiworkspace.v1 import common_pb2
 from tests.standin import Script, Standin
 from tests.support.people import Person, Place
 from tests.support.postgres import sql
@@ -28,10 +29,17 @@ def kinds_of(events: list[pb.ChatEvent]) -> list[str | None]:
     return [event.WhichOneof("event") for event in events]
 
 
+def send_in(person: Person, conversation_id: str, content: str = "hello", **fields: Any) -> Any:
+    return person.chat.SendMessage(pb.SendMessageRequest(conversation_id=conversation_id, content=content, **fields))
+
+
+def send(place: Place, content: str = "hello", **fields: Any) -> Any:
+    return send_in(place.owner, place.conversation_id, content, **fields)
+
+
 async def say(person: Person, conversation_id: str, content: str, **fields: Any) -> list[pb.ChatEvent]:
     """Sends a message and waits for the end of the answer."""
-    request = pb.SendMessageRequest(conversation_id=conversation_id, content=content, **fields)
-    return await events_of(person.chat.SendMessage(request))
+    return await events_of(send_in(person, conversation_id, content, **fields))
 
 
 def play(standin: Standin, model: str, *scripts: Script) -> str:
@@ -40,9 +48,11 @@ def play(standin: Standin, model: str, *scripts: Script) -> str:
     return model
 
 
-async def ledger_of(place: Place) -> list[usage_pb2.UsageEntry]:
-    request = usage_pb2.ListUsageEntriesRequest(org_id=place.org_id)
-    return list((await place.owner.usage.ListUsageEntries(request)).entries)
+def talk(standin: Standin) -> asyncio.Event:
+    """Lets every answer of OPENAI last for a minute, or until the event is set."""
+    enough = asyncio.Event()
+    play(standin, OPENAI, Script(tokens=("word ",) * 600, seconds_per_token=0.1, enough=enough))
+    return enough
 
 
 async def attempts_of(place: Place, run_id: str) -> list[pb.Attempt]:
@@ -60,10 +70,16 @@ async def endings_of(stores: Stores, run_id: str) -> list[tuple[Any, ...]]:
     return await sql(stores, query, run_id)
 
 
-def send(place: Place, content: str = "hello", **fields: Any) -> Any:
-    return place.owner.chat.SendMessage(
-        pb.SendMessageRequest(conversation_id=place.conversation_id, content=content, **fields)
-    )
+def follow(person: Person, run_id: str, after: int = 0) -> Any:
+    return person.chat.StreamRun(pb.StreamRunRequest(run_id=run_id, after_sequence=after))
+
+
+async def first_deltas(stream: Any, count: int) -> list[pb.ChatEvent]:
+    """Reads the stream until that many pieces of text have come."""
+    events: list[pb.ChatEvent] = []
+    while sum(event.HasField("content_delta") for event in events) < count:
+        events.append((await stream.read()).event)
+    return events
 
 
 def reason_of(failure: pb.RunFailure) -> str:

@@ -40,6 +40,12 @@ class ServerProcess:
         assert line.startswith("aiworkspace listening on "), line + self.log.read_text()
         self.address = line.split()[-1]
 
+    async def ensure_running(self) -> "ServerProcess":
+        """Starts it again where a test has ended it."""
+        if not self.running:
+            await self.start()
+        return self
+
     async def command(self, *arguments: str) -> str:
         """What another command of the server prints, with the same settings. It may run or not."""
         process = await asyncio.create_subprocess_exec(

@@ -1,14 +1,12 @@
 """Service accounts and their API keys, made through the contract or written straight into PostgreSQL."""
 
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from uuid import uuid4
 
 from aiworkspace.v1 import org_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
-from aiworkspace_server.auth.api_keys import new_key, secret_hash
+from aiworkspace_server.auth.api_keys import new_key, secret_hash, visible_part
 from aiworkspace_server.auth.authority import ROLES, WORKSPACE_PERMISSIONS
 from aiworkspace_server.kit.ids import new_id
 from tests.support.people import Person
@@ -21,14 +19,14 @@ OF_WORKSPACES = sorted(WORKSPACE_PERMISSIONS)
 
 NewBackend = Callable[[str], Person]
 
-_USER = (
-    "INSERT INTO users (id, kind, display_name, create_time, update_time) VALUES (%s, 'service', 'Robot', now(), now())"
-)
+_USER = """
+INSERT INTO users (id, kind, display_name, create_time, update_time) VALUES (%s, 'service', 'Robot', now(), now())
+"""
 _MEMBER = "INSERT INTO memberships (org_id, user_id, role, create_time) VALUES (%s, %s, %s, now())"
 _KEY = """
 INSERT INTO api_keys (org_id, id, user_id, name, prefix, secret_hash, permissions, workspaces_limited, creator_id,
                       create_time)
-VALUES (%s, %s, %s, 'Key', 'aiws_', %s, %s, %s, %s, now())
+VALUES (%s, %s, %s, 'Key', %s, %s, %s, %s, %s, now())
 """
 
 
@@ -61,68 +59,54 @@ async def make_custom_role(stores: Stores, org_id: str, permissions: Iterable[st
     return role_id
 
 
+async def rotate_key(by: Person, key: pb.ApiKey, **fields: Any) -> pb.RotateApiKeyResponse:
+    request = pb.RotateApiKeyRequest(org_id=key.org_id, api_key_id=key.api_key_id, **fields)
+    rotated: pb.RotateApiKeyResponse = await by.service_accounts.RotateApiKey(request)
+    return rotated
+
+
+async def revoke_key(by: Person, key: pb.ApiKey, **fields: Any) -> pb.RevokeApiKeyResponse:
+    request = pb.RevokeApiKeyRequest(org_id=key.org_id, api_key_id=key.api_key_id, **fields)
+    revoked: pb.RevokeApiKeyResponse = await by.service_accounts.RevokeApiKey(request)
+    return revoked
+
+
 async def make_robot(
     stores: Stores,
     address: str,
     org_id: str,
     role: str,
-    permissions: Sequence[str],
+    permissions: Iterable[str],
     workspace_ids: Sequence[str] | None = None,
 ) -> Person:
-    """Calls with a key of these permissions, in these workspaces or all. To be closed by the caller."""
-    robot, key, key_id = Person(address), new_key(), uuid.uuid4()
-    robot.user_id = str(uuid.uuid4())
-    await sql(stores, _USER, robot.user_id)
-    await sql(stores, _MEMBER, org_id, robot.user_id, role)
-    limited = workspace_ids is not None
-    whose = key_id, robot.user_id, secret_hash(key), list(permissions), limited, robot.user_id
-    await sql(stores, _KEY, org_id, *whose)
-    for workspace_id in workspace_ids or ():
-        await sql(stores, "INSERT INTO api_key_workspaces VALUES (%s, %s, %s)", org_id, key_id, workspace_id)
-    robot.bearer.token = key
+    """A new service account with a key of these permissions, past the contract. To be disconnected by the caller."""
+    robot = Person(address)
+    await insert_account(stores, org_id, role, robot, *permissions, workspace_ids=workspace_ids)
     return robot
 
 
-async def add_service_account(stores: Stores, org_id: str, role: str, account: Person, *scopes: str) -> None:
-    """Makes the unregistered `account` one of the organization, that calls with a key of these permissions."""
+async def insert_account(
+    stores: Stores,
+    org_id: str,
+    role: str,
+    account: Person,
+    *permissions: str,
+    workspace_ids: Sequence[str] | None = None,
+) -> None:
+    """Makes the unregistered `account` a service account that calls with a new key of these permissions."""
     account.user_id = str(new_id())
-    await sql(
-        stores,
-        "INSERT INTO users (id, kind, display_name, create_time, update_time)"
-        " VALUES (%s, 'service', 'Backend', now(), now())",
-        account.user_id,
-    )
-    await sql(
-        stores,
-        "INSERT INTO memberships (org_id, user_id, role, create_time) VALUES (%s, %s, %s, now())",
-        *(org_id, account.user_id, role),
-    )
-    await use_new_key(stores, org_id, account, *scopes)
+    await sql(stores, _USER, account.user_id)
+    await sql(stores, _MEMBER, org_id, account.user_id, role)
+    await insert_key(stores, org_id, account, *permissions, workspace_ids=workspace_ids)
 
 
-async def use_new_key(stores: Stores, org_id: str, account: Person, *scopes: str) -> None:
-    """Lets the service account call with a new key of these permissions."""
-    key = new_key()
-    await sql(
-        stores,
-        "INSERT INTO api_keys (org_id, id, user_id, name, prefix, secret_hash, permissions, workspaces_limited,"
-        " creator_id, create_time) VALUES (%s, %s, %s, 'key', %s, %s, %s, false, %s, now())",
-        *(org_id, str(new_id()), account.user_id, key[:13], secret_hash(key), list(scopes), account.user_id),
-    )
+async def insert_key(
+    stores: Stores, org_id: str, account: Person, *permissions: str, workspace_ids: Sequence[str] | None = None
+) -> None:
+    """Lets the service account call with a new key of these permissions, in these workspaces or all."""
+    key, key_id, limited = new_key(), new_id(), workspace_ids is not None
+    what = visible_part(key), secret_hash(key), list(permissions), limited
+    await sql(stores, _KEY, org_id, key_id, account.user_id, *what, account.user_id)
+    for workspace_id in workspace_ids or ():
+        await sql(stores, "INSERT INTO api_key_workspaces VALUES (%s, %s, %s)", org_id, key_id, workspace_id)
     account.bearer.token = key
-
-
-@asynccontextmanager
-async def backends(address: str) -> AsyncIterator[NewBackend]:
-    """Makes connections that call with a key, and closes them at the end."""
-    known: list[Person] = []
-
-    def new_backend(secret: str) -> Person:
-        backend = Person(address)
-        backend.bearer.token = secret
-        known.append(backend)
-        return backend
-
-    yield new_backend
-    for backend in known:
-        await backend.channel.close()

@@ -24,8 +24,8 @@ from tests.support.outcomes import (
 )
 from tests.support.pagination import few, read_all
 from tests.support.people import Person, join, make_org
-from tests.support.sharing import add, delete_group, in_group, make_group, take_out
 from tests.support.staff import VIEWER, Team
+from tests.support.teams import add, delete_group, in_group, make_group, take_out
 
 
 async def listed(person: Person, org_id: str) -> list[pb.Team]:

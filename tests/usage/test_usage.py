@@ -20,6 +20,7 @@ from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.usage.models import TOKENS
 from aiworkspace_server.usage.rebuild import rebuild
 from tests.standin import Script, Standin
+from tests.support.ledger import get_usage, usage_entries
 from tests.support.outcomes import NOT_FOUND, OK, PERMISSION_MISSING, named, outcome
 from tests.support.pagination import few, read_all
 from tests.support.people import Person, make_conversation, make_org, make_place, make_workspace
@@ -72,17 +73,7 @@ async def ledger(staff: dict[str, Person], standin: Standin, stores: Stores, app
     await sql(stores, earlier, "2 hours", list(runs)[4:10])
     async with app.db.write(uuid.UUID(team.org_id)) as tx:
         await rebuild(tx, uuid.UUID(team.org_id))
-    return Ledger(team, workspace_ids, runs, request_ids, await entries(team.owner, team.org_id))
-
-
-async def entries(person: Person, org_id: str, **fields: Any) -> list[pb.UsageEntry]:
-    request = pb.ListUsageEntriesRequest(org_id=org_id, **fields)
-    return list((await person.usage.ListUsageEntries(request)).entries)
-
-
-async def usage(person: Person, org_id: str, **fields: Any) -> pb.GetUsageResponse:
-    response: pb.GetUsageResponse = await person.usage.GetUsage(pb.GetUsageRequest(org_id=org_id, **fields))
-    return response
+    return Ledger(team, workspace_ids, runs, request_ids, await usage_entries(team.owner, team.org_id))
 
 
 def added_up(found: Iterable[pb.UsageEntry]) -> pb.UsageTotal:
@@ -136,14 +127,17 @@ def test_entries_end_what_was_reserved_and_say_with_which_key(ledger: Ledger) ->
 
 async def test_a_run_has_the_entry_that_reserves_and_the_one_that_settles(ledger: Ledger) -> None:
     team, settled = ledger.team, ledger.entries[3]
-    both = await entries(team.owner, team.org_id, run_id=settled.run_id, kinds=KINDS)
+    both = await usage_entries(team.owner, team.org_id, run_id=settled.run_id, kinds=KINDS)
     assert [entry.kind for entry in both] == [pb.USAGE_ENTRY_KIND_SETTLE, pb.USAGE_ENTRY_KIND_RESERVE]
     assert both[0] == settled
     assert both[0].reserved.nanos + both[1].reserved.nanos == 0
     assert (both[1].cost.nanos, both[1].tokens) == (0, common_pb2.TokenUsage())
     assert both[1].reserved.nanos >= settled.cost.nanos
-    assert await entries(team.owner, team.org_id, kinds=[pb.USAGE_ENTRY_KIND_RELEASE, pb.USAGE_ENTRY_KIND_ADJUST]) == []
-    assert len(await entries(team.owner, team.org_id, kinds=[pb.USAGE_ENTRY_KIND_RESERVE])) == 12
+    assert (
+        await usage_entries(team.owner, team.org_id, kinds=[pb.USAGE_ENTRY_KIND_RELEASE, pb.USAGE_ENTRY_KIND_ADJUST])
+        == []
+    )
+    assert len(await usage_entries(team.owner, team.org_id, kinds=[pb.USAGE_ENTRY_KIND_RESERVE])) == 12
 
 
 def test_the_latest_entry_comes_first(ledger: Ledger) -> None:
@@ -154,7 +148,7 @@ def test_the_latest_entry_comes_first(ledger: Ledger) -> None:
 
 
 async def test_the_total_is_the_sum_of_the_entries(ledger: Ledger) -> None:
-    response = await usage(ledger.team.owner, ledger.team.org_id)
+    response = await get_usage(ledger.team.owner, ledger.team.org_id)
     assert response.total == added_up(ledger.entries)
     assert response.total.request_count == 12
     assert response.total.tokens.cached_input_tokens == 6 * 40
@@ -164,7 +158,7 @@ async def test_the_total_is_the_sum_of_the_entries(ledger: Ledger) -> None:
 
 async def test_an_organization_that_used_nothing_used_nothing(ledger: Ledger) -> None:
     org_id = await make_org(ledger.team.owner)
-    response = await usage(ledger.team.owner, org_id, group_by=DIMENSIONS.values())
+    response = await get_usage(ledger.team.owner, org_id, group_by=DIMENSIONS.values())
     assert response.total == added_up([])
     assert list(response.rows) == []
 
@@ -173,14 +167,14 @@ async def test_an_organization_that_used_nothing_used_nothing(ledger: Ledger) ->
 async def test_every_grouping_has_the_sums_of_its_groups(by: tuple[str, ...], ledger: Ledger) -> None:
     groups = sorted(grouped(ledger.entries, by).items())
     expected = [pb.UsageRow(**dict(zip(by, key, strict=True)), total=added_up(group)) for key, group in groups]
-    response = await usage(ledger.team.owner, ledger.team.org_id, group_by=[DIMENSIONS[name] for name in by])
+    response = await get_usage(ledger.team.owner, ledger.team.org_id, group_by=[DIMENSIONS[name] for name in by])
     assert list(response.rows) == expected
     assert response.total == added_up(ledger.entries)
 
 
 async def test_the_order_of_the_dimensions_in_the_request_makes_no_difference(ledger: Ledger) -> None:
     team, numbers = ledger.team, list(DIMENSIONS.values())
-    assert await usage(team.owner, team.org_id, group_by=numbers) == await usage(
+    assert await get_usage(team.owner, team.org_id, group_by=numbers) == await get_usage(
         team.owner, team.org_id, group_by=numbers[::-1]
     )
 
@@ -197,14 +191,14 @@ async def test_filters_let_through_what_they_name(names: tuple[str, ...], ledger
     team, example = ledger.team, ledger.entries[0]
     wanted = {name: getattr(example, name) for name in names}
     expected = [entry for entry in ledger.entries if all(getattr(entry, n) == v for n, v in wanted.items())]
-    assert await entries(team.owner, team.org_id, **wanted) == expected
-    assert (await usage(team.owner, team.org_id, **wanted)).total == added_up(expected)
+    assert await usage_entries(team.owner, team.org_id, **wanted) == expected
+    assert (await get_usage(team.owner, team.org_id, **wanted)).total == added_up(expected)
 
 
 async def test_all_filters_together_leave_one_entry(ledger: Ledger) -> None:
     team, example = ledger.team, ledger.entries[3]
     wanted = {name: getattr(example, name) for name in ("workspace_id", "user_id", "model")}
-    assert await entries(team.owner, team.org_id, **wanted, start_time=example.run_time) == [example]
+    assert await usage_entries(team.owner, team.org_id, **wanted, start_time=example.run_time) == [example]
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -225,8 +219,8 @@ async def test_times_are_from_and_before_to_the_nanosecond(
         for entry in ledger.entries
         if (start or 0) <= entry.run_time.ToNanoseconds() < (10**20 if end is None else end)
     ]
-    assert await entries(team.owner, team.org_id, **given_times) == expected
-    response = await usage(team.owner, team.org_id, **given_times, group_by=[DIMENSIONS[name] for name in by])
+    assert await usage_entries(team.owner, team.org_id, **given_times) == expected
+    response = await get_usage(team.owner, team.org_id, **given_times, group_by=[DIMENSIONS[name] for name in by])
     assert response.total == added_up(expected)
     groups = {tuple(getattr(row, name) for name in by): row.total for row in response.rows}
     assert groups == ({key: added_up(group) for key, group in grouped(expected, by).items()} if by else {})
@@ -247,18 +241,19 @@ def grouped(found: Iterable[pb.UsageEntry], by: tuple[str, ...]) -> dict[tuple[s
 
 async def test_a_range_that_ends_before_it_begins_holds_nothing(ledger: Ledger) -> None:
     team, start, end = ledger.team, Timestamp(seconds=2_000_000_000), Timestamp(seconds=1)
-    assert await entries(team.owner, team.org_id, start_time=start, end_time=end) == []
-    assert (await usage(team.owner, team.org_id, start_time=start, end_time=end)).total == added_up([])
+    assert await usage_entries(team.owner, team.org_id, start_time=start, end_time=end) == []
+    assert (await get_usage(team.owner, team.org_id, start_time=start, end_time=end)).total == added_up([])
 
 
 @pytest.mark.parametrize("seconds", [-62135596800, 253402300799], ids=["year 1", "year 9999"])
 async def test_the_first_and_the_last_time_of_the_calendar_are_good(seconds: int, ledger: Ledger) -> None:
     time = Timestamp(seconds=seconds)
     after, before = [
-        len(await entries(ledger.team.owner, ledger.team.org_id, **{name: time})) for name in ("start_time", "end_time")
+        len(await usage_entries(ledger.team.owner, ledger.team.org_id, **{name: time}))
+        for name in ("start_time", "end_time")
     ]
     assert [
-        (await usage(ledger.team.owner, ledger.team.org_id, **{name: time})).total.request_count
+        (await get_usage(ledger.team.owner, ledger.team.org_id, **{name: time})).total.request_count
         for name in ("start_time", "end_time")
     ] == [after, before]
     assert (after, before) == ((12, 0) if seconds < 0 else (0, 12))
@@ -278,8 +273,8 @@ async def test_the_first_and_the_last_time_of_the_calendar_are_good(seconds: int
 )
 async def test_times_that_no_calendar_has_are_refused_by_name(name: str, time: Timestamp, ledger: Ledger) -> None:
     team = ledger.team
-    assert await named(entries(team.owner, team.org_id, **{name: time})) == (name,)
-    assert await named(usage(team.owner, team.org_id, **{name: time})) == (name,)
+    assert await named(usage_entries(team.owner, team.org_id, **{name: time})) == (name,)
+    assert await named(get_usage(team.owner, team.org_id, **{name: time})) == (name,)
 
 
 @pytest.mark.parametrize(
@@ -297,15 +292,15 @@ async def test_times_that_no_calendar_has_are_refused_by_name(name: str, time: T
     ids=str,
 )
 async def test_what_breaks_a_rule_is_refused_by_name(fields: dict[str, Any], field: str, ledger: Ledger) -> None:
-    assert await named(usage(ledger.team.owner, ledger.team.org_id, **fields)) == (field,)
+    assert await named(get_usage(ledger.team.owner, ledger.team.org_id, **fields)) == (field,)
 
 
 async def test_ids_of_another_organization_let_nothing_through(ledger: Ledger, owner: Person) -> None:
     place = await make_place(owner)
     await say(owner, place.conversation_id, "hello")
     for foreign in ({"workspace_id": place.workspace_id}, {"user_id": owner.user_id}):
-        assert await entries(ledger.team.owner, ledger.team.org_id, **foreign) == []
-        assert (await usage(ledger.team.owner, ledger.team.org_id, **foreign)).total == added_up([])
+        assert await usage_entries(ledger.team.owner, ledger.team.org_id, **foreign) == []
+        assert (await get_usage(ledger.team.owner, ledger.team.org_id, **foreign)).total == added_up([])
 
 
 # Pages
@@ -332,19 +327,19 @@ async def test_pages_of_rows_add_up_and_each_has_the_whole_total(
 
 async def test_a_page_token_belongs_to_its_filters_and_groups(ledger: Ledger) -> None:
     team = ledger.team
-    first = await usage(team.owner, team.org_id, group_by=[1, 2], page_size=1)
+    first = await get_usage(team.owner, team.org_id, group_by=[1, 2], page_size=1)
     assert first.total == added_up(ledger.entries)
     token = first.next_page_token
     for other in ({"group_by": [2, 1]}, {"group_by": [1, 2], "model": "echo/echo"}, {"group_by": [1]}):
-        assert await named(usage(team.owner, team.org_id, **other, page_token=token)) == ("page_token",)
+        assert await named(get_usage(team.owner, team.org_id, **other, page_token=token)) == ("page_token",)
 
 
 # Who may
 
 
 ASKED: dict[str, Callable[[Person, str, str], Any]] = {
-    "GetUsage": lambda person, org_id, user_id: usage(person, org_id, user_id=user_id),
-    "ListUsageEntries": lambda person, org_id, user_id: entries(person, org_id, user_id=user_id),
+    "GetUsage": lambda person, org_id, user_id: get_usage(person, org_id, user_id=user_id),
+    "ListUsageEntries": lambda person, org_id, user_id: usage_entries(person, org_id, user_id=user_id),
 }
 
 
@@ -376,6 +371,6 @@ async def test_who_may_read_whose_usage(
 async def test_a_member_reads_their_own_entries_and_no_others(spell: Callable[[str], str], ledger: Ledger) -> None:
     member = ledger.team.member
     own = [entry for entry in ledger.entries if entry.user_id == member.user_id]
-    assert await entries(member, ledger.team.org_id, user_id=spell(member.user_id)) == own
-    assert (await usage(member, ledger.team.org_id, user_id=spell(member.user_id))).total == added_up(own)
+    assert await usage_entries(member, ledger.team.org_id, user_id=spell(member.user_id)) == own
+    assert (await get_usage(member, ledger.team.org_id, user_id=spell(member.user_id))).total == added_up(own)
     assert len(own) == 4

@@ -1,38 +1,24 @@
 """A workspace that one may not see costs as many questions as one that does not exist: its time tells nothing."""
 
 import uuid
-from typing import Any
+from collections.abc import Awaitable
 
 import pytest
-from sqlalchemy import event
 
-from aiworkspace.v1 import workspace_pb2 as pb
 from aiworkspace_server.app import App
 from tests.support.outcomes import NOT_FOUND, outcome
-from tests.support.people import make_workspace
-from tests.support.service_accounts import OF_WORKSPACES, backends, make_account, make_key
-from tests.support.sharing import CLOSED
+from tests.support.people import connections, make_workspace
+from tests.support.service_accounts import OF_WORKSPACES, make_account, make_key
 from tests.support.staff import Team
+from tests.support.statements import statements
+from tests.support.workspaces import CLOSED, get_workspace
 
 
-async def questions(app: App, call: Any) -> list[str]:
-    """The statements that PostgreSQL got meanwhile about workspaces."""
-    asked: list[str] = []
-
-    def note(_: Any, __: Any, statement: str, *___: Any) -> None:
-        if "find_workspace" in statement:
-            asked.append(statement)
-
-    event.listen(app.db.engine.sync_engine, "before_cursor_execute", note)
-    try:
+async def look_ups(app: App, call: Awaitable[object]) -> list[str]:
+    """How the server looks for workspaces meanwhile."""
+    with statements(app, "find_workspace") as found:
         assert await outcome(call) == NOT_FOUND
-    finally:
-        event.remove(app.db.engine.sync_engine, "before_cursor_execute", note)
-    return asked
-
-
-def get(person: Any, workspace_id: str) -> Any:
-    return person.workspaces.GetWorkspace(pb.GetWorkspaceRequest(workspace_id=workspace_id))
+    return [statement.text for statement in found]
 
 
 @pytest.mark.parametrize("times", [1, 3])
@@ -40,8 +26,8 @@ async def test_a_closed_workspace_is_asked_for_as_often_as_a_random_id(times: in
     closed = await make_workspace(team.owner, team.org_id, visibility=CLOSED)
     nobodys = str(uuid.uuid4())
     for _ in range(times):
-        there = await questions(app, get(team.member, closed))
-        assert there == await questions(app, get(team.member, nobodys))
+        there = await look_ups(app, get_workspace(team.member, closed))
+        assert there == await look_ups(app, get_workspace(team.member, nobodys))
         assert len(there) == 2, "what is remembered, and what is so now: nothing was remembered"
 
 
@@ -51,7 +37,9 @@ async def test_a_workspace_beyond_a_key_is_asked_for_as_often_as_a_random_id(tea
     user_id = await make_account(team.owner, team.org_id)
     limited = await make_key(team.owner, team.org_id, user_id, OF_WORKSPACES, workspace_ids=[near])
     free = await make_key(team.owner, team.org_id, user_id, OF_WORKSPACES)
-    async with backends(app.address) as new_backend:
+    async with connections(app.address) as new_backend:
         other, backend = new_backend(free.secret), new_backend(limited.secret)
-        await get(other, far)
-        assert await questions(app, get(backend, far)) == await questions(app, get(backend, str(uuid.uuid4())))
+        await get_workspace(other, far)
+        assert await look_ups(app, get_workspace(backend, far)) == await look_ups(
+            app, get_workspace(backend, str(uuid.uuid4()))
+        )

@@ -10,30 +10,27 @@ import pytest
 from aiworkspace.v1 import chat_pb2, org_pb2
 from aiworkspace.v1 import workspace_pb2 as pb
 from aiworkspace_server.app import App
-from tests.standin import Script, Standin
+from tests.standin import Standin
 from tests.support.outcomes import NOT_FOUND, OK, PERMISSION_MISSING, outcome
 from tests.support.people import Person, join, make_conversation, make_workspace
 from tests.support.postgres import as_owner, sql, until_blocked
-from tests.support.runs import kinds_of
+from tests.support.runs import kinds_of, talk
 from tests.support.service_accounts import make_robot
-from tests.support.sharing import (
+from tests.support.staff import VIEWER, Team
+from tests.support.stores import Stores
+from tests.support.teams import add, delete_group, in_group, make_group, take_out
+from tests.support.workspaces import (
     CLOSED,
     EDITOR,
     MANAGER,
     OPEN,
     READER,
-    add,
-    delete_group,
-    in_group,
+    delete_workspace,
     in_workspace,
-    make_group,
     set_visibility,
     share,
-    take_out,
     unshare,
 )
-from tests.support.staff import VIEWER, Team
-from tests.support.stores import Stores
 
 READING = ["org.read", "member.read", "workspace.read", "chat.read"]
 
@@ -81,7 +78,7 @@ async def test_who_manages_teams_adds_nobody_to_one_that_may_more(team: Team, st
         (lambda: share(team.owner, closed_one, READER, team_id=group), PERMISSION_MISSING),
         (lambda: share(team.owner, closed_one, MANAGER, user_id=manager.user_id), OK),
         (lambda: unshare(team.owner, closed_one, user_id=manager.user_id), PERMISSION_MISSING),
-        (lambda: delete(team.owner, closed_one), OK),
+        (lambda: delete_workspace(team.owner, closed_one), OK),
     ]
     for number, (step, expected) in enumerate(steps):
         await step()
@@ -91,10 +88,6 @@ async def test_who_manages_teams_adds_nobody_to_one_that_may_more(team: Team, st
             assert (whom.user_id in inside) == (expected == OK)
             if expected == OK:
                 await take_out(team.owner, org_id, group, whom.user_id)
-
-
-def delete(person: Person, workspace_id: str) -> Any:
-    return person.workspaces.DeleteWorkspace(pb.DeleteWorkspaceRequest(workspace_id=workspace_id))
 
 
 # API keys
@@ -264,19 +257,12 @@ async def test_after_a_removal_from_the_team_no_use_succeeds(team: Team) -> None
 # Runs in progress
 
 
-def talk(standin: Standin) -> asyncio.Event:
-    """Every answer lasts until the event is set."""
-    enough = asyncio.Event()
-    standin.script("gpt-4o-mini", Script(tokens=("word ",) * 1000, seconds_per_token=0.05, enough=enough))
-    return enough
-
-
 WAYS: dict[str, Callable[[Team, str, str], Any]] = {
     "removed": lambda team, workspace_id, group: unshare(team.owner, workspace_id, team_id=group),
     "out of the team": lambda team, workspace_id, group: take_out(team.owner, team.org_id, group, team.viewer.user_id),
     "no team": lambda team, workspace_id, group: delete_group(team.owner, team.org_id, group),
     "lower role": lambda team, workspace_id, group: share(team.owner, workspace_id, READER, team_id=group),
-    "deleted": lambda team, workspace_id, group: delete(team.owner, workspace_id),
+    "deleted": lambda team, workspace_id, group: delete_workspace(team.owner, workspace_id),
 }
 
 

@@ -13,42 +13,30 @@ from aiworkspace.v1 import workspace_pb2 as pb
 from tests.support.outcomes import NOT_FOUND, OK, PERMISSION_MISSING, named, outcome, outcomes, refusal
 from tests.support.pagination import few, read_all
 from tests.support.people import Person, join, make_conversation, make_org, make_workspace
-from tests.support.sharing import (
+from tests.support.staff import MEMBER, VIEWER, Team
+from tests.support.teams import add, delete_group, make_group, take_out
+from tests.support.workspaces import (
     CLOSED,
     EDITOR,
     MANAGER,
     OPEN,
     READER,
-    add,
-    delete_group,
+    delete_workspace,
+    get_workspace,
     in_workspace,
-    make_group,
+    list_workspaces,
     set_visibility,
     share,
-    take_out,
     unshare,
+    update_workspace,
 )
-from tests.support.staff import MEMBER, VIEWER, Team
-
-
-def get(person: Person, workspace_id: str) -> Any:
-    return person.workspaces.GetWorkspace(pb.GetWorkspaceRequest(workspace_id=workspace_id))
-
-
-def rename(person: Person, workspace_id: str) -> Any:
-    workspace = pb.Workspace(workspace_id=workspace_id, name="Renamed")
-    return person.workspaces.UpdateWorkspace(pb.UpdateWorkspaceRequest(workspace=workspace))
-
-
-def delete(person: Person, workspace_id: str) -> Any:
-    return person.workspaces.DeleteWorkspace(pb.DeleteWorkspaceRequest(workspace_id=workspace_id))
 
 
 async def sees(person: Person, org_id: str, workspace_id: str) -> bool:
     """Whether the list has it, which is so exactly when it can be read."""
-    listed = (await person.workspaces.ListWorkspaces(pb.ListWorkspacesRequest(org_id=org_id))).workspaces
+    listed = await list_workspaces(person, org_id)
     found = workspace_id in [workspace.workspace_id for workspace in listed]
-    assert await outcome(get(person, workspace_id)) == (OK if found else NOT_FOUND)
+    assert await outcome(get_workspace(person, workspace_id)) == (OK if found else NOT_FOUND)
     return found
 
 
@@ -70,10 +58,10 @@ def allowed(org_role: str, visibility: int, workspace_role: int) -> set[str]:
 def uses(person: Person, workspace_id: str, other: Person) -> dict[str, Callable[[], Any]]:
     return {
         "see": lambda: in_workspace(person, workspace_id),
-        "change": lambda: rename(person, workspace_id),
+        "change": lambda: update_workspace(person, workspace_id, name="Renamed"),
         "talk": lambda: make_conversation(person, workspace_id),
         "share": lambda: share(person, workspace_id, READER, user_id=other.user_id),
-        "delete": lambda: delete(person, workspace_id),
+        "delete": lambda: delete_workspace(person, workspace_id),
     }
 
 
@@ -227,7 +215,7 @@ async def test_the_visibility_changes_the_version_once(team: Team) -> None:
     for _ in range(2):
         workspace = (await set_visibility(team.member, workspace_id, CLOSED)).workspace
         assert (workspace.visibility, workspace.etag) == (CLOSED, "2")
-    assert (await get(team.member, workspace_id)).workspace == workspace
+    assert (await get_workspace(team.member, workspace_id)) == workspace
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +272,7 @@ async def test_a_lower_role_counts_from_the_next_call_on(team: Team) -> None:
     workspace_id = await make_workspace(team.owner, team.org_id, visibility=CLOSED)
     for role, expected in [(MANAGER, OK), (READER, PERMISSION_MISSING), (EDITOR, OK), (READER, PERMISSION_MISSING)]:
         await share(team.owner, workspace_id, role, user_id=team.viewer.user_id)
-        assert await outcome(rename(team.viewer, workspace_id)) == expected
+        assert await outcome(update_workspace(team.viewer, workspace_id, name="Renamed")) == expected
 
 
 async def test_who_comes_back_to_the_organization_has_no_former_place(team: Team) -> None:
@@ -293,10 +281,10 @@ async def test_who_comes_back_to_the_organization_has_no_former_place(team: Team
     group = await make_group(team.owner, team.org_id, team.member)
     await share(team.owner, workspace_id, EDITOR, team_id=group)
     for _ in range(3):
-        assert await outcome(rename(team.member, workspace_id)) == OK
+        assert await outcome(update_workspace(team.member, workspace_id, name="Renamed")) == OK
         await team.owner.orgs.RemoveMember(org_pb2.RemoveMemberRequest(org_id=team.org_id, user_id=team.member.user_id))
         await join(team.owner, team.org_id, team.member, MEMBER)
-        assert await outcome(rename(team.member, workspace_id)) == NOT_FOUND
+        assert await outcome(update_workspace(team.member, workspace_id, name="Renamed")) == NOT_FOUND
         assert await in_workspace(team.owner, workspace_id) == {team.owner.user_id: MANAGER, group: EDITOR}
         await share(team.owner, workspace_id, MANAGER, user_id=team.member.user_id)
 
@@ -305,12 +293,12 @@ async def test_suspended_members_keep_their_places_without_effect(team: Team) ->
     workspace_id = await make_workspace(team.owner, team.org_id, visibility=CLOSED)
     whom: dict[str, Any] = {"org_id": team.org_id, "user_id": team.member.user_id}
     await share(team.owner, workspace_id, MANAGER, user_id=team.member.user_id)
-    assert await outcome(rename(team.member, workspace_id)) == OK
+    assert await outcome(update_workspace(team.member, workspace_id, name="Renamed")) == OK
     await team.owner.orgs.SuspendMember(org_pb2.SuspendMemberRequest(**whom))
     group = await make_group(team.owner, team.org_id, team.member)
     await share(team.owner, workspace_id, EDITOR, team_id=group)
-    assert await outcome(rename(team.member, workspace_id)) == NOT_FOUND
+    assert await outcome(update_workspace(team.member, workspace_id, name="Renamed")) == NOT_FOUND
     await unshare(team.owner, workspace_id, user_id=team.member.user_id)
     await team.owner.orgs.ReinstateMember(org_pb2.ReinstateMemberRequest(**whom))
-    assert await outcome(rename(team.member, workspace_id)) == OK, "through the team"
-    assert await outcome(delete(team.member, workspace_id)) == PERMISSION_MISSING
+    assert await outcome(update_workspace(team.member, workspace_id, name="Renamed")) == OK, "through the team"
+    assert await outcome(delete_workspace(team.member, workspace_id)) == PERMISSION_MISSING
