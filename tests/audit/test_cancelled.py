@@ -15,6 +15,12 @@ from tests.support.people import Place, make_conversation
 from tests.support.waiting import until
 
 
+async def recorded(place: Place, method: str) -> list[str]:
+    """Codes of the entries about the method, once there is one."""
+    await until(lambda: entries_of(place, method))
+    return await entries_of(place, method)
+
+
 async def entries_of(place: Place, method: str) -> list[str]:
     return [event.code for event in await Log(place.owner, place.org_id).events() if event.method == method]
 
@@ -41,12 +47,7 @@ async def test_a_deletion_in_mongodb_is_recorded_as_done(place: Place, monkeypat
     request = chat_pb2.DeleteConversationRequest(conversation_id=conversation_id)
     await leave(place.owner.chat.DeleteConversation(request), reached)
     go.set()
-
-    async def recorded() -> bool:
-        return await entries_of(place, "ChatService/DeleteConversation") != []
-
-    await until(recorded)
-    assert await entries_of(place, "ChatService/DeleteConversation") == ["OK"]
+    assert await recorded(place, "ChatService/DeleteConversation") == ["OK"]
 
 
 async def test_a_change_that_was_not_committed_is_undone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,12 +62,7 @@ async def test_a_change_that_was_not_committed_is_undone(place: Place, monkeypat
     org = org_pb2.Org(org_id=place.org_id, name="Another")
     await leave(place.owner.orgs.UpdateOrg(org_pb2.UpdateOrgRequest(org=org)), reached)
     go.set()
-
-    async def recorded() -> bool:
-        return await entries_of(place, "OrgService/UpdateOrg") != []
-
-    await until(recorded)
-    assert await entries_of(place, "OrgService/UpdateOrg") == ["CANCELLED"]
+    assert await recorded(place, "OrgService/UpdateOrg") == ["CANCELLED"]
     now = await place.owner.orgs.GetOrg(org_pb2.GetOrgRequest(org_id=place.org_id))
     assert now.org.name == "Acme"
 
@@ -84,9 +80,4 @@ async def test_work_that_goes_on_and_fails_is_recorded_as_failed(place: Place, m
     request = chat_pb2.DeleteConversationRequest(conversation_id=conversation_id)
     await leave(place.owner.chat.DeleteConversation(request), reached)
     go.set()
-
-    async def recorded() -> bool:
-        return await entries_of(place, "ChatService/DeleteConversation") != []
-
-    await until(recorded)
-    assert await entries_of(place, "ChatService/DeleteConversation") == ["NOT_FOUND"]
+    assert await recorded(place, "ChatService/DeleteConversation") == ["NOT_FOUND"]

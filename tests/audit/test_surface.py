@@ -14,7 +14,6 @@ from aiworkspace.v1 import options_pb2 as options
 from aiworkspace_server.app import running
 from aiworkspace_server.settings import Settings
 from tests.audit.conftest import Company
-from tests.contracts.surface import ENDPOINTS, Endpoint, name_of
 from tests.support.audit_log import until_recorded
 from tests.support.budgets import make_budget
 from tests.support.outcomes import PASSWORD_WRONG, PERMISSION_MISSING, outcome
@@ -22,6 +21,7 @@ from tests.support.people import NewPerson, Person, join, make_conversation, mak
 from tests.support.postgres import as_owner, sql, until_blocked, until_no_jobs
 from tests.support.settings import store_settings
 from tests.support.stores import Stores, other_databases
+from tests.support.surface import ENDPOINTS, Endpoint, name_of
 from tests.support.waiting import until
 
 PUBLIC = options.ACCESS_MODE_PUBLIC

@@ -24,27 +24,27 @@ ACCESS, REFRESH, DEVICE = "__Host-aiws_access", "__Secure-aiws_refresh", "__Host
 REFRESH_PATH = "/aiworkspace.v1.AuthService/Refresh"
 
 
-@pytest.fixture
-async def browser(new_person: NewPerson) -> Browser:
+async def new_browser(new_person: NewPerson) -> Browser:
     """Somebody new, signed in by cookie."""
     browser = Browser(await new_person())
     await browser.sign_in()
     return browser
 
 
+@pytest.fixture
+async def browser(new_person: NewPerson) -> Browser:
+    return await new_browser(new_person)
+
+
 @pytest.fixture(scope="module")
 async def reader(new_person: NewPerson) -> Browser:
-    """The same for tests that change nothing."""
-    browser = Browser(await new_person())
-    await browser.sign_in()
-    return browser
+    """For tests that change nothing."""
+    return await new_browser(new_person)
 
 
 @pytest.fixture(scope="module")
 async def other_reader(new_person: NewPerson) -> Browser:
-    browser = Browser(await new_person())
-    await browser.sign_in()
-    return browser
+    return await new_browser(new_person)
 
 
 async def get_me(browser: Browser, metadata: Any = None) -> str:

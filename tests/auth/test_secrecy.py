@@ -1,14 +1,7 @@
 """What must not be in a log is in none: a server of its own, as talkative as it can be, and all that it writes."""
 
-import asyncio
 import json
-import os
-import signal
-import sys
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -21,6 +14,7 @@ from tests.support.mailbox import RESET, VERIFY, Mailbox
 from tests.support.outcomes import outcome
 from tests.support.people import Person, make_conversation, make_org
 from tests.support.runs import events_of
+from tests.support.server_process import logging_everything
 from tests.support.settings import mail_settings, provider_settings, store_settings
 from tests.support.stores import Stores, other_databases
 
@@ -38,7 +32,7 @@ async def written(
     own = store_settings(await other_databases(stores, "secrecy"))
     settings = Settings.model_validate(own | provider_settings(standin) | mail_settings(mailbox))
     output = tmp_path_factory.mktemp("log") / "output"
-    async with server(settings, output) as address:
+    async with logging_everything(settings, output) as address:
         person = Person(address)
         secrets = await tell_secrets(person, mailbox)
         not_utf8 = b"Bearer " + secrets[0].encode() + b"\xff"
@@ -46,29 +40,6 @@ async def written(
         await person.channel.close()
     kept = [value.get_secret_value() for _, value in settings if isinstance(value, SecretStr)]
     return output.read_text(), [*secrets, *kept]
-
-
-@asynccontextmanager
-async def server(settings: Settings, output: Path) -> AsyncIterator[str]:
-    """A server process. Gives its address; what it writes is in `output`."""
-    talkative = {"LOG_LEVEL": "debug", "LOG_FORMAT": "json", "PYTHONPATH": os.pathsep.join(sys.path)}
-    with output.open("wb") as file:
-        command = sys.executable, "-m", "aiworkspace_server", "serve", "--migrate"
-        process = await asyncio.create_subprocess_exec(
-            *command, env=os.environ | environment(settings) | talkative, stdout=file, stderr=file
-        )
-    while "listening on " not in output.read_text():
-        assert process.returncode is None, output.read_text()
-        await asyncio.sleep(0.05)
-    yield output.read_text().partition("listening on ")[2].split()[0]
-    process.send_signal(signal.SIGTERM)
-    assert await process.wait() == 0
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """The settings as a process takes them."""
-    plain = {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in settings}
-    return {name.upper(): str(value) for name, value in plain.items() if value is not None}
 
 
 async def tell_secrets(person: Person, mailbox: Mailbox) -> list[str]:

@@ -16,7 +16,7 @@ from tests.support.budgets import MEMBER, make_budget, reserve, settle, spend, s
 from tests.support.custom_roles import BILLING, assign, make_role
 from tests.support.mailbox import Mailbox
 from tests.support.orgs import suspend
-from tests.support.people import NewPerson, Person, Place, join, make_conversation, make_place
+from tests.support.people import NewPerson, Person, Place, join, make_conversation, new_place
 from tests.support.postgres import sql, until_no_jobs
 from tests.support.runs import say
 from tests.support.service_accounts import make_robot
@@ -29,10 +29,6 @@ async def mails(mailbox: Mailbox, stores: Stores, place: Place, person: Person |
     """Subjects of the alerts that somebody got about the organization, once all are sent."""
     await until_no_jobs(stores, place.org_id)
     return [mail["Subject"] for mail in mailbox.of((person or place.owner).email, SPENT)]
-
-
-async def new_place(new_person: NewPerson) -> Place:
-    return await make_place(await new_person())
 
 
 async def test_a_threshold_is_told_once(app: App, new_person: NewPerson, mailbox: Mailbox, stores: Stores) -> None:

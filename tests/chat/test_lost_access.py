@@ -11,12 +11,13 @@ import pytest
 from pymongo.errors import ConnectionFailure
 from sqlalchemy.exc import InternalError
 
-from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, service_account_pb2, workspace_pb2
+from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, service_account_pb2
 from aiworkspace_server.app import App
 from aiworkspace_server.kit import interceptors
 from aiworkspace_server.kit.errors import Unavailable
 from aiworkspace_server.kit.watch import Watches
 from tests.standin import Standin
+from tests.support import orgs, workspaces
 from tests.support.outcomes import Refusal, refusal
 from tests.support.people import PASSWORD, NewPerson, Person, connections, join, make_conversation, make_place
 from tests.support.runs import talk
@@ -72,33 +73,27 @@ async def change_password_elsewhere(scene: Scene) -> None:
 
 
 async def suspend(scene: Scene) -> None:
-    request = org_pb2.SuspendMemberRequest(org_id=scene.org_id, user_id=scene.reader.user_id)
-    await scene.owner.orgs.SuspendMember(request)
+    await orgs.suspend(scene.owner, scene.org_id, scene.reader)
 
 
 async def remove(scene: Scene) -> None:
-    request = org_pb2.RemoveMemberRequest(org_id=scene.org_id, user_id=scene.reader.user_id)
-    await scene.owner.orgs.RemoveMember(request)
+    await orgs.remove_member(scene.owner, scene.org_id, scene.reader)
 
 
 async def demote(scene: Scene) -> None:
-    member = org_pb2.Member(org_id=scene.org_id, user_id=scene.reader.user_id, role=org_pb2.ROLE_BILLING)
-    await scene.owner.orgs.UpdateMember(org_pb2.UpdateMemberRequest(member=member))
+    await orgs.update_member(scene.owner, scene.org_id, scene.reader, role=org_pb2.ROLE_BILLING)
 
 
 async def close_workspace(scene: Scene) -> None:
-    closed = workspace_pb2.WORKSPACE_VISIBILITY_MEMBERS
-    request = workspace_pb2.SetWorkspaceVisibilityRequest(workspace_id=scene.workspace_id, visibility=closed)
-    await scene.owner.workspaces.SetWorkspaceVisibility(request)
+    await workspaces.set_visibility(scene.owner, scene.workspace_id, workspaces.CLOSED)
 
 
 async def delete_workspace(scene: Scene) -> None:
-    request = workspace_pb2.DeleteWorkspaceRequest(workspace_id=scene.workspace_id)
-    await scene.owner.workspaces.DeleteWorkspace(request)
+    await workspaces.delete_workspace(scene.owner, scene.workspace_id)
 
 
 async def delete_org(scene: Scene) -> None:
-    await scene.owner.orgs.DeleteOrg(org_pb2.DeleteOrgRequest(org_id=scene.org_id))
+    await orgs.delete_org(scene.owner, scene.org_id)
 
 
 async def how_it_ended(stream: Any) -> tuple[Refusal | None, str | None]:

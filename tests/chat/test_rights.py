@@ -15,7 +15,7 @@ import grpc
 import pytest
 from cachetools import TTLCache
 
-from aiworkspace.v1 import model_pb2, org_pb2, service_account_pb2, workspace_pb2
+from aiworkspace.v1 import model_pb2, org_pb2, service_account_pb2
 from aiworkspace_server.app import App, running
 from aiworkspace_server.chat import claims, rights
 from aiworkspace_server.chat.stops import Stops
@@ -23,17 +23,17 @@ from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.settings import Settings
 from tests.standin import HttpError, Script, Standin
 from tests.support.custom_roles import ALL, assign, make_role, update
-from tests.support.orgs import suspend
+from tests.support.orgs import delete_org, remove_member, suspend
 from tests.support.outcomes import refusal
 from tests.support.people import Person, join, make_conversation, make_org, make_workspace, reconnected
 from tests.support.postgres import as_owner, sql
 from tests.support.runs import OPENAI, endings_of, events_of, kinds_of, play, send_in
-from tests.support.service_accounts import make_account, make_key
+from tests.support.service_accounts import make_account, make_key, revoke_key, rotate_key
 from tests.support.settings import provider_settings, store_settings
 from tests.support.stores import Stores, other_databases
 from tests.support.teams import delete_group, make_group, take_out
 from tests.support.waiting import until, until_true
-from tests.support.workspaces import CLOSED, EDITOR, OPEN, READER, set_visibility, share, unshare
+from tests.support.workspaces import CLOSED, EDITOR, OPEN, READER, delete_workspace, set_visibility, share, unshare
 
 MEMBER, VIEWER, BILLING = org_pb2.ROLE_MEMBER, org_pb2.ROLE_VIEWER, org_pb2.ROLE_BILLING
 _WITHOUT = [permission for permission in ALL if permission not in ("chat.send", "workspace.administer")]
@@ -99,26 +99,19 @@ async def by_key(owner: Person, scene: Scene) -> None:
 
 
 def remove(scene: Scene) -> Any:
-    request = org_pb2.RemoveMemberRequest(org_id=scene.org_id, user_id=scene.actor.user_id)
-    return scene.owner.orgs.RemoveMember(request)
+    return remove_member(scene.owner, scene.org_id, scene.actor)
 
 
-def delete_org(scene: Scene) -> Any:
-    return scene.owner.orgs.DeleteOrg(org_pb2.DeleteOrgRequest(org_id=scene.org_id))
+def end_org(scene: Scene) -> Any:
+    return delete_org(scene.owner, scene.org_id)
 
 
-def delete_workspace(scene: Scene) -> Any:
-    return scene.owner.workspaces.DeleteWorkspace(workspace_pb2.DeleteWorkspaceRequest(workspace_id=scene.workspace_id))
+def end_workspace(scene: Scene) -> Any:
+    return delete_workspace(scene.owner, scene.workspace_id)
 
 
-def revoke_key(scene: Scene) -> Any:
-    request = service_account_pb2.RevokeApiKeyRequest(org_id=scene.org_id, api_key_id=scene.given_id)
-    return scene.owner.service_accounts.RevokeApiKey(request)
-
-
-def rotate_key(scene: Scene) -> Any:
-    request = service_account_pb2.RotateApiKeyRequest(org_id=scene.org_id, api_key_id=scene.given_id)
-    return scene.owner.service_accounts.RotateApiKey(request)
+def key_of(scene: Scene) -> service_account_pb2.ApiKey:
+    return service_account_pb2.ApiKey(org_id=scene.org_id, api_key_id=scene.given_id)
 
 
 def delete_account(scene: Scene) -> Any:
@@ -148,10 +141,10 @@ LOSSES: dict[str, tuple[Give, Lose]] = {
         lambda scene: unshare(scene.owner, scene.workspace_id, user_id=scene.actor.user_id),
     ),
     "workspace closed": (as_member, lambda scene: set_visibility(scene.owner, scene.workspace_id, CLOSED)),
-    "workspace deleted": (in_workspace, delete_workspace),
-    "organization deleted": (as_member, delete_org),
-    "key revoked": (by_key, revoke_key),
-    "key rotated": (by_key, rotate_key),
+    "workspace deleted": (in_workspace, end_workspace),
+    "organization deleted": (as_member, end_org),
+    "key revoked": (by_key, lambda scene: revoke_key(scene.owner, key_of(scene))),
+    "key rotated": (by_key, lambda scene: rotate_key(scene.owner, key_of(scene))),
     "suspended account": (by_key, lambda scene: suspend(scene.owner, scene.org_id, scene.actor)),
     "account deleted": (by_key, delete_account),
 }
@@ -326,7 +319,7 @@ async def test_a_start_on_what_is_remembered_is_refused(
     await nothing_began(pair, scene, standin, asked)
     assert refused is not None
     assert refused.code in _REFUSALS
-    if lose not in (delete_workspace, delete_org):  # else there may be no workspace to be read before the start
+    if lose not in (end_workspace, end_org):  # else there may be no workspace to be read before the start
         assert len(refusals) == 1, "authorization had let it pass"
 
 

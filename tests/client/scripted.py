@@ -28,6 +28,7 @@ from aiworkspace.v1 import (
     workspace_pb2,
 )
 
+KEY = "aiws_0123456789ExampleKeyThatNobodyHasAndNobodyE2fnoag"
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Callable[[Any, Context], Awaitable[Message] | AsyncIterator[Message]]
 

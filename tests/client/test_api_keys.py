@@ -9,9 +9,8 @@ from aiworkspace.v1 import auth_pb2, org_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
 from aiworkspace_client import AsyncClient, Client, TokenStore, UnauthenticatedError
 from tests.client.runs import TEXT, connections, whole_run
-from tests.client.scripted import ScriptedServer, answer, answers, failure
+from tests.client.scripted import KEY, ScriptedServer, answer, answers, failure
 
-KEY = "aiws_0123456789ExampleKeyThatNobodyHasAndNobodyE2fnoag"
 REFUSED = failure(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID")
 
 

@@ -7,15 +7,12 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from aiworkspace.v1 import budget_pb2 as pb
-from aiworkspace.v1 import common_pb2, usage_pb2
+from aiworkspace.v1 import usage_pb2
 from tests.client.conftest import Aiws
 from tests.client.scripted import ScriptedServer, answer, answers, failure
+from tests.support.budgets import usd
 
 END = Timestamp(seconds=1_800_000_000)
-
-
-def usd(nanos: int) -> common_pb2.Money:
-    return common_pb2.Money(currency_code="USD", nanos=nanos)
 
 
 STATUS = pb.BudgetStatus(

@@ -10,8 +10,7 @@ import pytest
 from aiworkspace.v1 import auth_pb2, org_pb2, workspace_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
 from tests.client.conftest import ORG, WORKSPACE, Aiws
-from tests.client.scripted import ScriptedServer, answer, answers, failure
-from tests.client.test_api_keys import KEY
+from tests.client.scripted import KEY, ScriptedServer, answer, answers, failure
 
 ACCOUNT = pb.ServiceAccount(
     user_id="user-1", org_id="org-1", name="Robot", role=org_pb2.ROLE_MEMBER, state=org_pb2.MEMBER_STATE_ACTIVE

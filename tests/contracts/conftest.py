@@ -5,9 +5,9 @@ import pytest
 
 from aiworkspace_server.app import App, running
 from aiworkspace_server.settings import Settings
-from tests.contracts.belongings import Belongings, furnish
 from tests.contracts.snapshot import Snapshots
 from tests.standin import Standin
+from tests.support.belongings import Belongings, furnish
 from tests.support.people import NewPerson, people
 from tests.support.postgres import Owner, as_owner
 from tests.support.settings import provider_settings, store_settings

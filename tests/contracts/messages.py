@@ -9,7 +9,7 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import strategies as st
 
 from tests import corpora
-from tests.contracts.surface import SAMPLES
+from tests.support.surface import SAMPLES
 
 _HOSTILE = [
     text

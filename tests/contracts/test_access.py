@@ -19,9 +19,9 @@ from aiworkspace_server.auth.tokens import Tokens
 from aiworkspace_server.kit.contract import ContractError, Method, read_methods
 from aiworkspace_server.rpc import SERVICES
 from aiworkspace_server.settings import Settings
-from tests.contracts.surface import CLOSED, ENDPOINTS, Endpoint, name_of, random_id
 from tests.support.browser import csrf_token
 from tests.support.people import NewPerson, Person
+from tests.support.surface import CLOSED, ENDPOINTS, Endpoint, name_of, random_id
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,6 @@ from protovalidate import Validator
 from aiworkspace.v1 import access_pb2, org_pb2, workspace_pb2
 from aiworkspace.v1 import options_pb2 as options
 from aiworkspace_server.auth.authority import ROLES, WORKSPACE_ROLES
-from tests.contracts.surface import ENDPOINTS, Endpoint, name_of
 from tests.support.custom_roles import ALL, assign, restrict, update
 from tests.support.outcomes import refusal
 from tests.support.people import NewPerson, Person, join, make_conversation, make_org, make_workspace
@@ -31,6 +30,7 @@ from tests.support.runs import say
 from tests.support.service_accounts import insert_account, insert_key
 from tests.support.staff import MEMBER, Team
 from tests.support.stores import Stores
+from tests.support.surface import ENDPOINTS, Endpoint, name_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "access.md"
 DEPTH = {"run_id": 0, "conversation_id": 1, "workspace_id": 2, "org_id": 3, "": 4}  # what lies in what

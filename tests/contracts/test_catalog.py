@@ -11,7 +11,7 @@ from aiworkspace.v1 import org_pb2
 from aiworkspace_server.app import App
 from aiworkspace_server.kit.mongo import Mongo
 from aiworkspace_server.migrate import migrate
-from tests.contracts.catalog import GLOBAL, LEADING_ELSEWHERE, breaches, tenant_tables
+from tests.support.catalog import GLOBAL, LEADING_ELSEWHERE, breaches, tenant_tables
 from tests.support.people import NewPerson, join, make_place
 from tests.support.postgres import Owner, as_owner, sql
 from tests.support.stores import Stores, other_databases

@@ -17,10 +17,10 @@ from aiworkspace.v1 import options_pb2 as options
 from aiworkspace_server.kit import typed
 from tests import corpora
 from tests.contracts.conftest import Estate
-from tests.contracts.surface import ENDPOINTS, Endpoint, Outcome, id_fields, is_output_only, name_of, put
 from tests.contracts.updates import UPDATES, changeable
 from tests.support.outcomes import named
 from tests.support.people import PASSWORD, Person
+from tests.support.surface import ENDPOINTS, Endpoint, Outcome, id_fields, is_output_only, name_of, put, text_fields
 
 OK, INVALID, NOT_FOUND = grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 IDS = corpora.read("ids", "ids")
@@ -128,15 +128,6 @@ def _change(template: str, token: str) -> str:
 _NO_FREE_TEXT = ("email", "token", "etag", "model", "password", "permissions", "currency_code")
 
 
-def _text_fields(message: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted paths of all fields that hold a text of the caller's choice."""
-    for field in message.fields:
-        if field.message_type and field.message_type.full_name.startswith("aiworkspace."):
-            yield from _text_fields(field.message_type, f"{prefix}{field.name}.")
-        elif field.type == field.TYPE_STRING and not field.name.endswith(("_id", "_ids", *_NO_FREE_TEXT)):
-            yield prefix + field.name
-
-
 def _writes(endpoint: Endpoint) -> bool:
     return str(endpoint.descriptor.name).startswith(("Create", "Update", "Register", "Login", "SendMessage"))
 
@@ -147,7 +138,8 @@ _TEXTS = [
     (endpoint, path)
     for endpoint in ENDPOINTS
     if _writes(endpoint)
-    for path in _text_fields(endpoint.descriptor.input_type)
+    for path, field in text_fields(endpoint.descriptor.input_type)
+    if field.type == field.TYPE_STRING and not field.name.endswith(("_id", "_ids", *_NO_FREE_TEXT))
     if endpoint not in UPDATES or path.rpartition(".")[2] in changeable(endpoint)
 ]
 

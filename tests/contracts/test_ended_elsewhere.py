@@ -13,9 +13,9 @@ from aiworkspace.v1 import org_pb2, workspace_pb2
 from aiworkspace_server.kit.contract import read_methods
 from aiworkspace_server.rpc import SERVICES
 from tests.contracts.conftest import Estate
-from tests.contracts.surface import CLOSED, Endpoint, name_of
 from tests.support.people import Person
 from tests.support.service_accounts import EVERY, make_account, make_key
+from tests.support.surface import CLOSED, Endpoint, name_of
 
 METHODS = read_methods(SERVICES, ("org_id", "workspace_id", "conversation_id", "run_id"))
 # The transaction that starts a run checks the right to it: see chat/test_rights.py.

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from aiworkspace.v1 import workspace_pb2
 from aiworkspace_server.auth.authority import ROLES, WORKSPACE_ROLES
 from aiworkspace_server.kit.ids import new_id
-from tests.contracts.surface import ENDPOINTS, Endpoint, inside, name_of, random_id
 from tests.support.custom_roles import ALL, create, make_role, restrict
 from tests.support.outcomes import OK, PERMISSION_MISSING, outcome
 from tests.support.people import NewPerson, Person, make_workspace
@@ -22,6 +21,7 @@ from tests.support.postgres import Owner, as_owner
 from tests.support.service_accounts import insert_account
 from tests.support.staff import Team, make_team
 from tests.support.stores import Stores
+from tests.support.surface import ENDPOINTS, Endpoint, inside, name_of, random_id
 
 MANAGING = ["member.manage", "role.manage", "invitation.manage", "team.manage", "service_account.manage"]
 READING = ("Get", "List", "Verify", "Explain")

@@ -8,10 +8,10 @@ import grpc
 import pytest
 
 from aiworkspace.v1 import chat_pb2, org_pb2
-from tests.contracts.surface import CLOSED, Endpoint, name_of
 from tests.standin import Script, Standin
 from tests.support.people import NewPerson, Person, Place, join, make_conversation, make_place
 from tests.support.runs import events_of, follow
+from tests.support.surface import CLOSED, Endpoint, name_of
 
 MODEL = "openai/gpt-4o"
 WORDS = tuple(f"word{n} " for n in range(1500))

@@ -13,9 +13,9 @@ from aiworkspace.v1 import options_pb2 as options
 from tests import corpora
 from tests.contracts.conftest import Estate
 from tests.contracts.messages import messages
-from tests.contracts.surface import CLOSED, ENDPOINTS, Endpoint, Outcome, name_of
 from tests.support import http2
 from tests.support.people import Person
+from tests.support.surface import CLOSED, ENDPOINTS, Endpoint, Outcome, name_of
 
 DEFECTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED}
 DEFECTS |= {grpc.StatusCode.DATA_LOSS, grpc.StatusCode.DEADLINE_EXCEEDED}

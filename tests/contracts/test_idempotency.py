@@ -1,11 +1,9 @@
 """Answers that are kept for repeated requests: what is in them, what a repeated call gets, how long they are kept."""
 
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from google.protobuf.descriptor import FieldDescriptor
 
 from aiworkspace.v1 import (
     access_pb2,
@@ -18,10 +16,10 @@ from aiworkspace.v1 import (
 from aiworkspace_server.app import App
 from aiworkspace_server.kit.contract import clear_sensitive, is_sensitive, restore_sensitive
 from aiworkspace_server.kit.idempotency import purge_idempotent_replies
-from tests.contracts.surface import ENDPOINTS, Endpoint, name_of
 from tests.support.people import NewPerson, Place
 from tests.support.postgres import sql
 from tests.support.stores import Stores
+from tests.support.surface import ENDPOINTS, Endpoint, name_of, text_fields
 
 # Texts in answers that the server makes, or that it has checked against what there is.
 _HARMLESS = ("etag", "prefix", "last_use_address", "model", "default_model", "permissions", "currency_code")
@@ -33,18 +31,9 @@ KEPT = [
 ]
 
 
-def texts(message: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Paths and fields of all texts in a message, at every depth."""
-    for field in message.fields:
-        if field.message_type and field.message_type.full_name.startswith("aiworkspace."):
-            yield from texts(field.message_type, f"{prefix}{field.name}.")
-        elif field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES):
-            yield prefix + field.name, field
-
-
 @pytest.mark.parametrize("endpoint", KEPT, ids=name_of)
 def test_every_text_of_a_kept_answer_is_an_id_or_sensitive(endpoint: Endpoint) -> None:
-    for path, field in texts(endpoint.descriptor.output_type):
+    for path, field in text_fields(endpoint.descriptor.output_type):
         harmless = field.name in _HARMLESS or field.name.endswith(("_id", "_ids"))
         assert harmless or is_sensitive(field), f"{path} would be stored for a week"
 
@@ -121,7 +110,7 @@ async def test_a_repeated_call_gets_the_first_answer_and_the_store_has_no_text(
     assert again == first
     ((reply,),) = await sql(stores, "SELECT reply FROM replies WHERE request_id = %s", request.request_id)
     stored = type(first).FromString(reply)
-    assert not [path for path, field in texts(stored.DESCRIPTOR) if is_sensitive(field) and _at(stored, path)]
+    assert not [path for path, field in text_fields(stored.DESCRIPTOR) if is_sensitive(field) and _at(stored, path)]
 
 
 def _at(message: Any, path: str) -> Any:

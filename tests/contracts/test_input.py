@@ -9,9 +9,9 @@ from google.rpc import error_details_pb2, status_pb2
 
 from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, usage_pb2, workspace_pb2
 from aiworkspace_server.app import App
-from tests.contracts.surface import ENDPOINTS, Endpoint, name_of, random_id
 from tests.support.people import Person, Place
 from tests.support.runs import events_of, say
+from tests.support.surface import ENDPOINTS, Endpoint, name_of, random_id
 
 MIB = 1 << 20
 

@@ -17,9 +17,9 @@ from aiworkspace_server.kit.contract import ContractError, Method, check_size, r
 from aiworkspace_server.kit.shapes import UnboundedList, shape_of
 from aiworkspace_server.rpc import SERVICES
 from tests.contracts.shapes import NOT_UTF8, delimited, fill_lists, largest, most_bytes
-from tests.contracts.surface import ENDPOINTS, Endpoint, name_of
 from tests.support.loop_time import LoopTime, watching_loop
 from tests.support.people import NewPerson, Person, Place, make_place
+from tests.support.surface import ENDPOINTS, Endpoint, name_of
 
 MOST_SECONDS = 0.05
 MOST_BYTES = 16 << 20

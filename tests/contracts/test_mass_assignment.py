@@ -14,8 +14,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from aiworkspace.v1 import common_pb2, org_pb2
 from tests.contracts.conftest import Estate
 from tests.contracts.snapshot import Rows
-from tests.contracts.surface import Endpoint, name_of
 from tests.contracts.updates import UPDATES, changeable, naming, resource_of
+from tests.support.surface import Endpoint, name_of
 
 CANARY = "canary"
 # New values of changeable fields, where a text of any kind would not do.

@@ -11,10 +11,11 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.contracts.belongings import PEOPLE, Ids
 from tests.contracts.conftest import Estate
 from tests.contracts.snapshot import about
-from tests.contracts.surface import (
+from tests.support.belongings import PEOPLE, Ids
+from tests.support.people import Person
+from tests.support.surface import (
     ENDPOINTS,
     Endpoint,
     enum_fields,
@@ -24,7 +25,6 @@ from tests.contracts.surface import (
     put,
     random_id,
 )
-from tests.support.people import Person
 
 SCOPES = ("org_id", "workspace_id", "conversation_id", "run_id")
 

@@ -11,11 +11,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from aiworkspace.v1 import service_account_pb2
 from tests.contracts.conftest import Estate
-from tests.contracts.surface import ENDPOINTS, Endpoint, inside, name_of
 from tests.support.people import NewPerson, make_org
 from tests.support.postgres import sql
 from tests.support.service_accounts import make_account, make_key
 from tests.support.stores import Stores
+from tests.support.surface import ENDPOINTS, Endpoint, inside, name_of
 
 END = Timestamp(seconds=253402300799, nanos=999_999_999)
 EDGES = {

@@ -1,7 +1,6 @@
 """What people type means the same however it is written, at every door: found by the contract, never listed by hand."""
 
 import re
-from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -15,7 +14,7 @@ from aiworkspace_server.kit.context import Call
 from aiworkspace_server.kit.contract import read_methods
 from aiworkspace_server.rpc import SERVICES
 from tests import corpora
-from tests.contracts.surface import ENDPOINTS, name_of, put
+from tests.support.surface import ENDPOINTS, name_of, put, text_fields
 
 SPELLINGS = corpora.read("emails", "spellings")
 
@@ -30,19 +29,11 @@ KINDS = {
 OUTPUT_ONLY = {"user.email", "member.email", "member.display_name", "budget.name"}
 
 
-def _string_fields(message: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for field in message.fields:
-        if field.message_type and field.message_type.full_name.startswith("aiworkspace."):
-            yield from _string_fields(field.message_type, f"{prefix}{field.name}.")
-        elif field.type == field.TYPE_STRING and not field.is_repeated:
-            yield prefix + field.name, field
-
-
 FIELDS = [
     (endpoint, path, field)
     for endpoint in ENDPOINTS
-    for path, field in _string_fields(endpoint.descriptor.input_type)
-    if path not in OUTPUT_ONLY
+    for path, field in text_fields(endpoint.descriptor.input_type)
+    if path not in OUTPUT_ONLY and field.type == field.TYPE_STRING and not field.is_repeated
 ]
 
 

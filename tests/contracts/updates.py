@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from tests.contracts.surface import ENDPOINTS, Endpoint
+from tests.support.surface import ENDPOINTS, Endpoint
 from tools.contract import load
 
 UPDATES = [e for e in ENDPOINTS if "update_mask" in e.descriptor.input_type.fields_by_name]

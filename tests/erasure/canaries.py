@@ -1,16 +1,15 @@
 """Writes a text into every field of the contract that takes one, by reflection."""
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
 from google.protobuf.descriptor import FieldDescriptor
 
-from tests.contracts.surface import ENDPOINTS, Endpoint, inside, name_of
 from tests.support.people import Person
+from tests.support.surface import ENDPOINTS, Endpoint, inside, name_of, text_fields
 
-_TEXT = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
 # Texts that the server makes or that choose among what there is.
 _NOT_WRITTEN = ("etag", "page_token", "order_by", "request_id")
 _ENDINGS = ("Delete", "Remove", "Revoke", "Suspend", "Reject", "Logout", "Cancel")
@@ -29,7 +28,7 @@ async def write(person: Person, methods: list[Endpoint], ids: Mapping[str, str],
     """Calls each method once for each of its text fields, with the canary in it. Returns which took it, how often."""
     taken: dict[str, int] = {}
     for endpoint in methods:
-        for path in text_fields(endpoint.descriptor.input_type):
+        for path in _written_by_callers(endpoint):
             for value in (canary, f"{canary}@example.com", f"{canary}/*"):
                 request = _request(endpoint, ids, path, value)
                 outcome = await endpoint.call(person, request)
@@ -39,13 +38,12 @@ async def write(person: Person, methods: list[Endpoint], ids: Mapping[str, str],
     return taken
 
 
-def text_fields(message: Any, prefix: str = "", depth: int = 0) -> Iterator[str]:
-    """Dotted paths of fields that take a text of the caller's own."""
-    for field in message.fields:
-        if field.message_type and field.message_type.full_name.startswith("aiworkspace.") and depth < 4:
-            yield from text_fields(field.message_type, f"{prefix}{field.name}.", depth + 1)
-        elif field.type in _TEXT and field.name not in _NOT_WRITTEN and not field.name.endswith(("_id", "_ids")):
-            yield prefix + field.name
+def _written_by_callers(endpoint: Endpoint) -> list[str]:
+    return [
+        path
+        for path, field in text_fields(endpoint.descriptor.input_type)
+        if field.name not in _NOT_WRITTEN and not field.name.endswith(("_id", "_ids"))
+    ]
 
 
 def _request(endpoint: Endpoint, ids: Mapping[str, str], path: str, value: str) -> Any:

@@ -9,13 +9,13 @@ import pytest
 from pymongo import AsyncMongoClient
 from redis.asyncio import Redis
 
-from tests.faults.stores import Store, stores
 from tests.standin import Standin
 from tests.support.mailbox import Mailbox
 from tests.support.people import Person
 from tests.support.postgres import sql, until_no_jobs
 from tests.support.server_process import ServerProcess
 from tests.support.settings import mail_settings, provider_settings, store_settings
+from tests.support.store_processes import Store, stores
 from tests.support.stores import Stores
 from tests.support.waiting import until
 

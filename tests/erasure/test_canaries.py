@@ -3,9 +3,9 @@
 import uuid
 
 from aiworkspace.v1 import account_pb2, auth_pb2, chat_pb2, org_pb2, workspace_pb2
-from tests.contracts.belongings import furnish
 from tests.erasure.canaries import endpoints, write
 from tests.erasure.conftest import Site
+from tests.support.belongings import furnish
 from tests.support.mailbox import CHANGE, Mailbox
 from tests.support.people import Person, join, make_conversation, make_place
 from tests.support.postgres import sql, until_no_jobs

@@ -11,6 +11,7 @@ from uuid import UUID
 from aiworkspace.v1 import chat_pb2, org_pb2, service_account_pb2, workspace_pb2
 from tests.erasure.conftest import Site
 from tests.standin import Script, Standin
+from tests.support.orgs import delete_org
 from tests.support.people import Person, Place, make_conversation, make_place
 from tests.support.postgres import as_owner, sql
 from tests.support.runs import say
@@ -25,10 +26,6 @@ async def furnished(site: Site) -> tuple[Place, str]:
     place = await make_place(await site.person())
     events = await say(place.owner, place.conversation_id, "hello")
     return place, events[0].run_id
-
-
-async def delete_org(place: Place) -> None:
-    await place.owner.orgs.DeleteOrg(org_pb2.DeleteOrgRequest(org_id=place.org_id))
 
 
 async def documents_of(site: Site, org_id: str) -> int:
@@ -46,7 +43,7 @@ def late_conversation(place: Place) -> dict[str, Any]:
 
 async def test_what_a_late_writer_stores_after_an_organization_was_erased_goes_with_the_next_pass(site: Site) -> None:
     place, run_id = await furnished(site)
-    await delete_org(place)
+    await delete_org(place.owner, place.org_id)
     await site.first_pass(place.org_id)
     assert await documents_of(site, place.org_id) == 0
     await site.documents["run_events"].insert_one(late_event(place.org_id, run_id))
@@ -96,7 +93,7 @@ async def test_a_run_in_progress_is_settled_before_its_organization_is_erased(si
     request = chat_pb2.SendMessageRequest(conversation_id=place.conversation_id, content="hello")
     stream = place.owner.chat.SendMessage(request)
     await stream.read()
-    await delete_org(place)
+    await delete_org(place.owner, place.org_id)
     await site.first_pass(place.org_id)
     stream.cancel()
     assert await sql(site.stores, "SELECT state FROM run_claims WHERE org_id = %s", place.org_id) == [("closed",)]
@@ -149,7 +146,7 @@ async def test_a_job_goes_on_after_kill_9_in_the_middle_of_it(site: Site) -> Non
     place, _ = await furnished(site)
     await sql(site.stores, "INSERT INTO teams VALUES (%s, %s, 'T', 1, now(), now())", place.org_id, uuid.uuid4())
     async with held_up(site, place.org_id):
-        await delete_org(place)
+        await delete_org(place.owner, place.org_id)
         await until(lambda: waiting(site))
         await site.server.end(signal.SIGKILL)
         assert await documents_of(site, place.org_id) > 0
@@ -163,7 +160,7 @@ async def test_a_job_ends_after_mongodb_was_paused(site: Site) -> None:
     place, _ = await furnished(site)
     site.mongo.pause()
     try:
-        await delete_org(place)
+        await delete_org(place.owner, place.org_id)
         failed = (
             "SELECT 1 FROM procrastinate_jobs WHERE task_name = 'erasure.org' AND attempts > 0 AND args->>'org_id' = %s"
         )

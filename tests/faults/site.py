@@ -16,9 +16,8 @@ from aiworkspace_server.migrate import migrate
 from tests.standin import Standin
 from tests.support.server_process import ServerProcess
 from tests.support.settings import provider_settings, store_settings
+from tests.support.store_processes import Store, stores
 from tests.support.stores import Stores
-
-from .stores import Store, stores
 
 _PATIENT = {"provider_first_token_seconds": 30, "provider_idle_seconds": 15, "run_seconds": 90, "log_level": "warning"}
 

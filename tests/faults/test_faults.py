@@ -7,7 +7,7 @@ from random import Random
 import grpc
 import pytest
 
-from tests.contracts.surface import ENDPOINTS, name_of
+from tests.support.surface import ENDPOINTS, name_of
 
 from .experiments import EXPERIMENTS
 from .site import Site, site

@@ -16,14 +16,14 @@ from aiworkspace_server.app import App, running
 from aiworkspace_server.kit import mongo
 from aiworkspace_server.kit.mongo import Tenant
 from aiworkspace_server.settings import Settings
-from tests.contracts.belongings import Belongings, furnish
-from tests.contracts.surface import CLOSED, ENDPOINTS
 from tests.standin import Standin
+from tests.support.belongings import Belongings, furnish
 from tests.support.people import PASSWORD, Person, make_place, people
 from tests.support.postgres import sql
 from tests.support.runs import events_of, follow, say
 from tests.support.settings import provider_settings, store_settings
 from tests.support.stores import Stores, other_databases
+from tests.support.surface import CLOSED, ENDPOINTS
 
 # A tenant's collection
 

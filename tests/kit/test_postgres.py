@@ -16,8 +16,8 @@ from aiworkspace_server.kit.postgres import APP_ROLE, Database, ReadSession
 from aiworkspace_server.migrate import check_schema
 from aiworkspace_server.settings import Settings
 from aiworkspace_server.tables import metadata
-from tests.contracts.belongings import furnish
-from tests.contracts.catalog import GLOBAL_PREFIX, tenant_tables
+from tests.support.belongings import furnish
+from tests.support.catalog import GLOBAL_PREFIX, tenant_tables
 from tests.support.people import NewPerson
 from tests.support.postgres import as_owner, sql
 from tests.support.stores import Stores

@@ -101,11 +101,10 @@ async def test_caller_that_vanishes_while_it_is_sent_something_leaves_no_traceba
 class Gone:
     """The context of a call whose caller is gone: whatever is sent fails."""
 
-    async def write(self, message: object) -> None:
+    async def write(self, *_: object) -> None:
         raise grpc.aio.InternalError("Failed execute_batch")
 
-    async def abort(self, *_: object) -> None:
-        raise grpc.aio.InternalError("Failed execute_batch")
+    abort = write
 
     def set_trailing_metadata(self, _: object) -> None:
         pass

@@ -19,16 +19,9 @@ PATIENT = Clocks(connect_seconds=30, first_content_seconds=60, idle_seconds=60)
 HURRIED = Clocks(connect_seconds=5, first_content_seconds=1.5, idle_seconds=1.0)
 
 
-@pytest.fixture(scope="session")
-async def shared_standin() -> AsyncIterator[Standin]:
-    async with Standin() as standin:
-        yield standin
-
-
-@pytest.fixture
-def standin(shared_standin: Standin) -> Standin:
-    shared_standin.reset()
-    return shared_standin
+@pytest.fixture(autouse=True)
+def _fresh_standin(standin: Standin) -> None:
+    standin.reset()
 
 
 def openai_provider(url: str, clocks: Clocks = PATIENT) -> OpenAIProvider:
@@ -47,24 +40,24 @@ def anthropic_provider(url: str, clocks: Clocks = PATIENT) -> AnthropicProvider:
 
 
 @pytest.fixture(scope="session")
-async def openai_wire(shared_standin: Standin) -> AsyncIterator[Provider]:
-    provider = openai_provider(shared_standin.url)
+async def openai_wire(standin: Standin) -> AsyncIterator[Provider]:
+    provider = openai_provider(standin.url)
     yield provider
     await provider.aclose()
 
 
 @pytest.fixture(scope="session")
-async def anthropic_wire(shared_standin: Standin) -> AsyncIterator[Provider]:
-    provider = anthropic_provider(shared_standin.url)
+async def anthropic_wire(standin: Standin) -> AsyncIterator[Provider]:
+    provider = anthropic_provider(standin.url)
     yield provider
     await provider.aclose()
 
 
 @pytest.fixture(scope="session")
-async def _hurried(shared_standin: Standin) -> AsyncIterator[dict[str, Provider]]:
+async def _hurried(standin: Standin) -> AsyncIterator[dict[str, Provider]]:
     providers: list[Provider] = [
-        openai_provider(shared_standin.url, HURRIED),
-        anthropic_provider(shared_standin.url, HURRIED),
+        openai_provider(standin.url, HURRIED),
+        anthropic_provider(standin.url, HURRIED),
     ]
     yield {provider.name: provider for provider in providers}
     for provider in providers:

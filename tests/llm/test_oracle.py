@@ -43,23 +43,23 @@ _examples = settings(max_examples=100, deadline=None)
 
 
 @pytest.fixture(scope="session")
-async def sdk_openai(shared_standin: Standin) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(api_key=OPENAI_KEY, base_url=shared_standin.openai_url) as client:
+async def sdk_openai(standin: Standin) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(api_key=OPENAI_KEY, base_url=standin.openai_url) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
-async def sdk_anthropic(shared_standin: Standin) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    async with anthropic.AsyncAnthropic(api_key=ANTHROPIC_KEY, base_url=shared_standin.anthropic_url) as client:
+async def sdk_anthropic(standin: Standin) -> AsyncIterator[anthropic.AsyncAnthropic]:
+    async with anthropic.AsyncAnthropic(api_key=ANTHROPIC_KEY, base_url=standin.url) as client:
         yield client
 
 
 @given(script=_scripts)
 @_examples
 async def test_openai(
-    shared_standin: Standin, openai_wire: Provider, sdk_openai: openai.AsyncOpenAI, script: Script
+    standin: Standin, openai_wire: Provider, sdk_openai: openai.AsyncOpenAI, script: Script
 ) -> None:
-    shared_standin.script(MODEL, script)
+    standin.script(MODEL, script)
     ours = await answer(openai_wire, question(limit=10_000))
     text, thinking, usage = await _openai_sdk(sdk_openai)
     assert ours.error is None
@@ -100,9 +100,9 @@ async def _openai_sdk(client: openai.AsyncOpenAI) -> tuple[str, str, TokenUsage]
 @given(script=_scripts)
 @_examples
 async def test_anthropic(
-    shared_standin: Standin, anthropic_wire: Provider, sdk_anthropic: anthropic.AsyncAnthropic, script: Script
+    standin: Standin, anthropic_wire: Provider, sdk_anthropic: anthropic.AsyncAnthropic, script: Script
 ) -> None:
-    shared_standin.script(MODEL, script)
+    standin.script(MODEL, script)
     ours = await answer(anthropic_wire, question(limit=10_000))
     text, thinking, usage = await _anthropic_sdk(sdk_anthropic)
     assert ours.error is None

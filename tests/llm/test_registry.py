@@ -21,7 +21,7 @@ def settings(standin: Standin, **more: Any) -> Deployment:
     return Deployment.model_construct(
         openai_base_url=standin.openai_url,
         deepseek_base_url=standin.openai_url,
-        anthropic_base_url=standin.anthropic_url,
+        anthropic_base_url=standin.url,
         echo_tokens_per_second=0,
         **more,
     )

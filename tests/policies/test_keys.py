@@ -16,14 +16,14 @@ from aiworkspace.v1 import model_pb2 as pb
 from aiworkspace_server.app import App, running
 from aiworkspace_server.policies.vault import Vault
 from aiworkspace_server.settings import Settings
-from tests.auth.test_secrecy import environment, server
-from tests.service_accounts.test_secrecy import documents, rows
 from tests.standin import HttpError, Script, Standin
 from tests.support.outcomes import NOT_FOUND, OK, PROVIDER_KEY_REFUSED, UNAVAILABLE, named, outcome, refusal
 from tests.support.people import NewPerson, Person, Place, join, make_conversation, make_place
 from tests.support.postgres import sql
 from tests.support.runs import say, text_of
-from tests.support.settings import provider_settings, store_settings
+from tests.support.server_process import logging_everything
+from tests.support.settings import environment, provider_settings, store_settings
+from tests.support.stored import documents, rows
 from tests.support.stores import Stores, other_databases
 
 MODELS = {
@@ -188,7 +188,7 @@ async def test_keys_are_rotated_and_shown_nowhere(stores: Stores, standin: Stand
     old = first.encryption_secret.get_secret_value()
     key, bad, said = new_key(), new_key(), ""
     standin.refusals[bad] = HttpError(401, "Incorrect API key provided: {key}.")
-    async with server(first, tmp_path / "first") as address:
+    async with logging_everything(first, tmp_path / "first") as address:
         owner = await Person(address).register()
         place = await make_place(owner)
         said += repr(await set_key(place, key)) + repr(await refusal(set_key(place, bad)))
@@ -203,7 +203,7 @@ async def test_keys_are_rotated_and_shown_nowhere(stores: Stores, standin: Stand
     assert await sql(own, "SELECT secret FROM provider_keys") == before
     assert await _rotate(second, old) == (0, b"encrypted anew: 1\n")
     assert await sql(own, "SELECT secret FROM provider_keys") != before
-    async with server(second, tmp_path / "second") as address:
+    async with logging_everything(second, tmp_path / "second") as address:
         person = Person(address)
         person.email = owner.email
         await person.log_in()

@@ -11,7 +11,6 @@ from google.rpc import error_details_pb2, status_pb2
 from aiworkspace.v1 import options_pb2 as options
 from aiworkspace.v1 import org_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
-from tests.contracts.surface import CLOSED, Endpoint, Outcome, id_fields, name_of, put, random_id
 from tests.support.orgs import delete_org
 from tests.support.people import Person, join, make_conversation, make_org, make_workspace
 from tests.support.postgres import sql
@@ -28,6 +27,7 @@ from tests.support.service_accounts import (
 )
 from tests.support.staff import VIEWER
 from tests.support.stores import Stores
+from tests.support.surface import CLOSED, Endpoint, Outcome, id_fields, name_of, put, random_id
 
 SESSIONS = [endpoint for endpoint in CLOSED if endpoint.access.mode == options.ACCESS_MODE_SESSION]
 SCOPED = [endpoint for endpoint in CLOSED if endpoint.access.mode == options.ACCESS_MODE_PERMISSION]

@@ -6,19 +6,18 @@ from base64 import b64encode
 from pathlib import Path
 
 import pytest
-from pymongo import AsyncMongoClient
 
 from aiworkspace.v1 import auth_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
 from aiworkspace_server.settings import Settings
-from tests.auth.test_secrecy import server
 from tests.standin import Standin
 from tests.support.outcomes import refusal
 from tests.support.people import Person, connections, make_conversation, make_org, make_workspace
-from tests.support.postgres import sql
 from tests.support.runs import say
+from tests.support.server_process import logging_everything
 from tests.support.service_accounts import NewBackend, key_request, make_account
 from tests.support.settings import provider_settings, store_settings
+from tests.support.stored import documents, rows
 from tests.support.stores import Stores, other_databases
 
 
@@ -63,7 +62,7 @@ async def traces(
     own = await other_databases(stores, "key_secrecy")
     settings = Settings.model_validate(store_settings(own) | provider_settings(standin))
     output: Path = tmp_path_factory.mktemp("log") / "output"
-    async with server(settings, output) as address:
+    async with logging_everything(settings, output) as address:
         owner = Person(address)
         await owner.register()
         async with connections(address) as new_backend:
@@ -71,21 +70,6 @@ async def traces(
         await owner.channel.close()
     left = await rows(own) | await documents(own)
     return secrets, left | {"log": output.read_text(), "answers": said.decode("latin-1")}
-
-
-async def rows(stores: Stores) -> dict[str, str]:
-    """Every table, jsonb and bytea included, as text."""
-    tables = await sql(stores, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-    return {table: repr(await sql(stores, f'SELECT t::text FROM "{table}" t')) for (table,) in tables}
-
-
-async def documents(stores: Stores) -> dict[str, str]:
-    client: AsyncMongoClient[dict[str, object]] = AsyncMongoClient(stores.mongo)
-    database = client.get_default_database()
-    names = await database.list_collection_names()
-    found = {name: repr(await database[name].find().to_list()) for name in names}
-    await client.close()
-    return found
 
 
 def test_a_key_is_nowhere(traces: tuple[list[str], dict[str, str]]) -> None:

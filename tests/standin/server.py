@@ -34,7 +34,7 @@ class Received:
 
 
 class Standin:
-    """`url` is where it listens; `openai_url` and `anthropic_url` are what the SDKs want for a base URL."""
+    """`url` is where it listens, and the base URL for Anthropic's SDK; `openai_url` is that for OpenAI's."""
 
     def __init__(self) -> None:
         self._site = ""
@@ -47,10 +47,6 @@ class Standin:
     @property
     def openai_url(self) -> str:
         return f"{self._site}/v1"
-
-    @property
-    def anthropic_url(self) -> str:
-        return self._site
 
     def reset(self) -> None:
         """Forgets scripts, requests and the bill."""

@@ -133,6 +133,11 @@ async def make_conversation(person: Person, workspace_id: str, model: str = "") 
     return str((await person.chat.CreateConversation(request)).conversation.conversation_id)
 
 
+async def new_place(new_person: NewPerson) -> Place:
+    """Of somebody new."""
+    return await make_place(await new_person())
+
+
 async def make_place(owner: Person, model: str = "") -> Place:
     org_id = await make_org(owner)
     workspace_id = await make_workspace(owner, org_id)

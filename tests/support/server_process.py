@@ -4,9 +4,12 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+
+from aiworkspace_server.settings import Settings
+from tests.support.settings import environment
 
 
 class ServerProcess:
@@ -117,3 +120,20 @@ class ServerProcess:
     async def __aexit__(self, *_: object) -> None:
         if self.running:
             await self.end(signal.SIGTERM)
+
+
+@asynccontextmanager
+async def logging_everything(settings: Settings, output: Path) -> AsyncIterator[str]:
+    """A server process that logs all it can. Gives its address; what it writes is in `output`."""
+    talkative = {"LOG_LEVEL": "debug", "LOG_FORMAT": "json", "PYTHONPATH": os.pathsep.join(sys.path)}
+    with output.open("wb") as file:
+        command = sys.executable, "-m", "aiworkspace_server", "serve", "--migrate"
+        process = await asyncio.create_subprocess_exec(
+            *command, env=os.environ | environment(settings) | talkative, stdout=file, stderr=file
+        )
+    while "listening on " not in output.read_text():
+        assert process.returncode is None, output.read_text()
+        await asyncio.sleep(0.05)
+    yield output.read_text().partition("listening on ")[2].split()[0]
+    process.send_signal(signal.SIGTERM)
+    assert await process.wait() == 0

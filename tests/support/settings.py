@@ -1,5 +1,8 @@
 """Settings of servers in tests."""
 
+from pydantic import SecretStr
+
+from aiworkspace_server.settings import Settings
 from tests.standin import Standin
 from tests.support.mailbox import Mailbox
 from tests.support.stores import Stores
@@ -46,3 +49,9 @@ def mail_settings(mailbox: Mailbox) -> dict[str, object]:
         "smtp_tls": "none",
         "mail_from": "AI Workspace <workspace@example.org>",
     }
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The settings as a process takes them."""
+    plain = {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in settings}
+    return {name.upper(): str(value) for name, value in plain.items() if value is not None}

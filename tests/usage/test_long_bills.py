@@ -13,7 +13,7 @@ from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.llm.prices import price
 from tests.support.budgets import reserve, settle, spender
 from tests.support.loop_time import watching_loop
-from tests.support.people import NewPerson, Place, make_place
+from tests.support.people import NewPerson, Place, new_place
 from tests.support.postgres import sql
 from tests.support.stores import Stores
 
@@ -35,7 +35,7 @@ FROM ledger_entries one, unnest(%s::uuid[]) run WHERE one.run_id = %s
 
 @pytest.fixture
 async def place(new_person: NewPerson) -> Place:
-    return await make_place(await new_person())
+    return await new_place(new_person)
 
 
 @pytest.fixture

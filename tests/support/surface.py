@@ -136,6 +136,15 @@ def random_id() -> str:
     return str(uuid.uuid4())
 
 
+def text_fields(message: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted paths and descriptors of all strings and bytes in a message, at every depth."""
+    for field in message.fields:
+        if field.message_type and field.message_type.full_name.startswith("aiworkspace."):
+            yield from text_fields(field.message_type, f"{prefix}{field.name}.")
+        elif field.type in (field.TYPE_STRING, field.TYPE_BYTES):
+            yield prefix + field.name, field
+
+
 def _fill(request: Any, ids: Mapping[str, str], optional: bool) -> None:
     for field in request.DESCRIPTOR.fields:
         if _is_ours(field):
