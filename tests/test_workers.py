@@ -115,8 +115,9 @@ async def test_a_stop_under_load_loses_no_answer(server: ServerProcess, home: Pl
     places = [await _elsewhere(server, home) for _ in range(12)]
     streams = [send(place, model=MODEL) for place in places]
     run_ids = [(await stream.read()).event.run_id for stream in streams]
+    readers = [reconnected(home.owner, server.address) for _ in run_ids]
     followers = [
-        asyncio.create_task(events_of(follow(reconnected(home.owner, server.address), run_id))) for run_id in run_ids
+        asyncio.create_task(events_of(follow(reader, run_id))) for reader, run_id in zip(readers, run_ids, strict=True)
     ]
     rest = [asyncio.create_task(events_of(stream)) for stream in streams]
     await asyncio.sleep(0.5)

@@ -34,9 +34,11 @@ from aiworkspace_client.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from aiworkspace_client.follower import StreamTiming
 from aiworkspace_client.pager import AsyncPager, Pager
 from aiworkspace_client.stream import AsyncChatStream, ChatStream
 from aiworkspace_client.tokens import Tokens, TokenStore
+from aiworkspace_client.transport import Backoff
 
 __all__ = [
     "AbortedError",
@@ -45,6 +47,7 @@ __all__ = [
     "AsyncChatStream",
     "AsyncClient",
     "AsyncPager",
+    "Backoff",
     "CallCancelledError",
     "ChatStream",
     "Client",
@@ -59,6 +62,7 @@ __all__ = [
     "PermissionDeniedError",
     "ResourceExhaustedError",
     "RunFailedError",
+    "StreamTiming",
     "TokenStore",
     "Tokens",
     "UnauthenticatedError",

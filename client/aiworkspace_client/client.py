@@ -18,7 +18,7 @@ from aiworkspace_client.chat import AsyncChat, Chat
 from aiworkspace_client.follower import StreamTiming
 from aiworkspace_client.portal import Portal
 from aiworkspace_client.tokens import Tokens, TokenStore
-from aiworkspace_client.transport import Transport
+from aiworkspace_client.transport import Backoff, Transport
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 
@@ -39,6 +39,8 @@ class AsyncClient:
         tls: Whether to encrypt. None means for everything but addresses of this machine.
         root_certificates: The authorities to trust, in PEM, instead of the system's. Implies TLS.
         timeout: Seconds that a call may take unless it says otherwise.
+        backoff: Pauses before a call is repeated, or a stream connects again.
+        stream_timing: How long streams wait, and when they give up.
     """
 
     def __init__(
@@ -52,6 +54,8 @@ class AsyncClient:
         tls: bool | None = None,
         root_certificates: bytes | None = None,
         timeout: float = 30.0,
+        backoff: Backoff | None = None,
+        stream_timing: StreamTiming | None = None,
     ) -> None:
         self._transport = Transport(
             target,
@@ -59,6 +63,7 @@ class AsyncClient:
             tls=tls,
             root_certificates=root_certificates,
             timeout=timeout,
+            backoff=backoff,
         )
         self.auth = AsyncAuth(self._transport)
         self.account = AsyncAccount(self._transport)
@@ -66,7 +71,7 @@ class AsyncClient:
         self.teams = AsyncTeams(self._transport)
         self.access = AsyncAccess(self._transport)
         self.workspaces = AsyncWorkspaces(self._transport)
-        self.chat = AsyncChat(self._transport, StreamTiming())
+        self.chat = AsyncChat(self._transport, stream_timing or StreamTiming())
         self.models = AsyncModels(self._transport)
         self.usage = AsyncUsage(self._transport)
         self.budgets = AsyncBudgets(self._transport)
@@ -109,6 +114,8 @@ class Client:
         tls: bool | None = None,
         root_certificates: bytes | None = None,
         timeout: float = 30.0,
+        backoff: Backoff | None = None,
+        stream_timing: StreamTiming | None = None,
     ) -> None:
         client = AsyncClient(
             target,
@@ -119,6 +126,8 @@ class Client:
             tls=tls,
             root_certificates=root_certificates,
             timeout=timeout,
+            backoff=backoff,
+            stream_timing=stream_timing,
         )
         self._client = client
         self._portal = Portal(client.close)

@@ -9,6 +9,7 @@ import pytest
 from aiworkspace_server.app import App
 from aiworkspace_server.llm.clock import Clocks
 from aiworkspace_server.policies.plan import Plan, Plans
+from tests.support.providers import use_clocks
 
 PlanFor = Callable[..., None]
 
@@ -32,5 +33,4 @@ def plan_for(monkeypatch: pytest.MonkeyPatch) -> PlanFor:
 @pytest.fixture
 def short_clocks(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """For providers that fall silent."""
-    for provider in app.registry._providers.values():
-        monkeypatch.setattr(provider, "_clocks", Clocks(5, 2, 1.5), raising=False)
+    use_clocks(app, Clocks(5, 2, 1.5), monkeypatch)

@@ -5,7 +5,6 @@ import socket
 import uuid
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -19,6 +18,7 @@ from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
 from tests.support.ledger import ledger_of
 from tests.support.outcomes import refusal
 from tests.support.people import NewPerson, Place, make_conversation, make_place
+from tests.support.providers import openai_at
 from tests.support.runs import (
     ANTHROPIC,
     OPENAI,
@@ -105,18 +105,15 @@ def usage_of(run: pb.Run) -> TokenUsage:
     return TokenUsage(run.usage.input_tokens, 0, 0, run.usage.output_tokens, 0)
 
 
-async def test_a_provider_that_cannot_be_reached_costs_nothing(
-    place: Place, app: App, standin: Standin, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    provider: Any = app.registry._providers["openai"]
-    monkeypatch.setattr(provider._client, "base_url", "http://127.0.0.1:1/v1/")
-    run = (await say(place.owner, place.conversation_id, "hello", model=OPENAI))[-1].run_failed.run
+async def test_a_provider_that_cannot_be_reached_costs_nothing(place: Place, app: App, standin: Standin) -> None:
+    async with openai_at(app, "http://127.0.0.1:1/v1"):
+        run = (await say(place.owner, place.conversation_id, "hello", model=OPENAI))[-1].run_failed.run
     assert (run.attempt_count, run.cost.nanos, await ledger_of(place)) == (3, 0, [])
     assert reason_of(run.failure) == "PROVIDER_UNAVAILABLE"
 
 
 async def test_a_request_that_was_stopped_before_it_left_costs_nothing(
-    place: Place, app: App, standin: Standin, monkeypatch: pytest.MonkeyPatch
+    place: Place, app: App, standin: Standin
 ) -> None:
     """The connection is still being made: its queue takes no more, and refuses nobody."""
     with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
@@ -126,12 +123,11 @@ async def test_a_request_that_was_stopped_before_it_left_costs_nothing(
             waiting.setblocking(False)
             with suppress(BlockingIOError):
                 waiting.connect(listener.getsockname())
-        provider: Any = app.registry._providers["openai"]
-        monkeypatch.setattr(provider._client, "base_url", f"http://127.0.0.1:{listener.getsockname()[1]}/v1/")
-        stream = send(place, model=OPENAI)
-        while not (event := (await stream.read()).event).HasField("attempt_started"):
-            pass
-        run = (await place.owner.chat.CancelRun(pb.CancelRunRequest(run_id=event.run_id))).run
+        async with openai_at(app, f"http://127.0.0.1:{listener.getsockname()[1]}/v1"):
+            stream = send(place, model=OPENAI)
+            while not (event := (await stream.read()).event).HasField("attempt_started"):
+                pass
+            run = (await place.owner.chat.CancelRun(pb.CancelRunRequest(run_id=event.run_id))).run
     assert (run.state, run.cost.nanos, await ledger_of(place)) == (pb.RUN_STATE_CANCELLED, 0, [])
 
 

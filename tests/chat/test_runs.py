@@ -17,6 +17,7 @@ from aiworkspace_server.llm.prices import price
 from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
 from tests.support.ledger import ledger_of
 from tests.support.people import NewPerson, Place, make_conversation, make_place
+from tests.support.providers import use_clocks
 from tests.support.runs import (
     ANTHROPIC,
     DEEPSEEK,
@@ -40,8 +41,7 @@ MODELS = [OPENAI, ANTHROPIC, DEEPSEEK]
 @pytest.fixture
 def _short_idle_clock(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """For providers that fall silent in the middle."""
-    for provider in app.registry._providers.values():
-        monkeypatch.setattr(provider, "_clocks", Clocks(60, 60, 3), raising=False)
+    use_clocks(app, Clocks(60, 60, 3), monkeypatch)
 
 
 @pytest.mark.parametrize("model", MODELS)

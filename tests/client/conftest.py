@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from aiworkspace.v1 import auth_pb2, org_pb2, workspace_pb2
-from aiworkspace_client import AsyncClient
-from aiworkspace_client.transport import Backoff
+from aiworkspace_client import AsyncClient, Backoff, StreamTiming, Tokens, TokenStore
 from tests.client.scripted import ScriptedServer, answer
 
 USER = auth_pb2.User(user_id="user-1", email="ada@example.com", display_name="Ada")
@@ -29,9 +28,20 @@ async def server() -> AsyncIterator[ScriptedServer]:
 
 
 @pytest.fixture
-async def client(server: ScriptedServer) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.target, access_token="access-1", refresh_token="refresh-1") as client:
-        client._transport.backoff = Backoff(first=0.01, longest=0.05)
+def tokens() -> Tokens:
+    """What the client has at first."""
+    return Tokens("access-1", "refresh-1")
+
+
+@pytest.fixture
+def timing() -> StreamTiming:
+    return StreamTiming()
+
+
+@pytest.fixture
+async def client(server: ScriptedServer, tokens: Tokens, timing: StreamTiming) -> AsyncIterator[AsyncClient]:
+    store, backoff = TokenStore(tokens), Backoff(first=0.01, longest=0.05)
+    async with AsyncClient(server.target, token_store=store, backoff=backoff, stream_timing=timing) as client:
         yield client
 
 

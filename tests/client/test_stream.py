@@ -9,18 +9,16 @@ import pytest
 
 from aiworkspace.v1 import auth_pb2, chat_pb2, common_pb2
 from aiworkspace.v1.chat_pb2 import ChatEvent
-from aiworkspace_client import AsyncClient, errors
-from aiworkspace_client.follower import StreamTiming
+from aiworkspace_client import AsyncClient, StreamTiming, errors
 from tests.client import runs
 from tests.client.runs import CONVERSATION_ID, RUN_ID, TEXT, WORDS, connections, hang, heartbeat, reset, whole_run
 from tests.client.scripted import ScriptedServer, answer, failure
 
-SEND, STREAM = "ChatService.SendMessage", "ChatService.StreamRun"
+SEND, STREAM, REFRESH = "ChatService.SendMessage", "ChatService.StreamRun", "AuthService.Refresh"
+NEW_TOKENS = auth_pb2.RefreshResponse(tokens=auth_pb2.TokenPair(access_token="access-2", refresh_token="refresh-2"))
 
 
-@pytest.fixture
-def timing(client: AsyncClient) -> None:
-    client.chat._timing = StreamTiming(silence=0.2, connection=5, give_up=0.6)
+hurried = pytest.mark.parametrize("timing", [StreamTiming(silence=0.2, connection=5, give_up=0.6)], ids=[""])
 
 
 async def text_of(client: AsyncClient) -> list[str]:
@@ -124,14 +122,14 @@ async def test_the_terminal_event_counts_whatever_its_sequence(server: ScriptedS
     assert stream.last_sequence == 6
 
 
-@pytest.mark.usefixtures("timing")
+@hurried
 async def test_silence_is_a_cut(server: ScriptedServer, client: AsyncClient) -> None:
     run = whole_run()
     connections(server, (run[:4], hang), (run[4:], None))
     assert await text_of(client) == WORDS
 
 
-@pytest.mark.usefixtures("timing")
+@hurried
 async def test_trying_ends(server: ScriptedServer, client: AsyncClient) -> None:
     connections(server, (whole_run()[:4], reset), *[([], reset)] * 200)
     start = time.monotonic()
@@ -164,22 +162,18 @@ async def test_tokens_that_end_during_a_run_are_exchanged(server: ScriptedServer
     run = whole_run()
     refused = failure(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID")
     connections(server, (run[:4], refused), (run[4:], None))
-    client._transport.tokens._refresh = new_tokens
+    server.script(REFRESH, answer(NEW_TOKENS))
     assert await text_of(client) == WORDS
-    assert [call.token for call in server.calls] == ["access-1", "access-2"]
-
-
-async def new_tokens(refresh_token: str) -> auth_pb2.TokenPair:
-    return auth_pb2.TokenPair(access_token="access-2", refresh_token="refresh-2")
+    assert [call.token for call in (*server.called(SEND), *server.called(STREAM))] == ["access-1", "access-2"]
 
 
 async def test_credentials_that_stay_refused(server: ScriptedServer, client: AsyncClient) -> None:
     refused = failure(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID")
     connections(server, *[([], refused)] * 5)
-    client._transport.tokens._refresh = new_tokens
+    server.script(REFRESH, answer(NEW_TOKENS))
     with pytest.raises(errors.UnauthenticatedError):
         await text_of(client)
-    assert len(server.calls) == 2
+    assert len(server.called(SEND)) == 2
 
 
 async def test_leaving_early_only_detaches(server: ScriptedServer, client: AsyncClient) -> None:
@@ -256,7 +250,7 @@ async def patiently(read: Callable[[], Awaitable[ChatEvent | None]]) -> ChatEven
         return ChatEvent()
 
 
-@pytest.mark.usefixtures("timing")
+@hurried
 async def test_a_deadline_ends_the_stream_and_not_the_run(server: ScriptedServer, client: AsyncClient) -> None:
     connections(server, (whole_run()[:4], hang), *[([], hang)] * 9)
     start = time.monotonic()

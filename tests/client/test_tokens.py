@@ -19,6 +19,15 @@ REFUSED = failure(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID")
 ENDED = failure(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID", metadata={"session": "ended"})
 
 
+def _at_first(tokens: Tokens) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("tokens", [tokens], ids=[""])
+
+
+EXPIRED = Tokens("access-1", "refresh-1", refresh_time=1.0)
+outdated, expired = _at_first(Tokens("outdated", "refresh-1")), _at_first(EXPIRED)
+unknown = _at_first(Tokens("outdated", "outdated"))
+
+
 def pair(number: int, lifetime: float = 900) -> auth_pb2.TokenPair:
     expire = Timestamp()
     expire.FromNanoseconds(int((time.time() + lifetime) * 1e9))
@@ -70,9 +79,9 @@ async def test_public_methods_get_no_token(server: ScriptedServer, client: Async
     assert server.calls[0].token == ""
 
 
+@outdated
 async def test_a_refused_token_is_exchanged_once_for_all_callers(server: ScriptedServer, client: AsyncClient) -> None:
     session(server)
-    client._transport.tokens.keep(Tokens("outdated", "refresh-1"))
     users = await asyncio.gather(*(client.auth.get_me() for _ in range(40)))
     assert {user.email for user in users} == {"ada@example.com"}
     assert len(server.called("AuthService.Refresh")) == 1
@@ -80,9 +89,9 @@ async def test_a_refused_token_is_exchanged_once_for_all_callers(server: Scripte
     assert client.tokens.refresh_token == "refresh-2"
 
 
+@expired
 async def test_tokens_are_exchanged_before_they_expire(server: ScriptedServer, client: AsyncClient) -> None:
     session(server)
-    client._transport.tokens.keep(Tokens("access-1", "refresh-1", refresh_time=time.time() - 1))
     await asyncio.gather(*(client.auth.get_me() for _ in range(20)))
     assert len(server.called("AuthService.Refresh")) == 1
     assert {call.token for call in server.called("AuthService.GetMe")} == {"access-2"}
@@ -90,8 +99,7 @@ async def test_tokens_are_exchanged_before_they_expire(server: ScriptedServer, c
 
 async def test_callers_that_come_later_wait_for_the_same_exchange(server: ScriptedServer) -> None:
     session(server)
-    async with AsyncClient(server.target, access_token="outdated", refresh_token="refresh-1") as client:
-        client._transport.tokens.keep(Tokens("", "refresh-1"))
+    async with AsyncClient(server.target, refresh_token="refresh-1") as client:
         first = asyncio.create_task(client.auth.get_me())
         await server.until_called("AuthService.Refresh")
         await asyncio.gather(first, client.auth.get_me())
@@ -105,21 +113,21 @@ async def test_fresh_tokens_are_used_as_they_are(server: ScriptedServer) -> None
     assert not Tokens("access", refresh_time=0).due
 
 
+@outdated
 async def test_a_wrong_clock_does_not_make_every_call_refresh(server: ScriptedServer, client: AsyncClient) -> None:
     session(server, lifetime=-3600)
-    client._transport.tokens.keep(Tokens("outdated", "refresh-1"))
     for _ in range(3):
         await client.auth.get_me()
     assert len(server.called("AuthService.Refresh")) == 1
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
+@expired
 async def test_an_exchange_that_fails_before_it_is_needed_does_no_harm(
     server: ScriptedServer, client: AsyncClient, code: grpc.StatusCode
 ) -> None:
     session(server)
     server.script("AuthService.Refresh", answers(failure(code, "LATER", retry_after=99)))
-    client._transport.tokens.keep(Tokens("access-1", "refresh-1", refresh_time=time.time() - 1))
     for _ in range(3):
         assert (await client.auth.get_me()).email == "ada@example.com"
     assert len(server.called("AuthService.Refresh")) == 1
@@ -134,8 +142,7 @@ async def test_an_exchange_that_is_slow_before_it_is_needed_is_not_waited_for_an
 
     session(server)
     server.script("AuthService.Refresh", slow)
-    async with AsyncClient(server.target) as client:
-        client._transport.tokens.keep(Tokens("access-1", "refresh-1", refresh_time=time.time() - 1))
+    async with AsyncClient(server.target, token_store=TokenStore(EXPIRED)) as client:
         assert (await client.auth.get_me()).email == "ada@example.com"
         assert client.tokens is not None
         assert client.tokens.access_token == "access-1"
@@ -152,9 +159,9 @@ async def test_a_wrong_password_is_no_reason_to_refresh(server: ScriptedServer, 
     assert server.called("AuthService.Refresh") == []
 
 
+@unknown
 async def test_a_session_that_is_over_is_forgotten(server: ScriptedServer, client: AsyncClient) -> None:
     session(server)
-    client._transport.tokens.keep(Tokens("outdated", "outdated"))
     with pytest.raises(errors.UnauthenticatedError) as raised:
         await client.auth.get_me()
     assert raised.value.reason == "CREDENTIALS_INVALID"
@@ -176,16 +183,15 @@ async def test_a_session_that_is_over_is_forgotten(server: ScriptedServer, clien
     ],
     ids=["unavailable", "rate limited", "defect", "timeout", "refused", "refused without a reason"],
 )
+@outdated
 async def test_a_session_is_kept_until_the_server_says_that_it_has_ended(
     server: ScriptedServer, client: AsyncClient, error: Callable[[Context], Awaitable[NoReturn]]
 ) -> None:
     session(server)
-    given = Tokens("outdated", "refresh-1")
-    client._transport.tokens.keep(given)
     server.script("AuthService.Refresh", answers(error))
     with pytest.raises(errors.AiWorkspaceError):
         await client.auth.get_me(timeout=1)
-    assert client.tokens == given
+    assert client.tokens == Tokens("outdated", "refresh-1")
     session(server)
     assert (await client.auth.get_me()).email == "ada@example.com", "it works again when the server does"
 
@@ -205,9 +211,9 @@ async def test_a_refresh_token_alone_is_enough(server: ScriptedServer) -> None:
     assert [call.method for call in server.calls] == ["AuthService.Refresh", "AuthService.GetMe"]
 
 
+@outdated
 async def test_the_exchange_survives_its_first_caller(server: ScriptedServer, client: AsyncClient) -> None:
     session(server)
-    client._transport.tokens.keep(Tokens("outdated", "refresh-1"))
     first = asyncio.create_task(client.auth.get_me())
     await server.until_called("AuthService.Refresh")
     second = asyncio.create_task(client.auth.get_me())
@@ -216,6 +222,7 @@ async def test_the_exchange_survives_its_first_caller(server: ScriptedServer, cl
     assert len(server.called("AuthService.Refresh")) == 1
 
 
+@outdated
 async def test_waiting_for_an_exchange_ends_with_the_deadline(server: ScriptedServer, client: AsyncClient) -> None:
     async def stuck(request: auth_pb2.RefreshRequest, context: Context) -> Message:
         await asyncio.sleep(120)
@@ -223,7 +230,6 @@ async def test_waiting_for_an_exchange_ends_with_the_deadline(server: ScriptedSe
 
     session(server)
     server.script("AuthService.Refresh", stuck)
-    client._transport.tokens.keep(Tokens("outdated", "refresh-1"))
     start = time.monotonic()
     with pytest.raises(errors.DeadlineExceededError):
         await client.auth.get_me(timeout=0.2)

@@ -1,12 +1,12 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from aiworkspace_server.llm import wire
 from aiworkspace_server.llm.base import Answering, ErrorKind, ModelRequest, Parameters, Provider, TokenUsage, Turn
 from aiworkspace_server.llm.openai_wire import OPENAI, OpenAIProvider, Profile
 from tests.standin import HttpError, Script, Standin
@@ -360,10 +360,8 @@ async def test_a_refusal_is_text_and_says_so(raw: Raw) -> None:
     assert (result.text, result.finish) == ("I can't.", "refused")
 
 
-async def test_an_answer_that_is_whole_does_not_wait_for_an_end_that_never_comes(
-    raw: Raw, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(wire, "_LAST_SECONDS", 0.2)
+async def test_an_answer_that_is_whole_does_not_wait_for_an_end_that_never_comes(raw: Raw) -> None:
+    raw.provider.clocks = replace(PATIENT, last_seconds=0.2)
     raw.hangs = True
     raw.events(delta(content="Whole."), delta("stop"), done=False)
     async with asyncio.timeout(50):  # less than the clock between contents

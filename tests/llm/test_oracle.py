@@ -56,9 +56,7 @@ async def sdk_anthropic(standin: Standin) -> AsyncIterator[anthropic.AsyncAnthro
 
 @given(script=_scripts)
 @_examples
-async def test_openai(
-    standin: Standin, openai_wire: Provider, sdk_openai: openai.AsyncOpenAI, script: Script
-) -> None:
+async def test_openai(standin: Standin, openai_wire: Provider, sdk_openai: openai.AsyncOpenAI, script: Script) -> None:
     standin.script(MODEL, script)
     ours = await answer(openai_wire, question(limit=10_000))
     text, thinking, usage = await _openai_sdk(sdk_openai)

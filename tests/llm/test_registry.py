@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from aiworkspace_server.llm import catalog, local
+from aiworkspace_server.llm import catalog
 from aiworkspace_server.llm.base import ErrorKind
+from aiworkspace_server.llm.clock import LocalClocks
 from aiworkspace_server.llm.registry import Registry, UnknownModel
 from aiworkspace_server.settings import Deployment
 from tests.standin import HttpError, Script, Standin
+from tests.support.waiting import until_true
 
 from .answers import answer, question
 from .conftest import ANTHROPIC_KEY, DEEPSEEK_KEY, OPENAI_KEY
@@ -38,8 +40,14 @@ def all_keys(standin: Standin) -> Deployment:
 
 
 @pytest.fixture
-async def registry(standin: Standin) -> AsyncIterator[Registry]:
-    async with Registry(all_keys(standin)) as registry:
+def clocks() -> LocalClocks:
+    """Of the local server in `registry`, with time for a busy machine. They may be changed while it runs."""
+    return LocalClocks(wait_seconds=30, look_seconds=30)
+
+
+@pytest.fixture
+async def registry(standin: Standin, clocks: LocalClocks) -> AsyncIterator[Registry]:
+    async with Registry(all_keys(standin), clocks) as registry:
         yield registry
 
 
@@ -121,25 +129,23 @@ async def test_prices_of_a_million_tokens_in_nanos() -> None:
 # The local server's own list
 
 
-async def test_the_local_list_is_asked_once_a_minute(
-    standin: Standin, registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_local_list_is_asked_once_a_minute(standin: Standin, registry: Registry, clocks: LocalClocks) -> None:
     await asyncio.gather(*(registry.models() for _ in range(10)))
     await registry.resolve("local/llama-3")
     assert standin.models_asked == 1
-    monkeypatch.setattr(local, "_FRESH_SECONDS", 0.0)
+    clocks.fresh_seconds = 0.0
     await registry.models()
     assert standin.models_asked == 2
 
 
 async def test_a_new_local_model_is_found_at_once_but_not_by_everybody(
-    standin: Standin, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    standin: Standin, registry: Registry, clocks: LocalClocks
 ) -> None:
     await registry.models()
     standin.models = ["brand-new"]
     with pytest.raises(UnknownModel):
         await registry.resolve("local/brand-new")  # asked less than a second ago
-    monkeypatch.setattr(local, "_RETRY_SECONDS", 0.0)
+    clocks.retry_seconds = 0.0
     await registry.resolve("local/brand-new")
     assert standin.models_asked == 2
 
@@ -160,22 +166,22 @@ async def test_a_local_server_that_is_down_is_marked_and_changes_nothing_for_oth
 
 
 async def test_models_known_before_are_listed_while_the_server_is_down(
-    standin: Standin, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    standin: Standin, registry: Registry, clocks: LocalClocks
 ) -> None:
     before = await registry.models()
     assert registry.away() == []
     standin.models = None
-    monkeypatch.setattr(local, "_FRESH_SECONDS", 0.0)
+    clocks.fresh_seconds = 0.0
     assert await registry.models() == before
     assert registry.away() == ["local"]
     await registry.resolve("local/llama-3")
 
 
-async def test_it_recovers(standin: Standin, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_recovers(standin: Standin, registry: Registry, clocks: LocalClocks) -> None:
     names, standin.models = standin.models, None
     await registry.models()
     standin.models = names
-    monkeypatch.setattr(local, "_RETRY_SECONDS", 0.0)
+    clocks.retry_seconds = 0.0
     assert any(model.provider == "local" for model in await registry.models())
     assert registry.away() == []
 
@@ -243,13 +249,17 @@ async def test_a_model_without_system_prompts_gets_it_with_the_first_turn(standi
 
 
 async def test_a_server_that_works_on_another_request_is_waited_for(
-    standin: Standin, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    standin: Standin, registry: Registry, clocks: LocalClocks
 ) -> None:
     provider, _ = await registry.resolve("local/llama-3")
-    monkeypatch.setattr(local, "_ALIVE_SECONDS", 0.0)
-    monkeypatch.setattr(provider, "_in_flight", 1)
-    standin.models = None
+    go_on = asyncio.Event()
+    standin.script("llama-3", Script(until=go_on), Script())
+    other = asyncio.create_task(answer(provider, question(model="llama-3")))
+    await until_true(lambda: standin.received)
+    clocks.alive_seconds, standin.models = 0.0, None
     assert (await answer(provider, question(model="llama-3"))).text == "Hello, world!"
+    go_on.set()
+    assert (await other).text == "Hello, world!"
 
 
 LISTS = {

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import partial
@@ -12,14 +13,13 @@ from typing import Any
 import pytest
 import uvloop
 
-from aiworkspace_server.llm import wire
 from aiworkspace_server.llm.base import Answering, Delta, ErrorKind, Finish, Provider, TokenUsage
 from aiworkspace_server.llm.clock import Clocks
 from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
 from tests.support.waiting import until_true
 
 from .answers import MODEL, Answer, answer, question
-from .conftest import HURRIED, anthropic_provider, openai_provider
+from .conftest import HURRIED, PATIENT, anthropic_provider, openai_provider
 
 
 async def ask(standin: Standin, provider: Provider, script: Script) -> Answer:
@@ -296,9 +296,9 @@ async def test_a_connection_that_closes_without_an_answer_is_no_timeout() -> Non
 )
 @pytest.mark.parametrize("hangs", [False, True])
 async def test_an_error_status_is_told_and_free_though_its_body_breaks_off(
-    status: int, kind: ErrorKind, retry_after: float | None, hangs: bool, monkeypatch: pytest.MonkeyPatch
+    status: int, kind: ErrorKind, retry_after: float | None, hangs: bool
 ) -> None:
-    monkeypatch.setattr(wire, "_ERROR_SECONDS", 0.2)
+    clocks = replace(PATIENT, error_seconds=0.2)
     done = asyncio.Event()
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -311,7 +311,7 @@ async def test_an_error_status_is_told_and_free_though_its_body_breaks_off(
 
     server = await asyncio.start_server(refuse, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    for provider in (openai_provider(url), anthropic_provider(url)):
+    for provider in (openai_provider(url, clocks), anthropic_provider(url, clocks)):
         error = (await answer(provider)).error
         assert error is not None
         assert (error.kind, error.status, error.free, error.retry_after) == (kind, status, True, retry_after)

@@ -2,7 +2,6 @@
 
 import json
 
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,9 +49,9 @@ REQUEST = ModelRequest("m", "Be brief.", [Turn("user", "Hello"), Turn("assistant
 def body(provider: str, request: ModelRequest) -> bytes:
     """What is sent to a provider."""
     if provider == "anthropic":
-        return orjson.dumps(anthropic_wire._body(request))
+        return anthropic_wire.encode(request)
     profile = OPENAI if provider == "openai" else DEEPSEEK
-    return orjson.dumps(OpenAIProvider(profile, api_key="none", clocks=Clocks(1, 1, 1))._body(request))
+    return OpenAIProvider(profile, api_key="none", clocks=Clocks(1, 1, 1)).encode(request)
 
 
 # The bound

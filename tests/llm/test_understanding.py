@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiworkspace_server.llm.anthropic_wire import _MessageReply
+from aiworkspace_server.llm.anthropic_wire import MessageReply
 from aiworkspace_server.llm.base import Finish, ProviderError, TokenUsage
 from aiworkspace_server.llm.failures import Failures
-from aiworkspace_server.llm.openai_wire import _ChatReply
+from aiworkspace_server.llm.openai_wire import ChatReply
 from aiworkspace_server.llm.reply import Reply
 
 from .answers import Answer, question
@@ -107,11 +107,11 @@ def read(reply: Reply, events: list[Any], end: bytes = b"") -> Answer:
 
 
 def chat(events: list[Any], end: bytes = b"data: [DONE]\n\n") -> Answer:
-    return read(_ChatReply(question("word " * 30), Failures("openai", [])), events, end)
+    return read(ChatReply(question("word " * 30), Failures("openai", [])), events, end)
 
 
 def message(events: list[Any], end: bytes = b"") -> Answer:
-    return read(_MessageReply(question("word " * 30), Failures("anthropic", [])), events, end)
+    return read(MessageReply(question("word " * 30), Failures("anthropic", [])), events, end)
 
 
 FORMATS: dict[str, tuple[Callable[..., Answer], list[Any]]] = {"openai": (chat, CHAT), "anthropic": (message, MESSAGE)}
@@ -219,7 +219,7 @@ def pieces_of(name: str, *escaped: str) -> Answer:
     template = openai if name == "openai" else anthropic
     data = "".join(f"data: {template % text}\n\n" for text in escaped)
     finish = CHAT[5] if name == "openai" else MESSAGE[10]
-    reply = (_ChatReply if name == "openai" else _MessageReply)(question(), Failures(name, []))
+    reply = (ChatReply if name == "openai" else MessageReply)(question(), Failures(name, []))
     result = Answer()
     result.error = reply.read(f"{data}data: {json.dumps(finish)}\n\n".encode()) or reply.close("end", clean=True)
     result.reads = [reply.take()]

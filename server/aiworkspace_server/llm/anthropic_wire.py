@@ -45,9 +45,9 @@ class AnthropicProvider:
     name = "anthropic"
 
     def __init__(self, *, api_key: str, clocks: Clocks, base_url: str | None = None) -> None:
-        self._clocks = clocks
+        self.clocks = clocks
         self._base_url = base_url or _BASE_URL
-        self._http: httpx2.AsyncClient = http_client(anthropic.DefaultAioHttpClient, self._base_url)
+        self._http: httpx2.AsyncClient = http_client(anthropic.DefaultAioHttpClient, self._base_url, clocks)
         self._use(api_key)
 
     def with_key(self, api_key: str) -> Self:
@@ -57,11 +57,11 @@ class AnthropicProvider:
 
     def _use(self, api_key: str) -> None:
         self._failures = Failures(self.name, [api_key])
-        self._client = _client(api_key, self._base_url, self._clocks, self._http)
+        self._client = _client(api_key, self._base_url, self.clocks, self._http)
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
-        body = orjson.dumps(_body(request))
-        return read_reply(lambda: self._send(body, request), _MessageReply(request, self._failures), self._clocks)
+        body = encode(request)
+        return read_reply(lambda: self._send(body, request), MessageReply(request, self._failures), self.clocks)
 
     @property
     def away(self) -> bool:
@@ -78,7 +78,7 @@ class AnthropicProvider:
 
     async def check_key(self) -> None:
         try:
-            async with asyncio.timeout(self._clocks.connect_seconds):
+            async with asyncio.timeout(self.clocks.connect_seconds):
                 await self._client.get("/v1/models", cast_to=bytes)
             return
         except anthropic.APIStatusError as error:
@@ -125,10 +125,11 @@ def _client(api_key: str, base_url: str, clocks: Clocks, http: httpx2.AsyncClien
     return client
 
 
-def _body(request: ModelRequest) -> dict[str, object]:
+def encode(request: ModelRequest) -> bytes:
+    """Return the body of a request."""
     prompt = clean_system(request.system)
     system = {"system": prompt} if prompt else {}
-    return {
+    body = {
         "model": request.model,
         "messages": [{"role": turn.role, "content": turn.text} for turn in request.turns],
         "max_tokens": request.max_output_tokens,
@@ -136,6 +137,7 @@ def _body(request: ModelRequest) -> dict[str, object]:
         **system,
         **_parameters(request),
     }
+    return orjson.dumps(body)
 
 
 def _parameters(request: ModelRequest) -> dict[str, object]:
@@ -150,7 +152,7 @@ def _parameters(request: ModelRequest) -> dict[str, object]:
     return taken
 
 
-class _MessageReply(Reply):
+class MessageReply(Reply):
     """Events from message_start to message_stop, or one message."""
 
     def __init__(self, request: ModelRequest, failures: Failures) -> None:

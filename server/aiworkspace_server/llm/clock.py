@@ -14,6 +14,21 @@ class Clocks:
     connect_seconds: float
     first_content_seconds: float  # from the request, connecting included
     idle_seconds: float  # between two contents; pings and comments are none
+    last_seconds: float = 5.0  # for what may follow a complete answer: its usage and the end mark
+    error_seconds: float = 2.0  # for the body of an error status, whose beginning is enough
+
+
+@dataclass(slots=True)
+class LocalClocks:
+    """How long to wait for a local server's list of models, and how long to believe the last answer."""
+
+    fresh_seconds: float = 60.0  # until a list is asked for again
+    # Until a failed list is asked for again: neither names that do not exist nor a server that is down become a
+    # request for each caller.
+    retry_seconds: float = 1.0
+    wait_seconds: float = 0.7  # for a new list, by who wants to see it
+    look_seconds: float = 2.0  # for a sign of life, before a request is sent
+    alive_seconds: float = 10.0  # after which a server that said nothing is looked at before it is asked
 
 
 class ContentClock:

@@ -9,12 +9,13 @@ import httpx2
 from aiworkspace_server.settings import SettingsError
 from aiworkspace_server.urls import is_loopback
 
-from .wire import limit_error, no_cookies
+from .clock import Clocks
+from .wire import limit_errors, no_cookies
 
 ClientT = TypeVar("ClientT")
 
 
-def http_client(make: Callable[..., ClientT], base_url: str) -> ClientT:
+def http_client(make: Callable[..., ClientT], base_url: str, clocks: Clocks) -> ClientT:
     """Return the SDK's kind of client, as `make` builds it, for one server.
 
     A proxy cannot reach what listens on this machine's loopback, whatever NO_PROXY says; and what is said to a local
@@ -24,7 +25,7 @@ def http_client(make: Callable[..., ClientT], base_url: str) -> ClientT:
     shown = f"[{host}]" if ":" in host else host
     mounts = {f"all://{shown}": None} if is_loopback(host) else {}
     try:
-        hooks = {"response": [limit_error]}
+        hooks = {"response": [limit_errors(clocks.error_seconds)]}
         return make(follow_redirects=False, cookies=no_cookies(), mounts=mounts, event_hooks=hooks)
     except OSError as error:  # an SSL error is one
         problem = f"cannot be loaded: {error.strerror or 'no certificates'}"

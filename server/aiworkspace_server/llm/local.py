@@ -12,16 +12,10 @@ from contextlib import aclosing
 import structlog
 
 from .base import ErrorKind, ModelInfo, ModelRequest, Piece, ProviderError
-from .clock import Clocks
+from .clock import Clocks, LocalClocks
 from .lenient import loads, record, string
 from .openai_wire import OpenAIProvider, Profile
 
-_FRESH_SECONDS = 60.0
-# Neither names that do not exist nor a server that is down become a request for each caller.
-_RETRY_SECONDS = 1.0
-_WAIT_SECONDS = 0.7  # for a new list, by who wants to see it
-_LOOK_SECONDS = 2.0  # for a sign of life, before a request is sent
-_ALIVE_SECONDS = 10.0  # after which a server that said nothing is looked at before it is asked
 _LONGEST_NAME = 190  # with "local/" within the 200 that the contract allows
 _MOST_NAMES = 1000
 
@@ -31,10 +25,13 @@ log = structlog.get_logger()
 class LocalProvider(OpenAIProvider):
     """One local server. Its models cost nothing here: who runs it pays elsewhere."""
 
-    def __init__(self, *, base_url: str, clocks: Clocks, api_key: str | None = None) -> None:
+    def __init__(
+        self, *, base_url: str, clocks: Clocks, api_key: str | None = None, local: LocalClocks | None = None
+    ) -> None:
         super().__init__(
             Profile("local", base_url, "max_tokens", any_model=True), api_key=api_key or "none", clocks=clocks
         )
+        self._local = local or LocalClocks()
         self._names: list[str] = []
         self._failure: ProviderError | None = None
         self._asked = float("-inf")  # when the list was asked for
@@ -49,13 +46,13 @@ class LocalProvider(OpenAIProvider):
 
     async def models(self) -> Sequence[ModelInfo]:
         """The last list. A new one, when it is older than a minute, is waited for shortly."""
-        await self._refresh(_FRESH_SECONDS, _WAIT_SECONDS)
+        await self._refresh(self._local.fresh_seconds, self._local.wait_seconds)
         return [ModelInfo(f"local/{name}", "local", name, name, input_price=0, output_price=0) for name in self._names]
 
     async def has(self, model: str) -> bool:
         """By the last list, however old; a miss asks again. As long as the server does not say, it may have it."""
         if model not in self._names:
-            await self._refresh(_RETRY_SECONDS, 0 if self._failure else _WAIT_SECONDS)
+            await self._refresh(self._local.retry_seconds, 0 if self._failure else self._local.wait_seconds)
         return model in self._names or (self.away and _is_name(model))
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
@@ -77,10 +74,10 @@ class LocalProvider(OpenAIProvider):
 
     async def _look(self) -> None:
         """Raise ProviderError when the server, of which nothing was heard of late, does not answer at all."""
-        if self._in_flight or time.monotonic() - self._heard < _ALIVE_SECONDS:
+        if self._in_flight or time.monotonic() - self._heard < self._local.alive_seconds:
             return
-        await self._refresh(_RETRY_SECONDS, _LOOK_SECONDS)
-        if time.monotonic() - self._heard >= _ALIVE_SECONDS:
+        await self._refresh(self._local.retry_seconds, self._local.look_seconds)
+        if time.monotonic() - self._heard >= self._local.alive_seconds:
             # It may be busy with the requests of others: its silence does not count against the account.
             unreached = self._failure is not None and self._failure.kind is ErrorKind.UNREACHED
             kind = ErrorKind.UNREACHED if unreached else ErrorKind.TIMEOUT
@@ -89,7 +86,7 @@ class LocalProvider(OpenAIProvider):
     async def _refresh(self, oldest: float, seconds: float) -> None:
         """Ask for a list unless the last answer is younger than `oldest`. Wait until it was asked for so long ago."""
         if self._listing is None or self._listing.done():
-            if time.monotonic() - self._listed < (_RETRY_SECONDS if self._failure else oldest):
+            if time.monotonic() - self._listed < (self._local.retry_seconds if self._failure else oldest):
                 return
             self._asked = time.monotonic()
             self._listing = asyncio.create_task(self._ask())

@@ -62,9 +62,9 @@ class OpenAIProvider:
     def __init__(self, profile: Profile, *, api_key: str, clocks: Clocks, base_url: str | None = None) -> None:
         self.name = profile.name
         self._profile = profile
-        self._clocks = clocks
+        self.clocks = clocks
         self._base_url = base_url or profile.base_url
-        self._http: httpx2.AsyncClient = http_client(openai.DefaultAioHttpClient, self._base_url)
+        self._http: httpx2.AsyncClient = http_client(openai.DefaultAioHttpClient, self._base_url, clocks)
         self._use(api_key)
 
     def with_key(self, api_key: str) -> Self:
@@ -74,11 +74,11 @@ class OpenAIProvider:
 
     def _use(self, api_key: str) -> None:
         self._failures = Failures(self.name, [api_key])
-        self._client = _client(api_key, self._base_url, self._clocks, self._http)
+        self._client = _client(api_key, self._base_url, self.clocks, self._http)
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
-        body = orjson.dumps(self._body(request))
-        return read_reply(lambda: self._send(body, request), _ChatReply(request, self._failures), self._clocks)
+        body = self.encode(request)
+        return read_reply(lambda: self._send(body, request), ChatReply(request, self._failures), self.clocks)
 
     @property
     def away(self) -> bool:
@@ -102,7 +102,7 @@ class OpenAIProvider:
     async def _list(self) -> bytes:
         """The server's own list of models. Raises ProviderError, also when it is too large."""
         try:
-            async with asyncio.timeout(self._clocks.connect_seconds):
+            async with asyncio.timeout(self.clocks.connect_seconds):
                 response = await self._client.get(
                     "/models", cast_to=httpx2.Response, stream=True, stream_cls=openai.AsyncStream[object]
                 )
@@ -132,10 +132,11 @@ class OpenAIProvider:
             failure = self._failures.from_connection(error)
         if self._profile.any_model and request.system and _NO_SYSTEM.search(failure.message):
             request = replace(request, system="", turns=fold_system(request.system, request.turns))
-            return await self._send(orjson.dumps(self._body(request)), request)
+            return await self._send(self.encode(request), request)
         raise failure
 
-    def _body(self, request: ModelRequest) -> dict[str, object]:
+    def encode(self, request: ModelRequest) -> bytes:
+        """Return the body of a request."""
         prompt = clean_system(request.system)
         system = [{"role": "system", "content": prompt}] if prompt else []
         body: dict[str, object] = {
@@ -146,7 +147,7 @@ class OpenAIProvider:
         }
         if self._profile.reports_usage:
             body["stream_options"] = {"include_usage": True}
-        return body | self._parameters(request)
+        return orjson.dumps(body | self._parameters(request))
 
     def _parameters(self, request: ModelRequest) -> dict[str, object]:
         """Those that were given and that the model takes."""
@@ -176,7 +177,7 @@ def _client(api_key: str, base_url: str, clocks: Clocks, http: httpx2.AsyncClien
     return client
 
 
-class _ChatReply(Reply):
+class ChatReply(Reply):
     """chat.completion.chunk events up to [DONE], or one chat.completion."""
 
     _refused = False

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from aiworkspace_server.settings import Deployment
 
 from .base import HostedProvider, ModelInfo, Provider
-from .clock import Clocks
+from .clock import Clocks, LocalClocks
 from .echo import EchoProvider
 
 HOSTED = ("openai", "deepseek", "anthropic")
@@ -27,25 +27,25 @@ class UnknownModel(LookupError):
 class Registry:
     """The providers. Closing it closes them."""
 
-    def __init__(self, settings: Deployment) -> None:
+    def __init__(self, settings: Deployment, local: LocalClocks | None = None) -> None:
         """Those that have a key; the local one when its address is set; echo always."""
-        providers: list[Provider] = [EchoProvider(settings.echo_tokens_per_second), *_configured(settings)]
+        providers: list[Provider] = [EchoProvider(settings.echo_tokens_per_second), *_configured(settings, local)]
         self._settings = settings
-        self._providers = {provider.name: provider for provider in providers}
+        self.providers = {provider.name: provider for provider in providers}
         self._hosted: dict[str, HostedProvider] = {}  # from which those with other keys are made
         self._making = asyncio.Lock()
 
     async def resolve(self, model_id: str) -> tuple[Provider, str]:
         """Return the provider of a model and its name there. Raise UnknownModel."""
         name, _, model = model_id.partition("/")
-        provider = self._providers.get(name)
+        provider = self.providers.get(name)
         if provider is None or not await provider.has(model):
             raise UnknownModel(model_id)
         return provider, model
 
     def has_provider(self, name: str) -> bool:
         """Whether there is one of this name, with the server's key where it needs one."""
-        return name in self._providers
+        return name in self.providers
 
     async def with_key(self, name: str, api_key: str) -> HostedProvider:
         """One of HOSTED, as the settings say but for the key. The registry closes it."""
@@ -56,16 +56,16 @@ class Registry:
 
     async def models(self) -> list[ModelInfo]:
         """Every model that can be asked, by id, as far as it is known. Takes less than a second."""
-        lists = await asyncio.gather(*map(_models, self._providers.values()))
+        lists = await asyncio.gather(*map(_models, self.providers.values()))
         return sorted((model for models in lists for model in models), key=lambda model: model.id)
 
     def away(self) -> list[str]:
         """The names of the providers that did not answer when they were asked for their models last."""
-        return sorted(name for name, provider in self._providers.items() if provider.away)
+        return sorted(name for name, provider in self.providers.items() if provider.away)
 
     async def aclose(self) -> None:
         async with AsyncExitStack() as stack:
-            for provider in (*self._providers.values(), *self._hosted.values()):
+            for provider in (*self.providers.values(), *self._hosted.values()):
                 stack.push_async_callback(provider.aclose)
 
     async def __aenter__(self) -> Self:
@@ -86,7 +86,7 @@ async def _models(provider: Provider) -> Sequence[ModelInfo]:
         return []
 
 
-def _configured(settings: Deployment) -> Iterator[Provider]:
+def _configured(settings: Deployment, local: LocalClocks | None) -> Iterator[Provider]:
     for name in HOSTED:
         if key := _reveal(getattr(settings, f"{name}_api_key")):
             yield _hosted(settings, name, key)
@@ -94,7 +94,7 @@ def _configured(settings: Deployment) -> Iterator[Provider]:
         from .local import LocalProvider
 
         key = _reveal(settings.local_model_api_key)
-        yield LocalProvider(base_url=settings.local_model_base_url, api_key=key, clocks=_clocks(settings))
+        yield LocalProvider(base_url=settings.local_model_base_url, api_key=key, clocks=_clocks(settings), local=local)
 
 
 def _hosted(settings: Deployment, name: str, key: str) -> HostedProvider:

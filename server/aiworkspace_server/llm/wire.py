@@ -15,11 +15,7 @@ from .reply import Reply
 
 # How long to wait for the end of a response whose end mark has come, so that its connection can be used again.
 _DRAIN_SECONDS = 0.1
-# How long to wait for what may follow a complete answer: its usage and the end mark.
-_LAST_SECONDS = 5.0
-# How much of the body of an error status is read, and how long it may take.
-_MOST_ERROR_BYTES = 64 * 1024
-_ERROR_SECONDS = 2.0
+_MOST_ERROR_BYTES = 64 * 1024  # that are read of the body of an error status
 TRANSPORT_ERRORS = (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
 
 
@@ -49,13 +45,14 @@ class SentBody(httpx2.AsyncByteStream):
 class _ErrorBody(httpx2.AsyncByteStream):
     """The body of an error status as far as it comes. It ends where it breaks off, since the status says enough."""
 
-    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+    def __init__(self, stream: httpx2.AsyncByteStream, seconds: float) -> None:
         self._stream = stream
+        self._seconds = seconds
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         left = _MOST_ERROR_BYTES
         with contextlib.suppress(TimeoutError, *TRANSPORT_ERRORS):
-            async with asyncio.timeout(_ERROR_SECONDS):
+            async with asyncio.timeout(self._seconds):
                 async for piece in self._stream:
                     yield piece[:left]
                     left -= len(piece)
@@ -66,10 +63,14 @@ class _ErrorBody(httpx2.AsyncByteStream):
         await self._stream.aclose()
 
 
-async def limit_error(response: httpx2.Response) -> None:
-    """Let the body of an error status neither hide the status nor be waited for. To be called before it is read."""
-    if response.is_error and isinstance(response.stream, httpx2.AsyncByteStream):
-        response.stream = _ErrorBody(response.stream)
+def limit_errors(seconds: float) -> Callable[[httpx2.Response], Awaitable[None]]:
+    """Return a hook that lets the body of an error status neither hide the status nor take longer than this."""
+
+    async def limit_error(response: httpx2.Response) -> None:
+        if response.is_error and isinstance(response.stream, httpx2.AsyncByteStream):
+            response.stream = _ErrorBody(response.stream, seconds)
+
+    return limit_error
 
 
 async def read_reply(
@@ -97,7 +98,7 @@ async def read_reply(
                 clock.content()
             if reply.silent and not hurried:  # once, whatever else comes
                 hurried = True
-                clock.last(_LAST_SECONDS)
+                clock.last(clocks.last_seconds)
             if pieces := reply.take():
                 yield pieces
         if reply.ended:

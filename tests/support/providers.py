@@ -1,0 +1,28 @@
+"""Providers of a running server that are to behave differently for one test."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from aiworkspace_server.app import App
+from aiworkspace_server.llm.clock import Clocks
+from aiworkspace_server.llm.openai_wire import OPENAI, OpenAIProvider
+
+
+def use_clocks(app: App, clocks: Clocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    for provider in app.registry.providers.values():
+        monkeypatch.setattr(provider, "clocks", clocks, raising=False)
+
+
+@asynccontextmanager
+async def openai_at(app: App, base_url: str) -> AsyncIterator[None]:
+    """The server looks for OpenAI at another address while the context lasts."""
+    clocks = Clocks(connect_seconds=5, first_content_seconds=5, idle_seconds=5)
+    moved = OpenAIProvider(OPENAI, api_key="sk-openai-canary", clocks=clocks, base_url=base_url)
+    before, app.registry.providers["openai"] = app.registry.providers["openai"], moved
+    try:
+        yield
+    finally:
+        app.registry.providers["openai"] = before
+        await moved.aclose()
