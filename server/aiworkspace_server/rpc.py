@@ -78,7 +78,7 @@ SERVICES = tuple(
     )
 )
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-_OPTIONS = (
+OPTIONS = (
     ("grpc.max_receive_message_length", MOST_REQUEST_BYTES),
     ("grpc.max_metadata_size", 16 << 10),
     ("grpc.max_concurrent_streams", 1000),  # of a connection: as many as a caller may have of both kinds of streams
@@ -157,7 +157,7 @@ def build_server(
         open_services=(_HEALTH, reflection.SERVICE_NAME),
         open_steps=open_steps,
     )
-    return make_server([interceptor], (*_OPTIONS, ("grpc.so_reuseport", int(sharing_port))))
+    return make_server([interceptor], (*OPTIONS, ("grpc.so_reuseport", int(sharing_port))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ def dear_hashes(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hashes that cost what settings say, for tests of what they cost."""
     monkeypatch.setattr(bcrypt, "gensalt", real_salt)
     passwords = app.credentials.passwords
-    monkeypatch.setattr(passwords, "_nobodys", passwords._hash(""))
+    monkeypatch.setattr(passwords, "nobodys_hash", passwords.hash(""))
 
 
 @pytest.fixture

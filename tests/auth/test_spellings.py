@@ -81,7 +81,7 @@ async def test_a_password_that_was_stored_as_it_was_typed_still_works(
 ) -> None:
     request = registration()
     user = (await stranger.auth.Register(request)).user
-    old = bcrypt.hashpw(app.credentials.passwords._keyed(DECOMPOSED), bcrypt.gensalt(4)).decode()
+    old = bcrypt.hashpw(app.credentials.passwords.keyed(DECOMPOSED), bcrypt.gensalt(4)).decode()
     await sql(stores, "UPDATE users SET password_hash = %s WHERE id = %s", old, user.user_id)
     assert await outcome(stranger.auth.Login(login(request.email, DECOMPOSED))) == OK
 

@@ -17,7 +17,7 @@ from limits import RateLimitItemPerSecond
 from aiworkspace.v1 import account_pb2
 from aiworkspace.v1 import auth_pb2 as pb
 from aiworkspace_server.app import App, running
-from aiworkspace_server.auth import devices, passwords, throttle
+from aiworkspace_server.auth import devices, passwords
 from aiworkspace_server.auth.devices import Devices
 from aiworkspace_server.auth.throttle import LoginThrottle
 from aiworkspace_server.kit.errors import RateLimited, Unavailable
@@ -94,11 +94,11 @@ def retry_seconds(refused: Refusal) -> float:
 
 
 async def test_an_unknown_device_is_told_when_to_come_back_and_then_can(
-    new_person: NewPerson, monkeypatch: pytest.MonkeyPatch
+    app: App, new_person: NewPerson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seconds in (3, 10, 30):  # guessing must not take longer than that, which it may on a busy machine
         short = RateLimitItemPerSecond(10, multiples=seconds, namespace=f"short{seconds}")
-        monkeypatch.setattr(throttle, "WRONG_PASSWORDS", short)
+        monkeypatch.setattr(app.credentials.throttle, "wrong_passwords", short)
         person = await new_person()
         assert await guess(person, 10) == [PASSWORD_WRONG] * 10
         if refused := await refusal(person.auth.Login(login(person.email))):
@@ -387,7 +387,7 @@ async def test_a_known_device_does_not_wait_for_the_guesses_of_strangers(
         monkeypatch.setattr(bcrypt, "checkpw", slow_for_strangers)
         guesses = [
             asyncio.ensure_future(outcome(attacker.auth.Login(login(f"{number}@example.com", WRONG))))
-            for number in range(passwords._MOST_WAITING + 20)
+            for number in range(passwords.MOST_WAITING + 20)
         ]
         try:
             await until_true(lambda: sum(guess.done() for guess in guesses) == 20)
@@ -397,7 +397,7 @@ async def test_a_known_device_does_not_wait_for_the_guesses_of_strangers(
             assert await outcome(victim.auth.ChangePassword(change)) == OK, "nor does a session"
         finally:
             released.set()
-        assert Counter(await asyncio.gather(*guesses)) == {UNAVAILABLE: 20, PASSWORD_WRONG: passwords._MOST_WAITING}
+        assert Counter(await asyncio.gather(*guesses)) == {UNAVAILABLE: 20, PASSWORD_WRONG: passwords.MOST_WAITING}
 
 
 async def test_a_device_of_an_attackers_own_goes_before_others_a_few_times_alone(app: App) -> None:

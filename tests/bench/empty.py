@@ -12,7 +12,7 @@ import grpc
 import uvloop
 
 from aiworkspace.v1 import chat_pb2 as pb
-from aiworkspace_server.rpc import _OPTIONS
+from aiworkspace_server.rpc import OPTIONS
 
 UNARY = "/bench.Empty/Unary"
 STREAM = "/bench.Empty/Stream"
@@ -48,7 +48,7 @@ def _handlers() -> grpc.GenericRpcHandler:
 
 
 async def main() -> None:
-    server = grpc.aio.server(options=_OPTIONS)
+    server = grpc.aio.server(options=OPTIONS)
     server.add_generic_rpc_handlers((_handlers(),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -177,17 +177,17 @@ async def test_others_go_on(scene: Scene, standin: Standin) -> None:
     other = scene.owner.chat.SendMessage(message)
     await other.read()
     await suspend(scene)
-    await asyncio.sleep(interceptors._RECHECK_SECONDS + 1)
+    await asyncio.sleep(interceptors.RECHECK_SECONDS + 1)
     enough.set()
     assert await how_it_ended(other) == (None, "run_completed")
 
 
 async def test_a_reader_that_reads_nothing_is_ended_too(scene: Scene) -> None:
     await log_out(scene)
-    await asyncio.sleep(interceptors._RECHECK_SECONDS + 3)
+    await asyncio.sleep(interceptors.RECHECK_SECONDS + 3)
     start = time.monotonic()
     refused, _ = await how_it_ended(scene.stream)
-    assert time.monotonic() - start < interceptors._RECHECK_SECONDS, "it had ended before"
+    assert time.monotonic() - start < interceptors.RECHECK_SECONDS, "it had ended before"
     assert refused is not None
     assert refused.code == "UNAUTHENTICATED"
 

@@ -299,8 +299,8 @@ async def test_a_start_on_what_is_remembered_is_refused(
     give, lose = loss
     scene = await make_scene(pair, give)
     authenticator, finder = pair.other.credentials.authenticator, pair.other.workspaces
-    monkeypatch.setattr(authenticator, "_principals", TTLCache(1000, 1, timer=lambda: 0.0))
-    monkeypatch.setattr(finder, "_found", TTLCache(1000, 1, timer=lambda: 0.0))
+    monkeypatch.setattr(authenticator, "remembered", TTLCache(1000, 1, timer=lambda: 0.0))
+    monkeypatch.setattr(finder, "remembered", TTLCache(1000, 1, timer=lambda: 0.0))
     refusals: list[Exception] = []
     check = rights.check
 
@@ -405,7 +405,7 @@ async def test_a_session_that_has_ended_starts_nothing(
 ) -> None:
     scene = await make_scene(pair, as_member)
     authenticator = pair.other.credentials.authenticator
-    monkeypatch.setattr(authenticator, "_principals", TTLCache(1000, 1, timer=lambda: 0.0))
+    monkeypatch.setattr(authenticator, "remembered", TTLCache(1000, 1, timer=lambda: 0.0))
     await make_conversation(scene.actor, scene.workspace_id)
     await sql(pair.stores, "UPDATE sessions SET revoke_time = now() WHERE user_id = %s", scene.actor.user_id)
     asked = len(standin.received)

@@ -193,11 +193,8 @@ async def test_what_outlived_its_server_is_ended_first(data_dir: Path, database:
             assert alive(data_dir, name)
 
 
-async def test_a_database_that_ignores_its_stop_signal_is_killed(
-    data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("aiworkspace_server.kit.embedded.process.STOP_SECONDS", 0.2)
-    async with embedded_redis(data_dir):
+async def test_a_database_that_ignores_its_stop_signal_is_killed(data_dir: Path) -> None:
+    async with embedded_redis(data_dir, stop_seconds=0.2):
         os.kill(leader_of(data_dir, "redis"), signal.SIGSTOP)
     assert not alive(data_dir, "redis")
 
@@ -262,14 +259,17 @@ def test_root_without_a_password_database_runs_postgres_as_nobodys_id(monkeypatc
         raise KeyError
 
     monkeypatch.setattr(pwd, "getpwnam", none)
-    assert postgres._unprivileged() == (65534, 65534)
+    assert postgres.unprivileged(0) == (65534, 65534)
 
 
-async def test_user_without_a_password_entry_is_told_so(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres, "_unprivileged", lambda: None)
-    monkeypatch.setattr(postgres, "_has_account", lambda: False)
+def test_user_without_a_password_entry_is_told_so() -> None:
+    nobodys_id = next(number for number in range(40_000, 60_000) if not _has_entry(number))
     with pytest.raises(EmbeddedError, match=r"no entry in the password database.*set DATABASE_URL"):
-        await embedded_postgres(data_dir).__aenter__()
+        postgres.check_account(nobodys_id)
+
+
+def _has_entry(user_id: int) -> bool:
+    return any(entry.pw_uid == user_id for entry in pwd.getpwall())
 
 
 async def test_nobody_else_gets_in(data_dir: Path) -> None:
@@ -354,12 +354,14 @@ async def test_a_database_that_cannot_start_is_quoted(data_dir: Path) -> None:
 @needs_root
 async def test_a_wheel_that_only_root_can_read(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a checkout below /root."""
-    package = Path(postgres._program("postgres")).parents[2]
+    package = Path(postgres.postgres_program("postgres")).parents[2]
     private = data_dir.parent / "private"
     private.mkdir(mode=0o700)
     for part in (package.name, f"{package.name}.libs"):
         shutil.copytree(package.with_name(part), private / part)
-    monkeypatch.setattr(postgres, "_program", lambda name: str(private / package.name / "pginstall18" / "bin" / name))
+    monkeypatch.setattr(
+        postgres, "postgres_program", lambda name: str(private / package.name / "pginstall18" / "bin" / name)
+    )
     async with embedded_postgres(data_dir):
         assert [pwd.getpwuid(path.stat().st_uid).pw_name for path in data_dir.glob("postgres/data")] == ["nobody"]
 

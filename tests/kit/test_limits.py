@@ -145,19 +145,18 @@ async def test_without_an_answer_from_redis_is_counted_in_memory(dead_redis: str
     begin = time.perf_counter()
     hits = [await counters.ask(strategy, lambda limiter: limiter.hit(allowed, "somebody")) for _ in range(8)]
     assert hits == [True] * 5 + [False] * 3
-    assert time.perf_counter() - begin < 0.9 * 8 * limits._REDIS_SECONDS, "it is not asked again at each call"
+    assert time.perf_counter() - begin < 0.9 * 8 * limits.REDIS_SECONDS, "it is not asked again at each call"
     await counters.close()
 
 
-async def test_redis_is_used_again_when_it_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_AWAY_SECONDS", 0.1)
+async def test_redis_is_used_again_when_it_is_back(tmp_path: Path) -> None:
     allowed = RateLimitItemPerHour(5)
 
     async def hit(counters: Counters) -> bool:
         return await counters.ask(FixedWindowRateLimiter, lambda limiter: limiter.hit(allowed, "somebody"))
 
     async with embedded_redis(tmp_path) as url:
-        one, other = Counters(url), Counters(url)
+        one, other = Counters(url, away_seconds=0.1), Counters(url, away_seconds=0.1)
         assert [await hit(one) for _ in range(5)] == [True] * 5
     assert await hit(one), "this process begins anew"
     async with embedded_redis(tmp_path) as url:

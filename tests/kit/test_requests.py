@@ -156,13 +156,28 @@ async def test_headers_above_the_limit_are_refused_of_a_client_that_confirms_no_
     assert (await server.call(kind, COMPLETE, ended=True, headers=many[:400])).status == 0
 
 
-two_at_once = Reading(seconds=60, at_once=2)
+class Arrivals:
+    """A step that counts the calls whose requests are about to be read."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def step(self, method: Method, proceed: Handler) -> Handler:
+        async def handler(call: Call, request: Any) -> Any:
+            self.count += 1
+            return await proceed(call, request)
+
+        return handler
 
 
-@pytest.mark.parametrize("server", [[two_at_once.step]], indirect=True, ids=[""])
+arrivals = Arrivals()
+two_at_once = [arrivals.step, Reading(seconds=60, at_once=2).step]
+
+
+@pytest.mark.parametrize("server", [two_at_once], indirect=True, ids=[""])
 async def test_a_caller_has_few_requests_arriving_and_the_others_wait(server: Server) -> None:
     arriving = [asyncio.create_task(server.call("unary_unary", INCOMPLETE, ended=False)) for _ in range(2)]
-    await until_true(lambda: any(turn.locked() for turn in two_at_once._turns.values()))
+    await until_true(lambda: arrivals.count == 2)
     waiting = asyncio.create_task(server.call("unary_unary", COMPLETE, ended=True))
     await asyncio.wait([waiting], timeout=0.5)
     assert server.begun == 0

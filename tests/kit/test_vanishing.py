@@ -124,7 +124,7 @@ async def test_failed_write_ends_the_call_as_cancelled(method: str, lines: list[
     )
     access = options.Access(mode=options.ACCESS_MODE_PUBLIC)
     order = [interceptors.request_id, interceptors.map_errors, interceptors.log_calls]
-    handler = interceptors._wrap(inner, Method(path, Message, access, 1, 1), order)
+    handler = interceptors.wrap(inner, Method(path, Message, access, 1, 1), order)
     with pytest.raises(asyncio.CancelledError):
         await (handler.stream_unary or handler.stream_stream)(None, Gone())
     assert service.ended == 1

@@ -14,7 +14,7 @@ from aiworkspace.v1 import chat_pb2
 from aiworkspace.v1 import model_pb2 as pb
 from aiworkspace_server.kit.errors import RateLimited
 from aiworkspace_server.kit.limits import Counters
-from aiworkspace_server.policies.limits import ModelLimits, _Counts
+from aiworkspace_server.policies.limits import Counts, ModelLimits
 from aiworkspace_server.policies.policy import Limit
 from tests.standin import Standin
 from tests.support.outcomes import OK, RATE_LIMITED, outcome, refusal
@@ -127,7 +127,7 @@ async def test_a_look_says_what_a_request_would_meet(counters: Counters) -> None
     ],
 )
 def test_when_there_is_room_again(before: int, now: int, left: float, most: int, seconds: float) -> None:
-    counts = _Counts(before, now, left)
+    counts = Counts(before, now, left)
     wait = counts.seconds_until(most)
     if (before, most) != (10, 9):
         assert wait == pytest.approx(seconds)
@@ -137,12 +137,12 @@ def test_when_there_is_room_again(before: int, now: int, left: float, most: int,
         assert int(_later(counts, wait - 0.01).counted) > most
 
 
-def _later(counts: _Counts, seconds: float) -> _Counts:
+def _later(counts: Counts, seconds: float) -> Counts:
     """What counts after so long without a request."""
     if seconds < counts.left_seconds or not (counts.before or counts.now):
-        return _Counts(counts.before, counts.now, max(0.0, counts.left_seconds - seconds))
+        return Counts(counts.before, counts.now, max(0.0, counts.left_seconds - seconds))
     rest = 60 - (seconds - counts.left_seconds)
-    return _Counts(counts.now, 0, max(0.0, rest))
+    return Counts(counts.now, 0, max(0.0, rest))
 
 
 # As callers meet them

@@ -26,7 +26,7 @@ from ..kit.limits import Counters
 from .tokens import Claims, TokenExpired
 
 _CLASS = options.RateLimitClass.DESCRIPTOR.values_by_number[options.RATE_LIMIT_CLASS_FAILED_CREDENTIALS]
-_LOOK_UPS_AT_ONCE = 4  # of unknown credentials from one address, so that few are looked up before failures count
+LOOK_UPS_AT_ONCE = 4  # of unknown credentials from one address, so that few are looked up before failures count
 _MOST_REMEMBERED = 50_000
 _GOOD_SECONDS = 900.0
 _REFUSED_SECONDS = 1.0  # for which an address is refused without asking the counters again
@@ -64,7 +64,7 @@ class Failures:
             self._good[credential] = None
             return
         self._check_refused(network)
-        async with self._turns.setdefault(network, asyncio.Semaphore(_LOOK_UPS_AT_ONCE)):
+        async with self._turns.setdefault(network, asyncio.Semaphore(LOOK_UPS_AT_ONCE)):
             await self._check(network)
             try:
                 yield

@@ -14,7 +14,7 @@ from ..kit import typed
 from ..kit.errors import InvalidArgument, Unavailable
 from .strength import weakness
 
-_MOST_WAITING = 64
+MOST_WAITING = 64
 
 Args = TypeVarTuple("Args")
 Result = TypeVar("Result")
@@ -29,7 +29,7 @@ class _Queue:
 
     async def run(self, function: Callable[[*Args], Result], *args: *Args) -> Result:
         """Raises Unavailable when too many wait."""
-        if self._waiting >= _MOST_WAITING:
+        if self._waiting >= MOST_WAITING:
             raise Unavailable("Too many people are signing in. Try again in a moment.", retry_seconds=5)
         self._waiting += 1
         try:
@@ -55,7 +55,7 @@ class Passwords:
         self._pepper = pepper.encode()
         self._cost = cost
         self._strangers, self._known = _Queue("strangers"), _Queue("known")
-        self._nobodys = self._hash("")
+        self.nobodys_hash = self.hash("")
 
     async def hash_new(self, password: str, field: str, inputs: Sequence[str], *, known: bool = False) -> str:
         """The hash of a password that somebody chose. `inputs` is what others know of them: address and name.
@@ -66,7 +66,7 @@ class Passwords:
 
     async def matches(self, password: str, password_hash: str | None, *, known: bool = False) -> bool:
         """Whether the password belongs to the hash. Without a hash it takes as long, and is False."""
-        found = await self._queue(known).run(self._check, password, password_hash or self._nobodys)
+        found = await self._queue(known).run(self._check, password, password_hash or self.nobodys_hash)
         return found and password_hash is not None
 
     def close(self) -> None:
@@ -80,14 +80,16 @@ class Passwords:
         normal = typed.password(password)
         if problem := weakness(normal, inputs):
             raise InvalidArgument({field: problem})
-        return self._hash(normal)
+        return self.hash(normal)
 
-    def _hash(self, password: str) -> str:
-        return bcrypt.hashpw(self._keyed(password), bcrypt.gensalt(self._cost)).decode()
+    def hash(self, password: str) -> str:
+        """Return the hash of a password as it is. To be called in a thread: it takes long."""
+        return bcrypt.hashpw(self.keyed(password), bcrypt.gensalt(self._cost)).decode()
 
     def _check(self, password: str, password_hash: str) -> bool:
         forms = dict.fromkeys((typed.password(password), password))
-        return any(bcrypt.checkpw(self._keyed(form), password_hash.encode()) for form in forms)
+        return any(bcrypt.checkpw(self.keyed(form), password_hash.encode()) for form in forms)
 
-    def _keyed(self, password: str) -> bytes:
+    def keyed(self, password: str) -> bytes:
+        """Return what bcrypt hashes."""
         return base64.b64encode(hmac.digest(self._pepper, password.encode(), "sha384"))

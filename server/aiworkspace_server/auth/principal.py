@@ -36,7 +36,7 @@ class Authenticator:
         self._csrf_tokens = csrf_tokens
         self._failures = failures
         self._claims: LRUCache[bytes, Claims] = LRUCache(_MOST_CACHED)
-        self._principals: TTLCache[UUID | bytes, Principal] = TTLCache(_MOST_CACHED, _FRESH_SECONDS)
+        self.remembered: TTLCache[UUID | bytes, Principal] = TTLCache(_MOST_CACHED, _FRESH_SECONDS)
         self._changes = 0  # how often something had to be forgotten
 
     async def authenticate(self, call: Call) -> None:
@@ -51,7 +51,7 @@ class Authenticator:
             self._csrf_tokens.check(call, claims.session_id)
         if self._failures.has_ended(claims.session_id):
             raise Unauthenticated
-        principal = self._principals.get(claims.session_id) or await self._load_session(call, claims.session_id)
+        principal = self.remembered.get(claims.session_id) or await self._load_session(call, claims.session_id)
         if principal.user_id != claims.user_id:
             raise Unauthenticated
         _identify(call, principal)
@@ -65,7 +65,7 @@ class Authenticator:
 
     async def recheck(self, call: Call) -> None:
         """The same for a call that goes on, from what is remembered for others. A token may expire meanwhile."""
-        principal = self._principals.get(call.session_id or secret_hash(_bearer(call)))
+        principal = self.remembered.get(call.session_id or secret_hash(_bearer(call)))
         if principal:
             _identify(call, principal)
         else:
@@ -74,16 +74,16 @@ class Authenticator:
     def forget(self, user_id: UUID) -> None:
         """Makes the next call of this person read sessions and roles anew."""
         self._changes += 1
-        for key, principal in list(self._principals.items()):
+        for key, principal in list(self.remembered.items()):
             if principal.user_id == user_id:
-                self._principals.pop(key, None)
+                self.remembered.pop(key, None)
 
     def forget_org(self, org_id: UUID) -> None:
         """The same for everybody in an organization."""
         self._changes += 1
-        for key, principal in list(self._principals.items()):
+        for key, principal in list(self.remembered.items()):
             if org_id in principal.memberships:
-                self._principals.pop(key, None)
+                self.remembered.pop(key, None)
 
     async def _check(self, call: Call, token: str) -> Claims:
         key = hashlib.sha256(token.encode()).digest()
@@ -110,7 +110,7 @@ class Authenticator:
 
     async def _use_key(self, call: Call, key: str) -> None:
         digest = secret_hash(key)
-        principal = self._principals.get(digest)
+        principal = self.remembered.get(digest)
         if principal is None:
             async with self._failures.attempt(call.address, digest):
                 if not is_key(key):
@@ -136,7 +136,7 @@ class Authenticator:
 
     def _remember(self, key: UUID | bytes, principal: Principal, changes: int) -> None:
         if changes == self._changes:  # else it may have been read before the change
-            self._principals[key] = principal
+            self.remembered[key] = principal
 
 
 def _identify(call: Call, principal: Principal) -> None:

@@ -14,7 +14,7 @@ from typing import TypeVar
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-from limits import RateLimitItemPerMinute
+from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.aio.strategies import FixedWindowRateLimiter, RateLimiter
 
 from aiworkspace.v1 import common_pb2 as pb
@@ -31,9 +31,11 @@ Answer = TypeVar("Answer")
 class LoginThrottle:
     """Counts wrong passwords. The window begins with the first, so that its end can be told."""
 
-    def __init__(self, counters: Counters, key: bytes) -> None:
+    def __init__(self, counters: Counters, key: bytes, wrong_passwords: RateLimitItem = WRONG_PASSWORDS) -> None:
+        """`wrong_passwords`: how many in which time."""
         self._counters = counters
         self._key = key
+        self.wrong_passwords = wrong_passwords
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def of_account(self, email: str) -> str:
@@ -56,14 +58,14 @@ class LoginThrottle:
         that reach the hash. They take turns, so that ever so many right ones are not taken for wrong ones.
         """
         async with self._turns.setdefault(whose, asyncio.Lock()):
-            if not await self._ask(lambda limiter: limiter.hit(WRONG_PASSWORDS, whose)):
+            if not await self._ask(lambda limiter: limiter.hit(self.wrong_passwords, whose)):
                 raise await self._refusal(whose)
             try:
                 yield
             except Unavailable:  # before anything was checked
-                await self._ask(lambda limiter: limiter.hit(WRONG_PASSWORDS, whose, cost=-1))
+                await self._ask(lambda limiter: limiter.hit(self.wrong_passwords, whose, cost=-1))
                 raise
-            await self._ask(lambda limiter: limiter.clear(WRONG_PASSWORDS, whose))
+            await self._ask(lambda limiter: limiter.clear(self.wrong_passwords, whose))
 
     async def goes_first(self, whose: UUID) -> bool:
         """Whether the attempt, of a known device or a session, is to be checked before those of strangers.
@@ -74,14 +76,14 @@ class LoginThrottle:
 
     async def lift(self, email: str) -> None:
         """Forget the wrong passwords for an account whose owner has proved by mail who they are."""
-        await self._ask(lambda limiter: limiter.clear(WRONG_PASSWORDS, self.of_account(email)))
+        await self._ask(lambda limiter: limiter.clear(self.wrong_passwords, self.of_account(email)))
 
     def _hash(self, text: str) -> str:
         """With a key, so that what is counted gives nothing away."""
         return hmac.digest(self._key, text.encode(), "sha256").hex()
 
     async def _refusal(self, whose: str) -> RateLimited:
-        window = await self._ask(lambda limiter: limiter.get_window_stats(WRONG_PASSWORDS, whose))
+        window = await self._ask(lambda limiter: limiter.get_window_stats(self.wrong_passwords, whose))
         wait = max(1, math.ceil(window.reset_time - time.time()))
         kind = whose.partition(":")[0]
         elsewhere = ", or on a device that has signed in before" if kind == "account" else ""

