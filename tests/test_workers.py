@@ -14,7 +14,7 @@ import pytest
 
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace_client import AsyncClient
-from aiworkspace_server.app import Databases
+from aiworkspace_server.databases import Databases
 from aiworkspace_server.workers import Supervisor, WorkerFailedError
 from tests.standin import Script, Standin
 from tests.support.people import PASSWORD, Person, Place, make_conversation, make_place, reconnected

@@ -18,10 +18,11 @@ import structlog
 import uvloop
 
 from . import settings as configuration
-from .app import App, check, databases, prepare, running, serving
+from .app import App, check, running, serving
 from .auth.keys import read_keys
 from .chat.leases import DatabaseInUseError
 from .commands import CommandError, allowance, rebuild_usage, reconcile_bill
+from .databases import databases, prepare
 from .kit import logs
 from .kit.contract import ContractError
 from .kit.embedded import EmbeddedError

@@ -1,4 +1,4 @@
-"""The composition root: opens everything in order on one stack, and closes it in reverse."""
+"""The composition root: builds the domains from the bottom up, and opens everything on one stack."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -8,75 +8,60 @@ from functools import partial
 from uuid import UUID
 
 import grpc
-import structlog
 from grpc_health.v1 import health
 
-from .access.authorize import Access, FindScope
-from .access.servicer import AccessServicer
+from .access.authorize import Access
+from .access.build import build as build_access
+from .accounts.build import build as build_accounts
+from .accounts.build import build_mails
 from .accounts.jobs import TokenMails
-from .accounts.service import EmailTokens, end_mailed
-from .accounts.servicer import AccountServicer
-from .audit.recorder import Recorder
-from .audit.service import Chain
-from .audit.servicer import AuditServicer
+from .accounts.service import end_mailed
+from .audit.build import Audit
+from .audit.build import build as build_audit
 from .auth.authority import actor_of
+from .auth.build import Auth
+from .auth.build import build as build_auth
 from .auth.credentials import Credentials
-from .auth.jobs import Notices
 from .auth.keys import Keys, read_keys
-from .auth.servicer import AuthServicer
-from .budgets.jobs import Alerts
+from .budgets.build import build as build_budgets
+from .budgets.build import build_alerts
 from .budgets.service import count_new_org
-from .budgets.servicer import BudgetServicer
+from .chat.build import Chat, finders
+from .chat.build import build as build_chat
 from .chat.engine import Engine
-from .chat.erasure import ChatEraser
-from .chat.leases import Lease
-from .chat.recovery import Recovery
-from .chat.relay import Relay
 from .chat.runs import Runs
-from .chat.service import ChatFinder
-from .chat.servicer import ChatServicer
 from .chat.stops import Stops
-from .chat.upkeep import Upkeep
-from .erasure.jobs import Erasure
+from .databases import Databases, databases, prepare
+from .erasure.build import build as build_erasure
 from .kit.addresses import TrustedProxies
-from .kit.concurrency import ConcurrencyLimiter
 from .kit.contract import Method
-from .kit.embedded import embedded_mongo, embedded_postgres, embedded_redis
-from .kit.idempotency import IdempotencyStore
 from .kit.jobs import Jobs
-from .kit.keys import derive
-from .kit.limits import Counters, Limits
-from .kit.mail import ConsoleMailer, Links, Mailer, SmtpMailer
-from .kit.mail_limits import LimitedMailer, SenderLimit
+from .kit.limits import Counters
 from .kit.mongo import Mongo
-from .kit.pages import Pages
+from .kit.platform import Platform
 from .kit.postgres import Database
 from .kit.stores import retry_until_available
 from .kit.tasks import Tasks
 from .listening import Tls, check_port, listen, read_certificate
-from .llm.breaker import Breakers
 from .llm.registry import Registry
-from .migrate import check_schema, migrate
+from .migrate import check_schema
 from .orgs import service as orgs
-from .orgs.jobs import InvitationMails
-from .orgs.servicer import OrgServicer
-from .orgs.tokens import InvitationTokens
+from .orgs.build import build as build_orgs
+from .orgs.servicer import RightsLost
+from .policies.build import Policies
+from .policies.build import build as build_policies
 from .policies.plan import Plans
-from .policies.providers import Providers
-from .policies.servicer import ModelServicer
-from .policies.vault import Vault
 from .rpc import Services, add_services, build_server, read_surface
+from .service_accounts.build import build as build_service_accounts
 from .service_accounts.service import revoke_made_by
-from .service_accounts.servicer import ServiceAccountServicer
 from .settings import Settings
-from .teams.servicer import TeamServicer
+from .teams.build import build as build_teams
+from .usage.build import Usage
+from .usage.build import build as build_usage
 from .usage.ledger import Ledger
-from .usage.servicer import UsageServicer
+from .workspaces.build import build as build_workspaces
 from .workspaces.members import check_may_take_all
 from .workspaces.service import WorkspaceFinder
-from .workspaces.servicer import WorkspaceServicer
-
-log = structlog.get_logger("app")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +75,6 @@ class App:
     engine: Engine
     plans: Plans
     runs: Runs
-    lease: Lease
     credentials: Credentials
     workspaces: WorkspaceFinder
     tasks: Tasks
@@ -103,41 +87,18 @@ class App:
 
 
 @dataclass(frozen=True, slots=True)
-class Databases:
-    """Where the databases are. `owner_url` may change the schema."""
+class _Parts:
+    """The domains of which others need something."""
 
-    url: str
-    owner_url: str
-    mongo_uri: str
-    redis_url: str | None
-
-
-@asynccontextmanager
-async def databases(settings: Settings, *, several: bool = False) -> AsyncIterator[Databases]:
-    """Those of the settings, or embedded ones that live as long as the context; Redis only for several processes."""
-    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
-    if settings.database_url and settings.mongo_uri:
-        url = settings.database_url.get_secret_value()
-        owner = settings.migration_database_url or settings.database_url
-        yield Databases(url, owner.get_secret_value(), settings.mongo_uri.get_secret_value(), redis_url)
-        return
-    async with AsyncExitStack() as stack:
-        log.info("starting databases", data_dir=str(settings.data_dir))
-        if several and redis_url is None:  # first, since it is the one that may be missing
-            redis_url = await stack.enter_async_context(embedded_redis(settings.data_dir))
-        url, mongo_uri = await asyncio.gather(
-            stack.enter_async_context(embedded_postgres(settings.data_dir)),
-            stack.enter_async_context(embedded_mongo(settings.data_dir)),
-        )
-        yield Databases(url, url, mongo_uri, redis_url)
-
-
-async def prepare(settings: Settings, where: Databases, *, migrating: bool) -> None:
-    """Brings the databases to the present schema when that was asked for. Embedded ones always are."""
-    if migrating or settings.embedded:
-        mongo = Mongo(where.mongo_uri)
-        await migrate(where.owner_url, mongo)
-        await mongo.close()
+    policies: Policies
+    usage: Usage
+    mails: TokenMails
+    auth: Auth
+    audit: Audit
+    workspaces: WorkspaceFinder
+    access: Access
+    methods: Mapping[str, Method]
+    chat: Chat
 
 
 def check(settings: Settings) -> None:
@@ -149,7 +110,7 @@ def check(settings: Settings) -> None:
 
 @asynccontextmanager
 async def running(settings: Settings, *, migrating: bool) -> AsyncIterator[App]:
-    """A server that takes calls until the context ends."""
+    """Run a server, with embedded databases if the settings name none, until the context ends."""
     check(settings)
     async with databases(settings) as where:
         await prepare(settings, where, migrating=migrating)
@@ -159,7 +120,7 @@ async def running(settings: Settings, *, migrating: bool) -> AsyncIterator[App]:
 
 @asynccontextmanager
 async def serving(settings: Settings, where: Databases, *, sharing_port: bool = False) -> AsyncIterator[App]:
-    """The same with databases that are there and at the present schema."""
+    """Run a server on databases that are up and migrated."""
     keys = read_keys(settings)
     async with AsyncExitStack() as stack:
         mongo = Mongo(where.mongo_uri)
@@ -167,260 +128,121 @@ async def serving(settings: Settings, where: Databases, *, sharing_port: bool = 
         db = Database(where.url)
         stack.push_async_callback(db.close)
         await check_schema(db, embedded=settings.embedded)
-        jobs = Jobs(where.url)
-        yield await _listen(stack, settings, keys, db, mongo, jobs, where.redis_url, sharing_port=sharing_port)
+        counters = Counters(where.redis_url)
+        stack.push_async_callback(counters.close)
+        registry = await stack.enter_async_context(Registry(settings))
+        platform = Platform.make(settings, db, Jobs(where.url), counters)
+        stack.push_async_callback(platform.tasks.close)
+        parts = _build(platform, keys, mongo, registry, where.redis_url)
+        yield await _start(stack, platform, parts, mongo, registry, sharing_port=sharing_port)
 
 
-async def _listen(
-    stack: AsyncExitStack,
-    settings: Settings,
-    keys: Keys,
-    db: Database,
-    mongo: Mongo,
-    jobs: Jobs,
-    redis_url: str | None,
-    *,
-    sharing_port: bool,
-) -> App:
-    counters = Counters(redis_url)
-    stack.push_async_callback(counters.close)
-    registry, vault = await stack.enter_async_context(Registry(settings)), Vault.from_settings(settings)
-    mailer = LimitedMailer(make_mailer(settings), counters, derive(_lasting(settings), "mail limits"))
-    providers = Providers(db, registry, vault)
-    plans = Plans(db, providers, counters, settings.max_output_tokens)
-    lease, relay = Lease(db, shared=redis_url is not None), Relay(redis_url)
-    limiter = ConcurrencyLimiter(settings.provider_concurrency, settings.org_concurrency, settings.provider_queue)
-    tasks = Tasks()
-    stack.push_async_callback(tasks.close)
-    alerts = Alerts(db, jobs, mailer)
-    alerts.register(jobs)
-    ledger = Ledger(alerts.watch, settings.allowance_nanos)
-    engine = Engine(db, mongo, ledger, Breakers(), limiter, lease, settings.run_seconds)
-    runs = await _working(stack, engine, plans, relay, tasks, settings.shutdown_seconds)
-    credentials = Credentials.from_settings(settings, keys, db, counters)
-    stack.callback(credentials.passwords.close)
-    chain = audit_chain(settings)
-    recorder = Recorder(db, chain, actor_of, Tasks())
-    stack.push_async_callback(recorder.close)
-    db.before_commit = recorder.before_commit
+def _build(platform: Platform, keys: Keys, mongo: Mongo, registry: Registry, redis_url: str | None) -> _Parts:
+    """Build from the bottom up. A domain that needs a higher one is handed a callable of it."""
+    settings, db, jobs = platform.settings, platform.db, platform.jobs
+    policies = build_policies(platform, registry)
+    usage = build_usage(platform, build_alerts(db, jobs, platform.mailer).watch)
+    mails = build_mails(settings, db, jobs, platform.mailer)
+    auth = build_auth(platform, keys, mails.ask_verification, end_mailed)
+    audit = build_audit(platform, actor_of)
     workspaces = WorkspaceFinder(db)
     access = Access(
-        credentials.authenticator,
-        _finders(mongo, workspaces),
+        auth.credentials.authenticator,
+        {"workspace_id": workspaces.find, **finders(mongo, workspaces)},
         verified_email_required=settings.verified_email_required,
     )
-    methods = read_surface(access)
-    limits = Limits(counters, settings.rate_limit_factor)
-    proxies = TrustedProxies(settings.trusted_proxies or ())
+    chat = build_chat(platform, mongo, redis_url, registry, policies, usage.ledger, access.authorize_again)
+    return _Parts(policies, usage, mails, auth, audit, workspaces, access, read_surface(access), chat)
+
+
+def _services(platform: Platform, parts: _Parts) -> Services:
+    """Build what answers calls."""
+    auth, access, methods, policies = parts.auth, parts.access, parts.methods, parts.policies
+    erasure = build_erasure(platform, parts.chat.eraser)
+    rights_lost = _rights_lost(parts.workspaces, parts.chat.stops, platform.tasks)
+    return Services(
+        auth=auth.servicer,
+        accounts=build_accounts(
+            platform,
+            auth,
+            parts.mails,
+            give_up=orgs.give_up_address,
+            leave=orgs.leave_all,
+            left=rights_lost,
+            erase=erasure.ask_account,
+        ),
+        orgs=build_orgs(
+            platform,
+            auth,
+            created=partial(count_new_org, allowance_nanos=platform.settings.allowance_nanos),
+            rights_lost=rights_lost,
+            erase=erasure.ask_org,
+            check_places=check_may_take_all,
+            revoke_made=revoke_made_by,
+        ),
+        teams=build_teams(platform, parts.workspaces, rights_lost=rights_lost),
+        access=build_access(platform, auth, access, methods, rights_lost=rights_lost),
+        service_accounts=build_service_accounts(platform, auth, rights_lost=rights_lost, erase=erasure.ask_account),
+        workspaces=build_workspaces(
+            platform, policies.providers, parts.workspaces, rights_lost=rights_lost, erase=erasure.ask_workspace
+        ),
+        models=policies.servicer,
+        chat=parts.chat.servicer,
+        usage=parts.usage.servicer,
+        budgets=build_budgets(platform, policies.plans, methods),
+        audit=parts.audit.servicer,
+    )
+
+
+def _rights_lost(workspaces: WorkspaceFinder, stops: Stops, tasks: Tasks) -> RightsLost:
+    """Return what is called after a change that took rights away was committed."""
+
+    async def rights_lost(org_id: UUID) -> None:
+        """Stop the runs to which the right has ended.
+
+        If the process dies before this, the servers of those runs stop them within a second.
+        """
+        workspaces.forget_all()
+        await tasks.complete(retry_until_available(lambda: stops.of_unentitled(org_id)))
+
+    return rights_lost
+
+
+async def _start(
+    stack: AsyncExitStack, platform: Platform, parts: _Parts, mongo: Mongo, registry: Registry, *, sharing_port: bool
+) -> App:
+    """Start runs, jobs and the server, in this order."""
+    settings, db, tasks, chat = platform.settings, platform.db, platform.tasks, parts.chat
+    credentials, recorder, plans = parts.auth.credentials, parts.audit.recorder, parts.policies.plans
+    await stack.enter_async_context(chat.running(settings.shutdown_seconds))
+    stack.callback(credentials.passwords.close)
+    stack.push_async_callback(recorder.close)
+    db.before_commit = recorder.before_commit
     server = build_server(
-        methods, proxies, credentials.authenticator, limits, recorder, access, sharing_port=sharing_port
+        parts.methods,
+        TrustedProxies(settings.trusted_proxies or ()),
+        credentials.authenticator,
+        platform.limits,
+        recorder,
+        parts.access,
+        sharing_port=sharing_port,
     )
-    stops = Stops(db, runs, relay)
-    shared = Shared(
-        db,
-        counters,
-        mongo,
-        registry,
-        vault,
-        providers,
-        plans,
-        runs,
-        ChatEraser(db, mongo, stops, relay),
-        stops,
-        ledger,
-        credentials,
-        workspaces,
-        access,
-        methods,
-        limits,
-        chain,
-        mailer,
-        tasks,
-    )
-    health_servicer = await add_services(server, _services(settings, jobs, shared))
-    await stack.enter_async_context(jobs.running(settings.shutdown_seconds))
+    health_servicer = await add_services(server, _services(platform, parts))
+    await stack.enter_async_context(platform.jobs.running(settings.shutdown_seconds))
     certificate = read_certificate(settings)
     tls = Tls(certificate) if certificate else None
     address = listen(server, settings, tls)
     await server.start()
-    stack.push_async_callback(_drain, server, health_servicer, runs, settings.shutdown_seconds)
-    return App(address, db, mongo, registry, engine, plans, runs, lease, credentials, workspaces, tasks, tls, server)
-
-
-async def _working(
-    stack: AsyncExitStack, engine: Engine, plans: Plans, relay: Relay, tasks: Tasks, shutdown_seconds: float
-) -> Runs:
-    """The runs of this process, once it has its lease, and what was left of others is brought to its end."""
-    stack.push_async_callback(engine.lease.end)
-    runs = Runs(engine, relay, tasks)
-    recovery = Recovery(engine, plans, runs, relay)
-    alone = await engine.lease.begin()
-    await stack.enter_async_context(relay.running(runs.stop))
-    await stack.enter_async_context(Upkeep(engine, runs, recovery).running())
-    stack.push_async_callback(runs.close, shutdown_seconds)
-    if alone:  # while the lease is renewed, however much there is to take over
-        await recovery.take_over()
-    return runs
-
-
-def audit_chain(settings: Settings) -> Chain:
-    """Return the chain of the audit log."""
-    return Chain(derive(_lasting(settings), "audit"))
-
-
-def _lasting(settings: Settings) -> str:
-    """The one secret that never changes, since all password hashes depend on it: what is made with it has to last."""
-    return settings.password_pepper.get_secret_value()
-
-
-def _finders(mongo: Mongo, workspaces: WorkspaceFinder) -> dict[str, FindScope]:
-    """Where the resources lie that methods name, by the field that names them."""
-    chats = ChatFinder(mongo, workspaces)
-    return {"workspace_id": workspaces.find, "conversation_id": chats.find_conversation, "run_id": chats.find_run}
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What several services need."""
-
-    db: Database
-    counters: Counters
-    mongo: Mongo
-    registry: Registry
-    vault: Vault
-    providers: Providers
-    plans: Plans
-    runs: Runs
-    eraser: ChatEraser
-    stops: Stops
-    ledger: Ledger
-    credentials: Credentials
-    workspaces: WorkspaceFinder
-    access: Access
-    methods: Mapping[str, Method]
-    limits: Limits
-    chain: Chain
-    mailer: Mailer
-    tasks: Tasks
-
-    async def rights_lost(self, org_id: UUID) -> None:
-        """Stops the runs to which the right has ended, after a change that took rights away was committed.
-
-        Should the process die before this, the servers that work on those runs find them within a second.
-        """
-        self.workspaces.forget_all()
-        await self.tasks.complete(retry_until_available(lambda: self.stops.of_unentitled(org_id)))
-
-
-def _services(settings: Settings, jobs: Jobs, shared: Shared) -> Services:
-    db, credentials, lasting = shared.db, shared.credentials, _lasting(settings)
-    pages, idempotency = Pages(derive(lasting, "pages")), IdempotencyStore(derive(lasting, "replies"))
-    invitations = InvitationTokens(derive(lasting, "invitations"))
-    mailer, links = shared.mailer, Links(settings.public_url)
-    token_mails = TokenMails(db, jobs, mailer, links, EmailTokens(derive(lasting, "email tokens")))
-    invitation_mails = InvitationMails(db, jobs, mailer, links, invitations)
-    notices = Notices(db, jobs, mailer)
-    erasure = Erasure(db, jobs, shared.eraser)
-    for each in (token_mails, invitation_mails, notices, erasure):
-        each.register(jobs)
-    return Services(
-        auth=AuthServicer(
-            db,
-            credentials,
-            settings.who_registers,
-            token_mails.ask_verification,
-            end_mailed,
-            notices,
-            pages,
-            idempotency,
-        ),
-        accounts=AccountServicer(
-            db,
-            credentials,
-            token_mails,
-            notices,
-            orgs.give_up_address,
-            orgs.leave_all,
-            shared.rights_lost,
-            erasure.ask_account,
-            idempotency,
-        ),
-        orgs=OrgServicer(
-            db,
-            credentials.authenticator,
-            partial(count_new_org, allowance_nanos=settings.allowance_nanos),
-            shared.rights_lost,
-            shared.tasks,
-            erasure.ask_org,
-            check_may_take_all,
-            revoke_made_by,
-            invitations,
-            invitation_mails,
-            SenderLimit(shared.counters, settings.invitations_per_hour),
-            settings.verified_email_required,
-            pages,
-            idempotency,
-        ),
-        teams=TeamServicer(db, shared.workspaces, shared.rights_lost, pages, idempotency),
-        access=AccessServicer(
-            db, credentials.authenticator, shared.access, shared.methods, shared.rights_lost, pages, idempotency
-        ),
-        service_accounts=ServiceAccountServicer(
-            db,
-            credentials.authenticator,
-            shared.rights_lost,
-            shared.tasks,
-            erasure.ask_account,
-            notices,
-            pages,
-            idempotency,
-        ),
-        workspaces=WorkspaceServicer(
-            db,
-            shared.providers,
-            shared.workspaces,
-            shared.rights_lost,
-            erasure.ask_workspace,
-            pages,
-            idempotency,
-        ),
-        models=ModelServicer(db, shared.providers, shared.vault, pages),
-        chat=ChatServicer(
-            db,
-            shared.mongo,
-            shared.registry,
-            shared.providers,
-            shared.plans,
-            shared.runs,
-            shared.stops,
-            shared.access.authorize_again,
-            shared.eraser,
-            pages,
-            idempotency,
-        ),
-        usage=UsageServicer(db, shared.ledger, pages),
-        budgets=BudgetServicer(
-            db, shared.plans, shared.limits, shared.methods, pages, idempotency, settings.allowance_nanos
-        ),
-        audit=AuditServicer(db, shared.chain, pages),
+    stack.push_async_callback(_drain, server, health_servicer, chat.runs, settings.shutdown_seconds)
+    return App(
+        address, db, mongo, registry, chat.engine, plans, chat.runs, credentials, parts.workspaces, tasks, tls, server
     )
-
-
-def make_mailer(settings: Settings) -> Mailer:
-    """The mail server of the settings, or standard output."""
-    if settings.smtp_host is None or settings.mail_from is None:
-        if not settings.embedded:
-            log.warning("SMTP_HOST is not set: mail, with the tokens in it, is printed on standard output")
-        return ConsoleMailer()
-    password = settings.smtp_password.get_secret_value() if settings.smtp_password else None
-    server = settings.smtp_host, settings.smtp_port
-    return SmtpMailer(*server, settings.smtp_username, password, settings.smtp_tls, settings.mail_from)
 
 
 async def _drain(
     server: grpc.aio.Server, health_servicer: health.aio.HealthServicer, runs: Runs, seconds: float
 ) -> None:
-    """Takes no new calls, lets runs end and their readers hear of it, then stops."""
+    """Refuse new calls, let runs end and their readers hear of it, then stop."""
     await health_servicer.enter_graceful_shutdown()
     stopping = asyncio.create_task(server.stop(seconds + runs.ending_seconds))
     await runs.close(seconds)

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from .app import audit_chain, databases, make_mailer
+from .audit.build import make_chain
 from .budgets import service as budgets
-from .budgets.jobs import Alerts
+from .budgets.build import build_alerts
 from .budgets.store import find_budget
+from .databases import databases
 from .kit.errors import InvalidArgument
 from .kit.jobs import Jobs
+from .kit.mail import make_mailer
 from .kit.postgres import Database
 from .llm.base import TokenUsage
 from .llm.prices import usd
@@ -73,7 +75,7 @@ async def allowance(settings: Settings, org_id: UUID, amount: str | None) -> Non
             if amount:
                 if await budgets.set_allowance(tx, org_id, limit_nanos) is None:
                     raise CommandError(f"{org.name!r} has no row for its allowance in the budgets; nothing was changed")
-                await audit_chain(settings).append(tx, org_id, _operator_entry("allowance", org_id))
+                await make_chain(settings).append(tx, org_id, _operator_entry("allowance", org_id))
         async with db.read(org_id) as tx:
             found = await find_budget(tx, org_id)
     budget, count = found or (None, None)
@@ -113,8 +115,7 @@ async def _ledger(settings: Settings) -> AsyncIterator[tuple[Database, Ledger]]:
         try:
             await check_schema(db, embedded=settings.embedded)
             jobs = Jobs(where.url)
-            alerts = Alerts(db, jobs, make_mailer(settings))
-            alerts.register(jobs)
+            alerts = build_alerts(db, jobs, make_mailer(settings))
             yield db, Ledger(alerts.watch, settings.allowance_nanos)
         finally:
             await db.close()

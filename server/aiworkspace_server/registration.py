@@ -7,18 +7,16 @@ from protovalidate import Validator
 
 from aiworkspace.v1 import auth_pb2 as pb
 
-from .accounts.jobs import TokenMails
-from .accounts.service import EmailTokens
-from .app import databases, make_mailer
+from .accounts.build import build_mails
 from .auth import service
 from .auth.passwords import Passwords
 from .commands import CommandError
+from .databases import databases
 from .kit import typed
 from .kit.errors import InvalidArgument
 from .kit.ids import new_id
 from .kit.jobs import Jobs
-from .kit.keys import derive
-from .kit.mail import Links
+from .kit.mail import make_mailer
 from .kit.postgres import Database
 from .kit.timestamps import now
 from .migrate import check_schema
@@ -47,7 +45,7 @@ async def register(settings: Settings, email: str, name: str, password: str | No
         db = Database(where.url)
         try:
             await check_schema(db, embedded=settings.embedded)
-            mails = _mails(settings, db, Jobs(where.url))
+            mails = build_mails(settings, db, Jobs(where.url), make_mailer(settings))
             async with db.write(user_id=user_id) as tx:
                 user = await service.add_user(tx, values)
                 if user is None:
@@ -72,10 +70,3 @@ async def _hash(settings: Settings, request: pb.RegisterRequest, password: str) 
         raise CommandError(error.message) from None
     finally:
         passwords.close()
-
-
-def _mails(settings: Settings, db: Database, jobs: Jobs) -> TokenMails:
-    tokens = EmailTokens(derive(settings.password_pepper.get_secret_value(), "email tokens"))
-    mails = TokenMails(db, jobs, make_mailer(settings), Links(settings.public_url), tokens)
-    mails.register(jobs)
-    return mails

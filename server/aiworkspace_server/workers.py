@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 
 import structlog
 
-from .app import Databases
+from .databases import Databases
 
 READY = b"ready\n"
 _READY_SECONDS = 1.0  # between two times that a worker says so

@@ -293,7 +293,7 @@ async def test_an_orphan_is_taken_over_by_one_server_alone(
 
     async def take() -> bool:
         async with db.write(org_id) as tx:
-            return await claims.take(tx, orphan, pair.one.lease.id) is not None
+            return await claims.take(tx, orphan, pair.one.engine.lease.id) is not None
 
     async with db.write(org_id) as tx:
         await tx.execute(select(RunClaim.run_id).where(the_run).with_for_update())

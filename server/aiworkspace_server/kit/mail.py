@@ -16,6 +16,7 @@ from uuid import UUID
 import aiosmtplib
 import structlog
 
+from ..settings import Settings
 from .timestamps import now
 
 log = structlog.get_logger("mail")
@@ -124,6 +125,17 @@ class ConsoleMailer:
     async def send(self, mail: Mail) -> None:
         text = f"To: {mail.to}\nSubject: {mail.subject}\n\n{mail.text}".rstrip()
         print(f"\nmail\n{indent(text, '  | ', lambda line: True)}\n", flush=True)
+
+
+def make_mailer(settings: Settings) -> Mailer:
+    """Return a mailer for the SMTP server of the settings, or one that prints."""
+    if settings.smtp_host is None or settings.mail_from is None:
+        if not settings.embedded:
+            log.warning("SMTP_HOST is not set: mail, with the tokens in it, is printed on standard output")
+        return ConsoleMailer()
+    password = settings.smtp_password.get_secret_value() if settings.smtp_password else None
+    server = settings.smtp_host, settings.smtp_port
+    return SmtpMailer(*server, settings.smtp_username, password, settings.smtp_tls, settings.mail_from)
 
 
 def quoted(name: str) -> str:

@@ -1,0 +1,53 @@
+"""Where the databases are: outside, or embedded."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from .kit.embedded import embedded_mongo, embedded_postgres, embedded_redis
+from .kit.mongo import Mongo
+from .migrate import migrate
+from .settings import Settings
+
+log = structlog.get_logger("serve")
+
+
+@dataclass(frozen=True, slots=True)
+class Databases:
+    """Addresses of the databases. `owner_url` names a login that may change the schema."""
+
+    url: str
+    owner_url: str
+    mongo_uri: str
+    redis_url: str | None
+
+
+@asynccontextmanager
+async def databases(settings: Settings, *, several: bool = False) -> AsyncIterator[Databases]:
+    """Yield those of the settings, or embedded ones that stop with the context; Redis only for several processes."""
+    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+    if settings.database_url and settings.mongo_uri:
+        url = settings.database_url.get_secret_value()
+        owner = settings.migration_database_url or settings.database_url
+        yield Databases(url, owner.get_secret_value(), settings.mongo_uri.get_secret_value(), redis_url)
+        return
+    async with AsyncExitStack() as stack:
+        log.info("starting databases", data_dir=str(settings.data_dir))
+        if several and redis_url is None:  # first, since it is the one that may be missing
+            redis_url = await stack.enter_async_context(embedded_redis(settings.data_dir))
+        url, mongo_uri = await asyncio.gather(
+            stack.enter_async_context(embedded_postgres(settings.data_dir)),
+            stack.enter_async_context(embedded_mongo(settings.data_dir)),
+        )
+        yield Databases(url, url, mongo_uri, redis_url)
+
+
+async def prepare(settings: Settings, where: Databases, *, migrating: bool) -> None:
+    """Migrate the databases if `migrating`. Embedded ones are always migrated."""
+    if migrating or settings.embedded:
+        mongo = Mongo(where.mongo_uri)
+        await migrate(where.owner_url, mongo)
+        await mongo.close()

@@ -1,0 +1,52 @@
+"""What every domain is built on."""
+
+from dataclasses import dataclass
+
+from ..settings import Settings
+from .idempotency import IdempotencyStore
+from .jobs import Jobs
+from .keys import derive
+from .limits import Counters, Limits
+from .mail import Mailer, make_mailer
+from .mail_limits import LimitedMailer
+from .pages import Pages
+from .postgres import Database
+from .tasks import Tasks
+
+
+def lasting_key(settings: Settings, purpose: str) -> bytes:
+    """Return the key for one purpose.
+
+    It comes from the only secret that can never be replaced, because all password hashes depend on it.
+    """
+    return derive(settings.password_pepper.get_secret_value(), purpose)
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """The parts of kit that a `build` function picks from. Servicers are handed what they use, never this."""
+
+    settings: Settings
+    db: Database
+    jobs: Jobs
+    counters: Counters
+    limits: Limits
+    mailer: Mailer
+    tasks: Tasks
+    pages: Pages
+    idempotency: IdempotencyStore
+
+    @classmethod
+    def make(cls, settings: Settings, db: Database, jobs: Jobs, counters: Counters) -> "Platform":
+        """Return the platform of a server. Whoever opened the database and the counters closes them."""
+        return cls(
+            settings,
+            db,
+            jobs,
+            counters,
+            Limits(counters, settings.rate_limit_factor),
+            LimitedMailer(make_mailer(settings), counters, lasting_key(settings, "mail limits")),
+            Tasks(),
+            Pages(lasting_key(settings, "pages")),
+            IdempotencyStore(lasting_key(settings, "replies")),
+        )
