@@ -19,7 +19,7 @@ from aiworkspace.v1 import auth_pb2
 from aiworkspace.v1.auth_pb2_grpc import AuthServiceStub
 from aiworkspace_server import __main__ as main
 from aiworkspace_server import settings as configuration
-from aiworkspace_server.__main__ import _read_anew as read_anew
+from aiworkspace_server.__main__ import read_anew
 from aiworkspace_server.app import App, running
 from aiworkspace_server.chat.leases import DatabaseInUseError
 from aiworkspace_server.commands import CommandError
@@ -70,7 +70,7 @@ async def test_a_server_that_stops_taking_calls_by_itself_ends_the_process(
     monkeypatch.setattr(main, "running", stopping)
     settings = Settings.model_validate(store_settings(await other_databases(stores, "stopping")))
     with pytest.raises(CommandError, match="the server has stopped taking calls"):
-        await main._serve(settings, migrating=True)
+        await main.serve(settings, migrating=True)
 
 
 async def test_tls(stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ LOGIN = '{"email": "me@example.com", "password": "a long passphrase"}'
 
 
 def main() -> None:
-    arguments = _arguments()
+    arguments = parse_arguments()
     settings = configuration.load()
     logs.configure(settings.log_format, settings.log_level)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -63,7 +63,7 @@ def main() -> None:
         sys.exit(f"error: a database does not answer: {' '.join(str(error).split())}")
 
 
-def _arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m aiworkspace_server", description="The AI Workspace server.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="start the server; settings come from the environment and .env")
@@ -116,7 +116,7 @@ async def _work(settings: Settings, arguments: argparse.Namespace) -> None:
         case "serve" if arguments.workers > 1:
             await _serve_with_workers(settings, arguments.migrate, arguments.workers)
         case "serve":
-            await _serve(settings, arguments.migrate)
+            await serve(settings, arguments.migrate)
         case "worker":
             await _be_worker(settings)
         case "migrate":
@@ -139,11 +139,11 @@ async def _work(settings: Settings, arguments: argparse.Namespace) -> None:
             await reconcile_bill(settings, arguments.provider, arguments.file, complete, dry_run=arguments.dry_run)
 
 
-async def _serve(settings: Settings, migrating: bool) -> None:
+async def serve(settings: Settings, migrating: bool) -> None:
     configuration.check_allowance(settings)
     stop = _stop_signals()
     async with running(settings, migrating=migrating) as app:
-        _on_hang_up(stop, lambda: _read_anew(app))
+        _on_hang_up(stop, lambda: read_anew(app))
         async with tended_memory():
             _welcome(settings, app.address)
             await _until_stopped(app, stop)
@@ -186,7 +186,7 @@ async def _be_worker(settings: Settings) -> None:
     watching.add_done_callback(lambda _: _stop_alone(settings, stop))
     own = settings.model_copy(update={"port": config.port})
     async with serving(own, config.databases, sharing_port=True) as app:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _read_anew, app)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, read_anew, app)
         async with tended_memory():
             saying = asyncio.create_task(parent.say_ready())
             await _until_stopped(app, stop)
@@ -219,7 +219,7 @@ def _on_hang_up(stop: asyncio.Event, read_anew: Callable[[], None]) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
 
 
-def _read_anew(app: App) -> None:
+def read_anew(app: App) -> None:
     """Read the keys of tokens and the TLS certificate again. What cannot be used leaves the old ones in place."""
     try:
         settings = configuration.read()
@@ -279,10 +279,10 @@ async def _rotate_keys(settings: Settings) -> None:
 
 def _welcome(settings: Settings, address: str) -> None:
     print(f"aiworkspace listening on {address}", flush=True)
-    print(_first_steps(address, secure=settings.tls_cert_file is not None), flush=True)
+    print(first_steps(address, secure=settings.tls_cert_file is not None), flush=True)
 
 
-def _first_steps(address: str, *, secure: bool) -> str:
+def first_steps(address: str, *, secure: bool) -> str:
     """Commands to paste. They need nothing but the server, since it describes itself by reflection."""
     buf = Path(sys.executable).with_name("buf")
     program = str(buf) if buf.exists() else "buf"

@@ -1,9 +1,10 @@
 """The surface: what runs around every call, in which order and why, and every service behind it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import grpc
+from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
@@ -123,9 +124,9 @@ def steps(
     ]
 
 
-def read_surface(access: Access) -> Mapping[str, Method]:
+def read_surface(access: Access, services: Iterable[ServiceDescriptor] = SERVICES) -> Mapping[str, Method]:
     """All methods by path. Raises ContractError when the contract leaves open who may call what."""
-    methods = read_methods(SERVICES, access.scopes)
+    methods = read_methods(services, access.scopes)
     check_permissions(methods.values())
     return methods
 

@@ -286,6 +286,10 @@ VALUES (%s, gen_random_uuid(), %s, %s, %s, '', 'open', now())
 """
 
 
+async def nothing(*_: Any) -> list[UUID]:
+    return []
+
+
 async def nothing_began(pair: Pair, scene: Scene, standin: Standin, asked: int) -> None:
     assert await claim_of(pair, scene) is None
     assert await sql(pair.stores, "SELECT 1 FROM ledger_entries WHERE org_id = %s", scene.org_id) == []
@@ -363,9 +367,6 @@ async def test_a_further_attempt_is_not_made_without_the_right(
     failing = asyncio.Event()
     play(standin, OPENAI, Script(until=failing, fault=HttpError(503)), Script())
 
-    async def nothing(*_: Any) -> list[UUID]:
-        return []
-
     monkeypatch.setattr(Stops, "of_unentitled", nothing)
     monkeypatch.setattr(claims, "list_stopped", nothing)
     asked = len(standin.received)
@@ -389,9 +390,6 @@ async def test_a_run_is_not_taken_over_without_the_right(
     await send_in(scene.actor, scene.conversation_id, model=OPENAI).read()
     claim = await claim_of(pair, scene)
     assert claim
-
-    async def nothing(*_: Any) -> list[UUID]:
-        return []
 
     monkeypatch.setattr(claims, "list_stopped", nothing)
     async with as_owner(pair.stores) as db, db.transaction():

@@ -11,13 +11,12 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 
 from aiworkspace.v1 import org_pb2
-from aiworkspace_server import rpc
 from aiworkspace_server.auth.authority import check_permissions
 from aiworkspace_server.auth.cookies import ACCESS, REFRESH
 from aiworkspace_server.auth.keys import read_keys
 from aiworkspace_server.auth.tokens import Tokens
 from aiworkspace_server.kit.contract import ContractError, Method, read_methods
-from aiworkspace_server.rpc import SERVICES
+from aiworkspace_server.rpc import SERVICES, read_surface
 from aiworkspace_server.settings import Settings
 from tests.support.browser import csrf_token
 from tests.support.people import NewPerson, Person
@@ -91,13 +90,12 @@ def test_a_method_without_access_stops_the_server() -> None:
         read_methods([undeclared], ())
 
 
-def test_what_the_server_reads_is_all_that_it_serves(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_the_server_reads_is_all_that_it_serves() -> None:
     anything: Any = SimpleNamespace(scopes=("org_id", "workspace_id", "conversation_id", "run_id"))
-    monkeypatch.setattr(rpc, "SERVICES", (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"]))
+    assert set(read_surface(anything)) == {f"/{s.full_name}/{method.name}" for s in SERVICES for method in s.methods}
+    undeclared: Any = health_pb2.DESCRIPTOR.services_by_name["Health"]
     with pytest.raises(ContractError, match=r"Health/Check declares no access"):
-        rpc.read_surface(anything)
+        read_surface(anything, (*SERVICES, undeclared))
 
 
 def test_a_scope_that_nobody_resolves_stops_the_server() -> None:

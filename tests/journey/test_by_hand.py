@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aiworkspace_server.__main__ import _first_steps as first_steps
+from aiworkspace_server.__main__ import first_steps
 from aiworkspace_server.app import App
 
 ROOT = Path(__file__).parents[2]

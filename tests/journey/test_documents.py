@@ -175,7 +175,7 @@ def operator_commands() -> list[tuple[str, ...]]:
 def test_commands_of_the_operator_exist(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     words = [str(uuid.uuid4()) if word == "ORG" else "4" if word == "N" else word for word in command]
     monkeypatch.setattr(sys, "argv", ["aiworkspace_server", *words])
-    assert isinstance(server._arguments(), argparse.Namespace)
+    assert isinstance(server.parse_arguments(), argparse.Namespace)
 
 
 # Queries of docs/debugging.md

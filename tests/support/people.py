@@ -42,20 +42,20 @@ class Bearer:
         return details._replace(metadata=metadata)
 
 
-class _UnaryBearer(grpc.aio.UnaryUnaryClientInterceptor):
+class _WithBearer:
     def __init__(self, bearer: Bearer) -> None:
         self._bearer = bearer
 
-    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        return await continuation(self._bearer.add_to(details), request)
+    async def intercept(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await continuation(self._bearer.add_to(client_call_details), request)
 
 
-class _StreamBearer(grpc.aio.UnaryStreamClientInterceptor):
-    def __init__(self, bearer: Bearer) -> None:
-        self._bearer = bearer
+class _UnaryBearer(_WithBearer, grpc.aio.UnaryUnaryClientInterceptor):
+    intercept_unary_unary = _WithBearer.intercept
 
-    async def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
-        return await continuation(self._bearer.add_to(details), request)
+
+class _StreamBearer(_WithBearer, grpc.aio.UnaryStreamClientInterceptor):
+    intercept_unary_stream = _WithBearer.intercept
 
 
 class Person:
