@@ -107,7 +107,7 @@ async def test_port_of_a_running_server_is_refused(shared: bool) -> None:
         ("no.such.host.invalid", r"cannot listen on no\.such\.host\.invalid: .*HOST must be"),
         ("999.1.1.1", "HOST must be"),
         ("a" * 70, "HOST must be"),
-        ("192.0.2.7", "no address of this machine. Set HOST"),
+        ("192.0.2.7", "not an address of this machine. Set HOST"),
     ],
 )
 def test_host_that_is_none_is_named(host: str, problem: str) -> None:

@@ -113,7 +113,7 @@ async def test_a_second_server_on_a_database_is_refused(
 async def test_a_database_that_was_not_migrated_is_refused(stores: Stores, tmp_path: Path) -> None:
     async with embedded_postgres(tmp_path) as empty:
         values = store_settings(stores) | {"database_url": empty}
-        with pytest.raises(SchemaError, match="was never migrated: run the migrate command"):
+        with pytest.raises(SchemaError, match="has not been migrated: run the migrate command"):
             async with running(Settings.model_validate(values), migrating=False):
                 pass
 

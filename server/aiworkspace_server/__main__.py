@@ -2,7 +2,7 @@
 
 import signal
 
-# Until there is something to stop in order, Ctrl-C ends the process: the imports below take seconds.
+# Until there is something to stop gracefully, Ctrl-C ends the process at once: the imports below take seconds.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         uvloop.run(_work(settings, arguments))
-    except KeyboardInterrupt:  # of a command that has no way of its own to stop
+    except KeyboardInterrupt:  # in a command that handles no signals
         sys.exit(128 + signal.SIGINT)
     except SettingsError as error:
         configuration.refuse(error)
@@ -67,35 +67,35 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m aiworkspace_server", description="The AI Workspace server.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="start the server; settings come from the environment and .env")
-    serve.add_argument("--migrate", action="store_true", help="bring the databases to the present schema first")
+    serve.add_argument("--migrate", action="store_true", help="migrate the databases to the current schema first")
     serve.add_argument(
-        "--workers", type=_count, default=1, metavar="N", help="how many processes serve; more than one need Redis"
+        "--workers", type=_count, default=1, metavar="N", help="number of processes; more than one need Redis"
     )
-    commands.add_parser("migrate", help="bring the databases to the present schema")
-    commands.add_parser("rotate-keys", help="encrypt what is stored encrypted anew, with ENCRYPTION_SECRET")
-    commands.add_parser("rebuild-usage", help="add up usage and budgets anew from the ledger; servers may run")
-    bill = commands.add_parser("reconcile", help="correct the ledger by what a provider billed; servers may run")
-    bill.add_argument("file", type=Path, help='a line each: {"request": "run_id/attempt", "input_tokens": 1, ...}')
-    bill.add_argument("--provider", required=True, help="whose bill it is, such as openai")
-    bill.add_argument("--complete", action="store_true", help="what is not in it and began in the time cost nothing")
-    bill.add_argument("--start", type=_time, help="begin of that time, such as 2026-11-01 or 2026-11-01T06:00Z; UTC")
-    bill.add_argument("--end", type=_time, help="end of that time, exclusive")
-    bill.add_argument("--dry-run", action="store_true", help="compare alone and write nothing")
-    register = commands.add_parser("register", help="make an account, whoever may register; servers may run")
-    register.add_argument("email", help="its email address")
-    register.add_argument("--name", help="name that other people see; what stands before the @ unless given")
+    commands.add_parser("migrate", help="migrate the databases to the current schema")
+    commands.add_parser("rotate-keys", help="encrypt all stored provider keys with ENCRYPTION_SECRET")
+    commands.add_parser("rebuild-usage", help="rebuild usage and budgets from the ledger; servers may run")
+    bill = commands.add_parser("reconcile", help="correct the ledger by a provider's bill; servers may run")
+    bill.add_argument("file", type=Path, help='one line per request: {"request": "run_id/attempt", "input_tokens": 1}')
+    bill.add_argument("--provider", required=True, help="provider that sent the bill, such as openai")
+    bill.add_argument("--complete", action="store_true", help="set requests from --start to --end that it lacks to 0")
+    bill.add_argument("--start", type=_time, help="start of that period in UTC: 2026-11-01 or 2026-11-01T06:00Z")
+    bill.add_argument("--end", type=_time, help="end of that period, exclusive")
+    bill.add_argument("--dry-run", action="store_true", help="compare and write nothing")
+    register = commands.add_parser("register", help="create an account, whatever REGISTRATION says; servers may run")
+    register.add_argument("email", help="email address of the account")
+    register.add_argument("--name", help="name that other people see; by default the part of the address before the @")
     register.add_argument(
-        "--password-stdin", action="store_true", help="read its password; else a token to set one is mailed"
+        "--password-stdin", action="store_true", help="read the password; otherwise a token to set it is mailed"
     )
     allowed = commands.add_parser(
-        "allowance", help="show or set what an organization may spend on the server's keys; servers may run"
+        "allowance", help="show or set an organization's allowance on the server's keys; servers may run"
     )
     allowed.add_argument("org", type=UUID, help="id of the organization")
     allowed.add_argument("amount", nargs="?", help="USD a month, such as 100; or default, or unlimited")
     commands.add_parser("worker")  # what serve --workers starts
     arguments = parser.parse_args()
     if arguments.command == "reconcile" and arguments.complete != bool(arguments.start and arguments.end):
-        bill.error("--complete needs --start and --end, which are for nothing else")
+        bill.error("--complete needs --start and --end, which only it uses")
     return arguments
 
 
@@ -151,8 +151,8 @@ async def serve(settings: Settings, migrating: bool) -> None:
 
 
 async def _until_stopped(app: App, stop: asyncio.Event) -> None:
-    """Raises when the server has ended by itself: a process that takes no calls is of no use, and is to be replaced."""
-    ending = asyncio.create_task(app.server.wait_for_termination())  # never cancelled: gRPC could not stop any more
+    """Wait for the stop. Raises CommandError if the server ends by itself, so that the process can be replaced."""
+    ending = asyncio.create_task(app.server.wait_for_termination())  # never cancelled: after that gRPC could not stop
     ending.add_done_callback(lambda _: stop.set())
     await stop.wait()
     if ending.done():
@@ -160,7 +160,7 @@ async def _until_stopped(app: App, stop: asyncio.Event) -> None:
 
 
 async def _serve_with_workers(settings: Settings, migrating: bool, count: int) -> None:
-    """Serves nothing itself: starts the databases, if they are embedded, and watches over the workers."""
+    """Start the databases, if they are embedded, and supervise the workers. This process serves no calls."""
     configuration.check_allowance(settings)
     if settings.redis_url is None and not settings.embedded:
         raise SettingsError(["REDIS_URL is not set; several workers need Redis to reach each other's answers"])
@@ -178,7 +178,7 @@ async def _serve_with_workers(settings: Settings, migrating: bool, count: int) -
 
 
 async def _be_worker(settings: Settings) -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read anew
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there are keys to reload
     stop, parent = _stop_signals(), await Parent.connect()
     config = await parent.read_config()
     logs.configure(settings.log_format, settings.log_level, worker=config.number)
@@ -194,7 +194,7 @@ async def _be_worker(settings: Settings) -> None:
 
 
 def _stop_alone(settings: Settings, stop: asyncio.Event) -> None:
-    """Nobody is there who would end a worker that does not stop by itself."""
+    """Stop, and exit after a timeout: without a supervisor, nothing would kill a worker that does not stop."""
     stop.set()
     asyncio.get_running_loop().call_later(settings.shutdown_seconds + STOP_SECONDS, os._exit, 1)
 
@@ -207,7 +207,7 @@ def _stop_signals() -> asyncio.Event:
 
 
 def _on_hang_up(stop: asyncio.Event, read_anew: Callable[[], None]) -> None:
-    """What SIGHUP does: read keys and certificates again, or stop when it says that the terminal has gone."""
+    """Handle SIGHUP: read keys and certificates again, or stop if it means that the terminal was closed."""
     began_on_terminal = os.isatty(0)
 
     def hang_up() -> None:
@@ -220,7 +220,7 @@ def _on_hang_up(stop: asyncio.Event, read_anew: Callable[[], None]) -> None:
 
 
 def read_anew(app: App) -> None:
-    """Read the keys of tokens and the TLS certificate again. What cannot be used leaves the old ones in place."""
+    """Read the keys of tokens and the TLS certificate again. If they are invalid, the old ones stay in use."""
     try:
         settings = configuration.read()
     except SettingsError as error:
@@ -264,7 +264,7 @@ async def _migrate(settings: Settings) -> None:
         mongo = Mongo(where.mongo_uri)
         await migrate(where.owner_url, mongo)
         await mongo.close()
-    print("the databases are at the present schema")
+    print("the databases have the current schema")
 
 
 async def _rotate_keys(settings: Settings) -> None:
@@ -272,7 +272,7 @@ async def _rotate_keys(settings: Settings) -> None:
         db = Database(where.url)
         sealed, lost = await rotate_keys(db, Vault.from_settings(settings))
         await db.close()
-    print(f"encrypted anew: {sealed}")
+    print(f"re-encrypted: {sealed}")
     if lost:
         sys.exit(f"error: {lost} could not be decrypted: is a secret missing in ENCRYPTION_OTHER_SECRETS?")
 
@@ -283,7 +283,7 @@ def _welcome(settings: Settings, address: str) -> None:
 
 
 def first_steps(address: str, *, secure: bool) -> str:
-    """Commands to paste. They need nothing but the server, since it describes itself by reflection."""
+    """Return commands to paste. They need no .proto files, because the server describes itself by reflection."""
     buf = Path(sys.executable).with_name("buf")
     program = str(buf) if buf.exists() else "buf"
     url, plain = (f"https://{address}", "") if secure else (f"http://{address}", " -plaintext")

@@ -1,4 +1,4 @@
-"""What the operator does to the ledger on the command line, also while servers run."""
+"""Commands of the operator on the ledger. They may run while servers run."""
 
 import json
 from collections import defaultdict
@@ -29,29 +29,29 @@ from .usage.ledger import UNLIMITED, Ledger
 from .usage.models import TOKENS
 from .usage.reconcile import STATES, UNKNOWN, Bill, Billed, Reconciled, reconcile
 
-Time = tuple[datetime, datetime]  # from and before
+Time = tuple[datetime, datetime]  # [start, end)
 
-_BATCH = 500  # requests in a transaction, during which nobody else writes entries of the organization
+_BATCH = 500  # requests per transaction, which holds the ledger's exclusive lock
 
 
 class CommandError(Exception):
-    """What was asked for cannot be done; the text says why."""
+    """The command failed; the text says why."""
 
 
 async def rebuild_usage(settings: Settings) -> None:
-    """Makes the roll-ups and the counts of budgets of every organization anew."""
+    """Rebuild roll-ups and budget windows of all organizations."""
     async with _ledger(settings) as (db, _):
         orgs = await rebuild.list_orgs(db)
         for org_id in orgs:
             async with db.write(org_id) as tx:
                 await rebuild.rebuild(tx, org_id)
-    print(f"usage and budgets were added up anew from the ledgers of {len(orgs)} organizations")
+    print(f"usage and budgets were rebuilt from the ledgers of {len(orgs)} organizations")
 
 
 async def reconcile_bill(
     settings: Settings, provider: str, file: Path, complete: Time | None, *, dry_run: bool
 ) -> None:
-    """Compares the ledgers of all organizations with what a provider billed for the server's keys."""
+    """Compare the ledgers of all organizations with a provider's bill for the server's keys, and correct them."""
     billed = list(read_bill(file))
     async with _ledger(settings) as (db, ledger):
         try:
@@ -62,9 +62,9 @@ async def reconcile_bill(
 
 
 async def allowance(settings: Settings, org_id: UUID, amount: str | None) -> None:
-    """Set what an organization may spend in a month on the server's keys, if an amount is given, and show it.
+    """Set an organization's monthly allowance, if an amount is given, and show it.
 
-    The amount is in USD, or "unlimited", or "default": what ORG_ALLOWANCE_USD says.
+    The amount is in USD, or "unlimited", or "default" for ORG_ALLOWANCE_USD.
     """
     limit_nanos = _read_allowance(amount) if amount else None
     async with _ledger(settings) as (db, _):
@@ -88,7 +88,7 @@ async def allowance(settings: Settings, org_id: UUID, amount: str | None) -> Non
 
 
 def _read_allowance(amount: str) -> int | None:
-    """None for the server's default."""
+    """Return the amount in nanos; None means the server's default."""
     if amount in ("default", "unlimited"):
         return None if amount == "default" else UNLIMITED
     try:
@@ -97,11 +97,11 @@ def _read_allowance(amount: str) -> int | None:
             return int(nanos)
     except ArithmeticError:
         pass
-    raise CommandError(f"{amount!r} is no amount in USD, such as 100 or 2.50; also possible: default, unlimited")
+    raise CommandError(f"{amount!r} is not an amount in USD such as 100 or 2.50, nor default, nor unlimited")
 
 
 def _operator_entry(command: str, org_id: UUID) -> dict[str, Any]:
-    """In an organization's audit log, of what the operator did on the command line."""
+    """Return an audit entry for a command of the operator."""
     nobody = dict.fromkeys(("user_id", "session_id", "api_key_id"))
     told = {"method": command, "role": "operator", "user_agent": "aiworkspace_server", "address": "", "request_id": ""}
     return nobody | told | {"resources": {"org_id": str(org_id)}, "code": "OK", "reason": ""}
@@ -109,7 +109,7 @@ def _operator_entry(command: str, org_id: UUID) -> dict[str, Any]:
 
 @asynccontextmanager
 async def _ledger(settings: Settings) -> AsyncIterator[tuple[Database, Ledger]]:
-    """The database, and a ledger whose alerts a server sends."""
+    """Open the database and the ledger. Alerts are enqueued and sent by a server."""
     async with databases(settings) as where:
         db = Database(where.url)
         try:
@@ -122,7 +122,7 @@ async def _ledger(settings: Settings) -> AsyncIterator[tuple[Database, Ledger]]:
 
 
 def read_bill(file: Path) -> Iterator[Billed]:
-    """The lines of a file: {"request": "run_id/attempt", "input_tokens": 1, …}. Raises CommandError."""
+    """Yield the lines of a file: {"request": "run_id/attempt", "input_tokens": 1, …}. Raises CommandError."""
     seen: dict[tuple[UUID, int], int] = {}
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -134,7 +134,7 @@ def read_bill(file: Path) -> Iterator[Billed]:
         try:
             billed = _read_line(json.loads(line))
             if (first := seen.setdefault((billed.run_id, billed.attempt), number)) != number:
-                raise ValueError(f"is about the same request as line {first}")
+                raise ValueError(f"has the same request as line {first}")
         except (ValueError, LookupError) as error:
             raise CommandError(f"{file}, line {number}: {error}") from None
         yield billed
@@ -142,9 +142,9 @@ def read_bill(file: Path) -> Iterator[Billed]:
 
 def _read_line(line: Any) -> Billed:
     if not isinstance(line, dict):
-        raise ValueError("is no object")
+        raise ValueError("is not a JSON object")
     if unknown := line.keys() - {"request", *TOKENS}:
-        raise ValueError(f"{min(unknown)!r} is none of request, {', '.join(TOKENS)}")
+        raise ValueError(f"{min(unknown)!r} is not one of request, {', '.join(TOKENS)}")
     run_id, _, number = str(line["request"]).partition("/")
     tokens = {name: line.get(name, 0) for name in TOKENS}
     if wrong := [name for name, count in tokens.items() if type(count) is not int]:
@@ -153,7 +153,7 @@ def _read_line(line: Any) -> Billed:
         raise ValueError("request must be RUN/ATTEMPT, the id of a run and the number of an attempt from 1")
     billed = Billed(UUID(run_id), attempt, TokenUsage(**tokens))
     if not billed.usage.plausible:
-        raise ValueError("cannot be true: a part is more than its whole, or a number is absurd")
+        raise ValueError("is impossible: a part exceeds its whole, or a number is absurd")
     return billed
 
 

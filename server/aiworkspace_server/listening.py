@@ -1,4 +1,4 @@
-"""Where the server listens: its address, its port, and its TLS certificate, which can be replaced while it runs."""
+"""The server's address, port and TLS certificate, which can be replaced while it runs."""
 
 import errno
 import socket
@@ -31,7 +31,7 @@ _PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 _Address = tuple[socket.AddressFamily, tuple[str, int]]
-_LONGEST_PATH = 100  # shown in errors; what is longer may be a key in place of a path
+_LONGEST_PATH = 100  # shown in errors; anything longer may be a key in place of a path
 
 log = structlog.get_logger("serve")
 
@@ -63,10 +63,10 @@ def _addresses(host: str, port: int) -> Sequence[_Address]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no host name"
+        reason = getattr(error, "strerror", None) or "it is not a host name"
         raise OSError(f"cannot listen on {host}: {reason}. HOST must be an address of this machine.") from error
     addresses = [(family, (str(address[0]), port)) for family, _, _, _, address in found]
-    # A name such as localhost may have an address of a protocol that is switched off here.
+    # A name such as localhost may have an address of a protocol that is disabled on this machine.
     return [each for each in addresses if _is_here(*each)] or addresses
 
 
@@ -102,7 +102,7 @@ def _refusal(host: str, port: int, error: OSError) -> OSError:
     if error.errno == errno.EADDRINUSE:
         advice = "is another server running there? Set PORT or HOST."
     elif error.errno == errno.EADDRNOTAVAIL:
-        advice = "it is no address of this machine. Set HOST."
+        advice = "it is not an address of this machine. Set HOST."
     else:
         advice = f"{error.strerror}. Set PORT or HOST."
     return OSError(f"cannot listen on {host}:{port}: {advice}")
@@ -136,21 +136,21 @@ class Certificate:
 
 
 class Tls:
-    """The server's credentials. Connections that begin after `use` get the new certificate, the others stay."""
+    """The server's TLS credentials. Connections that begin after `use` get the new certificate."""
 
     def __init__(self, certificate: Certificate) -> None:
         self._first = certificate
         self._next: deque[Certificate] = deque(maxlen=1)  # gRPC's threads take it
 
     def credentials(self) -> grpc.ServerCredentials:
-        fetch = cast(Callable[[], grpc.ServerCertificateConfiguration], self._take)  # its stub knows no None
+        fetch = cast(Callable[[], grpc.ServerCertificateConfiguration], self._take)  # its stub does not allow None
         return grpc.dynamic_ssl_server_credentials(self._first.configuration, fetch)
 
     def use(self, certificate: Certificate) -> None:
         self._next.append(certificate)
 
     def _take(self) -> grpc.ServerCertificateConfiguration | None:
-        """Called at each handshake. None means no change."""
+        """Return the next certificate, None for no change. gRPC calls this at each handshake."""
         try:
             return self._next.popleft().configuration
         except IndexError:
@@ -158,7 +158,7 @@ class Tls:
 
 
 def read_certificate(settings: Settings) -> Certificate | None:
-    """Return the certificate of the settings, None without TLS. Raise SettingsError for files that cannot serve."""
+    """Return the certificate of the settings, None without TLS. Raises SettingsError for unusable files."""
     if not (settings.tls_cert_file and settings.tls_key_file):
         return None
     chain, pem = _read(settings.tls_cert_file, "TLS_CERT_FILE"), _read(settings.tls_key_file, "TLS_KEY_FILE")
@@ -168,7 +168,7 @@ def read_certificate(settings: Settings) -> Certificate | None:
         if public in map(_encoded, certificates):
             raise SettingsError(["TLS_CERT_FILE: the server's own certificate must come first, its issuers after it"])
         raise SettingsError(["TLS_KEY_FILE: is not the key of the certificate in TLS_CERT_FILE"])
-    # Written again, since gRPC's parser refuses files that were read here, such as ones with a byte-order mark.
+    # Encoded again, because gRPC's parser refuses some files that are valid here, such as with a byte-order mark.
     certificate = Certificate(
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
         b"".join(each.public_bytes(Encoding.PEM) for each in certificates),
@@ -184,7 +184,7 @@ def _read(path: Path, name: str) -> bytes:
         return path.read_bytes()
     except (OSError, ValueError) as error:
         shown = str(path) if len(str(path)) <= _LONGEST_PATH and "-----" not in str(path) else "the file"
-        reason = getattr(error, "strerror", None) or "it is no path"
+        reason = getattr(error, "strerror", None) or "it is not a path"
         raise SettingsError([f"{name}: {shown} cannot be read: {reason}"]) from None
 
 
@@ -197,7 +197,7 @@ def _certificates(pem: bytes) -> list[x509.Certificate]:
 
 
 def _private_key(pem: bytes) -> _PrivateKey:
-    """Return the key, or raise SettingsError unless gRPC can serve with it."""
+    """Return the key. Raises SettingsError unless gRPC can serve with it."""
     try:
         key = load_pem_private_key(pem, None)
     except TypeError:
@@ -213,5 +213,5 @@ def _private_key(pem: bytes) -> _PrivateKey:
 
 
 def _encoded(holder: x509.Certificate | _PrivateKey) -> bytes:
-    """The public key of a certificate or of a private key."""
+    """Return the encoded public key of a certificate or of a private key."""
     return holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -1,4 +1,4 @@
-"""Brings both databases to the present schema. Safe to run at any time, and by several at once."""
+"""Migrates both databases to the current schema. Safe to run at any time, also concurrently."""
 
 import importlib.util
 from pathlib import Path
@@ -23,14 +23,14 @@ _LOCK = 0x61697773  # advisory lock under which PostgreSQL is migrated
 
 
 def migrations_dir() -> Path:
-    """Inside the package when it was installed, beside it in a checkout."""
+    """Return the directory of migrations: inside an installed package, beside it in a checkout."""
     package = Path(__file__).parent
     installed = package / "migrations"
     return installed if installed.is_dir() else package.parents[1] / "migrations"
 
 
 async def migrate(owner_url: str, mongo: Mongo) -> None:
-    """`owner_url` names a login that may create tables and roles."""
+    """Migrate both databases. `owner_url` names a login that may create tables and roles."""
     engine = create_async_engine(owner_url, connect_args={"connect_timeout": 5})
     async with engine.begin() as connection:
         await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
@@ -52,7 +52,7 @@ def _upgrade(connection: Connection) -> None:
 
 
 async def _migrate_mongo(mongo: Mongo) -> None:
-    """Runs each numbered migration that is not noted as done. Each may be run twice."""
+    """Run each numbered migration that is not recorded as done. Each one can be repeated."""
     done = mongo.database["migrations"]
     for path in sorted((migrations_dir() / "mongo").glob("m[0-9]*.py")):
         if await done.find_one({"_id": path.stem}) is None:
@@ -74,11 +74,11 @@ _STRONG_LOGIN = text("SELECT rolsuper OR rolbypassrls OR rolcreaterole FROM pg_r
 
 
 class SchemaError(Exception):
-    """The databases are not as this server needs them."""
+    """The schema or the server's role is not as this server needs it."""
 
 
 async def check_schema(db: Database, *, embedded: bool) -> None:
-    """Raises SchemaError unless PostgreSQL has the present schema and keeps the server's role within its bounds."""
+    """Raise SchemaError unless PostgreSQL has the current schema and row-level security applies to the server."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
     try:
         async with db.engine.connect() as connection:
@@ -87,11 +87,11 @@ async def check_schema(db: Database, *, embedded: bool) -> None:
             strong_login = await connection.scalar(_STRONG_LOGIN)
     except OperationalError as error:
         if f'role "{APP_ROLE}" does not exist' in str(error):
-            raise SchemaError("The database was never migrated: run the migrate command.") from None
+            raise SchemaError("The database has not been migrated: run the migrate command.") from None
         raise
     if present != head:
         raise SchemaError(f"The database is at {present or 'no revision'}, not at {head}: run the migrate command.")
     if unbound:
-        raise SchemaError("The server's role passes row-level security by: take SUPERUSER and BYPASSRLS from it.")
+        raise SchemaError("The server's role bypasses row-level security: take SUPERUSER and BYPASSRLS from it.")
     if strong_login and not embedded:
-        log.warning("DATABASE_URL names a powerful login; one that is a member of aiworkspace_app alone is safer")
+        log.warning("database_login_too_powerful", advice="use a login that is only a member of aiworkspace_app")

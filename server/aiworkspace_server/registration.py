@@ -1,4 +1,4 @@
-"""Creates accounts for the operator on the command line, also while servers run."""
+"""The operator's command that creates accounts. It may run while servers run."""
 
 import secrets
 from typing import Any
@@ -22,13 +22,13 @@ from .kit.timestamps import now
 from .migrate import check_schema
 from .settings import Settings
 
-_UNUSED = "a passphrase that is asked for"  # keeps the rules where a mail asks for the real one
+_UNUSED = "a passphrase that is asked for"  # passes validation where the real password is set with a mailed token
 
 
 async def register(settings: Settings, email: str, name: str, password: str | None) -> None:
-    """Makes an account whose address counts as verified, or mails a token to set its password with.
+    """Create an account: with a password and a verified address, or with a mailed token to set the password.
 
-    Raises CommandError when the address has an account, or the contract would refuse what is given.
+    Raises CommandError if the address has an account, or the values break a rule of the contract.
     """
     request = pb.RegisterRequest(email=typed.email(email), password=password or _UNUSED, display_name=typed.name(name))
     if violations := Validator().collect_violations(request):
@@ -49,13 +49,13 @@ async def register(settings: Settings, email: str, name: str, password: str | No
             async with db.write(user_id=user_id) as tx:
                 user = await service.add_user(tx, values)
                 if user is None:
-                    raise CommandError(f"{request.email} has an account")
+                    raise CommandError(f"{request.email} already has an account")
                 if not password:
                     await mails.ask_reset(tx, user)
         finally:
             await db.close()
-    then = "" if password else "; a server mails a token to set the password with"
-    print(f"{request.email} has an account now{then}")
+    then = "" if password else "; the server mails a token with which the password is set"
+    print(f"created an account for {request.email}{then}")
 
 
 def _field(violation: Any) -> str:

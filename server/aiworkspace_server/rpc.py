@@ -1,4 +1,4 @@
-"""The surface: what runs around every call, in which order and why, and every service behind it."""
+"""The gRPC surface: the steps around every call, in order and with reasons, and all services."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -82,8 +82,8 @@ _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 OPTIONS = (
     ("grpc.max_receive_message_length", MOST_REQUEST_BYTES),
     ("grpc.max_metadata_size", 16 << 10),
-    ("grpc.max_concurrent_streams", 1000),  # of a connection: as many as a caller may have of both kinds of streams
-    # How much gRPC holds of a request that nobody reads yet. By default it begins with 4 MiB and probes for more.
+    ("grpc.max_concurrent_streams", 1000),  # per connection: as many as a caller may have of both stream classes
+    # How much gRPC buffers of an unread request. By default it starts with 4 MiB and grows.
     ("grpc.http2.lookahead_bytes", 65_535),
     ("grpc.http2.bdp_probe", 0),
     ("grpc.server_handshake_timeout_ms", 20_000),
@@ -104,28 +104,28 @@ def steps(
     recorder: Recorder,
     access: Access,
 ) -> list[Step]:
-    """What runs around every method of the contract, the outermost first."""
+    """Return the steps around every method of the contract, outermost first."""
     return [
-        interceptors.request_id,  # everything below can name the call
-        interceptors.map_errors,  # nothing below reaches the client but as a status
+        interceptors.request_id,  # first, so that all logs and errors can name the call
+        interceptors.map_errors,  # outside of everything that can raise
         proxies.step,  # sets the address that limits and the audit log use
-        interceptors.log_calls,  # sees how everything below ended
-        interceptors.authenticate(authenticator.authenticate),  # who calls, before anything is done for them
-        limits.step,  # counts per person, so after authentication; before anything that costs
-        at_once.step,  # the same; from here on a call may last
-        reading.step,  # nothing is read for callers who are refused above; everything below has a request
-        recorder.outcomes,  # of callers who are known and within their limits; sees what is refused below
-        interceptors.authenticate_again(authenticator.refresh),  # within the limits, since it asks the database
-        # An outsider learns nothing from validation.
+        interceptors.log_calls,  # logs the outcome of all steps below
+        interceptors.authenticate(authenticator.authenticate),  # before any work for the caller
+        limits.step,  # counts per caller, so after authentication; before expensive steps
+        at_once.step,  # the same; from here on a call may take long
+        reading.step,  # after the limits, so that requests of refused callers are not read
+        recorder.outcomes,  # after authentication and limits, so that it records refusals of known callers
+        interceptors.authenticate_again(authenticator.refresh),  # reads the database, so within the limits
+        # Before validation, so that outsiders learn nothing from it.
         interceptors.authorize(access.authorize, access.recheck, access.allowed_by),
-        typed.normalise,  # what people typed, before anything compares it
-        requests.validate,  # handlers see only requests that keep the rules
-        recorder.changes,  # what is committed below is the handler's; above, authorization notes when a key was used
+        typed.normalise,  # normalizes typed text before it is validated and compared
+        requests.validate,  # handlers get only valid requests
+        recorder.changes,  # last: authorization commits the last use of a key, which is not the call's change
     ]
 
 
 def read_surface(access: Access, services: Iterable[ServiceDescriptor] = SERVICES) -> Mapping[str, Method]:
-    """All methods by path. Raises ContractError when the contract leaves open who may call what."""
+    """Return all methods by path. Raises ContractError if a method's access is not fully declared."""
     methods = read_methods(services, access.scopes)
     check_permissions(methods.values())
     return methods
@@ -141,7 +141,7 @@ def build_server(
     *,
     sharing_port: bool,
 ) -> grpc.aio.Server:
-    """A server without services. Unless they are to share it, a second one on its port is refused."""
+    """Return a server without services. Without `sharing_port`, a second server on the port is refused."""
     at_once, reading = CallsAtOnce(), Reading()
     open_steps = [
         interceptors.request_id,
@@ -149,7 +149,7 @@ def build_server(
         proxies.step,
         at_once.step,
         reading.step,
-        limits.step,  # which counts each message of a dialogue, so after what reads them
+        limits.step,  # after reading, because it counts each message of a client stream
         requests.validate,
     ]
     interceptor = Interceptor(
@@ -163,7 +163,7 @@ def build_server(
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What is behind the surface."""
+    """The servicers of all services."""
 
     auth: AuthServicer
     accounts: AccountServicer
@@ -180,7 +180,7 @@ class Services:
 
 
 async def add_services(server: grpc.aio.Server, services: Services) -> health.aio.HealthServicer:
-    """Adds every service, health and reflection. Returns the health service, to be told when to say what."""
+    """Add every service, health and reflection. Return the health service, whose status the caller changes."""
     add_AuthServiceServicer_to_server(services.auth, server)
     add_AccountServiceServicer_to_server(services.accounts, server)
     add_OrgServiceServicer_to_server(services.orgs, server)

@@ -1,4 +1,4 @@
-"""The secrets of an embedded server: made once, kept in its data directory, readable by its owner alone."""
+"""The secrets of an embedded server: generated once, stored in its data directory, readable only by its owner."""
 
 import fcntl
 import os
@@ -14,7 +14,7 @@ class SecretsFileError(Exception):
 
 
 def ensure(data_dir: Path, names: tuple[str, ...]) -> Path:
-    """The path of `data_dir`/secrets.env, a dotenv file. Names that it lacks get new secrets there, the rest stays."""
+    """Return the path of `data_dir`/secrets.env, a dotenv file, after adding secrets for the names that it lacks."""
     path = data_dir / "secrets.env"
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -33,8 +33,8 @@ def ensure(data_dir: Path, names: tuple[str, ...]) -> Path:
 
 
 def _create(path: Path, names: tuple[str, ...]) -> None:
-    """Linked into place whole: two servers that start together agree, and a crash leaves no half-written file."""
-    text = "# Generated once for this data directory. Whoever reads these can sign in as anybody.\n"
+    """Create the file atomically: servers that start together get one file, and a crash leaves no partial one."""
+    text = "# Generated once for this data directory. With these secrets one can sign in as anybody.\n"
     draft = _write_draft(path, text + _new_secrets(names))
     try:
         with suppress(FileExistsError):
@@ -44,11 +44,11 @@ def _create(path: Path, names: tuple[str, ...]) -> None:
 
 
 def _complete(path: Path, names: tuple[str, ...]) -> None:
-    """Puts a whole new file in place of one of an older version, whose lock keeps a second server from doing it too."""
+    """Replace the file of an older version atomically. Its lock keeps a second server from doing the same."""
     with path.open(encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_ino != path.lstat().st_ino:
-            return  # somebody else was faster
+            return  # another server has replaced it
         text = file.read()
         missing = _missing(text, names)
         draft = _write_draft(path, text + ("" if text.endswith("\n") else "\n") + _new_secrets(missing))
@@ -65,7 +65,7 @@ def _new_secrets(names: tuple[str, ...]) -> str:
 
 
 def _write_draft(path: Path, text: str) -> Path:
-    """A private file beside `path`, on disk."""
+    """Write a private file beside `path` and flush it to disk. Return its path."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(descriptor, "w", encoding="utf-8") as file:

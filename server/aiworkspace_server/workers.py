@@ -1,9 +1,9 @@
-"""Several processes that serve together: started, watched and stopped by one that serves nothing itself.
+"""Several worker processes on one port, started, watched and stopped by a supervisor that serves no calls itself.
 
-Each worker is started afresh, since gRPC does not bear a fork, and talks with its parent through the socket that it has
-for standard input. So it gets what is in no argument or environment, says again and again that it takes calls, and
-learns from the end of the socket that its parent is gone. One that falls silent hangs: it is killed, since the kernel
-would go on to give it its share of the connections to the port on which all of them listen.
+Workers are spawned, because gRPC does not survive a fork. A worker's standard input is a socket to the supervisor:
+through it the worker receives its configuration, which is in no argument or environment variable, reports that it is
+ready again and again, and learns that the supervisor has died. A worker that stops reporting hangs. It is killed,
+because the kernel would still assign it a share of the connections.
 """
 
 import asyncio
@@ -22,17 +22,17 @@ import structlog
 from .databases import Databases
 
 READY = b"ready\n"
-_READY_SECONDS = 1.0  # between two times that a worker says so
-_SILENT_SECONDS = 8.0  # without a word, twice, until it counts as hung
-_SHORT_LIFE_SECONDS = 10.0  # who dies sooner is started again after a pause
+_READY_SECONDS = 1.0  # between two reports of a worker
+_SILENT_SECONDS = 8.0  # without a report, twice, until a worker counts as hung
+_SHORT_LIFE_SECONDS = 10.0  # a worker that dies sooner is restarted after a pause
 _FIRST_PAUSE_SECONDS, _MOST_PAUSE_SECONDS = 0.5, 10.0
-STOP_SECONDS = 15.0  # beyond what answers in progress get
+STOP_SECONDS = 15.0  # in addition to the time for runs in progress
 
 log = structlog.get_logger("workers")
 
 
 class WorkerFailedError(Exception):
-    """A worker ended before it took calls. It has said why."""
+    """A worker ended before it took calls. It has printed the reason."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"a worker ended before it took calls, with exit code {code}")
@@ -89,13 +89,13 @@ class Supervisor:
             await asyncio.gather(*keepers, return_exceptions=True)
 
     def send(self, number: signal.Signals) -> None:
-        """Sends all workers a signal."""
+        """Send all workers a signal."""
         for process in self._processes.values():
             with suppress(ProcessLookupError):
                 process.send_signal(number)
 
     async def _keep(self, number: int, ready: asyncio.Future[None]) -> None:
-        """Has one worker alive until all are to stop."""
+        """Restart one worker whenever it dies, until all stop."""
         pause = 0.0
         while not self._stopping.is_set():
             began = time.monotonic()
@@ -105,19 +105,19 @@ class Supervisor:
             if not self._stopping.is_set():
                 long_life = time.monotonic() - began > _SHORT_LIFE_SECONDS
                 pause = 0.0 if long_life else min(max(2 * pause, _FIRST_PAUSE_SECONDS), _MOST_PAUSE_SECONDS)
-                log.error("a worker has died", worker=number, code=code, seconds_until_the_next=pause)
+                log.error("worker_died", worker=number, exit_code=code, restart_in_seconds=pause)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), pause)
 
     async def _live(self, number: int, ready: asyncio.Future[None]) -> int:
-        """One life of a worker. Returns its exit code."""
+        """Start a worker and wait for its end. Return its exit code."""
         here, there = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "aiworkspace_server", "worker"), stdin=there.fileno(), start_new_session=True
             )
         except OSError as error:
-            log.error("a worker cannot be started", worker=number, error=str(error))
+            log.error("worker_not_started", worker=number, error=str(error))
             here.close()
             return os.EX_OSERR
         finally:
@@ -129,7 +129,7 @@ class Supervisor:
                 process.terminate()
             writer.write(WorkerConfig(number, self._port, self._databases).to_json())
             if await _falls_silent(reader, ready):
-                log.error("a worker hangs", worker=number)
+                log.error("worker_hung", worker=number)
                 process.kill()
             return await process.wait()
         finally:
@@ -138,7 +138,7 @@ class Supervisor:
 
 
 async def _falls_silent(reader: asyncio.StreamReader, ready: asyncio.Future[None]) -> bool:
-    """Hears what a worker says. Returns whether it hangs, or has ended. Its start may take as long as it likes."""
+    """Read a worker's reports until they stop. Return whether it hangs or has ended. Its start may be slow."""
     try:
         said = await reader.readline()
         while said == READY:
@@ -151,7 +151,10 @@ async def _falls_silent(reader: asyncio.StreamReader, ready: asyncio.Future[None
 
 
 async def _word(reader: asyncio.StreamReader) -> bytes:
-    """Nothing when the time is over, also while this process was stopped: so it is asked twice."""
+    """Return the next report, or nothing after a timeout.
+
+    The timeout may also expire because this process was stopped, so the caller tries twice.
+    """
     try:
         return await asyncio.wait_for(reader.readline(), _SILENT_SECONDS)
     except TimeoutError:
@@ -159,7 +162,7 @@ async def _word(reader: asyncio.StreamReader) -> bytes:
 
 
 class Parent:
-    """The process that started this worker, as seen from here."""
+    """The worker's connection to the supervisor."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -173,12 +176,12 @@ class Parent:
         return WorkerConfig.from_json(await self._reader.readline())
 
     async def say_ready(self) -> None:
-        """From now on, for as long as this process is not stuck."""
+        """Report forever that this worker takes calls. The reports stop if the event loop is stuck."""
         while True:
             self._writer.write(READY)
             await asyncio.sleep(_READY_SECONDS)
 
     async def gone(self) -> None:
-        """Waits until there is no parent any more."""
+        """Wait until the supervisor has died."""
         with suppress(OSError):
             await self._reader.read()

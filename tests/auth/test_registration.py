@@ -100,7 +100,7 @@ async def test_on_a_closed_server_the_operator_alone_makes_accounts(stores: Stor
         ("ann@example.com", " ", PASSWORD, "display_name"),
         ("ann@example.com", "Ann", "password1234", "is easily guessed"),
         ("ann@example.com", "Ann", "short", "password"),
-        ("{taken}", "Ann", PASSWORD, "has an account"),
+        ("{taken}", "Ann", PASSWORD, "already has an account"),
     ],
 )
 async def test_the_command_says_what_is_wrong(

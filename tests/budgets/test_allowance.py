@@ -230,7 +230,7 @@ async def test_the_operator_raises_it_while_the_server_runs(app: App, place: Pla
 
 @pytest.mark.parametrize("amount", ["-1", "x", "1e30", "0.0000000001", "nan"])
 async def test_an_amount_that_makes_no_sense_is_refused(amount: str, place: Place, values: dict[str, object]) -> None:
-    with pytest.raises(AssertionError, match="is no amount in USD"):
+    with pytest.raises(AssertionError, match="is not an amount in USD"):
         await allow(values, "--", place.org_id, amount)
     assert (await allowance_of(place)).limit == usd(ALLOWANCE)
 

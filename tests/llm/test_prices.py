@@ -82,7 +82,7 @@ def test_audio_has_its_own_price_where_the_list_has_one(model: str, usage: Token
 
 @pytest.mark.parametrize("audio", [TokenUsage(10, 0, 0, 5, 0, False, 11, 0), TokenUsage(10, 0, 0, 5, 0, False, 0, 6)])
 def test_more_audio_than_tokens_cannot_be_true(audio: TokenUsage) -> None:
-    with pytest.raises(ValueError, match="cannot be true"):
+    with pytest.raises(ValueError, match="is impossible"):
         price("openai/gpt-audio", audio, DAY)
 
 
@@ -123,7 +123,7 @@ def test_an_unknown_price_is_never_zero(model: str) -> None:
 )
 @pytest.mark.parametrize("model", ["openai/gpt-4o", "local/x", "echo/echo"])
 def test_usage_that_cannot_be_true_is_refused(model: str, usage: TokenUsage) -> None:
-    with pytest.raises(ValueError, match="cannot be true"):
+    with pytest.raises(ValueError, match="is impossible"):
         price(model, usage)
 
 

@@ -199,9 +199,9 @@ async def test_keys_are_rotated_and_shown_nowhere(stores: Stores, standin: Stand
         assert "SetProviderKey" in said
         await owner.channel.close()
     before = await sql(own, "SELECT secret FROM provider_keys")
-    assert await _rotate(second) == (1, b"encrypted anew: 0\n")
+    assert await _rotate(second) == (1, b"re-encrypted: 0\n")
     assert await sql(own, "SELECT secret FROM provider_keys") == before
-    assert await _rotate(second, old) == (0, b"encrypted anew: 1\n")
+    assert await _rotate(second, old) == (0, b"re-encrypted: 1\n")
     assert await sql(own, "SELECT secret FROM provider_keys") != before
     async with logging_everything(second, tmp_path / "second") as address:
         person = Person(address)

@@ -74,7 +74,7 @@ async def test_usage_is_rebuilt_while_messages_are_sent(
             await say(owner, place.conversation_id, "hello")
     ran = await running
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith("usage and budgets were added up anew from the ledgers of ")
+    assert ran.stdout.startswith("usage and budgets were rebuilt from the ledgers of ")
     for place in places:
         await check_books(stores, place.org_id)
 
@@ -156,16 +156,16 @@ async def test_arguments_that_make_no_sense_are_refused(stores: Stores, mailbox:
 RUN = UUID(int=7)
 BAD: dict[str, Callable[[], str]] = {
     "line 1: Expecting value": lambda: "nonsense",
-    "line 1: 'tokens' is none of": lambda: json.dumps({"request": f"{RUN}/1", "tokens": 1}),
+    "line 1: 'tokens' is not one of": lambda: json.dumps({"request": f"{RUN}/1", "tokens": 1}),
     "line 1: 'request'": lambda: json.dumps({"input_tokens": 1}),
     "line 1: input_tokens is not a whole number": lambda: json.dumps({"request": f"{RUN}/1", "input_tokens": 1.5}),
     "line 1: output_tokens is not": lambda: json.dumps({"request": f"{RUN}/1", "output_tokens": True}),
     "line 1: badly formed": lambda: json.dumps({"request": "x/1"}),
     "line 1: request must be RUN": lambda: json.dumps({"request": f"{RUN}"}),
     "line 1: request must be RUN/ATTEMPT": lambda: json.dumps({"request": f"{RUN}/0"}),
-    "line 1: cannot be true": lambda: json.dumps({"request": f"{RUN}/1", "cached_input_tokens": 1}),
-    "line 1: is no object": lambda: "[]",
-    "line 3: is about the same request as line 1": lambda: (
+    "line 1: is impossible": lambda: json.dumps({"request": f"{RUN}/1", "cached_input_tokens": 1}),
+    "line 1: is not a JSON object": lambda: "[]",
+    "line 3: has the same request as line 1": lambda: (
         json.dumps({"request": f"{RUN}/1"}) + "\n\n" + json.dumps({"request": f"{RUN}/1"})
     ),
 }

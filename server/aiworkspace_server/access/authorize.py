@@ -1,4 +1,4 @@
-"""Authorization: from the scope that the contract names to where the permission has to be held, and whether it is."""
+"""Authorization: finds the organization or workspace of a call from the contract, and checks the permission there."""
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any
@@ -14,12 +14,12 @@ from ..kit.contract import Method, value_at
 from ..kit.errors import NotFound, PermissionMissing
 from ..kit.ids import parse_id
 
-# Finds where a resource lies, or None when the call's principal has nothing to do with it.
+# Returns the scope of a resource, or None if the call's principal may not know of it.
 FindScope = Callable[[Call, UUID], Awaitable[Scope | None]]
 
 
 class Access:
-    """The check that every method with a permission passes before anything else looks at its request."""
+    """The check of every method with a permission, before anything else reads its request."""
 
     def __init__(
         self, authenticator: Authenticator, finders: Mapping[str, FindScope], *, verified_email_required: bool
@@ -30,14 +30,14 @@ class Access:
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """Names of the fields from which a scope can be found."""
+        """Return the names of the fields from which a scope can be found."""
         return tuple(self._finders)
 
     async def authorize(self, call: Call, request: Any) -> None:
-        """Sets the call's tenant and scope.
+        """Set the call's tenant and scope.
 
-        Raises NotFound for who may not know of the resource and PermissionMissing for who may, and email_unverified for
-        an account that may not spend before its address is verified.
+        Raises NotFound if the caller may not know of the resource, PermissionMissing if the caller may know of it but
+        lacks the permission, and FailedPrecondition if the call needs a verified email address.
         """
         path = call.method.access.scope
         resource_id = parse_id(value_at(request, path), path)
@@ -50,32 +50,32 @@ class Access:
             await self._check_verified(call)
 
     async def _check_verified(self, call: Call) -> None:
-        """Raise email_unverified unless the caller's address is verified."""
+        """Raise FailedPrecondition unless the caller's address is verified."""
         if not principal_of(call).verified:
-            await self._authenticator.refresh(call)  # it may have been verified a moment ago
+            await self._authenticator.refresh(call)  # it may have been verified since the principal was cached
         if not principal_of(call).verified:
             raise email_unverified()
 
     async def allows(self, call: Call, method: Method, resource_id: UUID) -> bool:
-        """Whether the call's principal holds what the method needs for the resource.
+        """Return whether the call's principal holds the method's permission for the resource.
 
-        Sets the call's scope and tenant: None when the principal may not know of the resource.
+        Sets the call's scope and tenant, to None if the principal may not know of the resource.
         """
         if await self._allowed(call, method, resource_id):
             return True
         if call.fresh:
             return False
-        call.fresh = True  # what was granted a moment ago counts
+        call.fresh = True  # a permission that was granted a moment ago counts
         await self._authenticator.refresh(call)
         return await self._allowed(call, method, resource_id)
 
     async def recheck(self, call: Call) -> None:
-        """Raises what `authorize` would raise now for an earlier call, if the caller has lost what it needs since."""
+        """Raise what `authorize` would raise now, if the caller of an ongoing call has lost the permission."""
         await self._authenticator.recheck(call)
         await self._check_still(call, fresh=False)
 
     async def authorize_again(self, call: Call) -> None:
-        """The same from the database, since cached rights may be a second old."""
+        """Check like `recheck`, but from the database, because cached rights may be a second old."""
         await self._authenticator.refresh(call)
         await self._check_still(call, fresh=True)
 
@@ -91,11 +91,11 @@ class Access:
             raise PermissionMissing(call.method.access.permission)
 
     def allowed_by(self, call: Call) -> Hashable:
-        """What `recheck` depends on: the credentials, and the permission with the place where it is held."""
+        """Return what the result of `recheck` depends on: credentials, permission and scope."""
         return call.session_id or principal_of(call).key_id, call.method.access.permission, call.found(Scope)
 
     async def find(self, call: Call, path: str, resource_id: UUID) -> Scope | None:
-        """Where the resource lies that a scope field names, None when the caller may not know of it."""
+        """Return the scope of the resource in a scope field, or None if the caller may not know of it."""
         scope = await self._finders[path.rpartition(".")[2]](call, resource_id)
         return scope if scope and sees(principal_of(call), scope) else None
 
@@ -107,7 +107,7 @@ class Access:
 
 
 def _is_about_caller(call: Call, request: Any) -> bool:
-    """Whether people may do this to themselves, though it takes a permission to do it to others. Not so with a key."""
+    """Return whether a person does this to themselves, for which no permission is needed. Never with an API key."""
     field = call.method.access.self_field
     return bool(field) and principal_of(call).key is None and value_at(request, field).lower() == str(call.user_id)
 

@@ -1,4 +1,4 @@
-"""Why a call is allowed or not. What is explained is asked of the check itself, so the two never disagree."""
+"""Explains why a call is allowed or refused. It runs the check itself, so that the two cannot disagree."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _PACKAGE = "aiworkspace.v1."
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """`grants` are the roles that include the permission; `refusal` is empty when the call is allowed."""
+    """The result. `grants` are the roles that include the permission; `refusal` is empty if the call is allowed."""
 
     permission: str
     grants: tuple[Source, ...]
@@ -25,7 +25,7 @@ class Explanation:
 
 
 def find_method(methods: Mapping[str, Method], name: str) -> Method:
-    """The method with this name, which may be its whole path. Raises InvalidArgument."""
+    """Return the method with this name or path. Raises InvalidArgument if there is none."""
     path = f"/{_PACKAGE}{name.removeprefix('/').removeprefix(_PACKAGE)}"
     if path not in methods:
         raise InvalidArgument({"method": 'is not a method of the contract, such as "WorkspaceService/UpdateWorkspace"'})
@@ -33,7 +33,7 @@ def find_method(methods: Mapping[str, Method], name: str) -> Method:
 
 
 async def explain(access: Access, call: Call, method: Method, resource_id: str) -> Explanation:
-    """Raises NotFound for a resource that the caller may not know of."""
+    """Explain a call of the method for a resource. Raises NotFound if the caller may not know of the resource."""
     needs_permission = method.access.mode == options.ACCESS_MODE_PERMISSION
     if bool(resource_id) != needs_permission:
         text = f"must be given: the method's {method.access.scope}" if needs_permission else "must be empty"

@@ -1,4 +1,4 @@
-"""Rules of custom roles: nobody makes, changes or deletes one that includes what they lack."""
+"""Rules of custom roles: creating, changing or deleting one needs every permission in it."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -84,14 +84,17 @@ async def _find_role(tx: WriteSession, custom_role_id: UUID, field: str) -> Cust
 
 
 async def _withdraw_invitations(tx: WriteSession, changed: CustomRole) -> None:
-    """Those that their makers could no longer make: who has the role may have lost what they offer, and who offers it
-    may not have what it includes now. A pending invitation never gives what its maker lacks."""
+    """Revoke pending invitations that their inviters could no longer create.
+
+    Inviters who have the changed role may have lost a permission that they offer, and inviters who offer the role may
+    lack a permission that it includes now.
+    """
     for inviter in await store.list_inviters(tx, changed.id):
         await withdraw_invitations(tx, inviter.user_id, await permissions_of(tx, role_of(inviter)))
 
 
 def _check_name(name: str, field: str) -> None:
-    """Refuse names that look like the name of a built-in role."""
+    """Raise InvalidArgument for a name that looks like the name of a built-in role."""
     letters = "".join(filter(str.isalnum, unicodedata.normalize("NFKD", name).casefold()))
     forms = letters, letters.translate(_LOOKALIKES)
     if any(_resembles(form, role) for form in forms for role in _BUILT_IN):
@@ -99,9 +102,9 @@ def _check_name(name: str, field: str) -> None:
 
 
 def _resembles(letters: str, role: str) -> bool:
-    """Whether at least half of the letters are those of the role, and all others are foreign.
+    """Return whether at least half of the letters are those of the role, and all others are not Latin.
 
-    Far more letters look like Latin ones than any list has.
+    No list has all the letters that look like Latin ones.
     """
     if len(letters) != len(role):
         return False

@@ -1,4 +1,4 @@
-"""Mails with tokens."""
+"""Mails with tokens: to verify an address, reset a password, change an address."""
 
 from uuid import UUID, uuid5
 
@@ -52,7 +52,7 @@ If that was you, there is nothing to do. If it was not: change your password at 
 
 
 class TokenMails:
-    """Asks for mails with tokens, and sends them."""
+    """Enqueues and sends mails with tokens."""
 
     def __init__(self, db: Database, jobs: Jobs, mailer: Mailer, links: Links, tokens: EmailTokens) -> None:
         self._db = db
@@ -67,21 +67,24 @@ class TokenMails:
         jobs.add(_SEND_CHANGE, self._send_change)
 
     async def ask_verification(self, tx: WriteSession, user: User) -> None:
-        """Nothing is sent when the address is verified by then, or when there were too many mails."""
+        """Enqueue a mail. Nothing is sent if the address is verified by then, or after too many mails."""
         await self._ask(tx, user.id, "verify")
 
     async def ask_reset(self, tx: WriteSession, user: User | None) -> None:
-        """The same work whether there is an account or not."""
+        """Enqueue a mail, or for a missing account the same work without one, so that both take the same time."""
         await self._ask(tx, user.id if user else new_id(), "reset")
 
     async def ask_change(self, tx: WriteSession, user: User, new_email: str, session_id: UUID | None) -> None:
-        """Of a locked account. Nothing is sent to an address that has an account, or when there were too many mails."""
+        """Enqueue a mail to a new address of a locked account.
+
+        Nothing is sent if the address has an account, or after too many mails.
+        """
         token_id = new_id()
         if await service.ask_change(tx, self._tokens, token_id, user, new_email, session_id):
             await self._jobs.enqueue(tx, _SEND_CHANGE, token_id=token_id)
 
     async def _send_change(self, token_id: str) -> None:
-        """The present address has its notice before the new one can be confirmed."""
+        """Send a notice to the current address first, then the token to the new one."""
         async with self._db.read() as tx:
             found = await service.find_change(tx, UUID(token_id))
         if found:

@@ -1,4 +1,4 @@
-"""Rules of mailed tokens: what one is, how long it counts, and what it does."""
+"""Rules of mailed tokens: their lifetime, their limits and their effects."""
 
 import base64
 import hashlib
@@ -23,12 +23,12 @@ LIFETIMES = {"verify": timedelta(hours=24), "reset": timedelta(hours=1), "change
 _MOST_PER_HOUR = 3  # mails of one purpose to one account, so that nobody can be flooded with them
 
 
-# Told of an account that leaves its address, before it does.
+# Called with an account before it gives up its address.
 GiveUp = Callable[[WriteSession, User], Awaitable[None]]
 
 
 class EmailTokens:
-    """Tokens made from the ids of their rows. The rows have their hashes alone."""
+    """Makes tokens from the ids of their rows, so that only hashes have to be stored."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -44,7 +44,7 @@ def token_hash(token: str) -> bytes:
 async def issue(
     tx: WriteSession, tokens: EmailTokens, token_id: UUID, user_id: UUID, purpose: str
 ) -> tuple[str, User] | None:
-    """The token to send, and to whom. None when there is nothing to send. The same each time while it is good."""
+    """Return the token to send and its recipient, or None if nothing is to be sent. Idempotent while it is valid."""
     if await users.find_user(tx, user_id) is None:
         return None
     user, time = await users.lock_user(tx, user_id), now()
@@ -62,7 +62,7 @@ async def issue(
 async def ask_change(
     tx: WriteSession, tokens: EmailTokens, token_id: UUID, user: User, new_email: str, session_id: UUID | None
 ) -> bool:
-    """Stores a token for a new address of the account. False when no mail is to be sent."""
+    """Store a token for a new address of the account. Return False if no mail is to be sent."""
     hour_ago = now() - timedelta(hours=1)
     if await store.count_tokens(tx, user.id, "change", hour_ago) >= _MOST_PER_HOUR:
         return False
@@ -73,7 +73,7 @@ async def ask_change(
 
 
 async def find_change(tx: ReadSession, token_id: UUID) -> tuple[EmailToken, User] | None:
-    """A token for a new address, while it is good, and whose it is."""
+    """Return a valid token for a new address, and its account."""
     row = await store.find_token(tx, token_id)
     user = await users.find_user(tx, row.user_id) if row else None
     if row is None or user is None or row.use_time or is_over(row.expire_time):
@@ -84,7 +84,7 @@ async def find_change(tx: ReadSession, token_id: UUID) -> tuple[EmailToken, User
 async def _replace(
     tx: WriteSession, user: User, purpose: str, email: str, token_id: UUID, token: str, session_id: UUID | None
 ) -> None:
-    """Store a token. Earlier ones for the same purpose end."""
+    """Store a token and end earlier ones for the same purpose."""
     time = now()
     await store.end_tokens(tx, user.id, purpose)
     new = EmailToken(
@@ -101,7 +101,7 @@ async def _replace(
 
 
 async def find_token(tx: ReadSession, token: str, *purposes: str) -> tuple[EmailToken, User]:
-    """The token, whether it is still good or not, and whose it is. Raises NotFound."""
+    """Return a token, valid or not, and its account. Raises NotFound if it does not exist."""
     row = await store.find_token_by_hash(tx, token_hash(token), *purposes)
     user = await users.find_user(tx, row.user_id) if row else None
     if row is None or user is None:
@@ -112,19 +112,19 @@ async def find_token(tx: ReadSession, token: str, *purposes: str) -> tuple[Email
 async def verify_email(tx: WriteSession, token: str, give_up: GiveUp, former: FormerAddresses) -> None:
     row, user = await _lock(tx, token, "verify", "change")
     if row.purpose == "change" and not row.use_time:
-        if user.verify_time:  # else the address before may have been somebody else's
+        if user.verify_time:  # an unverified address may have belonged to somebody else
             await give_up(tx, user)
         await former.note(tx, user)
         await _change_email(tx, row, user)
     elif row.email != user.email:
         raise NotFound("token")
-    elif not row.use_time:  # else it is a repeated call, whose first reply may have been lost
+    elif not row.use_time:  # if used, this call is a retry and changes nothing
         row.use_time = now()
         _mark_verified(user)
 
 
 async def _change_email(tx: WriteSession, row: EmailToken, user: User) -> None:
-    """Change the account's address to that of the token. Raise AlreadyExists if another account has it now."""
+    """Change the account's address to that of the token. Raises AlreadyExists if another account has it now."""
     row.use_time = time = now()
     user.email, user.verify_time = row.email, None
     _mark_verified(user)
@@ -137,7 +137,7 @@ async def _change_email(tx: WriteSession, row: EmailToken, user: User) -> None:
 
 
 async def delete_account(tx: WriteSession, user: User, former: FormerAddresses) -> None:
-    """Erase everything of the locked account but its id and times."""
+    """Erase everything of the locked account except its id and times."""
     await former.note(tx, user)
     user.email = user.password_hash = user.verify_time = user.request_id = None
     user.display_name = ""
@@ -148,7 +148,7 @@ async def delete_account(tx: WriteSession, user: User, former: FormerAddresses) 
 
 
 async def reset_password(tx: WriteSession, token: str, password_hash: str) -> None:
-    """Sets the password and ends all sessions. Raises NotFound, also when another call was faster."""
+    """Set the password and end all sessions. Raises NotFound, also if a concurrent call used the token."""
     row, user = await _lock(tx, token, "reset")
     check_reset(row, user)
     row.use_time = time = now()
@@ -159,21 +159,21 @@ async def reset_password(tx: WriteSession, token: str, password_hash: str) -> No
 
 
 async def end_mailed(tx: WriteSession, user_id: UUID) -> None:
-    """Ends what could undo a new password: tokens for another one, and for another address.
+    """End tokens that could undo a new password: those for another password or another address.
 
-    Whoever asked for them may be the reason for the new password.
+    The person who requested them may be the reason for the new password.
     """
     await store.end_tokens(tx, user_id, "reset", "change")
 
 
 def check_reset(row: EmailToken, user: User) -> None:
-    """Raises NotFound for a token with which no password is reset any more."""
+    """Raise NotFound unless the token can still reset the password."""
     if row.use_time or row.email != user.email or is_over(row.expire_time):
         raise NotFound("token")
 
 
 async def _lock(tx: WriteSession, token: str, *purposes: str) -> tuple[EmailToken, User]:
-    """A token that has not expired, and whose it is, with nobody else using it until the transaction ends."""
+    """Lock a token that has not expired until the transaction ends, and return it with its account."""
     digest = token_hash(token)
     if (found := await store.find_token_by_hash(tx, digest, *purposes)) is None:
         raise NotFound("token")

@@ -22,7 +22,7 @@ from .jobs import TokenMails
 from .models import EmailToken
 from .service import GiveUp
 
-# Takes a person out of all organizations, in the transaction that deletes the account, and returns which these were.
+# Ends all memberships of a person in the transaction that deletes the account, and returns the organizations.
 Leave = Callable[[WriteSession, User], Awaitable[Sequence[UUID]]]
 # Called with an organization in which the person has lost all rights.
 Left = Callable[[UUID], Awaitable[None]]
@@ -84,7 +84,7 @@ class AccountServicer(AccountServiceServicer):
         token, user = await self._find(request.token, "reset")
         service.check_reset(token, user)
         inputs = user.email or "", user.display_name
-        # No database connection is held meanwhile. Only holders of an unused mailed token get this far.
+        # No database connection is held while hashing. Only holders of an unused mailed token get this far.
         new_hash = await self._passwords.hash_new(request.new_password, "new_password", inputs, known=True)
         async with self._db.write(user_id=user.id) as tx:
             await service.reset_password(tx, request.token, new_hash)
@@ -120,7 +120,7 @@ class AccountServicer(AccountServiceServicer):
         return reply
 
     async def _check_password(self, password: str) -> User:
-        """The caller's account. No connection is held while the password is hashed."""
+        """Check the password and return the caller's account. No connection is held while hashing."""
         session_id = caller_session_id()
         async with self._db.read() as tx:
             user = await users.find_user(tx, caller_id())
@@ -134,7 +134,7 @@ class AccountServicer(AccountServiceServicer):
         return user
 
     async def _find(self, token: str, *purposes: str) -> tuple[EmailToken, User]:
-        """The token and whose it is, whose log has the call, refused or not."""
+        """Return a token and its account. The call, refused or not, goes into that account's audit log."""
         async with self._db.read() as tx:
             row, user = await service.find_token(tx, token, *purposes)
         current.get().subject = user.id

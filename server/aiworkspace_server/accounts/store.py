@@ -21,7 +21,7 @@ async def find_token(tx: ReadSession, token_id: UUID) -> EmailToken | None:
 
 
 async def find_token_by_hash(tx: ReadSession, token_hash: bytes, *purposes: str) -> EmailToken | None:
-    """As it is now, even when the transaction has read it before."""
+    """Return the token as it is now, even if the transaction has read it before."""
     query = select(EmailToken).where(EmailToken.token_hash == token_hash, EmailToken.purpose.in_(purposes))
     return (await tx.execute(query.execution_options(populate_existing=True))).scalar_one_or_none()
 
@@ -42,5 +42,5 @@ async def delete_tokens(tx: WriteSession, user_id: UUID) -> None:
 
 
 async def delete_old_tokens(tx: WriteSession, before: datetime) -> None:
-    """Those of all accounts that were made before."""
+    """Delete tokens of all accounts that were created before a time."""
     await tx.execute(delete(EmailToken).where(EmailToken.create_time < before))

@@ -1,4 +1,4 @@
-"""What the log says of a call: who, as what, from where, about what. Ids alone, never what somebody wrote."""
+"""The content of an audit event: who called, in which role, from where, about which ids. Never what people wrote."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def describe(call: Call, actor: Actor, request: Message | None, answer: Message 
 
 
 def resources(*messages: Any) -> dict[str, str]:
-    """The ids in messages by the names of their fields; an id that has the name of another one by its whole path."""
+    """Return the ids in messages by field name; by the whole path where the name is taken by another id."""
     found: dict[str, str] = {}
     for message in messages:
         for path, value in _ids(message) if isinstance(message, Message) else ():
@@ -61,4 +61,4 @@ def _ids(message: Message, prefix: str = "") -> Iterator[tuple[str, str]]:
             try:
                 yield prefix + field.name, str(UUID(value))
             except ValueError:
-                continue  # a request that was refused for it, or its author's own text
+                continue  # not a UUID: the request was refused for it

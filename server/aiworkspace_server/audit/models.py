@@ -1,4 +1,4 @@
-"""Tables of the audit log. `chain_id` is the organization or person whose log it is."""
+"""Tables of the audit log. `chain_id` is the id of the organization or person that the log belongs to."""
 
 from datetime import datetime
 from uuid import UUID
@@ -11,7 +11,7 @@ from ..kit.postgres import Base
 
 
 class AuditHead(Base):
-    """The end of a chain, which whoever appends to it locks."""
+    """The end of a chain. Appending locks this row."""
 
     __tablename__ = "audit_heads"
 
@@ -22,13 +22,13 @@ class AuditHead(Base):
 
 
 class AuditEvent(Base):
-    """The record of one call. Never changed: the server's role may not."""
+    """The record of one call. Append-only: the server's role has no other privilege."""
 
     __tablename__ = "audit_events"
 
     chain_id: Mapped[UUID] = mapped_column(primary_key=True)
     sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    create_time: Mapped[datetime]  # never before that of the entry before
+    create_time: Mapped[datetime]  # never earlier than that of the previous entry
     method: Mapped[str]
     user_id: Mapped[UUID | None]
     session_id: Mapped[UUID | None]

@@ -1,4 +1,4 @@
-"""Records calls: a change together with its transaction, everything else when the call has ended."""
+"""Records audited calls: a change in its own transaction, everything else when the call has ended."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -31,7 +31,7 @@ log = structlog.get_logger("audit")
 
 @dataclass(slots=True)
 class Recording:
-    """How far the log is with a call."""
+    """The state of recording a call."""
 
     request: Message
     changing: bool = False  # whether the next transaction of the call's organization or account is its change
@@ -39,7 +39,7 @@ class Recording:
 
 
 class Recorder:
-    """The two steps around methods that the contract marks as audited, and what Database calls before a commit."""
+    """The two steps around audited methods, and the hook that Database calls before a commit."""
 
     def __init__(self, db: Database, chain: Chain, actor_of: ActorOf, tasks: Tasks) -> None:
         self._db = db
@@ -48,9 +48,9 @@ class Recorder:
         self._tasks = tasks
 
     def outcomes(self, method: Method, proceed: Handler) -> Handler:
-        """Records how the call ended, unless that was committed with its change.
+        """Record how the call ended, unless that was committed with its change.
 
-        Of public methods not before the answer: there, its time would tell known accounts from unknown ones.
+        Public methods are recorded after the response, whose time would otherwise reveal whether the account exists.
         """
         if not method.audited:
             return proceed
@@ -62,12 +62,12 @@ class Recorder:
             try:
                 answer = await proceed(call, request)
             except RateLimited:
-                raise  # else whoever guesses passwords without end fills the log of the account
+                raise  # not recorded: somebody who guesses passwords would fill the log of the account
             except BaseException as error:
                 cancelled = isinstance(error, asyncio.CancelledError)
                 if cancelled and call.work:
                     self._spawn(self._record_end(call, recording, call.work))
-                elif not (cancelled and recording.done):  # else it took effect before its caller went away
+                elif not (cancelled and recording.done):  # otherwise it took effect before its caller disconnected
                     code, reason = outcome_of(error)
                     delay = _AFTER_ANSWER_SECONDS * public
                     task = self._spawn(self._record_failure(call, recording, code, reason, delay))
@@ -81,7 +81,7 @@ class Recorder:
         return handler
 
     def changes(self, method: Method, proceed: Handler) -> Handler:
-        """From here on what the call commits is its change."""
+        """Mark the start of the handler: what the call commits from here on is its change."""
         if not method.audited:
             return proceed
 
@@ -92,7 +92,7 @@ class Recorder:
         return handler
 
     async def before_commit(self, tx: WriteSession) -> None:
-        """Adds the entry of the call whose change is about to be committed."""
+        """Add the entry of the call to the transaction that commits its change."""
         call = current.get(None)
         recording = call.get(Recording) if call else None
         if call is None or recording is None or not recording.changing or recording.done:
@@ -102,7 +102,7 @@ class Recorder:
             return
         if str(chain_id) not in (tx.info["org"], tx.info["user"]):
             if call.user_id:
-                return  # a transaction beside the call's own
+                return  # another transaction than that of the call's change
             await store.enter(tx, chain_id)
         for org_id in call.also_in:
             await store.enter(tx, org_id)
@@ -117,7 +117,7 @@ class Recorder:
         await self._tasks.close(_CLOSING_SECONDS)
 
     async def _record_end(self, call: Call, recording: Recording, work: asyncio.Task[Any]) -> None:
-        """Record the outcome of work that continues after its caller went away."""
+        """Record the outcome of work that continues after its caller disconnected."""
         await asyncio.wait({work})
         error = asyncio.CancelledError() if work.cancelled() else work.exception()
         if error and not recording.done:
@@ -126,7 +126,7 @@ class Recorder:
             await self._record_success(call, recording, call.answer)
 
     async def _record_failure(self, call: Call, recording: Recording, code: str, reason: str, delay: float = 0) -> None:
-        """In the log of the organization only when authorization let the caller know of it."""
+        """Record a refusal, in the organization's log only if authorization let the caller know of the organization."""
         await asyncio.sleep(delay)
         needs_org = call.method.access.mode == options.ACCESS_MODE_PERMISSION
         org_id = call.org_id if needs_org else None
@@ -137,10 +137,10 @@ class Recorder:
             await self._record(chain_id, self._entry(call, org_id, recording, call.answer, code, reason))
         except Exception:
             about = {"method": call.method.path, "request_id": call.request_id, "code": code, "reason": reason}
-            log.exception("refused call not recorded", chain_id=str(chain_id), **about)
+            log.exception("audit_event_lost", chain_id=str(chain_id), **about)
 
     async def _record_success(self, call: Call, recording: Recording, answer: Message | None) -> None:
-        """Of a call whose change is not in PostgreSQL: as that has been made, the entry has to follow."""
+        """Record a call whose change is not in PostgreSQL. The change is made already, so this must succeed."""
         chain_id = call.org_id or call.account_id
         if chain_id is None:
             raise call.unset("subject", "its handler")
@@ -148,7 +148,7 @@ class Recorder:
         await retry_until_available(lambda: self._record(chain_id, entry))
 
     async def _record(self, chain_id: UUID, entry: dict[str, Any]) -> None:
-        async with self._db.write(chain_id) as tx:  # or an account's, which makes no difference to the log's tables
+        async with self._db.write(chain_id) as tx:  # chain_id may also be an account; the audit tables accept both
             await self._chain.append(tx, chain_id, entry)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -1,4 +1,4 @@
-"""Rules of the log: how entries are chained, and how it is found that somebody changed one."""
+"""Rules of the audit log: how entries are chained, and how a change is detected."""
 
 import hmac
 from collections.abc import Mapping, Sequence
@@ -13,23 +13,23 @@ from ..kit.timestamps import now
 from . import store
 from .models import AuditEvent
 
-# All columns but the hash itself.
+# All columns except the hash itself.
 _HASHED = [column.name for column in AuditEvent.__table__.columns if column.name != "hash"]
 
 
 class Chain:
-    """Chains entries with a key, without which nobody can make a hash that fits."""
+    """Chains entries with a key, without which no valid hash can be computed."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     def hash(self, before: bytes, entry: Mapping[str, Any]) -> bytes:
-        """Hash of an entry, given by its columns, that follows the entry with the hash `before`."""
+        """Return the hash of an entry, given by its columns, that follows the entry with the hash `before`."""
         content = orjson.dumps([entry[name] for name in _HASHED], option=orjson.OPT_SORT_KEYS | orjson.OPT_NAIVE_UTC)
         return hmac.digest(self._key, before + content, "sha256")
 
     async def append(self, tx: WriteSession, chain_id: UUID, entry: Mapping[str, Any]) -> None:
-        """Adds an entry to a log, which is locked from here to the commit: to be called last in a transaction."""
+        """Append an entry. Must come last in a transaction, because it locks the log until the commit."""
         await tx.flush()
         head = await store.lock_head(tx, chain_id)
         time = max(now(), head.create_time or now())
@@ -45,7 +45,7 @@ def resource_ids(resources: Mapping[str, str]) -> list[UUID]:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """What somebody wrote down of a log at an earlier time."""
+    """Number and hash of an entry that the caller noted earlier."""
 
     sequence: int
     hash: str
@@ -53,27 +53,27 @@ class Noted:
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """The first place where a log is not as it was written."""
+    """The first entry that is not as it was written."""
 
     sequence: int
     problem: str
 
 
 class Verification:
-    """Follows a chain from its first entry, batch by batch, and holds no more of it than the last hash."""
+    """Checks a chain from its first entry, batch by batch, keeping only the last hash."""
 
     def __init__(self, chain: Chain, last: int, last_hash: bytes, greatest: int, noted: Noted | None) -> None:
-        """Number and hash with which the log says that it ends, and the greatest number of an entry."""
+        """`last` and `last_hash` are those of the head, `greatest` is the greatest number of an entry."""
         self._chain = chain
         self.last = last
         self._last_hash = last_hash
         self._greatest = greatest
         self._noted = noted
         self._hash = b""
-        self.checked = 0  # number of the last entry that is as it should be
+        self.checked = 0  # number of the last correct entry
 
     def check(self, rows: Sequence[Any]) -> Break | None:
-        """Takes the rows that follow, of store.list_forward. Returns what is wrong with the first that is wrong."""
+        """Check the next rows of store.list_forward. Return the first break, if there is one."""
         for row in rows:
             if self.checked == self.last:
                 break
@@ -93,11 +93,11 @@ class Verification:
             return "The entry is not found by the ids that it is about."
         noted = self._noted
         if noted and noted.sequence == row.sequence and noted.hash.lower() != row.hash.hex():
-            return "The entry is not the one that was noted: the log was written anew."
+            return "The entry is not the one that was noted: the log was rewritten."
         return ""
 
     def end(self) -> Break | None:
-        """To be called when all rows were checked."""
+        """Check the end of the chain, after all rows. Return the break, if there is one."""
         if self.checked < self.last:
             return Break(self.checked + 1, "The entry is missing.")
         if self._last_hash != self._hash:
@@ -105,5 +105,5 @@ class Verification:
         if self._greatest > self.last:
             return Break(self.last + 1, "The entry was added beyond the end of the log.")
         if self._noted and self._noted.sequence > self.last:
-            return Break(self.last + 1, "The entry is missing: more were there when it was noted.")
+            return Break(self.last + 1, "The entry is missing: the log had more entries when it was noted.")
         return None

@@ -24,8 +24,8 @@ from .models import AuditEvent
 from .service import Break, Chain, Noted, Verification
 from .store import Wanted
 
-_BATCH = 50  # entries that are verified at a time, in a few milliseconds of the event loop
-_VERIFICATIONS, _OF_ORG = 4, 1  # at the same time in this process; further ones wait for their turn
+_BATCH = 50  # entries verified at a time, which blocks the event loop for a few milliseconds
+_VERIFICATIONS, _OF_ORG = 4, 1  # concurrent ones in this process, and of one organization; others wait
 
 
 class AuditServicer(AuditServiceServicer):
@@ -33,7 +33,7 @@ class AuditServicer(AuditServiceServicer):
         self._db = db
         self._chain = chain
         self._pages = pages
-        # Fair between organizations, however often one of them asks.
+        # Fair between organizations, however many verifications one of them requests.
         self._limiter = ConcurrencyLimiter(_VERIFICATIONS, _OF_ORG, 0)
 
     async def ListAuditEvents(self, request: pb.ListAuditEventsRequest, context: Any) -> pb.ListAuditEventsResponse:
@@ -61,8 +61,11 @@ class AuditServicer(AuditServiceServicer):
         return pb.ListAccountEventsResponse(events=events, next_page_token=more)
 
     async def VerifyAuditChain(self, request: pb.VerifyAuditChainRequest, context: Any) -> pb.VerifyAuditChainResponse:
-        """Batch by batch, each in a transaction of its own: entries do not change, so a single one would add nothing,
-        and it would hold a connection, and PostgreSQL's clean-up back, for as long as it takes."""
+        """Verify batch by batch, each in its own transaction.
+
+        Entries never change, so a single transaction would add nothing. It would hold a connection and delay
+        PostgreSQL's vacuum.
+        """
         if bool(request.known_sequence) != bool(request.known_hash):
             raise InvalidArgument({"known_hash": "must be given with known_sequence, and only with it"})
         noted = Noted(request.known_sequence, request.known_hash) if request.known_sequence else None
@@ -84,7 +87,7 @@ class AuditServicer(AuditServiceServicer):
         )
 
     async def _verify(self, chain_id: UUID, verification: Verification) -> Break | None:
-        """Pause after each batch for as long as it took, so that others have at least half of the event loop."""
+        """Verify all batches. Pause after each for as long as it took: others get half of the event loop."""
         after = None
         while verification.checked < verification.last:
             begin = time.perf_counter()

@@ -19,7 +19,7 @@ _LOCK_HEAD = text(
     " ON CONFLICT (chain_id) DO UPDATE SET sequence = h.sequence"
     " RETURNING h.sequence, CASE WHEN h.sequence > 0 THEN h.create_time END AS create_time, h.hash"
 )
-# What is put into it are the names of columns.
+# Only column names are interpolated.
 _APPEND = text(
     "WITH head AS (UPDATE audit_heads SET sequence = :sequence, create_time = :create_time, hash = :hash"
     "              WHERE chain_id = :chain_id),"
@@ -32,7 +32,7 @@ _BEYOND = 2**62
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which entries to list: all that each given condition is true of."""
+    """A filter of entries; all given conditions must hold."""
 
     method: str = ""
     user_id: UUID | None = None
@@ -43,25 +43,27 @@ class Wanted:
 
 
 async def enter(tx: WriteSession, user_id: UUID) -> None:
-    """Lets a transaction write into the log of an account of which nobody knew when it began."""
+    """Let the transaction write into the log of an account that was not known when it began."""
     await tx.execute(_ENTER, {"user_id": str(user_id)})
 
 
 async def lock_head(tx: WriteSession, chain_id: UUID) -> Row[*tuple[Any, ...]]:
-    """sequence, create_time (None before the first entry) and hash, with nobody else appending until the end of the
-    transaction."""
+    """Lock the head until the transaction ends. Return its sequence, create_time and hash.
+
+    The create_time is None before the first entry.
+    """
     return (await tx.execute(_LOCK_HEAD, {"chain_id": chain_id})).one()
 
 
 async def append(tx: WriteSession, values: Mapping[str, Any]) -> None:
-    """Stores an entry, its ids and the new head: one statement, since the head is locked until the commit."""
+    """Store an entry, its ids and the new head. One statement, to keep the head locked for a short time."""
     await tx.execute(_APPEND, values)
 
 
 async def list_events(
     tx: ReadSession, chain_id: UUID, wanted: Wanted, before: int | None, limit: int
 ) -> Sequence[AuditEvent]:
-    """The latest first, from the one that follows `before`. Each condition has an index in this order."""
+    """Return entries, newest first, starting after `before`. Each condition has an index in this order."""
     event: Any = _event_of(chain_id) if wanted.resource_id else AuditEvent
     sequence: Any = AuditResource.sequence if wanted.resource_id else AuditEvent.sequence
     query = select(event).order_by(sequence.desc()).limit(limit)
@@ -84,7 +86,7 @@ async def list_events(
 
 
 def _event_of(chain_id: UUID) -> Any:
-    """The entry of an AuditResource, looked up for each row: a plain join may be done by reading the whole chain."""
+    """Return the entry of an AuditResource, looked up for each row: a plain join may read the whole chain."""
     its_event = select(AuditEvent).where(_same_entry(), AuditEvent.chain_id == chain_id).correlate(AuditResource)
     return aliased(AuditEvent, its_event.limit(1).lateral())
 
@@ -94,15 +96,17 @@ def _same_entry() -> Any:
 
 
 def _first_since(chain_id: UUID, time: datetime) -> Any:
-    """Number of the first entry from a time on; greater than all when there is none."""
+    """Return the number of the first entry at or after a time; greater than all if there is none."""
     since = AuditEvent.chain_id == chain_id, AuditEvent.create_time >= time
     first = select(AuditEvent.sequence).where(*since).order_by(AuditEvent.create_time, AuditEvent.sequence).limit(1)
     return select(func.coalesce(first.scalar_subquery(), _BEYOND)).scalar_subquery()
 
 
 async def find_end(tx: ReadSession, chain_id: UUID) -> Row[int, bytes, int]:
-    """sequence and hash of the head, 0 and empty without one, and the greatest number that an entry has: as they are
-    at one moment."""
+    """Return sequence and hash of the head (0 and empty without one) and the greatest number of an entry.
+
+    A single statement, so that they belong together.
+    """
     head = select(AuditHead.sequence, AuditHead.hash).where(AuditHead.chain_id == chain_id).subquery()
     last = select(func.max(AuditEvent.sequence).label("sequence")).where(AuditEvent.chain_id == chain_id).subquery()
     columns = func.coalesce(head.c.sequence, 0), func.coalesce(head.c.hash, b""), func.coalesce(last.c.sequence, 0)
@@ -110,7 +114,7 @@ async def find_end(tx: ReadSession, chain_id: UUID) -> Row[int, bytes, int]:
 
 
 async def list_forward(tx: ReadSession, chain_id: UUID, after: int | None, limit: int) -> Sequence[Any]:
-    """Rows of entries with the `ids` stored to find them by, in ascending order."""
+    """Return entries in ascending order, each with the `ids` by which it is found."""
     ids = select(AuditResource.resource_id).where(_same_entry()).order_by(AuditResource.resource_id)
     array = func.array(ids.correlate(AuditEvent).scalar_subquery())
     query = select(*AuditEvent.__table__.columns, array.label("ids")).where(AuditEvent.chain_id == chain_id)

@@ -1,4 +1,4 @@
-"""API keys: "aiws_", 43 letters and digits of chance, and 6 that tell a key from a typing error or a guess."""
+"""API keys: "aiws_", 43 random letters and digits, and 6 check digits that reveal typing errors and guesses."""
 
 import re
 import secrets
@@ -8,7 +8,7 @@ from hashlib import sha256
 KEY_PREFIX = "aiws_"
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RANDOM_LENGTH, _CHECK_LENGTH = 43, 6  # 43 digits of base 62 are 256 bits
-_VISIBLE_LENGTH = 8  # which leaves 208 bits to guess
+_VISIBLE_LENGTH = 8  # leaves 208 bits to guess
 _FORM = re.compile(f"{KEY_PREFIX}([{_DIGITS}]{{{_RANDOM_LENGTH}}})([{_DIGITS}]{{{_CHECK_LENGTH}}})")
 
 
@@ -18,18 +18,18 @@ def new_key() -> str:
 
 
 def is_key(text: str) -> bool:
-    """Whether the text has the form of a key. Says nothing about whether it is anybody's."""
+    """Return whether the text has the form of a key. The key need not exist."""
     form = _FORM.fullmatch(text)
     return form is not None and _check_digits(form[1]) == form[2]
 
 
 def visible_part(key: str) -> str:
-    """How a key begins: what lists show of it, to recognise it."""
+    """Return the beginning of a key, which lists show to recognise it."""
     return key[: len(KEY_PREFIX) + _VISIBLE_LENGTH]
 
 
 def secret_hash(key: str) -> bytes:
-    """What is stored of a key. It needs no slow hash: nobody guesses 256 bits."""
+    """Return the hash under which a key is stored. 256 random bits need no slow hash."""
     return sha256(key.encode()).digest()
 
 

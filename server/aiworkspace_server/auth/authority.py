@@ -1,4 +1,4 @@
-"""Who holds which permission where: pure functions over what the contract grants to roles."""
+"""Permissions and roles: pure functions over the grants that the contract declares."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from ..kit.contract import ContractError, Method
 
 
 def _grants(enum: Any, prefix: str) -> dict[str, frozenset[str]]:
-    """Permissions of each role of an enum of the contract, by its name in lower case without the prefix."""
+    """Return the permissions of each role of an enum, by its name in lower case without the prefix."""
     values = [value for value in enum.DESCRIPTOR.values if value.number]
     grants = {value.name: value.GetOptions().Extensions[options.grants] for value in values}
     return {name.removeprefix(prefix).lower(): frozenset(names) for name, names in grants.items()}
@@ -25,7 +25,7 @@ PERMISSIONS = frozenset(
     for value in options.Permission.DESCRIPTOR.values
     if value.number
 )
-ROLES = _grants(org_pb2.Role, "ROLE_")  # "custom" has none here: its permissions are the organization's to say
+ROLES = _grants(org_pb2.Role, "ROLE_")  # "custom" has none here: organizations define its permissions
 WORKSPACE_ROLES = _grants(workspace_pb2.WorkspaceRole, "WORKSPACE_ROLE_")
 WORKSPACE_PERMISSIONS = WORKSPACE_ROLES["manager"]  # all that are held in a workspace
 ADMINISTER = "workspace.administer"
@@ -33,7 +33,7 @@ ADMINISTER = "workspace.administer"
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """Somebody's place in an organization."""
+    """A membership in an organization, with its permissions."""
 
     org_id: UUID
     role: str
@@ -55,7 +55,7 @@ class KeyScope:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls, and their organizations as they were a moment ago: with a session, or with an API key."""
+    """The caller of a session or API key, with memberships that may be a second old."""
 
     user_id: UUID
     session_id: UUID | None
@@ -95,7 +95,7 @@ class Scope:
     org_id: UUID
     workspace_id: UUID | None = None
     open_to_org: bool = False  # whether roles in the organization count in the workspace
-    roles: tuple[tuple[str, UUID | None], ...] = ()  # of the caller in the workspace, with the team that has it
+    roles: tuple[tuple[str, UUID | None], ...] = ()  # the caller's roles in the workspace; of a team, with its id
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Source:
 
 
 def sources(principal: Principal, scope: Scope) -> Iterator[Source]:
-    """Every role that counts in the scope. There are none outside of the caller's organizations."""
+    """Yield the roles that count in the scope. Outside of the caller's organizations there are none."""
     membership = principal.memberships.get(scope.org_id)
     if membership is None:
         return
@@ -125,7 +125,7 @@ def sources(principal: Principal, scope: Scope) -> Iterator[Source]:
 
 
 def held(principal: Principal, scope: Scope) -> frozenset[str]:
-    """The permissions that the caller has in the scope."""
+    """Return the permissions that the caller has in the scope."""
     permissions = frozenset[str]().union(*(source.permissions for source in sources(principal, scope)))
     key = principal.key
     if key is None:
@@ -134,7 +134,7 @@ def held(principal: Principal, scope: Scope) -> frozenset[str]:
 
 
 def sees(principal: Principal, scope: Scope) -> bool:
-    """Whether the caller may know that what lies in the scope exists."""
+    """Return whether the caller may know that resources in the scope exist."""
     if scope.org_id not in principal.memberships or not (principal.key is None or principal.key.reaches(scope)):
         return False
     return scope.workspace_id is None or any(
@@ -143,7 +143,7 @@ def sees(principal: Principal, scope: Scope) -> bool:
 
 
 def read_memberships(rows: Iterable[Mapping[str, Any]]) -> dict[UUID, Membership]:
-    """Those of a row of the look-up functions."""
+    """Return the memberships in a row of a lookup function, by organization."""
     found = {}
     for row in rows:
         org_id, role = UUID(row["org_id"]), row["role"]
@@ -154,7 +154,7 @@ def read_memberships(rows: Iterable[Mapping[str, Any]]) -> dict[UUID, Membership
 
 
 def check_permissions(methods: Iterable[Method]) -> None:
-    """Raises ContractError for a permission that no role includes, and for a role with one that nobody declared."""
+    """Raise ContractError for a permission that no role includes, and for a role with an undeclared permission."""
     for roles in (ROLES, WORKSPACE_ROLES):
         for role, permissions in roles.items():
             if unknown := permissions - PERMISSIONS:

@@ -1,6 +1,7 @@
-"""Cookies of browsers: tokens where no script can read them, and the proof that a call comes from the page itself.
+"""Cookies for browsers: tokens that scripts cannot read, and CSRF tokens.
 
-A browser sends cookies along with whatever it is told to send, by whichever page; the CSRF token it does not.
+A browser sends cookies with every request, whichever page causes it. It does not send the CSRF token by itself, so the
+token proves that the call comes from the page of the session.
 """
 
 import hmac
@@ -17,7 +18,7 @@ from ..kit.timestamps import now
 from . import devices
 from .tokens import Issued
 
-# The prefixes are promises that browsers enforce: set by this host, over TLS, and with __Host- for all of its paths.
+# Browsers enforce the prefixes: set by this host, over TLS, and with __Host- for all of its paths.
 ACCESS = "__Host-aiws_access"
 REFRESH = "__Secure-aiws_refresh"
 DEVICE = "__Host-aiws_device"
@@ -52,14 +53,14 @@ SIGNED_OUT = Cookie(ACCESS, "", 0), Cookie(REFRESH, "", 0, _REFRESH_PATH)
 
 
 async def send(call: Call, cookies: Iterable[Cookie]) -> None:
-    """Sends all cookies of an answer. They go ahead of it, so this is for once, when nothing can fail any more."""
+    """Send all cookies of a response, ahead of it. Must be called once, after everything that can fail."""
     await call.context.send_initial_metadata(tuple(("set-cookie", str(cookie)) for cookie in cookies))
 
 
 def tokens(call: Call) -> Mapping[str, str]:
-    """The tokens that came as cookies, by the cookie's name.
+    """Return the tokens that came as cookies, by the cookie's name.
 
-    Raises Unauthenticated when one came twice, or together with a bearer token: then it is not clear who calls.
+    Raises Unauthenticated if one came twice, or together with a bearer token: the caller would be ambiguous.
     """
     found: dict[str, str] = {}
     for name, value in _pairs(call):
@@ -71,7 +72,7 @@ def tokens(call: Call) -> Mapping[str, str]:
 
 
 def device_token(call: Call) -> str:
-    """The device token that came as a cookie, or nothing."""
+    """Return the device token that came as a cookie, or an empty string."""
     return next((value for name, value in _pairs(call) if name == DEVICE), "")
 
 
@@ -83,7 +84,7 @@ def _pairs(call: Call) -> Iterator[tuple[str, str]]:
 
 
 class CsrfTokens:
-    """What a page shows, besides its cookies, to call for its session."""
+    """Makes and checks the token that a page sends beside its cookies."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -93,7 +94,7 @@ class CsrfTokens:
         return urlsafe_b64encode(digest).rstrip(b"=").decode()
 
     def check(self, call: Call, session_id: UUID) -> None:
-        """Raises Unauthenticated unless the call shows the one of the session."""
+        """Raise Unauthenticated unless the call has the CSRF token of the session."""
         given = call.metadata.get("x-csrf-token", ())
         if len(given) != 1 or not hmac.compare_digest(given[0].encode(), self.of(session_id).encode()):
             raise Unauthenticated

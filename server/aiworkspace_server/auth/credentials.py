@@ -1,4 +1,4 @@
-"""Everything that people sign in with, and what checks it."""
+"""Credentials of all kinds, and the objects that check them."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -21,7 +21,7 @@ from .tokens import Tokens
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What the parts of a sign-in share: they are made of the same secrets."""
+    """The parts of authentication that are built from the same secrets."""
 
     access_tokens: Tokens
     refresh_tokens: Tokens
@@ -55,6 +55,6 @@ class Credentials:
         )
 
     def use_keys(self, keys: Keys) -> None:
-        """From now on tokens are signed and checked with these."""
+        """Sign and check tokens with these keys from now on."""
         self.access_tokens.use(keys.access)
         self.refresh_tokens.use(keys.refresh)

@@ -1,6 +1,6 @@
-"""Device tokens: what a device shows to be known at its next sign-in, whatever became of its sessions.
+"""Device tokens: they make a device known at its next sign-in, also after its sessions have ended.
 
-A token is good for one account and proves an earlier sign-in, nothing more: the password is needed all the same.
+A token is valid for one account and proves an earlier sign-in. It does not replace the password.
 """
 
 import base64
@@ -25,13 +25,13 @@ class Devices:
         self._key = key
 
     def issue(self, user_id: UUID, device_id: UUID | None) -> str:
-        """A token of the device, or of a new one."""
+        """Return a token of the device, or of a new device."""
         device = (device_id or new_id()).bytes
         content = _CONTENT.pack(_VERSION, user_id.bytes, device, int(now().timestamp()))
         return base64.urlsafe_b64encode(content + self._sign(content)).rstrip(b"=").decode()
 
     def check(self, token: str, user_id: UUID) -> UUID | None:
-        """The device that the token is of; None when it is not ours, of another account, or expired."""
+        """Return the device of a token; None if the token is forged, expired or of another account."""
         try:
             decoded = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):

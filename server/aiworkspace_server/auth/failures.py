@@ -1,9 +1,9 @@
-"""Limits failed credentials: an address that guesses is refused before anything is looked up; others are not.
+"""Limits failed credentials per network address, before they cost a query.
 
-What can be checked without a query never costs one: signatures of tokens, the form of API keys, sessions that were
-found to have ended. Each failure counts for the network address that it came from. Above the limit of the contract,
-credentials from there that this process does not know are refused; tokens with a good signature and keys that worked
-lately go on working, so that a guesser behind the same address as other callers does not harm them.
+Signatures of tokens, the form of API keys, and sessions that were found to have ended are checked without a query. Each
+failure counts for the network address of the call. Above the limit of the contract, credentials from there that this
+process does not know are refused. Tokens with a valid signature and recently used keys still work, so that a guesser
+does not harm other callers behind the same address.
 """
 
 import asyncio
@@ -26,16 +26,16 @@ from ..kit.limits import Counters
 from .tokens import Claims, TokenExpired
 
 _CLASS = options.RateLimitClass.DESCRIPTOR.values_by_number[options.RATE_LIMIT_CLASS_FAILED_CREDENTIALS]
-LOOK_UPS_AT_ONCE = 4  # of unknown credentials from one address, so that few are looked up before failures count
+LOOK_UPS_AT_ONCE = 4  # concurrent lookups of unknown credentials per address: few happen before failures count
 _MOST_REMEMBERED = 50_000
 _GOOD_SECONDS = 900.0
-_REFUSED_SECONDS = 1.0  # for which an address is refused without asking the counters again
-# An ended session stays ended, but for one that is refreshed by a server whose clock is behind.
+_REFUSED_SECONDS = 1.0  # during which an address is refused without reading the counters again
+# An ended session stays ended, unless a server whose clock is behind refreshes it.
 _ENDED_SECONDS = 10.0
 
 
 class Failures:
-    """Counts failed credentials by network address. `clock`: in seconds, for how long a credential stays known."""
+    """Counts failed credentials by network address. `clock` returns seconds, for how long credentials stay known."""
 
     def __init__(self, counters: Counters, factor: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._counters = counters
@@ -50,8 +50,8 @@ class Failures:
     async def attempt(self, address: str, credential: bytes | None = None) -> AsyncIterator[None]:
         """Wrap a check of credentials, which raises Unauthenticated if they are bad.
 
-        Raises RateLimited instead of running it after too many failures from the address. `credential` is a hash of
-        what is checked, by which it is remembered when it is good.
+        After too many failures from the address, raises RateLimited instead of running the check. `credential` is a
+        hash of the credential, by which a good one is remembered.
         """
         network = network_of(address)
         if credential is not None and credential in self._good:
@@ -75,9 +75,9 @@ class Failures:
             self._good[credential] = None
 
     async def checked(self, address: str, check: Callable[[], Claims]) -> Claims:
-        """What a check of a signed token gives. A good signature cannot be guessed, so only failures are limited.
+        """Return the claims of a signed token. A valid signature cannot be guessed, so only failures are limited.
 
-        Raises Unauthenticated, or RateLimited after too many failures; an expired token of ours counts as none.
+        Raises Unauthenticated, or RateLimited after too many failures. Our own expired tokens do not count as failures.
         """
         try:
             return check()
@@ -88,11 +88,11 @@ class Failures:
                 raise
 
     def note_end(self, session_id: UUID) -> None:
-        """The session was found to have ended."""
+        """Remember that the session was found to have ended."""
         self._ended[session_id] = None
 
     def has_ended(self, session_id: UUID) -> bool:
-        """Whether the session was found to have ended a moment ago."""
+        """Return whether the session was recently found to have ended."""
         return session_id in self._ended
 
     async def _check(self, network: str) -> None:
@@ -114,5 +114,5 @@ class Failures:
 
     def _refusal(self, network: str, reset_time: float) -> RateLimited:
         wait = max(1, math.ceil(reset_time - time.time()))
-        message = f"Too many bad credentials came from this address; go on in {wait} s."
+        message = f"Too many invalid credentials came from this address; retry in {wait} s."
         return RateLimited(f"address:{network}", message, wait)

@@ -1,6 +1,7 @@
-"""Addresses that an account had: whoever registers one again has made as many organizations as before.
+"""Addresses that accounts gave up, with how many organizations were created with each.
 
-Else a person would multiply the allowance by deleting an account and registering its address again.
+An account that registers such an address continues that count. Otherwise a person could multiply the allowance by
+deleting the account and registering again.
 """
 
 import hmac
@@ -26,13 +27,13 @@ class FormerAddress(Base):
 
 
 class FormerAddresses:
-    """Knows addresses by a keyed hash alone."""
+    """Stores and finds former addresses by a keyed hash."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     async def note(self, tx: WriteSession, user: User) -> None:
-        """Call before the account loses its address. Of one that was not verified it says nothing about its owner."""
+        """Remember the address of an account that is about to lose it. Unverified addresses prove nothing: ignored."""
         if user.email is None or user.verify_time is None or not user.created_org_count:
             return
         values = {"created_org_count": user.created_org_count, "update_time": now()}
@@ -42,7 +43,7 @@ class FormerAddresses:
         await tx.execute(new.on_conflict_do_update(index_elements=["address_hash"], set_=changes))
 
     async def created_org_count(self, tx: ReadSession, email: str) -> int:
-        """How many organizations an account made that had the address lately."""
+        """Return how many organizations were created by accounts that recently had the address."""
         query = select(FormerAddress.created_org_count).where(
             FormerAddress.address_hash == self._hash(email), FormerAddress.update_time > now() - _KEPT
         )
@@ -53,5 +54,5 @@ class FormerAddresses:
 
 
 async def forget_former_addresses(tx: WriteSession) -> None:
-    """Deletes those that were noted long ago."""
+    """Delete former addresses after their retention."""
     await tx.execute(delete(FormerAddress).where(FormerAddress.update_time <= now() - _KEPT))

@@ -1,4 +1,4 @@
-"""Security notices: mails that tell people what happened to their account, in case it was not them."""
+"""Security notices: mails about changes of an account, in case its owner did not make them."""
 
 from enum import StrEnum
 from uuid import UUID
@@ -13,7 +13,7 @@ _SEND = "auth.send_notice"
 
 
 class Notice(StrEnum):
-    """What happened."""
+    """The kinds of notices."""
 
     PASSWORD_CHANGED = "password_changed"
     PASSWORD_RESET = "password_reset"
@@ -22,7 +22,7 @@ class Notice(StrEnum):
     API_KEY_CREATED = "api_key_created"
 
 
-# What happened, and what to do when it was somebody else.
+# Subject, what happened, and what to do if it was somebody else.
 _TEXTS = {
     Notice.PASSWORD_CHANGED: (
         "Your password was changed",
@@ -60,7 +60,7 @@ If that was expected, there is nothing to do. If it was not: {to_do}
 
 
 class Notices:
-    """Asks for notices, and sends them."""
+    """Enqueues and sends notices."""
 
     def __init__(self, db: Database, jobs: Jobs, mailer: Mailer) -> None:
         self._db = db

@@ -1,4 +1,4 @@
-"""Keys of tokens, as the settings name them: each with the one algorithm that it is good for."""
+"""The keys that sign and check tokens, read from the settings. Each is bound to one algorithm."""
 
 import json
 from base64 import urlsafe_b64encode
@@ -24,25 +24,25 @@ _LEAST_RSA_BITS = 2048
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key of tokens. Its id decides which algorithm a token has to have: what the token says does not count."""
+    """A key of tokens. It decides which algorithm a token must have; the token's own claim about it is ignored."""
 
     id: str
     algorithm: str
     verifying: PublicKey | bytes = field(repr=False)
-    signing: PrivateKey | bytes | None = field(default=None, repr=False)  # None: it only checks
-    jwk: Mapping[str, str] | None = None  # its public part, when it has one
+    signing: PrivateKey | bytes | None = field(default=None, repr=False)  # None: only checks
+    jwk: Mapping[str, str] | None = None  # its public part, if it has one
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Of each kind of token: the first signs, all of them check."""
+    """The keys of each kind of token: the first signs, all of them check."""
 
     access: tuple[Key, ...]
     refresh: tuple[Key, ...]
 
 
 def read_keys(settings: Settings) -> Keys:
-    """Raises SettingsError for a file that cannot be read, and for a key that is weak or there twice."""
+    """Read the keys. Raises SettingsError for an unreadable file, a weak key and a duplicate."""
     path = settings.jwt_private_key_file
     main = _file_key(path, "JWT_PRIVATE_KEY_FILE", signs=True) if path else _secret_key("access", settings.jwt_secret)
     others = _only_check("access", settings.jwt_other_secrets)
@@ -69,14 +69,14 @@ def _only_check(kind: str, secrets: Iterable[SecretStr] | None) -> list[Key]:
 
 
 def _file_key(path: Path, name: str, *, signs: bool = False) -> Key:
-    """The key in a PEM file, whose own name is not shown: it may be a key that was put in the wrong place."""
+    """Read the key in a PEM file. Errors do not show its path: it may be a key that was put in the wrong place."""
     try:
         data = path.read_bytes()
         private = load_pem_private_key(data, None) if signs or b"PRIVATE KEY-----" in data else None
         public = private.public_key() if private else load_pem_public_key(data)
     except OSError as error:
         raise SettingsError([f"{name} cannot be read: {error.strerror}"]) from None
-    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it wants a password
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it is encrypted
         raise SettingsError([f"{name} holds no unencrypted PEM key{' that can sign' if signs else ''}"]) from None
     found = _public_part(public)
     if found is None:
@@ -87,7 +87,7 @@ def _file_key(path: Path, name: str, *, signs: bool = False) -> Key:
 
 
 def _public_part(key: object) -> tuple[PublicKey, str, dict[str, str]] | None:
-    """The key with its algorithm and as a JWK. None when it is of a kind that signs no tokens."""
+    """Return the public key, its algorithm and its JWK; None for a kind of key that is not supported."""
     if isinstance(key, Ed25519PublicKey):
         return key, "EdDSA", _jwk("EdDSA", OKPAlgorithm.to_jwk(key, as_dict=True))
     if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
@@ -98,7 +98,7 @@ def _public_part(key: object) -> tuple[PublicKey, str, dict[str, str]] | None:
 
 
 def _jwk(algorithm: str, numbers: Mapping[str, str]) -> dict[str, str]:
-    """With the thumbprint of RFC 7638 as its id."""
+    """Return a JWK whose id is its thumbprint (RFC 7638)."""
     key = {name: numbers[name] for name in ("crv", "e", "kty", "n", "x", "y") if name in numbers}
     digest = sha256(json.dumps(key, separators=(",", ":"), sort_keys=True).encode()).digest()
     return {**key, "kid": urlsafe_b64encode(digest).rstrip(b"=").decode(), "alg": algorithm, "use": "sig"}

@@ -12,7 +12,7 @@ from ..kit.postgres import Base
 class User(Base):
     """A person or, without email address and password, a service account of an organization.
 
-    One that was deleted keeps its id and its times, since the ledger and audit logs name it.
+    A deleted account keeps its id and times, because the ledger and audit logs refer to it.
     """
 
     __tablename__ = "users"
@@ -22,18 +22,18 @@ class User(Base):
     email: Mapped[str | None]
     display_name: Mapped[str]
     password_hash: Mapped[str | None]
-    verify_time: Mapped[datetime | None]  # when mail to the address was shown to arrive
+    verify_time: Mapped[datetime | None]  # when the email address was verified
     request_id: Mapped[UUID | None]  # of the Register call, so that it can be repeated
-    created_org_count: Mapped[int] = mapped_column(default=0)  # deleted ones included
+    created_org_count: Mapped[int] = mapped_column(default=0)  # including deleted ones
     version: Mapped[int] = mapped_column(default=1)
     create_time: Mapped[datetime]
     update_time: Mapped[datetime]
     delete_time: Mapped[datetime | None]
-    erase_time: Mapped[datetime | None]  # when nothing was left of what it said, after a deletion
+    erase_time: Mapped[datetime | None]  # when its content was erased, after its deletion
 
 
 class Session(Base):
-    """A sign-in. `refresh_id` names the one refresh token that is good; the one before it serves lost replies."""
+    """A sign-in. `refresh_id` is that of the valid refresh token; the previous one is accepted after a lost reply."""
 
     __tablename__ = "sessions"
 
@@ -45,7 +45,7 @@ class Session(Base):
     refresh_id: Mapped[UUID]
     previous_refresh_id: Mapped[UUID | None]
     refresh_time: Mapped[datetime]  # of the last refresh, by the clock of PostgreSQL
-    issue_time: Mapped[datetime]  # of the present tokens, by the clock of the server that made them
+    issue_time: Mapped[datetime]  # of the current tokens, by the clock of the server that made them
     create_time: Mapped[datetime]
     last_use_time: Mapped[datetime]
     expire_time: Mapped[datetime]

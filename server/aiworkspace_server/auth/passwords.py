@@ -1,4 +1,4 @@
-"""Passwords: refused when easily guessed, and hashed with bcrypt over a keyed hash, in threads of their own."""
+"""Passwords: refused if easily guessed, and hashed with bcrypt over a keyed hash, in separate threads."""
 
 import asyncio
 import base64
@@ -21,16 +21,16 @@ Result = TypeVar("Result")
 
 
 class _Queue:
-    """Threads that hash, and a bounded queue of what waits for them."""
+    """Threads that hash passwords, with a bounded queue."""
 
     def __init__(self, name: str) -> None:
         self._threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix=f"passwords-{name}")
         self._waiting = 0
 
     async def run(self, function: Callable[[*Args], Result], *args: *Args) -> Result:
-        """Raises Unavailable when too many wait."""
+        """Run the function in a thread. Raises Unavailable if the queue is full."""
         if self._waiting >= MOST_WAITING:
-            raise Unavailable("Too many people are signing in. Try again in a moment.", retry_seconds=5)
+            raise Unavailable("Too many people are signing in at the moment. Retry in 5 s.", retry_seconds=5)
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
@@ -44,11 +44,11 @@ class _Queue:
 class Passwords:
     """Hashes and checks passwords.
 
-    A password is hashed in its normal form, and compared in that form and as it was typed: older hashes are of that.
-    HMAC-SHA-384 with the pepper comes first: bcrypt reads 72 bytes and stops at NUL, and a stolen table is of no use
-    without the pepper. Threads of their own do it, so that a storm of sign-ins leaves the event loop alone; beyond a
-    bounded queue callers are sent away. Whoever is known, by a device or a session, has a queue and threads apart from
-    those of strangers, who so cannot make them wait.
+    A password is hashed in its normal form. It is compared in that form and as it was typed, which older hashes used.
+    HMAC-SHA-384 with the pepper comes first: bcrypt reads only 72 bytes and stops at NUL, and without the pepper a
+    stolen table is useless. Hashing runs in threads with a bounded queue, so that many sign-ins do not block the event
+    loop. Callers that are known by a device or a session have their own queue and threads, so that strangers cannot
+    make them wait.
     """
 
     def __init__(self, pepper: str, cost: int) -> None:
@@ -58,14 +58,14 @@ class Passwords:
         self.nobodys_hash = self.hash("")
 
     async def hash_new(self, password: str, field: str, inputs: Sequence[str], *, known: bool = False) -> str:
-        """The hash of a password that somebody chose. `inputs` is what others know of them: address and name.
+        """Return the hash of a new password. `inputs` are the owner's address and name, which others know.
 
-        Raises InvalidArgument, naming the field, when it is easily guessed.
+        Raises InvalidArgument, naming the field, if the password is easily guessed.
         """
         return await self._queue(known).run(self._hash_new, password, field, inputs)
 
     async def matches(self, password: str, password_hash: str | None, *, known: bool = False) -> bool:
-        """Whether the password belongs to the hash. Without a hash it takes as long, and is False."""
+        """Return whether the password belongs to the hash. Without a hash, return False after the same time."""
         found = await self._queue(known).run(self._check, password, password_hash or self.nobodys_hash)
         return found and password_hash is not None
 

@@ -1,4 +1,4 @@
-"""Finds out who calls: the credentials of a call, the session or API key behind them, and the roles of its owner."""
+"""Authentication: the credentials of a call, their session or API key, and the owner's memberships."""
 
 import hashlib
 import time
@@ -26,8 +26,8 @@ _LAST_USE = timedelta(minutes=1)
 class Authenticator:
     """Finds the principal of a call.
 
-    Both look-ups are cached: the check of a signature by a hash of the whole token, principals for a second. A caller
-    that is refused on cached roles asks for `fresh` ones first, so that the cache never hides a new permission.
+    Verified signatures are cached by a hash of the whole token, principals for a second. Before a caller is refused
+    on cached roles, they are read again, so that the cache never hides a new permission.
     """
 
     def __init__(self, db: Database, access_tokens: Tokens, csrf_tokens: CsrfTokens, failures: Failures) -> None:
@@ -37,10 +37,10 @@ class Authenticator:
         self._failures = failures
         self._claims: LRUCache[bytes, Claims] = LRUCache(_MOST_CACHED)
         self.remembered: TTLCache[UUID | bytes, Principal] = TTLCache(_MOST_CACHED, _FRESH_SECONDS)
-        self._changes = 0  # how often something had to be forgotten
+        self._changes = 0  # counts invalidations of the caches
 
     async def authenticate(self, call: Call) -> None:
-        """Sets the call's principal. Raises Unauthenticated, or RateLimited after too many failures."""
+        """Set the call's principal. Raises Unauthenticated, or RateLimited after too many failures."""
         cookie = cookies.tokens(call).get(cookies.ACCESS)
         token = _bearer(call) if cookie is None else cookie
         if token.startswith(KEY_PREFIX) and cookie is None:
@@ -57,14 +57,14 @@ class Authenticator:
         _identify(call, principal)
 
     async def refresh(self, call: Call) -> None:
-        """Reads the call's principal anew. Raises Unauthenticated when its credentials have ended."""
+        """Read the call's principal again. Raises Unauthenticated if its credentials have ended."""
         if call.session_id:
             _identify(call, await self._load_session(call, call.session_id))
         else:
             _identify(call, await self._load_key(call, secret_hash(_bearer(call))))
 
     async def recheck(self, call: Call) -> None:
-        """The same for a call that goes on, from what is remembered for others. A token may expire meanwhile."""
+        """Check the credentials of an ongoing call, with cached principals. Expiry of its token does not count."""
         principal = self.remembered.get(call.session_id or secret_hash(_bearer(call)))
         if principal:
             _identify(call, principal)
@@ -72,14 +72,14 @@ class Authenticator:
             await self.refresh(call)
 
     def forget(self, user_id: UUID) -> None:
-        """Makes the next call of this person read sessions and roles anew."""
+        """Drop the cached principals of a person."""
         self._changes += 1
         for key, principal in list(self.remembered.items()):
             if principal.user_id == user_id:
                 self.remembered.pop(key, None)
 
     def forget_org(self, org_id: UUID) -> None:
-        """The same for everybody in an organization."""
+        """Drop the cached principals of everybody in an organization."""
         self._changes += 1
         for key, principal in list(self.remembered.items()):
             if org_id in principal.memberships:
@@ -88,7 +88,7 @@ class Authenticator:
     async def _check(self, call: Call, token: str) -> Claims:
         key = hashlib.sha256(token.encode()).digest()
         claims = self._claims.get(key)
-        if claims is None or claims.key_id not in self._tokens.keys:  # else a retired key would live on in here
+        if claims is None or claims.key_id not in self._tokens.keys:  # a retired key must not live on in the cache
             claims = self._claims[key] = await self._failures.checked(call.address, lambda: self._tokens.check(token))
         if claims.expire_time + LEEWAY.total_seconds() <= time.time():
             raise TokenExpired
@@ -129,13 +129,13 @@ class Authenticator:
                 await store.touch_api_key(tx, row.id, call.address)
         workspaces = None if row.workspace_ids is None else frozenset(row.workspace_ids)
         scope = KeyScope(row.id, frozenset(row.permissions), workspaces)
-        membership = read_memberships(row.memberships)[row.org_id]  # a key works in its own organization alone
+        membership = read_memberships(row.memberships)[row.org_id]  # a key works only in its own organization
         principal = Principal(row.user_id, None, scope, {row.org_id: membership})
         self._remember(digest, principal, changes)
         return principal
 
     def _remember(self, key: UUID | bytes, principal: Principal, changes: int) -> None:
-        if changes == self._changes:  # else it may have been read before the change
+        if changes == self._changes:  # otherwise it may have been read before a change
             self.remembered[key] = principal
 
 
@@ -145,7 +145,7 @@ def _identify(call: Call, principal: Principal) -> None:
 
 
 def _bearer(call: Call) -> str:
-    """The token of the call's one authorization header. Raises Unauthenticated."""
+    """Return the token of the call's authorization header. Raises Unauthenticated unless there is exactly one."""
     values = call.metadata.get("authorization", ())
     scheme, _, token = values[0].partition(" ") if len(values) == 1 else ("", "", "")
     if scheme.lower() != "bearer":

@@ -17,14 +17,14 @@ from . import store
 from .models import Session, User
 from .tokens import Claims, Issued, Tokens
 
-# In which a used refresh token gives the same tokens again. By the clock of PostgreSQL: those of two servers may be
-# further apart, and a repeated exchange would look like a stolen token.
+# How long a used refresh token returns the same tokens again. By the clock of PostgreSQL: clocks of two servers may
+# differ by more, and a repeated exchange would look like a stolen token.
 _REPEAT_WINDOW = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where somebody signs in from."""
+    """The device from which somebody signs in."""
 
     name: str
     address: str
@@ -67,11 +67,11 @@ class Sessions:
         return self._pair(session)
 
     def check(self, refresh_token: str) -> Claims:
-        """What a refresh token says. Whether it is the session's latest is for `refresh` to find out."""
+        """Return the claims of a refresh token. `refresh` checks whether it is the session's latest."""
         return self._refresh.check(refresh_token)
 
     async def refresh(self, tx: WriteSession, claims: Claims, address: str) -> tuple[UUID, Pair | None]:
-        """Whose session it is, and its next tokens: None when it had to be ended because an old token came back.
+        """Return the session's owner and next tokens, None if the session was ended because an old token was reused.
 
         Raises SessionEnded.
         """
@@ -96,22 +96,23 @@ class Sessions:
         session.expire_time = time + self._refresh.lifetime
 
     def _pair(self, session: Session) -> Pair:
-        """The session's present tokens: the same each time until the session is refreshed."""
+        """Return the session's current tokens: the same each time until the session is refreshed."""
         whose = session.user_id, session.id, session.issue_time
         access_id = UUID(bytes=hmac.digest(self._lineage_key, session.refresh_id.bytes, "sha256")[:16])
         return Pair(session.id, self._access.issue(*whose, access_id), self._refresh.issue(*whose, session.refresh_id))
 
 
 async def add_user(tx: WriteSession, values: dict[str, Any]) -> User | None:
-    """A new account, or None when the email address has one."""
+    """Create an account, or return None if the email address has one."""
     time = now()
     return await store.add_user(tx, {**values, "version": 1, "create_time": time, "update_time": time})
 
 
 async def lock_checked(tx: WriteSession, checked: User) -> User:
-    """The account with the password that was checked, which stays until the transaction ends.
+    """Lock and return the account whose password was checked.
 
-    Raises wrong_password when it was changed since, so that the old one starts no session that the change would miss.
+    Raises Unauthenticated if the password was changed since: a session started with the old one would survive the
+    change.
     """
     user = await store.lock_user(tx, checked.id)
     if user.password_hash != checked.password_hash:
@@ -120,7 +121,7 @@ async def lock_checked(tx: WriteSession, checked: User) -> User:
 
 
 async def set_password(tx: WriteSession, checked: User, session_id: UUID, password_hash: str) -> None:
-    """Replaces the password that was checked, and ends all sessions but this one."""
+    """Replace the password that was checked, and end all sessions except this one."""
     user = await lock_checked(tx, checked)
     user.password_hash = password_hash
     user.version += 1
@@ -146,23 +147,25 @@ async def revoke_session(tx: WriteSession, user_id: UUID, session_id: UUID) -> N
 
 
 async def revoke_all_sessions(tx: WriteSession, user_id: UUID, kept: UUID | None) -> int:
-    """How many sessions that ended."""
-    await store.lock_user(tx, user_id)  # or two calls could each hold sessions that the other one waits for
+    """End all sessions except `kept`. Return how many were ended."""
+    await store.lock_user(tx, user_id)  # otherwise two calls could deadlock on the sessions
     return await store.revoke_sessions(tx, user_id, now(), kept)
 
 
 async def check_may_register(tx: ReadSession, registration: Registration, email: str) -> None:
-    """Raise FailedPrecondition if this address may not be registered, whether or not it has an account."""
+    """Raise FailedPrecondition if this address must not be registered, whether or not it has an account."""
     if registration == "open" or (registration == "invited" and await store.is_invited(tx, email)):
         return
     how = (
-        "only people who are invited make accounts" if registration == "invited" else "only its operator makes accounts"
+        "an open invitation to this address is required"
+        if registration == "invited"
+        else "only the server's operator creates accounts"
     )
-    raise FailedPrecondition(pb.ERROR_REASON_REGISTRATION_CLOSED, f"Registration is closed here: {how}.")
+    raise FailedPrecondition(pb.ERROR_REASON_REGISTRATION_CLOSED, f"Registration is closed: {how}.")
 
 
 class SessionEnded(Unauthenticated):
-    """The session of a refresh token has ended. Its metadata tell clients this apart from a refused token."""
+    """The session of a refresh token has ended. Metadata distinguishes this from an invalid token."""
 
     def __init__(self) -> None:
         message = "The session has ended: sign in again."
@@ -171,13 +174,13 @@ class SessionEnded(Unauthenticated):
 
 def email_unverified() -> FailedPrecondition:
     return FailedPrecondition(
-        pb.ERROR_REASON_EMAIL_UNVERIFIED, "Confirm your email address first, with the token that was mailed to it."
+        pb.ERROR_REASON_EMAIL_UNVERIFIED, "Verify your email address first, with the token that was mailed to it."
     )
 
 
 def wrong_password() -> Unauthenticated:
-    return Unauthenticated(pb.ERROR_REASON_PASSWORD_WRONG, "Email address and password do not belong together.")
+    return Unauthenticated(pb.ERROR_REASON_PASSWORD_WRONG, "The email address or the password is wrong.")
 
 
 def address_taken() -> AlreadyExists:
-    return AlreadyExists("This email address has an account: log in.", "email")
+    return AlreadyExists("This email address already has an account: log in.", "email")

@@ -26,9 +26,9 @@ from .tokens import Claims, TokenExpired
 
 Answer = TypeVar("Answer", pb.RegisterResponse, pb.LoginResponse)
 
-# Told of a new account, in the transaction that makes it.
+# Called with a new account, in the transaction that creates it.
 Registered = Callable[[WriteSession, User], Awaitable[None]]
-# Told of a new password, in the transaction that sets it.
+# Called with the account of a new password, in the transaction that sets it.
 PasswordChanged = Callable[[WriteSession, UUID], Awaitable[None]]
 
 
@@ -64,13 +64,13 @@ class AuthServicer(AuthServiceServicer):
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterResponse:
         async with self._db.read() as tx:
             await service.check_may_register(tx, self._registration, request.email)
-            earlier = await store.find_user_by_email(tx, request.email)  # before the password is hashed in vain
+            earlier = await store.find_user_by_email(tx, request.email)  # saves hashing the password
         made = None if earlier else await self._register(request)
         user, pair = made or await self._register_again(request)
         return await self._welcome(pb.RegisterResponse, user, pair, None, by_cookie=request.use_cookies)
 
     async def _register(self, request: pb.RegisterRequest) -> tuple[User, Pair] | None:
-        """Create an account and its first session. Return None if another call created it first."""
+        """Create an account and its first session. Return None if a concurrent call has created it."""
         user_id, known = new_id(), (request.email, request.display_name)
         values = {
             "id": user_id,
@@ -89,9 +89,9 @@ class AuthServicer(AuthServiceServicer):
             return user, pair
 
     async def _register_again(self, request: pb.RegisterRequest) -> tuple[User, Pair]:
-        """Signs in to the account that an earlier call with the same request_id and password made.
+        """Sign in to the account that an earlier call with the same request_id and password created.
 
-        Other calls leave nothing in the audit log of the account: strangers could fill it.
+        Calls that fail here are not in the account's audit log: strangers could fill it.
         """
         user = await self._find(request.email)
         if user is None or user.request_id is None or str(user.request_id) != request.request_id.lower():
@@ -105,7 +105,7 @@ class AuthServicer(AuthServiceServicer):
 
     async def Login(self, request: pb.LoginRequest, context: Any) -> pb.LoginResponse:
         found = await self._find(request.email)
-        current.get().subject = found.id if found else None  # whose log has the call, refused or not
+        current.get().subject = found.id if found else None  # its audit log has the call, refused or not
         device_token = request.device_token or cookies.device_token(current.get())
         device_id = self._devices.check(device_token, found.id) if found else None
         user = await self._check_password(request, found, device_id)
@@ -119,7 +119,7 @@ class AuthServicer(AuthServiceServicer):
     async def _check_password(
         self, request: pb.RegisterRequest | pb.LoginRequest, user: User | None, device_id: UUID | None
     ) -> User:
-        """The account, if it is one. No connection is held while the password is hashed."""
+        """Check the password and return the account. No connection is held while hashing."""
         known, whose = False, self._throttle.of_account(request.email)
         if user and device_id:
             known = await self._throttle.goes_first(device_id)
@@ -146,7 +146,7 @@ class AuthServicer(AuthServiceServicer):
     async def _welcome(
         self, answer: type[Answer], user: User, pair: Pair, device_id: UUID | None, *, by_cookie: bool
     ) -> Answer:
-        """The answer to a sign-in, with what is secret in cookies instead when that is asked for."""
+        """Return the response to a sign-in. If the request asks for cookies, secrets are sent as cookies instead."""
         device_token, tokens = self._devices.issue(user.id, device_id), _pair_to_proto(pair)
         if by_cookie:
             tokens = await self._send_cookies(pair, cookies.device_cookie(device_token))
@@ -154,7 +154,7 @@ class AuthServicer(AuthServiceServicer):
         return answer(user=user_to_proto(user), tokens=tokens, device_token=device_token)
 
     async def _send_cookies(self, pair: Pair, *others: Cookie) -> pb.TokenPair:
-        """Sends the tokens as cookies. Returns what else there is to know of them."""
+        """Send the tokens as cookies. Return the pair without the tokens."""
         sent = cookies.access_cookie(pair.access), cookies.refresh_cookie(pair.refresh), *others
         await cookies.send(current.get(), sent)
         tokens = _pair_to_proto(pair)
@@ -166,7 +166,7 @@ class AuthServicer(AuthServiceServicer):
         call = current.get()
         cookie = cookies.tokens(call).get(cookies.REFRESH)
         if bool(request.refresh_token) == (cookie is not None):
-            raise InvalidArgument({"refresh_token": "must come here or as a cookie, and not both"})
+            raise InvalidArgument({"refresh_token": "must be set here or sent as a cookie, not both"})
         claims = await self._read_refresh_token(request.refresh_token if cookie is None else cookie)
         if cookie is not None:
             self._csrf_tokens.check(call, claims.session_id)
@@ -174,7 +174,7 @@ class AuthServicer(AuthServiceServicer):
         return pb.RefreshResponse(tokens=_pair_to_proto(pair) if cookie is None else await self._send_cookies(pair))
 
     async def _read_refresh_token(self, token: str) -> Claims:
-        """Raises SessionEnded, without a query, when its time is over or its session was found to have ended."""
+        """Return the claims. Raises SessionEnded, without a query, if token or session are known to have ended."""
         try:
             claims = await self._failures.checked(current.get().address, lambda: self._sessions.check(token))
         except TokenExpired:
@@ -189,7 +189,7 @@ class AuthServicer(AuthServiceServicer):
                 user_id, pair = await self._sessions.refresh(tx, claims, address)
                 if pair is None:
                     await self._notices.notify(tx, user_id, Notice.TOKEN_REUSED)
-            if pair is None:  # raised out here, so that the end of the session is committed
+            if pair is None:  # raised outside of the transaction, so that the end of the session is committed
                 self._authenticator.forget(user_id)
                 raise SessionEnded
         except SessionEnded:
@@ -243,7 +243,7 @@ class AuthServicer(AuthServiceServicer):
         return reply
 
     async def _changed_before(self, request: pb.ChangePasswordRequest) -> pb.ChangePasswordResponse:
-        """The answer to an earlier call with the same request_id, since which the current password is another."""
+        """Return the response to an earlier call with the same request_id, which has changed the current password."""
         async with self._db.write(user_id=caller_id()) as tx:
             if reply := await self._idempotency.find(tx, request, pb.ChangePasswordResponse):
                 return reply

@@ -33,64 +33,64 @@ _TOUCH_API_KEY = text("""
 
 
 async def find_principal(tx: ReadSession, session_id: UUID) -> Row[*tuple[Any, ...]] | None:
-    """user_id, verified, last_use_time and memberships of a live session."""
+    """Return user_id, verified, last_use_time and memberships of a live session."""
     return (await tx.execute(_FIND_PRINCIPAL, {"session_id": session_id})).one_or_none()
 
 
 async def find_api_key(tx: ReadSession, secret_hash: bytes) -> Row[*tuple[Any, ...]] | None:
-    """id, org_id, user_id, permissions, workspace_ids, last_use_time and memberships of a key that works."""
+    """Return id, org_id, user_id, permissions, workspace_ids, last_use_time and memberships of a valid key."""
     return (await tx.execute(_FIND_API_KEY, {"secret_hash": secret_hash})).one_or_none()
 
 
 async def credentials_work(tx: ReadSession, caller: Principal) -> bool:
-    """Whether the session or API key of a call is still good. Of a key the tenant has to be its organization."""
+    """Return whether the session or API key of a call is still valid. The tenant must be that of the key."""
     values = {"session_id": caller.session_id, "key_id": caller.key_id}
     return bool((await tx.execute(_CREDENTIALS_WORK, values)).scalar_one())
 
 
 async def touch_api_key(tx: WriteSession, api_key_id: UUID, address: str) -> None:
-    """Notes a use, unless another call did within the minute or does just now."""
+    """Record a use, unless another call has done so within a minute or is doing so."""
     await tx.execute(_TOUCH_API_KEY, {"id": api_key_id, "address": address})
 
 
 async def find_user(tx: ReadSession, user_id: UUID) -> User | None:
-    """The account, unless it was deleted."""
+    """Return the account, or None if it was deleted."""
     user = await tx.get(User, user_id)
     return None if user is None or user.delete_time else user
 
 
 async def hold_user(tx: WriteSession, user_id: UUID) -> User | None:
-    """The same, and it is not deleted until the transaction ends."""
+    """Return the account, or None if it was deleted. It cannot be deleted until the transaction ends."""
     query = select(User).where(User.id == user_id, User.delete_time.is_(None))
     return (await tx.execute(query.with_for_update(read=True))).scalar_one_or_none()
 
 
 async def lock_for_deletion(tx: WriteSession, user_id: UUID) -> User:
-    """Return the account, exclusively locked. It may have been deleted a moment ago."""
+    """Lock the account exclusively and return it. It may have been deleted meanwhile."""
     return (await tx.execute(select(User).where(User.id == user_id).with_for_update(key_share=True))).scalar_one()
 
 
 async def find_user_by_email(tx: ReadSession, email: str) -> User | None:
-    if "\0" in email:  # which PostgreSQL refuses to compare with anything
+    if "\0" in email:  # PostgreSQL raises an error for it
         return None
     return (await tx.execute(select(User).where(User.email == email))).scalar_one_or_none()
 
 
 async def is_invited(tx: ReadSession, email: str) -> bool:
-    """Whether some organization has an open invitation for the address."""
+    """Return whether an organization has an open invitation for the address."""
     return bool((await tx.execute(_IS_INVITED, {"email": email})).scalar_one())
 
 
 async def add_user(tx: WriteSession, user: Mapping[str, Any]) -> User | None:
-    """The new account, or None when the email address has one."""
+    """Insert an account and return it, or None if the email address has one."""
     given = User.email.is_not(None)
     new = insert(User).values(**user).on_conflict_do_nothing(index_elements=["email"], index_where=given)
     return (await tx.execute(new.returning(User))).scalar_one_or_none()
 
 
 async def lock_user(tx: WriteSession, user_id: UUID) -> User:
-    """Return the account, locked until the transaction ends. Raise Unauthenticated if it was deleted."""
-    # Not FOR UPDATE: of two calls that each stored a row that refers to the account, neither would get that lock.
+    """Return the account, locked until the transaction ends. Raises Unauthenticated if it was deleted."""
+    # Not FOR UPDATE: two calls that each inserted a row that refers to the account would deadlock.
     query = select(User).where(User.id == user_id, User.delete_time.is_(None)).with_for_update(key_share=True)
     user = (await tx.execute(query)).scalar_one_or_none()
     if user is None:
@@ -106,7 +106,7 @@ async def lock_session(tx: WriteSession, session_id: UUID) -> tuple[Session, dat
 
 
 async def list_sessions(tx: ReadSession, user_id: UUID, before: UUID | None, limit: int) -> Sequence[Session]:
-    """Live sessions, the latest first, from the one that follows `before`."""
+    """Return live sessions, newest first, starting after `before`."""
     live = Session.user_id == user_id, Session.revoke_time.is_(None), Session.expire_time > func.now() - LEEWAY
     query = select(Session).where(*live).order_by(Session.id.desc()).limit(limit)
     if before:
@@ -115,7 +115,7 @@ async def list_sessions(tx: ReadSession, user_id: UUID, before: UUID | None, lim
 
 
 async def is_familiar(tx: ReadSession, user_id: UUID, address: str, user_agent: str) -> bool:
-    """Whether the person has signed in from there with such a client before."""
+    """Return whether the person has signed in from this address with this client before."""
     same = Session.user_id == user_id, Session.address == address, Session.user_agent == user_agent
     return (await tx.execute(select(Session.id).where(*same).limit(1))).first() is not None
 
@@ -126,7 +126,7 @@ async def touch_session(tx: WriteSession, session_id: UUID, address: str) -> Non
 
 
 async def revoke_session(tx: WriteSession, user_id: UUID, session_id: UUID) -> bool:
-    """Ends the session unless it has ended. False when the person has no such session."""
+    """End the session if it is live. Return False if the person has no such session."""
     own = Session.id == session_id, Session.user_id == user_id
     ended = func.coalesce(Session.revoke_time, now())
     result = await tx.execute(update(Session).where(*own).values(revoke_time=ended).returning(Session.id))
@@ -138,7 +138,7 @@ async def delete_sessions(tx: WriteSession, user_id: UUID) -> None:
 
 
 async def revoke_sessions(tx: WriteSession, user_id: UUID, time: datetime, kept: UUID | None) -> int:
-    """Ends the person's sessions but for the one that is kept. Returns how many were live."""
+    """End the person's sessions except the one that is kept. Return how many were live."""
     revoked = update(Session).where(Session.user_id == user_id, Session.revoke_time.is_(None))
     if kept:
         revoked = revoked.where(Session.id != kept)

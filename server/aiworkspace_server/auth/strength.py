@@ -1,4 +1,4 @@
-"""How easily a password is guessed, as zxcvbn estimates it: from words, names, dates, keyboards and known passwords."""
+"""Estimates how easily a password is guessed, with zxcvbn: words, names, dates, keyboards and known passwords."""
 
 import math
 import re
@@ -14,12 +14,12 @@ _LEAST_SCORE = 3  # of 4: a hundred million guesses or more
 _MOST_CHARACTERS = 40
 _MOST_READINGS = 8
 _ONE_SYMBOL_PER_LETTER = str.maketrans("@{[<!|$+", "4(((1157")
-_LEAST_WORD = 3  # shorter ones are in every password
-_one_at_a_time = Lock()  # zxcvbn keeps the words that belong to a person in a global
+_LEAST_WORD = 3  # shorter words occur in every password
+_one_at_a_time = Lock()  # zxcvbn keeps a person's words in a global variable
 
 
 def weakness(password: str, inputs: Sequence[str]) -> str | None:
-    """Why it is easily guessed and what to do; None when it is not. `inputs` is what others know of its owner."""
+    """Return why a password is easily guessed and what to do, or None. `inputs` are what others know of its owner."""
     words = [word for text in inputs for word in re.split(r"[\W_]+", text) if len(word) >= _LEAST_WORD]
     rest = _without(words, password)
     judged = rest[:_MOST_CHARACTERS]
@@ -35,7 +35,7 @@ def weakness(password: str, inputs: Sequence[str]) -> str | None:
 
 
 def _without(words: Sequence[str], password: str) -> str:
-    """The password with a space for each word: zxcvbn finds any two words with something in between hard to guess."""
+    """Replace each of the words by a space. zxcvbn would rate two known words with something in between as strong."""
     if not words:
         return password
     longest_first = sorted(words, key=len, reverse=True)
@@ -43,6 +43,6 @@ def _without(words: Sequence[str], password: str) -> str:
 
 
 def _readings(password: str) -> int:
-    """In about how many ways the symbols and digits of the password can stand for letters."""
+    """Return roughly the number of ways to read the password's symbols and digits as letters."""
     used = set(password)
     return math.prod(max(1, len(used.intersection(symbols))) for symbols in L33T_TABLE.values())

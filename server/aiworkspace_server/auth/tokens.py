@@ -1,4 +1,4 @@
-"""Access and refresh tokens: JWTs, each kind with keys, a type and an audience of its own."""
+"""Access and refresh tokens: JWTs. Each kind has its own keys, type and audience."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from ..kit.timestamps import LEEWAY
 from .keys import Key
 
 ISSUER = "aiworkspace"
-_HEADERS = {"alg", "typ", "kid"}  # ours have no other: none that would bring a key along or change the format
+_HEADERS = {"alg", "typ", "kid"}  # our tokens have no others; some would bring a key along or change the format
 _CLAIMS = ["iss", "aud", "sub", "sid", "jti", "iat", "exp"]
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a token that was checked says."""
+    """The claims of a verified token."""
 
     user_id: UUID
     session_id: UUID
     token_id: UUID
     expire_time: float  # seconds since the epoch
-    key_id: str  # of the key that it was checked with
+    key_id: str  # key that verified it
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,12 @@ class Tokens:
         self.use(keys)
 
     def use(self, keys: Sequence[Key]) -> None:
-        """From now on the first of these signs, and tokens of no others are taken."""
+        """Sign with the first of these keys from now on, and accept only tokens of these keys."""
         self._signing = keys[0]
         self.keys = {key.id: key for key in keys}
 
     def issue(self, user_id: UUID, session_id: UUID, time: datetime, token_id: UUID | None = None) -> Issued:
-        """The same arguments, token_id included, give the same token, but for what an ES256 signature has of chance."""
+        """Return a token. Equal arguments, including `token_id`, give the same token, except for ES256 signatures."""
         expire_time = time + self.lifetime
         payload: dict[str, Any] = {
             "iss": ISSUER,
@@ -75,9 +75,9 @@ class Tokens:
         return Issued(jwt.encode(payload, key.signing, key.algorithm, headers), expire_time)
 
     def check(self, token: str) -> Claims:
-        """The claims of a token that is ours, of this kind, and not expired.
+        """Return the claims of a valid token of this kind.
 
-        Raises TokenExpired for one that is nothing worse than expired, else Unauthenticated.
+        Raises TokenExpired if the token is otherwise valid, else Unauthenticated.
         """
         try:
             header = jwt.get_unverified_header(token)

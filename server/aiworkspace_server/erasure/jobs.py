@@ -1,9 +1,9 @@
-"""Jobs that erase what was deleted, and the periodic ones that see to it that each deletion is brought to its end.
+"""Jobs that erase deleted content, and periodic jobs that complete every deletion.
 
-A deletion is a tombstone: a row or document with a delete_time. Its job is enqueued in the same transaction and takes
-everything away at once. A call or run that was in progress may still store something afterwards, so the job is done
-again a minute later, until a pass finds nothing; that is noted as erase_time. Tombstones without it are found whatever
-became of their job.
+A deletion leaves a tombstone: a row or document with a delete_time. Its job is enqueued in the same transaction and
+erases everything at once. A call or run that was in progress may still store something afterwards, so the job runs
+again a minute later, until a pass finds nothing; then it sets erase_time. A periodic job finds tombstones without it,
+whatever happened to their job.
 """
 
 from collections.abc import Awaitable, Callable
@@ -28,15 +28,15 @@ _ORG, _WORKSPACE, _ACCOUNT = "erasure.org", "erasure.workspace", "erasure.accoun
 _CONVERSATION = "erasure.conversation"
 _ALL = _ORG, _WORKSPACE, _ACCOUNT, _CONVERSATION
 _RECONCILE, _PURGE = "erasure.reconcile", "erasure.purge"
-_TOKENS_KEPT = timedelta(days=2)  # longer than any of them lasts
-_MOST_ENQUEUED = 500  # in one pass of those that look for missing jobs
+_TOKENS_KEPT = timedelta(days=2)  # longer than the lifetime of any of them
+_MOST_ENQUEUED = 500  # in one pass of `reconcile`
 _EVERY_15_SECONDS, _EVERY_10_MINUTES = "* * * * * */15", "*/10 * * * *"
 
 log = structlog.get_logger("erasure")
 
 
 class Erasure:
-    """Asks for jobs that erase, and does them."""
+    """Enqueues and runs the jobs that erase."""
 
     def __init__(self, db: Database, jobs: Jobs, chats: ChatEraser) -> None:
         self._db = db
@@ -59,14 +59,14 @@ class Erasure:
         await self._jobs.enqueue(tx, _WORKSPACE, org_id=org_id, workspace_id=workspace_id)
 
     async def ask_account(self, tx: WriteSession, user_id: UUID) -> None:
-        """Of a person or a service account."""
+        """Enqueue the erasure of a person or a service account."""
         await self._jobs.enqueue(tx, _ACCOUNT, user_id=user_id)
 
     async def reconcile(self) -> None:
-        """Enqueues jobs for tombstones that have none at work, a limited number at a time.
+        """Enqueue missing jobs of tombstones, a limited number in one pass.
 
-        Passes may overlap. One of them enqueues, and knows what those before it have: it would not see their rows
-        before they are committed.
+        Passes of several servers may overlap. Only one at a time enqueues, because it would not see the uncommitted
+        rows of another one.
         """
         missing = await self._list_missing()
         async with self._db.write() as tx:
@@ -135,7 +135,7 @@ class Erasure:
         org_id: UUID | None,
         erase: Callable[[], Awaitable[bool]],
     ) -> None:
-        """Run one pass for a tombstone. It is finished by a pass that starts late enough and finds nothing."""
+        """Run one pass for a tombstone. A pass that starts late enough and finds nothing completes it."""
         begin = now()
         deleted = await self._find(table, row_id, org_id)
         if deleted is None:

@@ -1,7 +1,7 @@
-"""What is erased in PostgreSQL when an organization, a workspace or an account was deleted.
+"""Erases organizations, workspaces and accounts in PostgreSQL.
 
-The rows that the ledger refers to stay, with ids and times alone. Statements are repeated until they find nothing, so
-that none takes long and all of them can be done again after a crash.
+The rows that the ledger refers to stay, with only ids and times. Statements work in batches and are repeated until they
+find nothing, so that none takes long and all can be repeated after a crash.
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,15 @@ _BATCH = 1000
 
 
 def _delete(table: str, where: str = "true") -> TextClause:
-    """Of the transaction's organization or person, as row-level security has it, or where it does not apply `where`."""
+    """Return a statement that deletes a batch of the tenant's or person's rows.
+
+    Row-level security selects them; `where` is for tables without it.
+    """
     some = f"SELECT ctid FROM {table} WHERE {where} LIMIT {_BATCH}"
     return text(f"DELETE FROM {table} WHERE ctid = ANY (ARRAY({some}))")
 
 
-# In an order in which nothing refers to what is deleted. Windows of budgets go with their budgets.
+# Ordered so that nothing refers to deleted rows. Budget windows are deleted with their budgets.
 _ORG = (
     text("""
       UPDATE workspaces SET name = '', system_prompt = '', default_model = '',
@@ -92,7 +95,7 @@ async def _erase(
     org_id: UUID | None,
     user_id: UUID | None = None,
 ) -> bool:
-    """Whether there was anything."""
+    """Run the statements until they find nothing. Return whether there was anything."""
     found = False
     for statement in statements:
         while True:
@@ -106,7 +109,7 @@ async def _erase(
 
 
 async def find_unerased(tx: ReadSession, table: type[Org | Workspace | User], row_id: UUID) -> datetime | None:
-    """When the organization, workspace or account was deleted, unless it was erased."""
+    """Return when the organization, workspace or account was deleted; None if it is live or erased."""
     query = select(table.delete_time).where(table.id == row_id, table.erase_time.is_(None))
     return (await tx.execute(query)).scalar_one_or_none()
 
@@ -116,7 +119,7 @@ async def note_erased(tx: WriteSession, table: type[Org | Workspace | User], row
 
 
 async def list_unerased(tx: ReadSession, before: datetime) -> Sequence[Row[UUID, UUID | None]]:
-    """Organizations, and workspaces of others, of every tenant, that were deleted before and have content left."""
+    """Return the unerased tombstones of all tenants before a time: organizations, and workspaces of live ones."""
     return (await tx.execute(_LIST_UNERASED, {"before": before})).all()
 
 
@@ -125,5 +128,5 @@ async def list_unerased_users(tx: ReadSession, before: datetime) -> Sequence[UUI
 
 
 async def reconciles_alone(tx: WriteSession) -> bool:
-    """Whether no other transaction enqueues missing jobs. None will until this one has ended."""
+    """Return whether this transaction got the lock under which missing jobs are enqueued."""
     return bool((await tx.execute(_RECONCILES_ALONE)).scalar_one())

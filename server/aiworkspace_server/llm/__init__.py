@@ -1,1 +1,1 @@
-"""Models that answer: one adapter per wire format, what they cost, and which of them this server can use."""
+"""Language models: one adapter per wire format, the registry of providers, and prices."""

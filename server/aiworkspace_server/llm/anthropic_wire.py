@@ -1,4 +1,4 @@
-"""The wire format of Anthropic's messages. As with OpenAI's, the SDK makes the request and the bytes are read here."""
+"""The wire format of Anthropic's messages. As with OpenAI's, the SDK sends the request and we parse the bytes."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ from .reply import Reply
 from .turns import clean_system
 from .wire import TRANSPORT_ERRORS, SentBody, headers, read_reply
 
-# At debug level, which ANTHROPIC_LOG can set, the SDK logs requests with what people said.
+# At debug level, which ANTHROPIC_LOG can set, the SDK logs requests with people's messages.
 logging.getLogger("anthropic").setLevel(logging.WARNING)
 
 _BASE_URL = "https://api.anthropic.com"
@@ -32,7 +32,7 @@ _FINISH: dict[str, FinishReason] = {
     "model_context_window_exceeded": "length",
     "refusal": "content_filter",
 }
-# Models up to 4.6 are the last ones with a temperature; those named here are too old to be told an effort.
+# Models after 4.6 take no temperature; those named here are too old to take an effort.
 _TEMPERED = re.compile(r"claude-[a-z]+-4-[0-6]\b")
 _EFFORTLESS = re.compile(r"claude-(?:opus-4-[01]|sonnet-4-[05]|haiku-4-5)\b")
 _MOST_TEMPERATURE = 1.0
@@ -91,7 +91,7 @@ class AnthropicProvider:
         await self._client.close()
 
     async def _send(self, body: bytes, request: ModelRequest) -> httpx2.Response:
-        """The response, its body unread."""
+        """Send the request. Return the response with its body unread."""
         try:
             response = await self._client.post(
                 "/v1/messages",
@@ -101,7 +101,7 @@ class AnthropicProvider:
                 stream=True,
                 stream_cls=anthropic.AsyncStream[object],
             )
-            # What comes back is what cast_to says; the overloads know only streams here.
+            # The result is of the type in cast_to; the overloads declare only streams.
             return cast(httpx2.Response, response)
         except anthropic.APIStatusError as error:
             failure = self._failures.from_status(error.status_code, error.response.headers, error.body)
@@ -111,7 +111,7 @@ class AnthropicProvider:
 
 
 def _client(api_key: str, base_url: str, clocks: Clocks, http: httpx2.AsyncClient) -> anthropic.AsyncAnthropic:
-    """The SDK without retries, without tracing of its own, and without what it would read from the environment."""
+    """Return the SDK's client without retries, without tracing, and without settings from the environment."""
     connect = clocks.connect_seconds
     client = anthropic.AsyncAnthropic(
         api_key=api_key,
@@ -141,7 +141,7 @@ def encode(request: ModelRequest) -> bytes:
 
 
 def _parameters(request: ModelRequest) -> dict[str, object]:
-    """Those that were given and that the model takes. Nobody can give a seed."""
+    """Return the requested parameters that the model takes. None takes a seed."""
     wanted = request.parameters
     stops = [stop for stop in wanted.stop if stop.strip()]  # a blank one is a bad request
     taken: dict[str, object] = {"stop_sequences": stops} if stops else {}
@@ -160,9 +160,9 @@ class MessageReply(Reply):
         self._counts: dict[str, int] = {}
 
     def take_in(self, document: dict[str, Any]) -> None:
-        """By what an event holds rather than by its type, which may be missing."""
+        """Take an event, by its fields rather than by its type, which may be missing."""
         message, delta = record(document.get("message")), record(document.get("delta"))
-        if document.get("role") and "content" in document:  # an answer that is no stream
+        if document.get("role") and "content" in document:  # an answer that is not streamed
             message = document
         self.answer(message.get("id"))
         self.say_all("text", message.get("content"))
@@ -182,7 +182,7 @@ class MessageReply(Reply):
         self.say_all("text", block.get("text"))
 
     def _usage(self, usage: dict[str, Any]) -> None:
-        """Counts are cumulative, and each event has only those that changed."""
+        """Take usage. Counts are cumulative, and each event has only those that changed."""
         changed = {name: number for name in _COUNTS if (number := count(usage.get(name))) is not None}
         if not changed:
             return

@@ -1,4 +1,4 @@
-"""What the server asks of a model provider, and the pieces that an answer arrives in."""
+"""The interface of model providers: requests, the pieces of an answer, and errors."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ DeltaKind = Literal["text", "thinking"]
 FinishReason = Literal["stop", "length", "content_filter", "refused", "other"]
 Effort = Literal["low", "medium", "high"]
 
-# No model reads or writes this much in one request: a larger count is a fault, not a bill.
+# No model reads or writes this much in one request: a larger count is an error of the provider.
 _MOST_TOKENS = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side said."""
+    """One message of a person or a model."""
 
     role: Role
     text: str
@@ -24,7 +24,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """How to answer. None, and no stop texts: as the model does by itself. Providers leave out what they cannot do."""
+    """Parameters of an answer. None means the model's default. Providers ignore what they do not support."""
 
     temperature: float | None = None
     stop: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One question to one model."""
+    """One request to one model."""
 
     model: str  # the provider's own name of it, without the provider
     system: str  # empty: none
@@ -52,14 +52,14 @@ class Delta:
 
     kind: DeltaKind
     text: str
-    tokens: int = 1  # an estimate, and no fewer than the pieces in which the provider sent it
+    tokens: int = 1  # an estimate; at least the number of pieces in which the provider sent it
 
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens of one request so far. Each one replaces the one before it.
+    """Tokens of one request so far. Each one replaces the previous one.
 
-    Input includes what came from the provider's cache and what was written to it, output includes reasoning.
+    Input includes tokens read from and written to the provider's cache; output includes reasoning.
     """
 
     input_tokens: int
@@ -67,14 +67,14 @@ class TokenUsage:
     cache_write_tokens: int
     output_tokens: int
     reasoning_tokens: int
-    estimated: bool = False  # counted here, because the provider reported nothing (plausible)
+    estimated: bool = False  # counted by this server, because the provider reported nothing plausible
     input_audio_tokens: int = 0
     output_audio_tokens: int = 0
-    above_limit: bool = field(default=False, compare=False)  # it is more than the request allowed
+    above_limit: bool = field(default=False, compare=False)  # more than the request allowed
 
     @property
     def plausible(self) -> bool:
-        """Whether no part is negative or larger than its whole, and no whole is absurd."""
+        """Return whether no part is negative or larger than its whole, and no whole is absurd."""
         inputs = (self.cached_input_tokens, self.cache_write_tokens, self.input_audio_tokens)
         outputs = (self.reasoning_tokens, self.output_audio_tokens)
         return (
@@ -87,7 +87,7 @@ class TokenUsage:
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """The provider has begun: its own id of the answer."""
+    """The provider's id of the answer: it has begun."""
 
     response_id: str
 
@@ -104,9 +104,9 @@ Piece = Answering | Delta | TokenUsage | Finish
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model that can be asked. Prices are nano-USD for a million tokens.
+    """An available model. Prices are nano-USD per million tokens.
 
-    A price is None when it is not known or depends on the size of the request.
+    A price is None if it is unknown or depends on the size of the request.
     """
 
     id: str  # "provider/name"
@@ -121,20 +121,20 @@ class ModelInfo:
 
 
 class ErrorKind(StrEnum):
-    """What went wrong, as far as it decides what to do next: see `rules`."""
+    """The kinds of failure, as far as they decide what to do next: see `rules`."""
 
-    UNREACHED = "unreached"  # no such host, connection refused or not made in time, TLS failed: nothing was sent
-    UNAVAILABLE = "unavailable"  # down, overloaded or talking nonsense: another provider may do better
+    UNREACHED = "unreached"  # no such host, connection refused or timed out, TLS failed: nothing was sent
+    UNAVAILABLE = "unavailable"  # down, overloaded or sending nonsense: another provider may succeed
     RATE_LIMITED = "rate_limited"
     REJECTED = "rejected"  # the same request will be refused again by the same model
     CONTEXT_TOO_LONG = "context_too_long"
-    MODEL_NOT_FOUND = "model_not_found"  # retired, never there, or not for this account
-    MISCONFIGURED = "misconfigured"  # key or address: only the operator can help
+    MODEL_NOT_FOUND = "model_not_found"  # retired, unknown, or not available to this account
+    MISCONFIGURED = "misconfigured"  # wrong key or address: only the operator can help
     FORBIDDEN = "forbidden"  # the account may not do this, or a filter in front of the provider refused the content
     QUOTA_EXHAUSTED = "quota_exhausted"  # the account has no credit left
-    TIMEOUT = "timeout"  # one of our clocks
-    CUT = "cut"  # the answer began and stopped before it was whole
-    OVERBILLED = "overbilled"  # the answer is whole, and the provider charges for more than was asked of it
+    TIMEOUT = "timeout"  # one of our timeouts
+    CUT = "cut"  # the answer began and broke off
+    OVERBILLED = "overbilled"  # the answer is complete, and the provider charges for more than was requested
 
 
 class ProviderError(Exception):
@@ -152,48 +152,48 @@ class ProviderError(Exception):
         super().__init__(message)
         self.kind = kind
         self.message = message
-        self.retry_after = retry_after  # seconds, when the provider said so
-        self.status = status  # HTTP status, when there was one
+        self.retry_after = retry_after  # seconds, if the provider gave any
+        self.status = status  # HTTP status, if there was one
         self.free = free  # the provider refused the request or was never reached: it cannot have charged for it
 
 
 class Provider(Protocol):
-    """Somebody who runs models."""
+    """A service that serves models."""
 
     @property
     def name(self) -> str:
-        """The part of a model id before the first slash."""
+        """Return the part of a model id before the first slash."""
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
-        """The answer, one list per network read, neighbouring deltas of a kind joined.
+        """Yield the answer, one list per network read, with neighbouring deltas of a kind joined.
 
-        An answer that comes to its end has at least one TokenUsage and then one Finish, as the last piece; everything
-        else ends in ProviderError, after the pieces that came before. Closing the generator hangs up on the provider:
-        iterate inside contextlib.aclosing.
+        A complete answer has at least one TokenUsage and then one Finish as its last piece. Everything else ends in
+        ProviderError, after the pieces that came before. Closing the generator closes the connection: iterate inside
+        contextlib.aclosing.
         """
 
     @property
     def away(self) -> bool:
-        """Whether the last request for its list of models failed, so that the list may be out of date."""
+        """Return whether the last request for its list of models failed, so that the list may be outdated."""
 
     async def models(self) -> Sequence[ModelInfo]:
-        """The models that can be asked, as far as they are known. Takes less than a second."""
+        """Return the known models. Takes less than a second."""
 
     async def has(self, model: str) -> bool:
         """Return whether the provider has `model`, by its own name for it, or may have it while that is unknown."""
 
     def context_tokens(self, model: str) -> int | None:
-        """Tokens that fit into its context. None when that is not known."""
+        """Return the size of a model's context in tokens; None if it is unknown."""
 
     async def aclose(self) -> None:
-        """Closes the connections; streams in progress fail."""
+        """Close the connections. Streams in progress fail."""
 
 
 class HostedProvider(Provider, Protocol):
-    """A company that sells what models say, to whoever has a key."""
+    """A commercial provider, which needs a key."""
 
     def with_key(self, api_key: str) -> "HostedProvider":
-        """The same provider asked with another key. Connections are shared, so that this one closes them for both."""
+        """Return the provider with another key. Both share connections, so closing this one closes them for both."""
 
     async def check_key(self) -> None:
-        """Asks for the list of models, which wants a key and costs nothing. Raises ProviderError."""
+        """Request the list of models, which needs a key and is free. Raises ProviderError."""

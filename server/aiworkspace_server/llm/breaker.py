@@ -1,11 +1,11 @@
-"""Circuit breakers: what keeps failing is not asked for a while, then tried with one request.
+"""Circuit breakers: skip what keeps failing for a while, then probe it with one request.
 
-There are two for each request. One belongs to the account at the provider, whoever asks: only failures that no input
-can provoke count for it, and only when several organizations met them. The other belongs to one model as one
-organization asks for it: every failure counts there, so that an organization that provokes failures shuts out itself
-alone. `rules` lists which failure counts where.
+Each request passes two. One is for the provider account and all organizations: it counts only failures that no input
+can provoke, and opens only if several organizations met them. The other is for one model and one organization: it
+counts every failure, so that an organization that provokes failures blocks only itself. `rules` lists which failure
+counts where.
 
-The breakers are this process's own: each process finds out by itself, and forgets when it ends.
+Breakers are local to the process and start closed.
 """
 
 import time
@@ -17,16 +17,16 @@ from .base import ErrorKind
 from .rules import RULES, Counts
 
 FAILURES_IN_A_ROW = 5
-LEAST_ORGS = 2  # that have to fail before an account is closed to all
+LEAST_ORGS = 2  # organizations that must fail before an account's circuit opens for all
 _FIRST_SECONDS = 15.0
 _MOST_SECONDS = 120.0
-_PROBE_SECONDS = 10.0  # after which a probe without a result no longer keeps others out
+_PROBE_SECONDS = 10.0  # after which a probe without a result no longer blocks other requests
 _MOST_CIRCUITS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Who is asked, for what, by whom."""
+    """Account, model and organization of a request."""
 
     account: str
     model: str
@@ -36,10 +36,10 @@ class Asked:
 @dataclass(slots=True)
 class _Circuit:
     failures: int = 0
-    orgs: set[UUID] = field(default_factory=set)  # that met the failures; no more than matter
+    orgs: set[UUID] = field(default_factory=set)  # organizations that met the failures; no more than LEAST_ORGS
     seconds: float = 0  # how long it stays open this time; 0: it is closed
     until: float = 0
-    probe_until: float = 0  # until when one request is being tried
+    probe_until: float = 0  # until when a probe is in flight
 
     def is_open(self, time: float) -> bool:
         return bool(self.seconds) and time < max(self.until, self.probe_until)
@@ -53,7 +53,7 @@ class Breakers:
         self._circuits: dict[Hashable, _Circuit] = {}
 
     def is_open(self, asked: Asked) -> bool:
-        """Whether the model is not to be asked now by this organization."""
+        """Return whether a circuit of the request is open."""
         return any(self._is_open(key) for key in _keys(asked))
 
     def enter(self, asked: Asked) -> "Pass | None":
@@ -77,7 +77,7 @@ class Breakers:
             del self._circuits[next(iter(self._circuits))]
         circuit = self._circuits.setdefault(key, _Circuit())
         if circuit.seconds and not probe:
-            return  # it was asked before the circuit opened: that is known already
+            return  # the request began before the circuit opened, so its failure says nothing new
         circuit.failures += 1
         if len(circuit.orgs) < least_orgs:
             circuit.orgs.add(org_id)
@@ -86,7 +86,7 @@ class Breakers:
             circuit.until, circuit.probe_until = self._clock() + circuit.seconds, 0
 
     def end_probe(self, key: Hashable) -> None:
-        """The probe told nothing: the next request is one."""
+        """End a probe without a result. The next request is a probe."""
         if circuit := self._circuits.get(key):
             circuit.probe_until = 0
 
@@ -104,7 +104,7 @@ class Pass:
         self._probed = probed  # the circuits that this request is a probe of
 
     def answered(self) -> None:
-        """The model has begun to answer, which is what a probe wants to know."""
+        """Report that the model has begun to answer, which is enough for a probe to succeed."""
         for key in self._take_probed():
             self._breakers.close(key)
 
@@ -132,7 +132,7 @@ class Pass:
                     self._breakers.end_probe(key)
 
     def left(self) -> None:
-        """The request was cancelled, which counts neither as success nor as failure."""
+        """Report that the request was cancelled, which counts neither as success nor as failure."""
         for key in self._take_probed():
             self._breakers.end_probe(key)
 
@@ -142,5 +142,5 @@ class Pass:
 
 
 def _keys(asked: Asked) -> tuple[Hashable, Hashable]:
-    """Of the account's circuit, and of the model's as the organization asks for it."""
+    """Return the keys of the account's circuit and of the organization's circuit for the model."""
     return asked.account, (asked.account, asked.model, asked.org_id)

@@ -1,4 +1,4 @@
-"""The text models of the hosted providers and what they cost, from the data that genai-prices ships with."""
+"""The text models of the hosted providers and their prices, from the data in genai-prices."""
 
 import re
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from genai_prices.data_snapshot import get_snapshot
 
 from .base import ModelInfo
 
-# Names that the data has prices for, but that do not answer a chat: other kinds of models, models that OpenAI serves
-# through another interface only, and families and models that are gone.
+# Names that have prices but cannot chat: other kinds of models, models that OpenAI serves only through another
+# interface, and retired families and models.
 _NO_CHAT = {
     "openai": re.compile(
         r"^(?:ft:|gpt-oss|gpt-3\.5-\d|gpt-3\.5-turbo-|gpt-4-32k|text-|computer-use)|:|\.ft-"
@@ -24,26 +24,26 @@ _NO_CHAT = {
 
 
 def models(provider: str) -> list[ModelInfo]:
-    """The models of one provider by name, at today's prices."""
+    """Return the models of one provider by name, at today's prices."""
     now = datetime.now(UTC)
     return [_info(provider, model, model.get_prices(now)) for model in _chat_models(provider).values()]
 
 
 def context_tokens(provider: str, name: str) -> int | None:
-    """Tokens that fit into the model's context. None when that is not known."""
+    """Return the size of the model's context in tokens; None if it is unknown."""
     model = _chat_models(provider).get(name) if provider in _NO_CHAT else None
     return model.context_window if model else None
 
 
 @cache
 def names(provider: str) -> frozenset[str]:
-    """What `models` lists, by the provider's own names."""
+    """Return the provider's own names of its models."""
     return frozenset(_chat_models(provider))
 
 
 @lru_cache(maxsize=1024)
 def find(provider: str, name: str) -> types.ModelInfo | None:
-    """The entry that prices `name`, which may be a dated name of a model, or one that is not listed."""
+    """Return the entry that prices `name`, which may be dated or not listed."""
     entry = _provider(provider)
     exact = (model for model in entry.models if model.id == name)
     return next(exact, None) or entry.find_model(name)
@@ -64,7 +64,7 @@ def _chat_models(provider: str) -> Mapping[str, types.ModelInfo]:
 
 
 def _chats(provider: str, model: types.ModelInfo) -> bool:
-    """Text in, text out, priced, and in use. What has no context window in the data is no chat model either."""
+    """Return whether a model is a current, priced chat model. Chat models have a context window in the data."""
     no_chat = _NO_CHAT[provider]
     if model.deprecated or model.context_window is None or no_chat.search(model.id):
         return False
@@ -87,5 +87,5 @@ def _info(provider: str, model: types.ModelInfo, prices: types.ModelPrice) -> Mo
 
 
 def _nanos(price: Decimal | types.TieredPrices | None) -> int | None:
-    """Nano-USD; None for tiers, which depend on the size of the request."""
+    """Return a price in nano-USD; None for tiers, which depend on the size of the request."""
     return int(price * 10**9) if isinstance(price, Decimal) else None

@@ -1,4 +1,4 @@
-"""The clocks of an answer: connecting, waiting for its first content, waiting between content."""
+"""The timeouts of an answer: connecting, first content, between contents."""
 
 import asyncio
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from .base import ErrorKind, ProviderError
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """How long a provider may take. The time for the whole answer is the caller's."""
+    """Timeouts of a provider. The caller bounds the whole answer."""
 
     connect_seconds: float
     first_content_seconds: float  # from the request, connecting included
-    idle_seconds: float  # between two contents; pings and comments are none
+    idle_seconds: float  # between two contents; pings and comments do not count
     last_seconds: float = 5.0  # for what may follow a complete answer: its usage and the end mark
     error_seconds: float = 2.0  # for the body of an error status, whose beginning is enough
 
@@ -32,12 +32,12 @@ class LocalClocks:
 
 
 class ContentClock:
-    """Ends the wait for a provider that sends nothing to show: `with clock:` stands around every wait for it.
+    """Raises ProviderError if a provider sends no content in time. Wrap every wait for it in `with clock:`.
 
-    Time between the waits does not count, so that a slow reader is not held against the provider.
+    Time between the waits does not count, so that slow readers do not cause timeouts.
 
-    asyncio.timeout does the same, but sets and clears a timer at each read, which costs a quarter of what a token
-    costs. Here one timer runs, and is set again only when it rings too early.
+    asyncio.timeout would set and clear a timer at each read, a quarter of the cost of a token. Here a single timer is
+    set again only if it fires too early.
     """
 
     __slots__ = ("_cancelling", "_deadline", "_idle", "_left", "_limit", "_loop", "_rang", "_timer", "_waiting")
@@ -54,11 +54,11 @@ class ContentClock:
         self._rang = False
 
     def content(self) -> None:
-        """Content came with the wait that just ended."""
+        """Report that the wait that just ended brought content."""
         self._restart(self._idle)
 
     def last(self, seconds: float) -> None:
-        """The answer is complete: wait only for its usage, and no longer than this."""
+        """Report that the answer is complete: from now on wait at most this long, for its usage."""
         self._idle = min(self._idle, seconds)
         self._restart(self._idle)
 
@@ -87,7 +87,7 @@ class ContentClock:
     ) -> None:
         task, self._waiting = self._waiting, None
         self._left = self._loop.time()
-        # As in asyncio.timeout: a cancellation from elsewhere goes first.
+        # As in asyncio.timeout: a cancellation from elsewhere takes precedence.
         if self._rang and task is not None and task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise ProviderError(ErrorKind.TIMEOUT, f"no content for {self._limit:g} s") from None
 

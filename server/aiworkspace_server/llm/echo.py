@@ -1,4 +1,4 @@
-"""The model that needs no key: it says what it was told, at the pace of a real one."""
+"""The model echo/echo, which needs no key: it repeats the message at the pace of a real model."""
 
 import asyncio
 import re
@@ -11,17 +11,17 @@ from .prices import ECHO_INPUT_NANOS, ECHO_OUTPUT_NANOS
 OPENING = "This is an echo, not an AI. You said: "
 _MOST_ECHOED_WORDS = 500
 _CONTEXT_TOKENS = 400_000  # room for the largest message, so that it can be tried too
-# A token is a word with the space after it. Space at the very beginning is nobody's.
+# A token is a word with the space after it. Leading space belongs to no token.
 _WORD = re.compile(r"\S+\s*")
 
 
 class EchoProvider:
-    """Deterministic, and exact in its counts: usage comes with every word, so that it is right wherever one stops."""
+    """Deterministic, with exact usage after every word, so that a cancelled answer has exact usage, too."""
 
     name = "echo"
 
     def __init__(self, tokens_per_second: float) -> None:
-        """0 tokens per second: as fast as they are taken."""
+        """0 tokens per second means unlimited."""
         self._interval = 1 / tokens_per_second if tokens_per_second else 0.0
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
@@ -59,10 +59,10 @@ class EchoProvider:
         return _CONTEXT_TOKENS
 
     async def aclose(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there are no connections."""
 
     async def _pace(self, begin: float, said: int) -> None:
-        """Waits until word number `said` is due. Whoever is late is not made later: the pace is that of the whole."""
+        """Wait until word number `said` is due, counted from the start: a late reader does not delay later words."""
         due = begin + said * self._interval
         await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
 
@@ -77,4 +77,4 @@ def _answer(request: ModelRequest) -> list[str]:
 
 
 def _count(text: str) -> int:
-    return len(text.split())  # which takes a tenth of the time that the pattern takes: a text may be a megabyte
+    return len(text.split())  # ten times as fast as the pattern, which matters for a megabyte

@@ -1,4 +1,4 @@
-"""What goes wrong with a provider, as ProviderError: which kind, when to try again, and no keys in the text."""
+"""Maps failures of a provider to ProviderError: the kind, when to retry, and a text without keys."""
 
 import math
 import re
@@ -13,12 +13,12 @@ from .base import ErrorKind, ProviderError
 from .lenient import SURROGATE
 
 _LONGEST_MESSAGE = 300
-_LONGEST_READ = 2000  # characters of an error body that are looked at
+_LONGEST_READ = 2000  # characters of an error body that are searched
 # Providers quote keys whole, masked in the middle, or in part.
 _KEYLIKE = re.compile(r"\S*\*{3,}\S*|\b(?:sk|pk|key)-[\w-]+|\bBearer\s+\S+", re.IGNORECASE)
 _REDACTED = "[redacted]"
 _UNREACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-_FRAGMENT = 6  # characters in a row of a key that count as a part of it
+_FRAGMENT = 6  # consecutive characters of a key that count as a part of it
 
 # OpenAI's code, llama.cpp's type, then the wordings of OpenAI, DeepSeek and vLLM, Anthropic, llama.cpp.
 _TOO_LONG = re.compile(
@@ -26,8 +26,8 @@ _TOO_LONG = re.compile(
     r"|exceeds? (?:the )?(?:available )?context|request_too_large",
     re.IGNORECASE,
 )
-# What closes an account to all must not be found in what a provider quotes of the request: a code or a type, or the
-# beginning of the message.
+# Kinds that open an account's circuit for all must not be found in text that a provider quotes from the request. So
+# only codes, types and the beginning of the message are searched.
 _NO_MONEY = re.compile(r"(?:^|\s)(?:insufficient_(?:quota|balance|credits|funds)|billing_\w+)(?:\s|$)", re.IGNORECASE)
 _SAYS_NO_MONEY = re.compile(
     r"\W*(?:your credit balance is too low|insufficient (?:account )?(?:balance|credits?|funds)"
@@ -41,8 +41,8 @@ _SAYS_NO_MODEL = re.compile(
     re.IGNORECASE,
 )
 
-# Errors inside an answer with status 200 have no status of their own: these are the ones that their names stand for,
-# in lower case and without underscores.
+# Errors inside an answer with status 200 have no status of their own. These are the statuses for their names, in lower
+# case and without underscores.
 _STATUS_OF = {
     "accountdeactivated": 401,
     "authenticationerror": 401,
@@ -72,7 +72,7 @@ _STATUS_OF = {
     "unsupportedcountryregionterritory": 403,
     "valueerror": 400,
 }
-_NO_STATUS = 500  # of an error that nothing is known of
+_NO_STATUS = 500  # status of unknown errors
 
 
 class Failures:
@@ -83,24 +83,24 @@ class Failures:
         self._secrets = [secret for secret in secrets if len(secret) >= _FRAGMENT]
 
     def from_status(self, status: int, headers: Mapping[str, str], body: object) -> ProviderError:
-        """An answer with an error status."""
+        """Return the error for a response with an error status."""
         error = _read(body)
         kind = _kind(status, error)
-        # Whoever refuses a key quotes it. What the status says is enough there.
+        # Providers that refuse a key quote it. The status says enough.
         said = error.names if kind in _QUOTING else f"{error.names}: {error.message}"
         return self._error(kind, f"status {status}: {said}", retry_after(headers), status, free=True)
 
     def from_event(self, body: object, *, begun: bool = True) -> ProviderError:
-        """An error inside an answer with status 200. One that stands in place of the answer is not charged."""
+        """Return the error for one inside a response with status 200. Without an answer before it, it is free."""
         error = _read(body)
         kind = _kind(error.status or (404 if _SAYS_NO_MODEL.match(error.message) else _NO_STATUS), error)
         said = error.names if kind in _QUOTING else f"{error.names}: {error.message}"
         return self._error(kind, f"error in the answer: {said}", status=200, free=not begun)
 
     def from_connection(self, error: BaseException) -> ProviderError:
-        """No answer at all. The transport calls a lost connection a timeout too: what lies below tells them apart.
+        """Return the error for a connection that failed. The causes tell a lost connection from a timeout.
 
-        What was lost after it was made may have carried the request to somebody who works on it.
+        If the connection was lost after it was made, the provider may have received the request and charge for it.
         """
         causes = list(_causes(error))
         if any(isinstance(cause, _UNREACHED) for cause in causes):
@@ -109,14 +109,14 @@ class Failures:
         return self._error(kind, f"no answer: {type(causes[-1]).__name__}")
 
     def no_answer(self, what: str) -> ProviderError:
-        """A response with status 200 that is no answer: empty, or a page of something else."""
+        """Return the error for a response with status 200 that is not an answer: empty, or a web page."""
         return self._error(ErrorKind.UNAVAILABLE, f"no answer: {what}", status=200, free=True)
 
     def cut(self, why: str) -> ProviderError:
-        return self._error(ErrorKind.CUT, f"the answer is not whole: {why}")
+        return self._error(ErrorKind.CUT, f"the answer is incomplete: {why}")
 
     def unreadable(self, error: Exception) -> ProviderError:
-        """A list that is not what the wire format promises."""
+        """Return the error for a list of models that cannot be read."""
         return self._error(ErrorKind.UNAVAILABLE, f"unreadable: {type(error).__name__}")
 
     def interrupted(self, reason: str) -> ProviderError:
@@ -131,21 +131,21 @@ class Failures:
         *,
         free: bool = False,
     ) -> ProviderError:
-        said = SURROGATE.sub("\ufffd", message[: 2 * _LONGEST_MESSAGE])  # which no database takes
+        said = SURROGATE.sub("\ufffd", message[: 2 * _LONGEST_MESSAGE])  # databases refuse surrogates
         text = redact(f"{self.provider}: {said}", self._secrets)[:_LONGEST_MESSAGE]
         return ProviderError(kind, text, retry_after=retry_after, status=status, free=free)
 
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """An error body, whichever of the usual shapes it has."""
+    """An error body of any of the usual shapes."""
 
     names: str  # code and type
     message: str
     status: int | None  # that it stands for, if it says so
 
 
-# The message is left out of these, since it quotes the key.
+# Kinds whose message quotes the key, so that it is left out.
 _QUOTING = frozenset({ErrorKind.MISCONFIGURED, ErrorKind.FORBIDDEN, ErrorKind.QUOTA_EXHAUSTED})
 
 
@@ -201,7 +201,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the provider asks to wait: milliseconds, seconds or a date, in this order of preference."""
+    """Return the seconds that the provider asks to wait, from headers with milliseconds, seconds or a date."""
     if (milliseconds := _number(headers.get("retry-after-ms", ""))) is not None:
         return milliseconds / 1000
     text = headers.get("retry-after", "")
@@ -225,7 +225,7 @@ def _number(text: str) -> float | None:
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """`text` without the secrets, the words that hold a part of one, and whatever else looks like a key."""
+    """Return the text without the secrets, words that contain a part of one, and everything that looks like a key."""
     text = _KEYLIKE.sub(_REDACTED, text)
     for secret in secrets:
         words = re.split(r"(\s+)", text.replace(secret, _REDACTED))

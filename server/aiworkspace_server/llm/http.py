@@ -1,4 +1,4 @@
-"""HTTP clients for providers: through the proxy of the environment, except to this machine itself."""
+"""HTTP clients for providers. They use the proxy of the environment, except for addresses of this machine."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -16,10 +16,10 @@ ClientT = TypeVar("ClientT")
 
 
 def http_client(make: Callable[..., ClientT], base_url: str, clocks: Clocks) -> ClientT:
-    """Return the SDK's kind of client, as `make` builds it, for one server.
+    """Return an HTTP client for one server, built by `make`.
 
-    A proxy cannot reach what listens on this machine's loopback, whatever NO_PROXY says; and what is said to a local
-    model is meant to stay here.
+    Loopback addresses never use a proxy, whatever NO_PROXY says: it could not reach them, and messages to a local model
+    must not leave the machine.
     """
     host = urlsplit(base_url).hostname or ""
     shown = f"[{host}]" if ":" in host else host
@@ -32,4 +32,4 @@ def http_client(make: Callable[..., ClientT], base_url: str, clocks: Clocks) -> 
         raise SettingsError([f"SSL_CERT_FILE or SSL_CERT_DIR: {problem}"]) from None
     except (ValueError, httpx2.InvalidURL):
         names = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY"
-        raise SettingsError([f"{names}: one of them cannot be used as it is"]) from None
+        raise SettingsError([f"{names}: one of them is invalid"]) from None

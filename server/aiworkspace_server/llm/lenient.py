@@ -1,4 +1,4 @@
-"""What a provider sends, read as far as it can be understood: no field is trusted to be there or to have its type."""
+"""Tolerant reading of providers' JSON: no field is trusted to exist or to have the right type."""
 
 import json
 import re
@@ -16,13 +16,13 @@ _MOST_TOKENS = 10**15  # larger numbers are not token counts
 _LONGEST_ID = 200
 _MOST_DIGITS = 400
 
-# Where a part of a content has its text, in the order in which the fields are looked at.
+# The fields in which a content part may have its text, in the order in which they are tried.
 _TEXT_FIELDS = ("text", "content", "refusal", "thinking", "reasoning", "summary", "value")
 _THOUGHTS = ("thinking", "reasoning", "thought")
 
 
 def loads(data: bytes) -> object:
-    """JSON, also with lone surrogates, NaN, control characters or bytes that are not UTF-8. Raises ValueError."""
+    """Parse JSON, also with lone surrogates, NaN, control characters or invalid UTF-8. Raises ValueError."""
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -34,17 +34,17 @@ def loads(data: bytes) -> object:
 
 
 def _int(digits: str) -> float:
-    """The number. One of thousands of digits, which Python refuses to read, is infinite."""
+    """Parse a number. One with thousands of digits, which Python refuses to parse, is infinite."""
     return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
 
 
 def record(value: object) -> dict[str, Any]:
-    """The object, or an empty one."""
+    """Return the object, or an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def first(value: object) -> dict[str, Any]:
-    """The object, or the first one of a list, or an empty one."""
+    """Return the object, or the first one of a list, or an empty one."""
     return next((each for each in value if isinstance(each, dict)), {}) if isinstance(value, list) else record(value)
 
 
@@ -53,12 +53,12 @@ def string(value: object) -> str:
 
 
 def identifier(value: object) -> str:
-    """An id to store and to show; empty when it is none."""
+    """Return an id that can be stored and shown, or an empty string."""
     return value if isinstance(value, str) and len(value) <= _LONGEST_ID and value.isprintable() else ""
 
 
 def count(value: object) -> int | None:
-    """A number of tokens, also as a decimal string or as 3.0. None for anything else."""
+    """Return a number of tokens, also from a decimal string or 3.0; None for anything else."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(_MOST_TOKENS)):
         value = int(value)
     if isinstance(value, float) and value.is_integer():
@@ -68,7 +68,7 @@ def count(value: object) -> int | None:
 
 
 def texts(kind: DeltaKind, value: object, depth: int = 0) -> Iterator[tuple[DeltaKind, str]]:
-    """The texts of a content: a string, a part, or a list of them. Parts that think say so by their type."""
+    """Yield the texts of a content: a string, a part, or a list of them. A part's type tells thinking from text."""
     if isinstance(value, str):
         if value:
             yield kind, value
@@ -92,7 +92,7 @@ class Halves:
         self._half = ""
 
     def feed(self, text: str) -> str:
-        """The text without lone surrogates. A half at its end waits for the next piece."""
+        """Return the text without lone surrogates. A half at its end waits for the next piece."""
         if text.isascii() and not self._half:
             return text
         if self._half:
@@ -104,6 +104,6 @@ class Halves:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
     def end(self) -> str:
-        """What is shown of a half that stayed alone."""
+        """Return the replacement of a half that is left at the end, or an empty string."""
         half, self._half = self._half, ""
         return "\ufffd" if half else ""

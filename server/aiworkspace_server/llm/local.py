@@ -1,7 +1,7 @@
-"""A server for models of one's own: OpenAI's format, and a list of models that only the server itself knows.
+"""The operator's own model server: OpenAI's format, with a list of models that has to be requested from it.
 
-It may be down, hang, or answer nonsense. The last list that it gave is used meanwhile, nobody waits long for a new one,
-and a request that it would not answer fails soon, so that a fallback model can be asked.
+It may be down, hang, or send nonsense. Meanwhile its last list is used, callers wait only briefly for a new one, and
+requests that it would not answer fail soon, so that a fallback model can be used.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 
 class LocalProvider(OpenAIProvider):
-    """One local server. Its models cost nothing here: who runs it pays elsewhere."""
+    """A local model server. Its models cost nothing in the ledger."""
 
     def __init__(
         self, *, base_url: str, clocks: Clocks, api_key: str | None = None, local: LocalClocks | None = None
@@ -34,29 +34,29 @@ class LocalProvider(OpenAIProvider):
         self._local = local or LocalClocks()
         self._names: list[str] = []
         self._failure: ProviderError | None = None
-        self._asked = float("-inf")  # when the list was asked for
-        self._listed = float("-inf")  # when it came, or the failure
-        self._heard = float("-inf")  # when anything came from the server
+        self._asked = float("-inf")  # when the list was last requested
+        self._listed = float("-inf")  # when the list, or a failure, last arrived
+        self._heard = float("-inf")  # when anything last arrived from the server
         self._listing: asyncio.Task[None] | None = None
-        self._in_flight = 0  # requests that it is working on, for which it may let others wait
+        self._in_flight = 0  # requests in progress, which may make the server slow to respond
 
     @property
     def away(self) -> bool:
         return self._failure is not None or (self._listing is not None and not self._listing.done())
 
     async def models(self) -> Sequence[ModelInfo]:
-        """The last list. A new one, when it is older than a minute, is waited for shortly."""
+        """Return the last list. If it is older than a minute, wait briefly for a new one."""
         await self._refresh(self._local.fresh_seconds, self._local.wait_seconds)
         return [ModelInfo(f"local/{name}", "local", name, name, input_price=0, output_price=0) for name in self._names]
 
     async def has(self, model: str) -> bool:
-        """By the last list, however old; a miss asks again. As long as the server does not say, it may have it."""
+        """Look in the last list, however old; a miss requests a new one. True while no list was ever received."""
         if model not in self._names:
             await self._refresh(self._local.retry_seconds, 0 if self._failure else self._local.wait_seconds)
         return model in self._names or (self.away and _is_name(model))
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
-        """As any other, once the server shows a sign of life."""
+        """Stream an answer, once the server has shown a sign of life."""
         await self._look()
         self._in_flight += 1
         try:
@@ -73,18 +73,18 @@ class LocalProvider(OpenAIProvider):
         await super().aclose()
 
     async def _look(self) -> None:
-        """Raise ProviderError when the server, of which nothing was heard of late, does not answer at all."""
+        """Raise ProviderError if the server has not responded lately and does not respond now."""
         if self._in_flight or time.monotonic() - self._heard < self._local.alive_seconds:
             return
         await self._refresh(self._local.retry_seconds, self._local.look_seconds)
         if time.monotonic() - self._heard >= self._local.alive_seconds:
-            # It may be busy with the requests of others: its silence does not count against the account.
+            # It may be busy with other requests: its silence does not count against the account.
             unreached = self._failure is not None and self._failure.kind is ErrorKind.UNREACHED
             kind = ErrorKind.UNREACHED if unreached else ErrorKind.TIMEOUT
             raise ProviderError(kind, f"{self.name}: the server does not answer", free=True)
 
     async def _refresh(self, oldest: float, seconds: float) -> None:
-        """Ask for a list unless the last answer is younger than `oldest`. Wait until it was asked for so long ago."""
+        """Request a list unless the last one is younger than `oldest`. Wait at most `seconds` since the request."""
         if self._listing is None or self._listing.done():
             if time.monotonic() - self._listed < (self._local.retry_seconds if self._failure else oldest):
                 return
@@ -108,10 +108,10 @@ class LocalProvider(OpenAIProvider):
 
 
 def _read(answer: bytes) -> list[str]:
-    """The names in a list of models. What is no name is left out. Raises ValueError for what is no list."""
+    """Return the names in a list of models, without invalid ones. Raises ValueError if it is not a list."""
     entries = record(loads(answer)).get("data")
     if not isinstance(entries, list):
-        raise ValueError("no list of models")
+        raise ValueError("not a list of models")
     names = {string(record(entry).get("id")) for entry in entries}
     return sorted(name for name in names if _is_name(name))[:_MOST_NAMES]
 

@@ -1,6 +1,6 @@
-"""The wire format of OpenAI's chat completions, which DeepSeek and most servers for local models speak too.
+"""The wire format of OpenAI's chat completions, which DeepSeek and most local model servers use, too.
 
-The SDK makes the request; its stream objects would be the largest cost of a token, so the bytes are read here.
+The SDK sends the request. Its stream objects would be the largest cost of a token, so we parse the bytes.
 """
 
 import asyncio
@@ -25,28 +25,28 @@ from .reply import Reply
 from .turns import clean_system, fold_system
 from .wire import TRANSPORT_ERRORS, SentBody, headers, read_reply, read_whole
 
-# At debug level, which OPENAI_LOG can set, the SDK logs requests with what people said.
+# At debug level, which OPENAI_LOG can set, the SDK logs requests with people's messages.
 logging.getLogger("openai").setLevel(logging.WARNING)
 
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "content_filter": "content_filter"}
 _LARGEST_LIST = 2 * 2**20
-# As the templates of Gemma and older ones of Mistral say.
+# The error of Gemma's and older Mistral's chat templates.
 _NO_SYSTEM = re.compile(r"system (?:role|message|prompt)s? (?:is |are )?not supported", re.IGNORECASE)
-_NOT_FINISHED = ("null", "none")  # as some servers say in every chunk before the last one
-# The provider did not go on: DeepSeek ran out of machines, others name a failure so. Usage that comes with it counts.
+_NOT_FINISHED = ("null", "none")  # sent by some servers in every chunk before the last one
+# The provider gave up: DeepSeek ran out of machines, others report a failure. Usage that comes with it counts.
 _GAVE_UP = ("insufficient_system_resource", "error", "abort")
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What differs between those who speak this format."""
+    """The differences between providers that use this format."""
 
     name: str
     base_url: str
     limit_field: Literal["max_completion_tokens", "max_tokens"]
-    any_model: bool = False  # also models whose chat template knows no system prompt
-    reports_usage: bool = True  # takes stream_options.include_usage
-    parameters: tuple[str, ...] = ("temperature", "stop", "seed")  # what it takes; anything else is a bad request
+    any_model: bool = False  # also serves models whose chat template has no system prompt
+    reports_usage: bool = True  # accepts stream_options.include_usage
+    parameters: tuple[str, ...] = ("temperature", "stop", "seed")  # accepted ones; anything else is a bad request
     reasoning: re.Pattern[str] | None = None  # models that take reasoning_effort in place of temperature and stop
 
 
@@ -57,7 +57,7 @@ DEEPSEEK = Profile("deepseek", "https://api.deepseek.com", "max_tokens", paramet
 
 
 class OpenAIProvider:
-    """One server that speaks this format."""
+    """A provider that uses this format."""
 
     def __init__(self, profile: Profile, *, api_key: str, clocks: Clocks, base_url: str | None = None) -> None:
         self.name = profile.name
@@ -100,7 +100,7 @@ class OpenAIProvider:
         await self._client.close()
 
     async def _list(self) -> bytes:
-        """The server's own list of models. Raises ProviderError, also when it is too large."""
+        """Request the server's list of models. Raises ProviderError, also if it is too large."""
         try:
             async with asyncio.timeout(self.clocks.connect_seconds):
                 response = await self._client.get(
@@ -114,7 +114,10 @@ class OpenAIProvider:
         raise failure
 
     async def _send(self, body: bytes, request: ModelRequest) -> httpx2.Response:
-        """The response, its body unread. `post` with bytes, since `create` walks every message: 0.2 ms for each."""
+        """Send the request. Return the response with its body unread.
+
+        `post` takes bytes; `create` would walk every message, at 0.2 ms for each.
+        """
         try:
             response = await self._client.post(
                 "/chat/completions",
@@ -124,7 +127,7 @@ class OpenAIProvider:
                 stream=True,
                 stream_cls=openai.AsyncStream[object],
             )
-            # What comes back is what cast_to says; the overloads know only streams here.
+            # The result is of the type in cast_to; the overloads declare only streams.
             return cast(httpx2.Response, response)
         except openai.APIStatusError as error:
             failure = self._failures.from_status(error.status_code, error.response.headers, error.body)
@@ -150,7 +153,7 @@ class OpenAIProvider:
         return orjson.dumps(body | self._parameters(request))
 
     def _parameters(self, request: ModelRequest) -> dict[str, object]:
-        """Those that were given and that the model takes."""
+        """Return the requested parameters that the model takes."""
         wanted, reasoning = request.parameters, self._profile.reasoning
         takes = (
             ("seed", "reasoning_effort") if reasoning and reasoning.match(request.model) else self._profile.parameters
@@ -159,9 +162,9 @@ class OpenAIProvider:
 
 
 def _client(api_key: str, base_url: str, clocks: Clocks, http: httpx2.AsyncClient) -> openai.AsyncOpenAI:
-    """The SDK without retries, which are the caller's to count and to bill.
+    """Return the SDK's client without retries, which the caller has to count and bill.
 
-    Of the environment only proxies and certificates count, as the operator means them for everything.
+    Of the environment only proxies and certificates are used, because the operator sets these for everything.
     """
     connect = clocks.connect_seconds
     client = openai.AsyncOpenAI(
@@ -172,7 +175,7 @@ def _client(api_key: str, base_url: str, clocks: Clocks, http: httpx2.AsyncClien
         http_client=http,
     )
     client.organization = client.project = client.admin_api_key = None
-    # OPENAI_CUSTOM_HEADERS would go to other providers as well.
+    # OPENAI_CUSTOM_HEADERS would also be sent to other providers.
     client._custom_headers = {"Accept-Encoding": "identity"}
     return client
 
@@ -203,7 +206,7 @@ class ChatReply(Reply):
             self._in_deltas = True
         elif not self._in_deltas:  # some servers send the whole message after its deltas
             delta = record(choice.get("message"))
-        # DeepSeek and llama.cpp name it one way, Ollama and newer vLLM the other.
+        # The field's name in DeepSeek and llama.cpp, and in Ollama and newer vLLM.
         self.say_all("thinking", delta.get("reasoning_content") or delta.get("reasoning"))
         content, refusal = delta.get("content"), delta.get("refusal")
         self.say_all("text", content)
@@ -240,12 +243,12 @@ class ChatReply(Reply):
 
 
 def _holds_refusal(content: object) -> bool:
-    """Whether a content that is a list of parts has one that refuses."""
+    """Return whether a content is a list of parts with a refusal."""
     return isinstance(content, list) and any(record(part).get("refusal") for part in content)
 
 
 def _error(document: dict[str, Any]) -> bool:
-    """Whether it is an error: by its field, by the name of older servers, or because it is nothing else."""
+    """Return whether a document is an error: by its error field, its older name, or because nothing else fits."""
     if document.get("error") or document.get("object") == "error":
         return True
     return not document.keys() & {"choices", "usage", "id"} and bool(document.get("message") or document.get("detail"))

@@ -1,4 +1,4 @@
-"""What a request cost, in integers of nano-USD, and by which price list."""
+"""Prices of requests, in integers of nano-USD, with the version of the price list."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,12 +15,12 @@ PRICE_LIST = f"genai-prices/{version('genai-prices')}"
 SELF_HOSTED = "self-hosted"
 NOMINAL = "nominal"
 
-# What a token of echo is said to cost, so that budgets and bills can be tried without paying anybody.
+# The nominal price of an echo token, so that budgets and bills can be tried without paying.
 ECHO_INPUT_NANOS = 1_000
 ECHO_OUTPUT_NANOS = 2_000
 
 _HOSTED = frozenset({"openai", "anthropic", "deepseek"})
-# The rates of the list, in USD for a million tokens, that `price` takes for input and for output.
+# The rates of the list, in USD per million tokens, that `price` uses for input and for output.
 _INPUT_RATES = "input_mtok", "cache_read_mtok", "cache_write_mtok", "input_audio_mtok", "cache_audio_read_mtok"
 _OUTPUT_RATES = "output_mtok", "output_audio_mtok"
 _NANOS_PER_RATE = 1_000  # of a token at 1 USD for a million
@@ -28,7 +28,7 @@ _NANOS_PER_RATE = 1_000  # of a token at 1 USD for a million
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """An amount and where it comes from: a price list with its version, "self-hosted" (0) or "nominal" (echo)."""
+    """An amount, and its source: a price list with its version, "self-hosted" (free) or "nominal" (echo)."""
 
     nanos: int  # 10⁻⁹ of the currency
     version: str
@@ -36,18 +36,17 @@ class Price:
 
 
 class UnknownPrice(LookupError):
-    """No price list knows this model: it must not be used, since nobody could say what it costs."""
+    """There is no price for this model, so it must not be used."""
 
 
 def price(model_id: str, usage: TokenUsage, at: datetime | None = None) -> Price:
-    """The price of one request that was sent `at` (now): rounded once, on the total, half to even.
+    """Return the price of one request that was sent `at` (now), rounded once, on the total, half to even.
 
-    Cached, written and audio tokens are taken out of the whole that they are part of and priced on their own where the
-    list has prices for them; where it has none, they cost what others cost. Raises UnknownPrice, and ValueError for
-    usage that cannot be true.
+    Cached, written and audio tokens are priced separately if the list has prices for them, and otherwise like other
+    tokens. Raises UnknownPrice, or ValueError for impossible usage.
     """
     if not usage.plausible:
-        raise ValueError(f"usage of {model_id} cannot be true: {usage}")
+        raise ValueError(f"usage of {model_id} is impossible: {usage}")
     provider, _, name = model_id.partition("/")
     if provider == "local":
         return Price(0, SELF_HOSTED)
@@ -57,9 +56,9 @@ def price(model_id: str, usage: TokenUsage, at: datetime | None = None) -> Price
 
 
 def most(model_id: str, input_tokens: int, output_tokens: int, at: datetime) -> Price:
-    """Return the most that so many tokens, or fewer, can cost by `price`: each at the dearest rate it may have.
+    """Return the most that at most so many tokens can cost by `price`: each at its highest possible rate, rounded up.
 
-    Input may be written to the provider's cache or be audio, a tier may hold for a smaller request. Rounded up.
+    Input may be written to the provider's cache or be audio, and a tier for smaller requests may be more expensive.
     """
     provider, _, name = model_id.partition("/")
     if provider not in _HOSTED:
@@ -74,7 +73,7 @@ def most(model_id: str, input_tokens: int, output_tokens: int, at: datetime) -> 
 
 
 def usd(nanos: int) -> str:
-    """The exact amount as people write it, with two decimal places or as many as it takes."""
+    """Return the exact amount in USD, with two decimal places or as many as needed."""
     whole, rest = divmod(abs(nanos), 10**9)
     return f"{'-' if nanos < 0 else ''}{whole:,}.{f'{rest:09d}'.rstrip('0').ljust(2, '0')}"
 
@@ -88,7 +87,7 @@ def _prices(provider: str, name: str, at: datetime) -> ModelPrice:
 
 
 def _highest(rate: Decimal | TieredPrices, input_tokens: int) -> Decimal:
-    """Of the tiers that a request with so much input, or less, can be in."""
+    """Return the highest rate of the tiers that a request with at most so much input can be in."""
     if isinstance(rate, Decimal):
         return rate
     return max(rate.base, *(tier.price for tier in rate.tiers if tier.start < input_tokens), Decimal(0))
@@ -103,7 +102,7 @@ def _listed(provider: str, name: str, usage: TokenUsage, at: datetime) -> int:
         output_tokens=usage.output_tokens,
         input_audio_tokens=usage.input_audio_tokens,
         output_audio_tokens=usage.output_audio_tokens,
-        # Nobody says which of the cached tokens were audio: as few as can be, since that is what costs most.
+        # Providers do not report which cached tokens were audio. Assume as few as possible, which costs most.
         cache_audio_read_tokens=max(0, usage.cached_input_tokens + usage.input_audio_tokens - usage.input_tokens),
     )
     total = prices.calc_price(counts)["total_price"]

@@ -1,4 +1,4 @@
-"""Which models this server can use, and who runs them."""
+"""The providers and models that this server can use."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -28,11 +28,11 @@ class Registry:
     """The providers. Closing it closes them."""
 
     def __init__(self, settings: Deployment, local: LocalClocks | None = None) -> None:
-        """Those that have a key; the local one when its address is set; echo always."""
+        """Create the providers that have a key, the local one if its address is set, and echo."""
         providers: list[Provider] = [EchoProvider(settings.echo_tokens_per_second), *_configured(settings, local)]
         self._settings = settings
         self.providers = {provider.name: provider for provider in providers}
-        self._hosted: dict[str, HostedProvider] = {}  # from which those with other keys are made
+        self._hosted: dict[str, HostedProvider] = {}  # templates for providers with other keys
         self._making = asyncio.Lock()
 
     async def resolve(self, model_id: str) -> tuple[Provider, str]:
@@ -44,23 +44,23 @@ class Registry:
         return provider, model
 
     def has_provider(self, name: str) -> bool:
-        """Whether there is one of this name, with the server's key where it needs one."""
+        """Return whether there is a provider of this name, with the server's key if it needs one."""
         return name in self.providers
 
     async def with_key(self, name: str, api_key: str) -> HostedProvider:
-        """One of HOSTED, as the settings say but for the key. The registry closes it."""
+        """Return a hosted provider with another key. The registry closes it."""
         async with self._making:
-            if name not in self._hosted:  # in a thread, since its SDK may not be imported yet
+            if name not in self._hosted:  # in a thread, because importing its SDK may take a second
                 self._hosted[name] = await asyncio.to_thread(_hosted, self._settings, name, "none")
         return self._hosted[name].with_key(api_key)
 
     async def models(self) -> list[ModelInfo]:
-        """Every model that can be asked, by id, as far as it is known. Takes less than a second."""
+        """Return all known models, by id. Takes less than a second."""
         lists = await asyncio.gather(*map(_models, self.providers.values()))
         return sorted((model for models in lists for model in models), key=lambda model: model.id)
 
     def away(self) -> list[str]:
-        """The names of the providers that did not answer when they were asked for their models last."""
+        """Return the names of providers that did not answer the last request for their models."""
         return sorted(name for name, provider in self.providers.items() if provider.away)
 
     async def aclose(self) -> None:
@@ -78,7 +78,7 @@ class Registry:
 
 
 async def _models(provider: Provider) -> Sequence[ModelInfo]:
-    """Return no models for a provider that fails, so that those of others are still listed."""
+    """Return the models of a provider; none if it fails, so that those of others are still listed."""
     try:
         return await provider.models()
     except Exception:
@@ -98,7 +98,7 @@ def _configured(settings: Deployment, local: LocalClocks | None) -> Iterator[Pro
 
 
 def _hosted(settings: Deployment, name: str, key: str) -> HostedProvider:
-    """The SDKs are imported when they are needed: each takes a second and 25 MB."""
+    """Return a hosted provider. SDKs are imported only when needed: each takes a second and 25 MB."""
     base_url, clocks = getattr(settings, f"{name}_base_url"), _clocks(settings)
     if name == "anthropic":
         from .anthropic_wire import AnthropicProvider

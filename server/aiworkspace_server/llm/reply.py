@@ -24,51 +24,51 @@ from .tokens import count_piece, estimate_input, is_believable, mark_excess
 
 log = structlog.get_logger()
 
-# Far beyond what any model may say, and well below what can be stored as one message.
+# Far beyond any real answer, and well below what can be stored as one message.
 MOST_SAID_BYTES = 7 * 2**20
 _LARGEST_DOCUMENT = 2 * MOST_SAID_BYTES
-_SNIFFED_BYTES = 4096  # of a body, to see what it is
+_SNIFFED_BYTES = 4096  # of a body, to detect its format
 _END_MARK = b"[DONE]"
-_CHANGE_BYTES = 100  # that a change between text and thinking takes besides
+_CHANGE_BYTES = 100  # storage overhead of a change between text and thinking
 
 
 class Reply(ABC):
-    """One answer as it comes in. A wire format fills it document by document; `take` hands out what is new.
+    """One answer as it arrives. A wire format feeds it document by document; `take` returns the new pieces.
 
-    What a provider sends is used as far as it can be understood. The rest is skipped, and logged once at the end.
+    Data that cannot be understood is skipped, and logged once at the end.
     """
 
     def __init__(self, request: ModelRequest, failures: Failures) -> None:
         self.failures = failures
         self.reason: FinishReason = "other"
-        self.answering = False  # the provider's id of the answer has come
-        self.whole = False  # the provider said why the answer ended: nothing of it is missing, whatever comes
-        self.silent = False  # the answer is whole, and the last event said nothing: some servers finish in every event
-        self.gave_up = ""  # why the provider did not go on, in its word
+        self.answering = False  # the provider's id of the answer has arrived
+        self.whole = False  # a finish reason has arrived: the answer is complete, whatever follows
+        self.silent = False  # complete, and the last event had no content: some servers finish in every event
+        self.gave_up = ""  # the provider's word for why it gave up
         self.ended = False  # nothing follows
         self.said_bytes = 0  # of text and thinking together, in UTF-8
-        self.skipped = 0  # what could not be understood
+        self.skipped = 0  # number of things that could not be understood
         self._request = request
         self._sse = SseParser()
-        self._head = bytearray()  # of the body: all of it, unless it turns out to be a stream of events
+        self._head = bytearray()  # the beginning of the body; all of it, unless it is a stream of events
         self._is_stream = False
         self._events = 0
         self._pieces: list[Piece] = []
         self._kind: DeltaKind = "text"
         self._halves: dict[DeltaKind, Halves] = {"text": Halves(), "thinking": Halves()}
-        self._changes = 0  # of the kind
+        self._changes = 0  # number of changes between text and thinking
         self._texts: list[str] = []  # of the delta that is being gathered
         self._delta_tokens = 0
         self._said_tokens = 0  # of all deltas
-        self._counted: TokenUsage | None = None  # what the provider said last
-        self._counted_all = False  # whether it said nothing more after that
+        self._counted: TokenUsage | None = None  # the last usage from the provider
+        self._counted_all = False  # whether no content followed it
 
     @abstractmethod
     def take_in(self, document: dict[str, Any]) -> None:
         """Take one JSON object of the provider. May raise ProviderError."""
 
     def read(self, piece: bytes) -> ProviderError | None:
-        """Take what one network read gave. Returns a failure, for what came before it still counts."""
+        """Take the bytes of one network read. Return a failure instead of raising it: pieces before it still count."""
         try:
             for data in self._sse.feed(self._stream_part(piece)):
                 self._events += 1
@@ -82,7 +82,7 @@ class Reply(ABC):
         return None
 
     def close(self, what: str, *, clean: bool) -> ProviderError | None:
-        """The body has ended: as it should, or because the connection broke. Returns why the answer is not whole."""
+        """Take the end of the body, which is not clean if the connection broke. Return why the answer is incomplete."""
         try:
             if rest := bytes(self._head) or self._sse.rest():
                 self._event(rest)
@@ -97,18 +97,18 @@ class Reply(ABC):
         return self.failures.cut(what)
 
     def complete(self) -> bool:
-        """End the answer if it is whole, though its end mark did not come. Returns whether it is."""
+        """End the answer if it is complete although its end mark is missing. Return whether it is complete."""
         if self.whole and not self.ended:
             self.end()
         return self.ended
 
     @property
     def begun(self) -> bool:
-        """Whether anything of an answer has come."""
+        """Return whether anything of an answer has arrived."""
         return bool(self.answering or self.said_bytes or self._counted or self.whole)
 
     def take(self) -> list[Piece]:
-        """The pieces since the last time."""
+        """Return the pieces since the last call."""
         self._flush()
         pieces, self._pieces = self._pieces, []
         return pieces
@@ -129,7 +129,7 @@ class Reply(ABC):
             raise self.failures.cut(f"more than {MOST_SAID_BYTES} bytes")
 
     def say_all(self, kind: DeltaKind, content: object) -> None:
-        """Say every text of a content of whatever shape."""
+        """Say every text of a content of any shape."""
         if isinstance(content, str):
             if content:
                 self.say(kind, content)
@@ -148,16 +148,16 @@ class Reply(ABC):
             self.answering = True
 
     def use(self, usage: TokenUsage) -> None:
-        """Report usage, unless it cannot be true. Some servers send zeros for "not counted", which are estimated."""
+        """Report usage, unless it is impossible. Zeros, which some servers send for "not counted", are estimated."""
         if not (usage.plausible and is_believable(self._request, usage)):
-            log.error("implausible usage ignored", model=self._request.model, usage=usage)
+            log.error("implausible_usage_ignored", model=self._request.model, usage=usage)
             self._counted_all = False
         elif usage.input_tokens or usage.output_tokens:
             self._counted, self._counted_all = mark_excess(self._request, self._without_zeros(usage)), True
             self._add(self._counted)
 
     def _without_zeros(self, usage: TokenUsage) -> TokenUsage:
-        """The usage with an estimate for the input or the output where it has none of what was sent or said."""
+        """Return the usage, with estimates where it has zeros although something was sent or said."""
         inputs = usage.input_tokens or estimate_input(self._request)
         outputs = usage.output_tokens or self._estimate_output()
         if (inputs, outputs) == (usage.input_tokens, usage.output_tokens):
@@ -165,7 +165,7 @@ class Reply(ABC):
         return replace(usage, input_tokens=inputs, output_tokens=outputs, estimated=True)
 
     def use_part(self, input_tokens: int | None, output_tokens: int | None) -> None:
-        """Report usage of which one side is missing: that side is estimated, now and at the end."""
+        """Report usage without input or output. The missing side is estimated, now and at the end."""
         if input_tokens is None and output_tokens is None:
             return
         outputs = self._estimate_output() if output_tokens is None else output_tokens
@@ -175,7 +175,7 @@ class Reply(ABC):
             self._counted_all = False
 
     def end(self) -> None:
-        """Nothing more of the answer comes."""
+        """End the answer."""
         counted_all = self._counted_all
         for kind, halves in self._halves.items():
             if rest := halves.end():
@@ -186,7 +186,7 @@ class Reply(ABC):
         self.ended = True
 
     def end_mark(self) -> None:
-        """The provider's mark that nothing follows. Raises ProviderError when there was no answer before it."""
+        """Take the provider's end mark. Raises ProviderError if there was no answer before it."""
         if self.gave_up:
             raise self.failures.interrupted(self.gave_up)
         if not (self.whole or self.said_bytes):
@@ -194,7 +194,7 @@ class Reply(ABC):
         self.end()
 
     def _stream_part(self, piece: bytes) -> bytes:
-        """What belongs to a stream of events. A body that begins as JSON or as a page is kept until its end."""
+        """Return the bytes that belong to a stream of events. A body of JSON or HTML is kept until its end."""
         if self._is_stream:
             return piece
         self._head += piece
@@ -208,7 +208,7 @@ class Reply(ABC):
         return stream
 
     def _event(self, data: bytes) -> None:
-        """Take the data of one event: JSON, several of them on a line each, or the end mark."""
+        """Take the data of one event: JSON, several JSON documents on a line each, or the end mark."""
         if data.lstrip().startswith(_END_MARK):
             return self.end_mark()
         try:
@@ -230,13 +230,13 @@ class Reply(ABC):
                 self.skipped += 1
 
     def log_skipped(self) -> None:
-        """Log once for each answer that not all of it was understood, without what it said."""
+        """Log once per answer that parts of it were skipped, without their content."""
         if self.skipped:
             model, request_id = self._request.model, self._request.request_id
             log.warning("provider_data_skipped", model=model, request_id=request_id, count=self.skipped)
 
     def _estimate(self) -> TokenUsage:
-        """Of the whole answer. Some providers count the input at the beginning: that stays."""
+        """Estimate the usage of the whole answer. A provider's count of the input is kept."""
         output, counted = self._estimate_output(), self._counted
         if counted is None:
             return TokenUsage(estimate_input(self._request), 0, 0, output, 0, estimated=True)

@@ -1,6 +1,6 @@
-"""What follows from each kind of failure: the one table that retries, fallback and circuit breakers read.
+"""The consequences of each kind of failure, for retries, fallback and circuit breakers.
 
-Before the first content every failure leads on to the next model, since another provider may not have it.
+Before the first content, every failure leads to the next model, because another provider may not have it.
 """
 
 from collections.abc import Mapping
@@ -11,17 +11,17 @@ from .base import ErrorKind
 
 
 class Counts(Enum):
-    """Against whom a failure counts."""
+    """Which circuit breaker counts a failure."""
 
-    ACCOUNT = auto()  # no input can provoke it, so that it tells of the account whoever asks
-    MODEL = auto()  # an input may have provoked it: it counts for this organization and this model alone
+    ACCOUNT = auto()  # no input can provoke it, so it counts for the account and all organizations
+    MODEL = auto()  # an input may have provoked it: it counts only for this organization and this model
     NOTHING = auto()  # says nothing about the account
     ANSWERED = auto()  # the account works: it understood the request and refused it
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`retried`: the same model is asked again. `dead`: not while there is another, since nobody answered at all."""
+    """`retried`: the same model is tried again. `dead`: other models first, because the provider did not respond."""
 
     retried: bool
     counts: Counts

@@ -10,19 +10,19 @@ _LARGEST_EVENT = 14 * 2**20  # some servers send the whole answer in one event
 class SseParser:
     """Takes the bytes of one stream in pieces that may be split anywhere.
 
-    Only `data` is kept: both wire formats repeat the event's name inside it. An event whose blank line never comes is
-    no event, as the standard says, unless the caller asks for the rest.
+    Only `data` is kept: both wire formats repeat the event's name inside it. An event without its final blank line is
+    dropped, as the standard says, unless the caller takes the rest.
     """
 
     __slots__ = ("_begun", "_rest", "_skip_newline")
 
     def __init__(self) -> None:
-        self._rest = bytearray()  # the beginning of an event that is not complete
+        self._rest = bytearray()  # the beginning of an incomplete event
         self._begun = False
         self._skip_newline = False  # the last piece ended between CR and LF, or with a CR alone
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The data of the events that `piece` completes. Raises ValueError when one event grows beyond 14 MiB."""
+        """Return the data of the events that `piece` completes. Raises ValueError if an event exceeds 14 MiB."""
         if self._skip_newline or b"\r" in piece:
             piece = self._newlines(piece)
         if b"\n\n" not in piece and not (piece.startswith(b"\n") and self._rest.endswith(b"\n")):
@@ -37,7 +37,7 @@ class SseParser:
         return [data for event in text[:end].split(b"\n\n") if (data := _data(event))]
 
     def rest(self) -> bytes:
-        """The data of the event whose end has not come, as far as it is there. For streams that end without one."""
+        """Return the data of an incomplete event, for streams that end without a blank line."""
         rest, self._rest = bytes(self._rest), bytearray()
         return _data(rest.removeprefix(_BOM).rstrip(b"\n"))
 
@@ -48,7 +48,7 @@ class SseParser:
         return []
 
     def _newlines(self, piece: bytes) -> bytes:
-        """`piece` with every line end a LF. A CR ends its line at once; a LF that follows it belongs to it."""
+        """Return the piece with every line end as LF. A CR ends its line at once; a LF after it belongs to it."""
         if not piece:
             return piece
         if self._skip_newline:
@@ -58,8 +58,8 @@ class SseParser:
 
 
 def _data(event: bytes) -> bytes:
-    """The data lines of one event, joined; empty when it has none, as comments and pings."""
-    if event.startswith(b"data: ") and b"\n" not in event:  # all but all of them
+    """Return the data lines of one event, joined; empty for comments and pings."""
+    if event.startswith(b"data: ") and b"\n" not in event:  # nearly all of them
         return event[6:]
     lines = event.split(b"\n")
     data = b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:") or line == b"data")
@@ -69,7 +69,7 @@ def _data(event: bytes) -> bytes:
 
 
 def _as_error(data: bytes) -> bytes:
-    """The data of an event that only its name calls an error, as JSON that says so itself."""
+    """Return the data of an error event as JSON with an error field, where only the event's name says so."""
     try:
         return orjson.dumps({"error": orjson.loads(data)})
     except orjson.JSONDecodeError:

@@ -1,8 +1,8 @@
-"""Counting tokens without the provider: for reservations, and for answers whose usage nobody reported.
+"""Counting tokens without the provider: for reservations, and for answers without reported usage.
 
-There are three counts. The bound is never below what a provider counts: money is reserved for it. The expectation is
-the same but for prose, of which common vocabularies have fewer tokens: an allowance has to have so much left. The
-estimate is about what a provider counts: it is charged when nobody reports usage, and decides what fits into a context.
+There are three counts. The bound is never below the provider's count: it is reserved. The expectation is lower for
+prose, for which common vocabularies need fewer tokens: an allowance must have that much left. The estimate is close to
+the provider's count: it is charged if the provider reports no usage, and decides what fits into a context.
 """
 
 from dataclasses import replace
@@ -12,15 +12,15 @@ import orjson
 from .base import ModelRequest, TokenUsage
 from .lenient import SURROGATE
 
-# What the chat formats put around a turn: its role and its separators.
+# Overhead of a turn in chat formats: its role and its separators.
 _TOKENS_PER_TURN = 4
 # {"role":"assistant","content":…}, and the comma after it.
 _BYTES_PER_TURN = 32
-# Everything else in the body of a request: names of fields, numbers, the name of the model.
+# Everything else in the body of a request: field names, numbers, the model's name.
 _OTHER_BYTES = 400
 
-# Eighths of a token for each byte of UTF-8, and how many more for the bytes of these classes: where common vocabularies
-# have fewer letters in a token than in English prose.
+# Eighths of a token for each byte of UTF-8, and how many more for bytes of these classes, for which common vocabularies
+# have fewer letters per token than in English prose.
 _EIGHTHS = 2
 _ASCII_CLASSES = (
     (b"0123456789", 2),
@@ -39,54 +39,51 @@ _OTHER_CLASSES = (
 
 _LETTERS = bytes({*b"abcdefghijklmnopqrstuvwxyz", *b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"})
 
-# No model writes so much in one answer, however much a provider reports. Beyond it, a count is a fault and no bill.
+# No model writes this much in one answer: a larger count is an error of the provider.
 _MOST_OUTPUT = 1_000_000
 _ADDED_INPUT = 20_000
 
 
 def estimate_tokens(text: str) -> int:
-    """Return about how many tokens a text has in common vocabularies: a fifth more for code, right for numbers.
+    """Estimate the tokens of a text in common vocabularies: a fifth too high for code, right for numbers.
 
-    Never 0 for a text that is not empty, and never more than its bytes in UTF-8. No vocabulary is loaded.
+    The result is at least 1 for a text that is not empty, and at most its bytes in UTF-8. No vocabulary is loaded.
     """
     return -(-_eighths(text) // 8)
 
 
 def count_piece(text: str) -> int:
-    """Return about how many tokens a piece of an answer has, which a provider sent by itself: 1 or more.
-
-    Rounded down, since most pieces are one token.
-    """
+    """Estimate the tokens of one streamed piece of an answer, at least 1. Rounded down: most pieces are one token."""
     return max(1, _eighths(text) // 8)
 
 
 def count_turn(text: str) -> int:
-    """Return about how many tokens of a context a text takes, with what is put around it; 0 when it is empty.
+    """Estimate the tokens of a turn in a context, with its overhead; 0 if the text is empty.
 
-    A quarter of the bytes: fast, since a context is counted for each message.
+    A quarter of the bytes, which is fast: a context is counted for each message.
     """
     return -(-len(text.encode("utf-8", "surrogatepass")) // 4) + _TOKENS_PER_TURN if text else 0
 
 
 def estimate_input(request: ModelRequest) -> int:
-    """Return about how many tokens everything that is sent has."""
+    """Estimate the input tokens of a request."""
     return sum(estimate_tokens(text) + _TOKENS_PER_TURN for text in _texts(request) if text)
 
 
 def bound_input(request: ModelRequest) -> int:
-    """Return at least as many tokens as the request has in any vocabulary: one for each byte of its body.
+    """Return an upper bound of the input tokens in any vocabulary: one for each byte of the body.
 
-    A token of a byte-level vocabulary is one byte or more, and what chat formats put around a turn is shorter than the
-    JSON around it.
+    A token of a byte-level vocabulary has at least one byte, and the overhead of a turn in chat formats is shorter than
+    its JSON.
     """
     texts = (*_texts(request), *request.parameters.stop)
     return sum(_json_size(text) + _BYTES_PER_TURN for text in texts) + _OTHER_BYTES
 
 
 def expect_input(request: ModelRequest) -> int:
-    """Return the bound, with what is prose at a quarter of its letters and spaces.
+    """Return the bound, but count letters and spaces of prose as a quarter of a token each.
 
-    Four fifths of prose are letters and spaces, and a tenth is spaces. Common vocabularies have fewer tokens of it.
+    A text is prose if four fifths are letters and spaces, and a tenth is spaces. Common vocabularies need fewer tokens.
     """
     saved = 0
     for text in _texts(request):
@@ -98,24 +95,23 @@ def expect_input(request: ModelRequest) -> int:
 
 
 def is_believable(request: ModelRequest, usage: TokenUsage) -> bool:
-    """Whether a provider may have counted that, rightly or wrongly. What is beyond is a fault, and not charged."""
+    """Return whether a provider may have counted that. Anything beyond is an error, which is not charged."""
     most_input = bound_input(request) + _ADDED_INPUT
     most_output = max(2 * request.max_output_tokens, _MOST_OUTPUT)
     return usage.input_tokens <= most_input and usage.output_tokens <= most_output
 
 
 def mark_excess(request: ModelRequest, usage: TokenUsage) -> TokenUsage:
-    """Return the usage, marked when it is more than was asked for: more than was reserved may have to be charged."""
+    """Return the usage, marked if it is above the request's limits: the cost may then exceed the reservation."""
     above = usage.output_tokens > request.max_output_tokens or usage.input_tokens > bound_input(request)
     return replace(usage, above_limit=True) if above else usage
 
 
 def usage_when_cut(request: ModelRequest, said_tokens: int, reported: TokenUsage | None) -> TokenUsage:
-    """Return the best account of an answer that did not reach its end: cancelled, cut, timed out.
+    """Return the best estimate of the usage of an answer that did not complete: cancelled, cut, timed out.
 
-    `said_tokens` are those of its deltas, `reported` is the last TokenUsage that came, if any. Providers report the
-    input at the beginning or not at all, and the output at the end, so that what was said is estimated: as no more than
-    was allowed, and reserved.
+    `said_tokens` are those of its deltas, `reported` is the last TokenUsage, if any. Providers report the input at the
+    beginning or not at all, and the output at the end. So the output is estimated, as at most the allowed tokens.
     """
     estimated = min(said_tokens, request.max_output_tokens)
     if reported is None:

@@ -1,9 +1,9 @@
-"""Turns as every provider takes them, whatever was said before.
+"""Normalizes turns so that every provider accepts them.
 
-Providers refuse whole requests for these, each for others of them, so that one bad turn would end a conversation for
-ever: two turns of one role in a row (DeepSeek's reasoner, the chat templates of Mistral and Gemma), an answer as the
-first turn (the same) or as the last (newer models of Anthropic), a text that is empty or only blank (Anthropic), a text
-of more than 1 MiB characters (OpenAI), NUL characters. Nobody refuses what has none of them.
+Providers refuse a whole request for one bad turn, which would end its conversation for ever. They refuse two turns of
+one role in a row (DeepSeek's reasoner, the chat templates of Mistral and Gemma), an answer as the first turn (the same)
+or as the last (newer models of Anthropic), an empty or blank text (Anthropic), a text of more than 1 MiB characters
+(OpenAI), and NUL characters.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ BLANK = "(The message is blank.)"
 
 
 def clean(turns: Sequence[Turn]) -> list[Turn]:
-    """The turns without NUL characters and without those that say nothing. The last one, the question, always stays."""
+    """Return the turns without NUL characters and without blank ones. The last one, the question, always stays."""
     if not turns:
         return []
     cleaned = [Turn(turn.role, turn.text.replace("\0", "")) for turn in turns]
@@ -26,9 +26,9 @@ def clean(turns: Sequence[Turn]) -> list[Turn]:
 
 
 def alternate(turns: Sequence[Turn]) -> list[Turn]:
-    """Cleaned turns that begin and end with a person and whose roles alternate.
+    """Return cleaned turns that begin and end with a person and whose roles alternate.
 
-    Turns of one role in a row become one turn; where that is too long, its beginning is left out.
+    Consecutive turns of one role are joined; if the result is too long, its beginning is dropped.
     """
     spoken = list(turns)
     while spoken and spoken[0].role == "assistant":
@@ -38,13 +38,13 @@ def alternate(turns: Sequence[Turn]) -> list[Turn]:
 
 
 def clean_system(text: str) -> str:
-    """The system prompt as it is sent. Empty, which is to send none, when it says nothing."""
+    """Return the system prompt to send; empty, which means none, if it is blank."""
     text = text.replace("\0", "")
     return text if text.strip() else ""
 
 
 def fold_system(system: str, turns: Sequence[Turn]) -> list[Turn]:
-    """The turns with the system prompt before the first, for models that know none."""
+    """Return the turns with the system prompt in front of the first one, for models without system prompts."""
     return alternate([Turn("user", clean_system(system)), *turns])
 
 

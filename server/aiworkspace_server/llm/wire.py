@@ -1,4 +1,4 @@
-"""What the wire formats share of HTTP: a response read under the clocks, until the answer is whole."""
+"""HTTP code shared by the wire formats: reads a response under the timeouts, until the answer is complete."""
 
 import asyncio
 import contextlib
@@ -13,25 +13,25 @@ from .clock import Clocks, ContentClock
 from .failures import Failures
 from .reply import Reply
 
-# How long to wait for the end of a response whose end mark has come, so that its connection can be used again.
+# How long to wait for the end of a response after its end mark, so that the connection can be reused.
 _DRAIN_SECONDS = 0.1
-_MOST_ERROR_BYTES = 64 * 1024  # that are read of the body of an error status
+_MOST_ERROR_BYTES = 64 * 1024  # read of the body of an error status
 TRANSPORT_ERRORS = (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
 
 
 def no_cookies() -> http.cookiejar.CookieJar:
-    """A jar that stays empty: what a provider tells one caller it must not hear from another one, with another key."""
+    """Return a jar that stays empty: cookies set for one organization's key must not be sent with another's."""
     return http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
 
 
 def headers(request_id: str, body: bytes) -> dict[str, str]:
-    """Of a request. Its id stands in the provider's log, so that a bill can be compared with ours."""
+    """Return the headers of a request. Its id is in the provider's log, so that bills can be compared."""
     named = {"X-Client-Request-Id": request_id} if request_id else {}
     return {"Content-Type": "application/json", "Content-Length": str(len(body)), **named}
 
 
 class SentBody(httpx2.AsyncByteStream):
-    """The body of a request. It is read once the connection is there, which is when the request begins to leave."""
+    """The body of a request. It is read when the connection is established, which is when sending starts."""
 
     def __init__(self, body: bytes, on_sent: Callable[[], None]) -> None:
         self._body = body
@@ -43,7 +43,7 @@ class SentBody(httpx2.AsyncByteStream):
 
 
 class _ErrorBody(httpx2.AsyncByteStream):
-    """The body of an error status as far as it comes. It ends where it breaks off, since the status says enough."""
+    """The body of an error status, as far as it arrives. A broken body is not an error: the status says enough."""
 
     def __init__(self, stream: httpx2.AsyncByteStream, seconds: float) -> None:
         self._stream = stream
@@ -64,7 +64,7 @@ class _ErrorBody(httpx2.AsyncByteStream):
 
 
 def limit_errors(seconds: float) -> Callable[[httpx2.Response], Awaitable[None]]:
-    """Return a hook that lets the body of an error status neither hide the status nor take longer than this."""
+    """Return a hook that limits the body of an error status in size and time."""
 
     async def limit_error(response: httpx2.Response) -> None:
         if response.is_error and isinstance(response.stream, httpx2.AsyncByteStream):
@@ -76,7 +76,7 @@ def limit_errors(seconds: float) -> Callable[[httpx2.Response], Awaitable[None]]
 async def read_reply(
     send: Callable[[], Awaitable[httpx2.Response]], reply: Reply, clocks: Clocks
 ) -> AsyncGenerator[list[Piece], None]:
-    """Send the request and yield what each network read adds to `reply`, until the answer is whole.
+    """Send the request and yield what each network read adds to `reply`, until the answer is complete.
 
     Failures are raised after the pieces that came before them, and outside of any `except`, so that no traceback
     leads to the SDK's exceptions, which quote keys.
@@ -96,7 +96,7 @@ async def read_reply(
             if reply.said_bytes > said_bytes:
                 said_bytes = reply.said_bytes
                 clock.content()
-            if reply.silent and not hurried:  # once, whatever else comes
+            if reply.silent and not hurried:  # only once
                 hurried = True
                 clock.last(clocks.last_seconds)
             if pieces := reply.take():
@@ -121,7 +121,7 @@ async def read_reply(
 
 
 async def read_whole(response: httpx2.Response, most_bytes: int, failures: Failures) -> bytes:
-    """The whole body, which is not to be larger than this."""
+    """Return the whole body. Raises ProviderError if it is larger than `most_bytes`."""
     body = bytearray()
     try:
         async for piece in _body(response):
@@ -134,7 +134,7 @@ async def read_whole(response: httpx2.Response, most_bytes: int, failures: Failu
 
 
 def _body(response: httpx2.Response) -> AsyncIterable[bytes]:
-    """The bytes of the response. Uncompressed, as we ask for it, they need none of the layers that decode it."""
+    """Return the raw bytes of the response. We request it uncompressed, so no decoding layers are needed."""
     if isinstance(response.stream, httpx2.AsyncByteStream) and "content-encoding" not in response.headers:
         return response.stream
     return response.aiter_bytes()
@@ -148,5 +148,5 @@ async def _drain(body: AsyncIterator[bytes]) -> None:
 
 
 def _what(response: httpx2.Response) -> str:
-    """Not an event stream at all, when the address leads to something else."""
+    """Describe a response that is not an event stream, for instance because the address is wrong."""
     return f"status {response.status_code}, {response.headers.get('content-type', 'no content type')}"

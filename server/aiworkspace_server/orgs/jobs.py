@@ -1,4 +1,4 @@
-"""Mails of organizations: invitations, and notices to their owners."""
+"""Mails of organizations: invitations, and notices to owners."""
 
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from .tokens import InvitationTokens
 
 _SEND = "orgs.send_invitation"
 
-_SUBJECT = "You are invited to an organization at AI Workspace"  # without a word that a stranger chose
+_SUBJECT = "You are invited to an organization at AI Workspace"  # no text that a stranger chose
 _INVITATION = """\
 Hello,
 
@@ -28,7 +28,7 @@ It works once, until {until:%d %B %Y, %H:%M} UTC. If you do not know what this i
 
 
 class InvitationMails:
-    """Asks for mails to invited people, and sends them."""
+    """Enqueues and sends mails to invited people."""
 
     def __init__(self, db: Database, jobs: Jobs, mailer: Mailer, links: Links, tokens: InvitationTokens) -> None:
         self._db = db
@@ -42,12 +42,12 @@ class InvitationMails:
         jobs.add(_SEND, self._send)
 
     async def ask(self, tx: WriteSession, invitation: Invitation) -> None:
-        """Nothing is sent when the invitation is closed by then."""
+        """Enqueue a mail. Nothing is sent if the invitation is closed by the time the job runs."""
         mail = {"org_id": invitation.org_id, "invitation_id": invitation.id, "mail_id": new_id()}
         await self._jobs.enqueue(tx, _SEND, **mail)
 
     async def _send(self, org_id: str, invitation_id: str, mail_id: str = "") -> None:
-        """`mail_id` is empty in jobs that an earlier release queued."""
+        """Send the mail. `mail_id` is empty in jobs that an earlier release enqueued."""
         async with self._db.read(UUID(org_id)) as tx:
             org = await store.find_org(tx, UUID(org_id))
             invitation = await store.find_invitation(tx, UUID(invitation_id))
@@ -67,6 +67,6 @@ class InvitationMails:
 
 
 async def notify_owners(tx: WriteSession, notices: Notices, notice: Notice) -> None:
-    """Tells every owner of the transaction's organization."""
+    """Enqueue a notice to every owner of the transaction's organization."""
     for owner_id in await store.list_owner_ids(tx):
         await notices.notify(tx, owner_id, notice)

@@ -1,4 +1,4 @@
-"""Tables of organizations and of who is in them: memberships, invitations, custom roles, teams."""
+"""Tables of organizations, memberships, invitations, custom roles and teams."""
 
 from datetime import datetime
 from uuid import UUID
@@ -19,7 +19,7 @@ class Org(Base):
     create_time: Mapped[datetime]
     update_time: Mapped[datetime]
     delete_time: Mapped[datetime | None]
-    erase_time: Mapped[datetime | None]  # when nothing was left of its content, after a deletion
+    erase_time: Mapped[datetime | None]  # when its content was erased, after its deletion
 
 
 class CustomRole(Base):
@@ -47,7 +47,7 @@ class Membership(Base):
     version: Mapped[int] = mapped_column(default=1)
     create_time: Mapped[datetime]
     suspend_time: Mapped[datetime | None]
-    creator_key_id: Mapped[UUID | None]  # of the API key with which a service account was made
+    creator_key_id: Mapped[UUID | None]  # API key with which a service account was created
 
 
 class Invitation(Base):
@@ -64,7 +64,7 @@ class Invitation(Base):
     accept_time: Mapped[datetime | None]
     accepter_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id"))
     revoke_time: Mapped[datetime | None]
-    creator_key_id: Mapped[UUID | None]  # of the API key with which it was made
+    creator_key_id: Mapped[UUID | None]  # API key with which it was created
 
 
 class Team(Base):

@@ -30,18 +30,18 @@ from . import store
 from .models import Invitation, Membership, Org
 
 INVITATION_LIFETIME = timedelta(days=7)
-_MOST_NAMED = 50  # organizations in one error
+_MOST_NAMED = 50  # organizations named in one error
 
 
 class RoleChoice(NamedTuple):
-    """A built-in role, or "custom" with the id of one of the organization's own."""
+    """A built-in role, or "custom" with the id of a custom role."""
 
     name: str
     custom_role_id: UUID | None = None
 
 
 async def create_org(tx: WriteSession, org_id: UUID, name: str, owner_id: UUID) -> Org:
-    """The transaction's tenant is the new organization."""
+    """Create an organization and its owner's membership. The transaction's tenant is the new organization."""
     time = now()
     org = Org(id=org_id, name=name, version=1, create_time=time, update_time=time)
     tx.add(org)
@@ -72,20 +72,20 @@ async def delete_org(tx: WriteSession, org_id: UUID, caller: Principal) -> None:
 async def create_invitation(
     tx: WriteSession, org_id: UUID, email: str, role: RoleChoice, inviter: Principal
 ) -> Invitation:
-    """Makes the invitation, or renews the one that the address has. The database keeps one open one of each address."""
+    """Create an invitation, or renew the open one. A unique index allows one open invitation per address."""
     await lock_org(tx, org_id, "org_id")
     earlier = await store.lock_open_invitation(tx, email)
     replaced = await _offered(tx, earlier) if earlier and is_open(earlier) else frozenset[str]()
     await check_may_grant(tx, inviter, await permissions_of(tx, role), replaced)
     if await store.is_member(tx, email):
-        raise AlreadyExists("This person is a member of the organization.", "email")
+        raise AlreadyExists("This person is already a member of the organization.", "email")
     time = now()
     if earlier and is_open(earlier):
         invitation = earlier
     else:
         if earlier:
             earlier.revoke_time = time
-            await tx.flush()  # before the one that takes its place
+            await tx.flush()  # before its replacement: the index allows only one open invitation
         invitation = Invitation(org_id=org_id, id=new_id(), email=email, create_time=time)
         tx.add(invitation)
     invitation.role, invitation.custom_role_id = role
@@ -108,15 +108,15 @@ async def revoke_invitation(tx: WriteSession, org_id: UUID, invitation_id: UUID,
 
 
 async def accept_invitation(tx: WriteSession, org_id: UUID, invitation_id: UUID, user: User) -> tuple[Org, RoleChoice]:
-    """The organization and the new member's role in it."""
+    """Make the user a member. Return the organization and the new member's role."""
     org = await lock_org(tx, org_id, "token")
     invitation = await store.lock_invitation(tx, invitation_id)
     if invitation is None or invitation.email != user.email:
         raise NotFound("token")
     if not is_open(invitation):
-        raise _invitation_closed("The invitation was accepted or revoked, or has expired: ask for a new one.")
+        raise _invitation_closed("The invitation was accepted or revoked, or it has expired: ask for a new one.")
     if await store.find_member(tx, user.id):
-        raise AlreadyExists("You are a member of this organization.", "token")
+        raise AlreadyExists("You are already a member of this organization.", "token")
     invitation.accept_time, invitation.accepter_id = now(), user.id
     await store.close_invitations_to(tx, user.id, user.email)
     role = RoleChoice(invitation.role, invitation.custom_role_id)
@@ -125,7 +125,7 @@ async def accept_invitation(tx: WriteSession, org_id: UUID, invitation_id: UUID,
 
 
 def is_open(invitation: Invitation) -> bool:
-    """Whether it can be accepted."""
+    """Return whether the invitation can be accepted."""
     return not (invitation.accept_time or invitation.revoke_time or is_over(invitation.expire_time))
 
 
@@ -169,7 +169,7 @@ async def remove_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller: P
     member, user = await find_member(tx, user_id, "user_id")
     if user_id != caller.user_id or caller.key:
         await check_may_grant(tx, caller, await permissions_of(tx, role_of(member)))
-    elif member.suspend_time:  # a moment ago: who leaves now could come back without being reinstated
+    elif member.suspend_time:  # suspended after authorization; leaving would allow coming back without reinstatement
         raise NotFound("org_id")
     await _check_owner_left(tx, member)
     await withdraw_invitations(tx, user_id, frozenset())
@@ -178,10 +178,10 @@ async def remove_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller: P
 
 
 async def leave_all(tx: WriteSession, user: User) -> Sequence[UUID]:
-    """Takes a person out of all organizations, and out of what these have of them. Returns the organizations.
+    """End all memberships of a person, with their teams and workspaces. Return the organizations.
 
-    Raises FailedPrecondition for the only owner of one. Organizations are locked in the order of their ids, so that no
-    two calls wait for each other.
+    Raises FailedPrecondition for the only owner of one. Organizations are locked in the order of their ids, so that
+    concurrent calls cannot deadlock.
     """
     left = await store.list_membership_orgs(tx, user.id)
     owned = []
@@ -189,7 +189,7 @@ async def leave_all(tx: WriteSession, user: User) -> Sequence[UUID]:
         await set_tenant(tx, org_id)
         await store.lock_org(tx, org_id)
         found = await store.find_member(tx, user.id)
-        if found is None:  # removed by somebody else, or with the organization, just now
+        if found is None:  # removed concurrently, alone or with the organization
             continue
         if await _is_last_owner(tx, found[0]):
             owned.append(org_id)
@@ -205,9 +205,9 @@ async def leave_all(tx: WriteSession, user: User) -> Sequence[UUID]:
 
 
 async def give_up_address(tx: WriteSession, user: User) -> None:
-    """Revokes open invitations to the present address of a person, in all organizations.
+    """Revoke open invitations to the current address of a person, in all organizations.
 
-    Somebody who is removed from one of them under another address could go back to this one and come in again.
+    Otherwise somebody who is removed under a new address could return to this one and accept an old invitation.
     """
     for org_id in sorted(await store.list_invitation_orgs(tx, user.id)):
         await set_tenant(tx, org_id)
@@ -216,7 +216,7 @@ async def give_up_address(tx: WriteSession, user: User) -> None:
 
 async def suspend_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller: Principal) -> tuple[Membership, User]:
     if user_id == caller.user_id:
-        raise InvalidArgument({"user_id": "is your own: nobody suspends themselves"})
+        raise InvalidArgument({"user_id": "is your own: you cannot suspend yourself"})
     await lock_org(tx, org_id, "org_id")
     member, user = await find_member(tx, user_id, "user_id")
     await check_may_grant(tx, caller, await permissions_of(tx, role_of(member)))
@@ -240,15 +240,15 @@ async def reinstate_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller
 
 
 async def lock_org(tx: WriteSession, org_id: UUID, field: str) -> Org:
-    """The organization, with nobody else changing it or who is in it until the transaction ends.
+    """Lock the organization and its memberships until the transaction ends, and return it.
 
-    Raises Unauthenticated when the caller's session or key has ended while the call waited for the lock: what it makes
-    would not be among what was revoked with the key.
+    Raises Unauthenticated if the caller's session or key has ended while the call waited for the lock: what it creates
+    would not be revoked with the key.
     """
     org = await store.lock_org(tx, org_id)
     if org is None:
         raise NotFound(field)
-    # Once in a transaction, which may itself end the caller's key.
+    # Checked once per transaction, because the transaction itself may end the caller's key.
     if not tx.info.get("caller_checked"):
         if not await users.credentials_work(tx, current_principal()):
             raise Unauthenticated
@@ -264,12 +264,12 @@ async def find_member(tx: WriteSession, user_id: UUID, field: str) -> tuple[Memb
 
 
 def role_of(member: Any) -> RoleChoice:
-    """Of a membership, as a row of any kind, or the one that an invitation offers."""
+    """Return the role of a membership, given as any kind of row, or the role that an invitation offers."""
     return RoleChoice(member.role, member.custom_role_id)
 
 
 async def permissions_of(tx: ReadSession, role: RoleChoice, field: str = "custom_role_id") -> frozenset[str]:
-    """What a role includes at the moment. Raises NotFound for a custom role that the organization does not have."""
+    """Return the permissions of a role. Raises NotFound if the organization does not have the custom role."""
     if role.custom_role_id is None:
         return ROLES[role.name]
     custom = await store.find_custom_role(tx, role.custom_role_id)
@@ -284,7 +284,7 @@ def check_may_have(user: User, role: RoleChoice, field: str) -> None:
 
 
 async def principal_now(tx: ReadSession, caller: Principal) -> Principal:
-    """The caller with their place in the transaction's organization as it is now. Raises NotFound when it has ended."""
+    """Return the caller with their current membership in the transaction's organization. Raises NotFound if none."""
     found = await store.find_member(tx, caller.user_id)
     if found is None or found[0].suspend_time:
         raise NotFound("org_id")
@@ -294,18 +294,18 @@ async def principal_now(tx: ReadSession, caller: Principal) -> Principal:
 
 
 async def check_may_grant(tx: WriteSession, caller: Principal, *roles: frozenset[str]) -> None:
-    """Nobody gives or takes what they lack, as it is now: call with the organization locked."""
+    """Raise PermissionMissing if the caller lacks a permission of the roles now. The organization must be locked."""
     check_within(granted(await principal_now(tx, caller)), *roles)
 
 
 def granted(present: Principal) -> frozenset[str]:
-    """What somebody, as `principal_now` returns them, may in the organization."""
+    """Return the permissions in the organization of a principal from `principal_now`."""
     [membership] = present.memberships.values()
     return membership.permissions & present.key.permissions if present.key else membership.permissions
 
 
 def check_within(permissions: frozenset[str], *roles: frozenset[str]) -> None:
-    """Raise PermissionMissing when the permissions do not include the roles and that of the present call."""
+    """Raise PermissionMissing unless the permissions include the roles and the permission of the current call."""
     needed = frozenset({current.get().method.access.permission}).union(*roles)
     if missing := needed - permissions:
         raise lacking(missing)
@@ -313,11 +313,11 @@ def check_within(permissions: frozenset[str], *roles: frozenset[str]) -> None:
 
 def lacking(permissions: frozenset[str]) -> PermissionMissing:
     name = min(permissions)
-    return PermissionMissing(name, f"You lack {name}, so you can neither give nor take it.")
+    return PermissionMissing(name, f"You lack {name}, so you can neither give it nor take it away.")
 
 
 async def withdraw_invitations(tx: WriteSession, inviter_id: UUID, permissions: frozenset[str]) -> None:
-    """Of somebody who is left with these permissions: those that they could no longer make."""
+    """Revoke the pending invitations that the inviter could no longer create with these permissions."""
     pending = await store.pending_invitations(tx, inviter_id)
     needed = await _needed_for(tx, pending)
     for invitation in pending:
@@ -330,7 +330,7 @@ async def _offered(tx: ReadSession, invitation: Invitation) -> frozenset[str]:
 
 
 async def _needed_for(tx: ReadSession, invitations: Sequence[Invitation]) -> dict[RoleChoice, frozenset[str]]:
-    """What it takes to invite somebody to each of the roles, which are fewer than the invitations."""
+    """Return the permissions of each role that is offered, read once per role."""
     roles = {role_of(invitation) for invitation in invitations}
     return {role: await permissions_of(tx, role) | {"invitation.manage"} for role in roles}
 
@@ -338,7 +338,7 @@ async def _needed_for(tx: ReadSession, invitations: Sequence[Invitation]) -> dic
 async def take_back_invitations(
     tx: WriteSession, invitations: Sequence[Invitation], caller: Principal
 ) -> PermissionMissing | None:
-    """Revokes those that are open, as far as the caller may. Returns why one of the others stays open."""
+    """Revoke the open invitations that the caller may revoke. Return the reason why another one stays open."""
     pending = [invitation for invitation in invitations if is_open(invitation)]
     permissions, refused = granted(await principal_now(tx, caller)), None
     needed = await _needed_for(tx, pending)
@@ -352,9 +352,12 @@ async def take_back_invitations(
 
 
 async def _check_owner_left(tx: WriteSession, leaving: Membership) -> None:
-    """Call with the organization locked: two owners that leave at the same time must not both see the other."""
+    """Raise FailedPrecondition if no owner would be left.
+
+    The organization must be locked: two owners that leave at the same time must not both see the other.
+    """
     if await _is_last_owner(tx, leaving):
-        raise FailedPrecondition(pb.ERROR_REASON_LAST_OWNER, "An organization keeps at least one owner.")
+        raise FailedPrecondition(pb.ERROR_REASON_LAST_OWNER, "An organization must keep at least one owner.")
 
 
 async def _is_last_owner(tx: WriteSession, leaving: Membership) -> bool:

@@ -28,18 +28,18 @@ from .models import Invitation, Membership
 from .service import RoleChoice, role_of
 from .tokens import InvitationTokens
 
-# Called with a new organization and who makes it, in the transaction that does.
+# Called with a new organization and its creator, in the transaction that creates it.
 OrgCreated = Callable[[WriteSession, UUID, UUID], Awaitable[None]]
 # Called after commit with an organization in which somebody has lost rights.
 RightsLost = Callable[[UUID], Awaitable[None]]
 
 
-# Raises PermissionMissing when the caller lacks what a member of an organization may in its workspaces.
+# Raises PermissionMissing if the caller lacks a permission that the member has in a workspace.
 CheckPlaces = Callable[[WriteSession, UUID, Principal, UUID], Awaitable[None]]
 
 
 class RevokeMade(Protocol):
-    """Revokes API keys that a member made, as far as the caller may: those of a person when that is asked for."""
+    """Revokes API keys that a member created, as far as the caller may: a person's only if the request says so."""
 
     async def __call__(
         self, tx: WriteSession, caller: Principal, user_id: UUID, *, of_person: bool = False
@@ -47,7 +47,7 @@ class RevokeMade(Protocol):
         """Return the keys that were revoked and those that remain valid."""
 
 
-# Asked, in the transaction of a deletion, to erase what was in the organization.
+# Called in the transaction of a deletion; enqueues the erasure of the organization's content.
 Erase = Callable[[WriteSession, UUID], Awaitable[None]]
 
 
@@ -89,7 +89,7 @@ class OrgServicer(OrgServiceServicer):
         async with self._db.write(org_id, caller_id()) as tx:
             if reply := await self._idempotency.find(tx, request, pb.CreateOrgResponse):
                 return reply
-            self._check(await users.lock_user(tx, caller_id()))  # the account counts what it makes
+            self._check(await users.lock_user(tx, caller_id()))  # the account counts the organizations that it creates
             org = await service.create_org(tx, org_id, request.name, caller_id())
             await self._created(tx, org_id, caller_id())
             reply = pb.CreateOrgResponse(org=_org_to_proto(org, RoleChoice("owner")))
@@ -165,12 +165,12 @@ class OrgServicer(OrgServiceServicer):
             user = await self._caller(tx)
             org, role = await service.accept_invitation(tx, org_id, invitation_id, user)
             reply = await self._idempotency.save(tx, request, pb.AcceptInvitationResponse(org=_org_to_proto(org, role)))
-            current.get().org_id = org_id  # whose audit log has it, but for refusals: they leave no trace there
+            current.get().org_id = org_id  # the call is in this audit log. Refused calls are not: strangers cause them
         self._authenticator.forget(caller_id())
         return reply
 
     async def _caller(self, tx: WriteSession) -> User:
-        """The caller, who may have to have shown that the email address is theirs."""
+        """Return the caller. Raises FailedPrecondition if a verified email address is required and missing."""
         user = await users.hold_user(tx, caller_id())
         if user is None:
             raise Unauthenticated
@@ -231,7 +231,7 @@ class OrgServicer(OrgServiceServicer):
 
     async def _access_lost(self, user_id: UUID, revoked: Sequence[UUID]) -> None:
         if revoked:
-            self._authenticator.forget_org(tenant_id())  # the keys are other accounts'
+            self._authenticator.forget_org(tenant_id())  # the keys belong to other accounts
         self._authenticator.forget(user_id)
         await self._rights_lost(tenant_id())
 
@@ -245,7 +245,7 @@ class OrgServicer(OrgServiceServicer):
 
 
 def read_role(role: pb.Role.ValueType, custom_role_id: str, prefix: str) -> RoleChoice:
-    """The role in a request, whose fields have this prefix. A custom one is named by its id, and only such a one."""
+    """Return the role in a request, whose fields have this prefix. Only a custom role has an id."""
     if role == pb.ROLE_UNSPECIFIED:
         raise InvalidArgument({f"{prefix}role": "must be a role"})
     if (role == pb.ROLE_CUSTOM) != bool(custom_role_id):

@@ -24,14 +24,17 @@ async def find_org(tx: ReadSession, org_id: UUID) -> Org | None:
 
 
 async def lock_org(tx: WriteSession, org_id: UUID) -> Org | None:
-    """The organization, with nobody else changing it or its owners until the transaction ends."""
-    # Not FOR UPDATE: a run that starts refers to organization and workspace, and would wait for both, one by one.
+    """Lock the organization and its owners until the transaction ends, and return it."""
+    # Not FOR UPDATE: a starting run refers to organization and workspace, and could deadlock with a change of both.
     query = select(Org).where(Org.id == org_id, Org.delete_time.is_(None)).with_for_update(key_share=True)
     return (await tx.execute(query)).scalar_one_or_none()
 
 
 async def list_orgs(tx: ReadSession, user_id: UUID, after: UUID | None, limit: int) -> Sequence[Row[*tuple[Any, ...]]]:
-    """A person's organizations, the oldest first: id, name, version, create_time, update_time, role, custom_role_id."""
+    """Return a person's organizations, oldest first.
+
+    The columns are id, name, version, create_time, update_time, role and custom_role_id.
+    """
     return (await tx.execute(_LIST_ORGS, {"user_id": user_id, "after": after, "limit": limit})).all()
 
 
@@ -58,7 +61,7 @@ def _follows(after: tuple[datetime, UUID]) -> Any:
 
 
 async def count_owners(tx: ReadSession) -> int:
-    """Those that are not suspended."""
+    """Return the number of owners that are not suspended."""
     owners = Membership.role == "owner", Membership.suspend_time.is_(None)
     return (await tx.execute(select(func.count()).where(*owners))).scalar_one()
 
@@ -73,29 +76,29 @@ async def remove_member(tx: WriteSession, user_id: UUID) -> None:
 
 
 async def list_membership_orgs(tx: ReadSession, user_id: UUID) -> Sequence[UUID]:
-    """The organizations of a person, also those in which they are suspended, in the order of their ids."""
+    """Return the organizations of a person by id, including those in which the person is suspended."""
     return (await tx.execute(_LIST_MEMBERSHIP_ORGS, {"user_id": user_id})).scalars().all()
 
 
 async def list_invitation_orgs(tx: ReadSession, user_id: UUID) -> Sequence[UUID]:
-    """The organizations that have invited a person."""
+    """Return the organizations that have invited a person."""
     return (await tx.execute(_LIST_INVITATION_ORGS, {"user_id": user_id})).scalars().all()
 
 
 async def delete_invitations_of(tx: WriteSession, user: User) -> None:
-    """Those to a person, accepted ones included."""
+    """Delete the invitations to a person, including accepted ones."""
     theirs = or_(Invitation.email == user.email, Invitation.accepter_id == user.id)
     await tx.execute(delete(Invitation).where(theirs))
 
 
 async def list_owner_ids(tx: ReadSession) -> Sequence[UUID]:
-    """Those that are not suspended."""
+    """Return the owners that are not suspended."""
     owners = Membership.role == "owner", Membership.suspend_time.is_(None)
     return (await tx.execute(select(Membership.user_id).where(*owners))).scalars().all()
 
 
 async def list_people_with(tx: ReadSession, permission: str) -> Sequence[UUID]:
-    """The persons who hold it in the organization, those that are suspended left out."""
+    """Return the people who hold a permission in the organization and are not suspended."""
     roles = [role for role, permissions in ROLES.items() if permission in permissions]
     query = (
         select(Membership.user_id)
@@ -117,26 +120,26 @@ async def lock_invitation(tx: WriteSession, invitation_id: UUID) -> Invitation |
 
 
 async def lock_open_invitation(tx: WriteSession, email: str) -> Invitation | None:
-    """The one to this address that is neither accepted nor revoked; it may have expired."""
+    """Lock and return the invitation to this address that is neither accepted nor revoked; it may have expired."""
     query = select(Invitation).where(Invitation.email == email, *_is_open()).with_for_update()
     return (await tx.execute(query)).scalar_one_or_none()
 
 
 async def close_invitations_to(tx: WriteSession, user_id: UUID, email: str | None) -> None:
-    """Revokes those to the present address of a person, and to addresses with which they accepted one before."""
+    """Revoke open invitations to a person's current address, and to addresses of invitations accepted earlier."""
     accepted = select(Invitation.email).where(Invitation.accepter_id == user_id)
     theirs = or_(Invitation.email == email, Invitation.email.in_(accepted))
     await tx.execute(update(Invitation).where(theirs, *_is_open()).values(revoke_time=now()))
 
 
 async def invitations_of_keys(tx: WriteSession, key_ids: Collection[UUID]) -> Sequence[Invitation]:
-    """Those that were made with one of these API keys, the latest first."""
+    """Return the invitations that were created with one of these API keys, newest first."""
     query = select(Invitation).where(Invitation.creator_key_id == any_of(key_ids)).order_by(Invitation.id.desc())
     return (await tx.execute(query.with_for_update())).scalars().all()
 
 
 async def pending_invitations(tx: WriteSession, inviter_id: UUID) -> Sequence[Invitation]:
-    """Those of this person that could still be accepted, locked."""
+    """Lock and return the invitations of this inviter that can still be accepted."""
     query = select(Invitation).where(Invitation.inviter_id == inviter_id, *is_pending()).with_for_update()
     return (await tx.execute(query)).scalars().all()
 
@@ -146,7 +149,7 @@ def _is_open() -> tuple[ColumnElement[bool], ...]:
 
 
 def is_pending() -> tuple[ColumnElement[bool], ...]:
-    """The conditions under which an invitation can be accepted."""
+    """Return the conditions under which an invitation can be accepted."""
     return *_is_open(), Invitation.expire_time > now() - LEEWAY
 
 
@@ -160,7 +163,7 @@ async def find_team(tx: ReadSession, team_id: UUID) -> Team | None:
 
 
 async def list_invitations(tx: ReadSession, before: UUID | None, limit: int) -> Sequence[Invitation]:
-    """The latest first, from the one that follows `before`."""
+    """Return invitations, newest first, starting after `before`."""
     query = select(Invitation).order_by(Invitation.id.desc()).limit(limit)
     if before:
         query = query.where(Invitation.id < before)

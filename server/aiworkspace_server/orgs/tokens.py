@@ -1,4 +1,4 @@
-"""Tokens of invitations, which say nothing to whoever has no key."""
+"""Tokens of invitations."""
 
 import base64
 import binascii
@@ -9,7 +9,7 @@ from ..kit.errors import NotFound
 
 
 class InvitationTokens:
-    """Tokens that name an invitation and prove that this server made it. Nothing about them is stored."""
+    """Makes and reads tokens that name an invitation, signed with a key. Nothing about them is stored."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -19,7 +19,7 @@ class InvitationTokens:
         return base64.urlsafe_b64encode(content + self._mac(content)).rstrip(b"=").decode()
 
     def read(self, token: str) -> tuple[UUID, UUID]:
-        """Organization and invitation. Raises NotFound for what this server did not make."""
+        """Return organization and invitation. Raises NotFound for a token that was not made with this key."""
         try:
             content = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
         except (binascii.Error, ValueError):
@@ -27,7 +27,7 @@ class InvitationTokens:
         if len(content) != 64:
             raise NotFound("token")
         ids = UUID(bytes=content[:16]), UUID(bytes=content[16:32])
-        if not hmac.compare_digest(token.encode(), self.make(*ids).encode()):  # also other spellings of one content
+        if not hmac.compare_digest(token.encode(), self.make(*ids).encode()):  # refuses other encodings, too
             raise NotFound("token")
         return ids
 

@@ -1,4 +1,4 @@
-"""What a caller may put into API keys, or take away with them: nobody gives or takes what they lack."""
+"""Which API keys a caller may create or revoke: only those whose permissions the caller has."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _MANAGE = frozenset({"service_account.manage"})
 
 @dataclass(frozen=True, slots=True)
 class KeyScopes:
-    """What a key may be used for."""
+    """The permissions and workspaces of a key."""
 
     permissions: frozenset[str]
     workspace_ids: frozenset[UUID] | None  # None: all that its account may see
@@ -24,7 +24,7 @@ class KeyScopes:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What a caller holds and accounts reach as it is now, read once for any number of keys."""
+    """The current permissions of a caller and the workspaces that accounts reach, read once for any number of keys."""
 
     permissions: frozenset[str]
     reaches_all: bool  # whether the caller's role counts in all workspaces
@@ -33,17 +33,19 @@ class Holdings:
     workspaces_of: Mapping[UUID, Collection[UUID]]  # of which accounts are members
 
     def check(self, user_id: UUID, scopes: KeyScopes, *, taking: bool) -> None:
-        """Raise PermissionMissing for a key of an account with what the caller lacks.
+        """Raise PermissionMissing if a key of the account has a permission that the caller lacks.
 
-        In the organization, or in a workspace where the account has another role.
+        This counts in the organization, and in each workspace where the account has another role.
         """
         orgs.check_within(self.permissions, _MANAGE if taking else frozenset())
         in_workspaces, where = scopes.permissions & WORKSPACE_PERMISSIONS, scopes.workspace_ids
         if where is None:
             orgs.check_within(self.permissions, scopes.permissions)
             if in_workspaces and user_id in self.reach_all and not self.reaches_all:
-                # A key of such a role reaches them without the permission.
-                message = "The account reaches workspaces that you do not: limit the key to others."
+                # A key of an account with such a role reaches them without the permission.
+                message = (
+                    "The account can use workspaces that you cannot: limit the key to workspaces that you can use."
+                )
                 raise PermissionMissing(ADMINISTER, message)
             where = frozenset(self.workspaces_of.get(user_id, ()))
         else:
@@ -54,7 +56,7 @@ class Holdings:
 
 
 async def read_holdings(tx: WriteSession, caller: Principal, keys: Collection[tuple[UUID, KeyScopes]]) -> Holdings:
-    """For keys of service accounts with these scopes. Call with the organization locked."""
+    """Read the holdings for keys of service accounts with these scopes. The organization must be locked."""
     user_ids = {user_id for user_id, _ in keys}
     accounts = await store.permissions_of_accounts(tx, user_ids)
     workspaces_of = await store.workspaces_of_accounts(tx, user_ids)

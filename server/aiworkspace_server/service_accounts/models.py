@@ -11,7 +11,7 @@ from ..kit.postgres import Base
 
 
 class ApiKey(Base):
-    """A key of a service account, by the hash of its secret."""
+    """A key of a service account. Only the hash of its secret is stored."""
 
     __tablename__ = "api_keys"
     __table_args__ = (
@@ -21,14 +21,14 @@ class ApiKey(Base):
     org_id: Mapped[UUID] = mapped_column(ForeignKey("orgs.id"), primary_key=True)
     id: Mapped[UUID] = mapped_column(primary_key=True)
     user_id: Mapped[UUID]
-    root_id: Mapped[UUID | None]  # the first key of its line of rotations; None: itself
+    root_id: Mapped[UUID | None]  # first key of its line; None: itself
     name: Mapped[str]
     prefix: Mapped[str]
     secret_hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
     permissions: Mapped[list[str]] = mapped_column(ARRAY(Text()))
-    workspaces_limited: Mapped[bool]  # whether it works in its ApiKeyWorkspaces alone
+    workspaces_limited: Mapped[bool]  # whether it works only in its ApiKeyWorkspaces
     creator_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
-    creator_key_id: Mapped[UUID | None]  # of the API key with which it was made
+    creator_key_id: Mapped[UUID | None]  # API key with which it was created
     create_time: Mapped[datetime]
     expire_time: Mapped[datetime | None]
     revoke_time: Mapped[datetime | None]
@@ -37,7 +37,7 @@ class ApiKey(Base):
 
     @property
     def line_id(self) -> UUID:
-        """The first key of the line of rotations: budgets and usage count the keys of a line together."""
+        """Return the first key of the line. Budgets and usage count the keys of a line together."""
         return self.root_id or self.id
 
 

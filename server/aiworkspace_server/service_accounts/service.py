@@ -27,12 +27,12 @@ from .holdings import KeyScopes, read_holdings
 from .models import ApiKey, ApiKeyWorkspace
 
 _IN_LIMITED_KEYS = WORKSPACE_PERMISSIONS | {"org.read"}
-_BATCH = 200  # keys that are looked at together, in some milliseconds
+_BATCH = 200  # keys that are checked together, which blocks the event loop for some milliseconds
 
 
 @dataclass(frozen=True, slots=True)
 class RevokedKey:
-    """A key that has ended, and what was made with it, also by way of keys that were made with it."""
+    """A revoked key, and what was created with it or with keys that were created with it."""
 
     key: ApiKey
     created_key_ids: Sequence[UUID]
@@ -57,11 +57,11 @@ async def create_service_account(
 async def delete_service_account(
     tx: WriteSession, org_id: UUID, user_id: UUID, caller: Principal
 ) -> tuple[Sequence[UUID], Sequence[UUID]]:
-    """Return the keys of other accounts that have ended by this, and those that go on working."""
+    """Delete an account. Return the keys of other accounts that were revoked with it, and those that remain valid."""
     await lock_org(tx, org_id, "org_id")
     await _find_account(tx, user_id)
     await check_may_take_all(tx, org_id, caller, user_id)
-    own = set(await store.list_key_ids(tx, user_id))  # which go with it
+    own = set(await store.list_key_ids(tx, user_id))  # deleted with the account
     revoked, kept = await revoke_made_by(tx, caller, user_id)
     await orgs.remove_member(tx, org_id, user_id, caller)
     account = await users.lock_for_deletion(tx, user_id)
@@ -70,7 +70,7 @@ async def delete_service_account(
 
 
 def read_scopes(permissions: Sequence[str], workspace_ids: frozenset[UUID]) -> KeyScopes:
-    """Raises InvalidArgument for permissions that no key, or no key of workspaces, can have."""
+    """Return the scopes. Raises InvalidArgument for permissions that no key, or no key of workspaces, can have."""
     allowed = _IN_LIMITED_KEYS if workspace_ids else ROLES["owner"]
     wrong = {f"permissions[{i}]": _why_not(name) for i, name in enumerate(permissions) if name not in allowed}
     if wrong:
@@ -92,7 +92,7 @@ async def create_key(
     expire_time: datetime | None,
     caller: Principal,
 ) -> tuple[ApiKey, str]:
-    """The key, and what makes it one."""
+    """Create a key. Return it and its secret."""
     await lock_org(tx, org_id, "org_id")
     account = await _find_account(tx, user_id)
     if scopes.workspace_ids:
@@ -109,14 +109,14 @@ async def rotate_key(
     expire_time: datetime | None,
     caller: Principal,
 ) -> tuple[ApiKey, KeyScopes, str]:
-    """The new key, its scopes, and what makes it a key."""
+    """Create the successor of a key. Return it, its scopes and its secret."""
     await lock_org(tx, org_id, "org_id")
     old = await _find_key(tx, api_key_id)
     if has_ended(old):
         raise FailedPrecondition(pb.ERROR_REASON_API_KEY_ENDED, "This key has ended: create another one.")
     account, scopes = await _find_account(tx, old.user_id), await scopes_of(tx, old)
     await _check_may_hand_out(tx, caller, old.user_id, scopes)
-    if expire_time is None and old.expire_time:  # else a rotation would make a key last for ever, unasked
+    if expire_time is None and old.expire_time:  # otherwise a rotation would silently make a key permanent
         expire_time = after(now(), old.expire_time - old.create_time)
     end = now() + overlap
     old.expire_time = min(old.expire_time or end, end)
@@ -145,10 +145,10 @@ async def revoke_key(
 async def revoke_made_by(
     tx: WriteSession, caller: Principal, user_id: UUID, *, of_person: bool = False
 ) -> tuple[Sequence[UUID], Sequence[UUID]]:
-    """Revokes keys that a service account made, with all that was made with them, as far as the caller may.
+    """Revoke the keys that an account created, with all that was created with them, as far as the caller may.
 
-    `of_person`: also those that a person made. Returns the keys that have ended by this, and those that go on working.
-    Call with the organization locked.
+    A person's keys are revoked only with `of_person`. Returns the revoked keys, and those that remain valid. The
+    organization must be locked.
     """
     _, user = await orgs.find_member(tx, user_id, "user_id")
     roots = await store.list_keys_of_creator(tx, user_id)
@@ -164,10 +164,10 @@ async def revoke_made_by(
 async def _revoke(
     tx: WriteSession, caller: Principal, key_ids: Sequence[UUID]
 ) -> tuple[list[UUID], dict[UUID, PermissionMissing]]:
-    """Ends those that work, as far as the caller may: taking a key away needs what handing it out needs.
+    """Revoke the valid ones of these keys, as far as the caller may: it needs what creating them needs.
 
-    Returns those that have ended by this, and why others go on working. Whoever has a key that makes keys makes
-    thousands, which must neither take thousands of queries nor hold the event loop.
+    Returns the revoked keys, and why others remain valid. A key can create thousands of keys, so this must neither take
+    thousands of queries nor block the event loop.
     """
     revoked, kept = list[UUID](), dict[UUID, PermissionMissing]()
     for begin in range(0, len(key_ids), _BATCH):
@@ -198,7 +198,7 @@ async def scopes_of(tx: WriteSession, key: ApiKey) -> KeyScopes:
 
 
 def _scopes(key: Any, workspaces: Mapping[UUID, Sequence[UUID]]) -> KeyScopes:
-    """Of a key or a row of `list_working`."""
+    """Return the scopes of a key or of a row of `list_working`."""
     workspace_ids = frozenset(workspaces.get(key.id, ())) if key.workspaces_limited else None
     return KeyScopes(frozenset(key.permissions), workspace_ids)
 
@@ -218,7 +218,7 @@ async def _find_key(tx: WriteSession, api_key_id: UUID) -> ApiKey:
 
 
 async def _check_seen(tx: WriteSession, caller: Principal, workspace_ids: frozenset[UUID]) -> None:
-    """Raises NotFound when one is not there, or not for the caller."""
+    """Raise NotFound if a workspace does not exist or the caller may not see it."""
     present = await orgs.principal_now(tx, caller)
     scopes = await find_scopes(tx, workspace_ids, caller.user_id)
     if {scope.workspace_id for scope in scopes if sees(present, scope)} != workspace_ids:
@@ -266,5 +266,5 @@ async def _add_key(
 
 def _why_not(permission: str) -> str:
     if permission in ROLES["owner"]:
-        return "is not held in workspaces, so a key that is limited to workspaces cannot have it"
-    return "is no permission"
+        return "is a permission in the organization, which a key that is limited to workspaces cannot have"
+    return "is not a permission"

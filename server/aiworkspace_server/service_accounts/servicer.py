@@ -26,7 +26,7 @@ from ..orgs.servicer import Erase, RightsLost, invitation_to_proto, read_role, r
 from . import service, store
 from .models import ApiKey
 
-_MOST_LISTED = 1000  # of each sort that was made with a key
+_MOST_LISTED = 1000  # of each kind of thing that was created with a key
 
 
 class ServiceAccountServicer(ServiceAccountServiceServicer):
@@ -79,7 +79,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         async with self._db.write(tenant_id()) as tx:
             revoked, kept = await service.delete_service_account(tx, tenant_id(), user_id, current_principal())
             await self._erase(tx, user_id)
-        self._authenticator.forget_org(tenant_id())  # keys of other accounts may have ended, too
+        self._authenticator.forget_org(tenant_id())  # keys of other accounts may have been revoked, too
         await self._rights_lost(tenant_id())
         return pb.DeleteServiceAccountResponse(revoked_api_key_ids=map(str, revoked), kept_api_key_ids=map(str, kept))
 
@@ -120,7 +120,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
             await notify_owners(tx, self._notices, Notice.API_KEY_CREATED)
             await self._idempotency.save(tx, request, reply)
         self._authenticator.forget(key.user_id)
-        await self._rights_lost(tenant_id())  # the old key may have ended at once
+        await self._rights_lost(tenant_id())  # the old key may have been ended at once
         return reply
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Any) -> pb.RevokeApiKeyResponse:
@@ -146,7 +146,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
 
 
 def _expire_time(request: pb.CreateApiKeyRequest | pb.RotateApiKeyRequest) -> Any:
-    """A datetime, None when there is none in the request."""
+    """Return the expire_time of the request as a datetime, or None."""
     return parse_timestamp(request.expire_time, "expire_time") if request.HasField("expire_time") else None
 
 

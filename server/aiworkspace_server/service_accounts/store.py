@@ -30,7 +30,7 @@ class HasId(Protocol):
 
 
 async def list_accounts(tx: ReadSession, after: UUID | None, limit: int) -> Sequence[Row[Membership, User]]:
-    """The oldest first, from the one that follows `after`."""
+    """Return service accounts, oldest first, starting after `after`."""
     query = select(Membership, User).join(User, User.id == Membership.user_id).where(User.kind == "service")
     if after:
         query = query.where(Membership.user_id > after)
@@ -38,7 +38,7 @@ async def list_accounts(tx: ReadSession, after: UUID | None, limit: int) -> Sequ
 
 
 async def list_keys(tx: ReadSession, user_id: UUID | None, before: UUID | None, limit: int) -> Sequence[ApiKey]:
-    """The latest first, from the one that follows `before`; of one account when it is given."""
+    """Return keys, of one account if it is given, newest first, starting after `before`."""
     query = select(ApiKey).order_by(ApiKey.id.desc()).limit(limit)
     if user_id:
         query = query.where(ApiKey.user_id == user_id)
@@ -52,13 +52,13 @@ async def find_key(tx: ReadSession, api_key_id: UUID) -> ApiKey | None:
 
 
 async def find_keys(tx: ReadSession, api_key_ids: Collection[UUID]) -> Sequence[ApiKey]:
-    """The latest first."""
+    """Return the keys with these ids, newest first."""
     query = select(ApiKey).where(ApiKey.id == any_of(api_key_ids)).order_by(ApiKey.id.desc())
     return (await tx.execute(query)).scalars().all()
 
 
 async def list_made_with(tx: ReadSession, api_key_ids: Collection[UUID]) -> Sequence[UUID]:
-    """Keys that were made with one of these, or with one that was, and so on: the latest first."""
+    """Return the keys that were created with one of these, directly or through other keys, newest first."""
     made = select(ApiKey.id).where(ApiKey.creator_key_id == any_of(api_key_ids)).cte("made", recursive=True)
     made = made.union(select(ApiKey.id).join(made, ApiKey.creator_key_id == made.c.id))
     return (await tx.execute(select(made.c.id).order_by(made.c.id.desc()))).scalars().all()
@@ -69,12 +69,12 @@ async def list_keys_of_creator(tx: ReadSession, user_id: UUID) -> Sequence[UUID]
 
 
 async def list_key_ids(tx: ReadSession, user_id: UUID) -> Sequence[UUID]:
-    """Of the keys of an account."""
+    """Return the ids of the keys of an account."""
     return (await tx.execute(select(ApiKey.id).where(ApiKey.user_id == user_id))).scalars().all()
 
 
 async def list_working(tx: ReadSession, api_key_ids: Collection[UUID]) -> Sequence[Row[UUID, UUID, list[str], bool]]:
-    """Those of the keys that have not ended: what they may do, without the rest of them."""
+    """Return id, account, permissions and workspaces_limited of those keys that have not ended."""
     columns = ApiKey.id, ApiKey.user_id, ApiKey.permissions, ApiKey.workspaces_limited
     unexpired = or_(ApiKey.expire_time.is_(None), ApiKey.expire_time > now())
     where = ApiKey.id == any_of(api_key_ids), ApiKey.revoke_time.is_(None), unexpired
@@ -88,14 +88,14 @@ async def revoke_keys(tx: WriteSession, api_key_ids: Collection[UUID]) -> None:
 async def list_accounts_of_keys(
     tx: ReadSession, key_ids: Collection[UUID], limit: int
 ) -> Sequence[Row[Membership, User]]:
-    """Service accounts that were made with one of these keys, the latest first."""
+    """Return the service accounts that were created with one of these keys, newest first."""
     query = select(Membership, User).join(User, User.id == Membership.user_id)
     query = query.where(Membership.creator_key_id == any_of(key_ids)).order_by(Membership.user_id.desc())
     return (await tx.execute(query.limit(limit))).all()
 
 
 async def workspaces_of_keys(tx: ReadSession, keys: Iterable[HasId]) -> Mapping[UUID, Sequence[UUID]]:
-    """The workspaces that keys are limited to, by key, in the order of their ids."""
+    """Return the workspaces that keys are limited to, by key, sorted by id."""
     columns = ApiKeyWorkspace.api_key_id, ApiKeyWorkspace.workspace_id
     whose = ApiKeyWorkspace.api_key_id == any_of([key.id for key in keys])
     found = defaultdict[UUID, list[UUID]](list)
@@ -105,7 +105,7 @@ async def workspaces_of_keys(tx: ReadSession, keys: Iterable[HasId]) -> Mapping[
 
 
 async def permissions_of_accounts(tx: ReadSession, user_ids: Collection[UUID]) -> Mapping[UUID, frozenset[str]]:
-    """What service accounts may in the organization by their roles."""
+    """Return the permissions of service accounts in the organization."""
     query = (
         select(Membership.user_id, Membership.role, CustomRole.permissions)
         .join(User, User.id == Membership.user_id)
@@ -117,7 +117,7 @@ async def permissions_of_accounts(tx: ReadSession, user_ids: Collection[UUID]) -
 
 
 async def workspaces_of_accounts(tx: ReadSession, user_ids: Collection[UUID]) -> Mapping[UUID, set[UUID]]:
-    """Those of which accounts are members, themselves or in a team."""
+    """Return the workspaces of which accounts are members, themselves or through a team."""
     found = defaultdict[UUID, set[UUID]](set)
     for user_id, workspace_id in await tx.execute(_WORKSPACES_OF_ACCOUNTS, {"user_ids": list(user_ids)}):
         found[user_id].add(workspace_id)

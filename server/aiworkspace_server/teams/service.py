@@ -23,7 +23,7 @@ def create_team(tx: WriteSession, org_id: UUID, name: str) -> Team:
 
 
 async def update_team(tx: WriteSession, team_id: UUID, etag: str, values: dict[str, Any]) -> tuple[Team, int]:
-    """The team and how many are in it."""
+    """Change a team. Return it and its number of members."""
     if "name" in values and not values["name"]:
         raise InvalidArgument({"team.name": "must not be empty"})
     team = await _lock_team(tx, team_id, "team.team_id")
@@ -45,7 +45,7 @@ async def delete_team(tx: WriteSession, org_id: UUID, team_id: UUID, caller: Pri
 async def add_member(
     tx: WriteSession, org_id: UUID, team_id: UUID, user_id: UUID, caller: Principal
 ) -> tuple[TeamMember, str]:
-    """The membership and its name."""
+    """Add a member. Return the membership and the member's name."""
     await orgs.lock_org(tx, org_id, "org_id")
     await _lock_team(tx, team_id, "team_id")
     _, user = await orgs.find_member(tx, user_id, "user_id")

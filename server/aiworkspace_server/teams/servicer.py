@@ -86,7 +86,7 @@ class TeamServicer(TeamServiceServicer):
         return pb.ListTeamMembersResponse(members=[_member_to_proto(*row) for row in rows], next_page_token=more)
 
     async def _withdrawn(self) -> None:
-        """After somebody lost what a team gave them, in workspaces that only the database knows."""
+        """Drop caches and cancel runs after somebody may have lost a team's rights, in any workspace."""
         self._finder.forget_all()
         await self._rights_lost(tenant_id())
 

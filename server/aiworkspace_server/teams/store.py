@@ -15,7 +15,7 @@ async def lock_team(tx: WriteSession, team_id: UUID) -> Team | None:
 
 
 async def list_teams(tx: ReadSession, after: UUID | None, limit: int) -> Sequence[Row[Team, int]]:
-    """Teams with the number of their members, the oldest first, from the one that follows `after`."""
+    """Return teams with their number of members, oldest first, starting after `after`."""
     query = select(Team, _member_count()).order_by(Team.id).limit(limit)
     if after:
         query = query.where(Team.id > after)
@@ -39,7 +39,7 @@ async def find_member(tx: ReadSession, team_id: UUID, user_id: UUID) -> TeamMemb
 async def list_members(
     tx: ReadSession, team_id: UUID, after: UUID | None, limit: int
 ) -> Sequence[Row[TeamMember, str]]:
-    """Members with their names, by id, from the one that follows `after`."""
+    """Return members with their names, by id, starting after `after`."""
     query = select(TeamMember, User.display_name).join(User, User.id == TeamMember.user_id)
     query = query.where(TeamMember.team_id == team_id)
     if after:
@@ -48,7 +48,7 @@ async def list_members(
 
 
 async def remove_member(tx: WriteSession, team_id: UUID, user_id: UUID) -> bool:
-    """False when the person is not in the team."""
+    """Remove a member. Return False if the person is not in the team."""
     where = TeamMember.team_id == team_id, TeamMember.user_id == user_id
     result = await tx.execute(delete(TeamMember).where(*where).returning(TeamMember.user_id))
     return result.first() is not None

@@ -1,4 +1,4 @@
-"""Rules of who is a member of a workspace: nobody gives or takes what they lack there."""
+"""Rules of workspace membership: nobody can give or take away a permission that they lack there."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from .models import Workspace, WorkspaceMember
 
 
 class Who(NamedTuple):
-    """A person or service account, or a team: the other one is None."""
+    """An account or a team; the other one is None."""
 
     user_id: UUID | None
     team_id: UUID | None
@@ -31,7 +31,7 @@ class Who(NamedTuple):
 async def set_member(
     tx: WriteSession, org_id: UUID, workspace_id: UUID, who: Who, role: str, caller: Principal
 ) -> tuple[WorkspaceMember, str]:
-    """The membership and its name."""
+    """Create or change a membership. Return it with the name of its member."""
     await lock(tx, org_id, workspace_id)
     name = await _name_of(tx, who)
     member = await store.find_member(tx, workspace_id, who.member_id)
@@ -56,7 +56,7 @@ async def remove_member(tx: WriteSession, org_id: UUID, workspace_id: UUID, who:
 
 
 async def lock(tx: WriteSession, org_id: UUID, workspace_id: UUID) -> Workspace:
-    """The workspace, with nobody's rights in the organization changing until the transaction ends."""
+    """Lock the workspace and the rights in its organization until the transaction ends, and return it."""
     await orgs.lock_org(tx, org_id, "workspace_id")
     workspace = await store.lock_workspace(tx, workspace_id)
     if workspace is None:
@@ -65,13 +65,13 @@ async def lock(tx: WriteSession, org_id: UUID, workspace_id: UUID) -> Workspace:
 
 
 async def check_may_give(tx: WriteSession, caller: Principal, workspace_id: UUID, permissions: frozenset[str]) -> None:
-    """Nobody gives or takes what they lack in the workspace, as it is now: call with the organization locked."""
+    """Raise PermissionMissing if the caller lacks one of the permissions there now. The organization must be locked."""
     needed = permissions | {current.get().method.access.permission}
     await check_holds(tx, caller, {workspace_id: needed})
 
 
 async def check_may_take_all(tx: WriteSession, org_id: UUID, caller: Principal, user_id: UUID) -> None:
-    """Raise PermissionMissing unless the caller has every right in workspaces that somebody is to lose or regain."""
+    """Raise PermissionMissing if the caller lacks a right in a workspace that the user would lose or regain."""
     await orgs.lock_org(tx, org_id, "org_id")
     if user_id == caller.user_id and caller.key is None:
         return
@@ -82,21 +82,21 @@ async def check_may_take_all(tx: WriteSession, org_id: UUID, caller: Principal, 
 
 
 async def check_holds(tx: WriteSession, caller: Principal, needed: Mapping[UUID, frozenset[str]]) -> None:
-    """Raises PermissionMissing when the caller lacks in one of the workspaces what is needed there."""
+    """Raise PermissionMissing if the caller lacks a permission that is needed in one of the workspaces."""
     for workspace_id, permissions in (await held_now(tx, caller, needed)).items():
         if missing := needed[workspace_id] - permissions:
             raise orgs.lacking(missing)
 
 
 async def held_now(tx: ReadSession, caller: Principal, workspaces: Iterable[UUID]) -> dict[UUID, frozenset[str]]:
-    """What the caller has in each of the workspaces as they are now. There are no deleted ones among them."""
+    """Return the caller's current permissions in each of the workspaces, without deleted ones."""
     principal = await orgs.principal_now(tx, caller)
     scopes = await store.find_scopes(tx, list(workspaces), caller.user_id)
     return {scope.workspace_id: held(principal, scope) for scope in scopes if scope.workspace_id}
 
 
 async def _name_of(tx: WriteSession, who: Who) -> str:
-    """Raises NotFound for who is not of the organization."""
+    """Return the name of the member. Raises NotFound if it is not in the organization."""
     if who.user_id:
         _, user = await orgs.find_member(tx, who.user_id, "user_id")
         return user.display_name

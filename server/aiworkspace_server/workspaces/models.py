@@ -22,7 +22,7 @@ class Workspace(Base):
     create_time: Mapped[datetime]
     update_time: Mapped[datetime]
     delete_time: Mapped[datetime | None]
-    erase_time: Mapped[datetime | None]  # when nothing was left of its content, after a deletion
+    erase_time: Mapped[datetime | None]  # when its content was erased, after its deletion
 
 
 class WorkspaceMember(Base):

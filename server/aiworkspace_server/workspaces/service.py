@@ -1,4 +1,4 @@
-"""Rules of workspaces, and the way from a workspace to its organization and the caller's roles in it."""
+"""Rules of workspaces, and the lookup of a workspace's organization and the caller's roles in it."""
 
 from typing import Any
 from uuid import UUID
@@ -19,13 +19,13 @@ from .models import Workspace, WorkspaceMember
 
 DEFAULT_MODEL = "echo/echo"
 _MOST_CACHED = 50_000
-_FRESH_SECONDS = 1.0  # how long a deletion made by another process may go unnoticed
+_FRESH_SECONDS = 1.0  # how long a change made by another process may go unnoticed
 
 
 class WorkspaceFinder:
-    """Find the organization of a workspace and the caller's role in it. Visible workspaces are cached for a second.
+    """Finds the organization of a workspace and the caller's roles in it. Visible workspaces are cached for a second.
 
-    What they may not see is not: it would be answered faster than an id that does not exist.
+    Invisible ones are not cached: they would be answered faster than ids that do not exist.
     """
 
     def __init__(self, db: Database) -> None:
@@ -34,7 +34,7 @@ class WorkspaceFinder:
         self._changes = 0
 
     async def find(self, call: Call, workspace_id: UUID) -> Scope | None:
-        """The scope, if the caller is a member of its organization and the workspace was not deleted."""
+        """Return the scope, or None if the caller is not in its organization or the workspace was deleted."""
         caller = principal_of(call)
         scope = None if call.fresh else self.remembered.get((workspace_id, caller.user_id, caller.key_id))
         return scope or await self._load(caller, workspace_id)
@@ -43,33 +43,33 @@ class WorkspaceFinder:
         changes = self._changes
         async with self._db.read() as tx:
             scope = await store.find_scope(tx, workspace_id, caller.user_id)
-        if scope and sees(caller, scope) and changes == self._changes:  # else it may have been read before the change
+        if scope and sees(caller, scope) and changes == self._changes:  # else it may be older than a change
             self.remembered[workspace_id, caller.user_id, caller.key_id] = scope
         return scope
 
     def forget(self, workspace_id: UUID) -> None:
-        """Makes the next call on this workspace read anew whose it is and who is in it."""
+        """Drop a workspace from the cache."""
         self._changes += 1
         for key in list(self.remembered):
             if key[0] == workspace_id:
                 self.remembered.pop(key, None)
 
     def forget_all(self) -> None:
-        """The same for every workspace: after changes of teams, which may be in any of them."""
+        """Drop all workspaces from the cache: after changes of teams, which may be in any of them."""
         self._changes += 1
         self.remembered.clear()
 
 
 async def default_model(tx: ReadSession, org_id: UUID) -> str:
-    """That of workspaces which name none: as the organization's policy says."""
+    """Return the default model of new workspaces, by the organization's policy."""
     row = await policies.find_policy(tx, org_id)
     return parse(row.policy if row else None).default_model or DEFAULT_MODEL
 
 
 async def create_workspace(tx: WriteSession, org_id: UUID, values: dict[str, str], creator: Principal) -> Workspace:
-    """The creator becomes a manager."""
+    """Create a workspace, with the creator as its manager."""
     await orgs.lock_org(tx, org_id, "org_id")
-    await orgs.check_may_grant(tx, creator)  # somebody who was just removed can become nothing
+    await orgs.check_may_grant(tx, creator)  # raises if the creator was just removed
     time = now()
     workspace = Workspace(org_id=org_id, id=new_id(), **values, version=1, create_time=time, update_time=time)
     tx.add(workspace)
@@ -103,7 +103,7 @@ async def delete_workspace(tx: WriteSession, org_id: UUID, workspace_id: UUID, c
 async def set_visibility(
     tx: WriteSession, org_id: UUID, workspace_id: UUID, visibility: str, caller: Principal
 ) -> Workspace:
-    """What a workspace gives to its organization, or takes from it, is up to all that a manager may."""
+    """Open or close a workspace. The caller needs every permission of a manager, as this gives or takes them."""
     workspace = await members.lock(tx, org_id, workspace_id)
     await members.check_may_give(tx, caller, workspace_id, WORKSPACE_PERMISSIONS)
     if workspace.visibility != visibility:

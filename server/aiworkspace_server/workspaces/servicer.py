@@ -23,7 +23,7 @@ from .members import Who
 from .models import Workspace, WorkspaceMember
 from .service import WorkspaceFinder
 
-# Asked, in the transaction of a deletion, to erase what was in the workspace of the organization.
+# Called in the transaction of a deletion; enqueues the erasure of the workspace's content.
 Erase = Callable[[WriteSession, UUID, UUID], Awaitable[None]]
 
 
@@ -108,7 +108,7 @@ class WorkspaceServicer(WorkspaceServiceServicer):
         async with self._db.write(tenant_id()) as tx:
             caller = current_principal()
             member, name = await members.set_member(tx, tenant_id(), workspace_id, who, role, caller)
-        await self._withdrawn(workspace_id)  # the role before may have been a higher one
+        await self._withdrawn(workspace_id)  # the previous role may have been higher
         return pb.SetWorkspaceMemberResponse(member=_member_to_proto(member, name))
 
     async def RemoveWorkspaceMember(
@@ -135,14 +135,14 @@ class WorkspaceServicer(WorkspaceServiceServicer):
             return await service.default_model(tx, tenant_id())
 
     async def _withdrawn(self, workspace_id: UUID) -> None:
-        """After a change that may have taken rights from somebody."""
+        """Drop caches and cancel runs after a change that may have taken rights away."""
         self._finder.forget(workspace_id)
         await self._rights_lost(tenant_id())
 
 
 def _who(request: pb.SetWorkspaceMemberRequest | pb.RemoveWorkspaceMemberRequest) -> Who:
     if bool(request.user_id) == bool(request.team_id):
-        raise InvalidArgument({"user_id": "give this or team_id, and not both"})
+        raise InvalidArgument({"user_id": "set either user_id or team_id, not both"})
     if request.user_id:
         return Who(parse_id(request.user_id, "user_id"), None)
     return Who(None, parse_id(request.team_id, "team_id"))

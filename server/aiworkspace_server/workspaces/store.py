@@ -15,7 +15,7 @@ _FIND_WORKSPACE = text("SELECT * FROM find_workspace(:workspace_id, :user_id)")
 
 
 async def find_scope(tx: ReadSession, workspace_id: UUID, user_id: UUID) -> Scope | None:
-    """Where a workspace lies and which roles somebody has in it, if they are a member of its organization."""
+    """Return a workspace's organization and the user's roles in it, or None for users outside the organization."""
     row = (await tx.execute(_FIND_WORKSPACE, {"workspace_id": workspace_id, "user_id": user_id})).one_or_none()
     if row is None:
         return None
@@ -30,14 +30,14 @@ async def find_workspace(tx: ReadSession, workspace_id: UUID) -> Workspace | Non
 
 async def lock_workspace(tx: WriteSession, workspace_id: UUID) -> Workspace | None:
     there = Workspace.id == workspace_id, Workspace.delete_time.is_(None)
-    query = select(Workspace).where(*there).with_for_update(key_share=True)  # as the organization
+    query = select(Workspace).where(*there).with_for_update(key_share=True)  # see lock_org
     return (await tx.execute(query)).scalar_one_or_none()
 
 
 async def list_workspaces(
     tx: ReadSession, caller: Principal, org_id: UUID, after: UUID | None, limit: int
 ) -> Sequence[Workspace]:
-    """Those that the caller may see, the oldest first, from the one that follows `after`."""
+    """Return the workspaces that the caller may see, oldest first, starting after `after`."""
     visible = Workspace.delete_time.is_(None), _seen_by(caller, caller.memberships[org_id].permissions)
     query = select(Workspace).where(*visible).order_by(Workspace.id).limit(limit)
     if after:
@@ -46,7 +46,10 @@ async def list_workspaces(
 
 
 def _seen_by(caller: Principal, permissions: frozenset[str]) -> ColumnElement[bool]:
-    """What `GetWorkspace` says of one workspace, as a condition on all; with the caller's permissions in the org."""
+    """Return the condition for workspaces that the caller may see, given their permissions in the organization.
+
+    It must agree with what GetWorkspace allows.
+    """
     if caller.key and "workspace.read" not in caller.key.permissions:
         return false()
     members = select(WorkspaceMember.workspace_id).where(_is(caller.user_id))
@@ -61,13 +64,13 @@ def _seen_by(caller: Principal, permissions: frozenset[str]) -> ColumnElement[bo
 
 
 def _is(user_id: UUID) -> ColumnElement[bool]:
-    """Whether a membership is this person's, or that of a team with this person in it."""
+    """Return the condition for memberships of an account and of the teams that it is in."""
     teams = select(TeamMember.team_id).where(TeamMember.user_id == user_id)
     return or_(WorkspaceMember.user_id == user_id, WorkspaceMember.team_id.in_(teams))
 
 
 async def find_scopes(tx: ReadSession, workspace_ids: Collection[UUID], user_id: UUID) -> list[Scope]:
-    """What `find_scope` finds of several workspaces of the tenant, as the transaction sees them."""
+    """Return the scopes of several workspaces of the tenant, as `find_scope` does for one."""
     own = and_(WorkspaceMember.workspace_id == Workspace.id, _is(user_id))
     query = select(Workspace, WorkspaceMember).outerjoin(WorkspaceMember, own)
     rows = await tx.execute(query.where(Workspace.id.in_(workspace_ids), Workspace.delete_time.is_(None)))
@@ -80,7 +83,7 @@ async def find_scopes(tx: ReadSession, workspace_ids: Collection[UUID], user_id:
 
 
 async def find_member(tx: ReadSession, workspace_id: UUID, member_id: UUID) -> WorkspaceMember | None:
-    """`member_id` is a user's or a team's."""
+    """Return a membership. `member_id` is a user's or a team's id."""
     where = WorkspaceMember.workspace_id == workspace_id, WorkspaceMember.member_id == member_id
     return (await tx.execute(select(WorkspaceMember).where(*where))).scalar_one_or_none()
 
@@ -88,7 +91,7 @@ async def find_member(tx: ReadSession, workspace_id: UUID, member_id: UUID) -> W
 async def list_members(
     tx: ReadSession, workspace_id: UUID, after: UUID | None, limit: int
 ) -> Sequence[Row[WorkspaceMember, str]]:
-    """Members with their names, by id, from the one that follows `after`."""
+    """Return members with their names, by id, starting after `after`."""
     name = func.coalesce(User.display_name, Team.name)
     query = (
         select(WorkspaceMember, name)
@@ -102,14 +105,14 @@ async def list_members(
 
 
 async def list_roles_of_account(tx: ReadSession, user_id: UUID) -> Sequence[WorkspaceMember]:
-    """The memberships of a person or service account, and of their teams, in workspaces that were not deleted."""
+    """Return the memberships of an account and its teams in workspaces that are not deleted."""
     there = and_(Workspace.id == WorkspaceMember.workspace_id, Workspace.delete_time.is_(None))
     query = select(WorkspaceMember).join(Workspace, there).where(_is(user_id))
     return (await tx.execute(query)).scalars().all()
 
 
 async def list_roles_of_team(tx: ReadSession, team_id: UUID) -> Sequence[WorkspaceMember]:
-    """The team's memberships in workspaces that were not deleted."""
+    """Return the team's memberships in workspaces that are not deleted."""
     there = and_(Workspace.id == WorkspaceMember.workspace_id, Workspace.delete_time.is_(None))
     query = select(WorkspaceMember).join(Workspace, there).where(WorkspaceMember.team_id == team_id)
     return (await tx.execute(query)).scalars().all()
