@@ -11,7 +11,7 @@
             for text in stream.text:
                 print(text, end="", flush=True)
 
-AsyncClient is the same for asyncio. What calls take and return stands in aiworkspace_client.types, what they raise in
+AsyncClient is the same for asyncio. The types of arguments and results are in aiworkspace_client.types, exceptions in
 aiworkspace_client.errors.
 """
 

@@ -20,12 +20,12 @@ _SCHEME = re.compile(r"^(dns:(//[^/]*/)?|ipv[46]:)")
 
 
 def is_loopback(target: str) -> bool:
-    """Whether what is sent to the target stays on this machine."""
+    """Return whether the target is on this machine."""
     if target.startswith(("unix:", "unix-abstract:")):
         return True
     host = _SCHEME.sub("", target).rpartition(":")[0].strip("[]").lower().rstrip(".")
     try:
-        # Short forms such as 127.1 are what the system reads, too.
+        # The system also accepts short forms such as 127.1.
         address = ipaddress.ip_address(socket.inet_ntoa(socket.inet_aton(host)) if ":" not in host else host)
     except (OSError, ValueError):
         return host in _LOOPBACK_NAMES
@@ -34,7 +34,7 @@ def is_loopback(target: str) -> bool:
 
 
 def open_channel(target: str, *, tls: bool | None, root_certificates: bytes | None) -> grpc.aio.Channel:
-    """A channel of the running event loop; tls=None means TLS for everything that leaves this machine."""
+    """Open a channel on the running event loop. tls=None means TLS for targets on other machines."""
     if _forked_open:
         raise RuntimeError(
             "This process was forked while a client was connected, which gRPC does not survive. "
@@ -52,13 +52,13 @@ def open_channel(target: str, *, tls: bool | None, root_certificates: bytes | No
 
 
 async def close_channel(channel: grpc.aio.Channel) -> None:
-    """Close it with what is in flight."""
+    """Close the channel and cancel its calls."""
     await channel.close()
     _open.discard(channel)
 
 
 def _after_fork() -> None:
-    """Without this, calls in the new process would hang for ever."""
+    """Mark the channels of a forked process as unusable: their calls would hang for ever."""
     global _forked_open
     _forked_open = bool(_open)
 
@@ -71,7 +71,7 @@ def _options(target: str) -> list[tuple[str, int | str]]:
     return [
         ("grpc.primary_user_agent", f"aiworkspace-python/{_version()}"),
         ("grpc.max_receive_message_length", 8 * _MIB),
-        # Pings find a dead connection under an open stream; without one there is nothing to keep.
+        # Pings detect a dead connection under an open stream. Idle connections need none.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 0),

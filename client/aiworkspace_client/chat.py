@@ -1,4 +1,4 @@
-"""The chat namespace: what the contract gives, and the streams."""
+"""The chat namespace: the generated methods, and streams."""
 
 from aiworkspace.v1.chat_pb2 import (
     ListMessagesResponse,
@@ -37,8 +37,8 @@ class AsyncChat(chat.AsyncChat):
         """Adds a message to a conversation and follows the run that answers it.
 
         `async with client.chat.send(...) as stream: async for text in stream.text`, or just
-        `await client.chat.send(...).final_message()`. What is wrong with the call is raised when the stream begins, in
-        the `async with`; what goes wrong later ends the run and is raised as RunFailedError.
+        `await client.chat.send(...).final_message()`. Errors of the call are raised when the stream begins, in the
+        `async with`. Later failures end the run and are raised as RunFailedError.
 
         Args:
             conversation_id: The conversation.
@@ -78,7 +78,7 @@ class AsyncChat(chat.AsyncChat):
     ) -> AsyncPager[Message, ListMessagesResponse]:
         """Lists the messages of a conversation, the oldest first, or one of them.
 
-        What comes in parts is joined by `async for`; pages() has the parts.
+        `async for` joins messages that are sent in parts; pages() returns the parts.
 
         Args:
             conversation_id: The conversation.
@@ -94,10 +94,10 @@ class AsyncChat(chat.AsyncChat):
         return pager
 
     async def _whole(self, begun: Message) -> Message:
-        """All of a message of which an event has the beginning."""
+        """Return the whole message of which an event has only the beginning."""
         async for message in self.list_messages(begun.conversation_id, message_id=begun.message_id):
             return message
-        return begun  # it was deleted in the meantime
+        return begun  # the message was deleted meanwhile
 
     def _stream(self, request: SendMessageRequest | StreamRunRequest, seconds: float | None) -> AsyncChatStream:
         deadline = None if seconds is None else Deadline(seconds)
@@ -125,8 +125,8 @@ class Chat(chat.Chat):
         """Adds a message to a conversation and follows the run that answers it.
 
         `with client.chat.send(...) as stream: for text in stream.text`, or just
-        `client.chat.send(...).final_message()`. What is wrong with the call is raised when the stream begins, in the
-        `with`; what goes wrong later ends the run and is raised as RunFailedError.
+        `client.chat.send(...).final_message()`. Errors of the call are raised when the stream begins, in the `with`.
+        Later failures end the run and are raised as RunFailedError.
 
         Args:
             conversation_id: The conversation.

@@ -1,4 +1,4 @@
-"""The clients: everything starts here."""
+"""The clients."""
 
 from types import TracebackType
 from typing import Self
@@ -26,19 +26,19 @@ DEFAULT_TARGET = "127.0.0.1:50051"
 class AsyncClient:
     """A client for asyncio: `async with AsyncClient("example.com:443") as client: await client.auth.login(...)`.
 
-    It connects with the first call, in whose event loop it stays, and keeps what register and login return: tokens are
-    exchanged before they expire and when the server refuses them, once for all calls that wait. Calls that do no harm
-    when repeated are repeated while the server is unavailable, until their deadline.
+    It connects with the first call and stays in that event loop. It keeps the tokens that register and login return.
+    They are refreshed before they expire and when the server refuses them, once for all waiting calls. Idempotent calls
+    are retried while the server is unavailable, until their deadline.
 
     Args:
         target: Address of the server, host:port.
         access_token: Token of an earlier sign-in.
-        refresh_token: The refresh token that belongs to it. Without it the session ends with the access token.
-        api_key: Key of a service account, with which a backend calls instead of signing in.
+        refresh_token: The refresh token of the same session. Without it the session ends with the access token.
+        api_key: Key of a service account, which a backend uses instead of signing in.
         token_store: Keeps the tokens instead of the client, which keeps them in memory.
-        tls: Whether to encrypt. None means for everything but addresses of this machine.
+        tls: Whether to encrypt. None means yes, except for addresses of this machine.
         root_certificates: The authorities to trust, in PEM, instead of the system's. Implies TLS.
-        timeout: Seconds that a call may take unless it says otherwise.
+        timeout: Seconds that a call may take, unless the call has its own timeout.
         backoff: Pauses before a call is repeated, or a stream connects again.
         stream_timing: How long streams wait, and when they give up.
     """
@@ -84,7 +84,7 @@ class AsyncClient:
         return self._transport.tokens.peek()
 
     async def close(self) -> None:
-        """End the connection and what is in flight."""
+        """Close the connection and cancel its calls."""
         await self._transport.close()
 
     async def __aenter__(self) -> Self:
@@ -99,8 +99,8 @@ class AsyncClient:
 class Client:
     """A client without asyncio: `with Client("example.com:443") as client: client.auth.login(...)`.
 
-    It is AsyncClient on a thread of its own, with the same arguments and namespaces, and may be used from any number of
-    threads. gRPC does not survive a fork: make the first call in the process that makes all the others.
+    It runs an AsyncClient on its own thread, with the same arguments and namespaces, and is thread-safe. gRPC does not
+    survive a fork: make all calls in one process.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Client:
         return self._client.tokens
 
     def close(self) -> None:
-        """End the connection, what is in flight, and the thread."""
+        """Close the connection, cancel its calls, and stop the thread."""
         self._portal.close()
 
     def __enter__(self) -> Self:
@@ -163,12 +163,12 @@ class Client:
 
 
 def _store(access_token: str, refresh_token: str, api_key: str, token_store: TokenStore | None) -> TokenStore:
-    """Where the credentials are, of which there is one kind. An API key is like a token that is never exchanged."""
+    """Return the store of the credentials, of exactly one kind. An API key is an access token without refresh."""
     access_token, refresh_token, api_key = access_token.strip(), refresh_token.strip(), api_key.strip()
     if [bool(access_token or refresh_token), bool(api_key), token_store is not None].count(True) > 1:
-        raise ValueError("Give tokens, an api_key or a token_store: one of them.")
+        raise ValueError("Pass only one of: tokens, api_key, token_store.")
     if not (api_key.isascii() and api_key.isprintable()):
-        raise ValueError("The api_key has characters that no key has. Is there a line break in it?")
+        raise ValueError("The api_key has characters that no key has. Does it contain a line break?")
     if token_store is not None:
         return token_store
     given = access_token or api_key

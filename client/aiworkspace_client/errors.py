@@ -1,19 +1,19 @@
-"""What a call can raise.
+"""The exceptions of the client.
 
 AiWorkspaceError
 ├── UnauthenticatedError      no valid credentials, or a wrong password
 ├── PermissionDeniedError     the role does not allow it
-├── NotFoundError             no such resource, or none that the caller may know of
-├── InvalidArgumentError      field_violations says which fields are wrong, and why
+├── NotFoundError             no such resource, or the caller may not know of it
+├── InvalidArgumentError      field_violations names the invalid fields, with reasons
 ├── AlreadyExistsError        something unique, such as an email address, is taken
-├── AbortedError              somebody else was faster: read again and repeat
+├── AbortedError              a concurrent change or run: read again and retry
 ├── FailedPreconditionError   the state of the resource forbids it
-├── ResourceExhaustedError    too many calls; retry_after says when to come back
-├── OutOfRangeError           the run has not come as far as the sequence that was asked for
-├── UnavailableError          the server, or something that it needs, cannot be reached
+├── ResourceExhaustedError    too many calls, or a budget; retry_after says when to retry
+├── OutOfRangeError           the run has not reached the requested sequence
+├── UnavailableError          the server, or a store that it needs, cannot be reached
 ├── DeadlineExceededError     no answer in time; the call may have taken effect
 ├── CallCancelledError        the call was cancelled, or the client closed, before the answer
-├── InternalError             a defect; request_id is what to report
+├── InternalError             a defect of the server; report request_id
 └── RunFailedError            the model's answer failed; run and partial message are attached
 """
 
@@ -44,7 +44,7 @@ class FieldViolation:
 
 
 class AiWorkspaceError(Exception):
-    """Base of everything that a call raises."""
+    """Base class of all errors of calls."""
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
 
@@ -68,9 +68,9 @@ class AiWorkspaceError(Exception):
         self.request_id = request_id
         """The server's id of the call. Empty when the call did not reach it."""
         self.retry_after = retry_after
-        """Seconds after which the server asked to be called again."""
+        """Seconds after which the server asks to retry."""
         self.field_violations = field_violations
-        """The fields that are wrong. Only InvalidArgumentError has some."""
+        """The invalid fields. Only InvalidArgumentError has some."""
 
     def __str__(self) -> str:
         facts = [self.reason or self.code.name]
@@ -86,7 +86,7 @@ class UnauthenticatedError(AiWorkspaceError):
 
     @property
     def session_ended(self) -> bool:
-        """Whether the server says that the session is over for good, so that only a new sign-in helps."""
+        """Whether the session has ended for good, so that only a new sign-in helps."""
         return self.metadata.get("session") == "ended"
 
 
@@ -103,7 +103,7 @@ class NotFoundError(AiWorkspaceError):
 
 
 class InvalidArgumentError(AiWorkspaceError):
-    """A field of the request is wrong; field_violations names it."""
+    """A field of the request is invalid; field_violations names it."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -127,7 +127,7 @@ class FailedPreconditionError(AiWorkspaceError):
 
 
 class ResourceExhaustedError(AiWorkspaceError):
-    """Too many calls; retry_after says in how many seconds to come back."""
+    """A rate limit, quota or budget is exhausted; retry_after is the number of seconds to wait."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -139,19 +139,19 @@ class OutOfRangeError(AiWorkspaceError):
 
 
 class UnavailableError(AiWorkspaceError):
-    """The server or a store that it needs cannot be reached, also not by repeating the call."""
+    """The server or a store that it needs cannot be reached, even after retries."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
 
 class DeadlineExceededError(AiWorkspaceError):
-    """The answer did not come in time. The call may have taken effect all the same."""
+    """The response did not arrive in time. The call may have taken effect."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class CallCancelledError(AiWorkspaceError):
-    """The call was cancelled from outside the task that waits for it, as by closing the client."""
+    """The call was cancelled by something other than its own task, such as closing the client."""
 
     code = grpc.StatusCode.CANCELLED
 
@@ -170,7 +170,7 @@ class RunFailedError(AiWorkspaceError):
         self.run = run
         """The run, with its failure, usage and cost."""
         self.partial_message = partial_message
-        """What was said until then. Empty when nothing was."""
+        """The answer until then. Empty if there was none."""
 
 
 _BY_CODE: dict[grpc.StatusCode, type[AiWorkspaceError]] = {
@@ -194,14 +194,14 @@ _BY_CODE: dict[grpc.StatusCode, type[AiWorkspaceError]] = {
 
 
 def reason_name(reason: common_pb2.ErrorReason.ValueType) -> str:
-    """The name as it stands in AiWorkspaceError.reason, also of a reason that this client does not know."""
+    """Return the name as in AiWorkspaceError.reason, also for a reason that this client does not know."""
     if reason not in common_pb2.ErrorReason.values():
         return str(reason)
     return common_pb2.ErrorReason.Name(reason).removeprefix(REASON_PREFIX)
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> AiWorkspaceError:
-    """The typed error for a failed call, from its google.rpc.Status where there is one."""
+    """Return the typed error for a failed call, from its google.rpc.Status if there is one."""
     status = _status(error)
     info = _detail(status, error_details_pb2.ErrorInfo)
     retry = _detail(status, error_details_pb2.RetryInfo)

@@ -1,4 +1,4 @@
-"""Following a run over as many connections as it takes, without losing or repeating an event."""
+"""Follows a run across reconnections, without losing or repeating an event."""
 
 import asyncio
 import time
@@ -27,22 +27,22 @@ _TERMINAL = ("run_completed", "run_failed", "run_cancelled")
 
 @dataclass(frozen=True)
 class StreamTiming:
-    """Clocks of a stream, in seconds."""
+    """Timeouts of a stream, in seconds."""
 
     silence: float = 45.0
-    """A connection without any event for so long counts as cut: heartbeats come every 15."""
+    """A connection without an event for this long counts as cut: heartbeats come every 15."""
     connection: float = 900.0
-    """How long one connection lasts at most; the next one goes on where it ended."""
+    """The maximum lifetime of one connection; the next one resumes where it ended."""
     give_up: float = 60.0
-    """How long to try to connect again before the error is raised."""
+    """How long to try to reconnect before the error is raised."""
 
 
 class RunFollower:
     """Reads the events of one run, in order and each of them once.
 
-    A connection that breaks before the terminal event is followed by StreamRun from the last event on. When it breaks
-    before the first event, the run is not known yet: then the same SendMessage is sent again, which starts nothing new
-    because of its request_id.
+    If a connection breaks before the terminal event, StreamRun resumes after the last event. If it breaks before the
+    first event, the run is unknown: then the same SendMessage is sent again, which starts no second run because of its
+    request_id.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class RunFollower:
         self._renewed = False
         self._failures = 0
         self._failing_since = 0.0
-        # A read that was interrupted ends before the next one begins.
+        # An interrupted read ends before the next one begins.
         self._reading = asyncio.Lock()
 
     async def begin(self) -> None:
@@ -75,7 +75,7 @@ class RunFollower:
                 self._first = await self._next()
 
     async def next(self) -> ChatEvent | None:
-        """The next event, None after the terminal one. May be called again after it was cancelled."""
+        """Return the next event, None after the terminal one. Can be called again after a cancellation."""
         async with self._reading:
             if self._first is None:
                 return await self._next()
@@ -83,7 +83,7 @@ class RunFollower:
             return event
 
     def detach(self) -> None:
-        """End the connection. The run goes on, and next connects again."""
+        """Close the connection. The run continues; `next` reconnects."""
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
@@ -104,8 +104,8 @@ class RunFollower:
         return None
 
     async def _see_off(self, event: ChatEvent) -> None:
-        """Waits for the status of the call: one that is given up before it came looks cancelled to the server."""
-        self._first = event  # should this wait be interrupted
+        """Wait for the status of the call: without that, the server would record it as cancelled."""
+        self._first = event  # in case this wait is interrupted
         with suppress(grpc.aio.AioRpcError, TimeoutError):
             async with asyncio.timeout(_STATUS_SECONDS):
                 if self._call:
@@ -113,7 +113,7 @@ class RunFollower:
         self._first = None
 
     async def _receive(self) -> ChatEvent:
-        """The next event of the connection, with whatever ends it as a typed error."""
+        """Return the next event of the connection. Raises its end as a typed error."""
         try:
             call = self._call = self._call or await self._connect()
             async with asyncio.timeout(self._seconds(self._timing.silence)):
@@ -143,12 +143,12 @@ class RunFollower:
         return most if self._deadline is None else min(most, self._deadline.left)
 
     def _refuse_gap(self, event: ChatEvent) -> None:
-        """Events in between are missing: ask for them again. The terminal event has the whole answer."""
+        """Raise UnavailableError if events are missing, so that they are requested again, unless the run has ended."""
         if event.sequence > self.last_sequence + 1 and event.WhichOneof("event") not in (*_TERMINAL, "heartbeat"):
-            raise errors.UnavailableError(f"The events after {self.last_sequence} were left out.")
+            raise errors.UnavailableError(f"The events after {self.last_sequence} are missing.")
 
     def _is_news(self, event: ChatEvent) -> bool:
-        """Take note of an event; whether it tells anything that was not known before."""
+        """Record an event. Return whether it is new and known to this client."""
         kind = event.WhichOneof("event")
         self.ended = kind in _TERMINAL
         repeated = event.sequence <= self.last_sequence and not self.ended
@@ -158,13 +158,13 @@ class RunFollower:
             return False
         self.run_id = event.run_id
         self.last_sequence = max(event.sequence, self.last_sequence)
-        return kind is not None  # events that this client does not know are ignored
+        return kind is not None  # unknown events are ignored
 
     async def _recover(self, error: errors.AiWorkspaceError) -> None:
-        """Wait until it is worth while to connect again; raises the error when it is not."""
+        """Wait before a reconnection. Raises the error if a reconnection cannot help."""
         self.detach()
         if self._deadline is not None and not self._deadline.left:
-            raise errors.DeadlineExceededError("The run did not end in time. It goes on.") from error
+            raise errors.DeadlineExceededError("The run did not end in time. It continues.") from error
         if isinstance(error, errors.UnauthenticatedError):
             try:
                 if await self._renew(error):
@@ -185,20 +185,20 @@ class RunFollower:
         await asyncio.sleep(self._seconds(pause))
 
     async def _renew(self, error: errors.UnauthenticatedError) -> bool:
-        """Whether the tokens were exchanged, once between two events."""
+        """Refresh the tokens, at most once between two events. Return whether they were refreshed."""
         if self._renewed:
             return False
         self._renewed = await self._transport.renewed(error, self._tokens) is not None
         return self._renewed
 
     def _is_cut(self, error: errors.AiWorkspaceError) -> bool:
-        """Whether the connection failed rather than the call: errors of the server itself have a reason."""
+        """Return whether the connection failed rather than the call: errors of the server have a reason."""
         if isinstance(error, errors.ResourceExhaustedError):
             return bool(self.run_id) and error.retry_after is not None
         return isinstance(error, errors.UnavailableError) or (error.reason == "" and error.code in _BROKEN)
 
 
-# How gRPC and proxies report a connection that broke.
+# The statuses of broken connections, from gRPC and from proxies.
 _BROKEN = (
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -1,4 +1,4 @@
-"""Messages that come in parts, since one response holds no more than 4 MiB."""
+"""Messages in parts: one response holds at most 4 MiB."""
 
 from aiworkspace.v1.chat_pb2 import Message
 
@@ -10,14 +10,14 @@ class WholeMessages:
         self._begun: Message | None = None
 
     def take(self, item: Message) -> Message | None:
-        """The message, whole, or None as long as parts of it are missing."""
+        """Return the whole message, or None while parts of it are missing."""
         whole = join(self._begun, item) if self._begun is not None else item
         self._begun = whole if item.more_contents else None
         return None if item.more_contents else whole
 
 
 def join(begun: Message, part: Message) -> Message:
-    """The message with its next part."""
+    """Return the message with its next part appended."""
     whole = Message()
     whole.CopyFrom(begun)
     contents = list(part.contents)

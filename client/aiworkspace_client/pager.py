@@ -7,7 +7,7 @@ from aiworkspace_client.portal import Portal
 
 
 class Page(Protocol):
-    """What every response of a list method has."""
+    """The common part of all list responses."""
 
     next_page_token: str
 
@@ -17,14 +17,14 @@ PageT = TypeVar("PageT", bound=Page)
 
 
 class Joiner(Protocol[ItemT]):
-    """Joins items that come in parts."""
+    """Joins items that are sent in parts."""
 
     def take(self, item: ItemT) -> ItemT | None:
-        """The item, whole, or None as long as parts of it are missing."""
+        """Return the whole item, or None while parts of it are missing."""
 
 
 class AsIs(Generic[ItemT]):
-    """For items that come whole."""
+    """A joiner for items that are never sent in parts."""
 
     def take(self, item: ItemT) -> ItemT | None:
         return item
@@ -40,7 +40,7 @@ class AsyncPager(Generic[ItemT, PageT]):
         self._page_token = page_token
         self.items = items
         self.joiner: Callable[[], Joiner[ItemT]] = AsIs
-        """Makes what joins the items of one iteration that come in parts."""
+        """Makes the joiner of one iteration."""
 
     async def __aiter__(self) -> AsyncIterator[ItemT]:
         joiner = self.joiner()

@@ -1,4 +1,4 @@
-"""An event loop on a thread of its own, on which the synchronous client runs the asynchronous one."""
+"""An event loop on its own thread, on which the synchronous client runs the asynchronous one."""
 
 import asyncio
 import os
@@ -24,8 +24,8 @@ _WAIT_SECONDS = 0.25
 class Portal:
     """Runs coroutines for threads that have no event loop.
 
-    The thread starts with the first coroutine. It is a daemon that is stopped by close, when the portal is forgotten,
-    or at exit: the interpreter never waits for it. A forked process has no such thread.
+    The thread starts with the first coroutine. It is a daemon thread, and stops on close, when the portal is garbage
+    collected, or at exit: the interpreter never waits for it. A forked process has no such thread.
     """
 
     def __init__(self, at_close: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -38,7 +38,7 @@ class Portal:
         self._closed = False
 
     def run(self, coroutine: Coroutine[Any, Any, T], unread: Callable[[T], None] | None = None) -> T:
-        """Wait for the coroutine. An interrupt of the wait cancels it, or gives what it has returned to unread."""
+        """Run the coroutine and wait for it. An interrupt cancels it, or passes its result to `unread`."""
         try:
             loop = self._running_loop()
         except BaseException:
@@ -88,8 +88,8 @@ class Portal:
 class _Call(Generic[T]):
     """A coroutine that another thread waits for.
 
-    The wait can be interrupted between any two steps. So it takes no lock that the loop's thread would wait for, which
-    futures do, and whatever was begun when the interrupt came is ended by give_up in the loop's thread.
+    The wait can be interrupted between any two steps. So it takes no lock that the loop's thread might wait for, as
+    futures do, and give_up ends in the loop's thread whatever was started.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> None:
@@ -106,7 +106,7 @@ class _Call(Generic[T]):
         raise _closed()
 
     def give_up(self, unread: Callable[[T], None] | None) -> None:
-        """End it. Unread gets what it has returned all the same; nothing happens when it has raised something."""
+        """End the coroutine. If it has returned already, `unread` gets the result; an exception is dropped."""
         try:
             self._loop.call_soon_threadsafe(self._end, unread)
         except RuntimeError:  # the loop is closed
@@ -144,7 +144,7 @@ def _closed() -> CallCancelledError:
 
 
 def _work(loop: asyncio.AbstractEventLoop) -> None:
-    # Signals go to the thread that waits for a call, which they wake; the threads of gRPC inherit this.
+    # Block signals here, so that they wake the thread that waits for a call. gRPC's threads inherit this.
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     asyncio.set_event_loop(loop)
@@ -164,13 +164,13 @@ def _stop(
         return
     closing = asyncio.run_coroutine_threadsafe(_finish(at_close), loop)
     closing.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
-    # The garbage collector may come here in the loop's own thread, which cannot wait for itself.
+    # The garbage collector may call this in the loop's own thread, which cannot wait for itself.
     if thread is not threading.current_thread():
         thread.join(_CLOSE_SECONDS)
 
 
 async def _finish(at_close: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Close the client, then end whatever still runs in this loop."""
+    """Close the client, then end all tasks of this loop."""
     async with asyncio.timeout(_CLOSE_SECONDS / 2):
         await at_close()
     tasks = asyncio.all_tasks() - {asyncio.current_task()}

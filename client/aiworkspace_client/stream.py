@@ -1,4 +1,4 @@
-"""The stream of a run, as users see it."""
+"""The stream of a run, for users of the SDK."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import TracebackType
@@ -13,9 +13,9 @@ from aiworkspace_client.portal import Portal
 class AsyncChatStream:
     """The events of a run: `async with client.chat.send(...) as stream: async for event in stream`.
 
-    A connection that breaks is replaced, without a loss or a repetition. Leaving the `async with` ends the connection
-    and not the run: client.chat.stream_run, or this stream itself, can follow it further. Only cancel stops it.
-    The iterators read from the same stream: what one has returned, the other has missed.
+    A broken connection is replaced, without losing or repeating events. Leaving the `async with` closes the connection
+    but does not stop the run: client.chat.stream_run, or this stream itself, can follow it further. Only cancel stops
+    it. All iterators read from the same stream: each event is returned by one of them.
     """
 
     def __init__(
@@ -30,11 +30,11 @@ class AsyncChatStream:
         self._terminal: ChatEvent | None = None
         self._unread: list[ChatEvent] = []
         self.run: Run | None = None
-        """The run as the latest event showed it, None as long as no event did."""
+        """The run as of the latest event that contains it, None before that."""
         self.last_sequence = follower.last_sequence
-        """Sequence of the last event: what to give to stream_run to go on after it."""
+        """Sequence of the last event. Pass it to stream_run to resume after it."""
         self.model = ""
-        """Id of the model that was asked last. It changes when another one takes over, perhaps in mid-sentence."""
+        """Id of the model of the latest attempt. It changes on a fallback, perhaps in mid-sentence."""
 
     @property
     def run_id(self) -> str:
@@ -62,20 +62,20 @@ class AsyncChatStream:
 
     @property
     def text(self) -> AsyncIterator[str]:
-        """The pieces of the answer's text as they come, without what the model thinks. Raises RunFailedError."""
+        """The pieces of the answer's text as they arrive, without thinking. Raises RunFailedError."""
         return self._texts()
 
     async def final_message(self) -> Message:
         """Wait for the end of the run and return the answer. Raises RunFailedError.
 
-        The answer of a cancelled run is partial, and an empty message when nothing had been said.
+        The answer of a cancelled run is partial, and an empty message if there was no content.
         """
         while await self.next_event() is not None:
             pass
         return await self._answer()
 
     async def cancel(self) -> Run:
-        """Stop the run and return it. Its last events still follow, run_cancelled the last of them."""
+        """Cancel the run and return it. Its last events still follow, up to run_cancelled."""
         if not self.run_id:
             await self._follower.begin()
         return await self._cancel_run(self.run_id)
@@ -97,7 +97,7 @@ class AsyncChatStream:
         return None
 
     def unread(self, event: ChatEvent | None) -> None:
-        """Takes an event back that was returned but did not arrive, because the wait for it was interrupted."""
+        """Take back an event that was returned but did not arrive, because the wait for it was interrupted."""
         if event is not None:
             self._unread.append(event)
             self.last_sequence = min(self.last_sequence, event.sequence - 1)
@@ -141,17 +141,17 @@ class ChatStream:
 
     @property
     def last_sequence(self) -> int:
-        """Sequence of the last event: what to give to stream_run to go on after it."""
+        """Sequence of the last event. Pass it to stream_run to resume after it."""
         return self._stream.last_sequence
 
     @property
     def run(self) -> Run | None:
-        """The run as the latest event showed it, None as long as no event did."""
+        """The run as of the latest event that contains it, None before that."""
         return self._stream.run
 
     @property
     def model(self) -> str:
-        """Id of the model that was asked last. It changes when another one takes over, perhaps in mid-sentence."""
+        """Id of the model of the latest attempt. It changes on a fallback, perhaps in mid-sentence."""
         return self._stream.model
 
     def __enter__(self) -> Self:
@@ -169,17 +169,17 @@ class ChatStream:
 
     @property
     def text(self) -> Iterator[str]:
-        """The pieces of the answer's text as they come, without what the model thinks. Raises RunFailedError."""
+        """The pieces of the answer's text as they arrive, without thinking. Raises RunFailedError."""
         while (event := self._portal.run(self._stream.next_delta(), self._stream.unread)) is not None:
             yield event.content_delta.text
 
     def final_message(self) -> Message:
         """Wait for the end of the run and return the answer. Raises RunFailedError.
 
-        The answer of a cancelled run is partial, and an empty message when nothing had been said.
+        The answer of a cancelled run is partial, and an empty message if there was no content.
         """
         return self._portal.run(self._stream.final_message())
 
     def cancel(self) -> Run:
-        """Stop the run and return it. Its last events still follow, run_cancelled the last of them."""
+        """Cancel the run and return it. Its last events still follow, up to run_cancelled."""
         return self._portal.run(self._stream.cancel())

@@ -1,4 +1,4 @@
-"""The credentials of a session, and where the client keeps them."""
+"""The tokens of a session, where they are stored, and their refresh."""
 
 import asyncio
 import time
@@ -29,10 +29,10 @@ class Tokens:
 
     @classmethod
     def received(cls, pair: auth_pb2.TokenPair) -> "Tokens":
-        """Tokens that arrived just now.
+        """Return tokens that have just arrived.
 
-        A token that is over on arrival means that the clock here is wrong: then it is used until it is refused, since
-        a refresh before every call would be worse.
+        A token that is expired on arrival means that the local clock is wrong. It is then used until it is refused,
+        because a refresh before every call would be worse.
         """
         lifetime = pair.access_expire_time.ToNanoseconds() / 1e9 - time.time()
         early = min(_EARLY_SECONDS, lifetime * _EARLY_PART)
@@ -40,7 +40,7 @@ class Tokens:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to exchange the access token."""
+        """Return whether it is time to refresh the access token."""
         over = self.refresh_time is not None and time.time() >= self.refresh_time
         return bool(self.refresh_token) and (over or not self.access_token)
 
@@ -56,11 +56,11 @@ class TokenStore:
         self._tokens = tokens
 
     def load(self) -> Tokens | None:
-        """The tokens that were saved last, None when nobody is signed in."""
+        """Return the tokens that were saved last, None if nobody is signed in."""
         return self._tokens
 
     def save(self, tokens: Tokens | None) -> None:
-        """Keep the tokens; None when the session is over."""
+        """Store the tokens; None when the session has ended."""
         self._tokens = tokens
 
     def exclusive(self) -> AbstractAsyncContextManager[object]:
@@ -69,7 +69,7 @@ class TokenStore:
 
 
 class TokenKeeper:
-    """Hands out the access token and exchanges it in time, once for all callers that wait for it."""
+    """Returns the access token and refreshes it in time, once for all waiting callers."""
 
     def __init__(self, store: TokenStore, refresh: Callable[[str], Awaitable[auth_pb2.TokenPair]]) -> None:
         self._store = store
@@ -78,10 +78,10 @@ class TokenKeeper:
         self._loaded = False
         self._renewal: asyncio.Task[Tokens | None] | None = None
         self._patience = 0.0
-        """When to try again an exchange that failed before it was needed, on the monotonic clock."""
+        """When to retry a refresh that failed before it was needed, on the monotonic clock."""
 
     def peek(self) -> Tokens | None:
-        """The tokens as they are."""
+        """Return the current tokens without a refresh."""
         if not self._loaded:
             self._tokens, self._loaded = self._store.load(), True
         return self._tokens
@@ -92,7 +92,7 @@ class TokenKeeper:
         self._store.save(tokens)
 
     async def current(self) -> Tokens | None:
-        """The tokens for the next call, exchanged first when it is time."""
+        """Return the tokens for the next call, refreshed if it is time."""
         tokens = self.peek()
         if tokens is None or not tokens.due or time.monotonic() < self._patience:
             return tokens
@@ -100,13 +100,13 @@ class TokenKeeper:
             async with asyncio.timeout(_WAIT_SECONDS):
                 return await self.renewed(tokens)
         except (AiWorkspaceError, TimeoutError):
-            return tokens  # still good for a moment; when it is not, the server says so
+            return tokens  # probably still valid; otherwise the server refuses it and the call is repeated
 
     async def renewed(self, stale: Tokens) -> Tokens | None:
-        """Tokens other than the stale ones, None when the session is over.
+        """Return tokens other than the stale ones, None if the session has ended.
 
-        The exchange goes on when its first caller is cancelled: others wait for it, and a refresh token that was used
-        without its successor having been kept would end the session.
+        The refresh continues if its first caller is cancelled: others wait for it, and losing the successor of a used
+        refresh token would end the session.
         """
         if self.peek() is not stale:
             return self._tokens
@@ -117,12 +117,12 @@ class TokenKeeper:
         return await asyncio.shield(renewal)
 
     async def settle(self) -> None:
-        """Before the connection is closed: wait a moment for an exchange, whose answer must not be lost."""
+        """Wait briefly for a refresh in progress, whose response must not be lost. Called before closing."""
         if renewal := self._running():
             await asyncio.wait({renewal}, timeout=_WAIT_SECONDS)
 
     def _running(self) -> "asyncio.Task[Tokens | None] | None":
-        """The exchange in progress; one of an event loop that is gone never ends."""
+        """Return the refresh in progress. One of a closed event loop never ends and does not count."""
         renewal = self._renewal
         if renewal is None or renewal.done() or renewal.get_loop() is not asyncio.get_running_loop():
             return None
@@ -137,7 +137,7 @@ class TokenKeeper:
         async with self._store.exclusive():
             saved = self._store.load()
             if saved is None or saved.access_token != stale.access_token:
-                self._tokens = saved  # another process that shares the store was faster
+                self._tokens = saved  # another process that shares the store has refreshed them
             elif saved.refresh_token:
                 await self._exchange(saved)
         return self._tokens
@@ -146,6 +146,6 @@ class TokenKeeper:
         try:
             self.keep(Tokens.received(await self._refresh(tokens.refresh_token)))
         except UnauthenticatedError as error:
-            if not error.session_ended:  # refused by a server that cannot know, such as one whose keys are others
+            if not error.session_ended:  # refused, but perhaps only by a server with other keys
                 raise
             self.keep(None)

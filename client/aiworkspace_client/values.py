@@ -1,4 +1,4 @@
-"""Python values as the contract's types."""
+"""Conversion of Python values to the contract's types."""
 
 import uuid
 from datetime import UTC, datetime
@@ -7,12 +7,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 
 def new_request_id() -> str:
-    """An id under which a call can be repeated without taking effect twice."""
+    """Return a new request_id, with which a call can be repeated without taking effect twice."""
     return str(uuid.uuid4())
 
 
 def timestamp(moment: datetime | None) -> Timestamp | None:
-    """A point in time; one without a time zone is local time, as everywhere in Python."""
+    """Convert a time. One without a time zone is local time, as everywhere in Python."""
     if moment is None:
         return None
     stamp = Timestamp()

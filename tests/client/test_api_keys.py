@@ -49,9 +49,9 @@ async def test_a_refused_key_is_not_exchanged_and_not_tried_again(server: Script
 @pytest.mark.parametrize("kind", [AsyncClient, Client])
 def test_a_key_goes_with_no_tokens(kind: type[AsyncClient] | type[Client]) -> None:
     for tokens in (("a", ""), ("", "r"), ("a", "r")):
-        with pytest.raises(ValueError, match="one of them"):
+        with pytest.raises(ValueError, match="only one of"):
             kind("127.0.0.1:1", api_key=KEY, access_token=tokens[0], refresh_token=tokens[1])
-    with pytest.raises(ValueError, match="one of them"):
+    with pytest.raises(ValueError, match="only one of"):
         kind("127.0.0.1:1", api_key=KEY, token_store=TokenStore())
 
 

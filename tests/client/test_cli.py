@@ -102,8 +102,8 @@ async def test_another_model_that_goes_on_is_announced(server: ScriptedServer, a
     connections(server, (two_models(), None))
     ran = await aiws("chat", "Count!")
     assert (ran.returncode, ran.stdout) == (0, TEXT + "\n")
-    assert ran.stderr.count("goes on]") == 1
-    assert "[b/two goes on]" in ran.stderr
+    assert ran.stderr.count("continues]") == 1
+    assert "[b/two continues]" in ran.stderr
 
 
 @pytest.mark.usefixtures("signed_in")
@@ -123,7 +123,7 @@ async def test_another_model_that_answers_is_told_and_named(server: ScriptedServ
     ran = await aiws("chat", "Count!")
     assert (ran.returncode, ran.stdout) == (0, TEXT + "\n")
     assert "[a/one: It is away.]" in ran.stderr
-    assert "[cut off at the most tokens that are allowed, b/two, 1 tokens in, 2 out" in ran.stderr
+    assert "[cut off at the maximum number of tokens, b/two, 1 tokens in, 2 out" in ran.stderr
 
 
 @pytest.mark.usefixtures("signed_in")

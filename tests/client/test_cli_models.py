@@ -85,7 +85,7 @@ async def test_a_policy_is_shown(server: ScriptedServer, aiws: Aiws) -> None:
     assert shown[0] == ["ORGANIZATION"]
     for text in ("models openai/*", "max temperature 0", "seed forbidden", "continue broken answers yes"):
         assert text.split() in shown
-    assert ["limits", "a", "minute", "openai/*:", "60", "requests", "and", "90,000", "tokens"] in shown
+    assert ["limits", "per", "minute", "openai/*:", "60", "requests", "and", "90,000", "tokens"] in shown
     ran = await aiws("models", "policy", "show", "-w", "workspace-1")
     assert ran.stdout.splitlines()[1].split() == ["models", "openai/*", "none"]
     assert "after 2.5 s" in ran.stdout
@@ -150,9 +150,9 @@ async def test_a_limit_that_is_none_is_refused(server: ScriptedServer, aiws: Aiw
     ("options", "said"),
     [
         ((), "nothing to change"),
-        (("--allow", "echo/*", "--allow-all"), "contradict"),
-        (("--fallback", "echo/echo", "--no-fallback"), "contradict"),
-        (("--limit", "echo/echo=5", "--no-limits"), "contradict"),
+        (("--allow", "echo/*", "--allow-all"), "cannot be combined"),
+        (("--fallback", "echo/echo", "--no-fallback"), "cannot be combined"),
+        (("--limit", "echo/echo=5", "--no-limits"), "cannot be combined"),
         (("--limit", "echo/echo=0/0"), "limits nothing"),
         (("--limit", "echo/echo=99999999999"), "limits nothing"),
         (("--max-output-tokens", "99999999999999"), "--max-output-tokens"),

@@ -101,8 +101,8 @@ async def test_what_is_done_to_members(server: ScriptedServer, aiws: Aiws) -> No
     assert server.calls[-1].request.member == member
     suspended = org_pb2.SuspendMemberResponse(member=MARIE, revoked_api_key_ids=["key-1"], kept_api_key_ids=["key-2"])
     server.script("OrgService.SuspendMember", answer(suspended))
-    said = "Marie is suspended.\nThe key key-1, which the member made, has ended.\n"
-    said += "The key key-2, which the member made, goes on working.\n"
+    said = "Marie is suspended.\nThe key key-1, which the member created, was revoked.\n"
+    said += "The key key-2, which the member created, remains valid.\n"
     assert (await aiws("orgs", "suspend", "user-2")).stderr == said
     assert server.calls[-1].request == org_pb2.SuspendMemberRequest(**whom)
     assert (await aiws("orgs", "reinstate", "user-2", "--org", "org-2")).stderr == "Marie is reinstated.\n"
@@ -128,7 +128,7 @@ async def test_members_are_listed_with_their_own_roles_and_whether_they_are_susp
     table = [line.split() for line in (await aiws("orgs", "members")).stdout.splitlines()]
     assert table[1:] == [
         ["user-2", "m@example.com", "Marie", "admin"],
-        ["user-3", "c@example.com", "Curie", "custom:role-1", "suspended,", "address", "not", "confirmed"],
+        ["user-3", "c@example.com", "Curie", "custom:role-1", "suspended,", "address", "not", "verified"],
     ]
 
 

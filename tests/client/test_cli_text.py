@@ -112,7 +112,7 @@ async def test_input_that_is_no_text_is_refused_in_words(server: ScriptedServer,
     for more in ({"PYTHONIOENCODING": "utf-8"}, POSIX):
         ran = await raw("chat", stdin=b"caf\xe9 \xff\xfe", **more)
         assert ran.returncode == 2
-        assert b"Standard input is no UTF-8 text" in ran.stderr
+        assert b"Standard input is not UTF-8 text" in ran.stderr
     ran = await raw("login", "-e", "a@example.com", "--password-stdin", stdin=b"caf\xe9 \xff\n", **more)
     assert ran.returncode == 2
     ran = await raw("login", "--password-stdin", stdin=b"caf\xe9@example.com\nsecret\n", **more)

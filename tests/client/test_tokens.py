@@ -267,5 +267,5 @@ async def test_clients_that_share_a_store_share_the_exchange(server: ScriptedSer
 
 
 def test_tokens_and_a_store_exclude_each_other() -> None:
-    with pytest.raises(ValueError, match="one of them"):
+    with pytest.raises(ValueError, match="only one of"):
         AsyncClient(access_token="access", token_store=TokenStore())

@@ -159,7 +159,7 @@ async def test_commands_about_administration_work(app: App, laptop: Laptop) -> N
         script = re.sub(rf"\b{name.upper()}\b", ids[name], script)
     script = script.replace("paul@example.com", f"{uuid.uuid4().hex[:12]}@example.com")
     printed = await laptop.shell(script, stdin="sk-not-checked-by-the-stand-in\n")
-    assert "Every entry is as it was written." in printed
+    assert "All entries are unchanged." in printed
 
 
 # Commands of the operator

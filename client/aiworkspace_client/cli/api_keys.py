@@ -1,4 +1,4 @@
-"""aiws api-keys: what backends call with."""
+"""aiws api-keys: API keys of service accounts."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -11,10 +11,10 @@ from aiworkspace_client.cli.orgs import Org
 from aiworkspace_client.cli.session import connected, stop
 from aiworkspace_client.types import ApiKey, ApiKeyState, InvitationState
 
-app = typer.Typer(no_args_is_help=True, help="API keys of service accounts: what backends call with.")
+app = typer.Typer(no_args_is_help=True, help="API keys of service accounts, which backends use.")
 
 KeyId = Annotated[str, typer.Argument(help="Id from aiws api-keys list.")]
-Days = Annotated[int, typer.Option("--days", "-d", min=0, max=36500, help="Days that it works. 0 means for ever.")]
+Days = Annotated[int, typer.Option("--days", "-d", min=0, max=36500, help="Days until it expires. 0 means never.")]
 
 
 @app.command("list")
@@ -24,7 +24,7 @@ def list_api_keys(
     org: Org = "",
     json: Json = False,
 ) -> None:
-    """List the API keys, the latest first, those that have ended included."""
+    """List all API keys, newest first, including those that have ended."""
     with connected(ctx) as session:
         found = session.client.service_accounts.list_api_keys(session.org_id(org), user_id=account)
         if json:
@@ -39,7 +39,7 @@ def create(
     account_id: Annotated[str, typer.Argument(help="Id from aiws service-accounts list.")],
     name: Annotated[str, typer.Argument(help="What the key is for.")],
     permissions: Annotated[
-        list[str], typer.Option("--permission", "-p", help="What it may be used for, such as chat.send. Repeat it.")
+        list[str], typer.Option("--permission", "-p", help="A permission, such as chat.send. Repeat it.")
     ],
     workspaces: Annotated[
         list[str] | None, typer.Option("--workspace", "-w", help="Only for this workspace. Repeat it for more.")
@@ -47,7 +47,7 @@ def create(
     days: Days = 0,
     org: Org = "",
 ) -> None:
-    """Make an API key. It is printed alone on standard output, and never again."""
+    """Create an API key. It is printed alone on standard output, and never shown again."""
     with connected(ctx) as session:
         answer = session.client.service_accounts.create_api_key(
             org_id=session.org_id(org),
@@ -65,12 +65,12 @@ def rotate(
     ctx: typer.Context,
     key_id: KeyId,
     overlap: Annotated[
-        int, typer.Option("--overlap", help="Seconds that the old key goes on working.", min=0, max=30 * 86400)
+        int, typer.Option("--overlap", help="Seconds for which the old key remains valid.", min=0, max=30 * 86400)
     ] = 3600,
     days: Days = 0,
     org: Org = "",
 ) -> None:
-    """Make a key in the place of another one. It is printed alone on standard output, and never again."""
+    """Create the successor of a key. It is printed alone on standard output, and never shown again."""
     with connected(ctx) as session:
         answer = session.client.service_accounts.rotate_api_key(
             org_id=session.org_id(org), api_key_id=key_id, overlap_seconds=overlap, expire_time=_in(days)
@@ -85,23 +85,23 @@ def revoke(
     key_id: KeyId,
     org: Org = "",
     keep_created: Annotated[
-        bool, typer.Option("--keep-created", help="Let keys and invitations that were made with it go on working.")
+        bool, typer.Option("--keep-created", help="Keep keys and invitations that were created with it valid.")
     ] = False,
 ) -> None:
-    """End an API key at once, with the keys and invitations that were made with it."""
+    """Revoke an API key, with the keys and invitations that were created with it."""
     with connected(ctx) as session:
         answer = session.client.service_accounts.revoke_api_key(
             org_id=session.org_id(org), api_key_id=key_id, keep_created=keep_created
         )
-        output.say("The key has ended.")
+        output.say("The key is revoked.")
         for key in answer.created_api_keys:
             state = ApiKeyState.Name(key.state).removeprefix("API_KEY_STATE_").lower()
-            output.say(f"Made with it: the key {key.name} ({key.api_key_id}), {state}.")
+            output.say(f"Created with it: the key {key.name} ({key.api_key_id}), {state}.")
         for made in answer.created_invitations:
             state = InvitationState.Name(made.state).removeprefix("INVITATION_STATE_").lower()
-            output.say(f"Made with it: the invitation of {made.email}, {state}.")
+            output.say(f"Created with it: the invitation of {made.email}, {state}.")
         for account in answer.created_service_accounts:
-            output.say(f"Made with it: the service account {account.name} ({account.user_id}).")
+            output.say(f"Created with it: the service account {account.name} ({account.user_id}).")
 
 
 def _in(days: int) -> datetime | None:

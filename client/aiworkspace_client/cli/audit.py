@@ -1,4 +1,4 @@
-"""aiws audit: who did what in an organization, and whether the record is whole."""
+"""aiws audit: who did what in an organization, and whether the log is complete and unchanged."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -66,19 +66,19 @@ def list_events(
 def verify(
     ctx: typer.Context,
     sequence: Annotated[
-        int, typer.Option("--sequence", min=0, max=2**63 - 1, help="Number that you noted earlier.")
+        int, typer.Option("--sequence", min=0, max=2**63 - 1, help="Number of an entry that you noted earlier.")
     ] = 0,
     known_hash: Annotated[str, typer.Option("--hash", help="Hash that you noted with it.")] = "",
     org: Org = "",
     json: Json = False,
 ) -> None:
-    """Check that no entry was changed or taken away. Ends with exit code 1 when one was.
+    """Check that no entry was changed or removed. The exit code is 1 if one was.
 
-    Keep the number and hash of the last entry somewhere else and pass them next time. That proves that the log was not
-    rewritten in between.
+    Store the number and hash of the last entry elsewhere and pass them next time. This proves that the log was not
+    rewritten meanwhile.
     """
     if known_hash and not re.fullmatch("[0-9a-f]{64}", known_hash):
-        raise typer.BadParameter("--hash is not as aiws audit verify prints it: 64 digits from 0 to f")
+        raise typer.BadParameter("--hash must be as aiws audit verify prints it: 64 hexadecimal digits")
     with connected(ctx) as session:
         verified = session.client.audit.verify_chain(
             session.org_id(org), known_sequence=sequence, known_hash=known_hash, timeout=_VERIFY_SECONDS
@@ -88,9 +88,9 @@ def verify(
         else:
             output.table(("NUMBER", "HASH"), [(str(verified.sequence), verified.hash)], right=("NUMBER",))
         if not verified.valid:
-            output.say(f"Entry {verified.broken_sequence} is not as it should be. {verified.problem}", "bold red")
+            output.say(f"Entry {verified.broken_sequence} is invalid. {verified.problem}", "bold red")
             raise typer.Exit(failures.REFUSED)
-        output.say("Every entry is as it was written.", "green")
+        output.say("All entries are unchanged.", "green")
 
 
 def _outcome(event: AuditEvent) -> str:

@@ -120,7 +120,7 @@ def update(
 ) -> None:
     """Change what is given of a budget. The rest stays."""
     if alerts and no_alerts:
-        raise typer.BadParameter("--alert and --no-alerts contradict each other")
+        raise typer.BadParameter("--alert and --no-alerts cannot be combined")
     given: dict[str, Any] = {
         "limit": None if limit is None else _usd_of(limit),
         "hard": hard,

@@ -16,7 +16,7 @@ from aiworkspace_client.cli.conversations import Workspace
 from aiworkspace_client.cli.session import Server, Session, connected, stop
 from aiworkspace_client.types import ChatEvent, ContentKind, FinishReason, Message, Run, RunState
 
-# After these there is no run.
+# Errors after which no run exists.
 _REFUSALS = (
     errors.InvalidArgumentError,
     errors.FailedPreconditionError,
@@ -28,13 +28,13 @@ _REFUSALS = (
 
 def chat(
     ctx: typer.Context,
-    message: Annotated[str, typer.Argument(help="What to say. Without it, a prompt, or standard input.")] = "",
+    message: Annotated[str, typer.Argument(help="The message. Without it, a prompt, or standard input.")] = "",
     model: Annotated[str, typer.Option("--model", "-m", help="Model that answers; aiws models lists them.")] = "",
     workspace: Workspace = "",
-    conversation: Annotated[str, typer.Option("--conversation", "-c", help="Id of a conversation to go on with.")] = "",
-    last: Annotated[bool, typer.Option("--last", "-l", help="Go on with the conversation that was used last.")] = False,
+    conversation: Annotated[str, typer.Option("--conversation", "-c", help="Id of a conversation to continue.")] = "",
+    last: Annotated[bool, typer.Option("--last", "-l", help="Continue the conversation that was used last.")] = False,
 ) -> None:
-    """Talk to a model. Ctrl-C during an answer stops the answer."""
+    """Talk to a model. Ctrl-C during an answer cancels it."""
     if not message and not sys.stdin.isatty():
         message = text.read_all().strip() or stop("There is nothing to send.")
     with connected(ctx) as session:
@@ -43,7 +43,7 @@ def chat(
         if message:
             with _without_refused(session, conversation_id, keep=bool(given)):
                 run = _answer(session, conversation_id, message, model)
-            output.say(f"Go on with: aiws chat -c {conversation_id}", "dim")
+            output.say(f"Continue with: aiws chat -c {conversation_id}", "dim")
             if run.state == RunState.RUN_STATE_CANCELLED:
                 raise typer.Exit(failures.INTERRUPTED)
         else:
@@ -60,7 +60,7 @@ def _new_conversation(session: Session, workspace: str) -> str:
 
 @contextmanager
 def _without_refused(session: Session, conversation_id: str, *, keep: bool) -> Iterator[None]:
-    """Deletes a conversation that was made for a message which the server then refused."""
+    """Delete a new conversation again if the server refuses its first message."""
     try:
         yield
     except _REFUSALS:
@@ -70,10 +70,10 @@ def _without_refused(session: Session, conversation_id: str, *, keep: bool) -> I
 
 
 def _prompt(session: Session, server: Server, conversation_id: str, model: str) -> None:
-    """Ask and answer until the end of the input or Ctrl-C at the prompt."""
+    """Read messages and print answers until the end of the input or Ctrl-C at the prompt."""
     with suppress(ImportError):
         import_module("readline")  # makes the arrow keys work
-    output.say("Ctrl-C stops an answer, Ctrl-D leaves.", "dim")
+    output.say("Ctrl-C cancels an answer, Ctrl-D quits.", "dim")
     while True:
         try:
             message = text.typed(input("> ")).strip()
@@ -87,11 +87,11 @@ def _prompt(session: Session, server: Server, conversation_id: str, model: str) 
                 _answer(session, conversation_id, message, model)
         except AiWorkspaceError as error:
             failures.report(error, server.target, with_key=bool(server.api_key))
-    output.say(f"\nGo on with: aiws chat -c {conversation_id}", "dim")
+    output.say(f"\nContinue with: aiws chat -c {conversation_id}", "dim")
 
 
 def _answer(session: Session, conversation_id: str, message: str, model: str) -> Run:
-    """Print the answer as it comes; returns the run that gave it."""
+    """Send a message and print the answer as it arrives. Return its run."""
     stream, answer = session.client.chat.send(conversation_id, message, model=model), Message()
     try:
         with _interrupt_cancels(stream):
@@ -104,18 +104,18 @@ def _answer(session: Session, conversation_id: str, message: str, model: str) ->
             session.saved.remember(conversation_id=conversation_id)
             _print_usage(stream.run, answer.model or stream.model)
     if not answer.contents:
-        output.say("[nothing was said]", "dim")
+        output.say("[no answer]", "dim")
     return stream.run or Run()
 
 
 def _print_event(event: ChatEvent, *, said: bool) -> bool:
-    """Print what an event says. Returns whether it was a piece of the answer."""
+    """Print an event. Return whether it was a piece of the answer."""
     match event.WhichOneof("event"):
         case "content_delta" if event.content_delta.kind != ContentKind.CONTENT_KIND_THINKING:
             output.write(event.content_delta.text)
             return True
         case "attempt_started" if event.attempt_started.attempt > 1:
-            again = "goes on" if event.attempt_started.continues else "is asked"
+            again = "continues" if event.attempt_started.continues else "is tried"
             output.say(_on_its_own_line(f"[{event.attempt_started.model} {again}]", said), "dim")
         case "attempt_failed" if event.attempt_failed.HasField("failure"):
             failed = event.attempt_failed
@@ -129,13 +129,13 @@ def _on_its_own_line(note: str, said: bool) -> str:
 
 @contextmanager
 def _interrupt_cancels(stream: ChatStream) -> Iterator[None]:
-    """The first Ctrl-C stops the run, whose end the stream then tells; the second ends the program.
+    """Cancel the run on the first Ctrl-C and let the stream end; end the program on the second.
 
-    Not by KeyboardInterrupt, which may come between a piece of the answer and its being printed.
+    No KeyboardInterrupt is used, because it could lose a piece of the answer before it is printed.
     """
 
     def cancel() -> None:
-        with suppress(AiWorkspaceError):  # what became of the run, the stream tells
+        with suppress(AiWorkspaceError):  # the stream reports how the run ended
             stream.cancel()
 
     def interrupted(number: int, frame: object) -> None:
@@ -153,7 +153,7 @@ def _interrupt_cancels(stream: ChatStream) -> Iterator[None]:
 
 
 _CUT_SHORT = {
-    FinishReason.FINISH_REASON_LENGTH: "cut off at the most tokens that are allowed",
+    FinishReason.FINISH_REASON_LENGTH: "cut off at the maximum number of tokens",
     FinishReason.FINISH_REASON_CONTENT_FILTER: "ended by the provider's content filter",
 }
 
@@ -162,5 +162,5 @@ def _print_usage(run: Run, model: str) -> None:
     output.write("\n")
     if run.HasField("usage"):
         how = "stopped" if run.state == RunState.RUN_STATE_CANCELLED else _CUT_SHORT.get(run.finish_reason, "")
-        used = f"{output.tokens(run.usage)}{', as estimated' if run.usage_estimated else ''}"
+        used = f"{output.tokens(run.usage)}{', estimated' if run.usage_estimated else ''}"
         output.say(f"[{', '.join(filter(None, (how, model or run.model, used, output.money(run.cost))))}]", "dim")

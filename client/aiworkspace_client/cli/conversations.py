@@ -1,4 +1,4 @@
-"""aiws conversations: what was said."""
+"""aiws conversations: list, show and delete conversations."""
 
 from typing import Annotated
 
@@ -31,7 +31,7 @@ def list_conversations(ctx: typer.Context, workspace: Workspace = "", json: Json
 
 @app.command()
 def show(ctx: typer.Context, conversation_id: str, json: Json = False) -> None:
-    """Show what was said, the oldest first."""
+    """Show the messages of a conversation, oldest first."""
     with connected(ctx) as session:
         found = session.client.chat.list_messages(conversation_id)
         if json:
@@ -50,7 +50,7 @@ def delete(ctx: typer.Context, conversation_id: str) -> None:
 
 
 def text_of(message: Message) -> str:
-    """What was said, without what the model thought."""
+    """Return the text of a message, without thinking."""
     return "".join(each.text for each in message.contents if each.kind == ContentKind.CONTENT_KIND_TEXT)
 
 

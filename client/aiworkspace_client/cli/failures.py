@@ -1,4 +1,4 @@
-"""What went wrong and what to do about it, for people; exit codes, for scripts."""
+"""Explains errors to people, with the next step, and maps them to exit codes for scripts."""
 
 from aiworkspace_client import errors
 from aiworkspace_client.cli import output
@@ -12,10 +12,10 @@ INTERRUPTED = 130
 
 _KEY_REFUSED = "the key in AIWS_API_KEY does not work"
 
-# By reason first, then by class: what to try next.
+# The next step, by reason, else by class.
 _NEXT_BY_REASON = {
-    "PASSWORD_WRONG": "Try again, or make an account with: aiws register",
-    "RUN_IN_PROGRESS": "Wait until the answer is there; aiws conversations show ID shows it.",
+    "PASSWORD_WRONG": "Try again, or create an account with: aiws register",
+    "RUN_IN_PROGRESS": "Wait for the end of the answer; aiws conversations show ID shows it.",
     "INVITATION_CLOSED": "Ask for a new invitation.",
     "CONTEXT_TOO_LONG": "Send less, or use a model with a larger context: aiws models list",
     "PROVIDER_MISCONFIGURED": "Ask an administrator to correct the provider's key. For other models: aiws models list",
@@ -26,14 +26,14 @@ _NEXT_BY_REASON = {
     "PROVIDER_STREAM_CUT": "Try again, or another model: aiws models",
     "RUN_INTERRUPTED": "Send the message again.",
     "SESSION_REQUIRED": "Unset AIWS_API_KEY and sign in: aiws login",
-    "BUDGET_EXHAUSTED": "aiws limits shows every budget that counts; owners, admins and billing change them.",
-    "API_KEY_ENDED": "Make another one: aiws api-keys create",
+    "BUDGET_EXHAUSTED": "aiws limits shows all budgets that apply. Owners, admins and billing members change them.",
+    "API_KEY_ENDED": "Create another one: aiws api-keys create",
 }
 _NEXT_BY_CLASS: dict[type[AiWorkspaceError], str] = {
     errors.UnauthenticatedError: "Sign in with: aiws login",
-    errors.NotFoundError: "Look what there is with: aiws orgs list, aiws workspaces list, aiws conversations list",
-    errors.UnavailableError: "Is the server running, and is its address right? --server or AIWS_SERVER names it.",
-    errors.DeadlineExceededError: "The call may have taken effect. Look before you try again.",
+    errors.NotFoundError: "These list what exists: aiws orgs list, aiws workspaces list, aiws conversations list",
+    errors.UnavailableError: "Is the server running, and is its address right? --server or AIWS_SERVER sets it.",
+    errors.DeadlineExceededError: "The call may have taken effect. Check before you retry.",
     errors.PermissionDeniedError: "Ask an owner or admin of the organization: aiws orgs members",
 }
 
@@ -41,7 +41,7 @@ _NEXT_BY_CLASS: dict[type[AiWorkspaceError], str] = {
 def report(error: AiWorkspaceError, server: str, *, with_key: bool) -> int:
     """Explain the error on stderr and return the exit code."""
     output.say(f"error: {_what(error, server, with_key)}", "bold red")
-    # The message has the first of them.
+    # The message has the first violation.
     for violation in error.field_violations[1:]:
         output.say(f"  {violation.field}: {violation.description}")
     if following := _next(error, with_key):
@@ -63,9 +63,7 @@ def _next(error: AiWorkspaceError, with_key: bool) -> str:
     if error.retry_after and error.reason != "BUDGET_EXHAUSTED":  # its message says when, and that may be weeks
         return f"Try again in {error.retry_after:.0f} seconds."
     if with_key and isinstance(error, errors.UnauthenticatedError):
-        return (
-            "It is not whole, has expired, or was revoked. Unset AIWS_API_KEY and sign in to see those that there are."
-        )
+        return "It is incomplete, expired or revoked. Unset AIWS_API_KEY and sign in to list the keys."
     return _NEXT_BY_REASON.get(error.reason) or _NEXT_BY_CLASS.get(type(error), "")
 
 

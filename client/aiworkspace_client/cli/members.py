@@ -1,4 +1,4 @@
-"""aiws orgs members, set-role, suspend, reinstate, remove: who is in an organization, and as what."""
+"""aiws orgs members, set-role, suspend, reinstate, remove: the members of an organization and their roles."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from aiworkspace_client.cli.session import connected
 from aiworkspace_client.types import Member, MemberState
 
 UserId = Annotated[str, typer.Argument(help="Id from aiws orgs members.")]
-RevokeKeys = Annotated[bool, typer.Option("--revoke-keys", help="End the API keys that the member made as well.")]
+RevokeKeys = Annotated[bool, typer.Option("--revoke-keys", help="Also revoke the API keys that the member created.")]
 
 
 def members(ctx: typer.Context, org: Org = "", json: Json = False) -> None:
@@ -42,7 +42,7 @@ def set_role(
 
 
 def suspend(ctx: typer.Context, user_id: UserId, org: Org = "", revoke_keys: RevokeKeys = False) -> None:
-    """Take a member's access away until it is given back."""
+    """Take a member's access away until aiws orgs reinstate."""
     with connected(ctx) as session:
         answer = session.client.orgs.suspend_member(
             org_id=session.org_id(org), user_id=user_id, revoke_created_keys=revoke_keys
@@ -65,7 +65,7 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     revoke_keys: RevokeKeys = False,
 ) -> None:
-    """Take a member out of the organization. With your own id you leave it."""
+    """Remove a member from the organization. With your own id you leave it."""
     with connected(ctx) as session:
         org_id = session.org_id(org)
         if not yes:
@@ -78,6 +78,6 @@ def remove(
 def _row(member: Member) -> tuple[str, ...]:
     notes = ["suspended"] if member.state == MemberState.MEMBER_STATE_SUSPENDED else []
     if member.email and not member.email_verified:
-        notes.append("address not confirmed")
+        notes.append("address not verified")
     role = output.role(member.role, member.custom_role_id)
     return member.user_id, member.email, member.display_name, role, ", ".join(notes)

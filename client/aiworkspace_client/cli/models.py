@@ -1,4 +1,4 @@
-"""aiws models: what can be asked, and with whose keys."""
+"""aiws models: which models are available, and with which keys."""
 
 import os
 import sys
@@ -17,13 +17,13 @@ from aiworkspace_client.types import Model, ProviderKey
 
 _TRYING_SECONDS = 30.0  # the server tries the key at the provider
 
-app = typer.Typer(help="Models: what can be asked, by whom, and with whose keys.")
+app = typer.Typer(help="Models, model policies and provider keys.")
 keys = typer.Typer(no_args_is_help=True, help="Keys of the organization at providers, in place of the server's.")
 app.add_typer(keys, name="keys")
 
 
 class Provider(StrEnum):
-    """Who sells what models say."""
+    """The hosted providers."""
 
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
@@ -32,7 +32,7 @@ class Provider(StrEnum):
 
 @app.callback(invoke_without_command=True)
 def models(ctx: typer.Context, json: Json = False) -> None:
-    """List the models that the server can use with its own keys; the commands are about those of a workspace."""
+    """List the models that the server can use with its own keys; aiws models list shows those of a workspace."""
     if ctx.invoked_subcommand:
         return
     with connected(ctx) as session:
@@ -48,19 +48,19 @@ def list_models(ctx: typer.Context, workspace: Workspace = "", json: Json = Fals
 
 @keys.command("set")
 def set_key(ctx: typer.Context, provider: Provider, org: Org = "") -> None:
-    """Use a key of the organization's own from now on. It is asked for, or read from standard input or from
-    AIWS_PROVIDER_KEY: what stands on a command line can be read by everybody on the machine."""
+    """Use the organization's own key from now on. The key is prompted for, or read from standard input or from
+    AIWS_PROVIDER_KEY: all users of this machine can read command lines."""
     with connected(ctx) as session:
         org_id, secret = session.org_id(org), _secret()
         key = session.client.models.set_provider_key(
             org_id=org_id, provider=provider, secret=secret, timeout=_TRYING_SECONDS
         )
-        output.say(f"Models of {key.provider} are asked with the key that ends in {key.hint}.", "green")
+        output.say(f"Models of {key.provider} use the key that ends in {key.hint}.", "green")
 
 
 @keys.command("list")
 def list_keys(ctx: typer.Context, org: Org = "", json: Json = False) -> None:
-    """List for which providers the organization has keys of its own."""
+    """List the organization's own provider keys."""
     with connected(ctx) as session:
         found = session.client.models.list_provider_keys(session.org_id(org))
         if json:
@@ -93,7 +93,7 @@ def _print(pager: Pager[Model, Any], json: bool) -> None:
     found = [model for page in pages for model in page.models]
     away = {name for page in pages for name in page.unreachable_providers}
     if away:
-        output.say(f"Not reached, and listed as they were before: {', '.join(sorted(away))}.", "yellow")
+        output.say(f"Not reachable; their models may be outdated: {', '.join(sorted(away))}.", "yellow")
     if json:
         return output.as_json(found)
     output.table(

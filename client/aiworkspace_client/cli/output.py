@@ -1,4 +1,4 @@
-"""What the command line writes: answers and tables to stdout, everything about them to stderr."""
+"""Output of the command line: answers and tables go to stdout, everything else to stderr."""
 
 import json
 import re
@@ -17,33 +17,33 @@ from aiworkspace_client.types import Money, Role, TokenUsage
 
 NANOS = 1_000_000_000
 
-# The terminal wraps what is too long for it; ids have to stay whole.
+# The terminal wraps long lines; ids must not be cut.
 _WIDEST = 2000
 
 out = Console(highlight=False, soft_wrap=True, width=_WIDEST)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-# Everything with which a text could talk to the terminal instead of to its reader; new lines and tabs stay.
+# Control characters, with which a text could control the terminal; new lines and tabs stay.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def clean(text: str) -> str:
-    """The text without control characters."""
+    """Return the text without control characters."""
     return _CONTROL.sub("", text)
 
 
 def write(text: str) -> None:
-    """Part of an answer, as it comes. Not by rich, which writes a text again that was interrupted by Ctrl-C."""
+    """Write a part of an answer. Not with rich, which repeats a text that was interrupted by Ctrl-C."""
     print(clean(text), end="", flush=True)
 
 
 def say(text: str, style: str = "") -> None:
-    """A line about what happened."""
+    """Print a line about what happened."""
     err.print(Text(clean(text), style))
 
 
 def money(amount: Money) -> str:
-    """The exact amount: at least two decimal places, at most nine."""
+    """Return the exact amount, with two to nine decimal places."""
     whole, nanos = divmod(abs(amount.nanos), NANOS)
     fraction = f"{nanos:09d}".rstrip("0").ljust(2, "0")
     sign = "-" if amount.nanos < 0 else ""
@@ -55,28 +55,28 @@ def tokens(usage: TokenUsage) -> str:
 
 
 def time(stamp: Timestamp) -> str:
-    """The time to the minute, empty when it is not set. In UTC, in which days, months and budgets are counted."""
+    """Return the time to the minute, empty if it is not set. In UTC, in which days and budgets are counted."""
     if not stamp.seconds:
         return ""
     return stamp.ToDatetime(UTC).strftime("%Y-%m-%d %H:%MZ")
 
 
 def say_keys(revoked: Iterable[str], kept: Iterable[str], maker: str) -> None:
-    """What became of the API keys that somebody made who lost access."""
+    """Print which API keys were revoked and which remain valid, after their creator lost access."""
     for api_key_id in revoked:
-        say(f"The key {api_key_id}, which {maker} made, has ended.")
+        say(f"The key {api_key_id}, which {maker} created, was revoked.")
     for api_key_id in kept:
-        say(f"The key {api_key_id}, which {maker} made, goes on working.", "yellow")
+        say(f"The key {api_key_id}, which {maker} created, remains valid.", "yellow")
 
 
 def role(value: Role.ValueType, custom_role_id: str = "") -> str:
-    """The role as it is typed on the command line."""
+    """Return the role as it is typed on the command line."""
     name = Role.Name(value).removeprefix("ROLE_").lower()
     return f"{name}:{custom_role_id}" if custom_role_id else name
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """A table without frames, whose cells are never cut: ids are there to be copied."""
+    """Print a table without frames. Cells are never cut, so that ids can be copied."""
     grid = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
     for name in columns:
         grid.add_column(name, justify="right" if name in right else "left", no_wrap=True)
@@ -86,7 +86,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Seque
 
 
 def as_json(messages: Message | Iterable[Message]) -> None:
-    """The messages as the contract's JSON: 64-bit numbers are strings."""
+    """Print the messages as the contract's JSON, in which 64-bit numbers are strings."""
     if isinstance(messages, Message):
         content: object = _plain(messages)
     else:

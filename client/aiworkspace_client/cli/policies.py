@@ -23,7 +23,7 @@ _LIMIT = re.compile(r"(?P<model>[^/=]+/[^=]+)=(?P<requests>\d*)(?:/(?P<tokens>\d
 
 
 class Effort(StrEnum):
-    """How much a model may think."""
+    """The greatest reasoning effort of a policy."""
 
     LOW = "low"
     MEDIUM = "medium"
@@ -33,7 +33,7 @@ class Effort(StrEnum):
 
 @app.command()
 def show(ctx: typer.Context, workspace: Scope = "", org: Org = "", json: Json = False) -> None:
-    """Show the policy of the organization; of a workspace also what holds there, together with the organization's."""
+    """Show the policy of the organization, or of a workspace with the policy in effect there."""
     with connected(ctx) as session:
         if not workspace:
             policy = session.client.models.get_org_model_policy(session.org_id(org))
@@ -57,17 +57,17 @@ def set_policy(
         str | None, typer.Option(metavar="MODEL", help="Model of new workspaces of the organization.")
     ] = None,
     fallback: Annotated[
-        list[str] | None, typer.Option(metavar="MODEL", help="Ask this model when those before it fail.")
+        list[str] | None, typer.Option(metavar="MODEL", help="Try this model when those before it fail.")
     ] = None,
-    no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Ask no other model.")] = False,
+    no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Try no other model.")] = False,
     go_on: Annotated[
-        bool | None, typer.Option("--continue/--no-continue", help="Let a fallback go on with a broken answer.")
+        bool | None, typer.Option("--continue/--no-continue", help="Let a fallback model continue a partial answer.")
     ] = None,
     resume: Annotated[
-        bool | None, typer.Option("--resume/--no-resume", help="Let another server take up an interrupted run.")
+        bool | None, typer.Option("--resume/--no-resume", help="Let another server resume an interrupted run.")
     ] = None,
     hedge_after: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Ask a fallback besides after so long; 0: never.")
+        float | None, typer.Option(metavar="SECONDS", help="Also try a fallback model after this time; 0: never.")
     ] = None,
     min_temperature: Annotated[float | None, typer.Option(help="Least temperature.")] = None,
     max_temperature: Annotated[float | None, typer.Option(help="Greatest temperature.")] = None,
@@ -79,18 +79,18 @@ def set_policy(
     max_effort: Annotated[Effort | None, typer.Option(help="Greatest reasoning effort.")] = None,
     limit: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODEL=N[/N]", help="Requests, and tokens, a minute of a model or PROVIDER/*."),
+        typer.Option(metavar="MODEL=N[/N]", help="Requests, and tokens, per minute of a model or PROVIDER/*."),
     ] = None,
     no_limits: Annotated[bool, typer.Option("--no-limits", help="No limits.")] = False,
 ) -> None:
-    """Change what is given in the policy of the organization or, with --workspace, of a workspace. The rest stays."""
+    """Change the given parts of the policy of the organization or, with --workspace, of a workspace."""
     for one, other, names in (
         (allow, allow_all, "--allow and --allow-all"),
         (fallback, no_fallback, "--fallback and --no-fallback"),
         (limit, no_limits, "--limit and --no-limits"),
     ):
         if one and other:
-            raise typer.BadParameter(f"{names} contradict each other")
+            raise typer.BadParameter(f"{names} cannot be combined")
     lists: dict[str, Any] = {
         "allowed_models": [] if allow_all else allow,
         "fallback_models": [] if no_fallback else fallback,
@@ -111,7 +111,7 @@ def set_policy(
         "max_reasoning_effort": max_effort and _effort(max_effort),
     }
     if all(value is None for value in (*lists.values(), *values.values(), *bounds.values())):
-        raise typer.BadParameter("nothing to change: aiws models policy set --help lists what a policy has")
+        raise typer.BadParameter("nothing to change: aiws models policy set --help lists the options")
     with connected(ctx) as session:
         policy = _policy(session, workspace, org)
         _change(policy, lists, values, bounds)
@@ -119,11 +119,11 @@ def set_policy(
             session.client.models.set_workspace_model_policy(workspace_id=workspace, policy=policy)
         else:
             session.client.models.set_org_model_policy(org_id=session.org_id(org), policy=policy)
-        output.say("The policy is changed. It counts from the next message on.", "green")
+        output.say("The policy is changed. It applies from the next message on.", "green")
 
 
 def _policy(session: Session, workspace: str, org: str) -> ModelPolicy:
-    """As it is, with the etag by which a change that somebody else makes meanwhile is noticed."""
+    """Return the current policy. Its etag detects concurrent changes."""
     if workspace:
         return session.client.models.get_workspace_model_policy(workspace).policy
     return session.client.models.get_org_model_policy(session.org_id(org))
@@ -145,10 +145,10 @@ def _change(policy: ModelPolicy, lists: dict[str, Any], values: dict[str, Any], 
 def _read_limit(text: str) -> ModelLimit:
     parts = _LIMIT.fullmatch(text)
     if parts is None:
-        raise typer.BadParameter(f"{text!r} is no limit: MODEL=REQUESTS, MODEL=REQUESTS/TOKENS, or MODEL=/TOKENS.")
+        raise typer.BadParameter(f"{text!r} is not MODEL=REQUESTS, MODEL=REQUESTS/TOKENS, or MODEL=/TOKENS.")
     requests, tokens = int(parts["requests"] or 0), int(parts["tokens"] or 0)
     if not (requests or tokens) or max(requests, tokens) > _MOST:
-        raise typer.BadParameter(f"{text!r} limits nothing: a number is from 1 to {_MOST:,}.")
+        raise typer.BadParameter(f"{text!r} limits nothing: use numbers from 1 to {_MOST:,}.")
     return ModelLimit(model=parts["model"], requests_per_minute=requests, tokens_per_minute=tokens)
 
 
@@ -158,7 +158,7 @@ def _effort(effort: Effort) -> ReasoningEffort.ValueType:
 
 
 def _rows(*policies: ModelPolicy) -> Iterator[Sequence[str]]:
-    """What the policies say, beside each other; what none of them says is left out."""
+    """Yield the rows of a table of policies, without rows that are empty for all."""
     texts = [dict(_texts(policy)) for policy in policies]
     for name in dict.fromkeys(name for each in texts for name in each):
         yield name, *(each.get(name, "") for each in texts)
@@ -186,7 +186,7 @@ def _texts(policy: ModelPolicy) -> Iterator[tuple[str, str]]:
         effort = ReasoningEffort.Name(policy.bounds.max_reasoning_effort)
         yield "max reasoning effort", effort.removeprefix("REASONING_EFFORT_").lower()
     if policy.limits:
-        yield "limits a minute", ", ".join(map(_limit_text, policy.limits))
+        yield "limits per minute", ", ".join(map(_limit_text, policy.limits))
 
 
 def _limit_text(limit: ModelLimit) -> str:

@@ -1,4 +1,4 @@
-"""aiws roles: the organization's own. aiws explain: why a call is allowed or not."""
+"""aiws roles: custom roles. aiws explain: why a call is allowed or refused."""
 
 from typing import Annotated
 
@@ -10,15 +10,15 @@ from aiworkspace_client.cli.orgs import Org
 from aiworkspace_client.cli.session import connected
 from aiworkspace_client.types import CustomRole, Grant, GrantSource
 
-app = typer.Typer(no_args_is_help=True, help="Roles of the organization's own, made of permissions.")
+app = typer.Typer(no_args_is_help=True, help="Custom roles of the organization, made of permissions.")
 
 RoleId = Annotated[str, typer.Argument(help="Id from aiws roles list.")]
-_PERMISSION = typer.Option("--permission", "-p", help="What the role allows, such as workspace.read. Repeat it.")
+_PERMISSION = typer.Option("--permission", "-p", help="A permission, such as workspace.read. Repeat it.")
 
 
 @app.command("list")
 def list_roles(ctx: typer.Context, org: Org = "", json: Json = False) -> None:
-    """List the organization's own roles, the oldest first."""
+    """List the custom roles, oldest first."""
     with connected(ctx) as session:
         found = session.client.access.list_custom_roles(session.org_id(org))
         if json:

@@ -62,7 +62,7 @@ def unshare(ctx: typer.Context, user: User = "", team: Team = "", workspace: Wor
     _check_one(user, team)
     with connected(ctx) as session:
         session.client.workspaces.remove_member(session.workspace_id(workspace), user_id=user, team_id=team)
-        output.say("No longer a member of the workspace.")
+        output.say("Removed from the workspace.")
 
 
 def visibility(
@@ -82,7 +82,7 @@ def visibility(
 
 def _check_one(user: str, team: str) -> None:
     if bool(user) == bool(team):
-        stop("Say who: --user ID or --team ID, and not both.")
+        stop("Give either --user ID or --team ID.")
 
 
 def _row(member: WorkspaceMember) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ def create(ctx: typer.Context, name: str, org: Org = "", json: Json = False) -> 
 
 @app.command()
 def add(ctx: typer.Context, team_id: TeamId, user_id: UserId, org: Org = "") -> None:
-    """Put a member of the organization into a team."""
+    """Add a member of the organization to a team."""
     with connected(ctx) as session:
         member = session.client.teams.add_member(org_id=session.org_id(org), team_id=team_id, user_id=user_id)
         output.say(f"{member.display_name} is in the team.", "green")
@@ -47,15 +47,15 @@ def add(ctx: typer.Context, team_id: TeamId, user_id: UserId, org: Org = "") -> 
 
 @app.command()
 def remove(ctx: typer.Context, team_id: TeamId, user_id: UserId, org: Org = "") -> None:
-    """Take somebody out of a team."""
+    """Remove a member from a team."""
     with connected(ctx) as session:
         session.client.teams.remove_member(org_id=session.org_id(org), team_id=team_id, user_id=user_id)
-        output.say("Taken out of the team.")
+        output.say("Removed from the team.")
 
 
 @app.command()
 def members(ctx: typer.Context, team_id: TeamId, org: Org = "", json: Json = False) -> None:
-    """List who is in a team."""
+    """List the members of a team."""
     with connected(ctx) as session:
         found = session.client.teams.list_members(org_id=session.org_id(org), team_id=team_id)
         if json:
@@ -71,7 +71,7 @@ def delete(
     org: Org = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete a team. What it gave to those in it ends."""
+    """Delete a team. Its members lose the access that it gave them."""
     with connected(ctx) as session:
         org_id = session.org_id(org)
         if not yes:

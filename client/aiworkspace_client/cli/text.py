@@ -1,25 +1,25 @@
-"""Standard streams of every kind: other encodings, closed ones, pipes that nobody reads."""
+"""Standard streams in any state: other encodings, closed streams, broken pipes."""
 
 import codecs
 import io
 import os
 import sys
 
-# Nothing of an answer is lost where it cannot be shown: what the terminal has no character for is written as \uXXXX.
+# Characters that the terminal cannot show are written as \uXXXX, so that nothing of an answer is lost.
 _UNSHOWN = "backslashreplace"
-# Bytes that are no text in the terminal's encoding, kept to be looked at once they are all there.
+# Bytes that are invalid in the terminal's encoding are kept and decoded when all input has been read.
 _UNREAD = "surrogateescape"
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class NotTextError(Exception):
-    """What was typed or piped in is no text."""
+    """The input is not text."""
 
 
 def prepare_streams() -> None:
-    """Make reading and writing survive every encoding. Closed streams become empty ones.
+    """Make reading and writing work with every encoding. Closed streams become empty ones.
 
-    The descriptors of closed streams are taken, too: a connection that got one of them would be written into.
+    The descriptors of closed streams are occupied, too: otherwise output could go into a connection.
     """
     # They live as long as the process.
     sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115
@@ -31,7 +31,7 @@ def prepare_streams() -> None:
 
 
 def read_all() -> str:
-    """Return everything on standard input: UTF-8, UTF-16 with its mark, or what the locale says."""
+    """Return all of standard input: UTF-8, UTF-16 with a byte-order mark, or the locale's encoding."""
     return _decoded(sys.stdin.buffer.read())
 
 
@@ -41,7 +41,7 @@ def read_line() -> str:
 
 
 def typed(text: str) -> str:
-    """Return what a person typed, or raise NotTextError for bytes that are no text."""
+    """Return typed text. Raises NotTextError for bytes that are not text."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -61,4 +61,4 @@ def _decoded(data: bytes) -> str:
             return data.decode(encoding)
         except UnicodeDecodeError:
             pass
-    raise NotTextError(f"Standard input is no {encodings[0].removesuffix('-sig').upper()} text.")
+    raise NotTextError(f"Standard input is not {encodings[0].removesuffix('-sig').upper()} text.")

@@ -1,4 +1,4 @@
-"""aiws usage: what was used and what it cost."""
+"""aiws usage: tokens and costs."""
 
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -29,9 +29,9 @@ class Dimension(StrEnum):
 
 def usage(
     ctx: typer.Context,
-    by: Annotated[list[Dimension] | None, typer.Option("--by", help="What to group by; may be given again.")] = None,
+    by: Annotated[list[Dimension] | None, typer.Option("--by", help="What to group by. Repeat it for more.")] = None,
     days: Annotated[int, typer.Option(min=0, max=36_500, help="Only the last so many days. 0 means all.")] = 30,
-    mine: Annotated[bool, typer.Option("--mine", help="Only your own; everybody may see that.")] = False,
+    mine: Annotated[bool, typer.Option("--mine", help="Only your own, which needs no permission.")] = False,
     workspace: Annotated[str, typer.Option("--workspace", "-w", help="Only this workspace.")] = "",
     org: Org = "",
     json: Json = False,
@@ -55,14 +55,14 @@ def usage(
 
 
 def show(dimensions: list[Dimension], rows: list[UsageRow], total: UsageTotal) -> None:
-    """A row for every group and one for all of them."""
+    """Print a row for every group and one for the total."""
     lines = [[*(_group(row, each) for each in dimensions), *numbers(row.total)] for row in rows]
     lines.append(["total", *[""] * (len(dimensions) - 1), *numbers(total)])
     output.table([*(each.upper() for each in dimensions), *_NUMBERS], lines, right=_NUMBERS)
 
 
 def numbers(total: UsageTotal) -> list[str]:
-    """A total as the cells of a table."""
+    """Return the cells of a total."""
     counts = (
         total.request_count,
         total.tokens.input_tokens,

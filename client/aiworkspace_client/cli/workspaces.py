@@ -36,7 +36,7 @@ def create(
     model: Annotated[
         str, typer.Option("--model", "-m", help="Model of its conversations; aiws models lists them.")
     ] = "",
-    system_prompt: Annotated[str, typer.Option(help="What the model is told at the start of conversations.")] = "",
+    system_prompt: Annotated[str, typer.Option(help="Instructions for the model in all conversations.")] = "",
     org: Org = "",
     json: Json = False,
 ) -> None:
