@@ -147,5 +147,5 @@ async def owner(new_person: NewPerson) -> Person:
 @pytest.fixture
 async def place(app: App, owner: Person) -> Place:
     """A new organization with a workspace and a conversation, and no provider that the server has given up."""
-    app.engine.breakers.forget()
+    app.engine.deps.breakers.forget()
     return await make_place(owner)

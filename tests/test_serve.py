@@ -21,11 +21,11 @@ from aiworkspace_server import __main__ as main
 from aiworkspace_server import settings as configuration
 from aiworkspace_server.__main__ import read_anew
 from aiworkspace_server.app import App, running
-from aiworkspace_server.chat.leases import DatabaseInUseError
 from aiworkspace_server.commands import CommandError
 from aiworkspace_server.kit.embedded import embedded_postgres
 from aiworkspace_server.migrate import SchemaError
 from aiworkspace_server.rpc import SERVICES
+from aiworkspace_server.runs.leases import DatabaseInUseError
 from aiworkspace_server.settings import Settings
 from tests.support.certificates import make_certificate, served
 from tests.support.server_process import ServerProcess
@@ -104,7 +104,7 @@ async def test_a_port_that_is_taken_is_an_error(app: App, stores: Stores) -> Non
 async def test_a_second_server_on_a_database_is_refused(
     app: App, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiworkspace_server.chat.leases._WAIT_SECONDS", 1)
+    monkeypatch.setattr("aiworkspace_server.runs.leases._WAIT_SECONDS", 1)
     with pytest.raises(DatabaseInUseError, match="stop it first"):
         async with running(settings, migrating=False):
             pass

@@ -20,7 +20,6 @@ import uvloop
 from . import settings as configuration
 from .app import App, check, running, serving
 from .auth.keys import read_keys
-from .chat.leases import DatabaseInUseError
 from .commands import CommandError, allowance, rebuild_usage, reconcile_bill
 from .databases import databases, prepare
 from .kit import logs
@@ -35,6 +34,7 @@ from .migrate import SchemaError, migrate
 from .policies.rotation import rotate_keys
 from .policies.vault import Vault
 from .registration import register as make_account
+from .runs.leases import DatabaseInUseError
 from .settings import Settings, SettingsError
 from .workers import STOP_SECONDS, Parent, Supervisor, WorkerFailedError
 

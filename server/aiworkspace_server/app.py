@@ -28,9 +28,6 @@ from .budgets.build import build_alerts
 from .budgets.service import count_new_org
 from .chat.build import Chat, finders
 from .chat.build import build as build_chat
-from .chat.engine import Engine
-from .chat.runs import Runs
-from .chat.stops import Stops
 from .databases import Databases, databases, prepare
 from .erasure.build import build as build_erasure
 from .kit.addresses import TrustedProxies
@@ -52,6 +49,10 @@ from .policies.build import Policies
 from .policies.build import build as build_policies
 from .policies.plan import Plans
 from .rpc import Services, add_services, build_server, read_surface
+from .runs.build import RunEngine
+from .runs.build import build as build_runs
+from .runs.cancellation import Cancellation
+from .runs.manager import RunManager
 from .service_accounts.build import build as build_service_accounts
 from .service_accounts.service import revoke_made_by
 from .settings import Settings
@@ -72,9 +73,8 @@ class App:
     db: Database
     mongo: Mongo
     registry: Registry
-    engine: Engine
+    engine: RunEngine
     plans: Plans
-    runs: Runs
     credentials: Credentials
     workspaces: WorkspaceFinder
     tasks: Tasks
@@ -83,7 +83,7 @@ class App:
 
     @property
     def ledger(self) -> Ledger:
-        return self.engine.ledger
+        return self.engine.deps.ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,7 @@ class _Parts:
     workspaces: WorkspaceFinder
     access: Access
     methods: Mapping[str, Method]
+    engine: RunEngine
     chat: Chat
 
 
@@ -151,15 +152,16 @@ def _build(platform: Platform, keys: Keys, mongo: Mongo, registry: Registry, red
         {"workspace_id": workspaces.find, **finders(mongo, workspaces)},
         verified_email_required=settings.verified_email_required,
     )
-    chat = build_chat(platform, mongo, redis_url, registry, policies, usage.ledger, access.authorize_again)
-    return _Parts(policies, usage, mails, auth, audit, workspaces, access, read_surface(access), chat)
+    engine = build_runs(platform, mongo, usage.ledger, policies.plans, redis_url)
+    chat = build_chat(platform, mongo, registry, policies, engine, access.authorize_again)
+    return _Parts(policies, usage, mails, auth, audit, workspaces, access, read_surface(access), engine, chat)
 
 
 def _services(platform: Platform, parts: _Parts) -> Services:
     """Build what answers calls."""
     auth, access, methods, policies = parts.auth, parts.access, parts.methods, parts.policies
     erasure = build_erasure(platform, parts.chat.eraser)
-    rights_lost = _rights_lost(parts.workspaces, parts.chat.stops, platform.tasks)
+    rights_lost = _rights_lost(parts.workspaces, parts.engine.cancellation, platform.tasks)
     return Services(
         auth=auth.servicer,
         accounts=build_accounts(
@@ -194,7 +196,7 @@ def _services(platform: Platform, parts: _Parts) -> Services:
     )
 
 
-def _rights_lost(workspaces: WorkspaceFinder, stops: Stops, tasks: Tasks) -> RightsLost:
+def _rights_lost(workspaces: WorkspaceFinder, cancellation: Cancellation, tasks: Tasks) -> RightsLost:
     """Return what is called after a change that took rights away was committed."""
 
     async def rights_lost(org_id: UUID) -> None:
@@ -203,7 +205,7 @@ def _rights_lost(workspaces: WorkspaceFinder, stops: Stops, tasks: Tasks) -> Rig
         If the process dies before this, the servers of those runs stop them within a second.
         """
         workspaces.forget_all()
-        await tasks.complete(retry_until_available(lambda: stops.of_unentitled(org_id)))
+        await tasks.complete(retry_until_available(lambda: cancellation.cancel_unentitled(org_id)))
 
     return rights_lost
 
@@ -212,9 +214,9 @@ async def _start(
     stack: AsyncExitStack, platform: Platform, parts: _Parts, mongo: Mongo, registry: Registry, *, sharing_port: bool
 ) -> App:
     """Start runs, jobs and the server, in this order."""
-    settings, db, tasks, chat = platform.settings, platform.db, platform.tasks, parts.chat
+    settings, db, tasks, engine = platform.settings, platform.db, platform.tasks, parts.engine
     credentials, recorder, plans = parts.auth.credentials, parts.audit.recorder, parts.policies.plans
-    await stack.enter_async_context(chat.running(settings.shutdown_seconds))
+    await stack.enter_async_context(engine.running())
     stack.callback(credentials.passwords.close)
     stack.push_async_callback(recorder.close)
     db.before_commit = recorder.before_commit
@@ -233,17 +235,15 @@ async def _start(
     tls = Tls(certificate) if certificate else None
     address = listen(server, settings, tls)
     await server.start()
-    stack.push_async_callback(_drain, server, health_servicer, chat.runs, settings.shutdown_seconds)
-    return App(
-        address, db, mongo, registry, chat.engine, plans, chat.runs, credentials, parts.workspaces, tasks, tls, server
-    )
+    stack.push_async_callback(_drain, server, health_servicer, engine.manager, settings.shutdown_seconds)
+    return App(address, db, mongo, registry, engine, plans, credentials, parts.workspaces, tasks, tls, server)
 
 
 async def _drain(
-    server: grpc.aio.Server, health_servicer: health.aio.HealthServicer, runs: Runs, seconds: float
+    server: grpc.aio.Server, health_servicer: health.aio.HealthServicer, runs: RunManager, seconds: float
 ) -> None:
     """Refuse new calls, let runs end and their readers hear of it, then stop."""
     await health_servicer.enter_graceful_shutdown()
-    stopping = asyncio.create_task(server.stop(seconds + runs.ending_seconds))
+    stopping = asyncio.create_task(server.stop(seconds + runs.interrupt_seconds))
     await runs.close(seconds)
     await stopping

@@ -4,9 +4,9 @@ import aiworkspace_server.accounts.models
 import aiworkspace_server.audit.models
 import aiworkspace_server.auth.models
 import aiworkspace_server.budgets.models
-import aiworkspace_server.chat.tables
 import aiworkspace_server.orgs.models
 import aiworkspace_server.policies.models
+import aiworkspace_server.runs.tables
 import aiworkspace_server.service_accounts.models
 import aiworkspace_server.usage.models
 import aiworkspace_server.workspaces.models  # noqa: F401 - imported for the tables that they define

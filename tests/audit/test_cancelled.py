@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from aiworkspace.v1 import chat_pb2, org_pb2
-from aiworkspace_server.chat.store import ChatStore
+from aiworkspace_server.conversations.store import ConversationStore
 from aiworkspace_server.kit.errors import NotFound
 from aiworkspace_server.orgs import service
 from tests.support.audit_log import Log
@@ -35,14 +35,14 @@ async def leave(call: Any, reached: asyncio.Event) -> None:
 
 
 async def test_a_deletion_in_mongodb_is_recorded_as_done(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    delete, reached, go = ChatStore.delete_conversation, asyncio.Event(), asyncio.Event()
+    delete, reached, go = ConversationStore.mark_deleted, asyncio.Event(), asyncio.Event()
 
-    async def slow(store: ChatStore, *arguments: Any) -> Any:
+    async def slow(store: ConversationStore, *arguments: Any) -> Any:
         reached.set()
         await go.wait()
         return await delete(store, *arguments)
 
-    monkeypatch.setattr(ChatStore, "delete_conversation", slow)
+    monkeypatch.setattr(ConversationStore, "mark_deleted", slow)
     conversation_id = await make_conversation(place.owner, place.workspace_id)
     request = chat_pb2.DeleteConversationRequest(conversation_id=conversation_id)
     await leave(place.owner.chat.DeleteConversation(request), reached)
@@ -75,7 +75,7 @@ async def test_work_that_goes_on_and_fails_is_recorded_as_failed(place: Place, m
         await go.wait()
         raise NotFound("conversation_id")
 
-    monkeypatch.setattr(ChatStore, "delete_conversation", fail)
+    monkeypatch.setattr(ConversationStore, "mark_deleted", fail)
     conversation_id = await make_conversation(place.owner, place.workspace_id)
     request = chat_pb2.DeleteConversationRequest(conversation_id=conversation_id)
     await leave(place.owner.chat.DeleteConversation(request), reached)

@@ -65,7 +65,7 @@ async def app(values: dict[str, object]) -> AsyncIterator[App]:
 
 @pytest.fixture
 async def place(app: App) -> AsyncIterator[Place]:
-    app.engine.breakers.forget()
+    app.engine.deps.breakers.forget()
     async with people(app.address) as new_person:
         yield await make_place(await new_person())
 

@@ -110,8 +110,8 @@ async def test_an_answer_that_is_gone_on_with_stays_within_what_was_reserved(
     """The text so far and the request to go on are in the second reservation."""
     make = Plans.make
 
-    async def planned(plans: Plans, *rest: Any) -> Plan:
-        return replace(await make(plans, *rest), continue_broken_answers=True)
+    async def planned(plans: Plans, *rest: Any, **chosen: Any) -> Plan:
+        return replace(await make(plans, *rest, **chosen), continue_broken_answers=True)
 
     monkeypatch.setattr(Plans, "make", planned)
     broken = Script(tokens=("123 ",) * 200, usage=BYTES, fault=Cut(after=150, clean=True))

@@ -20,9 +20,9 @@ def plan_for(monkeypatch: pytest.MonkeyPatch) -> PlanFor:
     make = Plans.make
 
     def plan_for(*fallbacks: str, **fields: Any) -> None:
-        async def planned(plans: Plans, org_id: Any, workspace_id: Any, model: str, *rest: Any) -> Plan:
-            plan = await make(plans, org_id, workspace_id, model, *rest)
-            others = [await make(plans, org_id, workspace_id, other, *rest) for other in fallbacks]
+        async def planned(plans: Plans, org_id: Any, workspace_id: Any, model: str, *rest: Any, **chosen: Any) -> Plan:
+            plan = await make(plans, org_id, workspace_id, model, *rest, **chosen)
+            others = [await make(plans, org_id, workspace_id, other, *rest, **chosen) for other in fallbacks]
             return replace(plan, targets=(*plan.targets, *(other.targets[0] for other in others)), **fields)
 
         monkeypatch.setattr(Plans, "make", planned)

@@ -154,9 +154,9 @@ PROVOKED = {
 
 @pytest.mark.parametrize("script", PROVOKED.values(), ids=PROVOKED)
 async def test_what_one_organization_provokes_shuts_out_no_other(
-    script: Script, place: Place, standin: Standin, new_person: NewPerson, monkeypatch: pytest.MonkeyPatch
+    script: Script, place: Place, app: App, standin: Standin, new_person: NewPerson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiworkspace_server.chat.course.TRIES_PER_TARGET", 1)
+    monkeypatch.setattr(app.engine.manager, "deps", replace(app.engine.deps, tries_per_target=1))
     model = play(standin, OPENAI, script)
     for _ in range(FAILURES_IN_A_ROW):
         await say(place.owner, place.conversation_id, "hello", model=model)
@@ -189,7 +189,7 @@ async def test_a_cancelled_run_waits_for_nothing(place: Place, standin: Standin,
 async def test_the_clock_of_the_run_covers_attempts_and_waits(
     place: Place, app: App, standin: Standin, stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.runs, "_engine", replace(app.engine, run_seconds=1.0))
+    monkeypatch.setattr(app.engine.manager, "deps", replace(app.engine.deps, run_seconds=1.0))
     model = play(standin, OPENAI, Script(fault=HttpError(429, headers=(("retry-after", "15"),))))
     begin = asyncio.get_running_loop().time()
     run = (await say(place.owner, place.conversation_id, "hello", model=model))[-1].run_failed.run
@@ -205,7 +205,7 @@ async def test_the_clock_of_the_run_covers_attempts_and_waits(
 async def test_the_clock_of_the_run_fires_while_pings_arrive(
     place: Place, app: App, standin: Standin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.runs, "_engine", replace(app.engine, run_seconds=0.5))
+    monkeypatch.setattr(app.engine.manager, "deps", replace(app.engine.deps, run_seconds=0.5))
     model = play(standin, OPENAI, Script(tokens=WORDS, fault=Stall(5, ping_seconds=0.02)))
     failed = (await say(place.owner, place.conversation_id, "hello", model=model))[-1].run_failed
     assert failed.run.failure.message == "The answer took too long."
@@ -235,10 +235,11 @@ async def test_the_ai_log_tells_of_every_attempt(place: Place, standin: Standin)
 async def test_what_a_provider_said_stays_on_the_server(place: Place, app: App, standin: Standin) -> None:
     model = play(standin, OPENAI, Script(fault=HttpError(400, "Bad thing. Key: {key}")))
     events = await say(place.owner, place.conversation_id, "hello", model=model)
-    stored = await app.mongo.database["attempts"].find_one({"run_id": uuid.UUID(events[0].run_id)})
+    stored = await app.mongo.database["runs"].find_one({"_id": uuid.UUID(events[0].run_id)})
     assert stored
-    assert "Bad thing" in stored["error"]
-    assert "canary" not in stored["error"]
+    (attempt,) = stored["attempts"]
+    assert "Bad thing" in attempt["error"]
+    assert "canary" not in attempt["error"]
 
 
 async def test_the_ai_log_comes_in_pages(place: Place, standin: Standin) -> None:
@@ -257,10 +258,10 @@ async def test_the_ai_log_comes_in_pages(place: Place, standin: Standin) -> None
 
 async def test_the_ai_log_goes_with_the_conversation(place: Place, app: App) -> None:
     run_id = (await say(place.owner, place.conversation_id, "hello"))[0].run_id
-    mine = {"run_id": uuid.UUID(run_id)}
-    assert await app.mongo.database["attempts"].count_documents(mine) == 1
+    mine = {"_id": uuid.UUID(run_id), "attempts.number": 1}
+    assert await app.mongo.database["runs"].count_documents(mine) == 1
     await place.owner.chat.DeleteConversation(pb.DeleteConversationRequest(conversation_id=place.conversation_id))
-    assert await app.mongo.database["attempts"].count_documents(mine) == 0
+    assert await app.mongo.database["runs"].count_documents(mine) == 0
 
 
 async def test_an_error_with_half_a_character_ends_the_run_as_any_other(place: Place, standin: Standin) -> None:
@@ -293,7 +294,7 @@ async def test_an_account_that_keeps_failing_is_left_alone(place: Place, standin
 def narrow(app: App, monkeypatch: pytest.MonkeyPatch) -> ConcurrencyLimiter:
     """A limiter with one slot, and room for one in its queue."""
     limiter = ConcurrencyLimiter(1, 1, 1)
-    monkeypatch.setattr(app.runs, "_engine", replace(app.engine, limiter=limiter))
+    monkeypatch.setattr(app.engine.manager, "deps", replace(app.engine.deps, limiter=limiter))
     return limiter
 
 
@@ -354,7 +355,7 @@ async def test_who_waits_at_the_gate_can_be_cancelled_and_pays_nothing(
 async def test_the_time_at_the_gate_counts(
     place: Place, app: App, standin: Standin, narrow: ConcurrencyLimiter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.runs, "_engine", replace(app.engine, limiter=narrow, run_seconds=0.5))
+    monkeypatch.setattr(app.engine.manager, "deps", replace(app.engine.deps, limiter=narrow, run_seconds=0.5))
     model = play(standin, OPENAI, Script())
     inside = narrow.acquire("openai", uuid.uuid4())
     run = (await say(place.owner, place.conversation_id, "hello", model=model))[-1].run_failed.run

@@ -2,8 +2,6 @@
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import cast
 from uuid import UUID
 
 import pytest
@@ -11,9 +9,8 @@ from pymongo import AsyncMongoClient, monitoring
 
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace.v1 import workspace_pb2
-from aiworkspace_server.chat.context import ContextTooLong, History, fit, room
-from aiworkspace_server.chat.models import Message
-from aiworkspace_server.chat.store import ChatStore
+from aiworkspace_server.conversations.history import ContextTooLong, History, fit, room
+from aiworkspace_server.conversations.store import ConversationStore
 from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.kit.mongo import Mongo
 from aiworkspace_server.llm.base import Turn
@@ -27,6 +24,7 @@ from tests.support.runs import say
 from tests.support.stores import Stores
 
 MINI = "openai/gpt-4o-mini"
+ORG_ID = UUID(int=1)
 SMALL = "openai/gpt-4"  # its context has 8,192 tokens
 
 
@@ -105,43 +103,51 @@ def reads() -> Reads:
 
 
 @pytest.fixture
-async def chat(stores: Stores, reads: Reads) -> AsyncIterator[ChatStore]:
+async def mongo(stores: Stores, reads: Reads) -> AsyncIterator[Mongo]:
     mongo = Mongo(stores.mongo)
     await mongo.close()
     mongo.client = AsyncMongoClient(stores.mongo, uuidRepresentation="standard", event_listeners=[reads])
     mongo.database = mongo.client.get_default_database()
-    yield ChatStore(mongo, new_id())
+    yield mongo
     await mongo.close()
 
 
-async def talk(chat: ChatStore, texts: Sequence[str]) -> UUID:
-    """A conversation of these messages, a person's first."""
-    conversation_id = new_id()
-    for number, text in enumerate(texts):
-        message = {
-            "_id": new_id(),
-            "conversation_id": conversation_id,
-            "run_id": new_id(),
-            "role": "assistant" if number % 2 else "user",
-            "contents": [{"kind": "thinking", "text": "hm"}, {"kind": "text", "text": text}],
-            "create_time": datetime.now(UTC),
-        }
-        await chat.save_message(cast(Message, message))
-    return conversation_id
+@pytest.fixture
+def chat(mongo: Mongo) -> ConversationStore:
+    return ConversationStore(mongo, ORG_ID)
+
+
+async def talk(mongo: Mongo, conversation_id: UUID, texts: Sequence[str]) -> UUID:
+    """Add these messages to a conversation, a person's first. Return the id of the last run."""
+    run_id = new_id()
+    for number in range(0, len(texts), 2):
+        question, answer = texts[number], texts[number + 1 : number + 2]
+        run_id = new_id()
+        exchange = {"conversation_id": conversation_id, "question": _contents(question)}
+        await mongo.tenant("runs", ORG_ID).insert(
+            {"_id": run_id, **exchange, "answer": [each for text in answer for each in _contents(text)]}
+        )
+    return run_id
+
+
+def _contents(text: str) -> list[dict[str, str]]:
+    return [{"kind": "thinking", "text": "hm"}, {"kind": "text", "text": text}]
 
 
 def texts_of(history: History) -> list[str]:
     return [turn.text for turn in history.turns]
 
 
-async def test_no_more_is_read_than_is_needed(chat: ChatStore, reads: Reads) -> None:
+async def test_no_more_is_read_than_is_needed(mongo: Mongo, chat: ConversationStore, reads: Reads) -> None:
     texts = [f"{number:04d}" + "x" * 396 for number in range(300)]  # of 104 tokens each
-    history = History(chat, await talk(chat, texts))
+    conversation_id = new_id()
+    await talk(mongo, conversation_id, texts)
+    history = History(chat, conversation_id)
     await history.load(1000)
     assert texts_of(history) == texts[-10:]
-    assert reads.documents == 20
+    assert reads.documents == 10
     await history.load(900)
-    assert (reads.documents, len(history.turns)) == (20, 10)
+    assert (reads.documents, len(history.turns)) == (10, 10)
     await history.load(2080)
     assert texts_of(history) == texts[-20:]
     await history.load(1_000_000)
@@ -151,22 +157,23 @@ async def test_no_more_is_read_than_is_needed(chat: ChatStore, reads: Reads) -> 
     assert reads.commands == commands
 
 
-async def test_a_short_conversation_is_read_once(chat: ChatStore, reads: Reads) -> None:
-    history = History(chat, await talk(chat, ["one", "two", "three"]))
+async def test_a_short_conversation_is_read_once(mongo: Mongo, chat: ConversationStore, reads: Reads) -> None:
+    conversation_id = new_id()
+    await talk(mongo, conversation_id, ["one", "two", "three"])
+    history = History(chat, conversation_id)
     await history.load(1000)
     await history.load(1_000_000)
     assert (texts_of(history), reads.commands) == (["one", "two", "three"], 1)
 
 
-async def test_what_was_said_before_a_message(chat: ChatStore) -> None:
-    conversation_id = await talk(chat, ["one", "two"])
-    before = new_id()
-    await talk(chat, ["in another one"])
-    late = {"_id": new_id(), "conversation_id": conversation_id, "role": "user", "contents": []}
-    await chat.save_message(cast(Message, late | {"contents": [{"kind": "text", "text": "three"}]}))
-    history = History(chat, conversation_id, before)
+async def test_history_until_a_run_has_its_question_and_nothing_later(mongo: Mongo, chat: ConversationStore) -> None:
+    conversation_id = new_id()
+    run_id = await talk(mongo, conversation_id, ["one", "two", "three"])
+    await talk(mongo, new_id(), ["in another one"])
+    await talk(mongo, conversation_id, ["four"])
+    history = History(chat, conversation_id, run_id)
     await history.load()
-    assert texts_of(history) == ["one", "two"]
+    assert texts_of(history) == ["one", "two", "three"]
 
 
 # Through the server

@@ -5,28 +5,28 @@ from typing import Any, cast
 
 import pytest
 
-from aiworkspace_server.chat.course import Course
 from aiworkspace_server.llm.base import ErrorKind, Parameters, ProviderError
 from aiworkspace_server.llm.rules import RULES
 from aiworkspace_server.policies.plan import Plan, Target
+from aiworkspace_server.runs.attempts.fallback import FallbackPolicy
 
 
 def target(model: str) -> Target:
     return Target(model, model, cast(Any, None), own_key=False, account=model)
 
 
-def course(*models: str, closed: Sequence[str] = (), continue_broken: bool = False) -> Course:
+def course(*models: str, closed: Sequence[str] = (), continue_broken: bool = False) -> FallbackPolicy:
     plan = Plan(tuple(map(target, models)), Parameters(), 100, continue_broken_answers=continue_broken)
-    return Course(plan, lambda target: target.model in closed)
+    return FallbackPolicy(plan, lambda target: target.model in closed)
 
 
 def error(kind: ErrorKind, **fields: Any) -> ProviderError:
     return ProviderError(kind, "for a test", **fields)
 
 
-def way(course: Course, *failures: ProviderError, spoke: bool = False) -> list[str | None]:
+def way(course: FallbackPolicy, *failures: ProviderError, spoke: bool = False) -> list[str | None]:
     """The models that are asked after each of the failures."""
-    steps = [course.after(failure, spoke) for failure in failures]
+    steps = [course.after(failure, has_output=spoke) for failure in failures]
     return [step[0].model if step else None for step in steps]
 
 
@@ -51,10 +51,10 @@ def test_before_the_first_content_every_failure_leads_on_to_the_next_model(kind:
 
 def test_a_defect_is_not_repeated_but_leads_on() -> None:
     defect = course("a", "b")
-    assert defect.after(ValueError(), False) == (target("b"), 0)
-    assert defect.after(ValueError(), False) is None
-    assert course("a", "b", continue_broken=True).after(ValueError(), True) is None
-    assert course("a", "b").after(None, False) is None
+    assert defect.after(ValueError(), has_output=False) == (target("b"), 0)
+    assert defect.after(ValueError(), has_output=False) is None
+    assert course("a", "b", continue_broken=True).after(ValueError(), has_output=True) is None
+    assert course("a", "b").after(None, has_output=False) is None
 
 
 DEAD = [error(ErrorKind.TIMEOUT), error(ErrorKind.UNREACHED, free=True)]
@@ -72,7 +72,7 @@ def test_the_wait_grows_and_is_a_matter_of_chance() -> None:
             step: Any = None
             tried = course("a")
             for _ in range(tries):
-                step = tried.after(AWAY, False)
+                step = tried.after(AWAY, has_output=False)
             waits.add(step[1])
         assert len(waits) > 1
         assert all(0 <= wait <= most for wait in waits)
@@ -80,9 +80,9 @@ def test_the_wait_grows_and_is_a_matter_of_chance() -> None:
 
 def test_the_wait_that_the_provider_asks_for_is_kept_unless_it_is_long() -> None:
     asked = course("a", "b")
-    assert asked.after(error(ErrorKind.RATE_LIMITED, retry_after=20), False) == (target("a"), 20)
-    assert asked.after(error(ErrorKind.RATE_LIMITED, retry_after=21), False) == (target("b"), 0)
-    assert asked.after(error(ErrorKind.RATE_LIMITED, retry_after=21), False) is None
+    assert asked.after(error(ErrorKind.RATE_LIMITED, retry_after=20), has_output=False) == (target("a"), 20)
+    assert asked.after(error(ErrorKind.RATE_LIMITED, retry_after=21), has_output=False) == (target("b"), 0)
+    assert asked.after(error(ErrorKind.RATE_LIMITED, retry_after=21), has_output=False) is None
 
 
 def test_a_model_that_is_not_to_be_asked_is_passed_over() -> None:

@@ -9,12 +9,12 @@ import pytest
 
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace_server.app import App
-from aiworkspace_server.chat import ending, runs
-from aiworkspace_server.chat.execution import Execution
-from aiworkspace_server.chat.leftovers import recover_run
-from aiworkspace_server.chat.models import EventBatch, Run
-from aiworkspace_server.chat.store import ChatStore
+from aiworkspace_server.conversations.store import ConversationStore
 from aiworkspace_server.kit.ids import new_id
+from aiworkspace_server.runs import claims, finalize, start
+from aiworkspace_server.runs.models import EventBatch, Run, StopReason
+from aiworkspace_server.runs.recovery.takeover import Outcome, Recovered, recover_run
+from aiworkspace_server.runs.store import RunStore
 from tests.standin import Cut, Script, Standin
 from tests.support.ledger import ledger_of
 from tests.support.outcomes import refusal
@@ -44,9 +44,15 @@ from .conftest import PlanFor
 SLOW = Script(tokens=WORDS * 50, seconds_per_token=0.02)
 
 
-async def recover(app: App, place: Place, run_id: str, stopped: str = "") -> Execution | str:
-    org_id, conversation_id = UUID(place.org_id), UUID(place.conversation_id)
-    return await recover_run(app.engine, app.plans, app.runs.pace, org_id, UUID(run_id), conversation_id, stopped)
+async def recover(app: App, place: Place, run_id: str, stop: StopReason | None = None) -> Recovered:
+    ids = UUID(place.org_id), UUID(run_id), UUID(place.conversation_id)
+    return await recover_run(app.engine.deps, app.plans, *ids, stop)
+
+
+async def recovered_state(app: App, place: Place, run_id: str, stop: StopReason | None = None) -> str:
+    """Recover a run that is ended by that, and return its state."""
+    assert await recover(app, place, run_id, stop) == Recovered(Outcome.ENDED)
+    return (await _run(RunStore(app.mongo, UUID(place.org_id)), run_id))["state"]
 
 
 async def replayed(place: Place, run_id: str) -> list[pb.ChatEvent]:
@@ -63,27 +69,34 @@ class Crash(Exception):
     """As if the server was gone at this place."""
 
 
-STEPS = ["save_message", "end_run", "terminal", "settle"]
+STEPS = {
+    "the conversation": (ConversationStore, "end_run"),
+    "the ledger": (finalize, "end_reservation"),
+    "the claim": (claims, "close"),
+}
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
 async def test_what_a_crash_leaves_of_an_end_is_made_up_for(
-    step: str, place: Place, app: App, standin: Standin, stores: Stores, monkeypatch: pytest.MonkeyPatch
+    step: tuple[Any, str],
+    place: Place,
+    app: App,
+    standin: Standin,
+    stores: Stores,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def crash(*_: Any) -> None:
         raise Crash
 
     model = play(standin, OPENAI, Script(tokens=WORDS))
     with monkeypatch.context() as broken:
-        if step in ("terminal", "settle"):
-            broken.setattr(ending, f"_{'store_terminal' if step == 'terminal' else step}", crash)
-        else:
-            broken.setattr(ChatStore, step, crash if step == "end_run" else _unless_by_person(crash))
+        broken.setattr(*step, crash)
         stream = send(place, model=model)
         run_id = (await stream.read()).event.run_id
         assert await refusal(events_of(stream)) is not None
-    assert [kind for _, kind in await endings_of(stores, run_id)] == ["reserve"]
-    assert await recover(app, place, run_id) == "completed"
+    settled = step[1] == "close"
+    assert [kind for _, kind in await endings_of(stores, run_id)] == ["reserve", *(["settle"] if settled else [])]
+    assert await recovered_state(app, place, run_id) == "completed"
     events = await replayed(place, run_id)
     ended = events[-1].run_completed
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
@@ -93,39 +106,41 @@ async def test_what_a_crash_leaves_of_an_end_is_made_up_for(
     assert await endings_of(stores, run_id) == [(1, "reserve"), (1, "settle")]
     assert [(entry.cost, entry.tokens) for entry in await ledger_of(place)] == [(ended.run.cost, ended.run.usage)]
     assert not await is_open(place)
-    assert await recover(app, place, run_id) == "completed", "done twice it does no harm"
+    assert await recovered_state(app, place, run_id) == "completed", "done twice it does no harm"
     assert await replayed(place, run_id) == events
     assert kinds_of(await say(place.owner, place.conversation_id, "on"))[-1] == "run_completed"
 
 
-@pytest.mark.parametrize("step", ["begin_run", "save_message", "save_events", "save_run"])
-async def test_a_run_that_was_stored_in_part_is_withdrawn(
-    step: str, place: Place, app: App, stores: Stores, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("step", "outcome", "messages", "last"),
+    [
+        pytest.param((RunStore, "insert"), Outcome.ROLLED_BACK, 0, "release", id="not the run"),
+        pytest.param((ConversationStore, "begin_run"), Outcome.ENDED, 1, "settle", id="not the conversation"),
+    ],
+)
+async def test_a_run_that_was_stored_in_part_does_not_hold_its_conversation(
+    step: tuple[Any, str],
+    outcome: Outcome,
+    messages: int,
+    last: str,
+    place: Place,
+    app: App,
+    stores: Stores,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def crash(*_: Any) -> None:
         raise Crash
 
     with monkeypatch.context() as broken:
-        broken.setattr(ChatStore, step, crash)
-        broken.setattr(runs, "withdraw", crash)
+        broken.setattr(*step, crash)
+        broken.setattr(start, "roll_back", crash)
         assert await refusal(events_of(send(place, request_id=str(new_id())))) is not None
     ((run_id,),) = await sql(stores, "SELECT run_id FROM run_claims WHERE conversation_id = %s", place.conversation_id)
-    assert await recover(app, place, str(run_id)) == "withdrawn"
-    store = ChatStore(app.mongo, UUID(place.org_id))
-    assert (await store.find_run(run_id), await store.last_event(run_id)) == (None, None)
-    assert await messages_of(place) == []
-    assert await endings_of(stores, run_id) == [(1, "reserve"), (1, "release")]
+    assert await recover(app, place, str(run_id)) == Recovered(outcome)
+    assert len(await messages_of(place)) == messages
+    assert await endings_of(stores, run_id) == [(1, "reserve"), (1, last)]
     assert not await is_open(place)
     assert kinds_of(await say(place.owner, place.conversation_id, "hello"))[-1] == "run_completed"
-
-
-def _unless_by_person(crash: Any) -> Any:
-    save = ChatStore.save_message
-
-    async def save_message(store: ChatStore, message: Any) -> None:
-        await (save(store, message) if message["role"] == "user" else crash())
-
-    return save_message
 
 
 async def begun(place: Place, app: App, model: str) -> tuple[Any, list[pb.ChatEvent]]:
@@ -136,22 +151,22 @@ async def begun(place: Place, app: App, model: str) -> tuple[Any, list[pb.ChatEv
 
 async def kill(app: App, run_id: str) -> None:
     """Ends the work on the run at once, as the death of a server would."""
-    live = app.runs.find(UUID(run_id))
-    assert live
+    run = app.engine.manager.find(UUID(run_id))
+    assert run
     for task in app.tasks.pending:
         task.cancel()
-    await live.ended.wait()
+    await run.ended.wait()
 
 
 async def test_of_two_who_end_a_run_the_first_counts(place: Place, app: App, standin: Standin, stores: Stores) -> None:
     model = play(standin, OPENAI, SLOW)
     stream, events = await begun(place, app, model)
     run_id = events[0].run_id
-    assert await recover(app, place, run_id) == "interrupted"
-    live = app.runs.find(UUID(run_id))
+    assert await recovered_state(app, place, run_id) == "interrupted"
+    live = app.engine.manager.find(UUID(run_id))
     assert live, "the one that was believed dead goes on"
     assert await refusal(events_of(stream)) is not None
-    assert live.stop_state == "lost"
+    assert live.stop_reason == StopReason.LOST
     told = await replayed(place, run_id)
     failed = told[-1].run_failed
     assert failed.run.state == pb.RUN_STATE_INTERRUPTED
@@ -167,35 +182,35 @@ async def test_who_finds_the_end_stored_changes_nothing(place: Place, app: App, 
     model = play(standin, OPENAI, Script(tokens=WORDS, seconds_per_token=0.02))
     stream = send(place, model=model)
     run_id = (await stream.read()).event.run_id
-    store = ChatStore(app.mongo, UUID(place.org_id))
-    run = await store.find_run(UUID(run_id))
+    store = RunStore(app.mongo, UUID(place.org_id))
+    run = await store.find(UUID(run_id))
     assert run
-    run["state"], run["end_id"] = "cancelled", new_id()
-    run["usage"], run["cost"] = None, None
-    assert await store.finish_run(run)
+    run["state"], run["end_id"], run["last_events"] = "cancelled", new_id(), []
+    assert await store.finish(run)
     assert await refusal(events_of(stream)) is not None
     assert (await _run(store, run_id))["state"] == "cancelled"
     assert [message.role for message in await messages_of(place)] == [pb.MESSAGE_ROLE_USER]
 
 
-async def _run(store: ChatStore, run_id: str) -> Run:
-    run = await store.find_run(UUID(run_id))
+async def _run(store: RunStore, run_id: str) -> Run:
+    run = await store.find(UUID(run_id))
     assert run
     return run
 
 
 async def test_an_end_that_was_stored_and_not_acknowledged_is_still_ones_own(place: Place, app: App) -> None:
     run_id = (await say(place.owner, place.conversation_id, "hello"))[0].run_id
-    store = ChatStore(app.mongo, UUID(place.org_id))
+    store = RunStore(app.mongo, UUID(place.org_id))
     run = await _run(store, run_id)
-    assert await store.finish_run(run)
+    run["last_events"] = []
+    assert await store.finish(run)
     run["end_id"] = new_id()
-    assert not await store.finish_run(run)
+    assert not await store.finish(run)
 
 
 async def test_events_have_one_place_each(place: Place, app: App) -> None:
     run_id = (await say(place.owner, place.conversation_id, "hello"))[0].run_id
-    store = ChatStore(app.mongo, UUID(place.org_id))
+    store = RunStore(app.mongo, UUID(place.org_id))
     batch = EventBatch(_id=new_id(), run_id=UUID(run_id), first=1000, events=[b""])
     assert await store.save_events(batch)
     assert await store.save_events(batch), "the same ones again"
@@ -219,7 +234,7 @@ async def test_a_server_that_lost_a_run_makes_no_more_attempts(
     assert len(standin.received) == asked
     assert await endings_of(stores, run_id) == [(1, "reserve")]
     await sql(stores, "DELETE FROM servers WHERE id = %s", other)  # which makes the run an orphan
-    assert await recover(app, place, run_id) == "interrupted"
+    assert await recovered_state(app, place, run_id) == "interrupted"
     assert await endings_of(stores, run_id) == [(1, "reserve"), (1, "settle")]
 
 
@@ -230,7 +245,7 @@ async def test_a_killed_run_is_ended_with_what_was_stored(
     _, events = await begun(place, app, model)
     run_id = events[0].run_id
     await kill(app, run_id)
-    assert await recover(app, place, run_id) == "interrupted"
+    assert await recovered_state(app, place, run_id) == "interrupted"
     told = await replayed(place, run_id)
     assert steps_of(told)[-3:] == ["attempt_failed", "content_stopped", "run_failed"]
     assert told[-1].run_failed.message.contents[0].text == text_of(told)
@@ -249,7 +264,7 @@ async def test_a_killed_run_is_charged_for_the_pieces_that_were_stored(
     _, events = await begun(place, app, model)
     run_id = events[0].run_id
     await kill(app, run_id)
-    assert await recover(app, place, run_id) == "interrupted"
+    assert await recovered_state(app, place, run_id) == "interrupted"
     told = await replayed(place, run_id)
     deltas = [event.content_delta for event in told if event.HasField("content_delta")]
     pieces = sum(delta.token_count for delta in deltas)
@@ -262,7 +277,7 @@ async def test_a_killed_run_that_was_to_be_cancelled_is(place: Place, app: App, 
     model = play(standin, OPENAI, SLOW)
     _, events = await begun(place, app, model)
     await kill(app, events[0].run_id)
-    assert await recover(app, place, events[0].run_id, "cancelled") == "cancelled"
+    assert await recovered_state(app, place, events[0].run_id, StopReason.CANCELLED) == "cancelled"
     assert (await replayed(place, events[0].run_id))[-1].HasField("run_cancelled")
 
 
@@ -275,9 +290,9 @@ async def test_a_killed_run_goes_on_if_its_policy_says_so(
     run_id = events[0].run_id
     await kill(app, run_id)
     play(standin, OPENAI, Script(tokens=("and ", "so ", "on.")))
-    execution = await recover(app, place, run_id)
-    assert isinstance(execution, Execution)
-    app.runs.resume(execution)
+    recovered = await recover(app, place, run_id)
+    assert recovered.executor
+    app.engine.manager.resume(recovered.executor)
     told = await replayed(place, run_id)
     assert [event.sequence for event in told] == list(range(1, len(told) + 1))
     ended = told[-1].run_completed
@@ -299,9 +314,9 @@ async def test_a_run_that_goes_on_has_an_account_of_all_attempts(
     run_id = events[0].run_id
     for number in (2, 3):
         await kill(app, run_id)
-        execution = await recover(app, place, run_id)
-        assert isinstance(execution, Execution)
-        app.runs.resume(execution)
+        recovered = await recover(app, place, run_id)
+        assert recovered.executor
+        app.engine.manager.resume(recovered.executor)
         await asyncio.wait_for(_until_attempt(place, run_id, number), 10)
     run = (await place.owner.chat.CancelRun(pb.CancelRunRequest(run_id=run_id))).run
     entries = await ledger_of(place)

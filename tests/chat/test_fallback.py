@@ -9,7 +9,7 @@ import pytest
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace.v1 import model_pb2
 from aiworkspace_server.app import App
-from aiworkspace_server.chat import context
+from aiworkspace_server.conversations import history as context
 from aiworkspace_server.kit.concurrency import ConcurrencyLimiter
 from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.llm.openai_wire import OpenAIProvider
@@ -289,7 +289,7 @@ async def test_a_fallback_whose_context_is_too_small_is_passed_over(
     plan_for(ANTHROPIC, DEEPSEEK)
     whole = context.room
     monkeypatch.setattr(
-        "aiworkspace_server.chat.execution.room",
+        "aiworkspace_server.runs.executor.room",
         lambda target, tokens: 0 if target.model == ANTHROPIC else whole(target, tokens),
     )
     play(standin, OPENAI, Script(fault=HttpError(401)))
@@ -302,7 +302,7 @@ async def test_when_no_fallback_has_room_the_run_says_so(
     place: Place, standin: Standin, plan_for: PlanFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan_for(ANTHROPIC)
-    monkeypatch.setattr("aiworkspace_server.chat.execution.room", lambda target, tokens: 0)
+    monkeypatch.setattr("aiworkspace_server.runs.executor.room", lambda target, tokens: 0)
     play(standin, OPENAI, Script(fault=HttpError(401)))
     run = (await say(place.owner, place.conversation_id, "hello", model=OPENAI))[-1].run_failed.run
     assert reason_of(run.failure) == "CONTEXT_TOO_LONG"
@@ -324,7 +324,7 @@ async def test_a_first_model_whose_provider_has_no_room_is_passed_over(
 ) -> None:
     plan_for(ANTHROPIC)
     limiter = ConcurrencyLimiter(1, 10, 0)
-    monkeypatch.setattr(app.runs, "_engine", replace(app.engine, limiter=limiter))
+    monkeypatch.setattr(app.engine.manager, "deps", replace(app.engine.deps, limiter=limiter))
     play(standin, ANTHROPIC, Script(tokens=WORDS))
     inside = limiter.acquire("openai", uuid.uuid4())
     ended = (await say(place.owner, place.conversation_id, "hello", model=OPENAI))[-1].run_completed
@@ -341,7 +341,7 @@ async def test_a_provider_without_room_uses_up_no_limit_of_its_models(
     policy = model_pb2.ModelPolicy(fallback_models=[ANTHROPIC], limits=limits)
     await place.owner.models.SetOrgModelPolicy(model_pb2.SetOrgModelPolicyRequest(org_id=place.org_id, policy=policy))
     limiter = ConcurrencyLimiter(1, 10, 0)
-    monkeypatch.setattr(app.runs, "_engine", replace(app.engine, limiter=limiter))
+    monkeypatch.setattr(app.engine.manager, "deps", replace(app.engine.deps, limiter=limiter))
     play(standin, ANTHROPIC, Script(tokens=WORDS))
     play(standin, OPENAI, Script(tokens=WORDS))
     inside = limiter.acquire("openai", uuid.uuid4())

@@ -14,8 +14,8 @@ from aiworkspace_client import AsyncClient
 from aiworkspace_client.errors import RunFailedError
 from aiworkspace_client.messages import WholeMessages
 from aiworkspace_server.app import App
-from aiworkspace_server.chat import parts
-from aiworkspace_server.chat.models import Content, Message
+from aiworkspace_server.conversations import proto as parts
+from aiworkspace_server.conversations.models import Content, Message
 from aiworkspace_server.kit.timestamps import now
 from tests.standin import Cut, Script, Standin
 from tests.support.people import PASSWORD, Place
@@ -96,7 +96,7 @@ async def test_the_sdk_returns_the_whole_of_a_large_answer(place: Place, app: Ap
 
 def stored(contents: list[tuple[Any, str]]) -> Message:
     return Message(
-        _id=uuid4(),
+        message_id=uuid4(),
         conversation_id=uuid4(),
         run_id=uuid4(),
         role="assistant",

@@ -1,6 +1,7 @@
 """What goes out to providers is valid for all of them, whatever was said in a conversation before."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiworkspace.v1 import chat_pb2 as pb
-from aiworkspace_server.chat.context import ContextTooLong, fit
+from aiworkspace_server.app import App
+from aiworkspace_server.conversations.history import ContextTooLong, fit
 from aiworkspace_server.llm.base import Role, Turn
 from aiworkspace_server.llm.turns import BLANK, LONGEST_TEXT, alternate, clean, clean_system
 from tests.standin import Cut, HttpError, Script, Stall, Standin
@@ -84,9 +86,9 @@ FAILURES = {
 
 @pytest.mark.parametrize("model", [OPENAI, DEEPSEEK, ANTHROPIC])
 async def test_a_conversation_goes_on_after_every_kind_of_failure(
-    place: Place, standin: Standin, model: str, monkeypatch: pytest.MonkeyPatch
+    place: Place, app: App, standin: Standin, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiworkspace_server.chat.course.TRIES_PER_TARGET", 1)
+    monkeypatch.setattr(app.engine.manager, "deps", replace(app.engine.deps, tries_per_target=1))
     standin.strict = True
     for name, script in FAILURES.items():
         play(standin, model, script)

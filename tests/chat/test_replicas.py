@@ -17,10 +17,10 @@ from sqlalchemy import select, update
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace.v1 import model_pb2, org_pb2
 from aiworkspace_server.app import App, running
-from aiworkspace_server.chat import claims
-from aiworkspace_server.chat.leases import DatabaseInUseError, Lease
-from aiworkspace_server.chat.tables import RunClaim
 from aiworkspace_server.kit.embedded import embedded_redis
+from aiworkspace_server.runs import claims
+from aiworkspace_server.runs.leases import DatabaseInUseError, Lease
+from aiworkspace_server.runs.tables import RunClaim
 from aiworkspace_server.settings import Settings
 from tests.standin import Script, Standin
 from tests.support.ledger import usage_entries
@@ -103,7 +103,8 @@ async def test_a_run_is_followed_from_its_middle_on_another_server(pair: Pair, h
 async def test_what_is_said_reaches_the_other_server_before_it_is_stored(
     pair: Pair, home: Place, standin: Standin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiworkspace_server.chat.execution._STORE_SECONDS", 60)
+    for app in (pair.one, pair.other):
+        monkeypatch.setattr(app.engine.manager, "deps", replace(app.engine.deps, store_events_seconds=60))
     standin.script("gpt-4o-mini", Script(tokens=LONG, seconds_per_token=0.05))
     stream = send(home, model=MODEL)
     run_id = (await stream.read()).event.run_id
@@ -122,7 +123,7 @@ async def test_twenty_readers_of_both_servers_get_the_same(pair: Pair, home: Pla
     assert is_whole(told[0])
     for number, events in enumerate(told):
         assert events == told[0][number % 10 :]
-    assert not pair.other.runs.mirrors._mirrors
+    assert pair.other.engine.manager.remote.idle
 
 
 async def test_a_run_is_cancelled_from_another_server(pair: Pair, home: Place, standin: Standin) -> None:
@@ -144,10 +145,9 @@ async def test_a_conversation_is_deleted_from_another_server(pair: Pair, home: P
     run_id = (await first_deltas(stream, 3))[0].run_id
     there = reconnected(home.owner, pair.other.address)
     await there.chat.DeleteConversation(pb.DeleteConversationRequest(conversation_id=home.conversation_id))
-    assert pair.one.runs.find(uuid.UUID(run_id)) is None
-    left = {"run_id": uuid.UUID(run_id)}
-    for collection in ("run_events", "messages"):
-        assert await pair.one.mongo.database[collection].count_documents(left) == 0
+    assert pair.one.engine.manager.find(uuid.UUID(run_id)) is None
+    for collection, field in (("run_events", "run_id"), ("runs", "_id")):
+        assert await pair.one.mongo.database[collection].count_documents({field: uuid.UUID(run_id)}) == 0
 
 
 async def test_lost_access_ends_runs_of_the_other_server(pair: Pair, home: Place, standin: Standin) -> None:
@@ -165,7 +165,7 @@ async def test_lost_access_ends_runs_of_the_other_server(pair: Pair, home: Place
     run = await pair.one.mongo.database["runs"].find_one({"_id": uuid.UUID(run_id)})
     assert run
     assert run["state"] == "cancelled"
-    assert pair.one.runs.find(uuid.UUID(own_id)), "the owner's own run goes on"
+    assert pair.one.engine.manager.find(uuid.UUID(own_id)), "the owner's own run goes on"
     await there.chat.CancelRun(pb.CancelRunRequest(run_id=own_id))
 
 
@@ -206,7 +206,7 @@ async def test_a_sequence_that_was_never_sent_is_out_of_range_on_both(
 
 
 async def test_a_server_without_redis_is_refused_beside_those_with(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiworkspace_server.chat.leases._WAIT_SECONDS", 1)
+    monkeypatch.setattr("aiworkspace_server.runs.leases._WAIT_SECONDS", 1)
     with pytest.raises(DatabaseInUseError, match="set REDIS_URL for both"):
         async with running(Settings.model_validate(pair.values | {"redis_url": None}), migrating=False):
             pass
@@ -293,7 +293,7 @@ async def test_an_orphan_is_taken_over_by_one_server_alone(
 
     async def take() -> bool:
         async with db.write(org_id) as tx:
-            return await claims.take(tx, orphan, pair.one.engine.lease.id) is not None
+            return await claims.take(tx, orphan, pair.one.engine.deps.lease.id) is not None
 
     async with db.write(org_id) as tx:
         await tx.execute(select(RunClaim.run_id).where(the_run).with_for_update())

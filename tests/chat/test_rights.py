@@ -17,9 +17,9 @@ from cachetools import TTLCache
 
 from aiworkspace.v1 import model_pb2, org_pb2, service_account_pb2
 from aiworkspace_server.app import App, running
-from aiworkspace_server.chat import claims, rights
-from aiworkspace_server.chat.stops import Stops
 from aiworkspace_server.kit.ids import new_id
+from aiworkspace_server.runs import claims, rights
+from aiworkspace_server.runs.cancellation import Cancellation
 from aiworkspace_server.settings import Settings
 from tests.standin import HttpError, Script, Standin
 from tests.support.custom_roles import ALL, assign, make_role, update
@@ -338,7 +338,7 @@ async def test_a_run_is_cancelled_though_the_server_died_before_it_swept(
 
     async def died(*_: Any) -> None: ...
 
-    monkeypatch.setattr(Stops, "of_unentitled", died)
+    monkeypatch.setattr(Cancellation, "cancel_unentitled", died)
     await lose(scene)
     await until_ended(pair, scene)
 
@@ -367,7 +367,7 @@ async def test_a_further_attempt_is_not_made_without_the_right(
     failing = asyncio.Event()
     play(standin, OPENAI, Script(until=failing, fault=HttpError(503)), Script())
 
-    monkeypatch.setattr(Stops, "of_unentitled", nothing)
+    monkeypatch.setattr(Cancellation, "cancel_unentitled", nothing)
     monkeypatch.setattr(claims, "list_stopped", nothing)
     asked = len(standin.received)
     stream = send_in(scene.actor, scene.conversation_id, model=OPENAI)

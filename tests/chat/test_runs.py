@@ -305,9 +305,9 @@ async def test_get_run_shows_how_it_ended(place: Place) -> None:
 
 
 async def test_silence_is_filled_with_heartbeats(
-    place: Place, standin: Standin, monkeypatch: pytest.MonkeyPatch
+    place: Place, app: App, standin: Standin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiworkspace_server.chat.runs.HEARTBEAT_SECONDS", 0.3)
+    monkeypatch.setattr(app.engine.manager, "heartbeat_seconds", 0.3)
     model = play(standin, OPENAI, Script(tokens=WORDS[:2], seconds_before=1))
     events = await say(place.owner, place.conversation_id, "hello", model=model)
     assert any(event.HasField("heartbeat") for event in events)
@@ -329,8 +329,7 @@ async def test_a_run_holds_no_database_connection_while_it_streams(place: Place,
 
 async def test_nothing_is_left_behind(place: Place, app: App) -> None:
     await say(place.owner, place.conversation_id, "hello")
-    await until_true(lambda: not app.runs._live)
-    await asyncio.wait_for(asyncio.gather(*app.tasks.pending), 60)
+    await until_true(lambda: app.engine.manager.idle)
 
 
 async def test_a_run_can_be_followed_after_its_conversation_moved_on(new_person: NewPerson) -> None:

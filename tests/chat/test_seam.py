@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiworkspace_server.chat.seam import Seam
+from aiworkspace_server.runs.attempts.output import OverlapTrimmer
 
 SAID = "The capital of France is Paris, and the capital of"
 # Few letters, so that repetitions of every length come about.
@@ -14,7 +14,7 @@ WORDS = st.text("ab ", max_size=40)
 
 
 def joined(said: str, pieces: Sequence[str]) -> str:
-    seam = Seam(said)
+    seam = OverlapTrimmer(said)
     return "".join([*map(seam.feed, pieces), seam.end()])
 
 
@@ -49,7 +49,7 @@ def test_what_is_repeated_is_left_out(text: str, new: str) -> None:
 
 
 def test_text_is_held_back_only_while_it_could_be_a_repetition() -> None:
-    seam = Seam(SAID)
+    seam = OverlapTrimmer(SAID)
     assert [seam.feed(piece) for piece in ("and the ", "capital ", "city", " of")] == [
         "",
         "",

@@ -39,7 +39,8 @@ async def test_a_deleted_organization_leaves_no_text(site: Site) -> None:
     } <= taken.keys()
     places = await site.find(canary)
     assert {"orgs", "invitations", "teams", "custom_roles", "users", "api_keys", "workspaces"} <= places.keys()
-    assert {"conversations", "messages", "run_events", "redis"} <= places.keys()
+    assert {"conversations", "runs", "redis"} <= places.keys()
+    assert await site.count("run_events", org_id=estate.ids["org_id"]) > 0, "an answer took long enough"
     assert "replies" not in places, "kept answers have no text, whatever was deleted"
     await estate.owner.orgs.DeleteOrg(org_pb2.DeleteOrgRequest(org_id=estate.ids["org_id"]))
     await site.first_pass(estate.ids["org_id"])
@@ -71,7 +72,7 @@ async def _check_only_ids_are_left(site: Site, org_id: str) -> None:
     places = await site.find(org_id)
     assert places.keys() <= _KEPT
     assert {"orgs", "ledger_entries", "usage_rollups", "audit_events"} <= places.keys()
-    for collection in ("conversations", "messages", "runs", "run_events", "attempts"):
+    for collection in ("conversations", "runs", "run_events"):
         assert await site.count(collection, org_id=org_id) == 0
     for table in ("provider_keys", "api_keys", "invitations", "memberships", "teams", "budgets", "budget_windows"):
         assert await sql(site.stores, f"SELECT * FROM {table} WHERE org_id = %s", org_id) == []
@@ -87,14 +88,14 @@ async def test_a_deleted_workspace_leaves_no_text(site: Site) -> None:
     } <= taken.keys()
     workspace_id = estate.ids["workspace_id"]
     await say(estate.member, await make_conversation(estate.member, workspace_id), canary)
-    assert {"workspaces", "conversations", "messages", "run_events"} <= (await site.find(canary)).keys()
+    assert {"workspaces", "conversations", "runs"} <= (await site.find(canary)).keys()
     await estate.owner.workspaces.DeleteWorkspace(workspace_pb2.DeleteWorkspaceRequest(workspace_id=workspace_id))
     await site.first_pass(workspace_id)
     assert await site.find(canary) == {}
     for collection in ("conversations", "runs"):
         assert await site.count(collection, workspace_id=workspace_id) == 0
     closed = estate.closed["conversation_id"]
-    assert await site.count("messages", conversation_id=closed) == 2, "that of another workspace stays"
+    assert await site.count("runs", conversation_id=closed) == 1, "that of another workspace stays"
     await site.last_pass("workspace", workspace_id)
 
 
@@ -107,10 +108,11 @@ async def test_a_deleted_conversation_leaves_no_text(site: Site) -> None:
     ids = {"conversation_id": conversation_id}
     taken = await write(place.owner, endpoints("conversation_id"), ids, canary)
     assert {"ChatService.UpdateConversation.conversation.title", "ChatService.SendMessage.content"} <= taken.keys()
-    assert {"conversations", "messages", "run_events", "redis"} <= (await site.find(canary)).keys()
+    assert {"conversations", "runs", "redis"} <= (await site.find(canary)).keys()
+    assert await site.count("run_events", org_id=place.org_id) > 0, "an answer took long enough"
     await place.owner.chat.DeleteConversation(chat_pb2.DeleteConversationRequest(conversation_id=conversation_id))
     assert await site.find(canary) == {}
-    assert await site.count("messages", conversation_id=conversation_id) == 0
+    assert await site.count("runs", conversation_id=conversation_id) == 0
 
 
 async def test_a_deleted_account_leaves_no_text(site: Site, mailbox: Mailbox) -> None:
@@ -146,10 +148,10 @@ async def test_a_deleted_account_leaves_no_text(site: Site, mailbox: Mailbox) ->
     await person.accounts.ChangeEmail(
         account_pb2.ChangeEmailRequest(new_email=f"3{canary}@example.com", password=password)
     )
-    assert {"users", "sessions", "email_tokens", "invitations", "messages"} <= (await site.find(canary)).keys()
+    assert {"users", "sessions", "email_tokens", "invitations", "runs"} <= (await site.find(canary)).keys()
     await person.accounts.DeleteAccount(account_pb2.DeleteAccountRequest(password=password))
     await site.first_pass(person.user_id)
     await until_no_jobs(site.stores)
     assert await site.find(canary, secret) == {}
     await site.last_pass("account", person.user_id)
-    assert await site.count("messages", conversation_id=place.conversation_id) == 0
+    assert await site.count("runs", conversation_id=place.conversation_id) == 0

@@ -17,7 +17,7 @@ from tests.support.postgres import as_owner, sql
 from tests.support.runs import say
 from tests.support.waiting import until
 
-COLLECTIONS = ("conversations", "messages", "runs", "run_events", "attempts")
+COLLECTIONS = ("conversations", "runs", "run_events")
 MODEL = "openai/gpt-4o-mini"
 
 

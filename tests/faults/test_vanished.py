@@ -28,7 +28,7 @@ async def test_a_client_that_goes_away_leaves_nothing_behind(
     place: Place, app: App, standin: Standin, stores: Stores
 ) -> None:
     standin.script("gpt-4o-mini", Script(tokens=("word ",) * 20, seconds_per_token=0.02))
-    await until(lambda: not app.tasks.pending)
+    await until(lambda: app.engine.manager.idle)
     pool: Any = app.db.engine.pool
     tasks, connections, asked = _tasks(), pool.checkedout(), len(standin.received)
     chance = Random(1)
@@ -36,7 +36,7 @@ async def test_a_client_that_goes_away_leaves_nothing_behind(
         for number in range(CLIENTS):
             conversation_id = await make_conversation(place.owner, place.workspace_id, MODEL)
             clients.create_task(_vanish(place.owner, app.address, conversation_id, number % 5, chance.random() * 0.02))
-    await until(lambda: not app.runs._live and not app.tasks.pending)
+    await until(lambda: app.engine.manager.idle)
     await until(lambda: all(received.done.is_set() for received in standin.received[asked:]))
     await until(lambda: pool.checkedout() <= connections)
     await until(lambda: _tasks() <= tasks)

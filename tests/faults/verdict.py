@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 import grpc
 
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace.v1.common_pb2 import ERROR_REASON_RUN_INTERRUPTED
-from aiworkspace_server.chat import events
+from aiworkspace_server.runs import events
 from tests.support.runs import kinds_of, text_of
 
 from .asking import Asked
@@ -101,10 +102,13 @@ async def _loss(trial: Trial, asked: Asked) -> str:
     if not found or found[0]["state"] == "running":
         return "it has no end"
     batches = await trial.site.documents("run_events", {"org_id": org_id, "run_id": run_id})
-    stored = [
-        events.decode(event) for batch in sorted(batches, key=lambda each: each["first"]) for event in batch["events"]
-    ]
-    return _flaw(stored) or await _disagreement(trial, asked, found[0], stored)
+    stored = [events.decode(event) for event in _stored_events(found[0], batches)]
+    return _flaw(stored) or _disagreement(asked, found[0], stored)
+
+
+def _stored_events(run: dict[str, Any], batches: list[dict[str, Any]]) -> list[bytes]:
+    inside = [event for batch in sorted(batches, key=lambda each: each["first"]) for event in batch["events"]]
+    return [*run["first_events"], *inside, *run["last_events"]]
 
 
 def _flaw(stored: Sequence[pb.ChatEvent]) -> str:
@@ -114,14 +118,13 @@ def _flaw(stored: Sequence[pb.ChatEvent]) -> str:
     return "" if ends == [len(stored) - 1] else f"its events have terminal ones at {ends} of {len(stored)}"
 
 
-async def _disagreement(trial: Trial, asked: Asked, run: dict[str, object], stored: list[pb.ChatEvent]) -> str:
-    text, org_id = text_of(stored), UUID(trial.org_id)
-    messages = await trial.site.documents("messages", {"org_id": org_id, "run_id": run["_id"]})
-    said = {each["role"]: "".join(part["text"] for part in each["contents"]) for each in messages}
-    if len(messages) != len(said) or said.get("user") != asked.content:
-        return f"its messages are {said}"
-    if said.get("assistant", "") != text:
-        return f"it is stored as {said.get('assistant')!r} and its events say {text!r}"
+def _disagreement(asked: Asked, run: dict[str, Any], stored: list[pb.ChatEvent]) -> str:
+    text = text_of(stored)
+    question, answer = ("".join(part["text"] for part in run[side]) for side in ("question", "answer"))
+    if question != asked.content:
+        return f"its question is {question!r}"
+    if answer != text:
+        return f"it is stored as {answer!r} and its events say {text!r}"
     if not asked.whole.startswith(text):
         return f"{text!r} was stored, which the provider did not say"
     if not _was_seen(text, asked.text, stored):
@@ -151,11 +154,8 @@ async def _half_there(trial: Trial) -> list[str]:
     """What was not acknowledged is there as a whole or not at all."""
     org_id = UUID(trial.org_id)
     runs = {run["_id"] for run in await trial.site.documents("runs", {"org_id": org_id})}
-    messages = {message["run_id"] for message in await trial.site.documents("messages", {"org_id": org_id})}
     batches = {batch["run_id"] for batch in await trial.site.documents("run_events", {"org_id": org_id})}
     spent = {row[0] for row in await trial.site.rows(_PAID, org_id)}
     return [
-        f"{kind} without their run: {ids - runs}"
-        for kind, ids in (("messages", messages), ("events", batches), ("costs", spent))
-        if ids - runs
+        f"{kind} without their run: {ids - runs}" for kind, ids in (("events", batches), ("costs", spent)) if ids - runs
     ]

@@ -163,7 +163,7 @@ CHOICES: dict[str, Callable[[Mapping[str, Any]], list[Mapping[str, Any]]]] = {
     "getMore": lambda command: [],  # goes on with a find that was looked at
 }
 OF_THE_CONNECTION = {"endSessions", "hello", "ping"}
-COLLECTIONS = {"conversations", "messages", "runs", "run_events"}
+COLLECTIONS = {"conversations", "runs", "run_events"}
 
 
 def test_every_command_names_the_organization(journey: Journey) -> None:

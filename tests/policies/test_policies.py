@@ -9,6 +9,7 @@ from aiworkspace.v1 import chat_pb2, workspace_pb2
 from aiworkspace.v1 import model_pb2 as pb
 from aiworkspace_server.app import App
 from aiworkspace_server.kit.limits import Counters
+from aiworkspace_server.llm.base import Parameters
 from aiworkspace_server.policies.plan import Plans
 from aiworkspace_server.policies.providers import Providers
 from aiworkspace_server.policies.vault import Vault
@@ -206,8 +207,7 @@ async def test_fallbacks_are_those_that_may_and_can_be_asked(place: Place, app: 
     plans = Plans(app.db, Providers(app.db, app.registry, Vault(["none"])), Counters(None), 4096)
 
     async def planned(model: str) -> list[str]:
-        nothing = chat_pb2.ModelParameters()
-        plan = await plans.make(UUID(place.org_id), UUID(place.workspace_id), model, nothing, "model")
+        plan = await plans.make(UUID(place.org_id), UUID(place.workspace_id), model, Parameters(), 0, "model")
         return [target.model for target in plan.targets]
 
     await of_org(place, fallback_models=["echo/echo", MINI, HAIKU])

@@ -84,7 +84,7 @@ def test_what_may_be_seen_of_it_is(traces: tuple[list[str], dict[str, str]]) -> 
     """Else the absence would prove nothing."""
     secrets, left = traces
     assert all(secret[:13] in left["api_keys"] and secret[:13] in left["answers"] for secret in secrets)
-    assert {"api_keys", "replies", "users", "messages"} <= set(left)
+    assert {"api_keys", "replies", "users", "runs"} <= set(left)
     assert "CreateApiKey" in left["log"]
     calls = [json.loads(line) for line in left["log"].splitlines() if line.startswith("{")]
     assert "UNAUTHENTICATED" in {line.get("code") for line in calls}

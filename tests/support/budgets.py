@@ -8,11 +8,11 @@ from uuid import UUID
 from aiworkspace.v1 import budget_pb2 as pb
 from aiworkspace.v1 import common_pb2
 from aiworkspace_server.app import App
-from aiworkspace_server.chat import claims
 from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.kit.timestamps import now
 from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.llm.prices import Price
+from aiworkspace_server.runs import claims
 from aiworkspace_server.usage.ledger import Spender
 from tests.support.people import Person, Place
 
@@ -71,7 +71,7 @@ async def reserve(app: App, who: Spender, nanos: int, attempt: int = 1, model: s
     own_key = bool(fields.get("own_key"))
     async with app.db.write(who.org_id) as tx:
         if attempt == 1:
-            assert await claims.claim(tx, who, b"", app.engine.server_id)  # nobody takes over what is the server's
+            assert await claims.claim(tx, who, b"", app.engine.deps.server_id)  # nobody takes over what is the server's
         await app.ledger.reserve(tx, who, attempt, model, Price(nanos, "test"), own_key=own_key)
 
 

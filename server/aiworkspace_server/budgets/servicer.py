@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Row
 
 from aiworkspace.v1 import budget_pb2 as pb
-from aiworkspace.v1 import chat_pb2, common_pb2
+from aiworkspace.v1 import common_pb2
 from aiworkspace.v1.budget_pb2_grpc import BudgetServiceServicer
 
 from ..auth.authority import current_principal
@@ -21,6 +21,7 @@ from ..kit.masks import changes
 from ..kit.pages import Pages
 from ..kit.postgres import Database
 from ..kit.timestamps import now, timestamp
+from ..llm.base import Parameters
 from ..policies.plan import Plan, Plans, Target
 from ..usage.ledger import reservation, window_end, window_start
 from ..usage.store import CURRENCY
@@ -105,9 +106,16 @@ class BudgetServicer(BudgetServiceServicer):
             workspace = await find_workspace(tx, workspace_id)
         if workspace is None:
             raise NotFound("workspace_id")
-        wanted = chat_pb2.ModelParameters(max_output_tokens=request.max_output_tokens)
         model = request.model or workspace.default_model
-        plan = await self._plans.make(tenant_id(), workspace_id, model, wanted, "model", chosen=bool(request.model))
+        plan = await self._plans.make(
+            tenant_id(),
+            workspace_id,
+            model,
+            Parameters(),
+            request.max_output_tokens,
+            "model",
+            chosen=bool(request.model),
+        )
         target, model_rates = await _choose(plan, request.input_tokens + plan.max_output_tokens)
         amount = reservation(target.model, request.input_tokens, plan.max_output_tokens, now())
         async with self._db.read(tenant_id()) as tx:

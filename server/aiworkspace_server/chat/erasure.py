@@ -11,14 +11,15 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, true
 
+from ..conversations.store import ConversationStore, list_orgs_of, list_unpurged
 from ..kit.mongo import Filter, Mongo
 from ..kit.postgres import Database
 from ..kit.timestamps import now
-from . import claims
-from .relay import Relay
-from .stops import Stops
-from .store import ChatStore, list_orgs_of, list_unpurged
-from .tables import RunClaim
+from ..runs import claims
+from ..runs.cancellation import Cancellation
+from ..runs.store import RunStore
+from ..runs.streams.redis import RedisEventBus
+from ..runs.tables import RunClaim
 
 # After this time, no call or run that began before the deletion can still write.
 SETTLED = timedelta(minutes=1)
@@ -31,15 +32,16 @@ _LATELY = timedelta(hours=1)  # longer than a run whose server may still send so
 class ChatEraser:
     """Each method is one pass: it cancels what is in progress, erases, and returns whether it found anything."""
 
-    def __init__(self, db: Database, mongo: Mongo, stops: Stops, relay: Relay) -> None:
+    def __init__(self, db: Database, mongo: Mongo, cancellation: Cancellation, bus: RedisEventBus) -> None:
         self._db = db
         self._mongo = mongo
-        self._stops = stops
-        self._relay = relay
+        self._cancellation = cancellation
+        self._bus = bus
 
     async def erase_org(self, org_id: UUID) -> bool:
         found = await self._erase_runs(org_id, true())
-        return found + await self._store(org_id).delete_all() > 0
+        found += await self._runs(org_id).delete_all()
+        return found + await self._conversations(org_id).delete_all() > 0
 
     async def erase_workspace(self, org_id: UUID, workspace_id: UUID) -> bool:
         found = await self._erase_runs(org_id, RunClaim.workspace_id == workspace_id)
@@ -62,30 +64,30 @@ class ChatEraser:
 
     async def erase_conversation(self, org_id: UUID, conversation_id: UUID) -> bool:
         """Erase the content of a deleted conversation. Its id and times stay."""
-        store, begin = self._store(org_id), now()
-        deleted = await store.find_deleted(conversation_id)
+        store, begin = self._conversations(org_id), now()
+        deleted = await store.find_delete_time(conversation_id)
         found = await self._erase_runs(org_id, RunClaim.conversation_id == conversation_id)
-        found += await store.delete_contents([conversation_id])
+        found += await self._runs(org_id).delete_of_conversations([conversation_id])
         if deleted and not found and begin - deleted >= SETTLED:
             await store.note_purge(conversation_id)
         return found > 0
 
     async def _erase_conversations(self, org_id: UUID, where: Filter) -> int:
-        store, found = self._store(org_id), 0
-        while ids := await store.some_conversation_ids(where, _BATCH):
-            found += await store.delete_contents(ids) + await store.delete_conversations(ids)
+        store, found = self._conversations(org_id), 0
+        while ids := await store.some_ids(where, _BATCH):
+            found += await self._runs(org_id).delete_of_conversations(ids) + await store.delete(ids)
         return found
 
     async def _erase_runs(self, org_id: UUID, which: ColumnElement[bool]) -> int:
-        """With the messages of their conversations, all of which belong to the same part."""
+        """Erase runs, after cancelling them, with all other runs of their conversations."""
         async with asyncio.timeout(_ENDING_SECONDS):
-            await self._stops.and_wait(org_id, which)
-        store, found, after = self._store(org_id), 0, None
+            await self._cancellation.cancel_all(org_id, which)
+        store, found, after = self._runs(org_id), 0, None
         while rows := await self._list_claimed(org_id, which, after):
             ids = [row.run_id for row in rows]
-            await self._relay.erase(ids, _lately(rows))
-            found += await store.delete_contents({row.conversation_id for row in rows})
-            found += await store.delete_runs(ids)
+            await self._bus.erase(ids, _lately(rows))
+            found += await store.delete_of_conversations({row.conversation_id for row in rows})
+            found += await store.delete(ids)
             await self._forget(org_id, ids)
             after = ids[-1]
         return found
@@ -100,8 +102,11 @@ class ChatEraser:
         async with self._db.write(org_id) as tx:
             await claims.forget_contents(tx, run_ids)
 
-    def _store(self, org_id: UUID) -> ChatStore:
-        return ChatStore(self._mongo, org_id)
+    def _conversations(self, org_id: UUID) -> ConversationStore:
+        return ConversationStore(self._mongo, org_id)
+
+    def _runs(self, org_id: UUID) -> RunStore:
+        return RunStore(self._mongo, org_id)
 
 
 def _lately(rows: Sequence[Row[UUID, UUID, datetime]]) -> set[UUID]:

@@ -1,121 +1,183 @@
-"""Rules of conversations, and the ways from a conversation or run to its workspace."""
+"""Use cases of ChatService: send a message, follow a run, change and delete conversations."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import structlog
+from sqlalchemy import Row
 
-from ..auth.authority import Scope, principal_of
-from ..kit.context import Call
+from ..conversations.history import History, room
+from ..conversations.models import Conversation
+from ..conversations.store import ConversationStore
 from ..kit.errors import NotFound, Unavailable, etag_mismatch
 from ..kit.mongo import Mongo
+from ..kit.postgres import Database
 from ..kit.stores import retry_until_available
-from ..workspaces.service import WorkspaceFinder
-from . import store
+from ..llm.base import Parameters, Turn
+from ..policies.plan import Plans
+from ..policies.store import Rules, find_rules
+from ..runs import claims
+from ..runs.manager import RunManager
+from ..runs.rights import RightLost
+from ..runs.start import RunRequest, existing_run
+from ..runs.store import RunStore
+from ..runs.streams.local import LocalRun
+from ..runs.streams.redis import REDIS_UNAVAILABLE
+from ..runs.streams.remote import sequence_ahead
+from ..workspaces import store as workspaces
+from ..workspaces.models import Workspace
 from .erasure import ChatEraser
-from .live import LiveRun
-from .mirrors import sequence_ahead
-from .models import Conversation, Run
-from .relay import REDIS_AWAY
-from .runs import Runs
-from .store import ChatStore
 
 log = structlog.get_logger("chat")
 
-_STARTING_SECONDS = 5.0  # how long a run may take from its reservation to its first event
+_START_POLL_SECONDS = 0.05
+_START_POLLS = 100  # for a run that is reserved and not yet stored
 
 
-class ChatFinder:
-    """Finds the workspace of a conversation or run for authorization, and leaves the document with the call.
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sends a message, as authorized a moment ago."""
 
-    Only the person whose it is finds it, and only while the workspace and the membership last.
-    """
+    org_id: UUID
+    user_id: UUID
+    key_id: UUID | None  # the API key of the call
+    session_id: UUID | None  # or its session
+    authorize_again: Callable[[], Awaitable[None]]  # raises the error for a right that was lost since
 
-    def __init__(self, mongo: Mongo, workspaces: WorkspaceFinder) -> None:
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    content: str
+    model: str  # empty: that of the conversation or of the workspace
+    parameters: Parameters
+    max_output_tokens: int  # 0: as many as the policies allow
+    request_id: UUID | None
+    content_hash: bytes
+
+
+class ChatService:
+    def __init__(self, db: Database, mongo: Mongo, plans: Plans, runs: RunManager, eraser: ChatEraser) -> None:
+        self._db = db
         self._mongo = mongo
-        self._workspaces = workspaces
+        self._plans = plans
+        self._runs = runs
+        self._eraser = eraser
 
-    async def find_conversation(self, call: Call, conversation_id: UUID) -> Scope | None:
-        found = await store.find_conversation_among(self._mongo, *_caller(call), conversation_id)
-        call.put(Conversation, found)
-        return await self._find_workspace(call, found)
+    async def send(self, sender: Sender, conversation: Conversation, message: NewMessage) -> UUID:
+        """Start the run that answers a message, and return its id.
 
-    async def find_run(self, call: Call, run_id: UUID) -> Scope | None:
-        found = await store.find_run_among(self._mongo, *_caller(call), run_id)
-        call.put(Run, found)
-        return await self._find_workspace(call, found)
+        An earlier call with the same request_id may have started it: whatever has become forbidden since.
+        """
+        history = History(ConversationStore(self._mongo, sender.org_id), conversation["_id"])
+        (workspace, rules, earlier), _ = await asyncio.gather(
+            self._read_rules(sender, conversation["workspace_id"], message.request_id), history.load()
+        )
+        if existing := existing_run(message.content_hash, earlier):
+            return existing.run_id
+        plan = await self._plans.make(
+            sender.org_id,
+            workspace.id,
+            message.model or conversation["model"] or workspace.default_model,
+            message.parameters,
+            message.max_output_tokens,
+            "model",
+            rules,
+            chosen=bool(message.model),
+        )
+        await history.load(max(room(target, plan.max_output_tokens) for target in plan.targets))
+        request = RunRequest(
+            org_id=sender.org_id,
+            user_id=sender.user_id,
+            key_id=sender.key_id,
+            session_id=sender.session_id,
+            conversation=conversation,
+            content=message.content,
+            system_prompt=workspace.system_prompt,
+            plan=plan,
+            turns=[*history.turns, Turn("user", message.content)],
+            request_id=message.request_id,
+            content_hash=message.content_hash,
+        )
+        try:
+            return await self._runs.start(request)
+        except RightLost:
+            await sender.authorize_again()
+            raise Unavailable from None  # the right was restored meanwhile
 
-    async def _find_workspace(self, call: Call, found: Any) -> Scope | None:
-        return await self._workspaces.find(call, found["workspace_id"]) if found else None
+    async def _read_rules(
+        self, sender: Sender, workspace_id: UUID, request_id: UUID | None
+    ) -> tuple[Workspace, Rules, Row[UUID, bytes] | None]:
+        """Return the workspace, the policies that hold in it, and the earlier request of this id."""
+        async with self._db.read(sender.org_id) as tx:
+            workspace = await workspaces.find_workspace(tx, workspace_id)
+            rules = await find_rules(tx, sender.org_id, workspace_id)
+            earlier = await claims.find_request(tx, sender.user_id, request_id) if request_id else None
+        if workspace is None:
+            raise NotFound("conversation_id")
+        return workspace, rules, earlier
 
-
-def _caller(call: Call) -> tuple[list[UUID], UUID]:
-    principal = principal_of(call)
-    return list(principal.memberships), principal.user_id
-
-
-async def update_conversation(
-    chat: ChatStore, conversation: Conversation, etag: str, values: dict[str, Any]
-) -> Conversation:
-    if etag and etag != str(conversation["version"]):
-        raise etag_mismatch("conversation.etag")
-    updated = await chat.update_conversation(conversation["_id"], int(etag) if etag else None, values)
-    changed = await chat.find_conversation(conversation["_id"])
-    if changed is None:
-        raise NotFound("conversation.conversation_id")
-    if not updated:
-        raise etag_mismatch("conversation.etag")
-    return changed
-
-
-async def delete_conversation(chat: ChatStore, eraser: ChatEraser, org_id: UUID, conversation_id: UUID) -> None:
-    """Erase the content before returning. If that takes too long, a job does it."""
-    await retry_until_available(lambda: chat.delete_conversation(conversation_id))
-    try:
-        await retry_until_available(lambda: eraser.erase_conversation(org_id, conversation_id))
-    except REDIS_AWAY as error:  # or a run did not end in time
-        log.warning("conversation_not_erased", conversation_id=str(conversation_id), error=type(error).__name__)
-
-
-async def follow(chat: ChatStore, runs: Runs, org_id: UUID, run_id: UUID, after: int) -> AsyncGenerator[bytes, None]:
-    """Encoded events of a run from the one that follows `after`; of a run that has ended at least the terminal one."""
-    await _wait_for_start(chat, runs, run_id)
-    live = runs.find(run_id)
-    source = _follow_here(live, after) if live else _follow_elsewhere(runs, org_id, run_id, after)
-    async with aclosing(source) as events:
-        async for event in events:
-            yield event
-
-
-async def _follow_here(live: LiveRun, after: int) -> AsyncGenerator[bytes, None]:
-    if after >= live.next_sequence:
-        raise sequence_ahead(live)
-    async with aclosing(live.follow(after)) as events:
-        async for event in events:
-            yield event
-    if not live.concluded:
-        raise Unavailable("The run is ended by another process. Follow it from where you are.")
-
-
-async def _follow_elsewhere(runs: Runs, org_id: UUID, run_id: UUID, after: int) -> AsyncGenerator[bytes, None]:
-    """Of a run of another process, or one that has ended."""
-    async with runs.mirrors.following(org_id, run_id) as mirror:
-        await runs.mirrors.reach(mirror, after)
-        position = min(after, mirror.next_sequence - 2) if mirror.ended.is_set() else after
-        async with aclosing(mirror.follow(max(0, position))) as events:
+    async def follow(self, org_id: UUID, run_id: UUID, after: int) -> AsyncGenerator[bytes, None]:
+        """Yield encoded events of a run from the one that follows `after`; at least the terminal one if it ended."""
+        await self._wait_for_start(org_id, run_id)
+        run = self._runs.find(run_id)
+        source = _follow_local(run, after) if run else self._follow_remote(org_id, run_id, after)
+        async with aclosing(source) as events:
             async for event in events:
                 yield event
-        if mirror.error:
-            raise mirror.error
+
+    async def _follow_remote(self, org_id: UUID, run_id: UUID, after: int) -> AsyncGenerator[bytes, None]:
+        """Follow a run of another process, or one that has ended."""
+        async with self._runs.remote.following(org_id, run_id) as run:
+            await self._runs.remote.reach(run, after)
+            position = min(after, run.next_sequence - 2) if run.ended.is_set() else after
+            async with aclosing(run.follow(max(0, position))) as events:
+                async for event in events:
+                    yield event
+            if run.error:
+                raise run.error
+
+    async def _wait_for_start(self, org_id: UUID, run_id: UUID) -> None:
+        """Wait for a run that was reserved just now, and is not yet stored or not yet in progress in this process."""
+        store = RunStore(self._mongo, org_id)
+        for _ in range(_START_POLLS):
+            if self._runs.find(run_id) or (not self._runs.is_starting(run_id) and await store.exists(run_id)):
+                return
+            await asyncio.sleep(_START_POLL_SECONDS)
+        raise Unavailable("The run is being started. Try again.")
+
+    async def update_conversation(
+        self, org_id: UUID, conversation: Conversation, etag: str, values: dict[str, Any]
+    ) -> Conversation:
+        if etag and etag != str(conversation["version"]):
+            raise etag_mismatch("conversation.etag")
+        store = ConversationStore(self._mongo, org_id)
+        updated = await store.update(conversation["_id"], int(etag) if etag else None, values)
+        changed = await store.find(conversation["_id"])
+        if changed is None:
+            raise NotFound("conversation.conversation_id")
+        if not updated:
+            raise etag_mismatch("conversation.etag")
+        return changed
+
+    async def delete_conversation(self, org_id: UUID, conversation_id: UUID) -> None:
+        """Erase the content before returning. If that takes too long, a job does it."""
+        store = ConversationStore(self._mongo, org_id)
+        await retry_until_available(lambda: store.mark_deleted(conversation_id))
+        try:
+            await retry_until_available(lambda: self._eraser.erase_conversation(org_id, conversation_id))
+        except REDIS_UNAVAILABLE as error:  # or a run did not end in time
+            log.warning("conversation_not_erased", conversation_id=str(conversation_id), error=type(error).__name__)
 
 
-async def _wait_for_start(chat: ChatStore, runs: Runs, run_id: UUID) -> None:
-    """Waits for a run that was reserved just now, and is not yet stored or not yet live in this process."""
-    for _ in range(round(_STARTING_SECONDS / 0.05)):
-        if runs.find(run_id) or (not runs.is_starting(run_id) and await chat.find_run(run_id)):
-            return
-        await asyncio.sleep(0.05)
-    raise Unavailable("The run is being started. Try again.")
+async def _follow_local(run: LocalRun, after: int) -> AsyncGenerator[bytes, None]:
+    if after >= run.next_sequence:
+        raise sequence_ahead(run)
+    async with aclosing(run.follow(after)) as events:
+        async for event in events:
+            yield event
+    if not run.concluded:
+        raise Unavailable("The run is ended by another process. Follow it from where you are.")

@@ -1,71 +1,60 @@
 """ChatService: proto in and out."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, cast
 from uuid import UUID
-
-from sqlalchemy import Row
 
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace.v1.chat_pb2_grpc import ChatServiceServicer
 
 from ..auth.authority import current_principal
+from ..conversations.models import Conversation, Message
+from ..conversations.proto import conversation_to_proto, part
+from ..conversations.store import ConversationStore
 from ..kit.context import Call, caller_id, current, tenant_id
-from ..kit.errors import NotFound, Unavailable
+from ..kit.errors import NotFound
 from ..kit.idempotency import IdempotencyStore
 from ..kit.ids import new_id, parse_id
 from ..kit.masks import changes
 from ..kit.mongo import Mongo
 from ..kit.pages import Pages
 from ..kit.postgres import Database
+from ..kit.tasks import Tasks
 from ..kit.timestamps import now
-from ..llm.base import Turn
 from ..llm.registry import Registry
-from ..policies.plan import Plans
-from ..policies.protos import model_to_proto
+from ..policies.protos import model_to_proto, read_parameters
 from ..policies.providers import Providers
-from ..policies.store import Rules, find_rules
-from ..workspaces import store as workspaces
-from ..workspaces.models import Workspace
-from . import claims, service
-from .context import History, room
-from .erasure import ChatEraser
-from .events import attempt_to_proto, conversation_to_proto, run_to_proto
-from .models import Conversation, Run
-from .opening import Question, same_run
-from .parts import part
-from .rights import RightLost
-from .runs import Runs
-from .stops import Stops
-from .store import ChatStore
+from ..runs.cancellation import Cancellation
+from ..runs.models import Run
+from ..runs.proto import attempt_to_proto, run_to_proto
+from ..runs.store import RunStore
+from .service import ChatService, NewMessage, Sender
 
 
 class ChatServicer(ChatServiceServicer):
     def __init__(
         self,
+        chat: ChatService,
+        cancellation: Cancellation,
         db: Database,
         mongo: Mongo,
         registry: Registry,
         providers: Providers,
-        plans: Plans,
-        runs: Runs,
-        stops: Stops,
         authorize_again: Callable[[Call], Awaitable[None]],
-        eraser: ChatEraser,
+        tasks: Tasks,
         pages: Pages,
         idempotency: IdempotencyStore,
     ) -> None:
-        self._plans = plans
+        self._chat = chat
+        self._cancellation = cancellation
         self._db = db
         self._mongo = mongo
         self._registry = registry
         self._providers = providers
-        self._runs = runs
-        self._stops = stops
         self._authorize_again = authorize_again
-        self._eraser = eraser
+        self._tasks = tasks
         self._pages = pages
         self._idempotency = idempotency
 
@@ -89,7 +78,7 @@ class ChatServicer(ChatServiceServicer):
                 reply = pb.CreateConversationResponse(conversation=conversation_to_proto(conversation))
                 await self._idempotency.save(tx, request, reply)
         conversation["_id"] = UUID(reply.conversation.conversation_id)
-        await self._chat().save_conversation(conversation)  # after a crash in between, repeating the call gets here
+        await self._conversations().save(conversation)  # a retry after a crash in between gets here too
         return reply
 
     async def GetConversation(self, request: pb.GetConversationRequest, context: Any) -> pb.GetConversationResponse:
@@ -99,7 +88,7 @@ class ChatServicer(ChatServiceServicer):
         self, request: pb.ListConversationsRequest, context: Any
     ) -> pb.ListConversationsResponse:
         workspace_id = parse_id(request.workspace_id, "workspace_id")
-        rows = await self._chat().list_conversations(
+        rows = await self._conversations().list_of(
             workspace_id, caller_id(), self._pages.after_id(request), self._pages.limit(request)
         )
         page, more = self._pages.cut(request, rows, lambda conversation: [conversation["_id"]])
@@ -111,119 +100,101 @@ class ChatServicer(ChatServiceServicer):
         values = changes(request.conversation, request.update_mask, {"title", "model"})
         if values.get("model"):
             await self._providers.check(tenant_id(), values["model"], "conversation.model")
-        changed = await service.update_conversation(self._chat(), _conversation(), request.conversation.etag, values)
+        etag = request.conversation.etag
+        changed = await self._chat.update_conversation(tenant_id(), _conversation(), etag, values)
         return pb.UpdateConversationResponse(conversation=conversation_to_proto(changed))
 
     async def DeleteConversation(
         self, request: pb.DeleteConversationRequest, context: Any
     ) -> pb.DeleteConversationResponse:
-        deleting = service.delete_conversation(self._chat(), self._eraser, tenant_id(), _conversation()["_id"])
-        await self._runs.see_through(deleting)
+        await self._tasks.complete(self._chat.delete_conversation(tenant_id(), _conversation()["_id"]))
         return pb.DeleteConversationResponse()
 
     async def ListMessages(self, request: pb.ListMessagesRequest, context: Any) -> pb.ListMessagesResponse:
-        """A position is the id of the last message and, where its contents go on, how far they were sent."""
-        position = self._pages.after(request) or []
-        begin = position[1] if len(position) > 1 else 0
-        page, more = await self._chat().list_messages(
-            _conversation()["_id"],
-            UUID(position[0]) if position else None,
-            self._pages.limit(request) - 1,
-            only=UUID(request.message_id) if request.message_id else None,
-            again=begin > 0,
-        )
+        """A position is a run, how many of its messages were listed, and how far the next one was sent."""
+        position = self._pages.after(request) or (None, 0, 0)
+        if len(position) != 3:  # of an earlier release
+            raise self._pages.refused()
+        run_id, listed, begin = position
+        conversation_id, size = _conversation()["_id"], self._pages.limit(request) - 1
+        if request.message_id:
+            found = await self._conversations().find_message(conversation_id, UUID(request.message_id))
+            page, more = [found] if found and (begin or not run_id) else [], False
+        else:
+            after = (UUID(run_id), listed) if run_id else None
+            page, more = await self._conversations().list_messages(conversation_id, after, size)
         messages, end = [], 0
         for message in page:
-            found, end = part(message, begin)
-            messages.append(found)
+            sent, end = part(message, begin)
+            messages.append(sent)
             begin = 0
-        last = [page[-1]["_id"], *([end] if end else [])] if end or more else []
-        token = self._pages.token(request, last) if last else ""
+        token = self._pages.token(request, _position(page[-1], end)) if page and (end or more) else ""
         return pb.ListMessagesResponse(messages=messages, next_page_token=token)
 
     async def SendMessage(self, request: pb.SendMessageRequest, context: Any) -> AsyncIterator[pb.SendMessageResponse]:
-        run_id = await self._start(request)
-        async with aclosing(service.follow(self._chat(), self._runs, tenant_id(), run_id, after=0)) as events:
+        run_id = await self._chat.send(self._sender(), _conversation(), self._read_message(request))
+        async with aclosing(self._chat.follow(tenant_id(), run_id, after=0)) as events:
             async for event in events:
                 yield cast(pb.SendMessageResponse, event)  # encoded already
 
-    async def _start(self, request: pb.SendMessageRequest) -> UUID:
-        """The run that answers, which may be that of an earlier call with the same request_id."""
-        conversation, content_hash = _conversation(), self._idempotency.content_hash(request)
-        history = History(self._chat(), conversation["_id"])
-        (workspace, rules, earlier), _ = await asyncio.gather(
-            self._rules(conversation["workspace_id"], request.request_id), history.load()
-        )
-        if run_id := same_run(content_hash, earlier):  # whatever has become forbidden since then
-            return run_id
-        model = request.model or conversation["model"] or workspace.default_model
-        chosen = bool(request.model)
-        plan = await self._plans.make(tenant_id(), workspace.id, model, request.parameters, "model", rules, chosen)
-        await history.load(max(room(target, plan.max_output_tokens) for target in plan.targets))
-        question = Question(
-            org_id=tenant_id(),
-            user_id=caller_id(),
-            key_id=key.api_key_id if (key := current_principal().key) else None,
-            session_id=current.get().session_id,
-            conversation=conversation,
-            content=request.content,
-            system_prompt=workspace.system_prompt,
-            plan=plan,
-            turns=[*history.turns, Turn("user", request.content)],
-            request_id=UUID(request.request_id) if request.request_id else None,
-            content_hash=content_hash,
-        )
-        try:
-            return await self._runs.start(question)
-        except RightLost:
-            await self._authorize_again(current.get())  # raises what is missing
-            raise Unavailable from None  # the right was restored meanwhile
+    def _sender(self) -> Sender:
+        call = current.get()
+        key = current_principal().key
+        again = partial(self._authorize_again, call)
+        return Sender(tenant_id(), caller_id(), key.api_key_id if key else None, call.session_id, again)
 
-    async def _rules(self, workspace_id: UUID, request_id: str) -> tuple[Workspace, Rules, Row[UUID, bytes] | None]:
-        """The workspace, the policies that hold in it, and the earlier request of this id."""
-        async with self._db.read(tenant_id()) as tx:
-            workspace = await workspaces.find_workspace(tx, workspace_id)
-            rules = await find_rules(tx, tenant_id(), workspace_id)
-            earlier = await claims.find_request(tx, caller_id(), UUID(request_id)) if request_id else None
-        if workspace is None:
-            raise NotFound("conversation_id")
-        return workspace, rules, earlier
+    def _read_message(self, request: pb.SendMessageRequest) -> NewMessage:
+        return NewMessage(
+            request.content,
+            request.model,
+            read_parameters(request.parameters),
+            request.parameters.max_output_tokens,
+            UUID(request.request_id) if request.request_id else None,
+            self._idempotency.content_hash(request),
+        )
 
     async def StreamRun(self, request: pb.StreamRunRequest, context: Any) -> AsyncIterator[pb.StreamRunResponse]:
-        run_id, after = _run()["_id"], request.after_sequence
-        async with aclosing(service.follow(self._chat(), self._runs, tenant_id(), run_id, after)) as events:
+        async with aclosing(self._chat.follow(tenant_id(), _run()["_id"], request.after_sequence)) as events:
             async for event in events:
                 yield cast(pb.StreamRunResponse, event)  # encoded already
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: Any) -> pb.CancelRunResponse:
         run_id = _run()["_id"]
-        await self._stops.run(tenant_id(), run_id)
-        run = await self._chat().find_run(run_id)
+        await self._cancellation.cancel(tenant_id(), run_id)
+        run = await RunStore(self._mongo, tenant_id()).find(run_id)
         if run is None:
             raise NotFound("run_id")
         return pb.CancelRunResponse(run=run_to_proto(run))
 
     async def ListAttempts(self, request: pb.ListAttemptsRequest, context: Any) -> pb.ListAttemptsResponse:
-        after = self._pages.after(request) or [0]
-        rows = await self._chat().list_attempts(_run()["_id"], after[0], self._pages.limit(request))
-        page, more = self._pages.cut(request, rows, lambda attempt: [attempt["number"]])
-        return pb.ListAttemptsResponse(attempts=map(attempt_to_proto, page), next_page_token=more)
+        run, after = _run(), (self._pages.after(request) or [0])[0]
+        attempts = [attempt for attempt in run["attempts"] if attempt["number"] > after]
+        page, more = self._pages.cut(request, attempts, lambda attempt: [attempt["number"]])
+        return pb.ListAttemptsResponse(
+            attempts=[attempt_to_proto(run["_id"], attempt) for attempt in page], next_page_token=more
+        )
 
     async def GetRun(self, request: pb.GetRunRequest, context: Any) -> pb.GetRunResponse:
         return pb.GetRunResponse(run=run_to_proto(_run()))
 
-    def _chat(self) -> ChatStore:
-        return ChatStore(self._mongo, tenant_id())
+    def _conversations(self) -> ConversationStore:
+        return ConversationStore(self._mongo, tenant_id())
 
 
 def _conversation() -> Conversation:
-    """The one that authorization found."""
+    """Return the one that authorization found."""
     return current.get().found(Conversation)
 
 
 def _run() -> Run:
-    """The one that authorization found."""
+    """Return the one that authorization found."""
     return current.get().found(Run)
+
+
+def _position(last: Message, end: int) -> list[object]:
+    """Return where the next page of messages begins. `end`: how far the last one was sent, 0 if it is complete."""
+    before = 0 if last["role"] == "user" else 1
+    return [last["run_id"], before if end else before + 1, end]
 
 
 def _new_conversation(request: pb.CreateConversationRequest) -> Conversation:

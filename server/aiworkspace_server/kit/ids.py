@@ -1,14 +1,28 @@
 """Identifiers: UUIDv7, made by the server before the first write, in the order of their making."""
 
+from datetime import UTC, datetime
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
 from .errors import InvalidArgument
 
+_LAST_MILLISECOND = 4102444800_000  # in 2100; callers may name any UUID
+
 
 def new_id() -> UUID:
     return uuid7()
+
+
+def time_of(made: UUID) -> datetime:
+    """Return when an id of `new_id` was made, in milliseconds. Any UUID has some such time."""
+    milliseconds = min(made.int >> 80, _LAST_MILLISECOND)
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def first_id_at(time: datetime) -> UUID:
+    """Return the least id that can be made at a time."""
+    return UUID(int=max(0, int(time.timestamp() * 1000)) << 80)
 
 
 def parse_id(value: str, field: str) -> UUID:

@@ -16,6 +16,7 @@ _BATCH = 1000
 
 Document = dict[str, Any]
 Filter = Mapping[str, Any]
+Projection = Sequence[str] | Mapping[str, bool]
 
 
 class Tenant:
@@ -25,11 +26,15 @@ class Tenant:
         self._collection = collection
         self._org = {"org_id": org_id}
 
-    async def find_one(self, where: Filter, projection: Sequence[str] | None = None) -> Document | None:
+    async def find_one(self, where: Filter, projection: Projection | None = None) -> Document | None:
         return await self._collection.find_one(self._own(where), projection)
 
-    def find(self, where: Filter, projection: Sequence[str] | None = None) -> AsyncCursor[Document]:
+    def find(self, where: Filter, projection: Projection | None = None) -> AsyncCursor[Document]:
         return self._collection.find(self._own(where), projection)
+
+    async def insert(self, document: Document) -> None:
+        """Insert a document. Raise DuplicateKeyError if one with its _id is there."""
+        await self._collection.insert_one(self._own(document))
 
     async def save(self, document: Document) -> None:
         """Inserts the document, or does nothing when one with its _id is there: safe to repeat."""
@@ -37,10 +42,11 @@ class Tenant:
         key = {"_id": content.pop("_id"), "org_id": content.pop("org_id")}
         await self._collection.update_one(key, {"$setOnInsert": content}, upsert=True)
 
-    async def update(self, where: Filter, change: Mapping[str, Any]) -> bool:
-        """Changes the one document that matches. False when none does."""
-        if any("org_id" in fields for fields in change.values()):
-            raise ValueError("a document stays with its organization")
+    async def update(self, where: Filter, change: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> bool:
+        """Change the one document that matches, by operators or a pipeline of them. Return False if none does."""
+        for stage in [change] if isinstance(change, Mapping) else change:
+            if any("org_id" in fields for fields in stage.values()):
+                raise ValueError("a document stays with its organization")
         result = await self._collection.update_one(self._own(where), change)
         return result.matched_count == 1
 
@@ -75,11 +81,14 @@ class Mongo:
     def tenant(self, collection: str, org_id: UUID) -> Tenant:
         return Tenant(self.database[collection], org_id)
 
-    async def find_among(self, collection: str, org_ids: Sequence[UUID], where: Filter) -> Document | None:
-        """The document that matches in one of these organizations: how an id is found before its tenant is known."""
+    async def find_among(
+        self, collection: str, org_ids: Sequence[UUID], where: Filter, projection: Projection | None = None
+    ) -> Document | None:
+        """Return the document that matches in one of these organizations, to find an id before its tenant is known."""
         if "org_id" in where:
             raise ValueError("org_id is set by find_among alone")
-        return await self.database[collection].find_one({**where, "org_id": {"$in": list(org_ids)}})
+        own = {"$in": list(org_ids)} if len(org_ids) != 1 else org_ids[0]
+        return await self.database[collection].find_one({**where, "org_id": own}, projection)
 
     def scan(self, collection: str, where: Filter) -> AsyncCursor[Document]:
         """Documents of every tenant, for clean-up by the server itself. Never on behalf of a caller."""

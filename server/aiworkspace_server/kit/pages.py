@@ -37,12 +37,12 @@ class Pages:
         try:
             token = base64.urlsafe_b64decode(request.page_token + "=" * (-len(request.page_token) % 4))
         except (binascii.Error, ValueError):
-            raise self._refused() from None
+            raise self.refused() from None
         mac, position = token[:_MAC_BYTES], token[_MAC_BYTES:]
         if _encode(token) != request.page_token:
-            raise self._refused()  # base64 passes over what it does not know: the same token in another spelling
+            raise self.refused()  # base64 passes over what it does not know: the same token in another spelling
         if not hmac.compare_digest(mac, self._mac(request, position)):
-            raise self._refused()
+            raise self.refused()
         key: list[Any] = orjson.loads(position)
         return key
 
@@ -77,7 +77,8 @@ class Pages:
         content = bound.SerializeToString(deterministic=True)
         return hmac.digest(self._key, scope + hashlib.sha256(content).digest() + position, "sha256")[:_MAC_BYTES]
 
-    def _refused(self) -> InvalidArgument:
+    def refused(self) -> InvalidArgument:
+        """Return the error for a token that is not of this list."""
         return InvalidArgument({"page_token": "is not a token of this list; begin again without one"})
 
 

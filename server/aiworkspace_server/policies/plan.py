@@ -5,7 +5,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
-from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace.v1 import common_pb2
 
 from ..kit.errors import FailedPrecondition, InvalidArgument, Unavailable
@@ -13,7 +12,7 @@ from ..kit.limits import Counters
 from ..kit.postgres import Database
 from ..llm.base import Parameters
 from ..llm.registry import UnknownModel
-from . import protos, store
+from . import store
 from .limits import NO_LIMITS, ModelLimits
 from .policy import EFFORTS, Bounds, Policy
 from .providers import Providers, Target, unknown_model
@@ -50,9 +49,11 @@ class Plans:
         org_id: UUID,
         workspace_id: UUID,
         model: str,
-        parameters: pb.ModelParameters,
+        parameters: Parameters,
+        max_output_tokens: int,
         field: str,
         rules: Rules | None = None,
+        *,
         chosen: bool = True,
     ) -> Plan:
         """Make the plan of a run. Raises an AppError for a model or parameters that the policies do not allow.
@@ -65,6 +66,8 @@ class Plans:
         policy = rules.effective
         if not policy.allows(model):
             raise _not_allowed(model)
+        if violations := _violations(parameters, policy.bounds):
+            raise InvalidArgument(violations)
         fallbacks = await self._reachable(rules, policy, [each for each in policy.fallback_models if each != model])
         try:
             asked = [await self._asked(rules, model, field)]
@@ -74,8 +77,8 @@ class Plans:
             asked = []
         return Plan(
             (*asked, *fallbacks),
-            _parameters(parameters, policy.bounds),
-            self._most_tokens(parameters.max_output_tokens, policy.bounds),
+            parameters,
+            self._most_tokens(max_output_tokens, policy.bounds),
             policy.continue_broken_answers,
             policy.resume_interrupted_runs,
             policy.hedge_after_seconds,
@@ -113,18 +116,6 @@ class Plans:
 def _not_allowed(model: str) -> FailedPrecondition:
     message = f"The model policy of the organization or of the workspace does not allow {model[:100]!r}."
     return FailedPrecondition(common_pb2.ERROR_REASON_MODEL_NOT_ALLOWED, message, metadata={"model": model})
-
-
-def _parameters(wanted: pb.ModelParameters, bounds: Bounds) -> Parameters:
-    parameters = Parameters(
-        temperature=wanted.temperature if wanted.HasField("temperature") else None,
-        stop=tuple(wanted.stop),
-        seed=wanted.seed if wanted.HasField("seed") else None,
-        reasoning_effort=protos.EFFORTS.get(wanted.reasoning_effort),
-    )
-    if violations := _violations(parameters, bounds):
-        raise InvalidArgument(violations)
-    return parameters
 
 
 def _violations(wanted: Parameters, bounds: Bounds) -> dict[str, str]:

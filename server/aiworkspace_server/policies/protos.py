@@ -5,7 +5,7 @@ from aiworkspace.v1 import model_pb2 as pb
 
 from ..kit.errors import InvalidArgument
 from ..kit.timestamps import timestamp
-from ..llm.base import Effort, ModelInfo
+from ..llm.base import Effort, ModelInfo, Parameters
 from .models import ProviderKey
 from .policy import Bounds, Limit, Policy
 
@@ -15,6 +15,15 @@ EFFORTS: dict[int, Effort] = {
     chat_pb2.REASONING_EFFORT_HIGH: "high",
 }
 _NUMBERS = {name: number for number, name in EFFORTS.items()}
+
+
+def read_parameters(given: chat_pb2.ModelParameters) -> Parameters:
+    return Parameters(
+        temperature=given.temperature if given.HasField("temperature") else None,
+        stop=tuple(given.stop),
+        seed=given.seed if given.HasField("seed") else None,
+        reasoning_effort=EFFORTS.get(given.reasoning_effort),
+    )
 
 
 def read_policy(given: pb.ModelPolicy) -> Policy:

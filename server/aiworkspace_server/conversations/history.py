@@ -1,0 +1,90 @@
+"""What a model reads of a conversation: the latest turns that fit into its context."""
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from uuid import UUID
+
+from aiworkspace.v1 import common_pb2
+
+from ..kit.errors import FailedPrecondition
+from ..llm.base import Role, Turn
+from ..llm.tokens import count_turn
+from ..llm.turns import alternate, clean
+from ..policies.providers import UNKNOWN_CONTEXT_TOKENS, Target
+from .models import Content
+from .store import ConversationStore
+
+_MOST_EXCHANGES = 100
+_SHARE = 0.9  # of a context that we fill by our count of tokens, which may be lower than the provider's
+
+
+class ContextTooLong(FailedPrecondition):
+    """The last message and the system prompt alone are larger than the context."""
+
+    def __init__(self) -> None:
+        text = "The message does not fit into the model's context: send less, or use a model with a larger one."
+        super().__init__(common_pb2.ERROR_REASON_CONTEXT_TOO_LONG, text)
+
+
+def room(target: Target, max_output_tokens: int) -> int:
+    """Return how many input tokens fit beside an answer of `max_output_tokens`."""
+    return max(0, int(target.context_tokens * _SHARE) - max_output_tokens)
+
+
+def fit(turns: Sequence[Turn], system: str, tokens: int, least: int = 1) -> list[Turn]:
+    """Return the latest turns that fit with the system prompt into `tokens`, in a form that every provider takes.
+
+    Raise ContextTooLong if these are fewer than `least`.
+    """
+    left = tokens - count_turn(system)
+    kept: list[Turn] = []
+    for turn in reversed(clean(turns)):
+        left -= count_turn(turn.text)
+        if left < 0:
+            break
+        kept.append(turn)
+    if len(kept) < least:
+        raise ContextTooLong
+    return alternate(kept[::-1])
+
+
+class History:
+    """The turns of a conversation, read from the latest back, only as far as a model's context goes.
+
+    `until`: the last run whose question and answer belong to it.
+    """
+
+    def __init__(self, store: ConversationStore, conversation_id: UUID, until: UUID | None = None) -> None:
+        self._store = store
+        self._conversation_id = conversation_id
+        self._before = UUID(int=until.int + 1) if until else None
+        self._turns: list[Turn] = []  # the latest first
+        self._exchanges = 0
+        self._tokens = 0
+        self._complete = False
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The turns read so far, the oldest first."""
+        return self._turns[::-1]
+
+    async def load(self, tokens: int = UNKNOWN_CONTEXT_TOKENS) -> None:
+        """Read on until there are `tokens`, or the whole conversation, or as many exchanges as any model gets."""
+        if self._complete or self._tokens >= tokens:
+            return
+        async with aclosing(self._store.latest_exchanges(self._conversation_id, self._before)) as exchanges:
+            async for exchange in exchanges:
+                self._add("assistant", exchange["answer"])
+                self._add("user", exchange["question"])
+                self._before = exchange["_id"]
+                self._exchanges += 1
+                self._complete = self._exchanges == _MOST_EXCHANGES
+                if self._complete or self._tokens >= tokens:
+                    return
+        self._complete = True
+
+    def _add(self, role: Role, contents: Sequence[Content]) -> None:
+        text = "".join(content["text"] for content in contents if content["kind"] == "text")
+        if text:
+            self._turns.append(Turn(role, text))
+            self._tokens += count_turn(text)

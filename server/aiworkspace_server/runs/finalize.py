@@ -1,0 +1,123 @@
+"""Ending a run: what is stored in which order, so that a crash in between loses nothing.
+
+First the run's document gets the end: state, answer, cost and the last events, the terminal one included. The first
+server to store that ends the run; all others leave it alone. Everything after it can be repeated from what is stored
+then, by whichever server finds it missing: the conversation, the ledger, and last the end of the claim.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
+from itertools import islice
+from typing import cast
+from uuid import UUID
+
+from ..conversations.store import ConversationStore
+from ..kit.ids import new_id
+from ..kit.stores import retry_until_available
+from ..kit.timestamps import now
+from ..llm.base import TokenUsage
+from ..usage import ledger
+from ..usage.models import LedgerEntry
+from . import claims, events
+from .attempts.attempt import settle
+from .deps import RunDeps
+from .models import ClaimLost, Cost, EventBatch, Run, Settlement, Usage
+from .reservations import end_reservation
+from .store import RunStore
+from .streams.local import LocalRun
+
+_BATCH_BYTES = 4 * 2**20
+_WITH_END_BYTES = 2**20  # of events that are stored with the end of a run; more go into batches first
+_EVENT_BYTES = 16  # overhead of one event
+
+
+async def finalize(
+    deps: RunDeps, run: LocalRun, settled: Sequence[Settlement], unsettled: Sequence[Settlement]
+) -> None:
+    """End a run that has its final state. Raise ClaimLost if another server has ended it or has taken it over."""
+    store = RunStore(deps.mongo, run.org_id)
+    _sum_up(run.document, settled, unsettled)
+    run.document["answer"], run.document["answer_model"] = run.contents, run.model
+    if _size(islice(run.events, run.stored_count, None)) > _WITH_END_BYTES:
+        await store_events(store, run)
+    terminal = events.encode_terminal(run.document, run.next_sequence)
+    run.document["last_events"] = [*run.events[run.stored_count :], terminal]
+    run.document["event_count"] = run.next_sequence
+    if not await retry_until_available(lambda: store.finish(run.document)):
+        raise ClaimLost
+    await conclude(deps, run.org_id, run.document)
+    run.conclude(terminal)
+
+
+async def conclude(deps: RunDeps, org_id: UUID, run: Run) -> None:
+    """Do what is left to do for a run whose end is stored. Safe to repeat."""
+    conversations = ConversationStore(deps.mongo, org_id)
+    size = sum(len(content["text"].encode()) for content in run["answer"])
+    await retry_until_available(lambda: conversations.end_run(run["conversation_id"], run["_id"], size))
+    await retry_until_available(lambda: _settle(deps, org_id, run))
+
+
+async def store_events(store: RunStore, run: LocalRun) -> None:
+    """Store the events since the last time. Raise ClaimLost if another server has stored events in their place."""
+    while events_ := _first_unstored(run):
+        batch = EventBatch(_id=new_id(), run_id=run.run_id, first=run.stored_count + 1, events=events_)
+        if not await retry_until_available(lambda batch=batch: store.save_events(batch)):  # type: ignore[misc]
+            raise ClaimLost
+        run.stored_count += len(events_)
+
+
+def _first_unstored(run: LocalRun) -> list[bytes]:
+    """Return the next events to store, as many as fit well into a document."""
+    size, batch = 0, list[bytes]()
+    for event in islice(run.events, run.stored_count, None):
+        size += len(event) + _EVENT_BYTES
+        if batch and size > _BATCH_BYTES:
+            break
+        batch.append(event)
+    return batch
+
+
+def _size(some: Iterable[bytes]) -> int:
+    return sum(len(event) + _EVENT_BYTES for event in some)
+
+
+async def _settle(deps: RunDeps, org_id: UUID, run: Run) -> None:
+    """Settle the attempts of the run and close its claim.
+
+    Once the claim is closed nobody reserves for the run any more. A reservation that is open then was made by a server
+    that resumed the run and found it ended by the one before.
+    """
+    for settlement in run["unsettled"]:
+        async with deps.db.write(org_id) as tx:
+            await end_reservation(tx, deps.ledger, org_id, run["_id"], settlement)
+    async with deps.db.write(org_id) as tx:
+        await claims.close(tx, run["_id"])
+        for entry in await ledger.list_reserved(tx, run["_id"]):
+            await end_reservation(tx, deps.ledger, org_id, run["_id"], _settlement_of_other(run, entry))
+
+
+def _settlement_of_other(run: Run, entry: LedgerEntry) -> Settlement:
+    """Return what another server's attempt is taken to have used: its input, marked as an estimate."""
+    records = {record["number"]: record for record in run["attempts"]}
+    record = records.get(entry.attempt)
+    usage = TokenUsage(record["counted_input_tokens"] if record else 0, 0, 0, 0, 0, estimated=True)
+    return settle(entry.attempt, entry.model, usage, entry.create_time)
+
+
+def _sum_up(run: Run, settled: Sequence[Settlement], unsettled: Sequence[Settlement]) -> None:
+    settlements = [*settled, *unsettled]
+    usages = [TokenUsage(**each["usage"]) for each in settlements if each["usage"]]
+    costs = [each["cost"] for each in settlements if each["usage"]] or [Cost(nanos=0, currency="USD", version="none")]
+    last = costs[-1]
+    run["usage"] = cast(Usage, asdict(_total(usages)))
+    run["cost"] = Cost(nanos=sum(c["nanos"] for c in costs), currency=last["currency"], version=last["version"])
+    run["attempt_count"] = max((each["number"] for each in settlements), default=0)
+    run["unsettled"] = list(unsettled)
+    run["end_id"] = new_id()
+    run["end_time"] = now()
+
+
+def _total(usages: Sequence[TokenUsage]) -> TokenUsage:
+    sums = {field.name: sum(getattr(usage, field.name) for usage in usages) for field in fields(TokenUsage)}
+    marks = {name: any(getattr(usage, name) for usage in usages) for name in ("estimated", "above_limit")}
+    return TokenUsage(**sums | marks)

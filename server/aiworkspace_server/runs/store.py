@@ -1,0 +1,122 @@
+"""Queries on runs and their events, as one organization sees them."""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import cast
+from uuid import UUID
+
+from pymongo.errors import DuplicateKeyError
+
+from ..conversations.store import find_conversation_among
+from ..kit.mongo import Mongo
+from .events import is_terminal
+from .models import EventBatch, Run, RunState
+
+_WITHOUT_EVENTS = {"first_events": False, "last_events": False}
+_EVENTS = ["state", "takeovers", "first_events", "last_events", "event_count"]
+
+
+async def find_run_among(mongo: Mongo, org_ids: Sequence[UUID], user_id: UUID, run_id: UUID) -> Run | None:
+    """Return the person's run without its events, unless its conversation was deleted."""
+    found = await mongo.find_among("runs", org_ids, {"_id": run_id, "user_id": user_id}, _WITHOUT_EVENTS)
+    if found is None:
+        return None
+    conversation = await find_conversation_among(mongo, [found["org_id"]], user_id, found["conversation_id"])
+    return cast(Run, found) if conversation else None
+
+
+class StoredEvents:
+    """The events of a run that are stored, in order."""
+
+    def __init__(self, run: Run, batches: Iterable[EventBatch]) -> None:
+        self.ended = run["state"] != RunState.RUNNING
+        self._parts = [(1, run["first_events"])]
+        self._parts += [(batch["first"], batch["events"]) for batch in batches]
+        self._parts.append((run["event_count"] - len(run["last_events"]) + 1, run["last_events"]))
+
+    def after(self, sequence: int) -> list[bytes]:
+        """Return the events that follow this one."""
+        return [event for first, events in self._parts for event in events[max(0, sequence + 1 - first) :]]
+
+    @property
+    def terminal(self) -> bytes | None:
+        """The terminal event; None if the run has not ended."""
+        last = next((events[-1] for _, events in reversed(self._parts) if events), None)
+        return last if last and self.ended and is_terminal(last) else None
+
+
+class RunStore:
+    """The runs of one organization."""
+
+    def __init__(self, mongo: Mongo, org_id: UUID) -> None:
+        self._runs = mongo.tenant("runs", org_id)
+        self._batches = mongo.tenant("run_events", org_id)
+
+    async def insert(self, run: Run) -> None:
+        await self._runs.insert(dict(run))
+
+    async def find(self, run_id: UUID) -> Run | None:
+        """Return a run without its events."""
+        return cast(Run | None, await self._runs.find_one({"_id": run_id}, _WITHOUT_EVENTS))
+
+    async def exists(self, run_id: UUID) -> bool:
+        return await self._runs.find_one({"_id": run_id}, ["_id"]) is not None
+
+    async def take_over(self, run_id: UUID) -> Run | None:
+        """Return a run that is to be ended or resumed, after which the server that had it cannot end it any more."""
+        running = {"_id": run_id, "state": RunState.RUNNING}
+        await self._runs.update(running, {"$inc": {"takeovers": 1}})
+        return cast(Run | None, await self._runs.find_one({"_id": run_id}))
+
+    async def finish(self, run: Run) -> bool:
+        """Store how a run ended. Return False if another server has ended it or has taken it over."""
+        ended = (
+            *("state", "finish_reason", "failure", "usage", "cost", "attempt_count", "attempts", "unsettled"),
+            *("answer", "answer_model", "last_events", "event_count", "end_time", "end_id"),
+        )
+        values = {name: run[name] for name in ended}  # type: ignore[literal-required]
+        own = {"_id": run["_id"], "state": RunState.RUNNING, "takeovers": run["takeovers"]}
+        if await self._runs.update(own, {"$set": values}):
+            return True
+        return await self._runs.find_one({"_id": run["_id"], "end_id": run["end_id"]}, ["_id"]) is not None
+
+    async def save_attempts(self, run: Run) -> None:
+        """Store the attempts so far, unless another server has taken the run over."""
+        own = {"_id": run["_id"], "state": RunState.RUNNING, "takeovers": run["takeovers"]}
+        await self._runs.update(own, {"$set": {"attempts": run["attempts"]}})
+
+    async def save_events(self, batch: EventBatch) -> bool:
+        """Store a batch of events. Return False if other events have their place."""
+        try:
+            await self._batches.save(dict(batch))
+        except DuplicateKeyError:
+            return await self._batches.find_one({"_id": batch["_id"]}, ["_id"]) is not None
+        return True
+
+    async def find_events(self, run_id: UUID, after: int = 0) -> StoredEvents | None:
+        """Return the stored events of a run, all or at least those that follow one; None if there is no run."""
+        run = cast(Run | None, await self._runs.find_one({"_id": run_id}, _EVENTS))
+        if run is None:
+            return None
+        whole = len(run["first_events"]) + len(run["last_events"]) == run["event_count"]
+        return StoredEvents(run, [] if whole else await self.list_batches(run_id, after))
+
+    async def list_batches(self, run_id: UUID, after: int = 0) -> list[EventBatch]:
+        """List batches of events in order: all from the one with event `after` + 1 on."""
+        later = await self._batches.find({"run_id": run_id, "first": {"$gt": after}}).sort("first", 1).to_list()
+        if after and not (later and later[0]["first"] == after + 1):  # else it may begin in the middle of a batch
+            before = self._batches.find({"run_id": run_id, "first": {"$lte": after}}).sort("first", -1).limit(1)
+            later = [*await before.to_list(), *later]
+        return cast(list[EventBatch], later)
+
+    async def delete(self, run_ids: Collection[UUID]) -> int:
+        """Delete runs with their events. Return how many documents there were."""
+        ids = list(run_ids)
+        return await self._batches.delete({"run_id": {"$in": ids}}) + await self._runs.delete({"_id": {"$in": ids}})
+
+    async def delete_of_conversations(self, conversation_ids: Collection[UUID]) -> int:
+        """Delete what was said in these conversations. Return how many documents there were."""
+        inside = {"conversation_id": {"$in": list(conversation_ids)}}
+        return await self.delete([run["_id"] async for run in self._runs.find(inside, ["_id"])])
+
+    async def delete_all(self) -> int:
+        return await self._batches.delete_in_batches({}) + await self._runs.delete_in_batches({})
