@@ -7,7 +7,7 @@ import sys
 from contextlib import ExitStack
 from types import FrameType
 
-# Ends by itself when whoever started it is gone, however that ended.
+# Ends by itself when its parent has died.
 _BURN = """
 import os, sys
 parent = int(sys.argv[1])

@@ -1,4 +1,4 @@
-"""The contract as the generators read it: services, messages and enums with their comments and options."""
+"""The contract for the generators: services, messages and enums with their comments and options."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ from buf.validate import validate_pb2
 ROOT = Path(__file__).resolve().parents[1]
 PROTOS = ROOT / "protos"
 
-# Field numbers in descriptor.proto, of which the paths of comments are made.
+# Field numbers in descriptor.proto, from which the paths of comments are built.
 _FILE_PACKAGE, _FILE_MESSAGE, _FILE_ENUM, _FILE_SERVICE = 2, 4, 5, 6
 _CHILD = 2  # DescriptorProto.field, EnumDescriptorProto.value and ServiceDescriptorProto.method alike
 
@@ -46,7 +46,7 @@ class Field:
 
     @property
     def type_name(self) -> str:
-        """Full name of the message or enum that the field holds, empty for scalars."""
+        """Return the full name of the field's message or enum, empty for scalars."""
         return self.proto.type_name.removeprefix(".")
 
     @property
@@ -92,7 +92,7 @@ class Message(Named):
 
 @dataclass(frozen=True)
 class EnumValue:
-    """A value of an enum, with what the options say of rate-limit classes, permissions and roles."""
+    """A value of an enum, with the options of rate-limit classes, permissions and roles."""
 
     name: str
     number: int
@@ -146,7 +146,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Service:
-    """A service; file as in Named, file_comment what the .proto says about itself."""
+    """A service. `file` is as in Named, `file_comment` is the comment at the top of the .proto."""
 
     name: str
     file: str
@@ -165,12 +165,12 @@ class Contract:
 
     @property
     def named(self) -> dict[str, Named]:
-        """The types by their full names."""
+        """Return the types by full name."""
         return {**self.messages, **self.enums}
 
 
 def load() -> Contract:
-    """Read protos/; raises CalledProcessError when protoc refuses it."""
+    """Read protos/. Raises CalledProcessError if protoc refuses it."""
     files = [file for file in _descriptors().file if file.package.startswith("aiworkspace.")]
     messages = {message.full_name: message for file in files for message in _messages(file)}
     enums = {enum.full_name: enum for file in files for enum in _enums(file)}

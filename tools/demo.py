@@ -47,7 +47,7 @@ LONG_STORY = (
     "that glow in the dark room, the first transistors under glass, the cabinets of the mainframe, the home computers "
     "that visitors may touch, and at last the empty room in which a voice answers every question that they ask it."
 )
-CANCEL_AFTER = 20  # deltas, of about 120 that the echo of the story has
+CANCEL_AFTER = 20  # deltas of about 120 in the echo of the story
 
 
 class DemoFailedError(Exception):
@@ -156,7 +156,7 @@ def _cancel(ada: Client, conversation_id: str) -> list[ChatEvent]:
                 if deltas == CANCEL_AFTER:
                     stream.cancel()
     console.print()
-    _expect(events[-1].HasField("run_cancelled"), "The answer was over before it could be cancelled.")
+    _expect(events[-1].HasField("run_cancelled"), "The answer ended before it could be cancelled.")
     run = events[-1].run_cancelled.run
     _done(f"Cancelled after {deltas} deltas. The partial answer is charged: {output.money(run.cost)}")
     return events

@@ -15,19 +15,19 @@ _INTRODUCTION = """\
 # Who may call what
 
 This page is written by `make docs` from the options in `protos/aiworkspace/v1`; do not edit it. The server reads the
-same options, and a test holds every line of the tables below against what it really allows.
+same options, and a test compares every line of the tables below with the running server.
 
-- **viewer** to **billing**: the roles in an organization. For methods on a workspace, or on what lies in one, they say
-  what the role allows in a workspace that is open to its organization. In one for its members only, **admin** and
-  **owner** may the same and the others nothing.
-- **ws viewer**, **ws editor**, **ws manager**: the roles in a workspace, of a person or through a team. They add to
-  what the role in the organization allows, and matter only for methods on a workspace.
-- A custom role allows what the permissions in it allow. It is made of those in the first table.
-- **API keys**: *scoped* for the permissions among the key's scopes that its service account has, *yes* for every key,
-  *no* where a person has to sign in.
-- A caller who cannot see the organization or workspace gets NOT_FOUND, and so does everybody but its owner for a
-  conversation; all others who may not call get PERMISSION_DENIED.
-- *self* in place of *yes*: not without the permission, but everybody may do it to themselves.
+- **viewer** to **billing**: the roles in an organization. For methods on a workspace and its conversations, the table
+  is about workspaces that are open to their organization. In workspaces for members only, **admin** and **owner** may
+  do the same, and the other roles nothing.
+- **ws viewer**, **ws editor**, **ws manager**: the roles in a workspace, of a person or through a team. They add to the
+  role in the organization, and matter only for methods on a workspace.
+- A custom role allows what its permissions allow. It can have any of those in the first table.
+- **API keys**: *scoped* means that the permission must be among the key's scopes and those of its service account,
+  *yes* that every key may call, *no* that a session is needed.
+- Callers who may not see the organization or workspace get NOT_FOUND, and so does everybody except its owner for a
+  conversation. All others who may not call get PERMISSION_DENIED.
+- *self* instead of *-*: without the permission, members may call the method only about themselves.
 """
 _NEEDS = {
     options.ACCESS_MODE_PUBLIC: "no credentials",
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def page(types: Contract) -> Iterator[str]:
-    """The lines of the page: permissions by role, then methods by role, service by service."""
+    """Yield the lines of the page: permissions by role, then methods by role for each service."""
     roles, workspace_roles = _grants(types, "Role"), _grants(types, "WorkspaceRole")
     columns = [*roles, *(f"ws {role}" for role in workspace_roles)]
     yield _INTRODUCTION
@@ -70,7 +70,7 @@ def page(types: Contract) -> Iterator[str]:
 
 
 def _grants(types: Contract, enum: str) -> Roles:
-    """Permissions of every role that has some, by its name in lower case."""
+    """Return the permissions of each role that has some, by its name in lower case."""
     values = types.enums[f"aiworkspace.v1.{enum}"].values
     prefix = values[0].name.removesuffix("UNSPECIFIED")
     return {value.name.removeprefix(prefix).lower(): frozenset(value.grants) for value in values if value.grants}
@@ -87,7 +87,7 @@ def _method(method: Method, roles: Roles, workspace_roles: Roles) -> str:
 
 
 def _cell(access: options.Access, held: frozenset[str]) -> str:
-    """Whether a role with these permissions allows the method."""
+    """Return the cell for a role with these permissions."""
     if access.mode != options.ACCESS_MODE_PERMISSION or access.permission in held:
         return "yes"
     if not _is_about_workspace(access):

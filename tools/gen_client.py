@@ -1,4 +1,4 @@
-"""Writes the part of the client that follows from the contract: aiworkspace_client/_generated/ and types.py."""
+"""Writes the generated part of the client: aiworkspace_client/_generated/ and types.py."""
 
 import shutil
 import subprocess
@@ -19,7 +19,7 @@ def main() -> None:
     folder = CLIENT / "_generated"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    write(folder / "__init__.py", _EVERY_FILE + docstring("Namespaces of the client, one a service.", 0))
+    write(folder / "__init__.py", _EVERY_FILE + docstring("Namespaces of the client, one for each service.", 0))
     for service in types.services:
         namespaces = Namespaces(service, types)
         write(folder / f"{namespaces.name}.py", namespaces.source())
@@ -27,19 +27,19 @@ def main() -> None:
 
 
 def types_source(types: contract.Contract) -> str:
-    """A module with every message and enum that calls take and return, so that one import is enough."""
+    """Return the source of a module that exports all messages and enums of calls."""
     files = {service.file for service in types.services} | {"common"}
     public = [
         each for each in types.named.values() if each.file in files and not each.name.endswith(("Request", "Response"))
     ]
     imports = [f"from aiworkspace.v1.{each.file}_pb2 import {each.name}" for each in public]
     exported = ", ".join(f'"{each.name}"' for each in public)
-    doc = docstring("The contract's messages and enums: what calls take and return.", 0)
+    doc = docstring("The contract's messages and enums.", 0)
     return "\n".join([_EVERY_FILE + doc, *imports, f"__all__ = [{exported}]", ""])
 
 
 def write(path: Path, source: str) -> None:
-    """Write a module as the linter wants it: without unused imports and exceptions, sorted, formatted."""
+    """Write a module, without unused imports, sorted and formatted."""
     ruff, name = [sys.executable, "-m", "ruff"], ["--stdin-filename", str(path), "-"]
     fix = [*ruff, "check", "--fix-only", "--quiet", "--select=ASYNC109,F401,I,RUF022,RUF100", *name]
     for command in (fix, [*ruff, "format", "--quiet", *name]):

@@ -1,4 +1,4 @@
-"""Writes docs/reference.md: what the contract says about every service, message and enum."""
+"""Writes docs/reference.md from the comments of every service, message and enum."""
 
 import re
 import sys
@@ -29,7 +29,7 @@ _IDEMPOTENCY = {
 _API_KEYS = {
     options_pb2.ACCESS_MODE_PUBLIC: "not needed",
     options_pb2.ACCESS_MODE_AUTHENTICATED: "accepted",
-    options_pb2.ACCESS_MODE_PERMISSION: "accepted when the permission is among their scopes",
+    options_pb2.ACCESS_MODE_PERMISSION: "accepted if the permission is among their scopes",
     options_pb2.ACCESS_MODE_SESSION: "refused",
 }
 _SCALARS = {
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def page(types: Contract) -> Iterator[str]:
-    """The lines of the page: contents, services with their methods, then messages, then enums."""
+    """Yield the lines of the page: contents, services with their methods, messages, enums."""
     of_methods = {each.name for service in types.services for m in service.methods for each in (m.request, m.response)}
     messages = [each for each in types.messages.values() if _on_its_own(each) and each.name not in of_methods]
     enums = [each for each in types.enums.values() if _on_its_own(each)]
@@ -94,12 +94,12 @@ def _service(service: Service, types: Contract) -> Iterator[str]:
 
 
 def _paragraphs(comment: str) -> str:
-    """The comment as Markdown; errors stand in a paragraph of their own."""
+    """Return the comment as Markdown, with errors in a separate paragraph."""
     return re.sub(r"\n+Errors:", "\n\nErrors:", comment).replace("<", "\\<")
 
 
 def _facts(method: Method) -> str:
-    """Who may call, how often, whether it may be repeated, and whether it is recorded."""
+    """Return the list of a method's access, limits, idempotency and audit."""
     facts = [
         f"- Access: {_access(method.access)}",
         f"- API keys: {_API_KEYS[method.access.mode]}",
@@ -119,7 +119,7 @@ def _access(access: options_pb2.Access) -> str:
             return "anybody with credentials"
         case options_pb2.ACCESS_MODE_SESSION:
             return "anybody who is signed in"
-    own = f", not needed when `{access.self_field}` is the caller" if access.self_field else ""
+    own = f", not needed if `{access.self_field}` is the caller" if access.self_field else ""
     place = "organization" if access.scope.endswith("org_id") else "workspace"
     return f"permission `{access.permission}` in the {place} of `{access.scope}`{own}"
 
@@ -130,7 +130,7 @@ def _rate_limit(method: Method) -> str:
     calls, streams = said[options_pb2.calls_per_minute], said[options_pb2.streams_at_once]
     at_once = f"{streams:,} streams" if method.streaming else f"{said[options_pb2.calls_at_once]:,} calls"
     name = value.name.removeprefix("RATE_LIMIT_CLASS_").lower()
-    return f"{calls:,} calls per minute and {at_once} at the same time, shared by all methods of class {name}"
+    return f"{calls:,} calls per minute and {at_once} concurrently, shared by all methods of class {name}"
 
 
 def _idempotency(method: Method) -> str:
@@ -179,7 +179,7 @@ def _enum(enum: Enum) -> Iterator[str]:
 
 
 def _said(value: EnumValue) -> str:
-    """What the options of a permission or a role say."""
+    """Return the options of a permission or a role."""
     if value.permission_name:
         return f" Its name is `{value.permission_name}`."
     return f" Includes {', '.join(f'`{name}`' for name in value.grants)}." if value.grants else ""

@@ -1,9 +1,9 @@
-"""Turns a service of the contract into a module of the client.
+"""Generates a module of the client from a service of the contract.
 
-A service becomes a namespace of the client, in an asynchronous and a synchronous version, a method of it a Python
-method with the request's fields as its parameters. What the contract says about a method decides the rest: page tokens
-make it a pager, idempotency_level makes it repeatable, access says whether it needs credentials, validation rules say
-which parameters have to be given, comments become docstrings. Streams are written by hand, in chat.py.
+A service becomes a namespace of the client, in an asynchronous and a synchronous version. A method becomes a Python
+method with the request's fields as parameters. The contract decides the rest: page tokens make it a pager,
+idempotency_level makes it retryable, access decides whether it needs credentials, validation rules decide which
+parameters are required, comments become docstrings. Streams are written by hand, in chat.py.
 """
 
 import re
@@ -35,11 +35,11 @@ class Namespaces:
         self._class_name = noun + ("s" if listed else "")
 
     def source(self) -> str:
-        """The module, with more imports than it needs."""
+        """Return the source of the module, with more imports than it needs."""
         methods = [method for method in self._service.methods if not method.streaming]
         parts = [
             HEADER.format(file=f"{self._service.file}.proto").strip(),
-            "# ruff: noqa: ASYNC109 (the timeout of a call is its deadline, of which the server is told)",
+            "# ruff: noqa: ASYNC109 (the timeout of a call is its deadline, which is sent to the server)",
             docstring(self._service.file_comment, 0),
             self._imports(),
             *(self._constant(method) for method in self._service.methods),
@@ -126,7 +126,7 @@ class Namespaces:
         return ", ".join(["self", *declared, "timeout: float | None = None"])
 
     def _python_name(self, method: Method) -> str:
-        """The name in snake_case without the service's own noun: CreateOrg is create, ListUsageEntries list_entries."""
+        """Return the name in snake_case without the service's noun: create for CreateOrg, list_entries."""
         verb, *rest = _words(method.name)
         own = len(self._noun)
         if "".join(rest[:own]).removesuffix("s") == "".join(self._noun).removesuffix("s"):
@@ -144,14 +144,14 @@ class Namespaces:
 
     def _method_docstring(self, method: Method) -> str:
         comment = method.comment.removeprefix(method.name).lstrip()
-        seconds = "Seconds for every page." if _paged_field(method) else "Seconds for the call, repetitions included."
+        seconds = "Seconds for each page." if _paged_field(method) else "Seconds for the call, including retries."
         documented = [(each.name, each.doc) for each in parameters(method, self._types)]
-        documented.append(("timeout", f"{seconds} The client's own unless given."))
+        documented.append(("timeout", f"{seconds} By default the client's timeout."))
         return docstring(comment[:1].upper() + comment[1:], 8, documented)
 
 
 def docstring(comment: str, indent: int, documented: Sequence[tuple[str, str]] = ()) -> str:
-    """A comment of the contract and a list of parameters as a docstring."""
+    """Return a docstring from a comment of the contract and a list of parameters."""
     margin = " " * indent
     # The first line shares its width with the quotes.
     lines = list(_wrapped(comment, WIDTH - indent - 3))

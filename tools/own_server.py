@@ -1,4 +1,4 @@
-"""A server of one's own, with its own databases, that is gone when the context ends."""
+"""A temporary server with its own databases."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from pathlib import Path
 _READY = "aiworkspace listening on "
 _START_SECONDS = 120.0
 _STOP_SECONDS = 30.0
-# What would make it somebody else's server; empty means unset.
+# Settings that must not be inherited, because they name other databases or secrets; empty means unset.
 _NOT_INHERITED = (
     "DATABASE_URL",
     "MIGRATION_DATABASE_URL",
@@ -34,14 +34,14 @@ class ServerFailedError(Exception):
 
 @contextmanager
 def own_server(waiting: Callable[[], None]) -> Iterator[str]:
-    """The address of a server that is ready. While it starts, waiting is called ten times a second."""
+    """Start a server and yield its address when it is ready. Meanwhile, `waiting` is called ten times a second."""
     with tempfile.TemporaryDirectory(prefix="aiworkspace-", ignore_cleanup_errors=True) as folder:
         log = Path(folder) / "server.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", "aiworkspace_server", "serve"],
                 env=_environment(folder),
-                # Elsewhere, so that no .env is read; in a session of its own, so that Ctrl-C is left to this process.
+                # In another directory, so that no .env is read; in its own session, so that Ctrl-C reaches only us.
                 cwd=folder,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -56,7 +56,7 @@ def own_server(waiting: Callable[[], None]) -> Iterator[str]:
 def _environment(folder: str) -> dict[str, str]:
     imports = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     own = {"HOST": "127.0.0.1", "PORT": "0", "DATA_DIR": str(Path(folder) / "data"), "LOG_FORMAT": "console"}
-    # The server runs in another directory.
+    # Absolute, because the server runs in another directory.
     own["PYTHONPATH"] = os.pathsep.join(str(Path(path).resolve()) for path in imports if path)
     return {**os.environ, **dict.fromkeys(_NOT_INHERITED, ""), **own}
 

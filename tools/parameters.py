@@ -7,7 +7,7 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 from buf.validate import validate_pb2
 from tools.contract import Contract, Field, Method, Named
 
-_FOR_BROWSERS = "use_cookies"  # the client keeps its tokens itself
+_FOR_BROWSERS = "use_cookies"  # not a parameter: the client keeps its tokens itself
 _TIMESTAMP = "google.protobuf.Timestamp"
 _FIELD_MASK = "google.protobuf.FieldMask"
 _SCALARS = {
@@ -22,13 +22,13 @@ _SCALARS = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a Python method; default is empty when it has to be given."""
+    """A parameter of a Python method. `default` is empty if it is required."""
 
     name: str
     annotation: str
     default: str
     argument: str
-    """What the field of the request is set to."""
+    """The expression for the request's field."""
     doc: str
 
     @property
@@ -37,17 +37,17 @@ class Parameter:
 
 
 def python_type(named: Named) -> str:
-    """The class that protoc made of it."""
+    """Return the Python class of a message or enum."""
     return f"{named.file}_pb2.{named.name}"
 
 
 def parameters(method: Method, types: Contract) -> list[Parameter]:
-    """One parameter for every field of the request that is not for browsers, in the contract's order."""
+    """Return a parameter for each field of the request that is not for browsers, in the contract's order."""
     return [_parameter(field, types) for field in method.request.fields if field.name != _FOR_BROWSERS]
 
 
 def positional(given: list[Parameter]) -> list[Parameter]:
-    """Those that need no keyword: the one id that names what the method is about."""
+    """Return the parameters without a keyword: a single id of the method's resource."""
     required = [parameter for parameter in given if not parameter.default]
     return required if len(required) == 1 and required[0].name.endswith("_id") else []
 
@@ -55,7 +55,7 @@ def positional(given: list[Parameter]) -> list[Parameter]:
 def _parameter(field: Field, types: Contract) -> Parameter:
     name, doc = field.name, " ".join(field.comment.split())
     if name == "request_id":
-        return Parameter(name, "str | None", "None", "request_id or new_request_id()", f"{doc} New unless given.")
+        return Parameter(name, "str | None", "None", "request_id or new_request_id()", f"{doc} A new one by default.")
     if field.type_name == _TIMESTAMP:
         return Parameter(name, "datetime | None", "None", f"timestamp({name})", doc)
     if field.type_name == _FIELD_MASK:
@@ -69,7 +69,7 @@ def _parameter(field: Field, types: Contract) -> Parameter:
 
 
 def _annotation(field: Field, types: Contract) -> tuple[str, str]:
-    """The type of one value, and the default that means what an unset field means."""
+    """Return the type of a value, and the default that corresponds to an unset field."""
     if field.is_message:
         return python_type(types.messages[field.type_name]), "None"
     if field.is_enum:
@@ -79,7 +79,7 @@ def _annotation(field: Field, types: Contract) -> tuple[str, str]:
 
 
 def is_required(field: Field) -> bool:
-    """Whether the validation rules refuse the value that the field has when it is not set."""
+    """Return whether the validation rules refuse the value of an unset field."""
     rules = field.rules
     if rules.ignore == validate_pb2.IGNORE_IF_ZERO_VALUE:
         return False

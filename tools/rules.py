@@ -15,7 +15,7 @@ _PATTERNS = {
 
 
 def in_words(field: Field) -> Iterator[str]:
-    """One phrase for every rule."""
+    """Yield a phrase for each rule."""
     rules = field.rules
     if is_required(field):
         yield "required"
@@ -23,7 +23,7 @@ def in_words(field: Field) -> Iterator[str]:
     yield from _number(rules.int32 if rules.HasField("int32") else rules.int64)
     yield from _enum(rules.repeated.items.enum if rules.HasField("repeated") else rules.enum)
     if rules.repeated.unique:
-        yield "no value twice"
+        yield "no duplicates"
     yield from _range(rules.repeated.min_items, rules.repeated.max_items, "values")
 
 

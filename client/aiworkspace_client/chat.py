@@ -34,7 +34,7 @@ class AsyncChat(chat.AsyncChat):
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> AsyncChatStream:
-        """Adds a message to a conversation and follows the run that answers it.
+        """Send a message, and stream the run that answers it.
 
         `async with client.chat.send(...) as stream: async for text in stream.text`, or just
         `await client.chat.send(...).final_message()`. Errors of the call are raised when the stream begins, in the
@@ -42,11 +42,11 @@ class AsyncChat(chat.AsyncChat):
 
         Args:
             conversation_id: The conversation.
-            content: What the person says: 1 byte to 1 MiB of UTF-8.
+            content: The message: 1 byte to 1 MiB of UTF-8.
             model: Model that answers this message: one of list_workspace_models. Empty means the conversation's model.
-            parameters: How the model is to answer. What is not set is up to the model.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
-            timeout: Seconds after which DeadlineExceededError is raised. The run goes on. None: for as long as it runs.
+            parameters: Parameters of the answer. Unset ones have the model's default.
+            request_id: UUID that makes the call idempotent. A new one by default.
+            timeout: Seconds after which DeadlineExceededError is raised. The run continues. None means no timeout.
         """
         request = SendMessageRequest(
             conversation_id=conversation_id,
@@ -58,12 +58,12 @@ class AsyncChat(chat.AsyncChat):
         return self._stream(request, timeout)
 
     def stream_run(self, run_id: str, *, after_sequence: int = 0, timeout: float | None = None) -> AsyncChatStream:
-        """Follows a run from a sequence on, also when it has ended.
+        """Stream the events of a run after a sequence, also after its end.
 
         Args:
             run_id: The run.
-            after_sequence: Sequence of the last event that is known. 0 means from the beginning.
-            timeout: Seconds after which DeadlineExceededError is raised. The run goes on. None: for as long as it runs.
+            after_sequence: Sequence of the last received event. 0 means from the beginning.
+            timeout: Seconds after which DeadlineExceededError is raised. The run continues. None means no timeout.
         """
         return self._stream(StreamRunRequest(run_id=run_id, after_sequence=after_sequence), timeout)
 
@@ -76,16 +76,16 @@ class AsyncChat(chat.AsyncChat):
         message_id: str = "",
         timeout: float | None = None,
     ) -> AsyncPager[Message, ListMessagesResponse]:
-        """Lists the messages of a conversation, the oldest first, or one of them.
+        """List the messages of a conversation, oldest first, or one of them.
 
         `async for` joins messages that are sent in parts; pages() returns the parts.
 
         Args:
             conversation_id: The conversation.
-            page_size: Most messages to return, 1 to 1000. 0 means 50.
-            page_token: next_page_token of the page before. Empty for the first page.
-            message_id: UUID of the only message to return. Empty means all.
-            timeout: Seconds for every page. The client's own unless given.
+            page_size: Maximum number of messages to return, 1 to 1000. 0 means 50.
+            page_token: next_page_token of the previous page. Empty for the first page.
+            message_id: UUID of the only message to return. Empty means all messages.
+            timeout: Seconds for each page. By default the client's timeout.
         """
         pager = super().list_messages(
             conversation_id, page_size=page_size, page_token=page_token, message_id=message_id, timeout=timeout
@@ -122,7 +122,7 @@ class Chat(chat.Chat):
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> ChatStream:
-        """Adds a message to a conversation and follows the run that answers it.
+        """Send a message, and stream the run that answers it.
 
         `with client.chat.send(...) as stream: for text in stream.text`, or just
         `client.chat.send(...).final_message()`. Errors of the call are raised when the stream begins, in the `with`.
@@ -130,11 +130,11 @@ class Chat(chat.Chat):
 
         Args:
             conversation_id: The conversation.
-            content: What the person says: 1 byte to 1 MiB of UTF-8.
+            content: The message: 1 byte to 1 MiB of UTF-8.
             model: Model that answers this message: one of list_workspace_models. Empty means the conversation's model.
-            parameters: How the model is to answer. What is not set is up to the model.
-            request_id: UUID chosen by the client that makes it safe to repeat the call. New unless given.
-            timeout: Seconds after which DeadlineExceededError is raised. The run goes on. None: for as long as it runs.
+            parameters: Parameters of the answer. Unset ones have the model's default.
+            request_id: UUID that makes the call idempotent. A new one by default.
+            timeout: Seconds after which DeadlineExceededError is raised. The run continues. None means no timeout.
         """
         stream = self._streams.send(
             conversation_id, content, model=model, parameters=parameters, request_id=request_id, timeout=timeout
@@ -142,12 +142,12 @@ class Chat(chat.Chat):
         return ChatStream(self._portal, stream)
 
     def stream_run(self, run_id: str, *, after_sequence: int = 0, timeout: float | None = None) -> ChatStream:
-        """Follows a run from a sequence on, also when it has ended.
+        """Stream the events of a run after a sequence, also after its end.
 
         Args:
             run_id: The run.
-            after_sequence: Sequence of the last event that is known. 0 means from the beginning.
-            timeout: Seconds after which DeadlineExceededError is raised. The run goes on. None: for as long as it runs.
+            after_sequence: Sequence of the last received event. 0 means from the beginning.
+            timeout: Seconds after which DeadlineExceededError is raised. The run continues. None means no timeout.
         """
         stream = self._streams.stream_run(run_id, after_sequence=after_sequence, timeout=timeout)
         return ChatStream(self._portal, stream)

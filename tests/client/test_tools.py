@@ -76,6 +76,6 @@ def test_the_reference_has_everything(types: Contract) -> None:
         of_method = any(named.name in (f"{method}Request", f"{method}Response") for method in methods)
         if named.file != "options" and not of_method:
             assert f"### {named.name}\n" in page
-    assert "permission `usage.read` in the organization of `org_id`, not needed when `user_id` is the caller" in page
+    assert "permission `usage.read` in the organization of `org_id`, not needed if `user_id` is the caller" in page
     assert "| `password` | string |" in page
     assert "required; 12 to 1,024 characters; never logged" in page

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AccessServiceStub:
-    """AccessService manages the roles that an organization makes for itself, and explains what the caller may do.
+    """AccessService manages an organization's custom roles, and explains what the caller may do.
     """
 
     def __init__(self, channel):
@@ -63,11 +63,11 @@ class AccessServiceStub:
 
 
 class AccessServiceServicer:
-    """AccessService manages the roles that an organization makes for itself, and explains what the caller may do.
+    """AccessService manages an organization's custom roles, and explains what the caller may do.
     """
 
     def CreateCustomRole(self, request, context):
-        """CreateCustomRole creates a role. Owners and admins may; nobody puts into a role what they lack.
+        """CreateCustomRole creates a role. Callers: owners and admins, who need every permission of the role.
 
         Errors: INVALID_ARGUMENT for an unknown permission; PERMISSION_DENIED.
         """
@@ -76,18 +76,18 @@ class AccessServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCustomRoles(self, request, context):
-        """ListCustomRoles lists the organization's own roles, the oldest first. Any member may.
+        """ListCustomRoles lists the organization's custom roles, oldest first. Callers: all members.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateCustomRole(self, request, context):
-        """UpdateCustomRole changes a role's name and permissions, from then on for all who have it. Owners and admins may;
-        nobody changes a role that includes, or is to include, what they lack.
+        """UpdateCustomRole changes a role's name and permissions, for all who have it. Callers: owners and admins, who need
+        every permission of the old and the new role.
 
-        Pending invitations that their makers could no longer make are revoked: of members with the role, for what they
-        lost, and of members who offer it, for what they lack of it now.
+        Pending invitations that their inviters could no longer create are revoked: those of members who have the role, if
+        they lost a permission, and those that offer the role, if the inviter lacks one of its new permissions.
         Errors: NOT_FOUND; INVALID_ARGUMENT for an unknown permission; PERMISSION_DENIED; ABORTED when role.etag is given
         and no longer current.
         """
@@ -96,9 +96,9 @@ class AccessServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCustomRole(self, request, context):
-        """DeleteCustomRole deletes a role. Owners and admins may.
+        """DeleteCustomRole deletes a role. Callers: owners and admins.
 
-        Errors: NOT_FOUND; PERMISSION_DENIED for a role that includes what the caller lacks; FAILED_PRECONDITION while a
+        Errors: NOT_FOUND; PERMISSION_DENIED if the caller lacks a permission of the role; FAILED_PRECONDITION while a
         member has it or a pending invitation offers it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -106,12 +106,13 @@ class AccessServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExplainAccess(self, request, context):
-        """ExplainAccess says which permission a method needs, whether the caller holds it for a resource, and what gives it.
+        """ExplainAccess returns which permission a method needs, whether the caller holds it for a resource, and which roles
+        include it.
 
-        The answer is that of the check which the method itself begins with. Where people may do something to themselves
-        without the permission, such as leaving an organization, it is about doing it to others.
-        Errors: INVALID_ARGUMENT for an unknown method, or a resource_id where the method has none or the other way round;
-        NOT_FOUND for a resource that the caller may not know of.
+        It runs the same check as the method itself. If people may do something to themselves without the permission, such
+        as leaving an organization, the response is about doing it to others.
+        Errors: INVALID_ARGUMENT for an unknown method, or if resource_id is set for a method without a scope or missing
+        for one with a scope; NOT_FOUND for a resource that the caller may not know of.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,7 +155,7 @@ def add_AccessServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccessService:
-    """AccessService manages the roles that an organization makes for itself, and explains what the caller may do.
+    """AccessService manages an organization's custom roles, and explains what the caller may do.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AccountServiceStub:
-    """AccountService shows by mail that somebody owns an email address, lets them in again with that, and deletes accounts.
+    """AccountService verifies and changes email addresses by mailed tokens, resets passwords, and deletes accounts.
     """
 
     def __init__(self, channel):
@@ -68,57 +68,58 @@ class AccountServiceStub:
 
 
 class AccountServiceServicer:
-    """AccountService shows by mail that somebody owns an email address, lets them in again with that, and deletes accounts.
+    """AccountService verifies and changes email addresses by mailed tokens, resets passwords, and deletes accounts.
     """
 
     def RequestEmailVerification(self, request, context):
-        """RequestEmailVerification sends a mail with a new token for VerifyEmail to the caller's address; tokens of earlier
-        mails end with it. No mail is sent when the address is verified, nor beyond three in an hour.
+        """RequestEmailVerification sends a mail with a new token for VerifyEmail to the caller's address and ends earlier
+        tokens. No mail is sent if the address is verified, or after three mails in an hour.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyEmail(self, request, context):
-        """VerifyEmail marks the email address to which the token was sent as verified. A token works for 24 hours, unless a
-        newer one was sent, and while the account has that address. Repeating the call changes nothing and succeeds.
+        """VerifyEmail marks the email address to which the token was sent as verified. A token is valid for 24 hours, unless
+        a newer one was sent or the account has another address. The call is idempotent.
 
-        With the token of ChangeEmail the address becomes the account's, in place of the one before. All sessions end but the
-        one that asked for the change, and so do tokens that were mailed to the address before, those for ResetPassword
-        included. Invitations to the address before are not for the new one; if it was verified, they are revoked.
+        With the token of ChangeEmail the address replaces the account's previous one. All sessions end except the one that
+        requested the change. Tokens that were mailed to the previous address end, including those for ResetPassword.
+        Invitations to the previous address cannot be accepted with the new one; if the previous address was verified, they
+        are revoked.
 
-        Errors: NOT_FOUND for a token that is unknown, was replaced, or has expired; ALREADY_EXISTS when the new address has
-        an account by now.
+        Errors: NOT_FOUND for a token that is unknown, replaced or expired; ALREADY_EXISTS if the new address has an
+        account by now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RequestPasswordReset(self, request, context):
-        """RequestPasswordReset sends a mail with a token for ResetPassword to the address when it has an account; tokens of
-        earlier mails end with it. Beyond three in an hour no mail is sent. The answer and its time are always the same.
+        """RequestPasswordReset sends a mail with a token for ResetPassword to the address if it has an account, and ends
+        earlier tokens. No mail is sent after three in an hour. The response and its time are always the same.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResetPassword(self, request, context):
-        """ResetPassword sets a new password, ends all sessions of the account and marks its email address as verified. Its
-        owner gets a mail. A token works once, for an hour, unless a newer one was sent or the password was changed. With it
-        end tokens of ChangeEmail.
+        """ResetPassword sets a new password, ends all sessions of the account and tokens of ChangeEmail, and marks its email
+        address as verified. Its owner gets a mail. A token works once, for an hour, unless a newer one was sent or the
+        password was changed.
 
-        Errors: NOT_FOUND for a token that is unknown, was used or replaced, or has expired; INVALID_ARGUMENT when the
-        password is easily guessed.
+        Errors: NOT_FOUND for a token that is unknown, used, replaced or expired; INVALID_ARGUMENT if the password is
+        easily guessed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ChangeEmail(self, request, context):
-        """ChangeEmail sends a mail with a token for VerifyEmail to a new address. Only with that token does the address become
-        the account's; until then nothing changes. The present address gets a notice first. Tokens of earlier calls end, and
-        with a new password all of them.
-        Nothing is sent to an address that has an account, nor beyond three mails in an hour; the answer is the same.
+        """ChangeEmail sends a mail with a token for VerifyEmail to a new address. The address changes only when VerifyEmail
+        is called with that token. The current address gets a notice first. The token ends with the next call, and when the
+        password is changed.
+        Nothing is sent to an address that has an account, or after three mails in an hour; the response is the same.
 
         Errors: UNAUTHENTICATED with reason PASSWORD_WRONG; RESOURCE_EXHAUSTED after too many wrong passwords.
         """
@@ -127,19 +128,19 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAccount(self, request, context):
-        """DeleteAccount deletes the caller's account for good. At once all of its sessions and memberships end, its runs are
-        cancelled, the invitations that it made and those to it are closed, mailed tokens end, and its name, address and
-        password are removed: the address can be registered again, as another account. The person's conversations in all
-        organizations are erased within minutes, also after a crash of the server. What stays names the account by its id
-        alone: the ledger and the usage of organizations; audit logs, the account's own included, with network addresses and
-        user agents, so that nobody covers up a theft of the account by deleting it; and service accounts and API keys
-        that the person made, which are the organizations'. For two months a keyed hash of the address says how many
-        organizations were made with it, so that registering it again brings no new allowances.
+        """DeleteAccount deletes the caller's account for good. All of its sessions and memberships end at once, its runs are
+        cancelled, invitations that it created and those to it are closed, mailed tokens end, and its name, address and
+        password are removed. The address can be registered again, as another account. The person's conversations in all
+        organizations are erased within minutes, also after a crash of the server. These stay, and name the account only by
+        its id: the ledger and the usage of organizations; audit logs, including the account's own, with network addresses
+        and user agents, so that a thief of the account cannot hide traces by deleting it; and service accounts and API
+        keys that the person created, which belong to the organizations. For two months, a keyed hash of the address keeps
+        how many organizations were created with it, so that registering it again brings no new allowances.
 
-        Errors: UNAUTHENTICATED with reason PASSWORD_WRONG, and without it for a call that is repeated after it succeeded,
-        since its session has ended; RESOURCE_EXHAUSTED after too many wrong passwords; FAILED_PRECONDITION with reason
-        LAST_OWNER while the account is the only owner of an organization, with the organizations' ids, separated by commas,
-        in the metadata "org_ids": make somebody else an owner there or delete the organization first.
+        Errors: UNAUTHENTICATED with reason PASSWORD_WRONG, or CREDENTIALS_INVALID for a call that is repeated after it
+        succeeded, because its session has ended; RESOURCE_EXHAUSTED after too many wrong passwords; FAILED_PRECONDITION
+        with reason LAST_OWNER while the account is the only owner of an organization, with the organizations' ids,
+        separated by commas, in the metadata "org_ids": make somebody else an owner there or delete the organization first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,7 +188,7 @@ def add_AccountServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccountService:
-    """AccountService shows by mail that somebody owns an email address, lets them in again with that, and deletes accounts.
+    """AccountService verifies and changes email addresses by mailed tokens, resets passwords, and deletes accounts.
     """
 
     @staticmethod

@@ -26,17 +26,17 @@ if _version_not_supported:
 
 
 class AuditServiceStub:
-    """AuditService reads the audit log. Every call of a method that the contract marks as audited has an entry, refused
-    ones included, in the log of the organization in which it acted or, for calls about an account, of that account.
-    None has a call without valid credentials or beyond its rate limit, one whose request is too large or cannot be decoded,
-    nor one about an organization or account that its caller may not know of or that does not exist: nobody writes into a
-    foreign log.
+    """AuditService reads the audit log. Every call of an audited method, including refused ones, has an entry in the log of
+    the organization in which it acted or, for calls about an account, of that account.
+    Calls without an entry are those without valid credentials, above their rate limit, with a request that is too large
+    or cannot be decoded, and those about an organization or account that does not exist or that the caller may not know
+    of: callers cannot write into the logs of others.
 
-    A change and its entry are committed together: there is none without the other. Only DeleteConversation, whose change
-    is not in PostgreSQL, has its entry right after it.
+    A change and its entry are committed together. Only DeleteConversation, whose change is not in PostgreSQL, is
+    recorded right after the change.
 
-    Entries are never changed. Each carries a keyed hash over its content and the hash of the one before, so that a
-    changed, missing or reordered one is found.
+    Entries are never changed. Each has a keyed hash over its content and the hash of the previous entry, so that a
+    changed, missing or reordered entry is detected.
     """
 
     def __init__(self, channel):
@@ -63,38 +63,38 @@ class AuditServiceStub:
 
 
 class AuditServiceServicer:
-    """AuditService reads the audit log. Every call of a method that the contract marks as audited has an entry, refused
-    ones included, in the log of the organization in which it acted or, for calls about an account, of that account.
-    None has a call without valid credentials or beyond its rate limit, one whose request is too large or cannot be decoded,
-    nor one about an organization or account that its caller may not know of or that does not exist: nobody writes into a
-    foreign log.
+    """AuditService reads the audit log. Every call of an audited method, including refused ones, has an entry in the log of
+    the organization in which it acted or, for calls about an account, of that account.
+    Calls without an entry are those without valid credentials, above their rate limit, with a request that is too large
+    or cannot be decoded, and those about an organization or account that does not exist or that the caller may not know
+    of: callers cannot write into the logs of others.
 
-    A change and its entry are committed together: there is none without the other. Only DeleteConversation, whose change
-    is not in PostgreSQL, has its entry right after it.
+    A change and its entry are committed together. Only DeleteConversation, whose change is not in PostgreSQL, is
+    recorded right after the change.
 
-    Entries are never changed. Each carries a keyed hash over its content and the hash of the one before, so that a
-    changed, missing or reordered one is found.
+    Entries are never changed. Each has a keyed hash over its content and the hash of the previous entry, so that a
+    changed, missing or reordered entry is detected.
     """
 
     def ListAuditEvents(self, request, context):
-        """ListAuditEvents lists an organization's entries, the latest first. Owners and admins may.
+        """ListAuditEvents lists an organization's entries, newest first. Callers: owners and admins.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyAuditChain(self, request, context):
-        """VerifyAuditChain recomputes an organization's hashes from the first entry to the last. Owners and admins may.
+        """VerifyAuditChain recomputes an organization's hashes from the first entry to the last. Callers: owners and admins.
 
-        Pass the sequence and hash of an earlier answer, which you kept somewhere else, to learn whether that entry is still
-        part of the log. It proves that nobody has rewritten the log since, the operator included.
+        Pass the sequence and hash of an earlier response, which you have stored elsewhere, to check that this entry is
+        still part of the log. This proves that nobody, not even the operator, has rewritten the log since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAccountEvents(self, request, context):
-        """ListAccountEvents lists the entries about the caller's own account, such as sign-ins, the latest first.
+        """ListAccountEvents lists the entries about the caller's own account, such as sign-ins, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,17 +127,17 @@ def add_AuditServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuditService:
-    """AuditService reads the audit log. Every call of a method that the contract marks as audited has an entry, refused
-    ones included, in the log of the organization in which it acted or, for calls about an account, of that account.
-    None has a call without valid credentials or beyond its rate limit, one whose request is too large or cannot be decoded,
-    nor one about an organization or account that its caller may not know of or that does not exist: nobody writes into a
-    foreign log.
+    """AuditService reads the audit log. Every call of an audited method, including refused ones, has an entry in the log of
+    the organization in which it acted or, for calls about an account, of that account.
+    Calls without an entry are those without valid credentials, above their rate limit, with a request that is too large
+    or cannot be decoded, and those about an organization or account that does not exist or that the caller may not know
+    of: callers cannot write into the logs of others.
 
-    A change and its entry are committed together: there is none without the other. Only DeleteConversation, whose change
-    is not in PostgreSQL, has its entry right after it.
+    A change and its entry are committed together. Only DeleteConversation, whose change is not in PostgreSQL, is
+    recorded right after the change.
 
-    Entries are never changed. Each carries a keyed hash over its content and the hash of the one before, so that a
-    changed, missing or reordered one is found.
+    Entries are never changed. Each has a keyed hash over its content and the hash of the previous entry, so that a
+    changed, missing or reordered entry is detected.
     """
 
     @staticmethod

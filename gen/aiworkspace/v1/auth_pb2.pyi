@@ -40,9 +40,9 @@ class User(_message.Message):
     display_name: _builtins.str
     """Name that other people see, 1 to 100 characters."""
     etag: _builtins.str
-    """Version of the account. Sent back with an update, it makes the update fail when somebody else was faster."""
+    """Version of the account. An update that sends it fails if the account has changed since."""
     email_verified: _builtins.bool
-    """Whether the owner of the account has shown that mail to the address arrives. Output only."""
+    """Whether the email address was verified. Output only."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time of registration. Output only."""
@@ -91,9 +91,9 @@ class Session(_message.Message):
     address: _builtins.str
     """Network address that last used the session."""
     user_agent: _builtins.str
-    """The client software's description of itself."""
+    """User agent of the client."""
     current: _builtins.bool
-    """Whether this call was made with the session."""
+    """Whether this is the session of the call."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time of the sign-in."""
@@ -104,7 +104,7 @@ class Session(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the session ends unless it is refreshed before."""
+        """When the session ends unless it is refreshed."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ Global___Session: _TypeAlias = Session  # noqa: Y015
 
 @_typing.final
 class TokenPair(_message.Message):
-    """TokenPair is the credentials of a session."""
+    """TokenPair has the tokens of a session."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -139,22 +139,22 @@ class TokenPair(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     CSRF_TOKEN_FIELD_NUMBER: _builtins.int
     access_token: _builtins.str
-    """JWT for the "authorization" metadata of calls. Empty when it was sent as a cookie."""
+    """JWT for the "authorization" metadata of calls. Empty if it was sent as a cookie."""
     refresh_token: _builtins.str
-    """JWT for Refresh. Works once. Empty when it was sent as a cookie."""
+    """JWT for Refresh. Works once. Empty if it was sent as a cookie."""
     session_id: _builtins.str
-    """UUID of the session that the tokens belong to."""
+    """UUID of the session of the tokens."""
     csrf_token: _builtins.str
-    """What calls that authenticate by cookie send as the metadata "x-csrf-token". Empty unless the tokens were sent as
+    """Value of the metadata "x-csrf-token" in calls that authenticate by cookie. Empty unless the tokens were sent as
     cookies.
     """
     @_builtins.property
     def access_expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the access token stops working. Servers allow a minute more, since their clocks may differ."""
+        """When the access token expires. Servers accept it for another minute, because their clocks may differ."""
 
     @_builtins.property
     def refresh_expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the refresh token stops working."""
+        """When the refresh token expires."""
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class Jwk(_message.Message):
     alg: _builtins.str
     """Algorithm of its signatures: "EdDSA", "ES256" or "RS256"."""
     use: _builtins.str
-    """What it is for: "sig"."""
+    """Its use: "sig"."""
     crv: _builtins.str
     """Name of the curve."""
     x: _builtins.str
@@ -251,9 +251,9 @@ class RegisterRequest(_message.Message):
     device_name: _builtins.str
     """Name of the device, shown in the list of sessions. At most 100 characters."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call."""
+    """UUID chosen by the client. It makes the call idempotent."""
     use_cookies: _builtins.bool
-    """Whether the tokens are to be sent as cookies alone, out of the reach of scripts: for browsers."""
+    """Whether to send the tokens only as cookies, which scripts cannot read. For browsers."""
     def __init__(
         self,
         *,
@@ -282,7 +282,7 @@ class RegisterResponse(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     DEVICE_TOKEN_FIELD_NUMBER: _builtins.int
     device_token: _builtins.str
-    """What makes this device known at later sign-ins: pass it to Login. Empty when it was sent as a cookie."""
+    """Makes this device known at later sign-ins: pass it to Login. Empty if it was sent as a cookie."""
     @_builtins.property
     def user(self) -> Global___User:
         """The new account."""
@@ -324,9 +324,9 @@ class LoginRequest(_message.Message):
     device_name: _builtins.str
     """Name of the device, shown in the list of sessions. At most 100 characters."""
     device_token: _builtins.str
-    """device_token of an earlier sign-in on this device, when there was one."""
+    """device_token of an earlier sign-in on this device, if there was one."""
     use_cookies: _builtins.bool
-    """Whether the tokens are to be sent as cookies alone, out of the reach of scripts: for browsers."""
+    """Whether to send the tokens only as cookies, which scripts cannot read. For browsers."""
     def __init__(
         self,
         *,
@@ -354,7 +354,7 @@ class LoginResponse(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     DEVICE_TOKEN_FIELD_NUMBER: _builtins.int
     device_token: _builtins.str
-    """What makes this device known at later sign-ins: pass it to Login. Empty when it was sent as a cookie."""
+    """Makes this device known at later sign-ins: pass it to Login. Empty if it was sent as a cookie."""
     @_builtins.property
     def user(self) -> Global___User:
         """The account."""
@@ -386,7 +386,7 @@ class RefreshRequest(_message.Message):
 
     REFRESH_TOKEN_FIELD_NUMBER: _builtins.int
     refresh_token: _builtins.str
-    """The session's latest refresh token. Empty when it comes as a cookie."""
+    """The session's latest refresh token. Empty if it is sent as a cookie."""
     def __init__(
         self,
         *,
@@ -563,11 +563,11 @@ class ChangePasswordRequest(_message.Message):
     NEW_PASSWORD_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     current_password: _builtins.str
-    """The password up to now."""
+    """The current password."""
     new_password: _builtins.str
     """The new password, 12 to 1024 characters."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is a new one."""
+    """UUID chosen by the client. It makes the call idempotent for seven days."""
     def __init__(
         self,
         *,
@@ -609,9 +609,9 @@ class ListSessionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Most sessions to return, 1 to 1000. 0 means 50."""
+    """Maximum number of sessions to return, 1 to 1000. 0 means 50."""
     page_token: _builtins.str
-    """next_page_token of the page before. Empty for the first page."""
+    """next_page_token of the previous page. Empty for the first page."""
     def __init__(
         self,
         *,
@@ -763,7 +763,7 @@ class GetJwksResponse(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___Jwk]:
-        """The keys: the one that signs, and those whose tokens are still taken."""
+        """The keys: the one that signs, and those whose tokens are still accepted."""
 
     def __init__(
         self,

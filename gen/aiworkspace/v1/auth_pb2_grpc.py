@@ -28,12 +28,12 @@ if _version_not_supported:
 class AuthServiceStub:
     """AuthService creates accounts and signs their owners in.
 
-    A sign-in makes a session: one per device, listed and revoked on its own. It hands out an access token, which goes
-    into the metadata of every other call as "authorization: Bearer <token>" and lives for minutes, and a refresh token,
-    which buys the next pair and works once. API keys go into the same place and need no sign-in.
+    A sign-in creates a session: one per device, listed and revoked separately. It returns an access token, which is sent
+    in the metadata of every other call as "authorization: Bearer <token>" and is valid for minutes, and a refresh token,
+    which is exchanged for the next pair and works once. API keys are sent in the same metadata and need no sign-in.
 
-    Browsers sign in with use_cookies: the tokens then travel as cookies alone, in the metadata "set-cookie" and
-    "cookie", which scripts cannot read, and calls carry the session's csrf_token as the metadata "x-csrf-token". A call
+    Browsers sign in with use_cookies: the tokens are then sent only as cookies, in the metadata "set-cookie" and
+    "cookie", which scripts cannot read, and calls send the session's csrf_token in the metadata "x-csrf-token". A call
     with both a cookie and a bearer token is refused.
     """
 
@@ -103,23 +103,22 @@ class AuthServiceStub:
 class AuthServiceServicer:
     """AuthService creates accounts and signs their owners in.
 
-    A sign-in makes a session: one per device, listed and revoked on its own. It hands out an access token, which goes
-    into the metadata of every other call as "authorization: Bearer <token>" and lives for minutes, and a refresh token,
-    which buys the next pair and works once. API keys go into the same place and need no sign-in.
+    A sign-in creates a session: one per device, listed and revoked separately. It returns an access token, which is sent
+    in the metadata of every other call as "authorization: Bearer <token>" and is valid for minutes, and a refresh token,
+    which is exchanged for the next pair and works once. API keys are sent in the same metadata and need no sign-in.
 
-    Browsers sign in with use_cookies: the tokens then travel as cookies alone, in the metadata "set-cookie" and
-    "cookie", which scripts cannot read, and calls carry the session's csrf_token as the metadata "x-csrf-token". A call
+    Browsers sign in with use_cookies: the tokens are then sent only as cookies, in the metadata "set-cookie" and
+    "cookie", which scripts cannot read, and calls send the session's csrf_token in the metadata "x-csrf-token". A call
     with both a cookie and a bearer token is refused.
     """
 
     def Register(self, request, context):
-        """Register creates an account and signs it in. A mail with the token for AccountService.VerifyEmail goes to its
-        address.
+        """Register creates an account and signs it in. A token for AccountService.VerifyEmail is mailed to its address.
 
-        Errors: INVALID_ARGUMENT when the password is easily guessed; ALREADY_EXISTS when the email address has an account;
-        FAILED_PRECONDITION when the operator lets nobody in, or only addresses with an open invitation, whether the address
-        has an account or not.
-        Repeating a call with the same request_id and password signs in to the account that the first one made.
+        Errors: INVALID_ARGUMENT if the password is easily guessed; ALREADY_EXISTS if the email address has an account;
+        FAILED_PRECONDITION if registration is closed, or open only to addresses with an open invitation, whether the
+        address has an account or not.
+        Repeating a call with the same request_id and password signs in to the account that the first call created.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,9 +127,9 @@ class AuthServiceServicer:
     def Login(self, request, context):
         """Login signs in with email address and password and starts a session.
 
-        Errors: UNAUTHENTICATED, with the same content and after the same time, for a wrong password and for an unknown
-        address; RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes, except with the device_token of an
-        earlier sign-in, which has ten of its own.
+        Errors: UNAUTHENTICATED for a wrong password and for an unknown address, with the same content and after the same
+        time; RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes. A device with the device_token of an earlier
+        sign-in has its own ten.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,11 +138,11 @@ class AuthServiceServicer:
     def Refresh(self, request, context):
         """Refresh exchanges a refresh token for new tokens of the same session.
 
-        The token is used up by it, and may come as a cookie, together with "x-csrf-token". Repeating the exchange within
-        ten seconds gives the same tokens, so that a lost reply does no harm; using it later ends the session, because
-        somebody else may hold a copy, and its owner gets a mail.
-        Errors: INVALID_ARGUMENT when there is no token, or one of both kinds; UNAUTHENTICATED, with metadata "session":
-        "ended" when the session is over for good.
+        The token works once, and may be sent as a cookie, together with "x-csrf-token". Repeating the call within ten
+        seconds returns the same tokens, in case the response was lost. Using the token later ends the session, because
+        somebody else may have a copy, and its owner gets a mail.
+        Errors: INVALID_ARGUMENT without a token, or with two; UNAUTHENTICATED, with metadata "session": "ended" if the
+        session has ended for good.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,10 +172,10 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ChangePassword(self, request, context):
-        """ChangePassword sets a new password and ends all other sessions of the account, and tokens that were mailed for
-        ResetPassword and ChangeEmail. Its owner gets a mail.
+        """ChangePassword sets a new password. It ends all other sessions of the account, and mailed tokens for ResetPassword
+        and ChangeEmail. Its owner gets a mail.
 
-        Errors: UNAUTHENTICATED when current_password is wrong; INVALID_ARGUMENT when new_password is easily guessed;
+        Errors: UNAUTHENTICATED if current_password is wrong; INVALID_ARGUMENT if new_password is easily guessed;
         RESOURCE_EXHAUSTED after ten wrong passwords in fifteen minutes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -184,14 +183,14 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """ListSessions lists the caller's live sessions, the latest first.
+        """ListSessions lists the caller's live sessions, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeSession(self, request, context):
-        """RevokeSession ends one of the caller's sessions. Its tokens no longer work. Ending it again changes nothing.
+        """RevokeSession ends one of the caller's sessions. Its tokens no longer work. The call is idempotent.
 
         Errors: NOT_FOUND.
         """
@@ -200,17 +199,17 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeAllSessions(self, request, context):
-        """RevokeAllSessions ends all of the caller's sessions, this one included unless keep_current says otherwise.
+        """RevokeAllSessions ends all of the caller's sessions, including this one unless keep_current is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetJwks(self, request, context):
-        """GetJwks returns the public keys with which other services can check access tokens: a JSON Web Key Set (RFC 7517)
-        when it is read as JSON. It has no keys while tokens are signed with a shared secret. Such services check as well
-        that the issuer is "aiworkspace", that the audience is "aiworkspace/access", and that the token has not expired; that
-        its session was ended before, they cannot see.
+        """GetJwks returns the public keys with which other services can verify access tokens. As JSON, it is a JSON Web Key
+        Set (RFC 7517). It has no keys while tokens are signed with a shared secret. Such services must also check that the
+        issuer is "aiworkspace", that the audience is "aiworkspace/access", and that the token has not expired. They cannot
+        see whether its session was ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -285,12 +284,12 @@ def add_AuthServiceServicer_to_server(servicer, server):
 class AuthService:
     """AuthService creates accounts and signs their owners in.
 
-    A sign-in makes a session: one per device, listed and revoked on its own. It hands out an access token, which goes
-    into the metadata of every other call as "authorization: Bearer <token>" and lives for minutes, and a refresh token,
-    which buys the next pair and works once. API keys go into the same place and need no sign-in.
+    A sign-in creates a session: one per device, listed and revoked separately. It returns an access token, which is sent
+    in the metadata of every other call as "authorization: Bearer <token>" and is valid for minutes, and a refresh token,
+    which is exchanged for the next pair and works once. API keys are sent in the same metadata and need no sign-in.
 
-    Browsers sign in with use_cookies: the tokens then travel as cookies alone, in the metadata "set-cookie" and
-    "cookie", which scripts cannot read, and calls carry the session's csrf_token as the metadata "x-csrf-token". A call
+    Browsers sign in with use_cookies: the tokens are then sent only as cookies, in the metadata "set-cookie" and
+    "cookie", which scripts cannot read, and calls send the session's csrf_token in the metadata "x-csrf-token". A call
     with both a cookie and a bearer token is refused.
     """
 

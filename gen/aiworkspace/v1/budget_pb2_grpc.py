@@ -26,18 +26,18 @@ if _version_not_supported:
 
 
 class BudgetServiceStub:
-    """BudgetService limits what is spent.
+    """BudgetService limits spending.
 
-    A run counts in the window in which it began. Before a provider is asked, what the answer may cost at most is
-    reserved: a token for each byte of the request, as many as the answer may have, each at the dearest rate of the model.
-    When it has ended, the reservation is replaced by what it cost. A hard budget refuses a run whose
-    reservation does not fit: at no time is more than its limit settled and reserved together, unless a provider bills for
-    more than was asked of it (see UsageEntry.above_limit). A soft budget lets it
-    pass. Both tell those who may manage budgets by mail when a threshold is reached.
+    A run counts in the window in which it began. Before a provider is called, the most that the answer may cost is
+    reserved: a token for each byte of the request and the maximum output tokens, each at the highest rate of the model.
+    When the answer has ended, the reservation is replaced by its cost. A hard budget refuses a run whose
+    reservation does not fit: settled and reserved amounts together never exceed its limit, unless a provider bills more
+    than the request allowed (see UsageEntry.above_limit). A soft budget refuses
+    nothing. Both send mails to budget managers when a threshold is reached.
 
-    Budgets of workspaces and of API keys do not bound what their owners spend: who may create another workspace or key
-    gets another budget with it. To bound a person, give the organization or each member a budget. A budget of a key
-    applies to the keys that replace it on rotation.
+    Budgets of workspaces and of API keys do not bound what their owners spend: a member who creates another workspace or
+    key gets another budget with it. To bound a person, create a budget for the organization or for each member. A budget
+    of a key applies to its whole line of rotations.
     """
 
     def __init__(self, channel):
@@ -79,32 +79,32 @@ class BudgetServiceStub:
 
 
 class BudgetServiceServicer:
-    """BudgetService limits what is spent.
+    """BudgetService limits spending.
 
-    A run counts in the window in which it began. Before a provider is asked, what the answer may cost at most is
-    reserved: a token for each byte of the request, as many as the answer may have, each at the dearest rate of the model.
-    When it has ended, the reservation is replaced by what it cost. A hard budget refuses a run whose
-    reservation does not fit: at no time is more than its limit settled and reserved together, unless a provider bills for
-    more than was asked of it (see UsageEntry.above_limit). A soft budget lets it
-    pass. Both tell those who may manage budgets by mail when a threshold is reached.
+    A run counts in the window in which it began. Before a provider is called, the most that the answer may cost is
+    reserved: a token for each byte of the request and the maximum output tokens, each at the highest rate of the model.
+    When the answer has ended, the reservation is replaced by its cost. A hard budget refuses a run whose
+    reservation does not fit: settled and reserved amounts together never exceed its limit, unless a provider bills more
+    than the request allowed (see UsageEntry.above_limit). A soft budget refuses
+    nothing. Both send mails to budget managers when a threshold is reached.
 
-    Budgets of workspaces and of API keys do not bound what their owners spend: who may create another workspace or key
-    gets another budget with it. To bound a person, give the organization or each member a budget. A budget of a key
-    applies to the keys that replace it on rotation.
+    Budgets of workspaces and of API keys do not bound what their owners spend: a member who creates another workspace or
+    key gets another budget with it. To bound a person, create a budget for the organization or for each member. A budget
+    of a key applies to its whole line of rotations.
     """
 
     def CreateBudget(self, request, context):
-        """CreateBudget creates a budget. What was spent and is reserved in its present window counts from the start. Owners,
-        admins and billing may.
+        """CreateBudget creates a budget. Amounts already spent and reserved in its current window count. Callers: owners,
+        admins and billing members.
 
-        Errors: NOT_FOUND when workspace, person or key is not one of the organization's; INVALID_ARGUMENT.
+        Errors: NOT_FOUND if the workspace, member or key is not in the organization; INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetBudget(self, request, context):
-        """GetBudget returns a budget with what is spent of it. Owners, admins and billing may.
+        """GetBudget returns a budget with its current status. Callers: owners, admins and billing members.
 
         Errors: NOT_FOUND.
         """
@@ -113,16 +113,16 @@ class BudgetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListBudgets(self, request, context):
-        """ListBudgets lists the budgets that an organization made, the oldest first, and returns its allowance beside them.
-        Owners, admins and billing may.
+        """ListBudgets lists an organization's budgets, oldest first, and returns its allowance separately. Callers: owners,
+        admins and billing members.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateBudget(self, request, context):
-        """UpdateBudget changes limit, hardness and thresholds. A limit below what is spent already refuses what comes. Owners,
-        admins and billing may.
+        """UpdateBudget changes limit, hardness and thresholds. A hard limit below the amount already spent refuses further
+        runs. Callers: owners, admins and billing members.
 
         Errors: NOT_FOUND; ABORTED when budget.etag is given and no longer current; FAILED_PRECONDITION ALLOWANCE_FIXED for
         the allowance on the server's keys.
@@ -132,7 +132,7 @@ class BudgetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteBudget(self, request, context):
-        """DeleteBudget deletes a budget. Owners, admins and billing may.
+        """DeleteBudget deletes a budget. Callers: owners, admins and billing members.
 
         Errors: NOT_FOUND; FAILED_PRECONDITION ALLOWANCE_FIXED for the allowance on the server's keys.
         """
@@ -141,8 +141,8 @@ class BudgetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExplainLimit(self, request, context):
-        """ExplainLimit says before a call what stands in its way: what a message of this size to this model would reserve,
-        every budget that counts it, and the rate limits, for the caller in this workspace. Nothing is reserved.
+        """ExplainLimit returns what a message of this size to this model would reserve, and the budgets and rate limits that
+        would count it, for the caller in this workspace. Nothing is reserved.
 
         Errors: INVALID_ARGUMENT; FAILED_PRECONDITION MODEL_NOT_ALLOWED.
         """
@@ -192,18 +192,18 @@ def add_BudgetServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class BudgetService:
-    """BudgetService limits what is spent.
+    """BudgetService limits spending.
 
-    A run counts in the window in which it began. Before a provider is asked, what the answer may cost at most is
-    reserved: a token for each byte of the request, as many as the answer may have, each at the dearest rate of the model.
-    When it has ended, the reservation is replaced by what it cost. A hard budget refuses a run whose
-    reservation does not fit: at no time is more than its limit settled and reserved together, unless a provider bills for
-    more than was asked of it (see UsageEntry.above_limit). A soft budget lets it
-    pass. Both tell those who may manage budgets by mail when a threshold is reached.
+    A run counts in the window in which it began. Before a provider is called, the most that the answer may cost is
+    reserved: a token for each byte of the request and the maximum output tokens, each at the highest rate of the model.
+    When the answer has ended, the reservation is replaced by its cost. A hard budget refuses a run whose
+    reservation does not fit: settled and reserved amounts together never exceed its limit, unless a provider bills more
+    than the request allowed (see UsageEntry.above_limit). A soft budget refuses
+    nothing. Both send mails to budget managers when a threshold is reached.
 
-    Budgets of workspaces and of API keys do not bound what their owners spend: who may create another workspace or key
-    gets another budget with it. To bound a person, give the organization or each member a budget. A budget of a key
-    applies to the keys that replace it on rotation.
+    Budgets of workspaces and of API keys do not bound what their owners spend: a member who creates another workspace or
+    key gets another budget with it. To bound a person, create a budget for the organization or for each member. A budget
+    of a key applies to its whole line of rotations.
     """
 
     @staticmethod

@@ -38,7 +38,7 @@ class _ReasoningEffortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reaso
     """Much."""
 
 class ReasoningEffort(_ReasoningEffort, metaclass=_ReasoningEffortEnumTypeWrapper):
-    """ReasoningEffort says how much a model is to think before it answers. Models that cannot be told ignore it."""
+    """ReasoningEffort is how much a model thinks before it answers. Models without this setting ignore it."""
 
 REASONING_EFFORT_UNSPECIFIED: ReasoningEffort.ValueType  # 0
 """The model's own default."""
@@ -64,7 +64,7 @@ class _MessageRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MessageRo
     """A model."""
 
 class MessageRole(_MessageRole, metaclass=_MessageRoleEnumTypeWrapper):
-    """MessageRole says who spoke."""
+    """MessageRole is the author of a message."""
 
 MESSAGE_ROLE_UNSPECIFIED: MessageRole.ValueType  # 0
 """Not given."""
@@ -83,19 +83,19 @@ class _MessageStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MessageS
     MESSAGE_STATE_UNSPECIFIED: _MessageState.ValueType  # 0
     """Not given."""
     MESSAGE_STATE_COMPLETE: _MessageState.ValueType  # 1
-    """All of it is there."""
+    """It is complete."""
     MESSAGE_STATE_PARTIAL: _MessageState.ValueType  # 2
-    """The answer was cancelled, failed or was interrupted: what is there is what was said until then."""
+    """The run was cancelled, failed or was interrupted: the message has the answer until then."""
 
 class MessageState(_MessageState, metaclass=_MessageStateEnumTypeWrapper):
-    """MessageState says whether a message is whole."""
+    """MessageState is whether a message is complete."""
 
 MESSAGE_STATE_UNSPECIFIED: MessageState.ValueType  # 0
 """Not given."""
 MESSAGE_STATE_COMPLETE: MessageState.ValueType  # 1
-"""All of it is there."""
+"""It is complete."""
 MESSAGE_STATE_PARTIAL: MessageState.ValueType  # 2
-"""The answer was cancelled, failed or was interrupted: what is there is what was said until then."""
+"""The run was cancelled, failed or was interrupted: the message has the answer until then."""
 Global___MessageState: _TypeAlias = MessageState  # noqa: Y015
 
 class _ContentKind:
@@ -107,19 +107,19 @@ class _ContentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ContentKi
     CONTENT_KIND_UNSPECIFIED: _ContentKind.ValueType  # 0
     """Not given."""
     CONTENT_KIND_TEXT: _ContentKind.ValueType  # 1
-    """Text that is the answer or the question."""
+    """Text of the answer or the question."""
     CONTENT_KIND_THINKING: _ContentKind.ValueType  # 2
-    """What a model shows of its thinking before the answer."""
+    """Thinking that a model shows before the answer."""
 
 class ContentKind(_ContentKind, metaclass=_ContentKindEnumTypeWrapper):
-    """ContentKind says what a piece of content is."""
+    """ContentKind is the kind of a piece of content."""
 
 CONTENT_KIND_UNSPECIFIED: ContentKind.ValueType  # 0
 """Not given."""
 CONTENT_KIND_TEXT: ContentKind.ValueType  # 1
-"""Text that is the answer or the question."""
+"""Text of the answer or the question."""
 CONTENT_KIND_THINKING: ContentKind.ValueType  # 2
-"""What a model shows of its thinking before the answer."""
+"""Thinking that a model shows before the answer."""
 Global___ContentKind: _TypeAlias = ContentKind  # noqa: Y015
 
 class _RunState:
@@ -137,12 +137,12 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     RUN_STATE_FAILED: _RunState.ValueType  # 3
     """The provider failed; failure says how."""
     RUN_STATE_CANCELLED: _RunState.ValueType  # 4
-    """Stopped by CancelRun."""
+    """Stopped by CancelRun, by a deletion, or because its owner lost the right to it."""
     RUN_STATE_INTERRUPTED: _RunState.ValueType  # 5
     """The server stopped while the run was in progress."""
 
 class RunState(_RunState, metaclass=_RunStateEnumTypeWrapper):
-    """RunState says where a run stands."""
+    """RunState is the state of a run."""
 
 RUN_STATE_UNSPECIFIED: RunState.ValueType  # 0
 """Not given."""
@@ -153,7 +153,7 @@ RUN_STATE_COMPLETED: RunState.ValueType  # 2
 RUN_STATE_FAILED: RunState.ValueType  # 3
 """The provider failed; failure says how."""
 RUN_STATE_CANCELLED: RunState.ValueType  # 4
-"""Stopped by CancelRun."""
+"""Stopped by CancelRun, by a deletion, or because its owner lost the right to it."""
 RUN_STATE_INTERRUPTED: RunState.ValueType  # 5
 """The server stopped while the run was in progress."""
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
@@ -165,29 +165,29 @@ class _FinishReason:
 class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FINISH_REASON_UNSPECIFIED: _FinishReason.ValueType  # 0
-    """Not known, or the run did not complete."""
+    """Unknown, or the run did not complete."""
     FINISH_REASON_STOP: _FinishReason.ValueType  # 1
-    """The model had said what it wanted to."""
+    """The model reached a natural end or a stop text."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
-    """The greatest number of output tokens was reached."""
+    """The maximum number of output tokens was reached."""
     FINISH_REASON_CONTENT_FILTER: _FinishReason.ValueType  # 3
     """The provider's content filter stepped in."""
     FINISH_REASON_REFUSED: _FinishReason.ValueType  # 4
-    """The model refused to answer; what it said about that is the text."""
+    """The model refused to answer; the text is its explanation."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
-    """FinishReason says why a model ended its answer."""
+    """FinishReason is why a model ended its answer."""
 
 FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
-"""Not known, or the run did not complete."""
+"""Unknown, or the run did not complete."""
 FINISH_REASON_STOP: FinishReason.ValueType  # 1
-"""The model had said what it wanted to."""
+"""The model reached a natural end or a stop text."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
-"""The greatest number of output tokens was reached."""
+"""The maximum number of output tokens was reached."""
 FINISH_REASON_CONTENT_FILTER: FinishReason.ValueType  # 3
 """The provider's content filter stepped in."""
 FINISH_REASON_REFUSED: FinishReason.ValueType  # 4
-"""The model refused to answer; what it said about that is the text."""
+"""The model refused to answer; the text is its explanation."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 class _AttemptState:
@@ -201,34 +201,34 @@ class _AttemptStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptS
     ATTEMPT_STATE_RUNNING: _AttemptState.ValueType  # 1
     """In progress."""
     ATTEMPT_STATE_COMPLETED: _AttemptState.ValueType  # 2
-    """The model answered to the end."""
+    """The model completed its answer."""
     ATTEMPT_STATE_FAILED: _AttemptState.ValueType  # 3
     """The provider failed; failure says how."""
     ATTEMPT_STATE_CANCELLED: _AttemptState.ValueType  # 4
-    """Stopped: the run was cancelled, or another attempt was faster."""
+    """Stopped: the run was cancelled, or a concurrent attempt was faster."""
     ATTEMPT_STATE_INTERRUPTED: _AttemptState.ValueType  # 5
     """The server stopped while it was in progress."""
 
 class AttemptState(_AttemptState, metaclass=_AttemptStateEnumTypeWrapper):
-    """AttemptState says how an attempt ended."""
+    """AttemptState is the state of an attempt."""
 
 ATTEMPT_STATE_UNSPECIFIED: AttemptState.ValueType  # 0
 """Not given."""
 ATTEMPT_STATE_RUNNING: AttemptState.ValueType  # 1
 """In progress."""
 ATTEMPT_STATE_COMPLETED: AttemptState.ValueType  # 2
-"""The model answered to the end."""
+"""The model completed its answer."""
 ATTEMPT_STATE_FAILED: AttemptState.ValueType  # 3
 """The provider failed; failure says how."""
 ATTEMPT_STATE_CANCELLED: AttemptState.ValueType  # 4
-"""Stopped: the run was cancelled, or another attempt was faster."""
+"""Stopped: the run was cancelled, or a concurrent attempt was faster."""
 ATTEMPT_STATE_INTERRUPTED: AttemptState.ValueType  # 5
 """The server stopped while it was in progress."""
 Global___AttemptState: _TypeAlias = AttemptState  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
-    """Model is a model that can answer."""
+    """Model is a language model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -243,16 +243,16 @@ class Model(_message.Message):
     provider: _builtins.str
     """Name of the provider, the part of the id before the first slash."""
     display_name: _builtins.str
-    """Name for people."""
+    """Display name."""
     context_tokens: _builtins.int
-    """Tokens that fit into its context. 0 when not known."""
+    """Size of its context in tokens. 0 if unknown."""
     @_builtins.property
     def input_price(self) -> _common_pb2.Money:
-        """Price of a million input tokens. Not set when it depends on the size of the request or is not known."""
+        """Price of a million input tokens. Not set if it is unknown or depends on the size of the request."""
 
     @_builtins.property
     def output_price(self) -> _common_pb2.Money:
-        """Price of a million output tokens. Not set when it depends on the size of the request or is not known."""
+        """Price of a million output tokens. Not set if it is unknown or depends on the size of the request."""
 
     def __init__(
         self,
@@ -274,8 +274,8 @@ Global___Model: _TypeAlias = Model  # noqa: Y015
 
 @_typing.final
 class ModelParameters(_message.Message):
-    """ModelParameters says how a model is to answer. What is not set is up to the model, and so is what it cannot be told:
-    models that reason may take no temperature and no stop texts, others no reasoning effort.
+    """ModelParameters are parameters of an answer. Unset ones have the model's default. Models ignore parameters that they
+    do not support: reasoning models may support no temperature and no stop texts, others no reasoning effort.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -286,13 +286,13 @@ class ModelParameters(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     REASONING_EFFORT_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
-    """Randomness, 0 to 2. Providers with a smaller range take their greatest value for a greater one."""
+    """Randomness, 0 to 2. Providers with a smaller range use their maximum for greater values."""
     max_output_tokens: _builtins.int
-    """Most tokens of the answer, reasoning included. 0, and more than policies and server allow, mean the most that they
-    allow.
+    """Maximum tokens of the answer, including reasoning. 0, and more than policies and server allow, mean the maximum
+    that they allow.
     """
     seed: _builtins.int
-    """Asks for the same answer to the same question, where the provider can do so."""
+    """Requests the same answer to the same question, if the provider supports it."""
     reasoning_effort: Global___ReasoningEffort.ValueType
     """How much to think."""
     @_builtins.property
@@ -338,17 +338,17 @@ class Conversation(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
-    """UUID. Output only, but names the conversation in an update."""
+    """UUID. Output only, except that it selects the conversation in an update."""
     workspace_id: _builtins.str
     """UUID of its workspace. Output only."""
     title: _builtins.str
-    """Title, at most 200 characters. The beginning of the first message unless it was set."""
+    """Title, at most 200 characters. By default, the beginning of the first message."""
     model: _builtins.str
     """Model that answers. Empty means the workspace's default model."""
     active_run_id: _builtins.str
     """UUID of the run in progress, empty when there is none. Output only."""
     etag: _builtins.str
-    """Version. Sent back with an update, it makes the update fail when somebody else was faster."""
+    """Version. An update that sends it fails if the resource has changed since."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time of creation. Output only."""
@@ -387,11 +387,11 @@ class Content(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     CONTINUES_FIELD_NUMBER: _builtins.int
     kind: Global___ContentKind.ValueType
-    """What it is."""
+    """Its kind."""
     text: _builtins.str
     """Its text."""
     continues: _builtins.bool
-    """Whether it goes on with the last piece of the part of the message before. Only in ListMessages: see
+    """Whether it continues the last piece of the previous part of the message. Only in ListMessages: see
     Message.more_contents.
     """
     def __init__(
@@ -411,7 +411,7 @@ Global___Content: _TypeAlias = Content  # noqa: Y015
 
 @_typing.final
 class Message(_message.Message):
-    """Message is what a person or a model said."""
+    """Message is a message of a person or a model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -429,21 +429,21 @@ class Message(_message.Message):
     conversation_id: _builtins.str
     """UUID of the conversation."""
     run_id: _builtins.str
-    """UUID of the run that the message started or that it is the answer of."""
+    """UUID of the run that the message started or answers."""
     role: Global___MessageRole.ValueType
-    """Who spoke."""
+    """Its author."""
     state: Global___MessageState.ValueType
-    """Whether it is whole."""
+    """Whether it is complete."""
     model: _builtins.str
-    """Id of the model that said it, the last one when several did. Empty for people."""
+    """Id of the model that wrote it; the last one if there were several. Empty for people."""
     more_contents: _builtins.bool
-    """Whether this is not all of it, which happens with messages of more than 3 MiB: more would not fit into a response.
-    ListMessages has all of it, in parts: each of its pages begins with the next contents of the message that was last
-    on the page before. Elsewhere this is the beginning.
+    """Whether contents are missing, because a message of more than 3 MiB does not fit into a response. ListMessages
+    returns such a message in parts: each page begins with the next contents of the last message of the previous page.
+    Elsewhere, contents are the beginning of the message.
     """
     @_builtins.property
     def contents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Content]:
-        """What was said."""
+        """Its content."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -472,7 +472,7 @@ Global___Message: _TypeAlias = Message  # noqa: Y015
 
 @_typing.final
 class RunFailure(_message.Message):
-    """RunFailure says why a run did not complete."""
+    """RunFailure is why a run or attempt did not complete."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -526,17 +526,17 @@ class Run(_message.Message):
     user_message_id: _builtins.str
     """UUID of the person's message that started it."""
     message_id: _builtins.str
-    """UUID of the model's answer. The message exists when the run has ended and anything was said."""
+    """UUID of the model's answer. The message exists after the end of the run, unless there was no content."""
     model: _builtins.str
-    """Id of the model that was asked for. Which one answered is told by the message."""
+    """Id of the requested model. The message has the model that answered."""
     state: Global___RunState.ValueType
-    """Where it stands."""
+    """Its state."""
     finish_reason: Global___FinishReason.ValueType
     """Why the model ended its answer. Only in RUN_STATE_COMPLETED."""
     usage_estimated: _builtins.bool
-    """Whether usage was counted by the server because the provider reported none."""
+    """Whether the server counted the usage because the provider reported none."""
     attempt_count: _builtins.int
-    """How many attempts there were. 0 while it is in progress."""
+    """Number of attempts. 0 while it is in progress."""
     @_builtins.property
     def failure(self) -> Global___RunFailure:
         """Why it did not complete. Only in RUN_STATE_FAILED and RUN_STATE_INTERRUPTED."""
@@ -547,7 +547,7 @@ class Run(_message.Message):
 
     @_builtins.property
     def cost(self) -> _common_pb2.Money:
-        """What it cost. Not set while it is in progress."""
+        """Its cost. Not set while it is in progress."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -586,7 +586,7 @@ Global___Run: _TypeAlias = Run  # noqa: Y015
 
 @_typing.final
 class Attempt(_message.Message):
-    """Attempt is one request to a provider, as the AI log has it. What was said is not in it."""
+    """Attempt is one request to a provider, without its content."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -617,24 +617,24 @@ class Attempt(_message.Message):
     state: Global___AttemptState.ValueType
     """How it ended."""
     own_key: _builtins.bool
-    """Whether the organization's own key was used, rather than the server's."""
+    """Whether the organization's own key was used rather than the server's."""
     continues: _builtins.bool
-    """Whether it went on with what attempts before it had said."""
+    """Whether it continued the answer of earlier attempts."""
     message_count: _builtins.int
-    """Messages in the request, the system prompt not counted."""
+    """Number of messages in the request, without the system prompt."""
     counted_input_tokens: _builtins.int
-    """Tokens of the request as the server counted them before it was sent."""
+    """Tokens of the request, as estimated by the server before it was sent."""
     provider_response_id: _builtins.str
-    """The provider's id of its answer. Empty when it gave none."""
+    """The provider's id of its answer. Empty if it gave none."""
     status: _builtins.int
-    """HTTP status of the provider's answer. 0 when there was none."""
+    """HTTP status of the provider's response. 0 if there was none."""
     usage_estimated: _builtins.bool
-    """Whether usage was counted by the server because the provider reported none. That of an attempt that was silent has
-    the tokens of the request, which the provider may have charged.
+    """Whether the server counted the usage because the provider reported none. If the provider sent nothing, it has the
+    tokens of the request, which the provider may have charged.
     """
     @_builtins.property
     def parameters(self) -> Global___ModelParameters:
-        """Parameters of the request; stop texts are left out."""
+        """Parameters of the request, without stop texts."""
 
     @_builtins.property
     def failure(self) -> Global___RunFailure:
@@ -642,11 +642,11 @@ class Attempt(_message.Message):
 
     @_builtins.property
     def usage(self) -> _common_pb2.TokenUsage:
-        """Tokens that it used. Not set while it is in progress, and when the provider cannot have charged anything."""
+        """Tokens that it used. Not set while it is in progress, or if the provider cannot have charged anything."""
 
     @_builtins.property
     def cost(self) -> _common_pb2.Money:
-        """What it cost. Not set while it is in progress."""
+        """Its cost. Not set while it is in progress."""
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
@@ -654,7 +654,7 @@ class Attempt(_message.Message):
 
     @_builtins.property
     def first_content_time(self) -> _timestamp_pb2.Timestamp:
-        """Time of the first content. Not set when there was none."""
+        """Time of the first content. Not set if there was none."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -714,23 +714,23 @@ class ChatEvent(_message.Message):
     """Number of the event within the run: 1, 2, 3 and so on, without gaps. A heartbeat repeats the last one."""
     @_builtins.property
     def run_started(self) -> Global___RunStarted:
-        """The run exists. Always the first event, sent before the model is asked."""
+        """The run exists. Always the first event, sent before the model is called."""
 
     @_builtins.property
     def content_started(self) -> Global___ContentStarted:
-        """A piece of the answer begins."""
+        """A piece of content begins."""
 
     @_builtins.property
     def content_delta(self) -> Global___ContentDelta:
-        """The piece that began last goes on."""
+        """More of the piece that began last."""
 
     @_builtins.property
     def content_stopped(self) -> Global___ContentStopped:
-        """The piece that began last is whole."""
+        """The piece that began last is complete."""
 
     @_builtins.property
     def heartbeat(self) -> Global___Heartbeat:
-        """Nothing happened for fifteen seconds. Not stored and not repeated."""
+        """Sent after fifteen seconds without another event. Not stored and not repeated."""
 
     @_builtins.property
     def run_completed(self) -> Global___RunCompleted:
@@ -746,11 +746,11 @@ class ChatEvent(_message.Message):
 
     @_builtins.property
     def attempt_started(self) -> Global___AttemptStarted:
-        """A model is about to be asked."""
+        """An attempt begins."""
 
     @_builtins.property
     def attempt_failed(self) -> Global___AttemptFailed:
-        """A model did not answer to the end. Another attempt follows, or the terminal event."""
+        """An attempt did not complete. Another attempt follows, or the terminal event."""
 
     def __init__(
         self,
@@ -810,7 +810,7 @@ Global___RunStarted: _TypeAlias = RunStarted  # noqa: Y015
 
 @_typing.final
 class AttemptStarted(_message.Message):
-    """AttemptStarted says which model is about to be asked."""
+    """AttemptStarted is sent before an attempt's request to a model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -822,7 +822,7 @@ class AttemptStarted(_message.Message):
     model: _builtins.str
     """Id of the model."""
     continues: _builtins.bool
-    """Whether the attempt goes on with what attempts before it said. Nothing of that is repeated."""
+    """Whether the attempt continues the answer of earlier attempts, without repeating it."""
     def __init__(
         self,
         *,
@@ -840,7 +840,7 @@ Global___AttemptStarted: _TypeAlias = AttemptStarted  # noqa: Y015
 
 @_typing.final
 class AttemptFailed(_message.Message):
-    """AttemptFailed says that an attempt did not answer to the end."""
+    """AttemptFailed is sent when an attempt did not complete."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -853,7 +853,7 @@ class AttemptFailed(_message.Message):
     """Id of the model."""
     @_builtins.property
     def failure(self) -> Global___RunFailure:
-        """Why it failed. Not set when another attempt, made beside it, was faster."""
+        """Why it failed. Not set if a concurrent attempt was faster."""
 
     def __init__(
         self,
@@ -881,7 +881,7 @@ class ContentStarted(_message.Message):
     index: _builtins.int
     """Index of the piece in the answer's contents, from 0."""
     kind: Global___ContentKind.ValueType
-    """What it is."""
+    """Its kind."""
     def __init__(
         self,
         *,
@@ -911,10 +911,10 @@ class ContentDelta(_message.Message):
     index: _builtins.int
     """Index of the piece in the answer's contents, from 0."""
     kind: Global___ContentKind.ValueType
-    """What the piece is, for clients that come back in its middle."""
+    """The kind of the piece, for clients that resume in its middle."""
     token_count: _builtins.int
-    """Estimate of the tokens of text: no fewer than the pieces in which the provider sent it. An answer that is cut and
-    whose usage the provider does not report is charged for the sum of these.
+    """Estimated tokens of text: at least the number of pieces in which the provider sent it. An incomplete answer without
+    reported usage is charged for the sum of these.
     """
     def __init__(
         self,
@@ -973,7 +973,7 @@ Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
 @_typing.final
 class RunCompleted(_message.Message):
-    """RunCompleted is the terminal event of a run whose answer is whole."""
+    """RunCompleted is the terminal event of a run whose answer is complete."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -985,9 +985,7 @@ class RunCompleted(_message.Message):
 
     @_builtins.property
     def message(self) -> Global___Message:
-        """The whole answer or, when its more_contents is set, the beginning of it: ListMessages with its message_id has the
-        rest.
-        """
+        """The answer; if its more_contents is set, only its beginning: ListMessages with its message_id returns the rest."""
 
     def __init__(
         self,
@@ -1017,7 +1015,7 @@ class RunFailed(_message.Message):
 
     @_builtins.property
     def message(self) -> Global___Message:
-        """What was said until then, not set when nothing was; with more_contents, the beginning of it, as in RunCompleted."""
+        """The answer until then, not set if there was none; with more_contents, only its beginning, as in RunCompleted."""
 
     def __init__(
         self,
@@ -1047,7 +1045,7 @@ class RunCancelled(_message.Message):
 
     @_builtins.property
     def message(self) -> Global___Message:
-        """What was said until then, not set when nothing was; with more_contents, the beginning of it, as in RunCompleted."""
+        """The answer until then, not set if there was none; with more_contents, only its beginning, as in RunCompleted."""
 
     def __init__(
         self,
@@ -1072,9 +1070,9 @@ class ListModelsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Most models to return, 1 to 1000. 0 means 50."""
+    """Maximum number of models to return, 1 to 1000. 0 means 50."""
     page_token: _builtins.str
-    """next_page_token of the page before. Empty for the first page."""
+    """next_page_token of the previous page. Empty for the first page."""
     def __init__(
         self,
         *,
@@ -1106,8 +1104,8 @@ class ListModelsResponse(_message.Message):
 
     @_builtins.property
     def unreachable_providers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of the providers that did not answer when they were asked for their models last, such as "local" for the
-        operator's own server: those of their models are listed that were known before.
+        """Names of the providers that did not answer the last request for their models, such as "local" for the operator's
+        own server. Their previously known models are listed.
         """
 
     def __init__(
@@ -1138,11 +1136,11 @@ class CreateConversationRequest(_message.Message):
     workspace_id: _builtins.str
     """The workspace."""
     title: _builtins.str
-    """Title, at most 200 characters. Empty means: taken from the first message."""
+    """Title, at most 200 characters. Empty means the beginning of the first message."""
     model: _builtins.str
     """Model that answers: one of ListWorkspaceModels. Empty means the workspace's default model."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is a new one."""
+    """UUID chosen by the client. It makes the call idempotent for seven days."""
     def __init__(
         self,
         *,
@@ -1241,9 +1239,9 @@ class ListConversationsRequest(_message.Message):
     workspace_id: _builtins.str
     """The workspace."""
     page_size: _builtins.int
-    """Most conversations to return, 1 to 1000. 0 means 50."""
+    """Maximum number of conversations to return, 1 to 1000. 0 means 50."""
     page_token: _builtins.str
-    """next_page_token of the page before. Empty for the first page."""
+    """next_page_token of the previous page. Empty for the first page."""
     def __init__(
         self,
         *,
@@ -1393,13 +1391,13 @@ class ListMessagesRequest(_message.Message):
     conversation_id: _builtins.str
     """The conversation."""
     page_size: _builtins.int
-    """Most messages to return, 1 to 1000. 0 means 50. A page ends early when it reaches 1 MiB of text, and a message of
+    """Maximum number of messages to return, 1 to 1000. 0 means 50. A page ends early at 1 MiB of text, and a message of
     more than 3 MiB is returned in parts: see Message.more_contents.
     """
     page_token: _builtins.str
-    """next_page_token of the page before. Empty for the first page."""
+    """next_page_token of the previous page. Empty for the first page."""
     message_id: _builtins.str
-    """UUID of the only message to return. Empty means all."""
+    """UUID of the only message to return. Empty means all messages."""
     def __init__(
         self,
         *,
@@ -1458,14 +1456,14 @@ class SendMessageRequest(_message.Message):
     conversation_id: _builtins.str
     """The conversation."""
     content: _builtins.str
-    """What the person says: 1 byte to 1 MiB of UTF-8."""
+    """The message: 1 byte to 1 MiB of UTF-8."""
     model: _builtins.str
     """Model that answers this message: one of ListWorkspaceModels. Empty means the conversation's model."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call."""
+    """UUID chosen by the client. It makes the call idempotent."""
     @_builtins.property
     def parameters(self) -> Global___ModelParameters:
-        """How the model is to answer."""
+        """Parameters of the answer."""
 
     def __init__(
         self,
@@ -1519,7 +1517,7 @@ class StreamRunRequest(_message.Message):
     run_id: _builtins.str
     """The run."""
     after_sequence: _builtins.int
-    """Sequence of the last event that the client has. 0 means from the beginning."""
+    """Sequence of the last event that the client has received. 0 means from the beginning."""
     def __init__(
         self,
         *,
@@ -1616,9 +1614,9 @@ class ListAttemptsRequest(_message.Message):
     run_id: _builtins.str
     """The run."""
     page_size: _builtins.int
-    """Most attempts to return, 1 to 1000. 0 means 50."""
+    """Maximum number of attempts to return, 1 to 1000. 0 means 50."""
     page_token: _builtins.str
-    """next_page_token of the page before. Empty for the first page."""
+    """next_page_token of the previous page. Empty for the first page."""
     def __init__(
         self,
         *,

@@ -26,11 +26,11 @@ if _version_not_supported:
 
 
 class ChatServiceStub:
-    """ChatService holds conversations and lets models answer in them.
+    """ChatService manages conversations and runs.
 
     A message from a person starts a run: the work of one answer. The run belongs to the server, not to the call that
-    started it: a client that goes away neither stops it nor makes it free, and comes back with StreamRun. A conversation
-    is visible to the person who created it alone; for everybody else its ids are NOT_FOUND.
+    started it. If the client disconnects, the run continues and is charged; the client resumes the stream with
+    StreamRun. A conversation is visible only to the person who created it; for everybody else its ids are NOT_FOUND.
     """
 
     def __init__(self, channel):
@@ -102,25 +102,25 @@ class ChatServiceStub:
 
 
 class ChatServiceServicer:
-    """ChatService holds conversations and lets models answer in them.
+    """ChatService manages conversations and runs.
 
     A message from a person starts a run: the work of one answer. The run belongs to the server, not to the call that
-    started it: a client that goes away neither stops it nor makes it free, and comes back with StreamRun. A conversation
-    is visible to the person who created it alone; for everybody else its ids are NOT_FOUND.
+    started it. If the client disconnects, the run continues and is charged; the client resumes the stream with
+    StreamRun. A conversation is visible only to the person who created it; for everybody else its ids are NOT_FOUND.
     """
 
     def ListModels(self, request, context):
-        """ListModels lists the models that this server can use with its own keys, by id. ListWorkspaceModels knows what may be
-        used in a workspace.
+        """ListModels lists the models that this server can use with its own keys, by id. ListWorkspaceModels lists those that
+        may be used in a workspace.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateConversation(self, request, context):
-        """CreateConversation creates an empty conversation in a workspace. Members may.
+        """CreateConversation creates an empty conversation in a workspace. Callers: members.
 
-        Errors: INVALID_ARGUMENT when model is not one that the organization can use.
+        Errors: INVALID_ARGUMENT if the organization cannot use the model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,7 +134,7 @@ class ChatServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListConversations(self, request, context):
-        """ListConversations lists the caller's conversations in a workspace, the one created last first.
+        """ListConversations lists the caller's conversations in a workspace, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,74 +143,75 @@ class ChatServiceServicer:
     def UpdateConversation(self, request, context):
         """UpdateConversation changes title and model.
 
-        Errors: INVALID_ARGUMENT when model is not one that the organization can use; ABORTED when conversation.etag is given
-        and no longer current.
+        Errors: INVALID_ARGUMENT if the organization cannot use the model; ABORTED if conversation.etag is set and not
+        current.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteConversation(self, request, context):
-        """DeleteConversation deletes a conversation with its messages, runs and attempts. A run in progress is cancelled first.
-        Nobody can read it when the call returns. By then its content is erased, unless the end of the run or Redis is waited
-        for in vain or the server dies: then it is erased later, within minutes of their return. The conversation's id stays,
-        and what was spent stays in the usage.
+        """DeleteConversation deletes a conversation with its messages, runs and attempts. A run in progress is cancelled
+        first. When the call returns, nobody can read the conversation, and normally its content is erased. If the run does
+        not end, Redis does not answer, or the server dies, the content is erased within minutes of their return. The
+        conversation's id stays, and so does its usage.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMessages(self, request, context):
-        """ListMessages lists the messages of a conversation, the oldest first, or one of them.
+        """ListMessages lists the messages of a conversation, oldest first, or one of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SendMessage(self, request, context):
-        """SendMessage adds a message to a conversation, starts a run that answers it, and follows the run.
+        """SendMessage adds a message to a conversation, starts a run that answers it, and streams the events of the run.
 
-        The first event comes before the model is asked and names the run. The last is exactly one of run_completed,
-        run_failed and run_cancelled. A stream that ends without it was cut: go on with StreamRun.
-        Repeating the call with the same request_id starts nothing: it follows the run that the first one started, from its
+        The first event is sent before the model is called, and has the id of the run. The last is exactly one of
+        run_completed, run_failed and run_cancelled. A stream that ends without it was cut: resume it with StreamRun.
+        Repeating the call with the same request_id starts no second run: it streams the run of the first call, from its
         first event.
-        A provider that fails before it says anything is tried again, then the fallback models of the workspace's policy are
-        asked; attempt_started and attempt_failed tell of it. They are also asked at once when the first model cannot be: its
-        context is too small, too many runs wait for its provider, a limit of it is reached, or it is no longer there.
-        The model reads of the conversation what fits into its context beside the answer, the latest first, and at most 200
-        messages.
-        Errors: INVALID_ARGUMENT, also for parameters beyond the bounds of the policy; FAILED_PRECONDITION MODEL_NOT_ALLOWED,
+        If a provider fails before its first content, the attempt is retried, then the fallback models of the workspace's
+        policy are tried; attempt_started and attempt_failed report this. Fallback models are used at once if the first
+        model is not available: its context is too small, too many runs wait for its provider, one of its limits is
+        reached, or it no longer exists.
+        The model gets the latest messages of the conversation that fit into its context beside the answer, at most 200.
+        Errors: INVALID_ARGUMENT, also for parameters outside the policy's bounds; FAILED_PRECONDITION MODEL_NOT_ALLOWED,
         PROVIDER_KEY_REFUSED, or CONTEXT_TOO_LONG for a message that does not fit into the context by itself;
         ABORTED while another run is in progress in the conversation; RESOURCE_EXHAUSTED BUDGET_EXHAUSTED or RATE_LIMITED;
-        UNAVAILABLE when too many runs wait already. What fails after the first event is told by run_failed.
+        UNAVAILABLE if too many runs are waiting. Failures after the first event are reported by run_failed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamRun(self, request, context):
-        """StreamRun sends the events of a run that follow after_sequence: first those that there are, then the others as they
-        come. Any number of readers may follow a run, at any time, also when it has ended.
+        """StreamRun streams the events of a run after after_sequence: first the existing ones, then new ones as they occur.
+        Any number of readers may follow a run, at any time, also after its end.
 
-        The terminal event of a run that has ended is sent in any case, whatever after_sequence is. When the server was
-        killed, its sequence may be one that was used before for events that were not stored yet: the message in it counts.
-        So it is when the run goes on after that, with an attempt_failed of RUN_INTERRUPTED and the attempt that follows it.
-        Errors: NOT_FOUND; OUT_OF_RANGE when after_sequence lies beyond what a run in progress has sent.
+        The terminal event of an ended run is always sent, whatever after_sequence is. After the server was killed, its
+        sequence may have been used before, for an event that was not stored: the message in the terminal event is
+        authoritative. The same is true if another server resumes the run, with an attempt_failed of RUN_INTERRUPTED and a
+        following attempt.
+        Errors: NOT_FOUND; OUT_OF_RANGE if after_sequence is beyond the last event of a run in progress.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """CancelRun stops a run and returns it. What was said until then stays, marked as partial, and is charged. A run that
-        has ended stays as it is.
+        """CancelRun stops a run and returns it. The answer so far stays, marked as partial, and is charged. A run that has
+        ended does not change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAttempts(self, request, context):
-        """ListAttempts lists the requests to providers that a run made, in order: the AI log of the run.
+        """ListAttempts lists the attempts of a run, in order: its requests to providers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -295,11 +296,11 @@ def add_ChatServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ChatService:
-    """ChatService holds conversations and lets models answer in them.
+    """ChatService manages conversations and runs.
 
     A message from a person starts a run: the work of one answer. The run belongs to the server, not to the call that
-    started it: a client that goes away neither stops it nor makes it free, and comes back with StreamRun. A conversation
-    is visible to the person who created it alone; for everybody else its ids are NOT_FOUND.
+    started it. If the client disconnects, the run continues and is charged; the client resumes the stream with
+    StreamRun. A conversation is visible only to the person who created it; for everybody else its ids are NOT_FOUND.
     """
 
     @staticmethod

@@ -24,18 +24,18 @@ class _ErrorReason:
 class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
-    """No reason was given. The server does not send it."""
+    """Not specified. The server does not send it."""
     ERROR_REASON_CREDENTIALS_INVALID: _ErrorReason.ValueType  # 1
-    """UNAUTHENTICATED: no access token, or one that is malformed, forged, expired or revoked. Sign in or refresh. With
-    metadata "session": "ended", which Refresh adds, the session is over for good and only a new sign-in helps.
+    """UNAUTHENTICATED: the access token is missing, malformed, forged, expired or revoked. Sign in or refresh. With
+    metadata "session": "ended", which Refresh adds, the session has ended for good and only a new sign-in helps.
     """
     ERROR_REASON_PASSWORD_WRONG: _ErrorReason.ValueType  # 2
-    """UNAUTHENTICATED: the email address and password do not belong together. Unknown accounts get the same answer."""
+    """UNAUTHENTICATED: the email address or the password is wrong. Unknown accounts get the same error."""
     ERROR_REASON_RESOURCE_NOT_FOUND: _ErrorReason.ValueType  # 3
     """NOT_FOUND: there is no such resource, or the caller may not know of it."""
     ERROR_REASON_PERMISSION_MISSING: _ErrorReason.ValueType  # 4
-    """PERMISSION_DENIED: the resource is visible, but the caller lacks the permission in metadata "permission", or a
-    scope of the API key does.
+    """PERMISSION_DENIED: the resource is visible, but the caller, or the API key's scopes, lack the permission in
+    metadata "permission".
     """
     ERROR_REASON_FIELD_INVALID: _ErrorReason.ValueType  # 5
     """INVALID_ARGUMENT: one or more fields break a rule; google.rpc.BadRequest names each."""
@@ -52,67 +52,69 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVITATION_CLOSED: _ErrorReason.ValueType  # 11
     """FAILED_PRECONDITION: the invitation was accepted or revoked, or has expired."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 12
-    """RESOURCE_EXHAUSTED: too many calls. google.rpc.RetryInfo says when to come back."""
+    """RESOURCE_EXHAUSTED: too many calls. google.rpc.RetryInfo says when to retry."""
     ERROR_REASON_SEQUENCE_AHEAD: _ErrorReason.ValueType  # 13
     """OUT_OF_RANGE: after_sequence lies beyond what the run has sent so far."""
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 14
-    """UNAVAILABLE: a store that is needed does not answer, or the server is shutting down. Try again."""
+    """UNAVAILABLE: a database does not answer, or the server is shutting down. Retry."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 15
     """INTERNAL: a defect in the server. google.rpc.RequestInfo has the id to report."""
     ERROR_REASON_PROVIDER_UNAVAILABLE: _ErrorReason.ValueType  # 16
-    """The provider is overloaded, unreachable or failing. Try again, or use another model."""
+    """The provider is overloaded, unreachable or failing. Retry, or use another model."""
     ERROR_REASON_PROVIDER_RATE_LIMITED: _ErrorReason.ValueType  # 17
-    """The provider's rate limit is reached. Try again later, or use another model."""
+    """The provider's rate limit is reached. Retry later, or use another model."""
     ERROR_REASON_PROVIDER_REJECTED: _ErrorReason.ValueType  # 18
     """The provider refused the request."""
     ERROR_REASON_CONTEXT_TOO_LONG: _ErrorReason.ValueType  # 19
-    """FAILED_PRECONDITION: the message does not fit into the model's context. Also of a run whose provider says so."""
+    """FAILED_PRECONDITION: the message does not fit into the model's context. Also the failure of a run whose provider
+    refuses it for that.
+    """
     ERROR_REASON_PROVIDER_MISCONFIGURED: _ErrorReason.ValueType  # 20
-    """The provider refused the key or its account, which may be out of credit: the server's, which the operator has to
-    correct, or the organization's own.
+    """The provider refused the key or its account, which may have no credit left. The operator has to correct the
+    server's key, or the organization its own.
     """
     ERROR_REASON_PROVIDER_TIMEOUT: _ErrorReason.ValueType  # 21
-    """The provider did not begin, or did not go on, with its answer in time."""
+    """The provider did not begin or continue its answer in time."""
     ERROR_REASON_PROVIDER_STREAM_CUT: _ErrorReason.ValueType  # 22
     """The provider's stream broke off before the end of the answer."""
     ERROR_REASON_RUN_INTERRUPTED: _ErrorReason.ValueType  # 23
-    """The server stopped while the run was in progress. What had been stored of the answer is kept."""
+    """The server stopped while the run was in progress. The stored part of the answer is kept."""
     ERROR_REASON_SESSION_REQUIRED: _ErrorReason.ValueType  # 24
-    """PERMISSION_DENIED: the method is for people who signed in, not for API keys."""
+    """PERMISSION_DENIED: the method needs a session; API keys may not call it."""
     ERROR_REASON_SIGN_IN_THROTTLED: _ErrorReason.ValueType  # 25
-    """RESOURCE_EXHAUSTED: too many wrong passwords for this account. google.rpc.RetryInfo says when to come back; the
-    device_token of an earlier sign-in lets its device in all the same.
+    """RESOURCE_EXHAUSTED: too many wrong passwords for this account. google.rpc.RetryInfo says when to retry. A device
+    can still sign in with the device_token of an earlier sign-in.
     """
     ERROR_REASON_EMAIL_UNVERIFIED: _ErrorReason.ValueType  # 26
-    """FAILED_PRECONDITION: the account's email address has to be verified first, with AccountService.VerifyEmail."""
+    """FAILED_PRECONDITION: the account's email address must be verified first, with AccountService.VerifyEmail."""
     ERROR_REASON_ROLE_IN_USE: _ErrorReason.ValueType  # 27
     """FAILED_PRECONDITION: the role is held by a member or offered by an invitation."""
     ERROR_REASON_API_KEY_ENDED: _ErrorReason.ValueType  # 28
     """FAILED_PRECONDITION: the API key has expired or was revoked."""
     ERROR_REASON_BUDGET_EXHAUSTED: _ErrorReason.ValueType  # 29
-    """RESOURCE_EXHAUSTED: a budget does not have enough left. Metadata "budget_id", "remaining_nanos" and "currency" say
-    which and how much; google.rpc.RetryInfo says when its next window opens.
+    """RESOURCE_EXHAUSTED: a budget does not have enough left. Metadata "budget_id", "remaining_nanos" and "currency" name
+    it and what is left; google.rpc.RetryInfo says when its next window begins.
     """
     ERROR_REASON_MODEL_NOT_ALLOWED: _ErrorReason.ValueType  # 30
     """FAILED_PRECONDITION: the model policy of the organization or of the workspace does not allow the model."""
     ERROR_REASON_PROVIDER_KEY_REFUSED: _ErrorReason.ValueType  # 31
-    """FAILED_PRECONDITION: the provider does not accept the key, or the server can no longer read it: store it again."""
+    """FAILED_PRECONDITION: the provider does not accept the key, or the server can no longer decrypt it: store it again."""
     ERROR_REASON_REGISTRATION_CLOSED: _ErrorReason.ValueType  # 32
-    """FAILED_PRECONDITION: this server lets nobody make an account, or only people who are invited."""
+    """FAILED_PRECONDITION: this server lets only its operator, or only invited people, create accounts."""
     ERROR_REASON_PROVIDER_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 34
     """The provider does not have the model: it was retired, or the account may not use it. Use another model."""
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 35
-    """RESOURCE_EXHAUSTED: the encoded request is larger than the method allows. Metadata "limit_bytes" and "size_bytes" say
-    how large it may be and how large it is. Beyond 2 MiB there is the status code alone.
+    """RESOURCE_EXHAUSTED: the encoded request is larger than the method allows. Metadata "limit_bytes" and "size_bytes"
+    have the limit and the size. Above 2 MiB there is only the status code.
     """
     ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 36
-    """RESOURCE_EXHAUSTED: the caller has as many calls or streams in progress as the method's class allows at the same
-    time. End some, or wait for the end of some.
+    """RESOURCE_EXHAUSTED: the caller has as many concurrent calls or streams as the method's class allows. End some, or
+    wait until some end.
     """
     ERROR_REASON_ALLOWANCE_FIXED: _ErrorReason.ValueType  # 37
-    """FAILED_PRECONDITION: the budget is the allowance on the server's own keys, which the operator alone changes."""
+    """FAILED_PRECONDITION: the budget is the allowance on the server's own keys, which only the operator changes."""
     ERROR_REASON_REQUEST_INCOMPLETE: _ErrorReason.ValueType  # 42
-    """DEADLINE_EXCEEDED: the request did not arrive as a whole in time. Try again."""
+    """DEADLINE_EXCEEDED: the request did not arrive completely in time. Retry."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable, machine-readable reason of an error. Every error status carries one google.rpc.ErrorInfo
@@ -120,18 +122,18 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
-"""No reason was given. The server does not send it."""
+"""Not specified. The server does not send it."""
 ERROR_REASON_CREDENTIALS_INVALID: ErrorReason.ValueType  # 1
-"""UNAUTHENTICATED: no access token, or one that is malformed, forged, expired or revoked. Sign in or refresh. With
-metadata "session": "ended", which Refresh adds, the session is over for good and only a new sign-in helps.
+"""UNAUTHENTICATED: the access token is missing, malformed, forged, expired or revoked. Sign in or refresh. With
+metadata "session": "ended", which Refresh adds, the session has ended for good and only a new sign-in helps.
 """
 ERROR_REASON_PASSWORD_WRONG: ErrorReason.ValueType  # 2
-"""UNAUTHENTICATED: the email address and password do not belong together. Unknown accounts get the same answer."""
+"""UNAUTHENTICATED: the email address or the password is wrong. Unknown accounts get the same error."""
 ERROR_REASON_RESOURCE_NOT_FOUND: ErrorReason.ValueType  # 3
 """NOT_FOUND: there is no such resource, or the caller may not know of it."""
 ERROR_REASON_PERMISSION_MISSING: ErrorReason.ValueType  # 4
-"""PERMISSION_DENIED: the resource is visible, but the caller lacks the permission in metadata "permission", or a
-scope of the API key does.
+"""PERMISSION_DENIED: the resource is visible, but the caller, or the API key's scopes, lack the permission in
+metadata "permission".
 """
 ERROR_REASON_FIELD_INVALID: ErrorReason.ValueType  # 5
 """INVALID_ARGUMENT: one or more fields break a rule; google.rpc.BadRequest names each."""
@@ -148,72 +150,74 @@ ERROR_REASON_LAST_OWNER: ErrorReason.ValueType  # 10
 ERROR_REASON_INVITATION_CLOSED: ErrorReason.ValueType  # 11
 """FAILED_PRECONDITION: the invitation was accepted or revoked, or has expired."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 12
-"""RESOURCE_EXHAUSTED: too many calls. google.rpc.RetryInfo says when to come back."""
+"""RESOURCE_EXHAUSTED: too many calls. google.rpc.RetryInfo says when to retry."""
 ERROR_REASON_SEQUENCE_AHEAD: ErrorReason.ValueType  # 13
 """OUT_OF_RANGE: after_sequence lies beyond what the run has sent so far."""
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 14
-"""UNAVAILABLE: a store that is needed does not answer, or the server is shutting down. Try again."""
+"""UNAVAILABLE: a database does not answer, or the server is shutting down. Retry."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 15
 """INTERNAL: a defect in the server. google.rpc.RequestInfo has the id to report."""
 ERROR_REASON_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 16
-"""The provider is overloaded, unreachable or failing. Try again, or use another model."""
+"""The provider is overloaded, unreachable or failing. Retry, or use another model."""
 ERROR_REASON_PROVIDER_RATE_LIMITED: ErrorReason.ValueType  # 17
-"""The provider's rate limit is reached. Try again later, or use another model."""
+"""The provider's rate limit is reached. Retry later, or use another model."""
 ERROR_REASON_PROVIDER_REJECTED: ErrorReason.ValueType  # 18
 """The provider refused the request."""
 ERROR_REASON_CONTEXT_TOO_LONG: ErrorReason.ValueType  # 19
-"""FAILED_PRECONDITION: the message does not fit into the model's context. Also of a run whose provider says so."""
+"""FAILED_PRECONDITION: the message does not fit into the model's context. Also the failure of a run whose provider
+refuses it for that.
+"""
 ERROR_REASON_PROVIDER_MISCONFIGURED: ErrorReason.ValueType  # 20
-"""The provider refused the key or its account, which may be out of credit: the server's, which the operator has to
-correct, or the organization's own.
+"""The provider refused the key or its account, which may have no credit left. The operator has to correct the
+server's key, or the organization its own.
 """
 ERROR_REASON_PROVIDER_TIMEOUT: ErrorReason.ValueType  # 21
-"""The provider did not begin, or did not go on, with its answer in time."""
+"""The provider did not begin or continue its answer in time."""
 ERROR_REASON_PROVIDER_STREAM_CUT: ErrorReason.ValueType  # 22
 """The provider's stream broke off before the end of the answer."""
 ERROR_REASON_RUN_INTERRUPTED: ErrorReason.ValueType  # 23
-"""The server stopped while the run was in progress. What had been stored of the answer is kept."""
+"""The server stopped while the run was in progress. The stored part of the answer is kept."""
 ERROR_REASON_SESSION_REQUIRED: ErrorReason.ValueType  # 24
-"""PERMISSION_DENIED: the method is for people who signed in, not for API keys."""
+"""PERMISSION_DENIED: the method needs a session; API keys may not call it."""
 ERROR_REASON_SIGN_IN_THROTTLED: ErrorReason.ValueType  # 25
-"""RESOURCE_EXHAUSTED: too many wrong passwords for this account. google.rpc.RetryInfo says when to come back; the
-device_token of an earlier sign-in lets its device in all the same.
+"""RESOURCE_EXHAUSTED: too many wrong passwords for this account. google.rpc.RetryInfo says when to retry. A device
+can still sign in with the device_token of an earlier sign-in.
 """
 ERROR_REASON_EMAIL_UNVERIFIED: ErrorReason.ValueType  # 26
-"""FAILED_PRECONDITION: the account's email address has to be verified first, with AccountService.VerifyEmail."""
+"""FAILED_PRECONDITION: the account's email address must be verified first, with AccountService.VerifyEmail."""
 ERROR_REASON_ROLE_IN_USE: ErrorReason.ValueType  # 27
 """FAILED_PRECONDITION: the role is held by a member or offered by an invitation."""
 ERROR_REASON_API_KEY_ENDED: ErrorReason.ValueType  # 28
 """FAILED_PRECONDITION: the API key has expired or was revoked."""
 ERROR_REASON_BUDGET_EXHAUSTED: ErrorReason.ValueType  # 29
-"""RESOURCE_EXHAUSTED: a budget does not have enough left. Metadata "budget_id", "remaining_nanos" and "currency" say
-which and how much; google.rpc.RetryInfo says when its next window opens.
+"""RESOURCE_EXHAUSTED: a budget does not have enough left. Metadata "budget_id", "remaining_nanos" and "currency" name
+it and what is left; google.rpc.RetryInfo says when its next window begins.
 """
 ERROR_REASON_MODEL_NOT_ALLOWED: ErrorReason.ValueType  # 30
 """FAILED_PRECONDITION: the model policy of the organization or of the workspace does not allow the model."""
 ERROR_REASON_PROVIDER_KEY_REFUSED: ErrorReason.ValueType  # 31
-"""FAILED_PRECONDITION: the provider does not accept the key, or the server can no longer read it: store it again."""
+"""FAILED_PRECONDITION: the provider does not accept the key, or the server can no longer decrypt it: store it again."""
 ERROR_REASON_REGISTRATION_CLOSED: ErrorReason.ValueType  # 32
-"""FAILED_PRECONDITION: this server lets nobody make an account, or only people who are invited."""
+"""FAILED_PRECONDITION: this server lets only its operator, or only invited people, create accounts."""
 ERROR_REASON_PROVIDER_MODEL_NOT_FOUND: ErrorReason.ValueType  # 34
 """The provider does not have the model: it was retired, or the account may not use it. Use another model."""
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 35
-"""RESOURCE_EXHAUSTED: the encoded request is larger than the method allows. Metadata "limit_bytes" and "size_bytes" say
-how large it may be and how large it is. Beyond 2 MiB there is the status code alone.
+"""RESOURCE_EXHAUSTED: the encoded request is larger than the method allows. Metadata "limit_bytes" and "size_bytes"
+have the limit and the size. Above 2 MiB there is only the status code.
 """
 ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 36
-"""RESOURCE_EXHAUSTED: the caller has as many calls or streams in progress as the method's class allows at the same
-time. End some, or wait for the end of some.
+"""RESOURCE_EXHAUSTED: the caller has as many concurrent calls or streams as the method's class allows. End some, or
+wait until some end.
 """
 ERROR_REASON_ALLOWANCE_FIXED: ErrorReason.ValueType  # 37
-"""FAILED_PRECONDITION: the budget is the allowance on the server's own keys, which the operator alone changes."""
+"""FAILED_PRECONDITION: the budget is the allowance on the server's own keys, which only the operator changes."""
 ERROR_REASON_REQUEST_INCOMPLETE: ErrorReason.ValueType  # 42
-"""DEADLINE_EXCEEDED: the request did not arrive as a whole in time. Try again."""
+"""DEADLINE_EXCEEDED: the request did not arrive completely in time. Retry."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
 class Money(_message.Message):
-    """Money is an exact amount. One nano is 10⁻⁹ of the currency's unit, since a single cached token can cost less than a
+    """Money is an exact amount. One nano is 10⁻⁹ of the currency's unit: a single cached token can cost less than a
     millionth of it.
     """
 
@@ -253,13 +257,13 @@ class TokenUsage(_message.Message):
     INPUT_AUDIO_TOKENS_FIELD_NUMBER: _builtins.int
     OUTPUT_AUDIO_TOKENS_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
-    """Tokens of the prompt, cached ones included."""
+    """Tokens of the prompt, including cached ones."""
     cached_input_tokens: _builtins.int
     """Those of input_tokens that the provider read from its cache."""
     cache_write_tokens: _builtins.int
     """Those of input_tokens that the provider wrote to its cache."""
     output_tokens: _builtins.int
-    """Tokens of the answer, reasoning included."""
+    """Tokens of the answer, including reasoning."""
     reasoning_tokens: _builtins.int
     """Those of output_tokens that were spent on reasoning."""
     input_audio_tokens: _builtins.int

@@ -26,13 +26,14 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """ModelService holds the model policies and an organization's own keys at providers.
+    """ModelService manages model policies and an organization's own provider keys.
 
-    An organization has a policy, and so has each of its workspaces. What holds in a workspace is the stricter of the two:
-    the models that both allow, of two bounds the tighter one, and every limit of both. The rest restricts nobody:
-    fallback_models are the workspace's if it names any, else the organization's, and so is hedge_after_seconds if it is
-    greater than 0; continue_broken_answers and resume_interrupted_runs hold if either policy sets them. Without policies
-    every model may be used for which the server or the organization has a key, as the server allows.
+    An organization and each of its workspaces have a policy. In a workspace the stricter of the two is in effect: the
+    models that both allow, the tighter of two bounds, and all limits of both. The other parts do not restrict:
+    fallback_models are the workspace's if it has any, else the organization's; hedge_after_seconds is the workspace's if
+    it is greater than 0, else the organization's; continue_broken_answers and resume_interrupted_runs are in effect if
+    either policy sets them. Without policies, every model may be used for which the server or the organization has a
+    key.
     """
 
     def __init__(self, channel):
@@ -84,45 +85,47 @@ class ModelServiceStub:
 
 
 class ModelServiceServicer:
-    """ModelService holds the model policies and an organization's own keys at providers.
+    """ModelService manages model policies and an organization's own provider keys.
 
-    An organization has a policy, and so has each of its workspaces. What holds in a workspace is the stricter of the two:
-    the models that both allow, of two bounds the tighter one, and every limit of both. The rest restricts nobody:
-    fallback_models are the workspace's if it names any, else the organization's, and so is hedge_after_seconds if it is
-    greater than 0; continue_broken_answers and resume_interrupted_runs hold if either policy sets them. Without policies
-    every model may be used for which the server or the organization has a key, as the server allows.
+    An organization and each of its workspaces have a policy. In a workspace the stricter of the two is in effect: the
+    models that both allow, the tighter of two bounds, and all limits of both. The other parts do not restrict:
+    fallback_models are the workspace's if it has any, else the organization's; hedge_after_seconds is the workspace's if
+    it is greater than 0, else the organization's; continue_broken_answers and resume_interrupted_runs are in effect if
+    either policy sets them. Without policies, every model may be used for which the server or the organization has a
+    key.
     """
 
     def GetOrgModelPolicy(self, request, context):
-        """GetOrgModelPolicy returns an organization's policy. Any member may.
+        """GetOrgModelPolicy returns an organization's policy. Callers: all members.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetOrgModelPolicy(self, request, context):
-        """SetOrgModelPolicy replaces an organization's policy. It counts from the next run on. Owners and admins may.
+        """SetOrgModelPolicy replaces an organization's policy. It applies from the next run on. Callers: owners and admins.
 
-        Errors: INVALID_ARGUMENT when a model is not one that the organization can use, when default_model is not allowed,
-        and for bounds that leave nothing; ABORTED when policy.etag is given and no longer current.
+        Errors: INVALID_ARGUMENT if the organization cannot use a model, if default_model is not allowed, and for bounds
+        that leave no value; ABORTED if policy.etag is set and not current.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetWorkspaceModelPolicy(self, request, context):
-        """GetWorkspaceModelPolicy returns a workspace's own policy, and what holds in it together with its organization's.
+        """GetWorkspaceModelPolicy returns a workspace's own policy, and the policy in effect together with the
+        organization's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetWorkspaceModelPolicy(self, request, context):
-        """SetWorkspaceModelPolicy replaces a workspace's policy. It counts from the next run on. Managers may.
+        """SetWorkspaceModelPolicy replaces a workspace's policy. It applies from the next run on. Callers: managers.
 
-        Errors: INVALID_ARGUMENT when a model is not one that the organization can use, when default_model is set, for
-        which a workspace has a field of its own, and for bounds that, together with the organization's, leave nothing;
-        ABORTED when policy.etag is given and no longer current.
+        Errors: INVALID_ARGUMENT if the organization cannot use a model, if default_model is set, for which a workspace has
+        its own field, and for bounds that leave no value together with the organization's; ABORTED if policy.etag is set
+        and not current.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,27 +140,27 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetProviderKey(self, request, context):
-        """SetProviderKey stores the organization's own key at a provider, in place of the one before. From the next run on its
-        models are asked with this key and never with the server's. The key is tried first, kept encrypted, and never shown
-        again. Owners and admins may.
+        """SetProviderKey stores the organization's own key for a provider and replaces the previous one. From the next run
+        on, models of the provider are called with this key and never with the server's. The key is tried first, stored
+        encrypted, and never shown again. Callers: owners and admins.
 
-        Errors: FAILED_PRECONDITION PROVIDER_KEY_REFUSED when the provider does not accept the key; UNAVAILABLE when it
-        gives no answer that says whether it does.
+        Errors: FAILED_PRECONDITION PROVIDER_KEY_REFUSED if the provider does not accept the key; UNAVAILABLE if the
+        provider does not say whether it does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListProviderKeys(self, request, context):
-        """ListProviderKeys lists for which providers the organization has keys of its own. Owners and admins may.
+        """ListProviderKeys lists the organization's own provider keys. Callers: owners and admins.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteProviderKey(self, request, context):
-        """DeleteProviderKey deletes the organization's own key at a provider. From the next run on the server's is used, if it
-        has one. Deleting again changes nothing. Owners and admins may.
+        """DeleteProviderKey deletes the organization's own key for a provider. From the next run on, the server's key is
+        used, if it has one. The call is idempotent. Callers: owners and admins.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -215,13 +218,14 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """ModelService holds the model policies and an organization's own keys at providers.
+    """ModelService manages model policies and an organization's own provider keys.
 
-    An organization has a policy, and so has each of its workspaces. What holds in a workspace is the stricter of the two:
-    the models that both allow, of two bounds the tighter one, and every limit of both. The rest restricts nobody:
-    fallback_models are the workspace's if it names any, else the organization's, and so is hedge_after_seconds if it is
-    greater than 0; continue_broken_answers and resume_interrupted_runs hold if either policy sets them. Without policies
-    every model may be used for which the server or the organization has a key, as the server allows.
+    An organization and each of its workspaces have a policy. In a workspace the stricter of the two is in effect: the
+    models that both allow, the tighter of two bounds, and all limits of both. The other parts do not restrict:
+    fallback_models are the workspace's if it has any, else the organization's; hedge_after_seconds is the workspace's if
+    it is greater than 0, else the organization's; continue_broken_answers and resume_interrupted_runs are in effect if
+    either policy sets them. Without policies, every model may be used for which the server or the organization has a
+    key.
     """
 
     @staticmethod

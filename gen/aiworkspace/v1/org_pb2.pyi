@@ -30,41 +30,41 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_UNSPECIFIED: _Role.ValueType  # 0
     """Not given."""
     ROLE_VIEWER: _Role.ValueType  # 1
-    """Reads the organization, its workspaces, and the caller's own conversations."""
+    """May read the organization, its workspaces, and their own conversations."""
     ROLE_MEMBER: _Role.ValueType  # 2
-    """Besides, creates and changes workspaces and talks to models."""
+    """May also create and change workspaces, and send messages to models."""
     ROLE_ADMIN: _Role.ValueType  # 3
-    """Besides, manages people, roles, teams, service accounts, models, budgets and all workspaces; reads usage and audit
-    log.
+    """May also manage people, roles, teams, service accounts, models, budgets and all workspaces, and read usage and
+    audit log.
     """
     ROLE_OWNER: _Role.ValueType  # 4
-    """Besides, deletes the organization. There is always at least one. Only a person can be an owner."""
+    """May also delete the organization. There is always at least one owner. Only a person can be an owner."""
     ROLE_BILLING: _Role.ValueType  # 5
-    """Reads the organization and what it used, and manages its budgets."""
+    """May read the organization and its usage, and manage its budgets."""
     ROLE_CUSTOM: _Role.ValueType  # 6
-    """A role of the organization's own, named by custom_role_id."""
+    """A custom role, which custom_role_id names."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
-    """Role is what a member may do in an organization. The permissions of its workspaces count in those that are open to
-    the organization.
+    """Role is a member's role in an organization. Its permissions on workspaces apply to those that are open to the
+    organization.
     """
 
 ROLE_UNSPECIFIED: Role.ValueType  # 0
 """Not given."""
 ROLE_VIEWER: Role.ValueType  # 1
-"""Reads the organization, its workspaces, and the caller's own conversations."""
+"""May read the organization, its workspaces, and their own conversations."""
 ROLE_MEMBER: Role.ValueType  # 2
-"""Besides, creates and changes workspaces and talks to models."""
+"""May also create and change workspaces, and send messages to models."""
 ROLE_ADMIN: Role.ValueType  # 3
-"""Besides, manages people, roles, teams, service accounts, models, budgets and all workspaces; reads usage and audit
-log.
+"""May also manage people, roles, teams, service accounts, models, budgets and all workspaces, and read usage and
+audit log.
 """
 ROLE_OWNER: Role.ValueType  # 4
-"""Besides, deletes the organization. There is always at least one. Only a person can be an owner."""
+"""May also delete the organization. There is always at least one owner. Only a person can be an owner."""
 ROLE_BILLING: Role.ValueType  # 5
-"""Reads the organization and what it used, and manages its budgets."""
+"""May read the organization and its usage, and manage its budgets."""
 ROLE_CUSTOM: Role.ValueType  # 6
-"""A role of the organization's own, named by custom_role_id."""
+"""A custom role, which custom_role_id names."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 class _MemberKind:
@@ -81,7 +81,7 @@ class _MemberKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemberKind
     """A service account of the organization."""
 
 class MemberKind(_MemberKind, metaclass=_MemberKindEnumTypeWrapper):
-    """MemberKind says what a member is."""
+    """MemberKind is the kind of a member."""
 
 MEMBER_KIND_UNSPECIFIED: MemberKind.ValueType  # 0
 """Not given."""
@@ -100,19 +100,19 @@ class _MemberStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemberSta
     MEMBER_STATE_UNSPECIFIED: _MemberState.ValueType  # 0
     """Not given."""
     MEMBER_STATE_ACTIVE: _MemberState.ValueType  # 1
-    """It does."""
+    """Active."""
     MEMBER_STATE_SUSPENDED: _MemberState.ValueType  # 2
-    """It was suspended: for the member the organization does not exist."""
+    """Suspended: for the member, the organization does not exist."""
 
 class MemberState(_MemberState, metaclass=_MemberStateEnumTypeWrapper):
-    """MemberState says whether a membership counts."""
+    """MemberState is the state of a membership."""
 
 MEMBER_STATE_UNSPECIFIED: MemberState.ValueType  # 0
 """Not given."""
 MEMBER_STATE_ACTIVE: MemberState.ValueType  # 1
-"""It does."""
+"""Active."""
 MEMBER_STATE_SUSPENDED: MemberState.ValueType  # 2
-"""It was suspended: for the member the organization does not exist."""
+"""Suspended: for the member, the organization does not exist."""
 Global___MemberState: _TypeAlias = MemberState  # noqa: Y015
 
 class _InvitationState:
@@ -128,12 +128,12 @@ class _InvitationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Invit
     INVITATION_STATE_ACCEPTED: _InvitationState.ValueType  # 2
     """Was accepted."""
     INVITATION_STATE_REVOKED: _InvitationState.ValueType  # 3
-    """Was withdrawn."""
+    """Was revoked."""
     INVITATION_STATE_EXPIRED: _InvitationState.ValueType  # 4
     """Was not accepted in time."""
 
 class InvitationState(_InvitationState, metaclass=_InvitationStateEnumTypeWrapper):
-    """InvitationState says what became of an invitation."""
+    """InvitationState is the state of an invitation."""
 
 INVITATION_STATE_UNSPECIFIED: InvitationState.ValueType  # 0
 """Not given."""
@@ -142,7 +142,7 @@ INVITATION_STATE_PENDING: InvitationState.ValueType  # 1
 INVITATION_STATE_ACCEPTED: InvitationState.ValueType  # 2
 """Was accepted."""
 INVITATION_STATE_REVOKED: InvitationState.ValueType  # 3
-"""Was withdrawn."""
+"""Was revoked."""
 INVITATION_STATE_EXPIRED: InvitationState.ValueType  # 4
 """Was not accepted in time."""
 Global___InvitationState: _TypeAlias = InvitationState  # noqa: Y015
@@ -161,15 +161,15 @@ class Org(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CUSTOM_ROLE_ID_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
-    """UUID. Output only, but names the organization in an update."""
+    """UUID. Output only, except that it selects the organization in an update."""
     name: _builtins.str
     """Name, 1 to 100 characters."""
     role: Global___Role.ValueType
     """The caller's role in it. Output only."""
     etag: _builtins.str
-    """Version. Sent back with an update, it makes the update fail when somebody else was faster."""
+    """Version. An update that sends it fails if the resource has changed since."""
     custom_role_id: _builtins.str
-    """The caller's custom role in it when role is ROLE_CUSTOM. Output only."""
+    """The caller's custom role in it, if role is ROLE_CUSTOM. Output only."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time of creation. Output only."""
@@ -215,30 +215,30 @@ class Member(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     EMAIL_VERIFIED_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
-    """UUID of the organization. Output only, but names the membership in an update."""
+    """UUID of the organization. Output only, except that it selects the membership in an update."""
     user_id: _builtins.str
-    """UUID of the person or service account. Output only, but names the membership in an update."""
+    """UUID of the person or service account. Output only, except that it selects the membership in an update."""
     email: _builtins.str
     """Email address of the person, empty for a service account. Output only."""
     display_name: _builtins.str
     """Name of the person or service account. Output only."""
     role: Global___Role.ValueType
-    """What the member may do."""
+    """The member's role."""
     etag: _builtins.str
-    """Version. Sent back with an update, it makes the update fail when somebody else was faster."""
+    """Version. An update that sends it fails if the resource has changed since."""
     custom_role_id: _builtins.str
     """The custom role, with ROLE_CUSTOM and only with it."""
     kind: Global___MemberKind.ValueType
-    """What the member is. Output only."""
+    """The kind of the member. Output only."""
     state: Global___MemberState.ValueType
-    """Whether the membership counts. Output only; SuspendMember and ReinstateMember change it."""
+    """The state of the membership. Output only; SuspendMember and ReinstateMember change it."""
     email_verified: _builtins.bool
-    """Whether mail to the address was shown to arrive. Until then anybody may have registered it, also whoever invited it.
-    False for a service account. Output only.
+    """Whether the email address was verified. Until then, somebody else may have registered it, even the inviter. False
+    for a service account. Output only.
     """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Time of joining. Output only."""
+        """When the membership began. Output only."""
 
     def __init__(
         self,
@@ -288,20 +288,20 @@ class Invitation(_message.Message):
     role: Global___Role.ValueType
     """The offered role."""
     state: Global___InvitationState.ValueType
-    """What became of it."""
+    """Its state."""
     inviter_id: _builtins.str
-    """UUID of who invited, at last."""
+    """UUID of the last inviter."""
     custom_role_id: _builtins.str
     """The offered custom role when role is ROLE_CUSTOM."""
     creator_key_id: _builtins.str
-    """UUID of the API key with which it was made. Empty when a person made it."""
+    """UUID of the API key with which it was created. Empty if a person created it."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time of the first invitation."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it can no longer be accepted: seven days after the last invitation."""
+        """When it expires: seven days after the last invitation."""
 
     def __init__(
         self,
@@ -336,7 +336,7 @@ class CreateOrgRequest(_message.Message):
     name: _builtins.str
     """Name, 1 to 100 characters. Need not be unique."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is a new one."""
+    """UUID chosen by the client. It makes the call idempotent for seven days."""
     def __init__(
         self,
         *,
@@ -430,9 +430,9 @@ class ListOrgsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Most organizations to return, 1 to 1000. 0 means 50."""
+    """Maximum number of organizations to return, 1 to 1000. 0 means 50."""
     page_token: _builtins.str
-    """next_page_token of the page before. Empty for the first page."""
+    """next_page_token of the previous page. Empty for the first page."""
     def __init__(
         self,
         *,
@@ -586,7 +586,7 @@ class CreateInvitationRequest(_message.Message):
     role: Global___Role.ValueType
     """The role to offer."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is a new one."""
+    """UUID chosen by the client. It makes the call idempotent for seven days."""
     custom_role_id: _builtins.str
     """The custom role, with ROLE_CUSTOM and only with it."""
     def __init__(
@@ -615,7 +615,7 @@ class CreateInvitationResponse(_message.Message):
     INVITATION_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     token: _builtins.str
-    """What the invited person passes to AcceptInvitation."""
+    """The token for AcceptInvitation."""
     @_builtins.property
     def invitation(self) -> Global___Invitation:
         """The invitation."""
@@ -646,9 +646,9 @@ class ListInvitationsRequest(_message.Message):
     org_id: _builtins.str
     """The organization."""
     page_size: _builtins.int
-    """Most invitations to return, 1 to 1000. 0 means 50."""
+    """Maximum number of invitations to return, 1 to 1000. 0 means 50."""
     page_token: _builtins.str
-    """next_page_token of the page before. Empty for the first page."""
+    """next_page_token of the previous page. Empty for the first page."""
     def __init__(
         self,
         *,
@@ -703,7 +703,7 @@ class RevokeInvitationRequest(_message.Message):
     org_id: _builtins.str
     """The organization."""
     invitation_id: _builtins.str
-    """The invitation to withdraw."""
+    """The invitation to revoke."""
     def __init__(
         self,
         *,
@@ -753,7 +753,7 @@ class AcceptInvitationRequest(_message.Message):
     token: _builtins.str
     """The token that CreateInvitation returned."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is a new one."""
+    """UUID chosen by the client. It makes the call idempotent for seven days."""
     def __init__(
         self,
         *,
@@ -777,7 +777,7 @@ class AcceptInvitationResponse(_message.Message):
     ORG_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def org(self) -> Global___Org:
-        """The organization that the caller is now a member of."""
+        """The organization of which the caller is now a member."""
 
     def __init__(
         self,
@@ -804,9 +804,9 @@ class ListMembersRequest(_message.Message):
     org_id: _builtins.str
     """The organization."""
     page_size: _builtins.int
-    """Most members to return, 1 to 1000. 0 means 50."""
+    """Maximum number of members to return, 1 to 1000. 0 means 50."""
     page_token: _builtins.str
-    """next_page_token of the page before. Empty for the first page."""
+    """next_page_token of the previous page. Empty for the first page."""
     def __init__(
         self,
         *,
@@ -918,7 +918,7 @@ class RemoveMemberRequest(_message.Message):
     user_id: _builtins.str
     """The person whose membership ends."""
     revoke_created_keys: _builtins.bool
-    """Whether API keys that a person made end as well, with all that was made with them."""
+    """Whether to revoke API keys that a person created, too, with everything that was created with them."""
     def __init__(
         self,
         *,
@@ -948,7 +948,7 @@ class RemoveMemberResponse(_message.Message):
 
     @_builtins.property
     def kept_api_key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """UUIDs of the API keys that the member made and that go on working."""
+        """UUIDs of the API keys that the member created and that remain valid."""
 
     def __init__(
         self,
@@ -978,7 +978,7 @@ class SuspendMemberRequest(_message.Message):
     user_id: _builtins.str
     """The member to suspend."""
     revoke_created_keys: _builtins.bool
-    """Whether API keys that a person made end as well, with all that was made with them."""
+    """Whether to revoke API keys that a person created, too, with everything that was created with them."""
     def __init__(
         self,
         *,
@@ -1013,7 +1013,7 @@ class SuspendMemberResponse(_message.Message):
 
     @_builtins.property
     def kept_api_key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """UUIDs of the API keys that the member made and that go on working."""
+        """UUIDs of the API keys that the member created and that remain valid."""
 
     def __init__(
         self,

@@ -27,10 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OrgServiceStub:
-    """OrgService manages organizations: the tenants. Everything else belongs to exactly one of them, and nothing of one is
+    """OrgService manages organizations, the tenants. Everything else belongs to exactly one of them, and nothing of one is
     ever visible to another.
 
-    For people outside an organization its ids do not exist: every method answers NOT_FOUND.
+    For people outside an organization, every method with its ids ends with NOT_FOUND.
     """
 
     @_typing.overload
@@ -40,193 +40,197 @@ class OrgServiceStub:
     CreateOrg: _grpc.UnaryUnaryMultiCallable[_org_pb2.CreateOrgRequest, _org_pb2.CreateOrgResponse]
     """CreateOrg creates an organization with the caller as its owner.
 
-    Errors: FAILED_PRECONDITION when the server demands verified email addresses and the caller's is not.
+    Errors: FAILED_PRECONDITION if the server requires a verified email address and the caller's is not verified.
     """
     GetOrg: _grpc.UnaryUnaryMultiCallable[_org_pb2.GetOrgRequest, _org_pb2.GetOrgResponse]
-    """GetOrg returns an organization. Any member may."""
+    """GetOrg returns an organization. Callers: all members."""
     ListOrgs: _grpc.UnaryUnaryMultiCallable[_org_pb2.ListOrgsRequest, _org_pb2.ListOrgsResponse]
-    """ListOrgs lists the organizations of which the caller is a member, the oldest first. An API key gets its own
-    organization when it has the permission org.read.
+    """ListOrgs lists the organizations of which the caller is a member, oldest first. An API key gets its own
+    organization if it has the permission org.read.
     """
     UpdateOrg: _grpc.UnaryUnaryMultiCallable[_org_pb2.UpdateOrgRequest, _org_pb2.UpdateOrgResponse]
-    """UpdateOrg changes an organization's name. Owners and admins may.
+    """UpdateOrg changes an organization's name. Callers: owners and admins.
 
-    Errors: ABORTED when org.etag is given and no longer current.
+    Errors: ABORTED if org.etag is set and not current.
     """
     DeleteOrg: _grpc.UnaryUnaryMultiCallable[_org_pb2.DeleteOrgRequest, _org_pb2.DeleteOrgResponse]
-    """DeleteOrg deletes an organization with everything in it. Owners may. Its ids are NOT_FOUND from then on, and its runs
-    are cancelled. Its content is erased within minutes, also after a crash of the server: conversations with their
-    messages, runs and attempts; workspaces, teams, custom roles, members, service accounts and their API keys,
-    invitations, model policies, keys at providers and budgets. What stays names ids, times and amounts alone: the ids of
-    the organization, its workspaces and its service accounts, which the usage refers to; the ledger and the usage; the
-    audit log, with network addresses and user agents.
+    """DeleteOrg deletes an organization with everything in it. Callers: owners. Its ids are NOT_FOUND from then on, and
+    its runs are cancelled. Its content is erased within minutes, also after a crash of the server: conversations with
+    their messages, runs and attempts; workspaces, teams, custom roles, members, service accounts and their API keys,
+    invitations, model policies, keys at providers and budgets. These stay, with only ids, times and amounts: the ids
+    of the organization, its workspaces and its service accounts, which the usage refers to; the ledger and the usage;
+    the audit log, with network addresses and user agents.
     """
     CreateInvitation: _grpc.UnaryUnaryMultiCallable[_org_pb2.CreateInvitationRequest, _org_pb2.CreateInvitationResponse]
-    """CreateInvitation invites an email address into the organization, and sends it a mail. Owners and admins may; nobody
-    offers a role that includes what they lack.
+    """CreateInvitation invites an email address into the organization, and sends it a mail. Callers: owners and admins,
+    who need every permission of the role.
 
-    An organization has one pending invitation per address. Inviting an address again renews it: the role, the inviter
-    and the time are those of the last call, it is mailed again, and its token stays the same.
-    The answer has the token that the invited person needs, as has the mail. Beyond three in an hour no mail is sent to
-    an address.
-    Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's own,
-    also when it is offered already; NOT_FOUND for an unknown custom role.
+    An organization has at most one pending invitation per address. Inviting an address again renews it: role, inviter
+    and time are those of the last call, it is mailed again, and its token stays the same.
+    The response and the mail have the token that the invited person needs. No mail is sent to an address after three
+    in an hour.
+    Errors: ALREADY_EXISTS if the address belongs to a member; PERMISSION_DENIED if the caller lacks a permission of
+    the role, or of the role of the existing invitation; NOT_FOUND for an unknown custom role.
     """
     ListInvitations: _grpc.UnaryUnaryMultiCallable[_org_pb2.ListInvitationsRequest, _org_pb2.ListInvitationsResponse]
-    """ListInvitations lists the organization's invitations, the latest first. Owners and admins may."""
+    """ListInvitations lists the organization's invitations, newest first. Callers: owners and admins."""
     RevokeInvitation: _grpc.UnaryUnaryMultiCallable[_org_pb2.RevokeInvitationRequest, _org_pb2.RevokeInvitationResponse]
-    """RevokeInvitation withdraws an invitation. Owners and admins may, for invitations to a role that includes nothing that
-    they lack. Withdrawing it again changes nothing.
+    """RevokeInvitation revokes an invitation. Callers: owners and admins, who need every permission of the role. The call
+    is idempotent.
 
-    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when it was accepted.
+    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION if it was accepted.
     """
     AcceptInvitation: _grpc.UnaryUnaryMultiCallable[_org_pb2.AcceptInvitationRequest, _org_pb2.AcceptInvitationResponse]
     """AcceptInvitation makes the caller a member of the organization that invited the caller's email address.
 
     Other invitations of the organization to an address of the caller are revoked.
-    Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when the
-    invitation was accepted or revoked, or has expired, or when the server demands verified email addresses and the
-    caller's is not; ALREADY_EXISTS for a member.
+    Errors: NOT_FOUND for an invalid token and for one of another address; FAILED_PRECONDITION if the invitation was
+    accepted or revoked, or has expired, or if the server requires a verified email address and the caller's is not
+    verified; ALREADY_EXISTS for a member.
     """
     ListMembers: _grpc.UnaryUnaryMultiCallable[_org_pb2.ListMembersRequest, _org_pb2.ListMembersResponse]
-    """ListMembers lists the members of an organization, the oldest membership first. Any member may."""
+    """ListMembers lists the members of an organization, the oldest membership first. Callers: all members."""
     UpdateMember: _grpc.UnaryUnaryMultiCallable[_org_pb2.UpdateMemberRequest, _org_pb2.UpdateMemberResponse]
-    """UpdateMember changes a member's role. Owners and admins may; nobody gives or takes a role that includes what they
-    lack.
+    """UpdateMember changes a member's role. Callers: owners and admins, who need every permission of the old and the new
+    role.
 
-    Pending invitations that the member made and could no longer make are revoked.
-    Errors: NOT_FOUND; PERMISSION_DENIED for a role beyond the caller's own; FAILED_PRECONDITION when no owner would be
-    left; INVALID_ARGUMENT for a service account as owner; ABORTED when member.etag is given and no longer current.
+    Pending invitations that the member could no longer create are revoked.
+    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION if no owner would be left; INVALID_ARGUMENT for a service
+    account as owner; ABORTED if member.etag is set and not current.
     """
     RemoveMember: _grpc.UnaryUnaryMultiCallable[_org_pb2.RemoveMemberRequest, _org_pb2.RemoveMemberResponse]
-    """RemoveMember ends a membership, with the member's places in teams and workspaces and, of a service account, its API
-    keys. Owners and admins may, for members whose roles, in the organization and in its workspaces, include nothing that
-    they lack; every member may leave.
+    """RemoveMember ends a membership, including the member's teams and workspaces and, for a service account, its API
+    keys. Callers: owners and admins, who need every permission of the member's roles in the organization and its
+    workspaces; every member may leave.
 
-    Pending invitations that the member made, and those to an address of the member, are revoked; runs in progress are
-    cancelled. API keys that a service account made end with it, and with them all that was made with those, as by
-    RevokeApiKey. API keys that a person made are the organization's and go on working unless revoke_created_keys is set;
-    the answer lists them, since whoever made a key has seen its secret. Keys that include what the caller lacks stay.
-    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
+    Pending invitations that the member created, and those to an address of the member, are revoked; runs in progress
+    are cancelled. API keys that a service account created are revoked, with everything that was created with them, as
+    by RevokeApiKey. API keys that a person created belong to the organization and remain valid unless
+    revoke_created_keys is set; the response lists them, because their creator has seen the secrets. Keys with a
+    permission that the caller lacks remain valid.
+    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION if no
+    owner would be left.
     """
     SuspendMember: _grpc.UnaryUnaryMultiCallable[_org_pb2.SuspendMemberRequest, _org_pb2.SuspendMemberResponse]
-    """SuspendMember takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members
-    whose roles, in the organization and in its workspaces, include nothing that they lack, and not for themselves.
+    """SuspendMember takes a member's access away until ReinstateMember. Callers: owners and admins, who need every
+    permission of the member's roles in the organization and its workspaces, and not for themselves.
 
-    For the member the organization does not exist; the API keys of a suspended service account do not work. Runs in
-    progress are cancelled. Pending invitations and API keys are revoked as by RemoveMember, and stay so when the member
-    is reinstated. Suspending again changes nothing else.
-    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
+    For the member, the organization does not exist; the API keys of a suspended service account do not work. Runs in
+    progress are cancelled. Pending invitations and API keys are revoked as by RemoveMember, and stay revoked after a
+    reinstatement. The call is idempotent.
+    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION if no owner would be left.
     """
     ReinstateMember: _grpc.UnaryUnaryMultiCallable[_org_pb2.ReinstateMemberRequest, _org_pb2.ReinstateMemberResponse]
-    """ReinstateMember gives a suspended member's access back. Owners and admins may, for members whose roles, in the
-    organization and in its workspaces, include nothing that they lack. Reinstating again changes nothing.
+    """ReinstateMember gives a suspended member's access back. Callers: owners and admins, who need every permission of
+    the member's roles in the organization and its workspaces. The call is idempotent.
 
     Errors: NOT_FOUND; PERMISSION_DENIED.
     """
 
 @_typing.type_check_only
 class OrgServiceAsyncStub(OrgServiceStub):
-    """OrgService manages organizations: the tenants. Everything else belongs to exactly one of them, and nothing of one is
+    """OrgService manages organizations, the tenants. Everything else belongs to exactly one of them, and nothing of one is
     ever visible to another.
 
-    For people outside an organization its ids do not exist: every method answers NOT_FOUND.
+    For people outside an organization, every method with its ids ends with NOT_FOUND.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateOrg: _aio.UnaryUnaryMultiCallable[_org_pb2.CreateOrgRequest, _org_pb2.CreateOrgResponse]  # type: ignore[assignment]
     """CreateOrg creates an organization with the caller as its owner.
 
-    Errors: FAILED_PRECONDITION when the server demands verified email addresses and the caller's is not.
+    Errors: FAILED_PRECONDITION if the server requires a verified email address and the caller's is not verified.
     """
     GetOrg: _aio.UnaryUnaryMultiCallable[_org_pb2.GetOrgRequest, _org_pb2.GetOrgResponse]  # type: ignore[assignment]
-    """GetOrg returns an organization. Any member may."""
+    """GetOrg returns an organization. Callers: all members."""
     ListOrgs: _aio.UnaryUnaryMultiCallable[_org_pb2.ListOrgsRequest, _org_pb2.ListOrgsResponse]  # type: ignore[assignment]
-    """ListOrgs lists the organizations of which the caller is a member, the oldest first. An API key gets its own
-    organization when it has the permission org.read.
+    """ListOrgs lists the organizations of which the caller is a member, oldest first. An API key gets its own
+    organization if it has the permission org.read.
     """
     UpdateOrg: _aio.UnaryUnaryMultiCallable[_org_pb2.UpdateOrgRequest, _org_pb2.UpdateOrgResponse]  # type: ignore[assignment]
-    """UpdateOrg changes an organization's name. Owners and admins may.
+    """UpdateOrg changes an organization's name. Callers: owners and admins.
 
-    Errors: ABORTED when org.etag is given and no longer current.
+    Errors: ABORTED if org.etag is set and not current.
     """
     DeleteOrg: _aio.UnaryUnaryMultiCallable[_org_pb2.DeleteOrgRequest, _org_pb2.DeleteOrgResponse]  # type: ignore[assignment]
-    """DeleteOrg deletes an organization with everything in it. Owners may. Its ids are NOT_FOUND from then on, and its runs
-    are cancelled. Its content is erased within minutes, also after a crash of the server: conversations with their
-    messages, runs and attempts; workspaces, teams, custom roles, members, service accounts and their API keys,
-    invitations, model policies, keys at providers and budgets. What stays names ids, times and amounts alone: the ids of
-    the organization, its workspaces and its service accounts, which the usage refers to; the ledger and the usage; the
-    audit log, with network addresses and user agents.
+    """DeleteOrg deletes an organization with everything in it. Callers: owners. Its ids are NOT_FOUND from then on, and
+    its runs are cancelled. Its content is erased within minutes, also after a crash of the server: conversations with
+    their messages, runs and attempts; workspaces, teams, custom roles, members, service accounts and their API keys,
+    invitations, model policies, keys at providers and budgets. These stay, with only ids, times and amounts: the ids
+    of the organization, its workspaces and its service accounts, which the usage refers to; the ledger and the usage;
+    the audit log, with network addresses and user agents.
     """
     CreateInvitation: _aio.UnaryUnaryMultiCallable[_org_pb2.CreateInvitationRequest, _org_pb2.CreateInvitationResponse]  # type: ignore[assignment]
-    """CreateInvitation invites an email address into the organization, and sends it a mail. Owners and admins may; nobody
-    offers a role that includes what they lack.
+    """CreateInvitation invites an email address into the organization, and sends it a mail. Callers: owners and admins,
+    who need every permission of the role.
 
-    An organization has one pending invitation per address. Inviting an address again renews it: the role, the inviter
-    and the time are those of the last call, it is mailed again, and its token stays the same.
-    The answer has the token that the invited person needs, as has the mail. Beyond three in an hour no mail is sent to
-    an address.
-    Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's own,
-    also when it is offered already; NOT_FOUND for an unknown custom role.
+    An organization has at most one pending invitation per address. Inviting an address again renews it: role, inviter
+    and time are those of the last call, it is mailed again, and its token stays the same.
+    The response and the mail have the token that the invited person needs. No mail is sent to an address after three
+    in an hour.
+    Errors: ALREADY_EXISTS if the address belongs to a member; PERMISSION_DENIED if the caller lacks a permission of
+    the role, or of the role of the existing invitation; NOT_FOUND for an unknown custom role.
     """
     ListInvitations: _aio.UnaryUnaryMultiCallable[_org_pb2.ListInvitationsRequest, _org_pb2.ListInvitationsResponse]  # type: ignore[assignment]
-    """ListInvitations lists the organization's invitations, the latest first. Owners and admins may."""
+    """ListInvitations lists the organization's invitations, newest first. Callers: owners and admins."""
     RevokeInvitation: _aio.UnaryUnaryMultiCallable[_org_pb2.RevokeInvitationRequest, _org_pb2.RevokeInvitationResponse]  # type: ignore[assignment]
-    """RevokeInvitation withdraws an invitation. Owners and admins may, for invitations to a role that includes nothing that
-    they lack. Withdrawing it again changes nothing.
+    """RevokeInvitation revokes an invitation. Callers: owners and admins, who need every permission of the role. The call
+    is idempotent.
 
-    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when it was accepted.
+    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION if it was accepted.
     """
     AcceptInvitation: _aio.UnaryUnaryMultiCallable[_org_pb2.AcceptInvitationRequest, _org_pb2.AcceptInvitationResponse]  # type: ignore[assignment]
     """AcceptInvitation makes the caller a member of the organization that invited the caller's email address.
 
     Other invitations of the organization to an address of the caller are revoked.
-    Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when the
-    invitation was accepted or revoked, or has expired, or when the server demands verified email addresses and the
-    caller's is not; ALREADY_EXISTS for a member.
+    Errors: NOT_FOUND for an invalid token and for one of another address; FAILED_PRECONDITION if the invitation was
+    accepted or revoked, or has expired, or if the server requires a verified email address and the caller's is not
+    verified; ALREADY_EXISTS for a member.
     """
     ListMembers: _aio.UnaryUnaryMultiCallable[_org_pb2.ListMembersRequest, _org_pb2.ListMembersResponse]  # type: ignore[assignment]
-    """ListMembers lists the members of an organization, the oldest membership first. Any member may."""
+    """ListMembers lists the members of an organization, the oldest membership first. Callers: all members."""
     UpdateMember: _aio.UnaryUnaryMultiCallable[_org_pb2.UpdateMemberRequest, _org_pb2.UpdateMemberResponse]  # type: ignore[assignment]
-    """UpdateMember changes a member's role. Owners and admins may; nobody gives or takes a role that includes what they
-    lack.
+    """UpdateMember changes a member's role. Callers: owners and admins, who need every permission of the old and the new
+    role.
 
-    Pending invitations that the member made and could no longer make are revoked.
-    Errors: NOT_FOUND; PERMISSION_DENIED for a role beyond the caller's own; FAILED_PRECONDITION when no owner would be
-    left; INVALID_ARGUMENT for a service account as owner; ABORTED when member.etag is given and no longer current.
+    Pending invitations that the member could no longer create are revoked.
+    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION if no owner would be left; INVALID_ARGUMENT for a service
+    account as owner; ABORTED if member.etag is set and not current.
     """
     RemoveMember: _aio.UnaryUnaryMultiCallable[_org_pb2.RemoveMemberRequest, _org_pb2.RemoveMemberResponse]  # type: ignore[assignment]
-    """RemoveMember ends a membership, with the member's places in teams and workspaces and, of a service account, its API
-    keys. Owners and admins may, for members whose roles, in the organization and in its workspaces, include nothing that
-    they lack; every member may leave.
+    """RemoveMember ends a membership, including the member's teams and workspaces and, for a service account, its API
+    keys. Callers: owners and admins, who need every permission of the member's roles in the organization and its
+    workspaces; every member may leave.
 
-    Pending invitations that the member made, and those to an address of the member, are revoked; runs in progress are
-    cancelled. API keys that a service account made end with it, and with them all that was made with those, as by
-    RevokeApiKey. API keys that a person made are the organization's and go on working unless revoke_created_keys is set;
-    the answer lists them, since whoever made a key has seen its secret. Keys that include what the caller lacks stay.
-    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
+    Pending invitations that the member created, and those to an address of the member, are revoked; runs in progress
+    are cancelled. API keys that a service account created are revoked, with everything that was created with them, as
+    by RevokeApiKey. API keys that a person created belong to the organization and remain valid unless
+    revoke_created_keys is set; the response lists them, because their creator has seen the secrets. Keys with a
+    permission that the caller lacks remain valid.
+    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION if no
+    owner would be left.
     """
     SuspendMember: _aio.UnaryUnaryMultiCallable[_org_pb2.SuspendMemberRequest, _org_pb2.SuspendMemberResponse]  # type: ignore[assignment]
-    """SuspendMember takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members
-    whose roles, in the organization and in its workspaces, include nothing that they lack, and not for themselves.
+    """SuspendMember takes a member's access away until ReinstateMember. Callers: owners and admins, who need every
+    permission of the member's roles in the organization and its workspaces, and not for themselves.
 
-    For the member the organization does not exist; the API keys of a suspended service account do not work. Runs in
-    progress are cancelled. Pending invitations and API keys are revoked as by RemoveMember, and stay so when the member
-    is reinstated. Suspending again changes nothing else.
-    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
+    For the member, the organization does not exist; the API keys of a suspended service account do not work. Runs in
+    progress are cancelled. Pending invitations and API keys are revoked as by RemoveMember, and stay revoked after a
+    reinstatement. The call is idempotent.
+    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION if no owner would be left.
     """
     ReinstateMember: _aio.UnaryUnaryMultiCallable[_org_pb2.ReinstateMemberRequest, _org_pb2.ReinstateMemberResponse]  # type: ignore[assignment]
-    """ReinstateMember gives a suspended member's access back. Owners and admins may, for members whose roles, in the
-    organization and in its workspaces, include nothing that they lack. Reinstating again changes nothing.
+    """ReinstateMember gives a suspended member's access back. Callers: owners and admins, who need every permission of
+    the member's roles in the organization and its workspaces. The call is idempotent.
 
     Errors: NOT_FOUND; PERMISSION_DENIED.
     """
 
 class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
-    """OrgService manages organizations: the tenants. Everything else belongs to exactly one of them, and nothing of one is
+    """OrgService manages organizations, the tenants. Everything else belongs to exactly one of them, and nothing of one is
     ever visible to another.
 
-    For people outside an organization its ids do not exist: every method answers NOT_FOUND.
+    For people outside an organization, every method with its ids ends with NOT_FOUND.
     """
 
     @_abc_1.abstractmethod
@@ -237,7 +241,7 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_org_pb2.CreateOrgResponse, _abc.Awaitable[_org_pb2.CreateOrgResponse]]:
         """CreateOrg creates an organization with the caller as its owner.
 
-        Errors: FAILED_PRECONDITION when the server demands verified email addresses and the caller's is not.
+        Errors: FAILED_PRECONDITION if the server requires a verified email address and the caller's is not verified.
         """
 
     @_abc_1.abstractmethod
@@ -246,7 +250,7 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.GetOrgRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.GetOrgResponse, _abc.Awaitable[_org_pb2.GetOrgResponse]]:
-        """GetOrg returns an organization. Any member may."""
+        """GetOrg returns an organization. Callers: all members."""
 
     @_abc_1.abstractmethod
     def ListOrgs(
@@ -254,8 +258,8 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.ListOrgsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.ListOrgsResponse, _abc.Awaitable[_org_pb2.ListOrgsResponse]]:
-        """ListOrgs lists the organizations of which the caller is a member, the oldest first. An API key gets its own
-        organization when it has the permission org.read.
+        """ListOrgs lists the organizations of which the caller is a member, oldest first. An API key gets its own
+        organization if it has the permission org.read.
         """
 
     @_abc_1.abstractmethod
@@ -264,9 +268,9 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.UpdateOrgRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.UpdateOrgResponse, _abc.Awaitable[_org_pb2.UpdateOrgResponse]]:
-        """UpdateOrg changes an organization's name. Owners and admins may.
+        """UpdateOrg changes an organization's name. Callers: owners and admins.
 
-        Errors: ABORTED when org.etag is given and no longer current.
+        Errors: ABORTED if org.etag is set and not current.
         """
 
     @_abc_1.abstractmethod
@@ -275,12 +279,12 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.DeleteOrgRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.DeleteOrgResponse, _abc.Awaitable[_org_pb2.DeleteOrgResponse]]:
-        """DeleteOrg deletes an organization with everything in it. Owners may. Its ids are NOT_FOUND from then on, and its runs
-        are cancelled. Its content is erased within minutes, also after a crash of the server: conversations with their
-        messages, runs and attempts; workspaces, teams, custom roles, members, service accounts and their API keys,
-        invitations, model policies, keys at providers and budgets. What stays names ids, times and amounts alone: the ids of
-        the organization, its workspaces and its service accounts, which the usage refers to; the ledger and the usage; the
-        audit log, with network addresses and user agents.
+        """DeleteOrg deletes an organization with everything in it. Callers: owners. Its ids are NOT_FOUND from then on, and
+        its runs are cancelled. Its content is erased within minutes, also after a crash of the server: conversations with
+        their messages, runs and attempts; workspaces, teams, custom roles, members, service accounts and their API keys,
+        invitations, model policies, keys at providers and budgets. These stay, with only ids, times and amounts: the ids
+        of the organization, its workspaces and its service accounts, which the usage refers to; the ledger and the usage;
+        the audit log, with network addresses and user agents.
         """
 
     @_abc_1.abstractmethod
@@ -289,15 +293,15 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.CreateInvitationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.CreateInvitationResponse, _abc.Awaitable[_org_pb2.CreateInvitationResponse]]:
-        """CreateInvitation invites an email address into the organization, and sends it a mail. Owners and admins may; nobody
-        offers a role that includes what they lack.
+        """CreateInvitation invites an email address into the organization, and sends it a mail. Callers: owners and admins,
+        who need every permission of the role.
 
-        An organization has one pending invitation per address. Inviting an address again renews it: the role, the inviter
-        and the time are those of the last call, it is mailed again, and its token stays the same.
-        The answer has the token that the invited person needs, as has the mail. Beyond three in an hour no mail is sent to
-        an address.
-        Errors: ALREADY_EXISTS when the address belongs to a member; PERMISSION_DENIED for a role beyond the caller's own,
-        also when it is offered already; NOT_FOUND for an unknown custom role.
+        An organization has at most one pending invitation per address. Inviting an address again renews it: role, inviter
+        and time are those of the last call, it is mailed again, and its token stays the same.
+        The response and the mail have the token that the invited person needs. No mail is sent to an address after three
+        in an hour.
+        Errors: ALREADY_EXISTS if the address belongs to a member; PERMISSION_DENIED if the caller lacks a permission of
+        the role, or of the role of the existing invitation; NOT_FOUND for an unknown custom role.
         """
 
     @_abc_1.abstractmethod
@@ -306,7 +310,7 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.ListInvitationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.ListInvitationsResponse, _abc.Awaitable[_org_pb2.ListInvitationsResponse]]:
-        """ListInvitations lists the organization's invitations, the latest first. Owners and admins may."""
+        """ListInvitations lists the organization's invitations, newest first. Callers: owners and admins."""
 
     @_abc_1.abstractmethod
     def RevokeInvitation(
@@ -314,10 +318,10 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.RevokeInvitationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.RevokeInvitationResponse, _abc.Awaitable[_org_pb2.RevokeInvitationResponse]]:
-        """RevokeInvitation withdraws an invitation. Owners and admins may, for invitations to a role that includes nothing that
-        they lack. Withdrawing it again changes nothing.
+        """RevokeInvitation revokes an invitation. Callers: owners and admins, who need every permission of the role. The call
+        is idempotent.
 
-        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when it was accepted.
+        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION if it was accepted.
         """
 
     @_abc_1.abstractmethod
@@ -329,9 +333,9 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         """AcceptInvitation makes the caller a member of the organization that invited the caller's email address.
 
         Other invitations of the organization to an address of the caller are revoked.
-        Errors: NOT_FOUND for a wrong token and for one that was made for another address; FAILED_PRECONDITION when the
-        invitation was accepted or revoked, or has expired, or when the server demands verified email addresses and the
-        caller's is not; ALREADY_EXISTS for a member.
+        Errors: NOT_FOUND for an invalid token and for one of another address; FAILED_PRECONDITION if the invitation was
+        accepted or revoked, or has expired, or if the server requires a verified email address and the caller's is not
+        verified; ALREADY_EXISTS for a member.
         """
 
     @_abc_1.abstractmethod
@@ -340,7 +344,7 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.ListMembersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.ListMembersResponse, _abc.Awaitable[_org_pb2.ListMembersResponse]]:
-        """ListMembers lists the members of an organization, the oldest membership first. Any member may."""
+        """ListMembers lists the members of an organization, the oldest membership first. Callers: all members."""
 
     @_abc_1.abstractmethod
     def UpdateMember(
@@ -348,12 +352,12 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.UpdateMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.UpdateMemberResponse, _abc.Awaitable[_org_pb2.UpdateMemberResponse]]:
-        """UpdateMember changes a member's role. Owners and admins may; nobody gives or takes a role that includes what they
-        lack.
+        """UpdateMember changes a member's role. Callers: owners and admins, who need every permission of the old and the new
+        role.
 
-        Pending invitations that the member made and could no longer make are revoked.
-        Errors: NOT_FOUND; PERMISSION_DENIED for a role beyond the caller's own; FAILED_PRECONDITION when no owner would be
-        left; INVALID_ARGUMENT for a service account as owner; ABORTED when member.etag is given and no longer current.
+        Pending invitations that the member could no longer create are revoked.
+        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION if no owner would be left; INVALID_ARGUMENT for a service
+        account as owner; ABORTED if member.etag is set and not current.
         """
 
     @_abc_1.abstractmethod
@@ -362,15 +366,17 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.RemoveMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.RemoveMemberResponse, _abc.Awaitable[_org_pb2.RemoveMemberResponse]]:
-        """RemoveMember ends a membership, with the member's places in teams and workspaces and, of a service account, its API
-        keys. Owners and admins may, for members whose roles, in the organization and in its workspaces, include nothing that
-        they lack; every member may leave.
+        """RemoveMember ends a membership, including the member's teams and workspaces and, for a service account, its API
+        keys. Callers: owners and admins, who need every permission of the member's roles in the organization and its
+        workspaces; every member may leave.
 
-        Pending invitations that the member made, and those to an address of the member, are revoked; runs in progress are
-        cancelled. API keys that a service account made end with it, and with them all that was made with those, as by
-        RevokeApiKey. API keys that a person made are the organization's and go on working unless revoke_created_keys is set;
-        the answer lists them, since whoever made a key has seen its secret. Keys that include what the caller lacks stay.
-        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
+        Pending invitations that the member created, and those to an address of the member, are revoked; runs in progress
+        are cancelled. API keys that a service account created are revoked, with everything that was created with them, as
+        by RevokeApiKey. API keys that a person created belong to the organization and remain valid unless
+        revoke_created_keys is set; the response lists them, because their creator has seen the secrets. Keys with a
+        permission that the caller lacks remain valid.
+        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION if no
+        owner would be left.
         """
 
     @_abc_1.abstractmethod
@@ -379,13 +385,13 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.SuspendMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.SuspendMemberResponse, _abc.Awaitable[_org_pb2.SuspendMemberResponse]]:
-        """SuspendMember takes a member's access away until ReinstateMember gives it back. Owners and admins may, for members
-        whose roles, in the organization and in its workspaces, include nothing that they lack, and not for themselves.
+        """SuspendMember takes a member's access away until ReinstateMember. Callers: owners and admins, who need every
+        permission of the member's roles in the organization and its workspaces, and not for themselves.
 
-        For the member the organization does not exist; the API keys of a suspended service account do not work. Runs in
-        progress are cancelled. Pending invitations and API keys are revoked as by RemoveMember, and stay so when the member
-        is reinstated. Suspending again changes nothing else.
-        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when no owner would be left.
+        For the member, the organization does not exist; the API keys of a suspended service account do not work. Runs in
+        progress are cancelled. Pending invitations and API keys are revoked as by RemoveMember, and stay revoked after a
+        reinstatement. The call is idempotent.
+        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION if no owner would be left.
         """
 
     @_abc_1.abstractmethod
@@ -394,8 +400,8 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.ReinstateMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.ReinstateMemberResponse, _abc.Awaitable[_org_pb2.ReinstateMemberResponse]]:
-        """ReinstateMember gives a suspended member's access back. Owners and admins may, for members whose roles, in the
-        organization and in its workspaces, include nothing that they lack. Reinstating again changes nothing.
+        """ReinstateMember gives a suspended member's access back. Callers: owners and admins, who need every permission of
+        the member's roles in the organization and its workspaces. The call is idempotent.
 
         Errors: NOT_FOUND; PERMISSION_DENIED.
         """

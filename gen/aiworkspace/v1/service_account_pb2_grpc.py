@@ -26,11 +26,11 @@ if _version_not_supported:
 
 
 class ServiceAccountServiceStub:
-    """ServiceAccountService manages the accounts of an organization that no person has, and their API keys.
+    """ServiceAccountService manages an organization's service accounts and their API keys.
 
     A service account is a member of its organization: OrgService changes its role, suspends and reinstates it. An API
-    key goes into the metadata of a call as "authorization: Bearer <key>" and may do what its account may, within the
-    scopes of the key.
+    key is sent in the metadata of a call as "authorization: Bearer <key>". It has the permissions of its account, within
+    the scopes of the key.
     """
 
     def __init__(self, channel):
@@ -77,16 +77,15 @@ class ServiceAccountServiceStub:
 
 
 class ServiceAccountServiceServicer:
-    """ServiceAccountService manages the accounts of an organization that no person has, and their API keys.
+    """ServiceAccountService manages an organization's service accounts and their API keys.
 
     A service account is a member of its organization: OrgService changes its role, suspends and reinstates it. An API
-    key goes into the metadata of a call as "authorization: Bearer <key>" and may do what its account may, within the
-    scopes of the key.
+    key is sent in the metadata of a call as "authorization: Bearer <key>". It has the permissions of its account, within
+    the scopes of the key.
     """
 
     def CreateServiceAccount(self, request, context):
-        """CreateServiceAccount creates a service account. Owners and admins may; nobody gives a role that includes what they
-        lack.
+        """CreateServiceAccount creates a service account. Callers: owners and admins, who need every permission of the role.
 
         Errors: INVALID_ARGUMENT for ROLE_OWNER; PERMISSION_DENIED; NOT_FOUND for an unknown custom role.
         """
@@ -95,66 +94,68 @@ class ServiceAccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListServiceAccounts(self, request, context):
-        """ListServiceAccounts lists the organization's service accounts, the oldest first. Owners and admins may.
+        """ListServiceAccounts lists the organization's service accounts, oldest first. Callers: owners and admins.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteServiceAccount(self, request, context):
-        """DeleteServiceAccount deletes a service account with its API keys. Owners and admins may. Its runs in progress are
-        cancelled, and its conversations are erased within minutes; what it spent stays in the usage. What was made with its
-        API keys is revoked as by OrgService.RemoveMember, as far as the caller may: the answer lists what goes on working.
+        """DeleteServiceAccount deletes a service account with its API keys. Callers: owners and admins. Its runs in progress
+        are cancelled, and its conversations are erased within minutes; its usage stays. What was created with its API keys
+        is revoked as by OrgService.RemoveMember, as far as the caller may: the response lists what remains valid.
 
-        Errors: NOT_FOUND; PERMISSION_DENIED for an account whose roles include what the caller lacks.
+        Errors: NOT_FOUND; PERMISSION_DENIED if the caller lacks a permission of the account's roles.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateApiKey(self, request, context):
-        """CreateApiKey makes a key for a service account. Owners and admins may; nobody puts into a key what they lack, in
-        the organization, in the workspaces that the key is limited to or, when it is not, in those of the account.
+        """CreateApiKey creates a key for a service account. Callers: owners and admins, who need every permission of the key
+        in the organization, and in the workspaces that the key is limited to or, without a limit, in those of the account.
 
-        The answer has the key. It is shown this once: only its hash is stored, and repeating the call with the same
-        request_id gives the answer without it.
-        Errors: NOT_FOUND for an unknown service account or workspace, a person, and a workspace that the caller may not
-        see; INVALID_ARGUMENT for an unknown permission, for one that is not of a workspace in a key that is limited to
-        workspaces, and for an expire_time in the past; PERMISSION_DENIED.
+        The response has the key. It is shown only once: only its hash is stored, and repeating the call with the same
+        request_id returns the response without the key.
+        Errors: NOT_FOUND for an unknown service account or workspace, for a person, and for a workspace that the caller
+        may not see; INVALID_ARGUMENT for an unknown permission, for a permission that does not apply to workspaces in a
+        key that is limited to workspaces, and for an expire_time in the past; PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListApiKeys(self, request, context):
-        """ListApiKeys lists the API keys of a service account, or of all, the latest first, ended ones included. Owners and
-        admins may.
+        """ListApiKeys lists the API keys of one or all service accounts, newest first, including those that have ended.
+        Callers: owners and admins.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateApiKey(self, request, context):
-        """RotateApiKey makes a key with the scopes of another one, which goes on working for a while so that nothing stops
-        while the new one is put into place. Budgets count both keys together. Owners and admins may, for keys that include nothing that they lack.
+        """RotateApiKey creates a successor with the scopes of a key, which remains valid for a while so that it can be
+        replaced without an outage. Budgets count both keys together. Callers: owners and admins, who need every permission
+        of the key.
 
-        The answer has the new key. It is shown this once: repeating the call with the same request_id gives the answer
-        without it.
-        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION when the key has ended.
+        The response has the new key. It is shown only once: repeating the call with the same request_id returns the
+        response without it.
+        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION if the key has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeApiKey(self, request, context):
-        """RevokeApiKey ends a key, and cancels its runs in progress. Owners and admins may, for keys that include nothing that
-        they lack; a key may end itself. Ending it again changes nothing else.
+        """RevokeApiKey revokes a key, and cancels its runs in progress. Callers: owners and admins, who need every permission
+        of the key; a key may revoke itself. The call is idempotent.
 
-        With it end the API keys and pending invitations that were made with it, and with keys that were made with it, and so
-        on, unless keep_created is set. The answer lists them, and the service accounts that were made so. Those stay, since
-        they can do nothing without a key, as do members who accepted an invitation. To replace a key in use, call
-        RotateApiKey as a person, or with keep_created here: a key that was rotated with itself is made with it.
-        Errors: NOT_FOUND; PERMISSION_DENIED, also when what was made includes what the caller lacks.
+        API keys and pending invitations that were created with it, directly or through other keys, are revoked as well,
+        unless keep_created is set. The response lists them, and the service accounts that were created so. These stay,
+        because they can do nothing without a key, and so do members who accepted an invitation. To replace a key in use,
+        call RotateApiKey as a person, or set keep_created here: a successor that a key has created by rotating itself
+        counts as created with it.
+        Errors: NOT_FOUND; PERMISSION_DENIED, also if the caller lacks a permission of what was created with the key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -207,11 +208,11 @@ def add_ServiceAccountServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ServiceAccountService:
-    """ServiceAccountService manages the accounts of an organization that no person has, and their API keys.
+    """ServiceAccountService manages an organization's service accounts and their API keys.
 
     A service account is a member of its organization: OrgService changes its role, suspends and reinstates it. An API
-    key goes into the metadata of a call as "authorization: Bearer <key>" and may do what its account may, within the
-    scopes of the key.
+    key is sent in the metadata of a call as "authorization: Bearer <key>". It has the permissions of its account, within
+    the scopes of the key.
     """
 
     @staticmethod

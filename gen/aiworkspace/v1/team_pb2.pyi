@@ -34,15 +34,15 @@ class Team(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
-    """UUID of the organization. Output only, but names the team in an update."""
+    """UUID of the organization. Output only, except that it selects the team in an update."""
     team_id: _builtins.str
-    """UUID. Output only, but names the team in an update."""
+    """UUID. Output only, except that it selects the team in an update."""
     name: _builtins.str
     """Name, 1 to 100 characters."""
     member_count: _builtins.int
-    """How many members of the organization are in it. Output only."""
+    """Number of its members. Output only."""
     etag: _builtins.str
-    """Version. Sent back with an update, it makes the update fail when somebody else was faster."""
+    """Version. An update that sends it fails if the resource has changed since."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time of creation. Output only."""
@@ -72,7 +72,7 @@ Global___Team: _TypeAlias = Team  # noqa: Y015
 
 @_typing.final
 class TeamMember(_message.Message):
-    """TeamMember is somebody in a team."""
+    """TeamMember is a member of a team."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -120,7 +120,7 @@ class CreateTeamRequest(_message.Message):
     name: _builtins.str
     """Name, 1 to 100 characters. Need not be unique."""
     request_id: _builtins.str
-    """UUID chosen by the client that makes it safe to repeat the call for seven days. After that it is a new one."""
+    """UUID chosen by the client. It makes the call idempotent for seven days."""
     def __init__(
         self,
         *,
@@ -172,9 +172,9 @@ class ListTeamsRequest(_message.Message):
     org_id: _builtins.str
     """The organization."""
     page_size: _builtins.int
-    """Most teams to return, 1 to 1000. 0 means 50."""
+    """Maximum number of teams to return, 1 to 1000. 0 means 50."""
     page_token: _builtins.str
-    """next_page_token of the page before. Empty for the first page."""
+    """next_page_token of the previous page. Empty for the first page."""
     def __init__(
         self,
         *,
@@ -431,9 +431,9 @@ class ListTeamMembersRequest(_message.Message):
     team_id: _builtins.str
     """The team."""
     page_size: _builtins.int
-    """Most members to return, 1 to 1000. 0 means 50."""
+    """Maximum number of members to return, 1 to 1000. 0 means 50."""
     page_token: _builtins.str
-    """next_page_token of the page before. Empty for the first page."""
+    """next_page_token of the previous page. Empty for the first page."""
     def __init__(
         self,
         *,

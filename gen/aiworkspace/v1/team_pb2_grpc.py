@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class TeamServiceStub:
-    """TeamService groups the members of an organization. A team becomes a member of workspaces, and all who are in it with
-    it.
+    """TeamService manages groups of members of an organization. If a team is a member of a workspace, all of its members
+    have its role there.
     """
 
     def __init__(self, channel):
@@ -74,35 +74,35 @@ class TeamServiceStub:
 
 
 class TeamServiceServicer:
-    """TeamService groups the members of an organization. A team becomes a member of workspaces, and all who are in it with
-    it.
+    """TeamService manages groups of members of an organization. If a team is a member of a workspace, all of its members
+    have its role there.
     """
 
     def CreateTeam(self, request, context):
-        """CreateTeam creates an empty team. Owners and admins may.
+        """CreateTeam creates an empty team. Callers: owners and admins.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTeams(self, request, context):
-        """ListTeams lists the teams of an organization, the oldest first. Any member may.
+        """ListTeams lists the teams of an organization, oldest first. Callers: all members.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateTeam(self, request, context):
-        """UpdateTeam changes a team's name. Owners and admins may.
+        """UpdateTeam changes a team's name. Callers: owners and admins.
 
-        Errors: NOT_FOUND; ABORTED when team.etag is given and no longer current.
+        Errors: NOT_FOUND; ABORTED if team.etag is set and not current.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTeam(self, request, context):
-        """DeleteTeam deletes a team and its memberships in workspaces. Owners and admins may.
+        """DeleteTeam deletes a team and its memberships in workspaces. Callers: owners and admins.
 
         Errors: NOT_FOUND.
         """
@@ -111,17 +111,16 @@ class TeamServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AddTeamMember(self, request, context):
-        """AddTeamMember puts a member of the organization into a team. Owners and admins may. Adding again changes nothing.
+        """AddTeamMember adds a member of the organization to a team. Callers: owners and admins. The call is idempotent.
 
-        Errors: NOT_FOUND; PERMISSION_DENIED when the team has a role in a workspace that includes what the caller lacks
-        there.
+        Errors: NOT_FOUND; PERMISSION_DENIED if the caller lacks a permission that the team has in a workspace.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveTeamMember(self, request, context):
-        """RemoveTeamMember takes somebody out of a team. Owners and admins may; everybody may leave.
+        """RemoveTeamMember removes a member from a team. Callers: owners and admins; everybody may leave.
 
         Errors: NOT_FOUND.
         """
@@ -130,7 +129,7 @@ class TeamServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTeamMembers(self, request, context):
-        """ListTeamMembers lists who is in a team. Any member may.
+        """ListTeamMembers lists the members of a team. Callers: all members.
 
         Errors: NOT_FOUND.
         """
@@ -185,8 +184,8 @@ def add_TeamServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TeamService:
-    """TeamService groups the members of an organization. A team becomes a member of workspaces, and all who are in it with
-    it.
+    """TeamService manages groups of members of an organization. If a team is a member of a workspace, all of its members
+    have its role there.
     """
 
     @staticmethod

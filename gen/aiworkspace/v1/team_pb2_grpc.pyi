@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TeamServiceStub:
-    """TeamService groups the members of an organization. A team becomes a member of workspaces, and all who are in it with
-    it.
+    """TeamService manages groups of members of an organization. If a team is a member of a workspace, all of its members
+    have its role there.
     """
 
     @_typing.overload
@@ -36,77 +36,75 @@ class TeamServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TeamServiceAsyncStub: ...
     CreateTeam: _grpc.UnaryUnaryMultiCallable[_team_pb2.CreateTeamRequest, _team_pb2.CreateTeamResponse]
-    """CreateTeam creates an empty team. Owners and admins may."""
+    """CreateTeam creates an empty team. Callers: owners and admins."""
     ListTeams: _grpc.UnaryUnaryMultiCallable[_team_pb2.ListTeamsRequest, _team_pb2.ListTeamsResponse]
-    """ListTeams lists the teams of an organization, the oldest first. Any member may."""
+    """ListTeams lists the teams of an organization, oldest first. Callers: all members."""
     UpdateTeam: _grpc.UnaryUnaryMultiCallable[_team_pb2.UpdateTeamRequest, _team_pb2.UpdateTeamResponse]
-    """UpdateTeam changes a team's name. Owners and admins may.
+    """UpdateTeam changes a team's name. Callers: owners and admins.
 
-    Errors: NOT_FOUND; ABORTED when team.etag is given and no longer current.
+    Errors: NOT_FOUND; ABORTED if team.etag is set and not current.
     """
     DeleteTeam: _grpc.UnaryUnaryMultiCallable[_team_pb2.DeleteTeamRequest, _team_pb2.DeleteTeamResponse]
-    """DeleteTeam deletes a team and its memberships in workspaces. Owners and admins may.
+    """DeleteTeam deletes a team and its memberships in workspaces. Callers: owners and admins.
 
     Errors: NOT_FOUND.
     """
     AddTeamMember: _grpc.UnaryUnaryMultiCallable[_team_pb2.AddTeamMemberRequest, _team_pb2.AddTeamMemberResponse]
-    """AddTeamMember puts a member of the organization into a team. Owners and admins may. Adding again changes nothing.
+    """AddTeamMember adds a member of the organization to a team. Callers: owners and admins. The call is idempotent.
 
-    Errors: NOT_FOUND; PERMISSION_DENIED when the team has a role in a workspace that includes what the caller lacks
-    there.
+    Errors: NOT_FOUND; PERMISSION_DENIED if the caller lacks a permission that the team has in a workspace.
     """
     RemoveTeamMember: _grpc.UnaryUnaryMultiCallable[_team_pb2.RemoveTeamMemberRequest, _team_pb2.RemoveTeamMemberResponse]
-    """RemoveTeamMember takes somebody out of a team. Owners and admins may; everybody may leave.
+    """RemoveTeamMember removes a member from a team. Callers: owners and admins; everybody may leave.
 
     Errors: NOT_FOUND.
     """
     ListTeamMembers: _grpc.UnaryUnaryMultiCallable[_team_pb2.ListTeamMembersRequest, _team_pb2.ListTeamMembersResponse]
-    """ListTeamMembers lists who is in a team. Any member may.
+    """ListTeamMembers lists the members of a team. Callers: all members.
 
     Errors: NOT_FOUND.
     """
 
 @_typing.type_check_only
 class TeamServiceAsyncStub(TeamServiceStub):
-    """TeamService groups the members of an organization. A team becomes a member of workspaces, and all who are in it with
-    it.
+    """TeamService manages groups of members of an organization. If a team is a member of a workspace, all of its members
+    have its role there.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTeam: _aio.UnaryUnaryMultiCallable[_team_pb2.CreateTeamRequest, _team_pb2.CreateTeamResponse]  # type: ignore[assignment]
-    """CreateTeam creates an empty team. Owners and admins may."""
+    """CreateTeam creates an empty team. Callers: owners and admins."""
     ListTeams: _aio.UnaryUnaryMultiCallable[_team_pb2.ListTeamsRequest, _team_pb2.ListTeamsResponse]  # type: ignore[assignment]
-    """ListTeams lists the teams of an organization, the oldest first. Any member may."""
+    """ListTeams lists the teams of an organization, oldest first. Callers: all members."""
     UpdateTeam: _aio.UnaryUnaryMultiCallable[_team_pb2.UpdateTeamRequest, _team_pb2.UpdateTeamResponse]  # type: ignore[assignment]
-    """UpdateTeam changes a team's name. Owners and admins may.
+    """UpdateTeam changes a team's name. Callers: owners and admins.
 
-    Errors: NOT_FOUND; ABORTED when team.etag is given and no longer current.
+    Errors: NOT_FOUND; ABORTED if team.etag is set and not current.
     """
     DeleteTeam: _aio.UnaryUnaryMultiCallable[_team_pb2.DeleteTeamRequest, _team_pb2.DeleteTeamResponse]  # type: ignore[assignment]
-    """DeleteTeam deletes a team and its memberships in workspaces. Owners and admins may.
+    """DeleteTeam deletes a team and its memberships in workspaces. Callers: owners and admins.
 
     Errors: NOT_FOUND.
     """
     AddTeamMember: _aio.UnaryUnaryMultiCallable[_team_pb2.AddTeamMemberRequest, _team_pb2.AddTeamMemberResponse]  # type: ignore[assignment]
-    """AddTeamMember puts a member of the organization into a team. Owners and admins may. Adding again changes nothing.
+    """AddTeamMember adds a member of the organization to a team. Callers: owners and admins. The call is idempotent.
 
-    Errors: NOT_FOUND; PERMISSION_DENIED when the team has a role in a workspace that includes what the caller lacks
-    there.
+    Errors: NOT_FOUND; PERMISSION_DENIED if the caller lacks a permission that the team has in a workspace.
     """
     RemoveTeamMember: _aio.UnaryUnaryMultiCallable[_team_pb2.RemoveTeamMemberRequest, _team_pb2.RemoveTeamMemberResponse]  # type: ignore[assignment]
-    """RemoveTeamMember takes somebody out of a team. Owners and admins may; everybody may leave.
+    """RemoveTeamMember removes a member from a team. Callers: owners and admins; everybody may leave.
 
     Errors: NOT_FOUND.
     """
     ListTeamMembers: _aio.UnaryUnaryMultiCallable[_team_pb2.ListTeamMembersRequest, _team_pb2.ListTeamMembersResponse]  # type: ignore[assignment]
-    """ListTeamMembers lists who is in a team. Any member may.
+    """ListTeamMembers lists the members of a team. Callers: all members.
 
     Errors: NOT_FOUND.
     """
 
 class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
-    """TeamService groups the members of an organization. A team becomes a member of workspaces, and all who are in it with
-    it.
+    """TeamService manages groups of members of an organization. If a team is a member of a workspace, all of its members
+    have its role there.
     """
 
     @_abc_1.abstractmethod
@@ -115,7 +113,7 @@ class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _team_pb2.CreateTeamRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_team_pb2.CreateTeamResponse, _abc.Awaitable[_team_pb2.CreateTeamResponse]]:
-        """CreateTeam creates an empty team. Owners and admins may."""
+        """CreateTeam creates an empty team. Callers: owners and admins."""
 
     @_abc_1.abstractmethod
     def ListTeams(
@@ -123,7 +121,7 @@ class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _team_pb2.ListTeamsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_team_pb2.ListTeamsResponse, _abc.Awaitable[_team_pb2.ListTeamsResponse]]:
-        """ListTeams lists the teams of an organization, the oldest first. Any member may."""
+        """ListTeams lists the teams of an organization, oldest first. Callers: all members."""
 
     @_abc_1.abstractmethod
     def UpdateTeam(
@@ -131,9 +129,9 @@ class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _team_pb2.UpdateTeamRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_team_pb2.UpdateTeamResponse, _abc.Awaitable[_team_pb2.UpdateTeamResponse]]:
-        """UpdateTeam changes a team's name. Owners and admins may.
+        """UpdateTeam changes a team's name. Callers: owners and admins.
 
-        Errors: NOT_FOUND; ABORTED when team.etag is given and no longer current.
+        Errors: NOT_FOUND; ABORTED if team.etag is set and not current.
         """
 
     @_abc_1.abstractmethod
@@ -142,7 +140,7 @@ class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _team_pb2.DeleteTeamRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_team_pb2.DeleteTeamResponse, _abc.Awaitable[_team_pb2.DeleteTeamResponse]]:
-        """DeleteTeam deletes a team and its memberships in workspaces. Owners and admins may.
+        """DeleteTeam deletes a team and its memberships in workspaces. Callers: owners and admins.
 
         Errors: NOT_FOUND.
         """
@@ -153,10 +151,9 @@ class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _team_pb2.AddTeamMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_team_pb2.AddTeamMemberResponse, _abc.Awaitable[_team_pb2.AddTeamMemberResponse]]:
-        """AddTeamMember puts a member of the organization into a team. Owners and admins may. Adding again changes nothing.
+        """AddTeamMember adds a member of the organization to a team. Callers: owners and admins. The call is idempotent.
 
-        Errors: NOT_FOUND; PERMISSION_DENIED when the team has a role in a workspace that includes what the caller lacks
-        there.
+        Errors: NOT_FOUND; PERMISSION_DENIED if the caller lacks a permission that the team has in a workspace.
         """
 
     @_abc_1.abstractmethod
@@ -165,7 +162,7 @@ class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _team_pb2.RemoveTeamMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_team_pb2.RemoveTeamMemberResponse, _abc.Awaitable[_team_pb2.RemoveTeamMemberResponse]]:
-        """RemoveTeamMember takes somebody out of a team. Owners and admins may; everybody may leave.
+        """RemoveTeamMember removes a member from a team. Callers: owners and admins; everybody may leave.
 
         Errors: NOT_FOUND.
         """
@@ -176,7 +173,7 @@ class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _team_pb2.ListTeamMembersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_team_pb2.ListTeamMembersResponse, _abc.Awaitable[_team_pb2.ListTeamMembersResponse]]:
-        """ListTeamMembers lists who is in a team. Any member may.
+        """ListTeamMembers lists the members of a team. Callers: all members.
 
         Errors: NOT_FOUND.
         """

@@ -28,9 +28,9 @@ if _version_not_supported:
 class UsageServiceStub:
     """UsageService reads the ledger, whose entries are written once and never changed.
 
-    Every request to a provider has one that reserves what it may cost at most, before it is sent, and one that ends the
-    reservation: with what it cost (settle), or with nothing (release). What a provider billed otherwise is corrected by
-    entries of its own (adjust). Amounts are rounded once for each request, half to even, to a nano of the currency.
+    Before a request is sent to a provider, an entry reserves the most that it may cost. Another entry ends the
+    reservation: with the cost (settle), or with nothing (release). If the provider bills something else, further entries
+    correct it (adjust). Amounts are rounded once for each request, half to even, to a nano of the currency.
     """
 
     def __init__(self, channel):
@@ -59,34 +59,34 @@ class UsageServiceStub:
 class UsageServiceServicer:
     """UsageService reads the ledger, whose entries are written once and never changed.
 
-    Every request to a provider has one that reserves what it may cost at most, before it is sent, and one that ends the
-    reservation: with what it cost (settle), or with nothing (release). What a provider billed otherwise is corrected by
-    entries of its own (adjust). Amounts are rounded once for each request, half to even, to a nano of the currency.
+    Before a request is sent to a provider, an entry reserves the most that it may cost. Another entry ends the
+    reservation: with the cost (settle), or with nothing (release). If the provider bills something else, further entries
+    correct it (adjust). Amounts are rounded once for each request, half to even, to a nano of the currency.
     """
 
     def GetUsage(self, request, context):
-        """GetUsage adds up an organization's usage, grouped as asked. Owners, admins and billing may, for all
-        workspaces and people; every member may for user_id = their own.
+        """GetUsage adds up an organization's usage by groups. Callers: owners, admins and billing members; every member with
+        their own user_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListUsageEntries(self, request, context):
-        """ListUsageEntries lists the entries of the ledger, the latest first. Owners, admins and billing may, for all
-        workspaces and people; every member may for user_id = their own.
+        """ListUsageEntries lists the entries of the ledger, newest first. Callers: owners, admins and billing members; every
+        member with their own user_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReconcileUsage(self, request, context):
-        """ReconcileUsage compares the ledger with what a provider billed for the organization's own key, and writes an entry
-        for each difference. Repeating it changes nothing more. What was billed for the server's keys is the operator's to
-        compare, with the reconcile command. Owners, admins and billing may.
+        """ReconcileUsage compares the ledger with a provider's bill for the organization's own key, and writes an entry for
+        each difference. It is idempotent. The operator compares bills for the server's keys, with the reconcile command.
+        Callers: owners, admins and billing members.
 
-        Errors: INVALID_ARGUMENT for tokens that cannot be true, for a request that is there twice, and for a time of which
-        the ledger has more than 10,000 requests.
+        Errors: INVALID_ARGUMENT for impossible token counts, for a duplicate request, and for a period in which the ledger
+        has more than 10,000 requests.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,9 +121,9 @@ def add_UsageServiceServicer_to_server(servicer, server):
 class UsageService:
     """UsageService reads the ledger, whose entries are written once and never changed.
 
-    Every request to a provider has one that reserves what it may cost at most, before it is sent, and one that ends the
-    reservation: with what it cost (settle), or with nothing (release). What a provider billed otherwise is corrected by
-    entries of its own (adjust). Amounts are rounded once for each request, half to even, to a nano of the currency.
+    Before a request is sent to a provider, an entry reserves the most that it may cost. Another entry ends the
+    reservation: with the cost (settle), or with nothing (release). If the provider bills something else, further entries
+    correct it (adjust). Amounts are rounded once for each request, half to even, to a nano of the currency.
     """
 
     @staticmethod

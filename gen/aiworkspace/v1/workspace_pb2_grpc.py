@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class WorkspaceServiceStub:
-    """WorkspaceService manages the workspaces of an organization. A workspace gives its conversations a default model and a
-    system prompt. It is open to all members of its organization, with the permissions of their roles in that, or to its
-    own members only: people and teams, each with a role in the workspace. A workspace that somebody may not see is
-    NOT_FOUND for them.
+    """WorkspaceService manages the workspaces of an organization. A workspace has a default model and a system prompt for
+    its conversations. It is open to all members of its organization, with the permissions of their roles, or only to its
+    own members: people and teams, each with a role in the workspace. For callers who may not see a workspace, its ids
+    are NOT_FOUND.
     """
 
     def __init__(self, channel):
@@ -86,16 +86,16 @@ class WorkspaceServiceStub:
 
 
 class WorkspaceServiceServicer:
-    """WorkspaceService manages the workspaces of an organization. A workspace gives its conversations a default model and a
-    system prompt. It is open to all members of its organization, with the permissions of their roles in that, or to its
-    own members only: people and teams, each with a role in the workspace. A workspace that somebody may not see is
-    NOT_FOUND for them.
+    """WorkspaceService manages the workspaces of an organization. A workspace has a default model and a system prompt for
+    its conversations. It is open to all members of its organization, with the permissions of their roles, or only to its
+    own members: people and teams, each with a role in the workspace. For callers who may not see a workspace, its ids
+    are NOT_FOUND.
     """
 
     def CreateWorkspace(self, request, context):
-        """CreateWorkspace creates a workspace, of which the caller becomes a manager. Members may.
+        """CreateWorkspace creates a workspace, of which the caller becomes a manager. Callers: members.
 
-        Errors: INVALID_ARGUMENT when default_model is not one that the organization can use.
+        Errors: INVALID_ARGUMENT if the organization cannot use default_model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,68 +109,70 @@ class WorkspaceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListWorkspaces(self, request, context):
-        """ListWorkspaces lists those workspaces of an organization that the caller may see, the oldest first.
+        """ListWorkspaces lists those workspaces of an organization that the caller may see, oldest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateWorkspace(self, request, context):
-        """UpdateWorkspace changes name, default model and system prompt. Members of the organization may where it is open to
-        them, and the workspace's editors and managers.
+        """UpdateWorkspace changes name, default model and system prompt. Callers: the workspace's editors and managers and,
+        if it is open to its organization, the organization's members.
 
-        Errors: INVALID_ARGUMENT when default_model is not one that the organization can use; ABORTED when workspace.etag is
-        given and no longer current.
+        Errors: INVALID_ARGUMENT if the organization cannot use default_model; ABORTED if workspace.etag is set and not
+        current.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteWorkspace(self, request, context):
-        """DeleteWorkspace deletes a workspace with its conversations. The workspace's managers and the organization's owners
-        and admins may. Its ids are NOT_FOUND from then on, and its runs are cancelled. Its content is erased within minutes,
-        also after a crash of the server: conversations with their messages, runs and attempts, its name, system prompt and
-        members, its model policy and its budgets. API keys that are limited to it alone reach nothing any more. What stays
-        names ids, times and amounts alone: the workspace's id, the ledger and the usage, the audit log.
+        """DeleteWorkspace deletes a workspace with its conversations. Callers: the workspace's managers and the
+        organization's owners and admins. Its ids are NOT_FOUND from then on, and its runs are cancelled. Its content is
+        erased within minutes, also after a crash of the server: conversations with their messages, runs and attempts, its
+        name, system prompt and members, its model policy and its budgets. API keys that are limited to it can no longer do
+        anything. These stay, with only ids, times and amounts: the workspace's id, the ledger and the usage, the audit
+        log.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetWorkspaceVisibility(self, request, context):
-        """SetWorkspaceVisibility opens a workspace to its organization or closes it to all but its members. The workspace's
-        managers and the organization's owners and admins may.
+        """SetWorkspaceVisibility opens a workspace to its organization or closes it to all but its members. Callers: the
+        workspace's managers and the organization's owners and admins.
 
-        Errors: PERMISSION_DENIED for who lacks anything that a manager may there, since it is given or taken with this.
+        Errors: PERMISSION_DENIED if the caller lacks a permission of a manager there, because the call may give or take
+        it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetWorkspaceMember(self, request, context):
-        """SetWorkspaceMember makes a person, service account or team a member of a workspace, or changes its role there. The
-        workspace's managers and the organization's owners and admins may.
+        """SetWorkspaceMember makes a person, service account or team a member of a workspace, or changes its role there.
+        Callers: the workspace's managers and the organization's owners and admins.
 
-        Errors: NOT_FOUND for who is not in the organization; PERMISSION_DENIED when the role, or the one that it replaces,
-        is beyond what the caller may there.
+        Errors: NOT_FOUND if the member is not in the organization; PERMISSION_DENIED if the caller lacks a permission of
+        the new or the previous role there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveWorkspaceMember(self, request, context):
-        """RemoveWorkspaceMember ends a membership in a workspace. The workspace's managers and the organization's owners and
-        admins may; everybody may leave.
+        """RemoveWorkspaceMember ends a membership in a workspace. Callers: the workspace's managers and the organization's
+        owners and admins; everybody may leave.
 
-        Errors: NOT_FOUND; PERMISSION_DENIED for a role beyond what the caller may there.
+        Errors: NOT_FOUND; PERMISSION_DENIED if the caller lacks a permission of the role there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListWorkspaceMembers(self, request, context):
-        """ListWorkspaceMembers lists the people, service accounts and teams that are members of a workspace. Those who see
-        the workspace through their role in the organization alone are not among them.
+        """ListWorkspaceMembers lists the people, service accounts and teams that are members of a workspace. It does not list
+        people who see the workspace only through their role in the organization.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -233,10 +235,10 @@ def add_WorkspaceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkspaceService:
-    """WorkspaceService manages the workspaces of an organization. A workspace gives its conversations a default model and a
-    system prompt. It is open to all members of its organization, with the permissions of their roles in that, or to its
-    own members only: people and teams, each with a role in the workspace. A workspace that somebody may not see is
-    NOT_FOUND for them.
+    """WorkspaceService manages the workspaces of an organization. A workspace has a default model and a system prompt for
+    its conversations. It is open to all members of its organization, with the permissions of their roles, or only to its
+    own members: people and teams, each with a role in the workspace. For callers who may not see a workspace, its ids
+    are NOT_FOUND.
     """
 
     @staticmethod
