@@ -113,7 +113,7 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     PERMISSION_MEMBER_MANAGE: _Permission.ValueType  # 5
     """Change members' roles, suspend and remove members."""
     PERMISSION_INVITATION_MANAGE: _Permission.ValueType  # 6
-    """Invite people, list and withdraw invitations."""
+    """Invite people, list and revoke invitations."""
     PERMISSION_ROLE_MANAGE: _Permission.ValueType  # 7
     """Create, change and delete custom roles."""
     PERMISSION_TEAM_MANAGE: _Permission.ValueType  # 8
@@ -161,7 +161,7 @@ PERMISSION_MEMBER_READ: Permission.ValueType  # 4
 PERMISSION_MEMBER_MANAGE: Permission.ValueType  # 5
 """Change members' roles, suspend and remove members."""
 PERMISSION_INVITATION_MANAGE: Permission.ValueType  # 6
-"""Invite people, list and withdraw invitations."""
+"""Invite people, list and revoke invitations."""
 PERMISSION_ROLE_MANAGE: Permission.ValueType  # 7
 """Create, change and delete custom roles."""
 PERMISSION_TEAM_MANAGE: Permission.ValueType  # 8
