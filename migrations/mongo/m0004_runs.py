@@ -11,22 +11,21 @@ import structlog
 from pymongo import UpdateOne
 from pymongo.asynchronous.database import AsyncDatabase
 
-_AT_ONCE = 200
 _PROGRESS = 50  # batches
 
 Document = dict[str, Any]
 log = structlog.get_logger("migrate")
 
 
-async def upgrade(database: AsyncDatabase[Document]) -> None:
+async def upgrade(database: AsyncDatabase[Document], runs_at_once: int = 200) -> None:
     batches, wanted = 0, {"question": {"$exists": False}}
     fields = ["org_id", "conversation_id", "user_message_id", "message_id", "endings"]
-    while runs := await database.runs.find(wanted, fields).limit(_AT_ONCE).to_list():
+    while runs := await database.runs.find(wanted, fields).limit(runs_at_once).to_list():
         messages, attempts = await _messages_of(database, runs), await _attempts_of(database, runs)
         await database.runs.bulk_write([_update(run, messages, attempts[run["_id"]]) for run in runs], ordered=False)
         batches += 1
         if batches % _PROGRESS == 0:
-            log.info("runs_migrated", count=batches * _AT_ONCE)
+            log.info("runs_migrated", count=batches * runs_at_once)
     await database.drop_collection("messages")
     await database.drop_collection("attempts")
 

@@ -23,7 +23,7 @@ from .attempts.attempt import settle
 from .deps import RunDeps
 from .models import ClaimLost, Cost, EventBatch, Run, Settlement, Usage
 from .reservations import end_reservation
-from .store import RunStore
+from .store import RunStore, StoredEvents
 from .streams.local import LocalRun
 
 _BATCH_BYTES = 4 * 2**20
@@ -47,6 +47,24 @@ async def finalize(
         raise ClaimLost
     await conclude(deps, run.org_id, run.document)
     run.conclude(terminal)
+
+
+async def complete_end(deps: RunDeps, org_id: UUID, run: Run) -> None:
+    """Store the answer and the terminal event of an ended run if they are missing.
+
+    Earlier releases stored the state of an ended run before these. Their events are all in batches.
+    """
+    if run["event_count"]:
+        return
+    store = RunStore(deps.mongo, org_id)
+    stored = StoredEvents(run, await store.list_batches(run["_id"]))
+    if stored.terminal:
+        return
+    local = LocalRun(org_id, run, deps.load, deps.lease.holds, stored.after(0))
+    run["answer"], run["answer_model"] = local.contents, local.model
+    run["last_events"] = [events.encode_terminal(run, local.next_sequence)]
+    run["event_count"] = local.next_sequence
+    await retry_until_available(lambda: store.complete_end(run))
 
 
 async def conclude(deps: RunDeps, org_id: UUID, run: Run) -> None:

@@ -79,6 +79,11 @@ class RunStore:
             return True
         return await self._runs.find_one({"_id": run["_id"], "end_id": run["end_id"]}, ["_id"]) is not None
 
+    async def complete_end(self, run: Run) -> None:
+        """Store the answer and the last events of a run whose end was stored without them."""
+        values = {name: run[name] for name in ("answer", "answer_model", "last_events", "event_count")}
+        await self._runs.update({"_id": run["_id"], "event_count": 0}, {"$set": values})
+
     async def save_attempts(self, run: Run) -> None:
         """Store the attempts so far, unless another server has taken the run over."""
         own = {"_id": run["_id"], "state": RunState.RUNNING, "takeovers": run["takeovers"]}
@@ -97,7 +102,8 @@ class RunStore:
         run = cast(Run | None, await self._runs.find_one({"_id": run_id}, _EVENTS))
         if run is None:
             return None
-        whole = len(run["first_events"]) + len(run["last_events"]) == run["event_count"]
+        with_run = len(run["first_events"]) + len(run["last_events"])  # 0 in runs of earlier releases
+        whole = with_run > 0 and with_run == run["event_count"]
         return StoredEvents(run, [] if whole else await self.list_batches(run_id, after))
 
     async def list_batches(self, run_id: UUID, after: int = 0) -> list[EventBatch]:

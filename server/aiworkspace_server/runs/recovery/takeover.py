@@ -20,7 +20,7 @@ from .. import claims
 from ..attempts.failures import INTERRUPTED
 from ..deps import RunDeps
 from ..executor import RunExecutor
-from ..finalize import conclude, finalize, store_events
+from ..finalize import complete_end, conclude, finalize, store_events
 from ..manager import RunManager
 from ..models import ClaimLost, EventBatch, Run, RunState, StopReason
 from ..plan import from_document
@@ -130,6 +130,7 @@ async def recover_run(
             await roll_back(deps, org_id, run_id, conversation_id)
             return Recovered(Outcome.ROLLED_BACK)
         if run["state"] != RunState.RUNNING:
+            await complete_end(deps, org_id, run)
             await conclude(deps, org_id, run)
             return Recovered(Outcome.ENDED)
         try:
