@@ -22,6 +22,7 @@ from .app import App, check, running, serving
 from .auth.keys import read_keys
 from .commands import CommandError, allowance, rebuild_usage, reconcile_bill
 from .databases import databases, prepare
+from .inspection import inspect
 from .kit import logs
 from .kit.contract import ContractError
 from .kit.embedded import EmbeddedError
@@ -92,6 +93,12 @@ def parse_arguments() -> argparse.Namespace:
     )
     allowed.add_argument("org", type=UUID, help="id of the organization")
     allowed.add_argument("amount", nargs="?", help="USD a month, such as 100; or default, or unlimited")
+    what = commands.add_parser("inspect", help="show what is stored of a run; servers may run")
+    kinds = what.add_subparsers(dest="kind", required=True, metavar="KIND")
+    run = kinds.add_parser("run", help="document, attempts, events, claim, lease and ledger entries of a run")
+    run.add_argument("id", type=UUID, help="id of the run, of any organization")
+    run.add_argument("--text", action="store_true", help="with what people, models and providers said")
+    run.add_argument("--json", action="store_true", help="print one JSON object, in which each event is listed")
     commands.add_parser("worker")  # what serve --workers starts
     arguments = parser.parse_args()
     if arguments.command == "reconcile" and arguments.complete != bool(arguments.start and arguments.end):
@@ -134,6 +141,8 @@ async def _work(settings: Settings, arguments: argparse.Namespace) -> None:
         case "allowance":
             configuration.check_allowance(settings)
             await allowance(settings, arguments.org, arguments.amount)
+        case "inspect":
+            await inspect(settings, arguments.id, with_text=arguments.text, as_json=arguments.json)
         case "reconcile":
             complete = (arguments.start, arguments.end) if arguments.complete else None
             await reconcile_bill(settings, arguments.provider, arguments.file, complete, dry_run=arguments.dry_run)

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 import structlog
 
-from .kit.embedded import embedded_mongo, embedded_postgres, embedded_redis
+from .kit.embedded import (
+    InUseError,
+    embedded_mongo,
+    embedded_postgres,
+    embedded_redis,
+    mongo_uri,
+    postgres_url,
+    running_sockets,
+)
 from .kit.mongo import Mongo
 from .migrate import migrate
 from .settings import Settings
@@ -43,6 +51,18 @@ async def databases(settings: Settings, *, several: bool = False) -> AsyncIterat
             stack.enter_async_context(embedded_mongo(settings.data_dir)),
         )
         yield Databases(url, url, mongo_uri, redis_url)
+
+
+@asynccontextmanager
+async def readable_databases(settings: Settings) -> AsyncIterator[Databases]:
+    """Yield the databases for a command that only reads: embedded ones also while a server runs them."""
+    async with AsyncExitStack() as stack:
+        try:
+            where = await stack.enter_async_context(databases(settings))
+        except InUseError:
+            url = postgres_url(running_sockets(settings.data_dir, "postgres"))
+            where = Databases(url, url, mongo_uri(running_sockets(settings.data_dir, "mongo")), None)
+        yield where
 
 
 async def prepare(settings: Settings, where: Databases, *, migrating: bool) -> None:

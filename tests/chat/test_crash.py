@@ -1,6 +1,7 @@
 """The server killed or stopped in the middle of an answer."""
 
 import asyncio
+import json
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace.v1 import common_pb2, usage_pb2
 from tests.standin import Script, Standin
 from tests.support.people import Person, make_place
-from tests.support.runs import events_of, first_deltas, follow, kinds_of, say, text_of
+from tests.support.runs import events_of, first_deltas, follow, kinds_of, say, send, text_of
 from tests.support.server_process import ServerProcess
 from tests.support.settings import provider_settings
 
@@ -75,6 +76,19 @@ async def test_kill_9_in_the_middle_of_an_answer(server: ServerProcess) -> None:
     assert (entries[0].estimated, entries[0].cost) == (True, run.cost)
     assert run.cost.nanos > 0
     assert kinds_of(await say(again, place.conversation_id, "on we go", model="echo/echo"))[-1] == "run_completed"
+
+
+async def test_a_run_is_inspected_while_its_server_runs_and_after_it_was_killed(server: ServerProcess) -> None:
+    person = await Person(server.address).register()
+    place = await make_place(person)
+    run_id = (await first_deltas(send(place, model=MODEL), 3))[0].run_id
+    alive = json.loads(await server.command("inspect", "run", run_id, "--json"))
+    assert (alive["run"]["state"], alive["claim"]["state"]) == ("running", "open")
+    assert alive["claim"]["lease_seconds"] > 0
+    await server.end(signal.SIGKILL)
+    killed = json.loads(await server.command("inspect", "run", run_id, "--json"))
+    assert (killed["run"]["state"], killed["claim"]["state"]) == ("running", "open")
+    assert [entry["kind"] for entry in killed["ledger"]] == ["reserve"]
 
 
 async def test_kill_9_right_after_the_first_event_loses_no_message(server: ServerProcess) -> None:

@@ -79,6 +79,16 @@ async def test_usage_is_rebuilt_while_messages_are_sent(
         await check_books(stores, place.org_id)
 
 
+async def test_inspecting_an_unknown_run_fails(app: App, stores: Stores, mailbox: Mailbox) -> None:
+    nobody = UUID(int=1)
+    unknown = await run(stores, mailbox, "inspect", "run", str(nobody))
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert unknown.stderr.endswith(f"error: there is no run {nobody}\n")
+    no_id = await run(stores, mailbox, "inspect", "run", "hello")
+    assert no_id.returncode == 2
+    assert "invalid UUID value: 'hello'" in no_id.stderr
+
+
 async def test_a_bill_for_the_servers_keys_is_reconciled_over_all_organizations(
     app: App, owner: Person, stores: Stores, mailbox: Mailbox, tmp_path: Path
 ) -> None:

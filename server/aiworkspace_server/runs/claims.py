@@ -43,6 +43,13 @@ _FIND_LEASE = text("""
   SELECT s.id, s.lease_end_time FROM run_claims c JOIN servers s ON s.id = c.server_id
   WHERE c.run_id = :run_id AND c.state = 'open'
 """)
+_FIND_CLAIM = text("""
+  SELECT c.state, c.stop, c.create_time, c.key_id, c.request_id, c.server_id, s.name AS server_name,
+         s.start_time AS server_start_time, s.lease_end_time,
+         CAST(round(extract(epoch FROM s.lease_end_time - clock_timestamp()), 1) AS float) AS lease_seconds
+  FROM run_claims c LEFT JOIN servers s ON s.id = c.server_id
+  WHERE c.run_id = :run_id
+""")
 
 _LIST_ORGS = text("SELECT list_run_orgs(:user_id)")
 _COUNT_SERVERS = text("SELECT greatest(count(*), 1) FROM servers WHERE lease_end_time > clock_timestamp()")
@@ -170,3 +177,8 @@ async def is_open(tx: ReadSession, run_id: UUID) -> bool:
 async def find_lease(tx: ReadSession, run_id: UUID) -> Found | None:
     """Return id and end of the lease of the server that executes the run."""
     return (await tx.execute(_FIND_LEASE, {"run_id": run_id})).first()
+
+
+async def find_claim(tx: ReadSession, run_id: UUID) -> Found | None:
+    """Return the claim of a run, open or closed, with its server and lease if that server is alive."""
+    return (await tx.execute(_FIND_CLAIM, {"run_id": run_id})).first()

@@ -288,6 +288,12 @@ async def list_settled(tx: ReadSession, run_id: UUID) -> Sequence[LedgerEntry]:
     return (await tx.execute(query.order_by(LedgerEntry.attempt))).scalars().all()
 
 
+async def list_of_run(tx: ReadSession, run_id: UUID) -> Sequence[LedgerEntry]:
+    """Return all entries of a run, by attempt and then in the order in which they were made."""
+    query = select(LedgerEntry).where(LedgerEntry.run_id == run_id)
+    return (await tx.execute(query.order_by(LedgerEntry.attempt, LedgerEntry.id))).scalars().all()
+
+
 def reservation(model: str, input_tokens: int, max_output_tokens: int, at: datetime) -> Price:
     """Return the most that a request with at most so many tokens can cost.
 

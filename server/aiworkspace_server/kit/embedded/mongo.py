@@ -35,7 +35,7 @@ async def embedded_mongo(data_dir: Path) -> AsyncIterator[str]:
         with place.sockets() as sockets:
             data = place.path / "data"
             data.mkdir(mode=0o700, exist_ok=True)
-            uri = f"mongodb://{quote(str(sockets / 'mongo.sock'), safe='')}/aiworkspace?directConnection=true"
+            uri = mongo_uri(sockets)
             command = [
                 str(program("mongod", _WHEELS, "MONGO_URI", packaged=ON_COMMON_LINUX)),
                 f"--dbpath={data}",
@@ -44,6 +44,10 @@ async def embedded_mongo(data_dir: Path) -> AsyncIterator[str]:
             async with child(place, command, directory=sockets) as process:
                 await until(place, process, lambda: _primary(uri))
                 yield uri
+
+
+def mongo_uri(sockets: Path) -> str:
+    return f"mongodb://{quote(str(sockets / 'mongo.sock'), safe='')}/aiworkspace?directConnection=true"
 
 
 async def _primary(uri: str) -> bool:

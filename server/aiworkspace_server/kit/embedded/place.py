@@ -30,6 +30,10 @@ class EmbeddedError(Exception):
     """An embedded database cannot run; the text says why and what to do."""
 
 
+class InUseError(EmbeddedError):
+    """A running server has the embedded databases."""
+
+
 @dataclass(frozen=True)
 class Place:
     """A claimed directory; `lock` is the descriptor of process.lock, `stop` what makes this database end in order."""
@@ -51,10 +55,7 @@ class Place:
 
         The latter has the same name at every start, so that a crash leaves one behind and not one each.
         """
-        path = self.path / "socket"
-        if not _PLAIN.fullmatch(str(path)):
-            name = hashlib.sha256(bytes(self.path)).hexdigest()[:16]
-            path = Path(tempfile.gettempdir()) / f"aiw-{os.geteuid()}-{name}"
+        path = _sockets_of(self.path)
         yield _private(path)
         with suppress(OSError):
             path.rmdir()
@@ -66,10 +67,23 @@ async def claim(data_dir: Path, name: str, *, stop: signal.Signals) -> AsyncIter
     path = _home(data_dir, name)
     with _opened(path / "server.lock") as server, _opened(path / "process.lock") as process:
         if not _locked(server):
-            raise EmbeddedError(f"{data_dir} is in use by another server: stop it, or set DATA_DIR")
+            raise InUseError(f"{data_dir} is in use by another server: stop it, or set DATA_DIR")
         if not _locked(process):
             await _end_leftover(process, path, stop)
         yield Place(path, process, stop)
+
+
+def running_sockets(data_dir: Path, name: str) -> Path:
+    """Return the directory of the socket on which database `name` of a running server listens."""
+    return _sockets_of(data_dir.resolve() / name)
+
+
+def _sockets_of(home: Path) -> Path:
+    path = home / "socket"
+    if _PLAIN.fullmatch(str(path)):
+        return path
+    name = hashlib.sha256(bytes(home)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"aiw-{os.geteuid()}-{name}"
 
 
 def _home(data_dir: Path, name: str) -> Path:

@@ -44,11 +44,15 @@ async def embedded_postgres(data_dir: Path) -> AsyncIterator[str]:
         # is what the claim says; PostgreSQL looks at its shared memory besides.
         (cluster / "postmaster.pid").unlink(missing_ok=True)
         with place.sockets() as sockets:
-            address = f"://{_OWNER}@/postgres?host={quote(str(sockets), safe='')}"
+            url = postgres_url(sockets)
             command = [postgres_program("postgres"), "-D", str(cluster), *_options(sockets)]
             async with child(place, command, directory=place.path, privileges=_privileges()) as process:
-                await until(place, process, lambda: _answers(f"postgresql{address}"))
-                yield f"postgresql+psycopg{address}"
+                await until(place, process, lambda: _answers(url.replace("+psycopg", "", 1)))
+                yield url
+
+
+def postgres_url(sockets: Path) -> str:
+    return f"postgresql+psycopg://{_OWNER}@/postgres?host={quote(str(sockets), safe='')}"
 
 
 async def _initialize(place: Place, cluster: Path) -> None:
