@@ -49,7 +49,7 @@ def inspected(settings: Settings, capsys: pytest.CaptureFixture[str]) -> Inspect
 async def fallen_back(place: Place, standin: Standin, plan_for: PlanFor) -> list[pb.ChatEvent]:
     """The events of a run whose first attempt failed."""
     plan_for(ANTHROPIC)
-    play(standin, OPENAI, Script(fault=HttpError(401, message="what the provider said")))
+    play(standin, OPENAI, Script(fault=HttpError(404, message="what the provider said", type="not_found_error")))
     play(standin, ANTHROPIC, Script(tokens=WORDS))
     return await say(place.owner, place.conversation_id, QUESTION, model=OPENAI)
 
@@ -64,7 +64,7 @@ async def test_a_run_is_shown_with_attempts_events_claim_and_ledger(
         ANTHROPIC,
     )
     assert [(each["model"], each["state"], each["status"]) for each in found["attempts"]] == [
-        (OPENAI, "failed", 401),
+        (OPENAI, "failed", 404),
         (ANTHROPIC, "completed", 200),
     ]
     assert [event["kind"] for event in found["events"]] == kinds_of(fallen_back)
@@ -75,8 +75,8 @@ async def test_a_run_is_shown_with_attempts_events_claim_and_ledger(
     lines = await inspected.lines(fallen_back[0].run_id)
     shown = (
         "completed stop",
-        "HTTP 401",
-        "PROVIDER_MISCONFIGURED",
+        "HTTP 404",
+        "PROVIDER_MODEL_NOT_FOUND",
         "run_completed",
         "0.00 USD still reserved",
         "closed",
