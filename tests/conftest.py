@@ -21,6 +21,7 @@ from tests.support.accounts import SignIn, login
 from tests.support.mailbox import Mailbox
 from tests.support.passwords import real_salt
 from tests.support.people import PASSWORD, NewPerson, Person, Place, connections, make_place, people
+from tests.support.postgres import close_idle
 from tests.support.service_accounts import NewBackend
 from tests.support.settings import mail_settings, provider_settings, store_settings
 from tests.support.staff import Team, hire, make_team
@@ -59,6 +60,7 @@ async def stores(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stor
             await stack.enter_async_context(embedded_mongo(data_dir)),
             await stack.enter_async_context(embedded_redis(data_dir)),
         )
+        await close_idle()
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ from aiworkspace_server.kit.keys import derive
 from aiworkspace_server.settings import Settings
 from tests.audit.conftest import Company
 from tests.support.loop_time import watching_loop
-from tests.support.postgres import as_owner
+from tests.support.people import Person, make_org
+from tests.support.postgres import as_owner, sql
 from tests.support.stores import Stores
 
 ENTRIES = 3000
@@ -62,8 +63,9 @@ def _value(value: Any) -> Any:
     return orjson.dumps(value).decode() if isinstance(value, dict) else value
 
 
-@pytest.fixture
-async def long(company: Company, stores: Stores, settings: Settings) -> Company:
+@pytest.fixture(scope="module")
+async def long(owner: Person, stores: Stores, settings: Settings) -> Company:
+    company = Company(owner, await make_org(owner))
     await lengthen(stores, settings, company.org_id, company.owner.user_id)
     return company
 
@@ -89,3 +91,13 @@ async def test_the_longest_page_of_a_log_holds_the_loop_shortly(long: Company) -
     with watching_loop() as loop:
         assert len(await long.log.events()) == 1000
     assert loop.longest < 0.05, loop.what
+
+
+async def test_a_long_log_is_verified_to_its_end(long: Company, stores: Stores) -> None:
+    change = "UPDATE audit_events SET role = %s WHERE chain_id = %s AND sequence = 1001"  # after more than two batches
+    await sql(stores, change, "x", long.org_id)
+    verified = await long.log.verify()
+    assert (verified.valid, verified.broken_sequence) == (False, 1001)
+    await sql(stores, change, "", long.org_id)
+    verified = await long.log.verify()
+    assert (verified.valid, verified.sequence) == (True, ENTRIES)

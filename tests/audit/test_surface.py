@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from aiworkspace_server.settings import Settings
 from tests.audit.conftest import Company
 from tests.support.audit_log import until_recorded
 from tests.support.budgets import make_budget
+from tests.support.orgs import delete_org, update_member
 from tests.support.outcomes import PASSWORD_WRONG, PERMISSION_MISSING, outcome
 from tests.support.people import NewPerson, Person, join, make_conversation, make_place, people
 from tests.support.postgres import as_owner, sql, until_blocked, until_no_jobs
@@ -35,12 +37,42 @@ AUDITED = [endpoint for endpoint in ENDPOINTS if is_audited(endpoint)]
 IN_ORG = [endpoint for endpoint in AUDITED if endpoint.access.scope]
 
 
+@dataclass(frozen=True)
+class Scene:
+    """An organization for calls that change nothing, with ids for requests of any method."""
+
+    owner: Person
+    viewer: Person
+    outsider: Person
+    ids: dict[str, str]
+
+
+async def _set_up(new_person: NewPerson) -> Scene:
+    owner, viewer, outsider = await new_person(), await new_person(), await new_person()
+    return Scene(owner, viewer, outsider, await _belongings(owner, viewer, org_pb2.ROLE_VIEWER))
+
+
+@pytest.fixture(scope="module")
+async def scene(new_person: NewPerson) -> Scene:
+    return await _set_up(new_person)
+
+
+@pytest.fixture(scope="module")
+async def other_scene(other_person: NewPerson) -> Scene:
+    """At the server that cannot record."""
+    return await _set_up(other_person)
+
+
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=name_of)
 async def test_an_audited_call_leaves_one_entry_and_others_none(
-    endpoint: Endpoint, stores: Stores, new_person: NewPerson
+    endpoint: Endpoint, stores: Stores, new_person: NewPerson, scene: Scene
 ) -> None:
-    owner, member = await new_person(), await new_person()
-    code, entries = await _call(stores, endpoint, owner, await _belongings(owner, member))
+    if endpoint.reads:
+        owner, ids = scene.owner, scene.ids
+    else:
+        owner, member = await new_person(), await new_person()
+        ids = await _belongings(owner, member)
+    code, entries = await _call(stores, endpoint, owner, ids)
     knows_account = endpoint.access.mode != PUBLIC or "email" in endpoint.descriptor.input_type.fields_by_name
     # Strangers who register an address that has an account must not fill the log of its owner.
     recorded = is_audited(endpoint) and knows_account and name_of(endpoint) != "AuthService.Register"
@@ -49,37 +81,36 @@ async def test_an_audited_call_leaves_one_entry_and_others_none(
     assert code == "OK" or endpoint not in IN_ORG, "a success leaves one entry, too"
 
 
+@pytest.fixture(scope="module")
+async def viewers_conversation(scene: Scene) -> str:
+    """That somebody began who may do so no more."""
+    await update_member(scene.owner, scene.ids["org_id"], scene.viewer, role=org_pb2.ROLE_MEMBER)
+    conversation_id = await make_conversation(scene.viewer, scene.ids["workspace_id"])
+    await update_member(scene.owner, scene.ids["org_id"], scene.viewer, role=org_pb2.ROLE_VIEWER)
+    return conversation_id
+
+
 @pytest.mark.parametrize("endpoint", IN_ORG, ids=name_of)
 async def test_a_call_without_permission_leaves_one_entry(
-    endpoint: Endpoint, stores: Stores, new_person: NewPerson
+    endpoint: Endpoint, stores: Stores, scene: Scene, viewers_conversation: str
 ) -> None:
-    owner, viewer = await new_person(), await new_person()
-    ids = await _belongings(owner, viewer)
-    ids |= {"conversation_id": await make_conversation(viewer, ids["workspace_id"]), "user_id": owner.user_id}
-    request = org_pb2.UpdateMemberRequest(
-        member=org_pb2.Member(org_id=ids["org_id"], user_id=viewer.user_id, role=org_pb2.ROLE_VIEWER)
-    )
-    request.update_mask.paths.append("role")
-    await owner.orgs.UpdateMember(request)
-    code, entries = await _call(stores, endpoint, viewer, ids)
+    ids = scene.ids | {"conversation_id": viewers_conversation, "user_id": scene.owner.user_id}
+    code, entries = await _call(stores, endpoint, scene.viewer, ids)
     assert (code, entries) == ("PERMISSION_DENIED", [(name_of(endpoint).replace(".", "/"), "PERMISSION_DENIED")])
 
 
 @pytest.mark.parametrize("endpoint", IN_ORG, ids=name_of)
-async def test_an_outsiders_call_leaves_none(endpoint: Endpoint, stores: Stores, new_person: NewPerson) -> None:
-    owner, member, outsider = await new_person(), await new_person(), await new_person()
-    assert await _call(stores, endpoint, outsider, await _belongings(owner, member)) == ("NOT_FOUND", [])
+async def test_an_outsiders_call_leaves_none(endpoint: Endpoint, stores: Stores, scene: Scene) -> None:
+    assert await _call(stores, endpoint, scene.outsider, scene.ids) == ("NOT_FOUND", [])
 
 
 @pytest.mark.parametrize("endpoint", AUDITED, ids=name_of)
 async def test_without_its_entry_no_change_is_made(
-    endpoint: Endpoint, other_stores: Stores, other_person: NewPerson
+    endpoint: Endpoint, other_stores: Stores, other_scene: Scene
 ) -> None:
-    owner, member = await other_person(), await other_person()
-    ids = await _belongings(owner, member)
     async with _unable_to_record(other_stores):
         before = await _tables(other_stores)
-        code, _ = await _call(other_stores, endpoint, owner, ids)
+        code, _ = await _call(other_stores, endpoint, other_scene.owner, other_scene.ids)
         assert code != "OK"
         assert await _tables(other_stores) == before
 
@@ -103,13 +134,10 @@ async def test_what_a_mailed_token_changes_is_recorded_with_it(
 
 
 async def test_a_refusal_that_cannot_be_recorded_is_still_that_refusal(
-    other_stores: Stores, other_person: NewPerson
+    other_stores: Stores, other_scene: Scene
 ) -> None:
-    owner, viewer = await other_person(), await other_person()
-    ids = await _belongings(owner, viewer, org_pb2.ROLE_VIEWER)
     async with _unable_to_record(other_stores):
-        request = org_pb2.DeleteOrgRequest(org_id=ids["org_id"])
-        assert await outcome(viewer.orgs.DeleteOrg(request)) == PERMISSION_MISSING
+        assert await outcome(delete_org(other_scene.viewer, other_scene.ids["org_id"])) == PERMISSION_MISSING
 
 
 async def test_a_call_whose_caller_goes_away_is_recorded_and_undone(company: Company, stores: Stores) -> None:

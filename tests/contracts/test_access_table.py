@@ -14,7 +14,6 @@ from uuid import uuid4
 import grpc
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.descriptor_pb2 import MethodOptions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from protovalidate import Validator
@@ -160,16 +159,12 @@ def is_spoilable(endpoint: Endpoint) -> bool:
     return spoil(endpoint.request(dict.fromkeys(DEPTH, str(uuid4()))), endpoint.access.scope)
 
 
-def reads(endpoint: Endpoint) -> bool:
-    return bool(endpoint.descriptor.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS)
-
-
 def scope_of(endpoint: Endpoint) -> str:
     return str(endpoint.access.scope.rpartition(".")[2])
 
 
 def by_harm(endpoint: Endpoint) -> tuple[bool, bool, int]:
-    harmful = not is_spoilable(endpoint) and not reads(endpoint)
+    harmful = not is_spoilable(endpoint) and not endpoint.reads
     return harmful, endpoint.access.mode != options.ACCESS_MODE_PERMISSION, DEPTH[scope_of(endpoint)]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -63,6 +64,11 @@ class Endpoint:
     def access(self) -> options.Access:
         access: options.Access = self.descriptor.GetOptions().Extensions[options.access]
         return access
+
+    @property
+    def reads(self) -> bool:
+        """Whether it changes nothing, as the contract says."""
+        return bool(self.descriptor.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS)
 
     def request(self, ids: Mapping[str, str], *, optional: bool = True) -> Any:
         """A request that keeps the rules, with these ids in the fields of their names, optional ones perhaps left out.
