@@ -101,10 +101,7 @@ async def test_a_port_that_is_taken_is_an_error(app: App, stores: Stores) -> Non
             pass
 
 
-async def test_a_second_server_on_a_database_is_refused(
-    app: App, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("aiworkspace_server.runs.leases._WAIT_SECONDS", 1)
+async def test_a_second_server_on_a_database_is_refused(app: App, settings: Settings) -> None:
     with pytest.raises(DatabaseInUseError, match="stop it first"):
         async with running(settings, migrating=False):
             pass

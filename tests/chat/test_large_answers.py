@@ -113,14 +113,12 @@ def stored(contents: list[tuple[Any, str]]) -> Message:
 )
 def test_parts_are_small_and_together_the_whole(contents: list[tuple[Any, str]], size: int) -> None:
     message, begin, joiner = stored(contents), 0, WholeMessages()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parts, "PART_BYTES", size)
-        for _ in range(1000):
-            part, begin = parts.part(message, begin)
-            assert sum(16 + len(content.text.encode()) for content in part.contents) <= size
-            assert part.more_contents == (begin > 0)
-            if found := joiner.take(part):
-                break
+    for _ in range(1000):
+        part, begin = parts.part(message, begin, size)
+        assert sum(16 + len(content.text.encode()) for content in part.contents) <= size
+        assert part.more_contents == (begin > 0)
+        if found := joiner.take(part):
+            break
     assert found
     kinds = {1: "text", 2: "thinking"}
     assert [(kinds[cast(int, content.kind)], content.text) for content in found.contents] == contents

@@ -205,11 +205,11 @@ async def test_a_sequence_that_was_never_sent_is_out_of_range_on_both(
     assert kinds_of(await events_of(follow(there, run_id, 100_000))) == ["run_cancelled"]
 
 
-async def test_a_server_without_redis_is_refused_beside_those_with(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiworkspace_server.runs.leases._WAIT_SECONDS", 1)
+async def test_a_server_without_redis_is_refused_beside_those_with(pair: Pair) -> None:
+    lease = Lease(pair.one.db, shared=False, wait_seconds=1)
     with pytest.raises(DatabaseInUseError, match="set REDIS_URL for both"):
-        async with running(Settings.model_validate(pair.values | {"redis_url": None}), migrating=False):
-            pass
+        await lease.begin()
+    await lease.end()
 
 
 # A server that dies

@@ -46,23 +46,23 @@ asyncio.run(serve(Path(sys.argv[1]), sys.argv[2], sys.argv[3].split(",")))
 
 
 class Urls(NamedTuple):
-    postgres: str
+    postgres: str  # without the name of the driver
     mongo: str
     redis: str
-
-    @property
-    def libpq(self) -> str:
-        return self.postgres.replace("+psycopg", "")
 
 
 @asynccontextmanager
 async def all_three(data_dir: Path) -> AsyncIterator[Urls]:
     async with AsyncExitStack() as stack:
-        yield Urls(*await asyncio.gather(*(stack.enter_async_context(database(data_dir)) for database in DATABASES)))
+        yield urls_of(*await asyncio.gather(*(stack.enter_async_context(database(data_dir)) for database in DATABASES)))
+
+
+def urls_of(postgres: str, mongo: str, redis: str) -> Urls:
+    return Urls(postgres.replace("+psycopg", ""), mongo, redis)
 
 
 async def write(urls: Urls, value: str) -> None:
-    async with await AsyncConnection.connect(urls.libpq) as connection:
+    async with await AsyncConnection.connect(urls.postgres) as connection:
         await connection.execute("CREATE TABLE IF NOT EXISTS kept (value text)")
         await connection.execute("INSERT INTO kept VALUES (%s)", [value])
     async with (
@@ -77,7 +77,7 @@ async def write(urls: Urls, value: str) -> None:
 
 async def read(urls: Urls) -> list[list[str]]:
     """What each database has kept, in order."""
-    async with await AsyncConnection.connect(urls.libpq) as connection:
+    async with await AsyncConnection.connect(urls.postgres) as connection:
         rows = await (await connection.execute("SELECT value FROM kept")).fetchall()
     async with AsyncMongoClient[dict[str, str]](urls.mongo) as client:
         documents = await client.get_default_database().kept.find().to_list()
@@ -96,7 +96,7 @@ async def serve(data_dir: Path, value: str, names: list[str]) -> None:
     async with AsyncExitStack() as stack:
         urls = [await stack.enter_async_context(DATABASES[NAMES.index(name)](data_dir)) for name in names]
         if len(urls) == len(NAMES):
-            await write(Urls(*urls), value)
+            await write(urls_of(*urls), value)
         print("ready", flush=True)
         await asyncio.Event().wait()
 

@@ -16,7 +16,7 @@ Owner = AsyncConnection[tuple[Any, ...]]
 @asynccontextmanager
 async def as_owner(stores: Stores) -> AsyncIterator[Owner]:
     """A connection on which every statement commits at once, outside of `connection.transaction()`."""
-    async with await AsyncConnection.connect(_url(stores), autocommit=True) as connection:
+    async with await AsyncConnection.connect(stores.libpq, autocommit=True) as connection:
         yield connection
 
 
@@ -29,7 +29,7 @@ async def sql(stores: Stores, statement: str, *values: Any) -> list[tuple[Any, .
     idle = _idle[get_running_loop(), stores.postgres]
     while True:
         kept = bool(idle)
-        connection = idle.pop() if kept else await AsyncConnection.connect(_url(stores), autocommit=True)
+        connection = idle.pop() if kept else await AsyncConnection.connect(stores.libpq, autocommit=True)
         try:
             cursor = await connection.execute(statement.encode(), values)
             rows = await cursor.fetchall() if cursor.description else []
@@ -47,10 +47,6 @@ async def close_idle() -> None:
     for connections in _idle.values():
         while connections:
             await connections.pop().close()
-
-
-def _url(stores: Stores) -> str:
-    return stores.postgres.replace("+psycopg", "")
 
 
 async def until_blocked(stores: Stores, *tasks: Task[Any], of_ledger: bool = False) -> None:

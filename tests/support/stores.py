@@ -17,6 +17,11 @@ class Stores:
     mongo: str
     redis: str
 
+    @property
+    def libpq(self) -> str:
+        """The PostgreSQL URL without the name of the driver, which only SQLAlchemy knows."""
+        return self.postgres.replace("+psycopg", "")
+
 
 async def other_databases(stores: Stores, name: str) -> Stores:
     """Empty databases in the same stores, for another server: one server works on a database at a time."""

@@ -49,13 +49,13 @@ def message_to_proto(message: Message) -> pb.Message:
     )
 
 
-def part(message: Message, begin: int = 0) -> tuple[pb.Message, int]:
+def part(message: Message, begin: int = 0, most_bytes: int = PART_BYTES) -> tuple[pb.Message, int]:
     """Return the part of a message from character `begin` on, and the character at which the next part begins.
 
     The latter is 0 for the last part.
     """
     contents: list[Content] = []
-    at, left, end, continues = 0, PART_BYTES, 0, False
+    at, left, end, continues = 0, most_bytes, 0, False
     for content in message["contents"]:
         text = content["text"][max(0, begin - at) :]
         skipped = len(content["text"]) - len(text)

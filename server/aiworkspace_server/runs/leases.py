@@ -49,10 +49,11 @@ class DatabaseInUseError(Exception):
 class Lease:
     """`id` names this process in claims. It gets another one when its lease was taken away."""
 
-    def __init__(self, db: Database, *, shared: bool) -> None:
+    def __init__(self, db: Database, *, shared: bool, wait_seconds: float = _WAIT_SECONDS) -> None:
         self.id = new_id()
         self._db = db
         self._shared = shared
+        self._wait_seconds = wait_seconds
         self._connection: AsyncConnection | None = None
         self._since = self._until = 0.0
 
@@ -134,7 +135,7 @@ class Lease:
 
     async def _wait_for_lock(self, connection: AsyncConnection) -> bool:
         """Whether it is this process's alone."""
-        for _ in range(_WAIT_SECONDS * 4):
+        for _ in range(round(self._wait_seconds * 4)):
             if await connection.scalar(_ALONE):
                 return True
             if self._shared and await connection.scalar(_TOGETHER):
