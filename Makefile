@@ -55,18 +55,18 @@ run: $(READY)  ## start the server, with its own databases unless DATABASE_URL a
 demo: $(READY)  ## a tour through the running product
 	@exec $(PYTHON) tools/demo.py $(ARGS)
 
-# Each of the JOBS has databases of its own. Most of a test is waiting, so that more of them than cores pay.
+# Each of the JOBS has its own databases. Tests mostly wait, so that more jobs than cores are faster.
 JOBS ?= 3
 test: $(READY)  ## run the tests; ARGS='-k name' is passed on to pytest
 	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-test-loaded: $(READY)  ## the same beside as many busy processes as there are cores
+test-loaded: $(READY)  ## run the tests while every core is kept busy by another process
 	@$(PYTHON) tools/busy.py $(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-security: $(READY)  ## what shows that it is safe; ARGS='--strict' fails too when pip-audit finds no service to ask
+security: $(READY)  ## run the security checks; ARGS='--strict' also fails if pip-audit reaches no service
 	@$(PYTHON) -m tests.security $(ARGS)
 
-faults: $(READY)  ## break the server and all that it needs, and count what is lost; ARGS='--only kill --seed 2'
+faults: $(READY)  ## break the server and its stores on purpose, and count what is lost; ARGS='--only kill --seed 2'
 	@GRPC_VERBOSITY=ERROR $(PYTHON) -m tests.faults $(ARGS)
 
 bench: $(READY)  ## run the measurements
@@ -89,7 +89,7 @@ gen: $(READY)  ## write gen/ and the client's generated part from protos/
 	@rm -rf gen && mv .gen gen
 	@PYTHONPATH=gen:client $(PYTHON) tools/gen_client.py
 
-lint: $(READY)  ## every check that is not a test
+lint: $(READY)  ## run every check that is not a test
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(PYTHON) -m mypy
@@ -101,7 +101,7 @@ lint: $(READY)  ## every check that is not a test
 	@if grep -nE '://|^-' requirements.lock; then echo 'error: requirements.lock names an address.' >&2; exit 1; fi
 
 # The generators run in a copy, so that a check never changes the working tree.
-check-gen: $(READY)  ## fail when generated code is not what protos/ gives
+check-gen: $(READY)  ## fail if generated code differs from what protos/ produces
 	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT \
 		&& cp -r Makefile pyproject.toml protos tools client "$$copy" \
 		&& $(MAKE) -C "$$copy" gen docs PYTHON=$(abspath $(PYTHON)) \
@@ -113,20 +113,20 @@ format: $(READY)  ## format the code and fix what ruff can fix
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-typecheck: $(READY)  ## mypy alone
+typecheck: $(READY)  ## run mypy only
 	@$(PYTHON) -m mypy $(ARGS)
 
 docs: $(READY)  ## write docs/reference.md and docs/access.md from the contract
 	@PYTHONPATH=gen:client $(PYTHON) tools/gen_docs.py
 	@PYTHONPATH=gen:client $(PYTHON) tools/gen_access.py
 
-# `make lint` refuses changes of protos/ that break clients of this contract. Written anew with each release.
+# `make lint` refuses changes of protos/ that break clients of this contract. Run it for each release.
 baseline: $(READY)  ## write protos/baseline.binpb, the contract that later changes must not break
 	@$(BIN)/buf build -o protos/baseline.binpb --exclude-source-info --path protos/aiworkspace
 
-# Resolved for every platform and Python that pyproject.toml allows. Versions in the present lock stay unless
-# ARGS='--upgrade' or ARGS='--upgrade-package name' says otherwise. Addresses stay out: the lock says which files,
-# the installer's own configuration says where from.
+# Resolved for every platform and Python that pyproject.toml allows. Versions in the current lock stay unless
+# ARGS='--upgrade' or ARGS='--upgrade-package name' says otherwise. The lock names files by hash and no addresses: the
+# installer's configuration decides where they come from.
 lock: $(READY)  ## write requirements.lock from pyproject.toml; ARGS='--upgrade' for newer versions
 	@$(PYTHON) -m uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --group dev \
 		--generate-hashes --no-header --no-annotate --no-emit-index-url --system-certs --quiet \

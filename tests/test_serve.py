@@ -139,7 +139,7 @@ async def test_databases_of_ones_own_without_an_allowance_are_refused(stores: St
     )
     _, errors = await process.communicate()
     assert process.returncode == 2
-    assert errors.decode().startswith("error: ORG_ALLOWANCE_USD is not set; with a database of your own, say what")
+    assert errors.decode().startswith("error: ORG_ALLOWANCE_USD is not set; with your own database, set what")
 
 
 async def test_a_key_that_cannot_be_read_is_named_on_standard_error(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class AsyncPager(Generic[ItemT, PageT]):
         self._page_token = page_token
         self.items = items
         self.joiner: Callable[[], Joiner[ItemT]] = AsIs
-        """Makes the joiner of one iteration."""
+        """Returns the joiner for one iteration."""
 
     async def __aiter__(self) -> AsyncIterator[ItemT]:
         joiner = self.joiner()
@@ -50,7 +50,7 @@ class AsyncPager(Generic[ItemT, PageT]):
                     yield whole
 
     async def pages(self) -> AsyncIterator[PageT]:
-        """The responses, one a page. The next_page_token of one can be passed as page_token to go on later."""
+        """Return the responses, one for each page. A page's next_page_token can be passed as page_token later."""
         page = await self.first_page()
         yield page
         while page.next_page_token:
@@ -58,7 +58,7 @@ class AsyncPager(Generic[ItemT, PageT]):
             yield page
 
     async def first_page(self) -> PageT:
-        """The first response alone."""
+        """Return only the first response."""
         return await self._fetch(self._page_token)
 
 
@@ -77,13 +77,13 @@ class Pager(Generic[ItemT, PageT]):
                     yield whole
 
     def pages(self) -> Iterator[PageT]:
-        """The responses, one a page. The next_page_token of one can be passed as page_token to go on later."""
+        """Return the responses, one for each page. A page's next_page_token can be passed as page_token later."""
         pages = self._pager.pages()
         while (page := self._portal.run(_next(pages))) is not None:
             yield page
 
     def first_page(self) -> PageT:
-        """The first response alone."""
+        """Return only the first response."""
         return self._portal.run(self._pager.first_page())
 
 

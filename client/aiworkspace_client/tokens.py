@@ -25,7 +25,7 @@ class Tokens:
     refresh_token: str = ""
     """Empty when the session cannot be refreshed."""
     refresh_time: float | None = None
-    """When to exchange the access token, in seconds since 1970. None: when the server refuses it."""
+    """When to refresh the access token, in seconds since 1970. None: when the server refuses it."""
 
     @classmethod
     def received(cls, pair: auth_pb2.TokenPair) -> "Tokens":

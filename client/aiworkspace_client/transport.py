@@ -1,4 +1,4 @@
-"""How calls are made: credentials, deadlines, repetitions."""
+"""Makes calls, with credentials, deadlines and retries."""
 
 import asyncio
 import random
@@ -26,11 +26,11 @@ class Method(Generic[ResponseT]):
     path: str
     response: type[ResponseT]
     repeatable: bool
-    """Calling it again does no harm."""
+    """Whether a call can be repeated safely."""
     public: bool
-    """It is called without credentials."""
+    """Whether it is called without credentials."""
     session: Callable[[ResponseT], auth_pb2.TokenPair | None] | None = None
-    """How its answer changes the session: the tokens to use from now on, None for no tokens at all."""
+    """Returns the tokens to use after this response; None ends the session. Unset for methods that change no tokens."""
 
 
 @dataclass(frozen=True)
@@ -41,25 +41,25 @@ class Backoff:
     longest: float = 5.0
 
     def pause(self, failures: int, retry_after: float | None) -> float:
-        """How long to wait after so many failures in a row, on top of what the server asked for."""
+        """Return the pause after so many consecutive failures, which is added to what the server asked for."""
         ceiling = min(self.longest, self.first * 2 ** min(failures - 1, 10))
-        # This chance spreads retries and hides nothing.
+        # Spreads retries over time; no secret depends on it.
         return (retry_after or 0.0) + random.uniform(ceiling / 2, ceiling)  # nosec B311
 
 
 class Deadline:
-    """The end of the time that a call has."""
+    """The deadline of a call."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
     @property
     def left(self) -> float:
-        """Seconds until then, 0 when it has passed."""
+        """Return the seconds until the deadline, 0 after it."""
         return max(0.0, self._end - time.monotonic())
 
     async def within(self, awaitable: Awaitable[T]) -> T:
-        """Wait no longer than this."""
+        """Await until the deadline at most. Raises DeadlineExceededError."""
         try:
             async with asyncio.timeout(self.left):
                 return await awaitable
@@ -68,7 +68,7 @@ class Deadline:
 
 
 class Transport:
-    """Makes calls to one server, in the event loop of the first of them."""
+    """Makes calls to one server, all in the event loop of the first call."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Transport:
         self.closed = False
 
     async def unary(self, method: Method[ResponseT], request: Message, seconds: float | None = None) -> ResponseT:
-        """Call a method; the seconds include refreshed tokens, repetitions and the pauses between them."""
+        """Call a method. The seconds are for everything: refreshing tokens, retries, and pauses between them."""
         response = await self._repeated(method, request, Deadline(self._timeout if seconds is None else seconds))
         if method.session:
             pair = method.session(response)
@@ -99,24 +99,24 @@ class Transport:
     def stream(
         self, method: Method[ResponseT], request: Message, tokens: Tokens | None, seconds: float
     ) -> grpc.aio.UnaryStreamCall[Any, ResponseT]:
-        """Begin a stream that ends after so many seconds. Its errors come when it is read, and are not mapped."""
+        """Begin a stream that ends after so many seconds. Reading it raises the errors of gRPC."""
         start = self._open().unary_stream(method.path, _serialize, method.response.FromString)
         return start(request, timeout=seconds, metadata=_metadata(tokens))
 
     async def renewed(self, error: errors.UnauthenticatedError, refused: Tokens | None) -> Tokens | None:
-        """Tokens with which to repeat a call that was refused; None when it was not for its tokens or has no others."""
+        """Return tokens for repeating a refused call, None if there are no others or the tokens were not the reason."""
         if refused is None or error.reason not in ("", "CREDENTIALS_INVALID"):
             return None
         fresh = await self.tokens.renewed(refused)
         return None if fresh is refused else fresh
 
     def cancelled_from_outside(self) -> bool:
-        """Whether CancelledError came from closing the channel rather than from cancelling the current task."""
+        """Return whether a CancelledError came from closing the channel, not from cancelling the current task."""
         task = asyncio.current_task()
         return self.closed and not (task and task.cancelling())
 
     async def close(self) -> None:
-        """End what is in flight and the connection."""
+        """Cancel calls in progress and close the connection."""
         await self.tokens.settle()
         self.closed = True
         channel, self._channel = self._channel, None
@@ -178,7 +178,7 @@ class Transport:
         return response.tokens
 
 
-# The one method that calls of other methods need.
+# Calls of other methods use this one.
 _REFRESH = Method("/aiworkspace.v1.AuthService/Refresh", auth_pb2.RefreshResponse, repeatable=True, public=True)
 
 

@@ -88,7 +88,7 @@ class App:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """The domains of which others need something."""
+    """The domains on which others depend."""
 
     policies: Policies
     usage: Usage
@@ -139,7 +139,7 @@ async def serving(settings: Settings, where: Databases, *, sharing_port: bool = 
 
 
 def _build(platform: Platform, keys: Keys, mongo: Mongo, registry: Registry, redis_url: str | None) -> _Parts:
-    """Build from the bottom up. A domain that needs a higher one is handed a callable of it."""
+    """Build the domains from the bottom up. A domain that needs a higher one gets a callable of it."""
     settings, db, jobs = platform.settings, platform.db, platform.jobs
     policies = build_policies(platform, registry)
     usage = build_usage(platform, build_alerts(db, jobs, platform.mailer).watch)
@@ -158,7 +158,7 @@ def _build(platform: Platform, keys: Keys, mongo: Mongo, registry: Registry, red
 
 
 def _services(platform: Platform, parts: _Parts) -> Services:
-    """Build what answers calls."""
+    """Build the gRPC server."""
     auth, access, methods, policies = parts.auth, parts.access, parts.methods, parts.policies
     erasure = build_erasure(platform, parts.chat.eraser)
     rights_lost = _rights_lost(parts.workspaces, parts.engine.cancellation, platform.tasks)
@@ -197,10 +197,10 @@ def _services(platform: Platform, parts: _Parts) -> Services:
 
 
 def _rights_lost(workspaces: WorkspaceFinder, cancellation: Cancellation, tasks: Tasks) -> RightsLost:
-    """Return what is called after a change that took rights away was committed."""
+    """Return the function to call after a committed change that took rights away."""
 
     async def rights_lost(org_id: UUID) -> None:
-        """Stop the runs to which the right has ended.
+        """Cancel the runs whose owners have lost the right to them.
 
         If the process dies before this, the servers of those runs stop them within a second.
         """
@@ -242,7 +242,7 @@ async def _start(
 async def _drain(
     server: grpc.aio.Server, health_servicer: health.aio.HealthServicer, runs: RunManager, seconds: float
 ) -> None:
-    """Refuse new calls, let runs end and their readers hear of it, then stop."""
+    """Refuse new calls, let runs and their readers finish, then stop."""
     await health_servicer.enter_graceful_shutdown()
     stopping = asyncio.create_task(server.stop(seconds + runs.interrupt_seconds))
     await runs.close(seconds)

@@ -1,4 +1,4 @@
-"""Everything that can be set from outside. Nothing else in the server reads the environment."""
+"""The settings. Nothing else in the server reads the environment."""
 
 import codecs
 import os
@@ -32,12 +32,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from aiworkspace_server import secrets_file, urls
 
 _LAPTOP_ALLOWANCE = Decimal(5)
-_MOST = 10**9  # of any number; as seconds 31 years, which dates and timers can still count
+_MOST = 10**9  # of any number; as seconds 31 years, which dates and timers can represent
 
 SECRETS = ("jwt_secret", "jwt_refresh_secret", "password_pepper", "encryption_secret")
 HOW_TO_MAKE_ONE = "make one with: openssl rand -base64 48"
 
-# What examples and tutorials put where a secret belongs, in any order, punctuation and number left out.
+# Words of placeholders in examples and tutorials, in any order, without punctuation and digits.
 _PLACEHOLDER = re.compile(
     "(?:access|bit|change|default|dev|development|example|here|in|insecure|it|jwt|key|long|me|my|password|pepper"
     "|placeholder|please|production|random|refresh|replace|secret|string|super|test|this|to|token|value|very|with|your)+"
@@ -45,7 +45,7 @@ _PLACEHOLDER = re.compile(
 
 
 def _strong(secret: SecretStr) -> SecretStr:
-    """Refuses what is guessable: 32 characters of chance are about 190 bits, of habit close to none."""
+    """Refuse guessable secrets: 32 random characters have about 190 bits, typed ones close to none."""
     text = secret.get_secret_value()
     if len(text) < 32:
         raise ValueError(f"is shorter than 32 characters; {HOW_TO_MAKE_ONE}")
@@ -57,7 +57,7 @@ def _strong(secret: SecretStr) -> SecretStr:
 
 
 def _repeats(text: str) -> bool:
-    """Whether the text is one piece written twice or more, the last time perhaps cut short."""
+    """Return whether the text repeats one piece, perhaps with the last repetition cut short."""
     return any(text[size:] == text[:-size] for size in range(1, len(text) // 2 + 1))
 
 
@@ -85,7 +85,7 @@ def _allowance(value: object, validate: ValidatorFunctionWrapHandler) -> object:
 
 
 def _provider_key(key: SecretStr) -> SecretStr:
-    """The key without spaces around it. Anything but printable ASCII could not be sent in a header."""
+    """Return the key without spaces around it. Headers can hold only printable ASCII."""
     text = key.get_secret_value().strip()
     if not re.fullmatch("[!-~]*", text):
         raise ValueError("has characters that no key has: only printable ASCII without spaces")
@@ -98,7 +98,7 @@ def _mailbox(text: str) -> str:
         alone = text.strip() == address or text.rstrip().endswith(f"<{address}>")
         if alone and text.isprintable() and Address(name, addr_spec=address).domain:
             return text
-    except (ValueError, IndexError, HeaderParseError):  # what the parser raises depends on what is wrong
+    except (ValueError, IndexError, HeaderParseError):  # the parser raises different ones
         pass
     raise ValueError("must be an address, or a name and an address: Name <name@example.com>")
 
@@ -132,7 +132,7 @@ Allowance = Annotated[Usd | Literal["unlimited"], BeforeValidator(_lower), WrapV
 
 
 class Deployment(BaseSettings):
-    """Every setting but the secrets that nobody can do without. Names are those of the environment, in lower case."""
+    """Every setting except the required secrets. Names are those of the environment, in lower case."""
 
     model_config = SettingsConfigDict(
         env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
@@ -142,7 +142,7 @@ class Deployment(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 50051  # 0: any free one
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
-    trusted_proxies: Annotated[tuple[Network, ...] | None, *Listed] = None  # whose x-forwarded-for counts
+    trusted_proxies: Annotated[tuple[Network, ...] | None, *Listed] = None  # whose x-forwarded-for is trusted
     shutdown_seconds: Annotated[float, Field(ge=0, le=_MOST, allow_inf_nan=False)] = 5
 
     data_dir: Path = Path(".data")
@@ -156,13 +156,13 @@ class Deployment(BaseSettings):
         1  # times the limits of the contract
     )
     jwt_private_key_file: Path | None = None  # signs access tokens; jwt_secret does when unset
-    # What only checks tokens: keys that are to sign from the next rotation on, and those that did before the last.
+    # Keys that only verify tokens: those that will sign after the next rotation, and those that signed before the last.
     jwt_other_secrets: Annotated[tuple[Secret, ...] | None, *Listed] = None
     jwt_other_key_files: Annotated[tuple[Path, ...] | None, *Listed] = None
     jwt_refresh_other_secrets: Annotated[tuple[Secret, ...] | None, *Listed] = None
     access_token_seconds: Positive = 900
     refresh_token_seconds: Positive = 2_592_000
-    encryption_other_secrets: Annotated[tuple[Secret, ...] | None, *Listed] = None  # what only decrypts
+    encryption_other_secrets: Annotated[tuple[Secret, ...] | None, *Listed] = None  # previous ones, for decryption only
 
     openai_api_key: ProviderKey | None = None
     openai_base_url: HttpUrl | None = None
@@ -175,12 +175,12 @@ class Deployment(BaseSettings):
     provider_connect_seconds: PositiveNumber = 5
     provider_first_token_seconds: PositiveNumber = 60
     provider_idle_seconds: PositiveNumber = 30
-    provider_concurrency: Positive = 200  # requests at a time, to each provider
-    org_concurrency: Positive = 50  # of each organization, to all of them
+    provider_concurrency: Positive = 200  # concurrent requests to each provider
+    org_concurrency: Positive = 50  # concurrent requests of each organization to all providers
     provider_queue: Annotated[int, Field(ge=0, le=_MOST)] = 1000  # runs that may wait for each provider
     run_seconds: PositiveNumber = 600
     max_output_tokens: Positive = 4096
-    # What each organization may spend in a month on the keys above. Unset: 5; with databases of one's own, refused.
+    # Monthly allowance of each organization on the keys above. Unset: 5 if embedded, otherwise an error.
     org_allowance_usd: (
         Annotated[Usd | Literal["unlimited"], BeforeValidator(_lower), WrapValidator(_allowance)] | None
     ) = None
@@ -193,8 +193,8 @@ class Deployment(BaseSettings):
     smtp_tls: Annotated[Literal["starttls", "tls", "none"], BeforeValidator(_lower)] = "starttls"
     mail_from: Annotated[str, AfterValidator(_mailbox)] | None = None
     public_url: HttpUrl | None = None
-    invitations_per_hour: Positive = 50  # of an account, and of an organization
-    require_verified_email: bool | None = None  # unset: unless the databases are embedded
+    invitations_per_hour: Positive = 50  # of each account and of each organization
+    require_verified_email: bool | None = None  # unset: true unless the databases are embedded
     registration: Annotated[Registration, BeforeValidator(_lower)] | None = None  # unset: see who_registers
 
     log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = "auto"
@@ -211,12 +211,12 @@ class Deployment(BaseSettings):
 
     @property
     def who_registers(self) -> Registration:
-        """Return who may register. With databases of one's own only invited people, since accounts spend money."""
+        """Return who may register. By default only invited people if not embedded, because accounts spend money."""
         return self.registration or ("open" if self.embedded else "invited")
 
     @property
     def allowance_nanos(self) -> int | None:
-        """What an organization may spend in a month on the server's keys at providers; None: no limit."""
+        """Return the default monthly allowance of an organization; None means no limit."""
         allowance = _LAPTOP_ALLOWANCE if self.org_allowance_usd is None else self.org_allowance_usd
         return None if isinstance(allowance, str) else int(allowance * 10**9)
 
@@ -238,29 +238,29 @@ class Deployment(BaseSettings):
 
 
 class Settings(Deployment):
-    """Complete settings. The secrets are demanded, strong, and different from each other."""
+    """Complete settings. The secrets are required, strong, and different from each other."""
 
     jwt_secret: Secret
     jwt_refresh_secret: Secret
     password_pepper: Secret
-    encryption_secret: Secret  # encrypts what has to be read again: keys that organizations have at providers
+    encryption_secret: Secret  # encrypts organizations' provider keys
 
     @model_validator(mode="after")
     def _different(self) -> Self:
         if len({getattr(self, name) for name in SECRETS}) < len(SECRETS):
             raise ValueError(f"{', '.join(map(str.upper, SECRETS))} must differ; {HOW_TO_MAKE_ONE}")
         main = {self.jwt_refresh_secret, self.password_pepper, self.encryption_secret}
-        if self.jwt_private_key_file is None:  # else jwt_secret signs nothing, and may be one of the others
+        if self.jwt_private_key_file is None:  # otherwise jwt_secret signs nothing, and may be one of the others
             main.add(self.jwt_secret)
         lists = self.jwt_other_secrets, self.jwt_refresh_other_secrets, self.encryption_other_secrets
         others = [secret for secrets in lists for secret in secrets or ()]
         if len(main.union(others)) < len(main) + len(others):
-            raise ValueError("what is in a list of other secrets must not repeat a secret that is set")
+            raise ValueError("a list of other secrets must not repeat a secret that is set elsewhere")
         return self
 
 
 class SettingsError(Exception):
-    """`problems`: one line each, what to set and how; no values, since a misplaced secret is still a secret."""
+    """Invalid settings. `problems` has a line for each: what to set and how, without values, which may be secrets."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -268,7 +268,7 @@ class SettingsError(Exception):
 
 
 def read() -> Settings:
-    """From the environment, then .env, then, for an embedded server, the secrets file of its data directory."""
+    """Read the environment, then .env, then, if embedded, the secrets file of the data directory."""
     if problems := [*_env_file_problems(Path(".env")), *_environment_problems()]:
         raise SettingsError(problems)
     try:
@@ -288,14 +288,16 @@ def _env_file_problems(path: Path) -> list[str]:
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
-            return [f"{path} is {'a directory' if stat.S_ISDIR(mode) else 'no regular file'}: it must be a text file"]
+            return [
+                f"{path} is {'a directory' if stat.S_ISDIR(mode) else 'not a regular file'}: it must be a text file"
+            ]
         data = path.read_bytes()
     except FileNotFoundError:
         return []
     except OSError as error:
         return [f"{path} cannot be read: {error.strerror}"]
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
-        return [f"{path} is UTF-16 or no text: save it as UTF-8"]
+        return [f"{path} is UTF-16 or not text: save it as UTF-8"]
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -306,7 +308,7 @@ def _env_file_problems(path: Path) -> list[str]:
 
 
 def _environment_problems() -> list[str]:
-    """List settings that are not UTF-8, and malformed proxies, which the HTTP libraries would not name."""
+    """List settings that are not UTF-8, and malformed proxies, whose variable HTTP libraries would not name."""
     problems = []
     for name, value in os.environ.items():
         if name.lower() in Settings.model_fields and re.search("[\ud800-\udfff]", value):
@@ -321,16 +323,16 @@ def _environment_problems() -> list[str]:
 
 
 def check_allowance(settings: Deployment) -> None:
-    """Raise SettingsError if ORG_ALLOWANCE_USD is unset with databases of one's own."""
+    """Raise SettingsError if ORG_ALLOWANCE_USD is unset and the databases are not embedded."""
     if settings.org_allowance_usd is None and not settings.embedded:
-        text = "may spend in a month on your keys at providers, such as 5, or unlimited"
+        text = "may spend per month on your provider keys, such as 5, or unlimited"
         raise SettingsError(
-            [f"ORG_ALLOWANCE_USD is not set; with a database of your own, say what each organization {text}"]
+            [f"ORG_ALLOWANCE_USD is not set; with your own database, set what each organization {text}"]
         )
 
 
 def load() -> Settings:
-    """`read`, or the problems on standard error and exit code 2."""
+    """Read the settings. Print problems on standard error and exit with code 2 if they are invalid."""
     try:
         return read()
     except SettingsError as error:
@@ -344,7 +346,7 @@ def refuse(error: SettingsError) -> NoReturn:
 
 
 def _problem(fault: ErrorDetails) -> str:
-    name = "".join(map(str, fault["loc"][:1])).upper()  # what follows is the place in a list
+    name = "".join(map(str, fault["loc"][:1])).upper()  # further parts are positions in a list
     if fault["type"] == "missing":
         return f"{name} is not set; {HOW_TO_MAKE_ONE}"
     text = fault["msg"].removeprefix("Value error, ")

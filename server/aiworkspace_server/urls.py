@@ -1,4 +1,4 @@
-"""Checks of the addresses in settings. What is malformed is described and never shown: it may hold a password."""
+"""Checks of URLs in settings. Errors describe a malformed URL but never show it: it may hold a password."""
 
 import re
 from ipaddress import IPv6Address, ip_address
@@ -17,15 +17,15 @@ from sqlalchemy.exc import ArgumentError
 
 _ESCAPING = "special characters in the password must be percent-encoded"
 _HOST = re.compile(r"[\w.-]+|\[[0-9a-f:.]+(?:%[\w.-]+)?\]", re.IGNORECASE)
-# As hosts files have them.
+# The names in common hosts files.
 _LOOPBACK_NAMES = {"localhost", "localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"}
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether what is sent to the host, a name or an address, stays on this machine."""
+    """Return whether the host, a name or an address, is this machine."""
     name = host.lower().rstrip(".")
     try:
-        # Short forms such as 127.1 are what the system reads, too.
+        # The system also accepts short forms such as 127.1.
         address = ip_address(inet_ntoa(inet_aton(name)) if ":" not in name else name)
     except (OSError, ValueError):
         return name in _LOOPBACK_NAMES or name.endswith(".localhost")
@@ -34,10 +34,10 @@ def is_loopback(host: str) -> bool:
 
 
 def http(url: str) -> str:
-    """Return the URL, or raise ValueError unless it is one of a server or of a folder on it."""
+    """Return the URL of a server or of a path on it. Raises ValueError."""
     parts = _split(url, "http", "https")
     if "@" in parts.netloc:
-        raise ValueError("must not hold a user name or a password; keys have settings of their own")
+        raise ValueError("must not have a user name or a password; keys have their own settings")
     if not is_host(re.sub(r":\d*$", "", parts.netloc)):
         raise ValueError("has no valid host after the scheme")
     if parts.query or parts.fragment or "?" in url or "#" in url:
@@ -54,14 +54,14 @@ def is_host(host: str) -> bool:
     try:
         if host.startswith("["):
             return bool(IPv6Address(host[1:-1]))
-        # Not 127.1 or 999.1.1.1, which look like addresses and are none.
+        # Refuses 127.1 and 999.1.1.1, which look like addresses but are invalid.
         return not re.fullmatch(r"[\d.]+", host) or bool(ip_address(host))
     except ValueError:
         return False
 
 
 def postgres(url: str) -> str:
-    """Return the URL with the one driver that the server uses, whichever spelling of the scheme it came with."""
+    """Return the URL with the server's driver, for any spelling of the scheme. Raises ValueError."""
     _refuse_spaces(url)
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in {"postgres", "postgresql", "postgresql+psycopg"}:
@@ -77,7 +77,7 @@ def postgres(url: str) -> str:
 
 
 def mongo(url: str) -> str:
-    """Return the URI, or raise ValueError unless it is one of MongoDB that names a database."""
+    """Return the URI. Raises ValueError unless it is valid for MongoDB and names a database."""
     _refuse_spaces(url)
     if not url.startswith(("mongodb://", "mongodb+srv://")):
         raise ValueError("must begin with mongodb:// or mongodb+srv://")
@@ -93,7 +93,7 @@ def mongo(url: str) -> str:
 
 
 def redis(url: str) -> str:
-    """Return the URL, or raise ValueError unless a connection can be made of it."""
+    """Return the URL. Raises ValueError unless it is valid for Redis."""
     _refuse_spaces(url)
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("must begin with redis:// or rediss:// or unix://")
@@ -106,7 +106,7 @@ def redis(url: str) -> str:
         if not PurePosixPath(parts.path).is_absolute():
             raise ValueError("names no socket: unix:///path/to/redis.sock")
     elif not re.fullmatch(r"/?\d*", parts.path):
-        raise ValueError("must end in the number of a database: redis://host/0")
+        raise ValueError("must end with the number of a database: redis://host/0")
     return url
 
 
@@ -119,7 +119,7 @@ def proxy(url: str) -> str:
 
 
 def no_proxy(hosts: str) -> str:
-    """Return the list of hosts, or raise ValueError for brackets that do not match."""
+    """Return the list of hosts. Raises ValueError for invalid ones."""
     try:
         for host in hosts.split(","):
             urlsplit(f"//{host.strip().rpartition('://')[2]}")
@@ -146,4 +146,4 @@ def _parts(url: str) -> SplitResult:
 
 def _refuse_spaces(url: str) -> None:
     if any(char.isspace() or not char.isprintable() for char in url):
-        raise ValueError("must not have spaces or control characters in it")
+        raise ValueError("must not have spaces or control characters")

@@ -144,7 +144,7 @@ async def test_a_key_is_told_what_it_lacks(team: Team, stranger: Person, stores:
     assert leaving.refusal == "You lack the permission member.manage here."
     session = await explain(stranger, "OrgService/CreateOrg")
     assert (session.allowed, list(session.grants)) == (False, [])
-    assert session.refusal == "This is for people who signed in, not for API keys."
+    assert session.refusal == "This method needs a session: API keys may not call it."
 
 
 SPELLINGS = [

@@ -99,7 +99,7 @@ def test_what_the_server_reads_is_all_that_it_serves() -> None:
 
 
 def test_a_scope_that_nobody_resolves_stops_the_server() -> None:
-    with pytest.raises(ContractError, match="no organization can be found by"):
+    with pytest.raises(ContractError, match="the organization cannot be found from"):
         read_methods(SERVICES, ("org_id",))
 
 

@@ -106,7 +106,7 @@ async def test_an_open_service_takes_four_kibibytes(path: str, app: App) -> None
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call.read()
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert caught.value.details() == "The request has 4,099 bytes, and this method takes at most 4,096."
+    assert caught.value.details() == "The request has 4,099 bytes; this method accepts at most 4,096."
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=name_of)
@@ -145,10 +145,10 @@ def declared(name: str) -> Method:
 @pytest.mark.parametrize(
     ("name", "size", "said"),
     [
-        ("ChatService/SendMessage", (2 << 20) + 1, "has to be 1 to 2,097,152"),
-        ("ChatService/SendMessage", 1 << 20, "requests that keep the rules have up to"),
-        ("AuthService/Login", 8193, "has to be 1 to 8,192"),
-        ("AuthService/Login", -1, "has to be 1 to 8,192"),
+        ("ChatService/SendMessage", (2 << 20) + 1, "it must be 1 to 2,097,152"),
+        ("ChatService/SendMessage", 1 << 20, "valid requests have up to"),
+        ("AuthService/Login", 8193, "it must be 1 to 8,192"),
+        ("AuthService/Login", -1, "it must be 1 to 8,192"),
     ],
 )
 def test_a_size_that_makes_no_sense_stops_the_server(name: str, size: int, said: str) -> None:

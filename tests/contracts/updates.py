@@ -25,4 +25,4 @@ def changeable(endpoint: Endpoint) -> set[str]:
 def naming(endpoint: Endpoint) -> set[str]:
     """The fields of the resource that say which one it is."""
     fields = _CONTRACT.messages[resource_of(endpoint).message_type.full_name].fields
-    return {field.name for field in fields if "but names the" in field.comment}
+    return {field.name for field in fields if "except that it selects" in field.comment}

@@ -104,7 +104,7 @@ impatient = pytest.mark.parametrize("server", [[Reading(seconds=0.3).step]], ind
 async def test_a_request_that_does_not_arrive_ends_with_a_status(server: Server, kind: str, body: bytes) -> None:
     answer = await server.call(kind, body, ended=False)
     assert answer.status == DEADLINE_EXCEEDED
-    assert b"The request did not arrive as a whole within 0.3 s. Try again." in answer.headers
+    assert b"The request did not arrive completely within 0.3 s. Retry." in answer.headers
     assert not server.begun or kind.startswith("stream")
 
 
@@ -143,7 +143,7 @@ async def test_a_message_that_cannot_be_read_is_not_asked_for(server: Server) ->
 async def test_a_message_above_the_limit_is_refused(server: Server, kind: str) -> None:
     answer = await server.call(kind, http2.encoded(b"\x0a\x7f" + bytes(0x7F)), ended=True)
     assert answer.status == RESOURCE_EXHAUSTED
-    assert b"The request has 129 bytes, and this method takes at most 100." in answer.headers
+    assert b"The request has 129 bytes; this method accepts at most 100." in answer.headers
 
 
 @pytest.mark.parametrize("server", [[Reading().step]], indirect=True, ids=[""])

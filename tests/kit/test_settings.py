@@ -360,8 +360,8 @@ SECRET = "canary-password"
         ("https://https://api.example.com/v1", "has no valid host|two slashes"),
         ("https://api.example.com//v1", "two slashes"),
         ("https://api.example.com\\v1", "has no valid host|backslash"),
-        (f"https://me:{SECRET}@api.example.com/v1", "must not hold a user name or a password"),
-        (f"https://{SECRET}@api.example.com/v1", "must not hold a user name or a password"),
+        (f"https://me:{SECRET}@api.example.com/v1", "must not have a user name or a password"),
+        (f"https://{SECRET}@api.example.com/v1", "must not have a user name or a password"),
         (f"https://api.example.com/v1?key={SECRET}", "must not have a query"),
         (f"https://api.example.com/v1#{SECRET}", "must not have a query or a fragment"),
     ],
@@ -503,10 +503,10 @@ def test_env_file_in_utf_8_is_read(tmp_path: Path, encoding: str) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (LINE.encode("utf-16"), ".env is UTF-16 or no text: save it as UTF-8"),
-        (LINE.encode("utf-16-le"), ".env is UTF-16 or no text: save it as UTF-8"),
-        (LINE.encode("utf-32"), ".env is UTF-16 or no text: save it as UTF-8"),
-        (b"A=1\n\0B=2\n", ".env is UTF-16 or no text: save it as UTF-8"),
+        (LINE.encode("utf-16"), ".env is UTF-16 or not text: save it as UTF-8"),
+        (LINE.encode("utf-16-le"), ".env is UTF-16 or not text: save it as UTF-8"),
+        (LINE.encode("utf-32"), ".env is UTF-16 or not text: save it as UTF-8"),
+        (b"A=1\n\0B=2\n", ".env is UTF-16 or not text: save it as UTF-8"),
         (f"A=1\n{LINE}".encode("latin-1"), ".env: line 2 is not UTF-8: save the file as UTF-8"),
         (f"# Schlüssel\n{LINE}".encode("cp1252"), ".env: line 1 is not UTF-8: save the file as UTF-8"),
         (b"A=1\nB = sk canary = 'x\n", ""),
@@ -527,7 +527,7 @@ def test_env_file_that_is_a_directory_or_a_pipe_is_named(tmp_path: Path) -> None
     assert problems() == [".env is a directory: it must be a text file"]
     (tmp_path / ".env").rmdir()
     os.mkfifo(tmp_path / ".env")
-    assert problems() == [".env is no regular file: it must be a text file"]
+    assert problems() == [".env is not a regular file: it must be a text file"]
 
 
 def test_env_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -581,7 +581,7 @@ def test_an_allowance_that_is_no_amount_is_refused(text: str, monkeypatch: pytes
 def test_databases_of_ones_own_demand_an_allowance(monkeypatch: pytest.MonkeyPatch) -> None:
     check_allowance(read())
     set_all(monkeypatch, EXTERNAL)
-    with pytest.raises(SettingsError, match="ORG_ALLOWANCE_USD is not set; with a database of your own, say what"):
+    with pytest.raises(SettingsError, match="ORG_ALLOWANCE_USD is not set; with your own database, set what"):
         check_allowance(read())
     monkeypatch.setenv("ORG_ALLOWANCE_USD", "unlimited")
     check_allowance(read())

@@ -56,10 +56,10 @@ def options(
         bool, typer.Option("--plaintext", envvar="AIWS_PLAINTEXT", help="Do not encrypt, also beyond this machine.")
     ] = False,
 ) -> None:
-    # Not an option: what stands on a command line can be read by everybody on the machine.
+    # Not an option: all users of a machine can read command lines.
     api_key = os.environ.get("AIWS_API_KEY", "").strip()
     if not (api_key.isascii() and api_key.isprintable()):
-        raise typer.BadParameter("AIWS_API_KEY has characters that no key has.")
+        raise typer.BadParameter("AIWS_API_KEY has characters that keys never have.")
     ctx.obj = Server(server, ca_file, plaintext, api_key)
 
 
@@ -100,9 +100,9 @@ def main() -> None:
         app()
     except (text.NotTextError, UnicodeError) as error:
         known = isinstance(error, text.NotTextError)
-        output.say(f"error: {error if known else 'What was typed is no text.'}", "bold red")
+        output.say(f"error: {error if known else 'The input is not text.'}", "bold red")
         sys.exit(failures.USAGE)
-    except BrokenPipeError:  # who read the output has enough, as `head` does
+    except BrokenPipeError:  # the reader of the output ended early, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(failures.REFUSED)
     except OSError as error:  # such as of standard input

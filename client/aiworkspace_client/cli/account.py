@@ -13,7 +13,7 @@ from aiworkspace_client.types import User
 
 Email = Annotated[str, typer.Option("--email", "-e", prompt="Email address", help="Email address of the account.")]
 PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input.")]
-MailedToken = Annotated[str, typer.Option("--token", prompt="Token from the mail", help="What the mail has.")]
+MailedToken = Annotated[str, typer.Option("--token", prompt="Token from the mail", help="Token from the mail.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 app = typer.Typer(no_args_is_help=True, help="Change the address of your account, or delete the account.")
@@ -26,7 +26,7 @@ def register(
     name: Annotated[str, typer.Option("--name", "-n", prompt="Your name", help="Name that other people see.")],
     password_stdin: PasswordStdin = False,
 ) -> None:
-    """Make an account and sign in."""
+    """Create an account and sign in."""
     _refuse_key(ctx)
     with connected(ctx) as session:
         password = _password(password_stdin, confirm=True)
@@ -46,10 +46,10 @@ def verify(ctx: typer.Context, token: MailedToken) -> None:
 def reset_password(
     ctx: typer.Context,
     email: Annotated[str, typer.Option("--email", "-e", help="Have a token mailed to this address first.")] = "",
-    token: Annotated[str, typer.Option("--token", help="What the mail has. Otherwise you are asked for it.")] = "",
+    token: Annotated[str, typer.Option("--token", help="Token from the mail. Without it you are asked for it.")] = "",
     password_stdin: PasswordStdin = False,
 ) -> None:
-    """Set a new password when you lost yours, with a token from a mail. All sessions end."""
+    """Set a new password with a token from a mail. All sessions end."""
     with connected(ctx) as session:
         if email:
             session.client.account.request_password_reset(email=email)
@@ -85,7 +85,7 @@ def logout(ctx: typer.Context) -> None:
 
 
 def whoami(ctx: typer.Context, json: Json = False) -> None:
-    """Show who is signed in, and what commands work in."""
+    """Show who is signed in, and the organization and workspace that commands use."""
     with connected(ctx) as session:
         user = session.client.auth.get_me()
         if json:
@@ -101,7 +101,7 @@ def change_email(
     new_email: Annotated[str, typer.Argument(help="The new email address.")],
     password_stdin: PasswordStdin = False,
 ) -> None:
-    """Use another email address. It becomes yours when you confirm it, with aiws verify and the token mailed to it."""
+    """Change the email address. The change takes effect when you run aiws verify with the token mailed to it."""
     _refuse_key(ctx)
     with connected(ctx) as session:
         password = _password(password_stdin, confirm=False)
@@ -147,7 +147,7 @@ def revoke(ctx: typer.Context, session_id: Annotated[str, typer.Argument(help="I
 
 
 def _refuse_key(ctx: typer.Context) -> None:
-    """What a session begins or ends with would have no effect while commands use a key."""
+    """Stop if commands use an API key: signing in or out would have no effect on them."""
     if ctx.obj.api_key:
         stop("Commands use the key in AIWS_API_KEY. Unset it first.")
 
@@ -158,7 +158,7 @@ def _row(session: UserSession) -> tuple[str, ...]:
 
 
 def _signed_in(session: Session, email: str, user: User, device_token: str) -> None:
-    for address in {email, user.email}:  # as it was typed, and as the server writes it
+    for address in {email, user.email}:  # as typed, and in the server's normal form
         session.saved.remember_device(address, device_token)
     if user.email != session.saved.recall("email"):
         session.saved.remember(org_id="", workspace_id="", conversation_id="")

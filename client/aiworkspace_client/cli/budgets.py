@@ -1,4 +1,4 @@
-"""aiws budgets and aiws limits: how much may be spent, and what stands in the way of a message."""
+"""aiws budgets: how much may be spent. aiws limits: which budgets and rate limits apply to a message."""
 
 import re
 from enum import StrEnum
@@ -12,7 +12,7 @@ from aiworkspace_client.cli.orgs import Org
 from aiworkspace_client.cli.session import connected
 from aiworkspace_client.types import Budget, BudgetLimit, BudgetScope, BudgetStatus, BudgetWindow, Money, RateLimit
 
-app = typer.Typer(no_args_is_help=True, help="Budgets: how much may be spent, by whom, in which time.")
+app = typer.Typer(no_args_is_help=True, help="Budgets: how much may be spent, by whom, in which window.")
 
 _MOST_NANOS = 2**63 - 1
 _AMOUNT = re.compile(r"([0-9]{1,18}|[0-9]{1,3}(,[0-9]{3}){1,5})(\.[0-9]{1,9})?")
@@ -43,10 +43,10 @@ class Window(StrEnum):
 
 
 def _usd(text: str) -> int:
-    """The nanos of an amount that was typed. A comma is nothing but a mark between thousands."""
+    """Return the nanos of a typed amount. A comma separates thousands."""
     if not _AMOUNT.fullmatch(text):
         raise typer.BadParameter(
-            f"{text!r} is no amount, such as 50, 0.25 or 1,200: it has nine decimal places at most"
+            f"{text!r} is not an amount such as 50, 0.25 or 1,200, with at most nine decimal places"
         )
     whole, _, rest = text.replace(",", "").partition(".")
     nanos = int(whole) * output.NANOS + int(rest.ljust(9, "0"))
@@ -61,7 +61,7 @@ def _usd_of(nanos: int) -> Money:
 
 @app.command("list")
 def list_budgets(ctx: typer.Context, org: Org = "", json: Json = False) -> None:
-    """List the allowance and the budgets, the oldest first, with what is spent of them."""
+    """List the allowance and the budgets, oldest first, with the amounts spent."""
     with connected(ctx) as session:
         pages = list(session.client.budgets.list(session.org_id(org)).pages())
         found = [page.allowance for page in pages if page.HasField("allowance")]
@@ -75,19 +75,19 @@ def list_budgets(ctx: typer.Context, org: Org = "", json: Json = False) -> None:
 def create(
     ctx: typer.Context,
     limit: Annotated[int, typer.Argument(parser=_usd, metavar="USD", help="The most that may be spent, such as 50.")],
-    per: Annotated[Window, typer.Option("--per", help="In which time, by UTC.")] = Window.MONTH,
+    per: Annotated[Window, typer.Option("--per", help="Window of the budget, in UTC.")] = Window.MONTH,
     whose: Annotated[Whose, typer.Option("--for", help="Whose spending it counts.")] = Whose.ORG,
     subject: Annotated[
-        str, typer.Option("--id", help="Only this workspace, member or key. Without it each has a budget of its own.")
+        str, typer.Option("--id", help="Only this workspace, member or key. Without it, each has the same budget.")
     ] = "",
-    soft: Annotated[bool, typer.Option("--soft", help="Only tell of it; refuse nothing.")] = False,
+    soft: Annotated[bool, typer.Option("--soft", help="Only send alerts; refuse nothing.")] = False,
     alerts: Alerts = None,
     org: Org = "",
     json: Json = False,
 ) -> None:
-    """Make a budget. What was spent in its present window counts from the start."""
+    """Create a budget. It counts what was already spent in its current window."""
     if subject and whose == Whose.ORG:
-        raise typer.BadParameter("--id is of a workspace, member or key: say which with --for")
+        raise typer.BadParameter("--id is the id of a workspace, member or key: say which with --for")
     with connected(ctx) as session:
         budget = session.client.budgets.create(
             org_id=session.org_id(org),
@@ -113,12 +113,14 @@ def update(
     limit: Annotated[
         int | None, typer.Option(parser=_usd, metavar="USD", help="The most that may be spent, such as 50.")
     ] = None,
-    hard: Annotated[bool | None, typer.Option("--hard/--soft", help="Refuse what does not fit, or only tell.")] = None,
+    hard: Annotated[
+        bool | None, typer.Option("--hard/--soft", help="Refuse calls above the limit, or only send alerts.")
+    ] = None,
     alerts: Alerts = None,
     no_alerts: Annotated[bool, typer.Option("--no-alerts", help="Send no mails.")] = False,
     org: Org = "",
 ) -> None:
-    """Change what is given of a budget. The rest stays."""
+    """Change the given settings of a budget."""
     if alerts and no_alerts:
         raise typer.BadParameter("--alert and --no-alerts cannot be combined")
     given: dict[str, Any] = {
@@ -154,17 +156,17 @@ def delete(
 
 def limits(
     ctx: typer.Context,
-    model: Annotated[str, typer.Option("--model", "-m", help="Model to ask; the workspace's unless given.")] = "",
-    input_tokens: Annotated[
-        int, typer.Option("--input", help="Tokens that would go in.", min=0, max=100_000_000)
-    ] = 1000,
+    model: Annotated[str, typer.Option("--model", "-m", help="Model. Otherwise the workspace's default.")] = "",
+    input_tokens: Annotated[int, typer.Option("--input", help="Tokens of the input.", min=0, max=100_000_000)] = 1000,
     output_tokens: Annotated[
-        int, typer.Option("--output", help="Most tokens of the answer. 0: all allowed.", min=0, max=2**31 - 1)
+        int, typer.Option("--output", help="Most tokens of the answer. 0: as many as allowed.", min=0, max=2**31 - 1)
     ] = 0,
-    workspace: Annotated[str, typer.Option("--workspace", "-w", help="Where; the one in use unless given.")] = "",
+    workspace: Annotated[
+        str, typer.Option("--workspace", "-w", help="Id of the workspace. Otherwise the one that was used last.")
+    ] = "",
     json: Json = False,
 ) -> None:
-    """Say what a message may cost, and which budgets and rate limits it meets. Nothing is sent."""
+    """Show what a message may cost, and which budgets and rate limits apply to it. Nothing is sent."""
     with connected(ctx) as session:
         found = session.client.budgets.explain_limit(
             workspace_id=session.workspace_id(workspace),

@@ -1,4 +1,4 @@
-"""Where the command line keeps the tokens: a file that only its owner can read, with an entry for every server."""
+"""The file in which the command line stores tokens. Only its owner can read it; it has an entry for every server."""
 
 import asyncio
 import fcntl
@@ -20,11 +20,11 @@ _DEVICE = "device_token "  # and the email address
 
 
 class CredentialFileError(Exception):
-    """The file cannot be used; the message says what to do."""
+    """The file cannot be used. The message says what to do."""
 
 
 def default_path() -> Path:
-    """$XDG_CONFIG_HOME/aiws/credentials.json; a relative XDG_CONFIG_HOME counts as unset."""
+    """Return $XDG_CONFIG_HOME/aiws/credentials.json. A relative XDG_CONFIG_HOME counts as unset."""
     configured = Path(os.environ.get("XDG_CONFIG_HOME", ""))
     if configured.is_absolute():
         return configured / "aiws" / "credentials.json"
@@ -35,10 +35,9 @@ def default_path() -> Path:
 
 
 class CredentialFile(TokenStore):
-    """The entry of one server: tokens, email address, what was chosen last, and what makes this device known to it.
+    """The entry of one server: tokens, email address, last organization and workspace, and device tokens.
 
-    Processes that run side by side take turns: nothing that one writes is lost by another, and a refresh token, which
-    works once, is used by one of them.
+    Concurrent processes lock the file: no write is lost, and only one of them uses a refresh token, which works once.
     """
 
     def __init__(self, path: Path, server: str) -> None:
@@ -66,22 +65,22 @@ class CredentialFile(TokenStore):
             yield
 
     def recall(self, name: str) -> str:
-        """What was remembered under the name, or an empty string."""
+        """Return the value stored under the name, or an empty string."""
         return str(self._entry(self._read()).get(name, ""))
 
     def remember(self, **values: str) -> None:
-        """Keep values for later commands; empty ones are forgotten."""
+        """Store values for later commands. Empty values are removed."""
         self._update({name: value or None for name, value in values.items()})
 
     def device_token(self, email: str) -> str:
-        """The token of the last sign-in to the account, or an empty string."""
+        """Return the token of the last sign-in to the account, or an empty string."""
         return self.recall(_device(email))
 
     def remember_device(self, email: str, token: str) -> None:
         self.remember(**{_device(email): token})
 
     def forget(self) -> None:
-        """Drop everything about the server but the device tokens, which outlive a sign-in."""
+        """Remove everything about the server except device tokens, which are valid for longer than a session."""
         names = self._entry(self._read())
         self._update({name: None for name in names if not name.startswith(_DEVICE)})
 
@@ -115,7 +114,7 @@ class CredentialFile(TokenStore):
         return content
 
     def _replace(self, text: str) -> None:
-        """Write a new file under another name first, so that a crash leaves the old one or the new one."""
+        """Write a new file under another name and rename it, so that a crash leaves the old file or the new one."""
         temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
@@ -130,7 +129,7 @@ class CredentialFile(TokenStore):
 
     @contextmanager
     def _lock_file(self, name: str) -> Iterator[int]:
-        """A descriptor to lock; closing it unlocks."""
+        """Yield a descriptor to lock. Closing it unlocks."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self.path.with_name(name), os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -140,7 +139,7 @@ class CredentialFile(TokenStore):
 
 
 class NoFile(CredentialFile):
-    """Remembers nothing: for a backend with a key, which needs no tokens and may have no place to write to."""
+    """Stores nothing: for a backend with a key, which needs no tokens and may have no writable directory."""
 
     def __init__(self) -> None:
         super().__init__(Path(os.devnull), "")
@@ -153,7 +152,7 @@ class NoFile(CredentialFile):
 
 
 def file_for_key(server: str) -> CredentialFile:
-    """Return the file, or one that remembers nothing where there is no home or it cannot be written."""
+    """Return the file, or one that stores nothing if there is no home directory or it is not writable."""
     try:
         path = default_path()
     except CredentialFileError:

@@ -24,10 +24,10 @@ RoleText = Annotated[
 
 
 def read_role(text: str) -> tuple[Role.ValueType, str]:
-    """The role that was typed, and the id of one of the organization's own."""
+    """Return the typed role and, for a custom role, its id."""
     name, _, custom_role_id = text.partition(":")
     if f"ROLE_{name.upper()}" not in Role.keys()[1:] or (name.lower() == "custom") != bool(custom_role_id):
-        raise typer.BadParameter(f"{text!r} is no role: viewer, member, admin, owner, billing, or custom:ID.")
+        raise typer.BadParameter(f"{text!r} is not a role: viewer, member, admin, owner, billing, or custom:ID.")
     return Role.Value(f"ROLE_{name.upper()}"), custom_role_id
 
 
@@ -74,7 +74,7 @@ def invite(
     org: Org = "",
     json: Json = False,
 ) -> None:
-    """Invite a person. The token that it prints is for that person, who needs it for aiws orgs accept."""
+    """Invite a person. It prints the token that this person needs for aiws orgs accept."""
     offered, custom_role_id = read_role(role)
     with connected(ctx) as session:
         answer = session.client.orgs.create_invitation(
@@ -99,10 +99,10 @@ def invitations(ctx: typer.Context, org: Org = "", json: Json = False) -> None:
 
 @app.command()
 def revoke(ctx: typer.Context, invitation_id: str, org: Org = "") -> None:
-    """Withdraw an invitation."""
+    """Revoke an invitation."""
     with connected(ctx) as session:
         session.client.orgs.revoke_invitation(org_id=session.org_id(org), invitation_id=invitation_id)
-        output.say("The invitation is withdrawn.")
+        output.say("The invitation is revoked.")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Limits of calls in progress: how many the contract allows to one caller at the same time, in this process."""
+"""Limits of concurrent calls per caller in this process, as the contract declares them."""
 
 from collections import Counter
 from typing import Any
@@ -17,7 +17,7 @@ _Key = tuple[int, bool, bool, str]  # class, whether it answers with a stream, w
 
 
 class CallsAtOnce:
-    """The step that counts each caller's calls whose answers were not sent yet, by class; streams by themselves."""
+    """The step that limits each caller's calls in progress, by class and separately for streams."""
 
     def __init__(self) -> None:
         self._counts: Counter[_Key] = Counter()
@@ -28,7 +28,7 @@ class CallsAtOnce:
             if self._counts[key] >= method.at_once:
                 raise _refusal(method, key[-1])
             self._counts[key] += 1
-            # When the response was sent: an unread one is held until its connection ends.
+            # Until the response is sent: an unread response is held until its connection ends.
             call.context.add_done_callback(lambda _: self._leave(key))  # type: ignore[arg-type]  # the stub names a class
             return await proceed(call, request)
 
@@ -42,5 +42,5 @@ class CallsAtOnce:
 
 def _refusal(method: Method, caller: str) -> RateLimited:
     kind = "streams" if method.streams else "calls"
-    message = f"{method.at_once} {kind} of this kind are in progress, and no more may be at the same time; end some."
+    message = f"{method.at_once} {kind} of this class are in progress, which is the limit; end some or wait."
     return RateLimited(f"caller:{caller}", message, _RETRY_SECONDS, pb.ERROR_REASON_TOO_MANY_CALLS)

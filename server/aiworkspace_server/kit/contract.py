@@ -1,4 +1,4 @@
-"""What the contract says about each method, read from the descriptors when the server starts."""
+"""The declarations of the contract for each method, read from the descriptors when the server starts."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ from aiworkspace.v1 import options_pb2 as options
 from .shapes import UnboundedList, shape_of
 
 DEFAULT_REQUEST_BYTES = 64 << 10
-MOST_REQUEST_BYTES = 2 << 20  # beyond this gRPC itself refuses with RESOURCE_EXHAUSTED
+MOST_REQUEST_BYTES = 2 << 20  # larger requests are refused by gRPC itself, with RESOURCE_EXHAUSTED
 MOST_PUBLIC_REQUEST_BYTES = 8 << 10
 _OPEN = options.RateLimitClass.DESCRIPTOR.values_by_number[options.RATE_LIMIT_CLASS_OPEN]
 _OPEN_REQUEST_BYTES = 4 << 10
 _OPEN_CALLS_AT_ONCE = 100  # each channel of a client that watches the server's health holds one
-_OPEN_DIALOGUES_AT_ONCE = 4  # each message costs as much as a call, and waiting for one takes a turn to read
+_OPEN_DIALOGUES_AT_ONCE = 4  # each message costs as much as a call, and waiting for one occupies a reading slot
 
 
 class ContractError(Exception):
-    """The contract does not say all that the server has to know. The server must not start."""
+    """A declaration of the contract is missing or contradictory. The server must not start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method of the contract and what its options declare."""
+    """A method of the contract with its declared options."""
 
     path: str  # "/aiworkspace.v1.OrgService/GetOrg"
     request: type[Message]
@@ -37,10 +37,10 @@ class Method:
     calls_per_minute: int
     reads: bool = False  # whether it changes nothing
     audited: bool = False
-    streams: bool = False  # whether it answers with a stream
+    streams: bool = False  # whether its response is a stream
     request_streams: bool = False
     max_request_bytes: int = DEFAULT_REQUEST_BYTES
-    at_once: int = 1  # calls or, when it answers with a stream, streams of its class that a caller may have in progress
+    at_once: int = 1  # calls or, for a streaming method, streams of its class that a caller may have in progress
 
     @property
     def name(self) -> str:
@@ -48,10 +48,10 @@ class Method:
 
 
 def open_method(path: str, handler: Any) -> Method:
-    """A method outside of the contract that anybody may call: of health and reflection. `handler` is gRPC's."""
+    """Return a public method outside of the contract, such as of health and reflection. `handler` is gRPC's."""
     return Method(
         path,
-        handler.request_deserializer.__self__,  # of which FromString is a method
+        handler.request_deserializer.__self__,  # the message class, whose method FromString it is
         options.Access(mode=options.ACCESS_MODE_PUBLIC),
         rate_limit=options.RATE_LIMIT_CLASS_OPEN,
         calls_per_minute=_OPEN.GetOptions().Extensions[options.calls_per_minute],
@@ -63,7 +63,7 @@ def open_method(path: str, handler: Any) -> Method:
 
 
 def read_methods(services: Iterable[ServiceDescriptor], scopes: Iterable[str]) -> Mapping[str, Method]:
-    """All methods by path. Raises ContractError for one whose declarations are missing or make no sense.
+    """Return all methods by path. Raises ContractError if a declaration is missing or contradictory.
 
     `scopes` are the names of the fields from which authorization can find the organization.
     """
@@ -105,7 +105,7 @@ def _check(method: Method, scopes: frozenset[str]) -> None:
         raise ContractError(f"{method.path} declares no rate limit: add option (aiworkspace.v1.rate_limit).")
     needs_permission = access.mode == options.ACCESS_MODE_PERMISSION
     if bool(access.permission) != needs_permission or bool(access.scope) != needs_permission:
-        raise ContractError(f"{method.path}: permission and scope belong to ACCESS_MODE_PERMISSION, and both to it.")
+        raise ContractError(f"{method.path}: ACCESS_MODE_PERMISSION, and only it, needs permission and scope.")
     if needs_permission:
         _check_scope(method, scopes)
     if method.at_once <= 0:
@@ -115,32 +115,32 @@ def _check(method: Method, scopes: frozenset[str]) -> None:
 
 
 def check_size(method: Method) -> None:
-    """Raise ContractError when requests have no bound, or one that does not fit to the rules."""
+    """Raise ContractError if the size of requests is unbounded, or its bound does not fit the validation rules."""
     size, public = method.max_request_bytes, method.access.mode == options.ACCESS_MODE_PUBLIC
     most = MOST_PUBLIC_REQUEST_BYTES if public else MOST_REQUEST_BYTES
     if not 0 < size <= most:
-        raise ContractError(f"{method.path}: max_request_bytes is {size:,}, and has to be 1 to {most:,} here.")
+        raise ContractError(f"{method.path}: max_request_bytes is {size:,}; it must be 1 to {most:,} here.")
     try:
         needed = shape_of(method.request.DESCRIPTOR).most_bytes
     except UnboundedList as error:
         raise ContractError(f"{method.path}: {error}") from None
     if needed > size:
         raise ContractError(
-            f"{method.path}: requests that keep the rules have up to {needed:,} bytes, max_request_bytes is {size:,}."
+            f"{method.path}: valid requests have up to {needed:,} bytes, but max_request_bytes is {size:,}."
         )
 
 
 def _check_scope(method: Method, scopes: frozenset[str]) -> None:
     path = method.access.scope
     if path.rpartition(".")[2] not in scopes:
-        raise ContractError(f"{method.path}: no organization can be found by {path!r}.")
+        raise ContractError(f"{method.path}: the organization cannot be found from {path!r}.")
     for name in filter(None, (path, method.access.self_field)):
         if _field_at(method.request.DESCRIPTOR, name) is None:
             raise ContractError(f"{method.path}: its request has no field {name!r}.")
 
 
 def _field_at(message: Any, path: str) -> FieldDescriptor | None:
-    """The field at a dotted path from a message's descriptor."""
+    """Return the field at a dotted path from a message's descriptor."""
     name, _, rest = path.partition(".")
     field: FieldDescriptor | None = message.fields_by_name.get(name)
     if field is None or not rest:
@@ -149,7 +149,7 @@ def _field_at(message: Any, path: str) -> FieldDescriptor | None:
 
 
 def value_at(message: Message, path: str) -> str:
-    """The value of a string field by its dotted path; empty when a message on the way is not set."""
+    """Return the value of the string field at a dotted path; empty if a message on the path is not set."""
     value: object = message
     for name in path.split("."):
         value = getattr(value, name)
@@ -161,7 +161,7 @@ def is_sensitive(field: FieldDescriptor) -> bool:
 
 
 def clear_sensitive(message: Message) -> None:
-    """Clear what the contract marks as sensitive, at every depth."""
+    """Clear sensitive fields, at every depth."""
     for field, value in message.ListFields():
         if is_sensitive(field):
             message.ClearField(field.name)
@@ -170,7 +170,7 @@ def clear_sensitive(message: Message) -> None:
 
 
 def restore_sensitive(message: Message, request: Message) -> None:
-    """Copy into empty sensitive fields, at every depth, what the request has in a sensitive field of the same name."""
+    """Fill empty sensitive fields, at every depth, from the request's sensitive fields of the same name."""
     for field in message.DESCRIPTOR.fields:
         given = request.DESCRIPTOR.fields_by_name.get(field.name)
         if given and _is_sensitive_text(field) and _is_sensitive_text(given) and not getattr(message, field.name):
@@ -185,7 +185,7 @@ def _is_sensitive_text(field: Any) -> bool:
 
 
 def _messages(field: FieldDescriptor, value: Any) -> Iterable[Message]:
-    """The messages in a field: one, those of a list, or the values of a map."""
+    """Return the messages in a field: one, those of a list, or the values of a map."""
     if field.message_type is None:
         return ()
     if field.message_type.GetOptions().map_entry:

@@ -1,4 +1,4 @@
-"""Errors that callers are meant to see.
+"""Errors for callers.
 
 AppError
  ├─ Unauthenticated        UNAUTHENTICATED
@@ -16,8 +16,8 @@ AppError
  ├─ Unavailable            UNAVAILABLE           + RetryInfo
  └─ Internal               INTERNAL              + RequestInfo
 
-A domain raises one; the outermost interceptor turns it into a google.rpc.Status. Whatever else is raised becomes
-Internal, and its text stays in the log.
+Domains raise them; the outermost interceptor maps them to a google.rpc.Status. Any other exception becomes Internal,
+and its text goes only into the log.
 """
 
 from collections.abc import Iterator, Mapping
@@ -36,7 +36,7 @@ MOST_VIOLATIONS = 10  # keeps the status well below 8 KiB, above which clients d
 
 
 class AppError(Exception):
-    """An error with a status code, a stable reason and a text that may be shown to anybody."""
+    """An error with a status code, a stable reason and a public text."""
 
     code = grpc.StatusCode.INTERNAL
 
@@ -53,7 +53,7 @@ class AppError(Exception):
         return pb.ErrorReason.Name(self.reason).removeprefix("ERROR_REASON_")
 
     def details(self) -> Iterator[Message]:
-        """What the status carries besides ErrorInfo."""
+        """Return the details of the status besides ErrorInfo."""
         yield from ()
 
     def to_status(self) -> Status:
@@ -92,7 +92,7 @@ class SessionRequired(AppError):
     code = grpc.StatusCode.PERMISSION_DENIED
 
     def __init__(self) -> None:
-        super().__init__(pb.ERROR_REASON_SESSION_REQUIRED, "This is for people who signed in, not for API keys.")
+        super().__init__(pb.ERROR_REASON_SESSION_REQUIRED, "This method needs a session: API keys may not call it.")
 
 
 class NotFound(AppError):
@@ -103,7 +103,7 @@ class NotFound(AppError):
 
 
 class InvalidArgument(AppError):
-    """Fields that break a rule, with what is wrong with each."""
+    """Invalid fields, with the problem of each."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -152,7 +152,7 @@ class RateLimited(AppError):
         reason: pb.ErrorReason.ValueType = pb.ERROR_REASON_RATE_LIMITED,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        """`retry_seconds`: None when coming back would change nothing."""
+        """`retry_seconds` is None if a retry cannot succeed."""
         super().__init__(reason, message, metadata=metadata)
         self._subject = subject
         self._retry_seconds = retry_seconds
@@ -168,7 +168,7 @@ class RequestTooLarge(AppError):
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
     def __init__(self, limit: int, size: int) -> None:
-        message = f"The request has {size:,} bytes, and this method takes at most {limit:,}."
+        message = f"The request has {size:,} bytes; this method accepts at most {limit:,}."
         metadata = {"limit_bytes": str(limit), "size_bytes": str(size)}
         super().__init__(pb.ERROR_REASON_REQUEST_TOO_LARGE, message, metadata=metadata)
 
@@ -177,7 +177,7 @@ class RequestIncomplete(AppError):
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
     def __init__(self, seconds: float) -> None:
-        message = f"The request did not arrive as a whole within {seconds:g} s. Try again."
+        message = f"The request did not arrive completely within {seconds:g} s. Retry."
         super().__init__(pb.ERROR_REASON_REQUEST_INCOMPLETE, message)
 
 

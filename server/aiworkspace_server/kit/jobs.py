@@ -1,8 +1,8 @@
-"""Background jobs: rows in PostgreSQL, stored in the transaction of the change that they belong to.
+"""Background jobs: rows in PostgreSQL, stored in the transaction of the change that needs them.
 
-So a committed change never loses its job, and one that was rolled back never runs it. A job is tried until it succeeds,
-for about a day, and may run twice when a server dies over it. Its arguments are ids: what it needs beyond them it
-reads when it runs, and nothing that people must not see is in the queue.
+So a committed change never loses its job, and one that was rolled back never runs it. A job is retried for about a day,
+and may run twice if a server dies during it. Its arguments are ids; it reads everything else when it runs, so that the
+queue contains nothing confidential.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from .postgres import APP_ROLE, ReadSession, WriteSession
 log = structlog.get_logger("jobs")
 
 _CONCURRENCY = 10
-_POLL_SECONDS = 2.0  # new jobs announce themselves, retries have to be looked for
+_POLL_SECONDS = 2.0  # new jobs are announced by NOTIFY; retries have to be polled
 _RESTART_SECONDS = 2.0
 _HEARTBEAT_SECONDS, _STALLED_SECONDS = 5.0, 15.0
-_TENDING = "* * * * * */5"  # every five seconds, which are the last field
-_KEPT_HOURS = 30 * 24  # failed jobs; others are deleted when they are done
+_TENDING = "* * * * * */5"  # every five seconds (the last field)
+_KEPT_HOURS = 30 * 24  # of failed jobs; others are deleted when they have succeeded
 _MOST_ATTEMPTS = 35  # after 1, 2, 4 … 2048 seconds, then every hour: about a day
 _MOST_WAIT_SECONDS = 3600
 
@@ -47,7 +47,7 @@ class Jobs:
                 conninfo=make_url(url).set(drivername="postgresql").render_as_string(hide_password=False),
                 kwargs={"options": f"-c role={APP_ROLE} -c timezone=UTC", "connect_timeout": 5},
                 min_size=1,
-                max_size=6,  # each worker listens on one
+                max_size=6,  # each worker needs one to listen
                 timeout=5,
             )
         )
@@ -57,18 +57,18 @@ class Jobs:
     def add(self, name: str, function: Function, queue: str = DEFAULT_QUEUE) -> None:
         """Declare a job. Its function is called with the enqueued arguments and must be idempotent.
 
-        Jobs that may take long belong into the slow queue: those of the other one, like mails, do not wait for them.
+        Jobs that may take long belong in the slow queue, so that others, such as mails, do not wait for them.
         """
         self._app.task(name=name, queue=queue, retry=_Backoff())(function)
 
     async def enqueue(self, tx: WriteSession, name: str, **arguments: object) -> None:
-        """Runs the job once the transaction is committed. The arguments become strings."""
+        """Enqueue a job, which runs after the transaction commits. The arguments become strings."""
         connection = (await (await tx.connection()).get_raw_connection()).driver_connection
         job = self._app.configure_task(name, allow_unknown=False, connection=connection)
         await job.defer_async(**{key: str(value) for key, value in arguments.items()})
 
     def every(self, cron: str, name: str, function: Callable[[], Awaitable[None]]) -> None:
-        """Declare periodic work that one of the servers does at these times. A failure is retried the next time."""
+        """Declare periodic work, which one of the servers does. After a failure it runs again at the next time."""
 
         async def work(timestamp: int) -> None:
             await function()
@@ -81,7 +81,7 @@ class Jobs:
 
     @asynccontextmanager
     async def running(self, shutdown_seconds: float) -> AsyncIterator[None]:
-        """Works until the context ends, then gives the jobs in progress that long; unfinished ones are tried again."""
+        """Run jobs until the context ends. Jobs in progress then have `shutdown_seconds`; later they are retried."""
         async with self._app.open_async():
             queues = DEFAULT_QUEUE, SLOW_QUEUE
             workers = [asyncio.create_task(self._work(queue, shutdown_seconds)) for queue in queues]
@@ -94,7 +94,7 @@ class Jobs:
 
     async def _work(self, queue: str, shutdown_seconds: float) -> None:
         task = asyncio.current_task()
-        while task and not task.cancelling():  # a worker that finds no database when it is cancelled says only that
+        while task and not task.cancelling():  # a cancelled worker without a database raises only a database error
             try:
                 await self._app.run_worker_async(
                     queues=[queue],
@@ -107,14 +107,14 @@ class Jobs:
                     stalled_worker_timeout=_STALLED_SECONDS,
                 )
             except Exception as error:
-                log.warning("jobs wait for the database", error=type(error).__name__)
+                log.warning("database_unavailable", retry_in_seconds=_RESTART_SECONDS, error=type(error).__name__)
             await asyncio.sleep(_RESTART_SECONDS)
 
     async def _tend(self, timestamp: int) -> None:
-        """Now and then, by one server: tries again what a dead server had begun, and deletes what is long over."""
+        """Retry jobs of dead servers, and delete old ones. One of the servers runs this periodically."""
         manager = self._app.job_manager
         for job in await manager.get_stalled_jobs(seconds_since_heartbeat=_STALLED_SECONDS):
-            log.warning("job was left by a server that died", job=job.task_name, id=job.id)
+            log.warning("job_orphaned", job=job.task_name, id=job.id)
             await manager.retry_job(job)
         await manager.delete_old_jobs(
             nb_hours=_KEPT_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
@@ -126,6 +126,7 @@ class _Backoff(BaseRetryStrategy):
         if job.attempts >= _MOST_ATTEMPTS:
             return None
         seconds = min(2**job.attempts, _MOST_WAIT_SECONDS)
-        fields: dict[str, Any] = {"job": job.task_name, "id": job.id, "attempts": job.attempts + 1, "seconds": seconds}
-        log.warning("job failed, trying again", **fields, error=type(exception).__name__, text=str(exception))
+        fields: dict[str, Any] = {"job": job.task_name, "id": job.id, "attempts": job.attempts + 1}
+        fields["retry_in_seconds"] = seconds
+        log.warning("job_failed", **fields, error=type(exception).__name__, text=str(exception))
         return RetryDecision(retry_in={"seconds": seconds})

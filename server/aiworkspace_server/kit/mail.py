@@ -1,4 +1,4 @@
-"""Mail: over SMTP, or printed where a laptop has no mail server."""
+"""Mail: sent over SMTP, or printed if there is no mail server."""
 
 import re
 import unicodedata
@@ -28,18 +28,18 @@ _MAKES_LINKS = re.compile(r"(?<=\S)[.:/@\\\u3002]+(?=\S)|[:/]{2,}")
 
 
 class MailKind(StrEnum):
-    """Why a mail is sent. Each kind has its own limit for an address."""
+    """The reason for a mail. Each kind has its own limit per address."""
 
     INVITATION = "invitation"
     VERIFICATION = "verification"
     RESET = "reset"
-    CHANGE = "change"  # to an address that is to become that of an account
+    CHANGE = "change"  # to the new address of an account
     NOTICE = "notice"
 
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """Plain text to one person. `id` is the same when it is sent again, so that nobody reads it twice."""
+    """Plain text to one person. A retry has the same `id`, so that mail programs can drop duplicates."""
 
     id: UUID
     to: str
@@ -49,16 +49,16 @@ class Mail:
 
 
 class MailDelayed(Exception):
-    """The mail could not be handed over; later it may be. Says why, without an address."""
+    """The mail server did not accept the mail but may do so later. The text says why, without an address."""
 
 
 class Mailer(Protocol):
     async def send(self, mail: Mail) -> None:
-        """Raises MailDelayed. Mail that will never be accepted is logged and dropped."""
+        """Send a mail. Raises MailDelayed. Mail that will never be accepted is logged and dropped."""
 
 
 class SmtpMailer:
-    """Hands mail to an SMTP server, over one connection each."""
+    """Sends mail to an SMTP server, over a connection for each."""
 
     def __init__(self, host: str, port: int, username: str | None, password: str | None, tls: Tls, sender: str) -> None:
         name, address = parseaddr(sender)
@@ -82,18 +82,18 @@ class SmtpMailer:
                 password=self._password,
                 use_tls=self._tls == "tls",
                 start_tls=self._tls == "starttls",
-                local_hostname=self._sender.domain,  # else it asks DNS, and everybody waits
+                local_hostname=self._sender.domain,  # otherwise it blocks the event loop with a DNS query
                 timeout=_SECONDS,
             )
         except (aiosmtplib.SMTPRecipientsRefused, aiosmtplib.SMTPDataError) as error:
             answer = error.recipients[0] if isinstance(error, aiosmtplib.SMTPRecipientsRefused) else error
             if answer.code < 500:
                 raise MailDelayed(f"the mail server answers {answer.code}") from None
-            log.warning("mail refused for good", mail=str(mail.id), code=answer.code)
-        except (aiosmtplib.SMTPNotSupported, UnicodeError):  # the mail server does not take such addresses
+            log.warning("mail_refused", mail=str(mail.id), code=answer.code)
+        except (aiosmtplib.SMTPNotSupported, UnicodeError):  # the mail server does not support such addresses
             log.warning("mail_undeliverable", mail=str(mail.id))
         except (aiosmtplib.SMTPException, OSError) as error:
-            # Neither its text nor its cause, which may quote addresses and credentials.
+            # Without its text and its cause, which may quote addresses and credentials.
             raise MailDelayed(type(error).__name__) from None
 
     def _message(self, mail: Mail) -> EmailMessage:
@@ -109,10 +109,10 @@ class SmtpMailer:
 
 
 def _address(text: str) -> Address:
-    """Raises HeaderParseError for what no mail can be sent to."""
+    """Parse an email address. Raises HeaderParseError."""
     try:
         address = Address(addr_spec=text)
-    except (ValueError, IndexError) as error:  # what the parser raises depends on what is wrong
+    except (ValueError, IndexError) as error:  # the parser raises different ones
         raise HeaderParseError("no address") from error
     if not address.domain:
         raise HeaderParseError("no domain")
@@ -131,7 +131,7 @@ def make_mailer(settings: Settings) -> Mailer:
     """Return a mailer for the SMTP server of the settings, or one that prints."""
     if settings.smtp_host is None or settings.mail_from is None:
         if not settings.embedded:
-            log.warning("SMTP_HOST is not set: mail, with the tokens in it, is printed on standard output")
+            log.warning("mail_printed", advice="SMTP_HOST is not set: set it, as printed mail shows tokens")
         return ConsoleMailer()
     password = settings.smtp_password.get_secret_value() if settings.smtp_password else None
     server = settings.smtp_host, settings.smtp_port
@@ -139,9 +139,9 @@ def make_mailer(settings: Settings) -> Mailer:
 
 
 def quoted(name: str) -> str:
-    """What a person typed, as it may stand in the text of a mail: on one line, short, marked as somebody's words.
+    """Return a name that a person typed for the text of a mail: on one line, short and in quotation marks.
 
-    Without what mail programs make links of, addresses included, since strangers read it. Subjects hold none of it.
+    URLs and addresses are broken up, so that a name cannot make mail programs show a link. Subjects contain no names.
     """
     line = "".join(
         char if char.isprintable() and char not in "“”" else " " for char in unicodedata.normalize("NFKC", name)
@@ -151,12 +151,13 @@ def quoted(name: str) -> str:
 
 
 class Links:
-    """Tells the reader of a mail what to do with a token."""
+    """Writes the part of a mail that explains how to use a token."""
 
     def __init__(self, public_url: str | None) -> None:
         self._public_url = public_url.rstrip("/") if public_url else None
 
     def how_to(self, page: str, command: str, token: str) -> str:
+        """Return a link to the page or, without a public URL, the command that asks for the token."""
         if self._public_url:
             return f"Open this page:\n\n{self._public_url}/{page}?token={token}"
         return f"Run {command} and give it this token:\n\n{token}"

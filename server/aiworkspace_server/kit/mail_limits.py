@@ -1,4 +1,4 @@
-"""Limits of mail to one address and of one account, so that nobody can flood a stranger with mail."""
+"""Limits of mail per address, per account and per organization, so that strangers cannot be flooded with mail."""
 
 import hmac
 import math
@@ -13,8 +13,8 @@ from .errors import RateLimited
 from .limits import Counters
 from .mail import Mail, Mailer, MailKind
 
-# To one address, whichever account or organization causes them. Each kind has limits of its own, so that invitations
-# of strangers never keep a mail away that the owner of the address asked for.
+# Per address, over all accounts and organizations. Each kind has its own limits, so that invitations from strangers
+# never block a mail that the owner of the address has requested.
 _OF_ADDRESS: dict[MailKind, tuple[RateLimitItem, ...]] = {
     MailKind.INVITATION: (RateLimitItemPerHour(3), RateLimitItemPerDay(10)),
     MailKind.CHANGE: (RateLimitItemPerHour(3), RateLimitItemPerDay(10)),
@@ -22,14 +22,14 @@ _OF_ADDRESS: dict[MailKind, tuple[RateLimitItem, ...]] = {
     MailKind.RESET: (RateLimitItemPerHour(6), RateLimitItemPerDay(20)),
     MailKind.NOTICE: (RateLimitItemPerHour(60),),
 }
-_TAGGED = 4  # as many times as much to all addresses of one mailbox together, which differ by what follows a "+"
-_ONCE = RateLimitItemPerDay(1, 2)  # in two days, which is longer than a mail is tried again
+_TAGGED = 4  # factor for all addresses of one mailbox together, which differ only after a "+"
+_ONCE = RateLimitItemPerDay(1, 2)  # in two days, which is longer than a mail is retried
 
 log = structlog.get_logger("mail")
 
 
 class LimitedMailer:
-    """Sends mail through another mailer, within limits that all processes share as they share the counters."""
+    """Sends mail through another mailer, within limits that hold across processes."""
 
     def __init__(self, mailer: Mailer, counters: Counters, key: bytes) -> None:
         self._mailer = mailer
@@ -54,7 +54,7 @@ class LimitedMailer:
         return all(counted)
 
     def _hash(self, address: str) -> str:
-        """With a key, so that what is counted gives no address away."""
+        """Hash the text with a key, so that counters reveal no address."""
         return hmac.digest(self._key, address.encode(), "sha256").hex()
 
     async def _hit(self, allowed: RateLimitItem, *name: str) -> bool:
@@ -66,14 +66,14 @@ def _for_mailbox(allowed: RateLimitItem) -> RateLimitItem:
 
 
 class SenderLimit:
-    """How many invitations an account, and an organization, sends in an hour."""
+    """Limits the invitations per hour of each account and each organization."""
 
     def __init__(self, counters: Counters, per_hour: int) -> None:
         self._counters = counters
         self._allowed = RateLimitItemPerHour(per_hour, namespace="invitations")
 
     async def count(self, user_id: UUID, org_id: UUID) -> None:
-        """Raises RateLimited when either has sent too many."""
+        """Count an invitation. Raises RateLimited if either has sent too many."""
         for whose in (f"account:{user_id}", f"org:{org_id}"):
             if not await self._hit(whose):
                 raise await self._refusal(whose)
@@ -86,4 +86,4 @@ class SenderLimit:
             FixedWindowRateLimiter, lambda limiter: limiter.get_window_stats(self._allowed, whose)
         )
         wait = max(1, math.ceil(window.reset_time - time.time()))
-        return RateLimited(whose, f"More than {self._allowed.amount} invitations in an hour; go on in {wait} s.", wait)
+        return RateLimited(whose, f"The limit is {self._allowed.amount} invitations per hour; retry in {wait} s.", wait)

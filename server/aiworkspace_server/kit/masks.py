@@ -1,4 +1,4 @@
-"""Updates by field mask: which fields of a resource a request changes, and to what."""
+"""Updates by field mask."""
 
 from collections.abc import Collection
 from typing import Any
@@ -10,9 +10,10 @@ from .errors import InvalidArgument
 
 
 def changes(resource: Message, mask: FieldMask, mutable: Collection[str]) -> dict[str, Any]:
-    """The mutable fields that the mask names, with their new values.
+    """Return the mutable fields that the mask names, with their new values.
 
-    An empty mask names every mutable field that is set. Output-only fields are ignored, unknown ones refused.
+    An empty mask stands for every mutable field that is set. Fields that exist but are not mutable are ignored. Raises
+    InvalidArgument if the mask names a field that does not exist.
     """
     fields = resource.DESCRIPTOR.fields_by_name
     if not mask.paths:

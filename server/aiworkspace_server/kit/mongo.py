@@ -1,7 +1,7 @@
 """MongoDB: collections that add the tenant to every command.
 
-Nobody else touches a collection. A filter or document that names org_id itself is refused, so that it cannot be
-overridden.
+All other code uses these collections. A filter or document that names org_id itself is refused, so that the tenant
+cannot be overridden.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class Tenant:
         await self._collection.insert_one(self._own(document))
 
     async def save(self, document: Document) -> None:
-        """Inserts the document, or does nothing when one with its _id is there: safe to repeat."""
+        """Insert the document unless one with its _id exists. Idempotent."""
         content = self._own(document)
         key = {"_id": content.pop("_id"), "org_id": content.pop("org_id")}
         await self._collection.update_one(key, {"$setOnInsert": content}, upsert=True)
@@ -51,11 +51,11 @@ class Tenant:
         return result.matched_count == 1
 
     async def delete(self, where: Filter) -> int:
-        """Deletes all that match, and returns how many there were."""
+        """Delete all matching documents. Return their number."""
         return (await self._collection.delete_many(self._own(where))).deleted_count
 
     async def delete_in_batches(self, where: Filter) -> int:
-        """The same for very many: no command of it takes long."""
+        """Delete all matching documents in batches, so that no command takes long. Return their number."""
         total = 0
         while ids := [found["_id"] async for found in self.find(where, ["_id"]).limit(_BATCH)]:
             total += await self.delete({"_id": {"$in": ids}})
@@ -63,7 +63,7 @@ class Tenant:
 
     def _own(self, filter_or_document: Filter) -> Document:
         if "org_id" in filter_or_document:
-            raise ValueError("org_id is set by the tenant's collection alone")
+            raise ValueError("org_id is set only by the tenant's collection")
         return {**filter_or_document, **self._org}
 
 
@@ -86,12 +86,12 @@ class Mongo:
     ) -> Document | None:
         """Return the document that matches in one of these organizations, to find an id before its tenant is known."""
         if "org_id" in where:
-            raise ValueError("org_id is set by find_among alone")
+            raise ValueError("org_id is set only by find_among")
         own = {"$in": list(org_ids)} if len(org_ids) != 1 else org_ids[0]
         return await self.database[collection].find_one({**where, "org_id": own}, projection)
 
     def scan(self, collection: str, where: Filter) -> AsyncCursor[Document]:
-        """Documents of every tenant, for clean-up by the server itself. Never on behalf of a caller."""
+        """Return documents of all tenants, for clean-up by the server itself. Never on behalf of a caller."""
         return self.database[collection].find(where, ["org_id"])
 
     async def close(self) -> None:

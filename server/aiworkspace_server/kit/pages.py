@@ -21,17 +21,17 @@ Row = TypeVar("Row")
 
 
 class Pages:
-    """Makes and checks page tokens. A token holds the sort key of the last row of its page, and grants nothing."""
+    """Makes and checks page tokens. A token holds the sort key of the last row of its page, and grants no access."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     def limit(self, request: Any) -> int:
-        """How many rows to read: one more than a page has, to know whether there is another page."""
+        """Return how many rows to read: one more than a page has, which shows whether there is another page."""
         return (request.page_size or DEFAULT_SIZE) + 1
 
     def after(self, request: Any) -> list[Any] | None:
-        """The sort key after which this page begins, None for the first page."""
+        """Return the sort key after which this page begins, None for the first page."""
         if not request.page_token:
             return None
         try:
@@ -40,23 +40,23 @@ class Pages:
             raise self.refused() from None
         mac, position = token[:_MAC_BYTES], token[_MAC_BYTES:]
         if _encode(token) != request.page_token:
-            raise self.refused()  # base64 passes over what it does not know: the same token in another spelling
+            raise self.refused()  # the decoder ignores unknown characters, so that other spellings would be accepted
         if not hmac.compare_digest(mac, self._mac(request, position)):
             raise self.refused()
         key: list[Any] = orjson.loads(position)
         return key
 
     def after_id(self, request: Any) -> UUID | None:
-        """The same for lists that are sorted by id."""
+        """Return the same for lists that are sorted by id."""
         key = self.after(request)
         return UUID(key[0]) if key else None
 
     def cut(
         self, request: Any, rows: Sequence[Row], key: Callable[[Row], Sequence[object]]
     ) -> tuple[Sequence[Row], str]:
-        """The rows of the page, and the token of the next one or an empty string.
+        """Return the rows of the page, and the token of the next page or an empty string.
 
-        `key` gives a row's sort key, of strings, integers and UUIDs.
+        `key` returns the sort key of a row: strings, integers and UUIDs.
         """
         size = self.limit(request) - 1
         if len(rows) <= size:
@@ -78,8 +78,8 @@ class Pages:
         return hmac.digest(self._key, scope + hashlib.sha256(content).digest() + position, "sha256")[:_MAC_BYTES]
 
     def refused(self) -> InvalidArgument:
-        """Return the error for a token that is not of this list."""
-        return InvalidArgument({"page_token": "is not a token of this list; begin again without one"})
+        """Return the error for a token that does not belong to this list."""
+        return InvalidArgument({"page_token": "is not a token of this list; start again without one"})
 
 
 def _encode(token: bytes) -> str:

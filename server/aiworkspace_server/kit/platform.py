@@ -1,4 +1,4 @@
-"""What every domain is built on."""
+"""The parts of kit that domains are built from."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ def lasting_key(settings: Settings, purpose: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """The parts of kit that a `build` function picks from. Servicers are handed what they use, never this."""
+    """The parts of kit that a `build` function passes on. Servicers get the parts they use, never the platform."""
 
     settings: Settings
     db: Database
@@ -38,7 +38,7 @@ class Platform:
 
     @classmethod
     def make(cls, settings: Settings, db: Database, jobs: Jobs, counters: Counters) -> "Platform":
-        """Return the platform of a server. Whoever opened the database and the counters closes them."""
+        """Return the platform of a server. The caller closes the database and the counters."""
         return cls(
             settings,
             db,

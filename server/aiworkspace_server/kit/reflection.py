@@ -1,4 +1,4 @@
-"""Reflection, by which clients like grpcurl read the contract from the server."""
+"""Reflection, through which clients like grpcurl read the contract from the server."""
 
 from collections.abc import Collection
 from typing import Any
@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import FileDescriptorResponse, Serve
 
 
 class Symbols:
-    """The default pool, which knows methods by their full names, too: grpcurl describes them by these."""
+    """The default pool, which also finds methods by full name, as grpcurl describe needs."""
 
     def __init__(self) -> None:
         self._pool: DescriptorPool = Default()
@@ -31,7 +31,7 @@ _Servicer: Any = reflection.aio.ReflectionServicer  # untyped
 
 
 class Reflection(_Servicer):  # type: ignore[misc]
-    """Keeps its answer about each file: making one of some 80 KB takes a millisecond, and anybody may ask."""
+    """Caches the response about each file: building one of 80 KB takes a millisecond, and anybody may call."""
 
     def __init__(self, service_names: Collection[str]) -> None:
         super().__init__(service_names, Symbols())

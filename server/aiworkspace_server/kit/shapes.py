@@ -1,4 +1,4 @@
-"""How large a request may be by the rules of the contract: items of its lists, fields in all, and bytes."""
+"""Upper bounds of requests by the rules of the contract: items of lists, total fields, and bytes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,40 +13,40 @@ from buf.validate import validate_pb2 as rules
 _UUID_BYTES = 36
 _NUMBER_BYTES = 10  # of the longest varint
 _FRAME_BYTES = 6  # of a field's number and the length of its value, for requests of up to 2 MiB
-_MASK = "google.protobuf.FieldMask"  # not ours, so that it cannot declare its rules
+_MASK = "google.protobuf.FieldMask"  # not ours, so it cannot declare rules
 _MASK_PATHS, _MASK_PATH_BYTES = 100, 100
 _UNKNOWN_FIELDS = 1000  # a client of a later contract may send fields that this one does not have
 
 
 class UnboundedList(Exception):
-    """A list of the contract for which no most items are declared."""
+    """A list of the contract without a declared maximum."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListRule:
-    """A repeated field with its most items."""
+    """A repeated field with its maximum number of items."""
 
     name: str
     most: int
-    items: "Shape | None"  # of messages in which there are lists
+    items: "Shape | None"  # of messages that contain lists
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the rules say of a message as a whole."""
+    """The bounds of a message."""
 
     lists: tuple[ListRule, ...]
-    inner: tuple[tuple[str, "Shape"], ...]  # single messages in which there are lists
-    most_fields: int  # in a message that keeps the rules, those of inner messages included
-    most_bytes: int  # when encoded, as far as the rules bound the length of strings
+    inner: tuple[tuple[str, "Shape"], ...]  # singular messages that contain lists
+    most_fields: int  # of a valid message, including inner messages
+    most_bytes: int  # encoded, as far as the rules bound the length of strings
 
     @property
     def accepted_fields(self) -> int:
-        """More than these are not decoded."""
+        """The most fields that are decoded."""
         return self.most_fields + _UNKNOWN_FIELDS
 
     def excess(self, message: Message, prefix: str = "") -> Iterator[tuple[str, str]]:
-        """Path of each list that is too long, and what is wrong with it. Does not look into such a list."""
+        """Yield the path and problem of each list that is too long, without looking into such a list."""
         for rule in self.lists:
             items = getattr(message, rule.name)
             if len(items) > rule.most:
@@ -61,7 +61,7 @@ class Shape:
 
 @cache
 def shape_of(message: Any) -> Shape:
-    """The shape of a message, by its descriptor. Raises UnboundedList."""
+    """Return the shape of a message, by its descriptor. Raises UnboundedList."""
     lists, inner, fields, size = [], [], 0, 0
     for field in message.fields:
         shape = shape_of(field.message_type) if field.message_type else None
@@ -86,7 +86,7 @@ def _most_items(field: FieldDescriptor) -> int:
 
 
 def _value_bytes(field: FieldDescriptor) -> int:
-    """The most bytes of one value; 0 when its rules do not say."""
+    """Return the most bytes of one value; 0 if the rules do not bound it."""
     if field.type not in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES):
         return _NUMBER_BYTES
     if _is_of_mask(field):

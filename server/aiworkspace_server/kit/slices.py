@@ -1,4 +1,4 @@
-"""Long work on the event loop, in slices between which others have their turn."""
+"""Long work on the event loop in slices, between which other tasks run."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 async def in_slices(items: Iterable[T]) -> AsyncIterator[T]:
-    """Yield the items, and let other tasks run when the work on those since the last time took long enough."""
+    """Yield the items. Let other tasks run whenever the work on the items has taken a slice of time."""
     end = time.monotonic() + _SLICE_SECONDS
     for item in items:
         yield item

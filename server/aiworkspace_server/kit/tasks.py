@@ -32,7 +32,7 @@ class Tasks:
         return task
 
     async def complete(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Run `work` to its end, even if the caller goes away, and return its result.
+        """Run `work` to its end, even if the caller disconnects, and return its result.
 
         The audit log records the outcome of such work instead of the cancellation of its call.
         """
@@ -43,7 +43,7 @@ class Tasks:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            task.add_done_callback(_log_failure)  # nobody else sees it any more
+            task.add_done_callback(_log_failure)  # its exception would be lost otherwise
             raise
 
     async def close(self, seconds: float = 0) -> None:

@@ -1,4 +1,4 @@
-"""Times between Python and protobuf."""
+"""Times, and their conversion between Python and protobuf."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -6,24 +6,24 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from .errors import InvalidArgument
 
-# How far apart the clocks of servers may be. What one of them signs, none of the others takes for expired or early.
+# How much clocks of servers may differ: a server accepts a token of another one for so much longer.
 LEEWAY = timedelta(seconds=60)
 _END = datetime.max.replace(tzinfo=UTC)
 
 
 def now() -> datetime:
-    """The present in UTC, in whole milliseconds: what both databases can hold."""
+    """Return the current time in UTC, in whole milliseconds, which both databases can store."""
     present = datetime.now(UTC)
     return present.replace(microsecond=present.microsecond // 1000 * 1000)
 
 
 def is_over(time: datetime) -> bool:
-    """Whether the end of a token has passed by the clock of any server."""
+    """Return whether the end of a token has passed by the clock of any server."""
     return now() >= time + LEEWAY
 
 
 def after(time: datetime, duration: timedelta) -> datetime:
-    """The time after so long, or the last one that there is."""
+    """Return the time after an interval, at most the last time that exists."""
     return time + duration if duration < _END - time else _END
 
 
@@ -34,7 +34,7 @@ def timestamp(time: datetime) -> Timestamp:
 
 
 def parse_timestamp(value: Timestamp, field: str) -> datetime:
-    """The time in a request field; INVALID_ARGUMENT names the field when no calendar has it."""
+    """Return the time in a request field. Raises InvalidArgument, naming the field, if it is out of range."""
     try:
         return value.ToDatetime(UTC)
     except (ValueError, OverflowError):

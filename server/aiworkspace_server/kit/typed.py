@@ -1,7 +1,7 @@
-"""What people type, in one normal form at every door: the contract says of which kind a field is.
+"""The step that brings text which people type into a normal form. Fields declare their kind in the contract.
 
-An address that is copied with a space, a password typed on a keyboard that composes accents, a token that a mail
-program wrapped: each is what it was meant to be, in every method, since this runs before validation.
+For example, it removes a space that was copied with an address, and a line break that a mail program put into a token.
+It runs before validation, for every method.
 """
 
 import re
@@ -21,21 +21,20 @@ from .context import Call
 from .contract import Method
 from .interceptors import Handler
 
-# What is longer breaks a rule in any form. Composing takes time by the square of the combining marks in a row.
+# Longer text is invalid in any form. The time for composing grows with the square of the combining marks in a row.
 _LONGEST, _LONGEST_COMPOSED = 4096, 512
 _PACKAGE = options.DESCRIPTOR.package + "."
 _INVISIBLE = re.compile("[\\s\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
-# Each of them, to be stripped: a pattern that looks for the last ones takes quadratic time.
+# All invisible characters, for str.strip: a pattern for those at the end would take quadratic time.
 _BLANKS = "".join(char for char in map(chr, range(0x10000)) if _INVISIBLE.match(char))
-_NARROW = {
-    code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)
-}  # full-width forms of ASCII, as input methods type them
-# Control characters, line separators, and marks that turn the direction of what stands beside them.
+# From the full-width forms of ASCII, which some input methods type.
+_NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+# Control characters, line separators, and marks that change the direction of text.
 _NOT_IN_TITLES = re.compile("[\\s\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
 
 
 def normalise(method: Method, proceed: Handler) -> Handler:
-    """Brings what people typed into its normal form, in place."""
+    """Bring typed text into its normal form, in place."""
     if not (fields := _typed_fields(method.request.DESCRIPTOR)):
         return proceed
 
@@ -47,9 +46,9 @@ def normalise(method: Method, proceed: Handler) -> Handler:
 
 
 def email(text: str) -> str:
-    """Return the address in lower case, of characters of one width, with its domain in ASCII.
+    """Return the address in lower case, with narrow characters and with its domain in ASCII.
 
-    Validation refuses what is no address.
+    The text may be no address: validation, which comes later, refuses it.
     """
     lower = unicodedata.normalize("NFC", text.translate(_NARROW)).lower()
     local, at, domain = unicodedata.normalize("NFC", lower).strip(_BLANKS).rpartition("@")
@@ -60,40 +59,40 @@ def email(text: str) -> str:
 
 
 def name(text: str) -> str:
-    """A name or title, composed and without white space around it."""
+    """Return a name or title, composed and without surrounding white space."""
     return unicodedata.normalize("NFC", text).strip()
 
 
 def token(text: str) -> str:
-    """Return the token without white space and invisible characters, which no token has."""
+    """Return the token without white space and invisible characters, which tokens never contain."""
     return _INVISIBLE.sub("", text)
 
 
 def password(text: str) -> str:
-    """A password as RFC 8265 compares it: composed, and with every space as the same one."""
+    """Return the password in the form that RFC 8265 compares: composed, and with U+0020 for every kind of space."""
     spaces = "".join(" " if unicodedata.category(char) == "Zs" else char for char in text)
     return unicodedata.normalize("NFC", spaces)
 
 
 def title(text: str, length: int) -> str:
-    """The beginning of any text as a title that the contract allows: on one line, of printable characters."""
+    """Return the beginning of any text as a title that the contract allows: one line of printable characters."""
     begin = name(text.lstrip()[: 8 * length])  # the text may be a megabyte
     return name(_NOT_IN_TITLES.sub(" ", begin).strip()[:length])
 
 
-# Passwords stay as they are: older hashes are of what was typed, so that both forms are compared (auth.passwords).
+# Not passwords: older hashes are of the text as typed, so that auth.passwords compares both forms.
 _FORMS: Mapping[int, Callable[[str], str]] = {
     options.TYPED_TEXT_EMAIL: email,
     options.TYPED_TEXT_NAME: name,
     options.TYPED_TEXT_TOKEN: token,
 }
 
-_Fields = Mapping[str, Any]  # by the field's name its normal form, or the fields of its messages
+_Fields = Mapping[str, Any]  # field name -> function that returns the normal form, or the _Fields of its messages
 
 
 @cache
 def _typed_fields(message: Descriptor) -> _Fields:
-    """Those of a message and of the messages in it."""
+    """Return the typed fields of a message and of the messages in it."""
     found: dict[str, Any] = {}
     for field in message.fields:
         if form := _FORMS.get(field.GetOptions().Extensions[options.typed]):

@@ -1,4 +1,4 @@
-"""Long calls that end when what allowed them is gone."""
+"""Ends long calls when their caller loses the permission for them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
@@ -18,7 +18,7 @@ Check = Callable[[], Awaitable[None]]
 
 @dataclass(eq=False, slots=True)
 class _Group:
-    """Calls that are allowed by the same things, so that the check of any of them holds for all."""
+    """Calls that need the same permission, so that the check of one of them holds for all."""
 
     checks: dict[asyncio.Task[Any], Check] = field(default_factory=dict)
     refusal: AppError | None = None
@@ -34,9 +34,9 @@ class Watches:
 
     @asynccontextmanager
     async def watching(self, key: Hashable, check: Check) -> AsyncIterator[None]:
-        """End what runs inside as soon as a check with this key raises an AppError, and raise that.
+        """Cancel the body of the context when a check with this key raises an AppError, and raise that error.
 
-        A store that is away ends nothing: what was allowed stays so until the store can say otherwise.
+        If the store is unavailable, calls continue until a check succeeds in reading it.
         """
         task = asyncio.current_task()
         assert task
@@ -45,7 +45,7 @@ class Watches:
         try:
             yield
         except asyncio.CancelledError:
-            # As asyncio.timeout does: only a cancellation that came from here alone becomes the refusal.
+            # As asyncio.timeout does: becomes the refusal only if nothing else has cancelled the task as well.
             if group.refusal and task.uncancel() == 0:
                 raise group.refusal from None
             raise
@@ -79,4 +79,4 @@ class Watches:
             except STORE_UNAVAILABLE:
                 log.warning("database_unavailable", retry_in_seconds=self._seconds)
             except Exception:
-                log.exception("not checked, checking again")  # else nobody would look after those who join
+                log.exception("check_failed", retry_in_seconds=self._seconds)  # the group needs its watcher

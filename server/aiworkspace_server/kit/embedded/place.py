@@ -1,8 +1,8 @@
-"""The directory of one embedded database, and the right to use it: never two servers, never two databases.
+"""The directory of one embedded database, and locks so that only one server and one database use it.
 
-Two lock files stand for that. `server.lock` is held by this process alone. `process.lock` is inherited by the database
-and by its own children, so that it is free exactly when the last of them is gone, however their server ended. The
-process ids that databases write into files say less: they are wrong after a reboot or in a new container.
+This process holds `server.lock`. The database and its children inherit `process.lock`, so that it is released exactly
+when the last of them has ended, however their server ended. Process ids in files are less reliable: they are wrong
+after a reboot or in a new container.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class InUseError(EmbeddedError):
 
 @dataclass(frozen=True)
 class Place:
-    """A claimed directory; `lock` is the descriptor of process.lock, `stop` what makes this database end in order."""
+    """A claimed directory. `lock` is the descriptor of process.lock, `stop` the database's signal for a clean stop."""
 
     path: Path
     lock: int
@@ -47,13 +47,13 @@ class Place:
         return self.path / "log"
 
     def last_words(self) -> str:
-        return " / ".join(self.log.read_text(errors="replace").splitlines()[-3:])[-1000:] or "it said nothing"
+        return " / ".join(self.log.read_text(errors="replace").splitlines()[-3:])[-1000:] or "its log is empty"
 
     @contextmanager
     def sockets(self) -> Iterator[Path]:
-        """The directory of the socket: in here, or, when that path is too long, in the machine's temporary directory.
+        """Yield the directory of the socket: in this place or, if that path is too long, in the temporary directory.
 
-        The latter has the same name at every start, so that a crash leaves one behind and not one each.
+        A temporary one has the same name at every start, so that crashes leave only one directory behind.
         """
         path = _sockets_of(self.path)
         yield _private(path)
@@ -63,7 +63,7 @@ class Place:
 
 @asynccontextmanager
 async def claim(data_dir: Path, name: str, *, stop: signal.Signals) -> AsyncIterator[Place]:
-    """The place of database `name`, once whatever a killed server left running in it has ended."""
+    """Yield the place of database `name`, after ending a database that a killed server left running in it."""
     path = _home(data_dir, name)
     with _opened(path / "server.lock") as server, _opened(path / "process.lock") as process:
         if not _locked(server):
@@ -92,7 +92,7 @@ def _home(data_dir: Path, name: str) -> Path:
 
 
 def _private(path: Path) -> Path:
-    """Makes the directory, or refuses one that somebody else has put there."""
+    """Create the directory. Raises EmbeddedError if it belongs to another user or is not a directory."""
     path.mkdir(mode=0o700, exist_ok=True)
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
@@ -118,7 +118,7 @@ def _locked(descriptor: int) -> bool:
 
 
 async def _end_leftover(lock: int, path: Path, stop: signal.Signals) -> None:
-    """Politely, then by force. Not adopted: a fresh child has this version's options and ends with this server."""
+    """Stop a leftover database, by force after a timeout. It is not reused: it may have other options and lifetime."""
     for attempt in (stop, signal.SIGKILL):
         _signal_writer(lock, attempt)
         deadline = time.monotonic() + STOP_SECONDS
@@ -126,11 +126,11 @@ async def _end_leftover(lock: int, path: Path, stop: signal.Signals) -> None:
             if _locked(lock):
                 return
             await asyncio.sleep(POLL_SECONDS)
-    raise EmbeddedError(f"a process of an earlier server still uses {path} and does not end")
+    raise EmbeddedError(f"a process of an earlier server still uses {path} and does not end: stop it")
 
 
 def _signal_writer(lock: int, number: signal.Signals) -> None:
-    """Ids are used again: the one in the file counts only if it leads a session, as every child of ours does."""
+    """Send a signal to the process in the lock file, if it leads a session as our children do: ids are reused."""
     with suppress(ValueError, ProcessLookupError):
         leader = int(os.pread(lock, 20, 0))
         if os.getsid(leader) == leader:

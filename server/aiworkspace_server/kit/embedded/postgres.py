@@ -19,12 +19,12 @@ _OWNER = "aiworkspace"
 _FAST_SHUTDOWN = signal.SIGINT
 _NOBODY = 65534
 
-# "trust" is for whoever can reach the socket, and its directory lets in the server's user alone. The builtin locale
-# sorts and folds alike on every machine and after every upgrade of its C library; it needs PostgreSQL 17.
+# "trust" is safe because only the server's user can enter the directory of the socket. The builtin locale sorts and
+# folds in the same way on every machine, whatever its C library; it needs PostgreSQL 17.
 _INITDB = "--auth=trust --encoding=UTF8 --locale=C --locale-provider=builtin --builtin-locale=C.UTF-8 --no-instructions"
 
-# Of root's powers the one to enter directories is kept, since data, wheel and socket may lie below /root. The secure
-# bit lets access(2), by which PostgreSQL looks for its own programs, count it as well.
+# Root's capability to enter directories is kept, because data, wheel and socket may be below /root. The secure bit
+# makes access(2), with which PostgreSQL finds its own programs, respect it.
 _AS_NOBODY = (
     "--clear-groups",
     "--inh-caps=+dac_override",
@@ -35,13 +35,13 @@ _AS_NOBODY = (
 
 @asynccontextmanager
 async def embedded_postgres(data_dir: Path) -> AsyncIterator[str]:
-    """The URL of the owner of everything, for migrations; the role that the server works as is theirs to make."""
+    """Run PostgreSQL. Yield the URL of the owner, for migrations, which create the server's own role."""
     async with claim(data_dir, "postgres", stop=_FAST_SHUTDOWN) as place:
         cluster = place.path / "data"
         if not cluster.exists():
             await _initialize(place, cluster)
-        # A server that was killed leaves it behind, and the id in it may be anybody's by now. That nothing runs here
-        # is what the claim says; PostgreSQL looks at its shared memory besides.
+        # A killed server leaves this file, and its process id may belong to another process by now. The claim ensures
+        # that no database runs here; PostgreSQL also checks its shared memory.
         (cluster / "postmaster.pid").unlink(missing_ok=True)
         with place.sockets() as sockets:
             url = postgres_url(sockets)
@@ -56,7 +56,7 @@ def postgres_url(sockets: Path) -> str:
 
 
 async def _initialize(place: Place, cluster: Path) -> None:
-    """Made under another name, so that a cluster is there whole or not at all."""
+    """Create the cluster under another name and rename it, so that it never exists partially."""
     draft = cluster.with_name("data.new")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(mode=0o700)

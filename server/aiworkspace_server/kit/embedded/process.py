@@ -1,8 +1,8 @@
 """A database as a child process that does not outlive its server.
 
-When the server is killed, the kernel sends the child its stop signal (PR_SET_PDEATHSIG). setpriv asks for that, because
-code of ours between fork and exec would be unsafe beside threads. Where setpriv is missing, the child lives until the
-next start, which ends it (see place.py).
+When the server is killed, the kernel sends the child its stop signal (PR_SET_PDEATHSIG). setpriv requests that, because
+our own code between fork and exec would be unsafe with threads. Without setpriv, the child runs until the next start,
+which ends it (see place.py).
 """
 
 import asyncio
@@ -19,8 +19,8 @@ from aiworkspace_server.kit.embedded.place import POLL_SECONDS, STOP_SECONDS, Em
 
 START_SECONDS = 60
 
-# What a database gets of the server's environment, which holds the secrets of settings. LD_ is where libraries are;
-# a clock that libfaketime changes has to be the same in the server and in its databases.
+# The variables that a database inherits; others may hold secrets. LD_ locates libraries; libfaketime must show the same
+# clock to the server and its databases.
 _PASSED = {"HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "SHELL", "TEMP", "TMP", "TMPDIR", "TZ", "TZDIR", "USER"}
 _PASSED_PREFIXES = ("LC_", "LD_", "DYLD_", "FAKETIME")
 
@@ -36,11 +36,11 @@ async def child(
     privileges: Sequence[str] = (),
     stop_seconds: float = STOP_SECONDS,
 ) -> AsyncIterator[Child]:
-    """Runs `command` in `directory` until the block ends; `privileges` are options for setpriv.
+    """Run `command` in `directory` until the block ends; `privileges` are options for setpriv.
 
     A child that ignores its stop signal for `stop_seconds` is killed.
 
-    To be entered on the main thread: to the kernel, the end of the thread that forked is the end of the parent.
+    Must be entered on the main thread: for the kernel, the end of the forking thread is the death of the parent.
     """
     process = _spawn(place, [*_wrapper(place, privileges), *command], directory)
     try:
@@ -51,7 +51,7 @@ async def child(
 
 
 async def until(place: Place, process: Child, ready: Callable[[], Awaitable[bool]]) -> None:
-    """Waits until `ready` says so. A child that ends before is an error that quotes the end of its log."""
+    """Wait until `ready` returns True. Raises EmbeddedError with the end of the log if the child ends before."""
     deadline = time.monotonic() + START_SECONDS
     while not await ready():
         if process.poll() is not None:
@@ -62,7 +62,7 @@ async def until(place: Place, process: Child, ready: Callable[[], Awaitable[bool
 
 
 async def ended(process: Child) -> int:
-    """The exit code. In a thread, since every event loop has its own way to watch children."""
+    """Wait for the exit code, in a thread: event loops differ in how they watch children."""
     return await asyncio.to_thread(process.wait)
 
 
@@ -75,7 +75,7 @@ def _wrapper(place: Place, privileges: Sequence[str]) -> list[str]:
 
 
 def _spawn(place: Place, command: list[str], directory: Path) -> Child:
-    """In a session of its own: Ctrl-C reaches the server alone, which ends its databases last."""
+    """Start the child in its own session: Ctrl-C reaches only the server, which stops its databases last."""
     with suppress(FileNotFoundError):
         place.log.replace(place.path / "log.previous")
     with open(os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as log:

@@ -1,4 +1,4 @@
-"""Where the programs of the databases come from."""
+"""Finds the programs of the databases."""
 
 import os
 import platform

