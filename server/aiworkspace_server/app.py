@@ -142,7 +142,8 @@ def _build(platform: Platform, keys: Keys, mongo: Mongo, registry: Registry, red
     """Build the domains from the bottom up. A domain that needs a higher one gets a callable of it."""
     settings, db, jobs = platform.settings, platform.db, platform.jobs
     policies = build_policies(platform, registry)
-    usage = build_usage(platform, build_alerts(db, jobs, platform.mailer).watch)
+    build_alerts(db, jobs, platform.mailer)
+    usage = build_usage(platform)
     mails = build_mails(settings, db, jobs, platform.mailer)
     auth = build_auth(platform, keys, mails.ask_verification, end_mailed)
     audit = build_audit(platform, actor_of)

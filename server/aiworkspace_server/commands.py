@@ -12,12 +12,9 @@ from uuid import UUID
 
 from .audit.build import make_chain
 from .budgets import service as budgets
-from .budgets.build import build_alerts
 from .budgets.store import find_budget
 from .databases import databases
 from .kit.errors import InvalidArgument
-from .kit.jobs import Jobs
-from .kit.mail import make_mailer
 from .kit.postgres import Database
 from .llm.base import TokenUsage
 from .llm.prices import usd
@@ -114,9 +111,7 @@ async def _ledger(settings: Settings) -> AsyncIterator[tuple[Database, Ledger]]:
         db = Database(where.url)
         try:
             await check_schema(db, embedded=settings.embedded)
-            jobs = Jobs(where.url)
-            alerts = build_alerts(db, jobs, make_mailer(settings))
-            yield db, Ledger(alerts.watch, settings.allowance_nanos)
+            yield db, Ledger(settings.allowance_nanos)
         finally:
             await db.close()
 

@@ -16,7 +16,6 @@ from aiworkspace_server.kit.timestamps import now
 from aiworkspace_server.llm.base import ModelRequest, TokenUsage, Turn
 from aiworkspace_server.llm.prices import price
 from aiworkspace_server.llm.tokens import bound_input
-from aiworkspace_server.runs import claims
 from aiworkspace_server.usage.ledger import BudgetExhausted
 from tests.standin import Script, Standin
 from tests.support.budgets import (
@@ -27,6 +26,7 @@ from tests.support.budgets import (
     WORKSPACE,
     counted,
     make_budget,
+    open_claim,
     release,
     reserve,
     settle,
@@ -65,7 +65,7 @@ async def test_a_budget_that_is_made_amid_a_reservation_counts_it(app: App, plac
     """Who makes a budget waits for those who write entries, and they for it."""
     first, second = spender(place), spender(place)
     async with app.db.write(UUID(place.org_id)) as tx:
-        assert await claims.claim(tx, first, b"", app.engine.deps.server_id)
+        await open_claim(tx, first, app.engine.deps.server_id)
         making = asyncio.create_task(make_budget(place.owner, place.org_id, 100))
         await until_blocked(stores, making, of_ledger=True)
         reserving = asyncio.create_task(reserve(app, second, 70))

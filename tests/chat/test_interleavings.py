@@ -1,12 +1,12 @@
 """What comes between two steps of a run: a stop of the server, its freezing, a slow write, a reply that is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import fields, replace
 from typing import Any, cast
 from uuid import UUID
 
+import psycopg
 import pytest
 import sqlalchemy.exc
 
@@ -16,7 +16,7 @@ from aiworkspace_server.app import App, running
 from aiworkspace_server.conversations.store import ConversationStore
 from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.kit.postgres import Database, WriteSession
-from aiworkspace_server.runs import claims, events
+from aiworkspace_server.runs import claims, events, transactions
 from aiworkspace_server.runs.leases import Lease
 from aiworkspace_server.runs.models import EventBatch, Run
 from aiworkspace_server.runs.recovery.takeover import save_relayed
@@ -162,26 +162,24 @@ class _SlowToCommit:
 
     def __init__(self, db: Database) -> None:
         self.late: list[asyncio.Task[None]] = []
-        self.read = db.read
+        self.read, self.write = db.read, db.write
         self._db = db
 
-    @asynccontextmanager
-    async def write(self, *scope: Any) -> AsyncIterator[WriteSession]:
+    async def fetch(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         if self.late:
-            async with self._db.write(*scope) as tx:
-                yield tx
-            return
-        opened, written = asyncio.get_running_loop().create_future(), asyncio.Event()
-        self.late.append(asyncio.create_task(self._commit_late(scope, opened, written)))
-        yield await opened
-        written.set()
-        raise sqlalchemy.exc.OperationalError("COMMIT", {}, Exception("server closed the connection unexpectedly"))
+            return await self._db.fetch(statement, values)
+        executed = asyncio.Event()
+        self.late.append(asyncio.create_task(self._commit_late(statement, values, executed)))
+        await executed.wait()
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    async def _commit_late(self, scope: Any, opened: asyncio.Future[WriteSession], written: asyncio.Event) -> None:
-        async with self._db.write(*scope) as tx:
-            opened.set_result(tx)
-            await written.wait()
+    async def _commit_late(self, statement: str, values: Sequence[Any], executed: asyncio.Event) -> None:
+        async with self._db.engine.connect() as connection:
+            await connection.exec_driver_sql("BEGIN")
+            await connection.exec_driver_sql(statement, tuple(values))
+            executed.set()
             await asyncio.sleep(0.5)
+            await connection.exec_driver_sql("COMMIT")
 
 
 async def test_a_deletion_stops_the_run_though_the_database_breaks_off(
@@ -232,17 +230,17 @@ async def test_what_another_server_reserved_ends_with_the_run(
     place: Place, app: App, stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It had resumed the run when this one, which was only slow, came to the end."""
-    close = claims.close
 
-    async def late(tx: WriteSession, run_id: UUID) -> None:
-        (entry,) = await ledger.list_settled(tx, run_id)
-        who = {field.name: getattr(entry, field.name) for field in fields(Spender)}
-        price = ledger.reservation("echo/echo", 10, 10, entry.create_time)
-        async with app.db.write(entry.org_id) as other:
-            await app.ledger.reserve(other, Spender(**who), 2, "echo/echo", price, own_key=False)
-        await close(tx, run_id)
+    async def late(db: Database, org_id: UUID, run_id: UUID, settlements: Any) -> Any:
+        async with app.db.write(org_id) as tx:
+            if first := await ledger.list_reserved(tx, run_id):
+                who = {field.name: getattr(first[0], field.name) for field in fields(Spender)}
+                price = ledger.reservation("echo/echo", 10, 10, first[0].create_time)
+                await app.ledger.reserve(tx, Spender(**who), 2, "echo/echo", price, own_key=False)
+        monkeypatch.undo()
+        return await transactions.end_run(db, org_id, run_id, settlements)
 
-    monkeypatch.setattr(claims, "close", late)
+    monkeypatch.setattr("aiworkspace_server.runs.finalize.end_run", late)
     run_id = (await say(place.owner, place.conversation_id, "hello"))[0].run_id
     assert await endings_of(stores, run_id) == [(1, "reserve"), (1, "settle"), (2, "reserve"), (2, "settle")]
     estimated = "SELECT attempt FROM ledger_entries WHERE run_id = %s AND estimated"

@@ -18,7 +18,7 @@ from cachetools import TTLCache
 from aiworkspace.v1 import model_pb2, org_pb2, service_account_pb2
 from aiworkspace_server.app import App, running
 from aiworkspace_server.kit.ids import new_id
-from aiworkspace_server.runs import claims, rights
+from aiworkspace_server.runs import claims, rights, transactions
 from aiworkspace_server.runs.cancellation import Cancellation
 from aiworkspace_server.settings import Settings
 from tests.standin import HttpError, Script, Standin
@@ -306,16 +306,15 @@ async def test_a_start_on_what_is_remembered_is_refused(
     monkeypatch.setattr(authenticator, "remembered", TTLCache(1000, 1, timer=lambda: 0.0))
     monkeypatch.setattr(finder, "remembered", TTLCache(1000, 1, timer=lambda: 0.0))
     refusals: list[Exception] = []
-    check = rights.check
 
-    async def noted(*arguments: Any) -> None:
+    async def noted(*arguments: Any) -> Any:
         try:
-            await check(*arguments)
+            return await transactions.start_run(*arguments)
         except rights.RightLost as error:
             refusals.append(error)
             raise
 
-    monkeypatch.setattr(rights, "check", noted)
+    monkeypatch.setattr("aiworkspace_server.runs.start.start_run", noted)
     await make_conversation(scene.actor, scene.workspace_id)
     asked = len(standin.received)
     await lose(scene)

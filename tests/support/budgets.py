@@ -1,19 +1,22 @@
 """Budgets, and runs whose money alone is there: reserved and settled without asking anybody anything."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 from uuid import UUID
+
+from sqlalchemy import text
 
 from aiworkspace.v1 import budget_pb2 as pb
 from aiworkspace.v1 import common_pb2
 from aiworkspace_server.app import App
 from aiworkspace_server.kit.ids import new_id
+from aiworkspace_server.kit.postgres import WriteSession
 from aiworkspace_server.kit.timestamps import now
 from aiworkspace_server.llm.base import TokenUsage
 from aiworkspace_server.llm.prices import Price
-from aiworkspace_server.runs import claims
-from aiworkspace_server.usage.ledger import Spender
+from aiworkspace_server.usage.ledger import Spender, count_together
 from tests.support.people import Person, Place
 
 ORG, WORKSPACE, MEMBER, API_KEY = (
@@ -66,12 +69,26 @@ def spender(place: Place, key_id: UUID | None = None, user_id: str = "", run_tim
     )
 
 
+_CLAIM = text("""
+  INSERT INTO run_claims (org_id, run_id, workspace_id, conversation_id, user_id, key_id, request_id, content_hash,
+                          state, server_id, create_time)
+  VALUES (:org_id, :run_id, :workspace_id, :conversation_id, :user_id, :key_id, :request_id, '', 'open', :server_id,
+          :run_time)
+""")
+
+
+async def open_claim(tx: WriteSession, who: Spender, server_id: UUID) -> None:
+    """Claim a conversation for a run, holding the ledger as whoever starts a run does."""
+    await count_together(tx, who.org_id)
+    await tx.execute(_CLAIM, asdict(who) | {"server_id": server_id})
+
+
 async def reserve(app: App, who: Spender, nanos: int, attempt: int = 1, model: str = MODEL, **fields: Any) -> None:
     """As a run does before it asks a provider."""
     own_key = bool(fields.get("own_key"))
     async with app.db.write(who.org_id) as tx:
         if attempt == 1:
-            assert await claims.claim(tx, who, b"", app.engine.deps.server_id)  # nobody takes over what is the server's
+            await open_claim(tx, who, app.engine.deps.server_id)  # nobody takes over what is the server's
         await app.ledger.reserve(tx, who, attempt, model, Price(nanos, "test"), own_key=own_key)
 
 

@@ -1,17 +1,12 @@
 """Alerts: mails to budget managers when a threshold is reached."""
 
-from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
-from uuid import UUID
-
-from sqlalchemy import Row
+from uuid import UUID, uuid5
 
 from ..auth import store as users
-from ..kit.ids import new_id
 from ..kit.jobs import Jobs
 from ..kit.mail import Mail, Mailer, quoted
-from ..kit.postgres import Database, ReadSession, WriteSession
+from ..kit.postgres import Database, ReadSession
 from ..llm.prices import usd
 from ..orgs.store import find_member, find_org, list_people_with
 from ..service_accounts.store import find_key
@@ -19,9 +14,9 @@ from ..usage.ledger import window_end
 from ..workspaces.store import find_workspace
 from . import store
 from .models import Budget, BudgetCount
-from .service import limit_of, reached
+from .service import limit_of
 
-_SEND = "budgets.send_alert"
+_ALERT, _SEND = "budgets.alert", "budgets.send_alert"
 _MANAGE = "budget.manage"
 
 _SUBJECT = "{percent}% of a budget are spent"
@@ -38,7 +33,7 @@ _SOFT = "This budget is soft: requests are not refused."
 
 
 class Alerts:
-    """Watches budget windows, enqueues alert mails and sends them."""
+    """Mails those who manage budgets when a window reaches a threshold."""
 
     def __init__(self, db: Database, jobs: Jobs, mailer: Mailer) -> None:
         self._db = db
@@ -46,22 +41,18 @@ class Alerts:
         self._mailer = mailer
 
     def register(self, jobs: Jobs) -> None:
-        """Declare the job. Needed to enqueue it, too."""
+        """Declare the jobs. The ledger enqueues the first in the transaction in which a window reaches a threshold."""
+        jobs.add(_ALERT, self._alert)
         jobs.add(_SEND, self._send)
 
-    async def watch(self, tx: WriteSession, windows: Sequence[Row[*tuple[Any, ...]]]) -> None:
-        """Enqueue mails about the windows that have reached another threshold. The caller has locked their rows."""
-        for window in windows:
-            percent = reached(window.alert_percents, window.limit_nanos, window.settled_nanos)
-            if percent > window.alerted_percent:
-                await store.note_alert(tx, window, percent)
-                await self._ask(tx, window, percent)
-
-    async def _ask(self, tx: WriteSession, window: Row[*tuple[Any, ...]], percent: int) -> None:
-        which = {"org_id": window.org_id, "budget_id": window.budget_id, "subject_id": window.subject_id}
-        what = {**which, "start_time": window.start_time.isoformat(), "percent": percent}
-        for user_id in await list_people_with(tx, _MANAGE):
-            await self._jobs.enqueue(tx, _SEND, **what, user_id=user_id, mail_id=new_id())
+    async def _alert(self, org_id: str, budget_id: str, subject_id: str, start_time: str, percent: str) -> None:
+        """Enqueue a mail for each person who manages budgets."""
+        which = {"org_id": org_id, "budget_id": budget_id, "subject_id": subject_id, "start_time": start_time}
+        async with self._db.write(UUID(org_id)) as tx:
+            for user_id in await list_people_with(tx, _MANAGE):
+                # The same if the job is repeated: each person gets one mail.
+                mail_id = uuid5(UUID(budget_id), f"{subject_id} {start_time} {percent} {user_id}")
+                await self._jobs.enqueue(tx, _SEND, **which, percent=percent, user_id=user_id, mail_id=mail_id)
 
     async def _send(
         self, org_id: str, budget_id: str, subject_id: str, start_time: str, percent: str, user_id: str, mail_id: str

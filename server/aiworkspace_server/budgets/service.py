@@ -1,6 +1,6 @@
 """Rules of budgets. Changes hold the ledger's exclusive lock, so that no run is counted twice or missed."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -165,11 +165,6 @@ def _check_own(budget: Budget) -> None:
             common_pb2.ERROR_REASON_ALLOWANCE_FIXED,
             "This is the organization's allowance on the server's own keys. Only the server's operator can change it.",
         )
-
-
-def reached(percents: Collection[int], limit_nanos: int, settled_nanos: int) -> int:
-    """Return the greatest threshold that spending has reached, or 0."""
-    return max((each for each in percents if settled_nanos * 100 >= limit_nanos * each), default=0)
 
 
 def fits(budget: Row[*tuple[Any, ...]], amount: Price) -> bool:

@@ -14,17 +14,14 @@ from .models import Budget, BudgetCount
 
 _MEETING = text(f"""
   SELECT b.*, coalesce(w.settled_nanos, 0) AS settled_nanos, coalesce(w.reserved_nanos, 0) AS reserved_nanos
-  FROM (SELECT b.org_id, b.id, b.scope, b.period, {LIMIT} AS limit_nanos, b.hard, counts.* FROM {COUNTING_NEW_RUN}) AS b
+  FROM (SELECT b.org_id, b.id, b.scope, b.period, {LIMIT} AS limit_nanos, b.hard, counts.subject_id, counts.start_time
+        FROM {COUNTING_NEW_RUN}) AS b
   LEFT JOIN budget_windows w ON w.budget_id = b.id AND w.subject_id = b.subject_id AND w.start_time = b.start_time
   WHERE b.limit_nanos < {UNLIMITED}
   ORDER BY b.id
 """)
 _COUNT_CREATED_ORG = text("""
   UPDATE users SET created_org_count = created_org_count + 1 WHERE id = :user_id RETURNING created_org_count
-""")
-_NOTE_ALERT = text("""
-  UPDATE budget_windows SET alerted_percent = :percent
-  WHERE budget_id = :budget_id AND subject_id = :subject_id AND start_time = :start_time
 """)
 _FORGET_ALERTS = text("""
   UPDATE budget_windows SET alerted_percent = least(
@@ -66,11 +63,6 @@ async def find_count(
     query = select(Budget, BudgetCount).join(BudgetCount, BudgetCount.budget_id == Budget.id)
     wanted = Budget.id == budget_id, BudgetCount.subject_id == subject_id, BudgetCount.start_time == start
     return (await tx.execute(query.where(*wanted))).one_or_none()
-
-
-async def note_alert(tx: WriteSession, window: Row[*tuple[Any, ...]], percent: int) -> None:
-    """Record that mails about a threshold of this window were sent."""
-    await tx.execute(_NOTE_ALERT, {**window._mapping, "percent": percent})
 
 
 async def forget_alerts(tx: WriteSession, budget_id: UUID, limit_nanos: int) -> None:

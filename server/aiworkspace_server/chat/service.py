@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Row
 
 from ..conversations.history import History, room
 from ..conversations.models import Conversation
@@ -19,8 +18,7 @@ from ..kit.postgres import Database
 from ..kit.stores import retry_until_available
 from ..llm.base import Parameters, Turn
 from ..policies.plan import Plans
-from ..policies.store import Rules, find_rules
-from ..runs import claims
+from ..policies.store import Rules, rules_of
 from ..runs.manager import RunManager
 from ..runs.rights import RightLost
 from ..runs.start import RunRequest, existing_run
@@ -28,8 +26,6 @@ from ..runs.store import RunStore
 from ..runs.streams.local import LocalRun
 from ..runs.streams.redis import REDIS_UNAVAILABLE
 from ..runs.streams.remote import sequence_ahead
-from ..workspaces import store as workspaces
-from ..workspaces.models import Workspace
 from .erasure import ChatEraser
 
 log = structlog.get_logger("chat")
@@ -59,6 +55,17 @@ class NewMessage:
     content_hash: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class MessageContext:
+    """What a message needs to know of its workspace, and the run of an earlier request with its request_id."""
+
+    default_model: str
+    system_prompt: str
+    rules: Rules
+    earlier_run_id: UUID | None
+    earlier_hash: bytes | None
+
+
 class ChatService:
     def __init__(self, db: Database, mongo: Mongo, plans: Plans, runs: RunManager, eraser: ChatEraser) -> None:
         self._db = db
@@ -73,19 +80,19 @@ class ChatService:
         An earlier call with the same request_id may have started it: whatever has become forbidden since.
         """
         history = History(ConversationStore(self._mongo, sender.org_id), conversation["_id"])
-        (workspace, rules, earlier), _ = await asyncio.gather(
-            self._read_rules(sender, conversation["workspace_id"], message.request_id), history.load()
+        context, _ = await asyncio.gather(
+            self._read_context(sender, conversation["workspace_id"], message.request_id), history.load()
         )
-        if existing := existing_run(message.content_hash, earlier):
+        if existing := existing_run(message.content_hash, context.earlier_run_id, context.earlier_hash):
             return existing.run_id
         plan = await self._plans.make(
             sender.org_id,
-            workspace.id,
-            message.model or conversation["model"] or workspace.default_model,
+            conversation["workspace_id"],
+            message.model or conversation["model"] or context.default_model,
             message.parameters,
             message.max_output_tokens,
             "model",
-            rules,
+            context.rules,
             chosen=bool(message.model),
         )
         await history.load(max(room(target, plan.max_output_tokens) for target in plan.targets))
@@ -96,7 +103,7 @@ class ChatService:
             session_id=sender.session_id,
             conversation=conversation,
             content=message.content,
-            system_prompt=workspace.system_prompt,
+            system_prompt=context.system_prompt,
             plan=plan,
             turns=[*history.turns, Turn("user", message.content)],
             request_id=message.request_id,
@@ -108,17 +115,14 @@ class ChatService:
             await sender.authorize_again()
             raise Unavailable from None  # the right was restored meanwhile
 
-    async def _read_rules(
-        self, sender: Sender, workspace_id: UUID, request_id: UUID | None
-    ) -> tuple[Workspace, Rules, Row[UUID, bytes] | None]:
-        """Return the workspace, the policies that hold in it, and the earlier request of this id."""
-        async with self._db.read(sender.org_id) as tx:
-            workspace = await workspaces.find_workspace(tx, workspace_id)
-            rules = await find_rules(tx, sender.org_id, workspace_id)
-            earlier = await claims.find_request(tx, sender.user_id, request_id) if request_id else None
-        if workspace is None:
+    async def _read_context(self, sender: Sender, workspace_id: UUID, request_id: UUID | None) -> MessageContext:
+        values = (sender.org_id, sender.user_id, workspace_id, request_id)
+        rows = await self._db.fetch("SELECT * FROM read_message_context(%s, %s, %s, %s)", values)
+        if not rows:
             raise NotFound("conversation_id")
-        return workspace, rules, earlier
+        default_model, system_prompt, org, workspace, keys, run_id, content_hash = rows[0]
+        rules = rules_of(sender.org_id, workspace_id, org, workspace, keys)
+        return MessageContext(default_model, system_prompt, rules, run_id, content_hash)
 
     async def follow(self, org_id: UUID, run_id: UUID, after: int) -> AsyncGenerator[bytes, None]:
         """Yield encoded events of a run from the one that follows `after`; at least the terminal one if it ended."""

@@ -5,14 +5,15 @@ transaction begins by saying for which organization and person it works, in the 
 tables show no rows.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
-from psycopg import AsyncCursor
-from sqlalchemy import ARRAY, BigInteger, CollectionAggregate, DateTime, Text, Uuid, any_, cast, event, text
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg_pool import AsyncConnectionPool
+from sqlalchemy import ARRAY, BigInteger, CollectionAggregate, DateTime, Text, Uuid, any_, cast, event, make_url, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
@@ -62,17 +63,21 @@ class _Cursor(AsyncCursor[Any]):
 
 
 class Database:
-    """The pool, and the two kinds of transaction."""
+    """The pools, the two kinds of transaction, and single statements that are a transaction each."""
 
     def __init__(self, url: str) -> None:
+        options = {"options": f"-c role={APP_ROLE} -c timezone=UTC", "connect_timeout": 5, **_LOST_NETWORK}
+        self._direct: AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]] = AsyncConnectionPool(
+            make_url(url).set(drivername="postgresql").render_as_string(hide_password=False),
+            kwargs={**options, "autocommit": True, "prepare_threshold": 0},
+            min_size=1,
+            max_size=10,
+            timeout=10,
+            open=False,
+        )
         self.engine: AsyncEngine = create_async_engine(
             url,
-            connect_args={
-                "options": f"-c role={APP_ROLE} -c timezone=UTC",
-                "connect_timeout": 5,
-                **_LOST_NETWORK,
-                "cursor_factory": _Cursor,
-            },
+            connect_args={**options, "cursor_factory": _Cursor},
             isolation_level="AUTOCOMMIT",  # the driver begins no transactions: `_begin` does
             pool_size=10,
             max_overflow=10,
@@ -100,7 +105,18 @@ class Database:
             if self.before_commit:
                 await self.before_commit(session)
 
+    async def fetch(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Run one prepared statement that is its own transaction and sets its tenant itself: a function call.
+
+        For the hot path: past the driver there is nothing but the statement. Raises the errors of psycopg.
+        """
+        if self._direct.closed:
+            await self._direct.open()
+        async with self._direct.connection() as connection:
+            return await (await connection.execute(statement, values)).fetchall()
+
     async def close(self) -> None:
+        await self._direct.close()
         await self.engine.dispose()
 
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import procrastinate.exceptions
+import psycopg
 import pymongo.errors
 import sqlalchemy.exc
 import structlog
@@ -14,6 +15,8 @@ STORE_UNAVAILABLE: tuple[type[Exception], ...] = (
     sqlalchemy.exc.OperationalError,
     sqlalchemy.exc.InterfaceError,
     sqlalchemy.exc.TimeoutError,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
     procrastinate.exceptions.ConnectorException,
     pymongo.errors.ConnectionFailure,
     pymongo.errors.WaitQueueTimeoutError,

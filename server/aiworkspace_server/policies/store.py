@@ -1,7 +1,8 @@
 """Queries on model policies and provider keys. The tenant is set by the session, never here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select, text
@@ -42,8 +43,13 @@ class Rules:
 async def find_rules(tx: ReadSession, org_id: UUID, workspace_id: UUID) -> Rules:
     """Return the rules of a workspace. A single statement, because every message needs it."""
     row = (await tx.execute(_FIND_RULES, {"org_id": org_id, "workspace_id": workspace_id})).one()
-    keys = {provider: UUID(key_id) for provider, key_id in (row.keys_ or {}).items()}
-    return Rules(org_id, workspace_id, parse(row.org), parse(row.workspace), keys)
+    return rules_of(org_id, workspace_id, row.org, row.workspace, row.keys_)
+
+
+def rules_of(org_id: UUID, workspace_id: UUID, org: Any, workspace: Any, keys: Mapping[str, str] | None) -> Rules:
+    """Return the rules that the stored policies and the ids of keys, by provider, make up."""
+    ids = {provider: UUID(key_id) for provider, key_id in (keys or {}).items()}
+    return Rules(org_id, workspace_id, parse(org), parse(workspace), ids)
 
 
 async def find_policy(tx: ReadSession, scope_id: UUID) -> ModelPolicy | None:

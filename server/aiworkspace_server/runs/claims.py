@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -10,20 +9,9 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Row, select, text, update
 
 from ..kit.postgres import Database, ReadSession, WriteSession
-from ..usage.ledger import TOGETHER, Spender
 from .rights import LIST_STOPPED, MAY_RUN, ROLES_THAT_RUN
 from .tables import RunClaim
 
-# Takes the ledger's lock on the way, for the reservation that follows.
-_CLAIM = text(f"""
-  INSERT INTO run_claims (org_id, run_id, workspace_id, conversation_id, user_id, key_id, request_id, content_hash,
-                          state, server_id, create_time)
-  SELECT :org_id, :run_id, :workspace_id, :conversation_id, :user_id, CAST(:key_id AS uuid), :request_id,
-         :content_hash, 'open', :server_id, :run_time
-  FROM {TOGETHER} AS locked
-  ON CONFLICT DO NOTHING
-  RETURNING run_id
-""")
 _END_LEASES = text("DELETE FROM servers WHERE lease_end_time < clock_timestamp() RETURNING id, name")
 _LIST_ORPHANED = text("SELECT org_id, run_id, conversation_id, server_id FROM list_orphaned_runs()")
 # Only from a server whose lease was deleted: one that is merely late may still renew it. Of two servers that try at the
@@ -59,15 +47,6 @@ _POLL_SECONDS, _MOST_POLL_SECONDS = 0.02, 0.5
 Found = Row[*tuple[Any, ...]]
 
 
-async def claim(tx: WriteSession, spender: Spender, content_hash: bytes, server_id: UUID) -> bool:
-    """Open the claim of a run.
-
-    Return False if the request_id was used before or the conversation has an open claim; `find_request` tells which.
-    """
-    values = asdict(spender) | {"content_hash": content_hash, "server_id": server_id}
-    return (await tx.execute(_CLAIM, values)).first() is not None
-
-
 async def find_request(tx: ReadSession, user_id: UUID, request_id: UUID) -> Row[UUID, bytes] | None:
     """Return run and content hash of an earlier request of this person."""
     same = RunClaim.user_id == user_id, RunClaim.request_id == request_id
@@ -79,11 +58,6 @@ async def hold(tx: WriteSession, run_id: UUID, server_id: UUID) -> bool:
     """Return whether the run is open and this server's, and keep it so until the transaction ends."""
     own = RunClaim.run_id == run_id, RunClaim.server_id == server_id, RunClaim.state == "open"
     return (await tx.execute(select(RunClaim.run_id).where(*own).with_for_update())).first() is not None
-
-
-async def close(tx: WriteSession, run_id: UUID) -> None:
-    """Release the conversation for the next run."""
-    await tx.execute(update(RunClaim).where(RunClaim.run_id == run_id).values(state="closed"))
 
 
 async def withdraw(tx: WriteSession, run_id: UUID) -> None:

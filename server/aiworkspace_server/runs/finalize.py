@@ -16,15 +16,13 @@ from ..kit.ids import new_id
 from ..kit.stores import retry_until_available
 from ..kit.timestamps import now
 from ..llm.base import TokenUsage
-from ..usage import ledger
-from ..usage.models import LedgerEntry
-from . import claims, events
+from . import events
 from .attempts.attempt import settle
 from .deps import RunDeps
 from .models import ClaimLost, Cost, EventBatch, Run, Settlement, Usage
-from .reservations import end_reservation
 from .store import RunStore, StoredEvents
 from .streams.local import LocalRun
+from .transactions import OpenReservation, end_run
 
 _BATCH_BYTES = 4 * 2**20
 _WITH_END_BYTES = 2**20  # of events that are stored with the end of a run; more go into batches first
@@ -102,19 +100,15 @@ def _size(some: Iterable[bytes]) -> int:
 async def _settle(deps: RunDeps, org_id: UUID, run: Run) -> None:
     """Settle the attempts of the run and close its claim.
 
-    Once the claim is closed nobody reserves for the run any more. A reservation that is open then was made by a server
-    that resumed the run and found it ended by the one before.
+    Once the claim is closed nobody reserves for the run any more. A reservation that is open before was made by a
+    server that resumed the run and found it ended by the one before.
     """
-    for settlement in run["unsettled"]:
-        async with deps.db.write(org_id) as tx:
-            await end_reservation(tx, deps.ledger, org_id, run["_id"], settlement)
-    async with deps.db.write(org_id) as tx:
-        await claims.close(tx, run["_id"])
-        for entry in await ledger.list_reserved(tx, run["_id"]):
-            await end_reservation(tx, deps.ledger, org_id, run["_id"], _settlement_of_other(run, entry))
+    settlements = run["unsettled"]
+    while others := await end_run(deps.db, org_id, run["_id"], settlements):
+        settlements = [_settlement_of_other(run, each) for each in others]
 
 
-def _settlement_of_other(run: Run, entry: LedgerEntry) -> Settlement:
+def _settlement_of_other(run: Run, entry: OpenReservation) -> Settlement:
     """Return what another server's attempt is taken to have used: its input, marked as an estimate."""
     records = {record["number"]: record for record in run["attempts"]}
     record = records.get(entry.attempt)

@@ -105,6 +105,7 @@ class Reservations:
     async def _as_owner(self) -> AsyncIterator[WriteSession]:
         """A transaction that holds the run's claim. Raises ClaimLost if another server has taken it over."""
         async with self._deps.db.write(self.spender.org_id, self.spender.user_id) as tx:
+            await ledger.count_together(tx, self.spender.org_id)  # before the claim, as in end_run
             if not await claims.hold(tx, self.spender.run_id, self._deps.server_id):
                 raise ClaimLost
             yield tx

@@ -4,8 +4,6 @@ import asyncio
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from sqlalchemy import Row
-
 from aiworkspace.v1 import common_pb2
 
 from ..conversations.history import ContextTooLong, fit, room
@@ -23,13 +21,14 @@ from ..llm.tokens import bound_input, estimate_input, expect_input
 from ..policies.plan import Plan, Target
 from ..usage import ledger
 from ..usage.ledger import Spender
-from . import claims, events, rights
+from . import claims, events
 from .attempts.attempt import new_record
 from .deps import RunDeps
 from .models import Run, RunState, StopReason
 from .plan import to_document
 from .rights import RightLost
 from .store import RunStore
+from .transactions import Reservation, start_run
 
 _TITLE_LENGTH = 60
 _ROLLBACK_SECONDS = 1.0  # that a caller waits for a rollback, so that the call can be repeated at once
@@ -209,16 +208,16 @@ async def _find_existing(deps: RunDeps, request: RunRequest) -> ExistingRun | No
         return None
     async with deps.db.read(request.org_id) as tx:
         earlier = await claims.find_request(tx, request.user_id, request.request_id)
-    return existing_run(request.content_hash, earlier)
+    return existing_run(request.content_hash, earlier.run_id, earlier.content_hash) if earlier else None
 
 
-def existing_run(content_hash: bytes, earlier: Row[UUID, bytes] | None) -> ExistingRun | None:
-    """Return the run of an earlier request. Raise InvalidArgument if that had other content."""
-    if earlier is None:
+def existing_run(content_hash: bytes, run_id: UUID | None, earlier_hash: bytes | None) -> ExistingRun | None:
+    """Return the run of an earlier request, if there is one. Raise InvalidArgument if that had other content."""
+    if run_id is None:
         return None
-    if earlier.content_hash != content_hash:
+    if earlier_hash != content_hash:
         raise request_id_reused()
-    return ExistingRun(earlier.run_id)
+    return ExistingRun(run_id)
 
 
 async def _reserve(
@@ -232,23 +231,19 @@ async def _reserve(
         ledger.reservation(target.model, count(model_request), model_request.max_output_tokens, spender.run_time)
         for count in (bound_input, expect_input)
     )
-    async with deps.db.write(request.org_id, request.user_id) as tx:
-        if await claims.claim(tx, spender, request.content_hash, deps.server_id):
-            await rights.check(tx, spender, request.session_id)  # under the lock that the claim took
-            await deps.ledger.reserve(
-                tx,
-                spender,
-                1,
-                target.model,
-                amount,
-                own_key=target.own_key,
-                time=spender.run_time,
-                expected_nanos=expected.nanos,
-            )
-            return None
-        request_id = request.request_id
-        earlier = await claims.find_request(tx, request.user_id, request_id) if request_id else None
-    if existing := existing_run(request.content_hash, earlier):
+    reservation = Reservation(target.model, target.own_key, amount, expected.nanos)
+    earlier = await start_run(
+        deps.db,
+        spender,
+        reservation,
+        deps.ledger.allowance_nanos,
+        request.content_hash,
+        request.session_id,
+        deps.server_id,
+    )
+    if earlier is None:
+        return None
+    if existing := existing_run(request.content_hash, *earlier):
         return existing
     raise Aborted(
         common_pb2.ERROR_REASON_RUN_IN_PROGRESS,

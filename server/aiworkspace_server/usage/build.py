@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..kit.platform import Platform
-from .ledger import Ledger, Watch
+from .ledger import Ledger
 from .servicer import UsageServicer
 
 
@@ -13,6 +13,6 @@ class Usage:
     ledger: Ledger
 
 
-def build(platform: Platform, watch: Watch) -> Usage:
-    ledger = Ledger(watch, platform.settings.allowance_nanos)
+def build(platform: Platform) -> Usage:
+    ledger = Ledger(platform.settings.allowance_nanos)
     return Usage(UsageServicer(platform.db, ledger, platform.pages), ledger)
