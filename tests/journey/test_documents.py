@@ -33,6 +33,21 @@ def blocks(page: str, language: str, section: str = "") -> list[str]:
     return re.findall(f"```{language}\n(.*?)```", text, re.DOTALL)  # inside lists, too: they may be indented
 
 
+# The way of a message through the code
+
+_STEP = re.compile(r"^\| \d+ \| (.+?) \| (.+?) \|", re.MULTILINE)
+
+
+def test_files_and_entry_points_of_the_architecture_exist() -> None:
+    steps = _STEP.findall((ROOT / "docs" / "architecture.md").read_text())
+    assert len(steps) == 24
+    for files, entry_points in steps:
+        texts = [(ROOT / "server/aiworkspace_server" / name).read_text() for name in re.findall(r"`(.+?)`", files)]
+        for entry_point in re.findall(r"`(.+?)`", entry_points):
+            name = entry_point.rpartition(".")[2]
+            assert any(re.search(rf"def {name}\b", text) for text in texts), f"{files} has no {entry_point}"
+
+
 # Links
 
 
