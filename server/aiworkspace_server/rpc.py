@@ -49,7 +49,7 @@ from .kit import interceptors, requests, typed
 from .kit.addresses import TrustedProxies
 from .kit.at_once import CallsAtOnce
 from .kit.contract import MOST_REQUEST_BYTES, Method, read_methods
-from .kit.interceptors import Interceptor, Step
+from .kit.interceptors import Chain, Step
 from .kit.limits import Limits
 from .kit.reflection import Reflection
 from .kit.requests import Reading
@@ -152,13 +152,13 @@ def build_server(
         limits.step,  # after reading, because it counts each message of a client stream
         requests.validate,
     ]
-    interceptor = Interceptor(
+    chain = Chain(
         methods,
         steps(proxies, authenticator, limits, at_once, reading, recorder, access),
         open_services=(_HEALTH, reflection.SERVICE_NAME),
         open_steps=open_steps,
     )
-    return make_server([interceptor], (*OPTIONS, ("grpc.so_reuseport", int(sharing_port))))
+    return make_server(chain.wrap, (*OPTIONS, ("grpc.so_reuseport", int(sharing_port))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from uuid import UUID
 
 import grpc
 import pytest
-from cachetools import TTLCache
 
 from aiworkspace.v1 import model_pb2, org_pb2, service_account_pb2
 from aiworkspace_server.app import App, running
+from aiworkspace_server.kit.caches import TtlCache
 from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.runs import claims, rights, transactions
 from aiworkspace_server.runs.cancellation import Cancellation
@@ -303,8 +303,8 @@ async def test_a_start_on_what_is_remembered_is_refused(
     give, lose = loss
     scene = await make_scene(pair, give)
     authenticator, finder = pair.other.credentials.authenticator, pair.other.workspaces
-    monkeypatch.setattr(authenticator, "remembered", TTLCache(1000, 1, timer=lambda: 0.0))
-    monkeypatch.setattr(finder, "remembered", TTLCache(1000, 1, timer=lambda: 0.0))
+    monkeypatch.setattr(authenticator, "remembered", TtlCache(1000, 1, clock=lambda: 0.0))
+    monkeypatch.setattr(finder, "remembered", TtlCache(1000, 1, clock=lambda: 0.0))
     refusals: list[Exception] = []
 
     async def noted(*arguments: Any) -> Any:
@@ -402,7 +402,7 @@ async def test_a_session_that_has_ended_starts_nothing(
 ) -> None:
     scene = await make_scene(pair, as_member)
     authenticator = pair.other.credentials.authenticator
-    monkeypatch.setattr(authenticator, "remembered", TTLCache(1000, 1, timer=lambda: 0.0))
+    monkeypatch.setattr(authenticator, "remembered", TtlCache(1000, 1, clock=lambda: 0.0))
     await make_conversation(scene.actor, scene.workspace_id)
     await sql(pair.stores, "UPDATE sessions SET revoke_time = now() WHERE user_id = %s", scene.actor.user_id)
     asked = len(standin.received)

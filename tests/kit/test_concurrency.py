@@ -1,4 +1,4 @@
-"""The concurrency limiter: limits, fairness, and no slot left behind."""
+"""Limits of concurrent work: what they grant, in which order, and that no slot is left behind."""
 
 import asyncio
 from uuid import UUID
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiworkspace_server.kit.concurrency import ConcurrencyLimiter, QueueFull, Slot
+from aiworkspace_server.kit.concurrency import ConcurrencyLimiter, KeyedSemaphore, QueueFull, Slot
 
 ONE, OTHER, THIRD = UUID(int=1), UUID(int=2), UUID(int=3)
 
@@ -122,3 +122,42 @@ async def test_limits_hold_and_no_slot_waits_below_them(
     for slot in slots:
         slot.release()
     assert limiter.idle
+
+
+async def test_keyed_semaphore_hands_over_in_order_and_counts_each_key_by_itself() -> None:
+    semaphore, order = KeyedSemaphore(1), []
+
+    async def hold(name: str, key: str = "one") -> None:
+        await semaphore.acquire(key)
+        order.append(name)
+        await asyncio.sleep(0)
+        semaphore.release(key)
+
+    assert semaphore.try_acquire("one")
+    assert not semaphore.try_acquire("one")
+    waiting = [asyncio.create_task(hold(name)) for name in ("first", "second", "third")]
+    await hold("elsewhere", "other")
+    assert order == ["elsewhere"]
+    semaphore.release("one")
+    await asyncio.gather(*waiting)
+    assert order == ["elsewhere", "first", "second", "third"]
+    assert semaphore.try_acquire("one")
+
+
+@pytest.mark.parametrize("granted", [False, True])
+async def test_keyed_semaphore_cancelled_waiter_passes_its_turn_on(granted: bool) -> None:
+    semaphore = KeyedSemaphore(1)
+    assert semaphore.try_acquire("key")
+    cancelled, next_one = (asyncio.create_task(semaphore.acquire("key")) for _ in range(2))
+    await asyncio.sleep(0)
+    if granted:
+        semaphore.release("key")
+        cancelled.cancel()  # before it could run
+    else:
+        cancelled.cancel()
+        await asyncio.sleep(0)
+        semaphore.release("key")
+    await asyncio.wait_for(next_one, 60)
+    assert cancelled.cancelled()
+    semaphore.release("key")
+    assert semaphore.try_acquire("key")

@@ -15,8 +15,9 @@ from aiworkspace_server.kit import interceptors, requests
 from aiworkspace_server.kit.context import Call, current
 from aiworkspace_server.kit.contract import Method
 from aiworkspace_server.kit.errors import InvalidArgument, NotFound
-from aiworkspace_server.kit.interceptors import Handler, Interceptor
+from aiworkspace_server.kit.interceptors import Chain, Handler
 from aiworkspace_server.kit.requests import Reading
+from aiworkspace_server.kit.serving import make_server
 from aiworkspace_server.rpc import steps
 
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
@@ -95,7 +96,7 @@ async def service() -> AsyncIterator[Service]:
     }
     order = [interceptors.request_id, interceptors.map_errors, interceptors.log_calls, remember(service)]
     order += [Reading().step, requests.validate]
-    server = grpc.aio.server(interceptors=[Interceptor(methods, order)])
+    server = make_server(Chain(methods, order).wrap)
     handlers = {
         kind: getattr(grpc, f"{kind}_rpc_method_handler")(
             service.stream if kind.endswith("stream") else service.unary, Message.FromString, Message.SerializeToString
@@ -103,7 +104,7 @@ async def service() -> AsyncIterator[Service]:
         for kind in KINDS
     }
     handlers["undeclared"] = grpc.unary_unary_rpc_method_handler(service.unary)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Kinds", handlers),))
+    server.add_registered_method_handlers("test.Kinds", handlers)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as service.channel:

@@ -28,6 +28,7 @@ from aiworkspace_server.kit.embedded import embedded_redis
 from aiworkspace_server.kit.errors import RateLimited
 from aiworkspace_server.kit.limits import Counters, Limits
 from aiworkspace_server.kit.reflection import Reflection, Symbols
+from aiworkspace_server.kit.windows import WindowStorage
 from aiworkspace_server.settings import Settings
 from tests.support.people import PASSWORD, Person
 from tests.support.settings import store_settings
@@ -164,6 +165,25 @@ async def test_redis_is_used_again_when_it_is_back(tmp_path: Path) -> None:
         assert [await hit(counters) for counters in (one, other)] == [False, False]
         for counters in (one, other):
             await counters.close()
+
+
+# In memory
+
+
+async def test_sliding_window_in_memory_weighs_the_previous_window() -> None:
+    seconds = [3600.0 * 500_000]
+    counts, item = SlidingWindowCounterRateLimiter(WindowStorage(lambda: seconds[0])), RateLimitItemPerHour(4)
+    assert [await counts.hit(item, "one") for _ in range(6)] == [True] * 4 + [False] * 2
+    assert await counts.hit(item, "other")
+    seconds[0] += 3600 + 1800  # half of the next window: the previous four count for two
+    assert [await counts.hit(item, "one") for _ in range(3)] == [True] * 2 + [False]
+    seconds[0] -= 5  # a clock that is set back
+    assert not await counts.hit(item, "one")
+    assert (await counts.get_window_stats(item, "one")).remaining == 0
+    seconds[0] += 2 * 3600
+    assert [await counts.hit(item, "one") for _ in range(5)] == [True] * 4 + [False]
+    await counts.clear(item, "one")
+    assert await counts.hit(item, "one")
 
 
 # Who a caller is

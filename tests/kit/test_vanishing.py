@@ -14,8 +14,9 @@ from aiworkspace.v1 import options_pb2 as options
 from aiworkspace_server.kit import interceptors
 from aiworkspace_server.kit.contract import Method
 from aiworkspace_server.kit.errors import InvalidArgument
-from aiworkspace_server.kit.interceptors import Interceptor
+from aiworkspace_server.kit.interceptors import Chain
 from aiworkspace_server.kit.requests import Reading
+from aiworkspace_server.kit.serving import make_server
 from tests.support import http2
 from tests.support.waiting import until_true
 
@@ -58,14 +59,14 @@ async def service() -> AsyncIterator[Service]:
     access = options.Access(mode=options.ACCESS_MODE_PUBLIC)
     methods = {path: Method(path, Message, access, 1, 1) for path in PATHS}
     order = [interceptors.request_id, interceptors.map_errors, interceptors.log_calls, Reading().step]
-    server = grpc.aio.server(interceptors=[Interceptor(methods, order)])
+    server = make_server(Chain(methods, order).wrap)
     parsed = Message.FromString, Message.SerializeToString
     handlers = {
         "stream": grpc.unary_stream_rpc_method_handler(service.stream, *parsed),
         "answer": grpc.unary_unary_rpc_method_handler(service.answer, *parsed),
         "refuse": grpc.unary_unary_rpc_method_handler(service.refuse, *parsed),
     }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Sends", handlers),))
+    server.add_registered_method_handlers("test.Sends", handlers)
     service.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     yield service

@@ -63,6 +63,8 @@ def tokens(call: Call) -> Mapping[str, str]:
     Raises Unauthenticated if one came twice, or together with a bearer token: the caller would be ambiguous.
     """
     found: dict[str, str] = {}
+    if "cookie" not in call.metadata:
+        return found
     for name, value in _pairs(call):
         if name in (ACCESS, REFRESH):
             if name in found or "authorization" in call.metadata:

@@ -14,13 +14,13 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-from cachetools import TTLCache
 from limits import RateLimitItemPerMinute
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
 from aiworkspace.v1 import options_pb2 as options
 
 from ..kit.addresses import network_of
+from ..kit.caches import TtlCache
 from ..kit.errors import RateLimited, Unauthenticated
 from ..kit.limits import Counters
 from .tokens import Claims, TokenExpired
@@ -42,9 +42,9 @@ class Failures:
         per_minute = _CLASS.GetOptions().Extensions[options.calls_per_minute]
         self._allowed = RateLimitItemPerMinute(max(1, round(per_minute * factor)), namespace="failed-credentials")
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        self._good: TTLCache[bytes, None] = TTLCache(_MOST_REMEMBERED, _GOOD_SECONDS, clock)
-        self._refused: TTLCache[str, float] = TTLCache(_MOST_REMEMBERED, _REFUSED_SECONDS)
-        self._ended: TTLCache[UUID, None] = TTLCache(_MOST_REMEMBERED, _ENDED_SECONDS)
+        self._good: TtlCache[bytes, None] = TtlCache(_MOST_REMEMBERED, _GOOD_SECONDS, clock)
+        self._refused: TtlCache[str, float] = TtlCache(_MOST_REMEMBERED, _REFUSED_SECONDS)
+        self._ended: TtlCache[UUID, None] = TtlCache(_MOST_REMEMBERED, _ENDED_SECONDS)
 
     @asynccontextmanager
     async def attempt(self, address: str, credential: bytes | None = None) -> AsyncIterator[None]:
@@ -58,7 +58,7 @@ class Failures:
             try:
                 yield
             except Unauthenticated:
-                self._good.pop(credential, None)
+                self._good.remove(credential)
                 await self._count(network)
                 raise
             self._good[credential] = None

@@ -5,8 +5,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from cachetools import LRUCache, TTLCache
-
+from ..kit.caches import TtlCache
 from ..kit.context import Call
 from ..kit.errors import Unauthenticated
 from ..kit.postgres import Database
@@ -20,6 +19,7 @@ from .tokens import Claims, TokenExpired, Tokens
 
 _MOST_CACHED = 50_000
 _FRESH_SECONDS = 1.0  # how long a revocation made by another process may go unnoticed
+_CHECKED_SECONDS = 900.0  # after which the signature of a token is checked again
 _LAST_USE = timedelta(minutes=1)
 
 
@@ -35,8 +35,8 @@ class Authenticator:
         self._tokens = access_tokens
         self._csrf_tokens = csrf_tokens
         self._failures = failures
-        self._claims: LRUCache[bytes, Claims] = LRUCache(_MOST_CACHED)
-        self.remembered: TTLCache[UUID | bytes, Principal] = TTLCache(_MOST_CACHED, _FRESH_SECONDS)
+        self._claims: TtlCache[bytes, Claims] = TtlCache(_MOST_CACHED, _CHECKED_SECONDS)
+        self.remembered: TtlCache[UUID | bytes, Principal] = TtlCache(_MOST_CACHED, _FRESH_SECONDS)
         self._changes = 0  # counts invalidations of the caches
 
     async def authenticate(self, call: Call) -> None:
@@ -74,16 +74,12 @@ class Authenticator:
     def forget(self, user_id: UUID) -> None:
         """Drop the cached principals of a person."""
         self._changes += 1
-        for key, principal in list(self.remembered.items()):
-            if principal.user_id == user_id:
-                self.remembered.pop(key, None)
+        self.remembered.remove_where(lambda _, principal: principal.user_id == user_id)
 
     def forget_org(self, org_id: UUID) -> None:
         """Drop the cached principals of everybody in an organization."""
         self._changes += 1
-        for key, principal in list(self.remembered.items()):
-            if org_id in principal.memberships:
-                self.remembered.pop(key, None)
+        self.remembered.remove_where(lambda _, principal: org_id in principal.memberships)
 
     async def _check(self, call: Call, token: str) -> Claims:
         key = hashlib.sha256(token.encode()).digest()

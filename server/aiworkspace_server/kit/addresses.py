@@ -5,6 +5,7 @@ appended was written by the client, and says nothing.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 from urllib.parse import unquote
@@ -17,6 +18,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 HEADER = "x-forwarded-for"
+_MOST_PEERS = 10_000
 
 
 class TrustedProxies:
@@ -24,12 +26,15 @@ class TrustedProxies:
 
     def __init__(self, networks: Sequence[Network]) -> None:
         self._networks = networks
+        # A peer is the same for all calls of a connection. What clients write into headers is not remembered.
+        self._address_of_peer = lru_cache(_MOST_PEERS)(lambda peer: self.client_address(peer, ()))
 
     def step(self, method: Method, proceed: Handler) -> Handler:
         """Sets the call's address: for limits, sessions, devices and the audit log."""
 
         async def handler(call: Call, request: Any) -> Any:
-            call.address = self.client_address(call.context.peer(), call.metadata.get(HEADER, ()))
+            peer, forwarded = call.context.peer(), call.metadata.get(HEADER)
+            call.address = self.client_address(peer, forwarded) if forwarded else self._address_of_peer(peer)
             return await proceed(call, request)
 
         return handler

@@ -1,6 +1,6 @@
 """Limits of concurrent calls per caller in this process, as the contract declares them."""
 
-from collections import Counter
+from functools import partial
 from typing import Any
 
 from aiworkspace.v1 import common_pb2 as pb
@@ -13,31 +13,36 @@ from .limits import caller_of
 
 _RETRY_SECONDS = 1.0
 
-_Key = tuple[int, bool, bool, str]  # class, whether it answers with a stream, whether it takes one, caller
+_Kind = tuple[int, bool, bool]  # class, whether it answers with a stream, whether it takes one
 
 
 class CallsAtOnce:
     """The step that limits each caller's calls in progress, by class and separately for streams."""
 
     def __init__(self) -> None:
-        self._counts: Counter[_Key] = Counter()
+        self._counts: dict[_Kind, dict[str, int]] = {}
 
     def step(self, method: Method, proceed: Handler) -> Handler:
+        counts = self._counts.setdefault((method.rate_limit, method.streams, method.request_streams), {})
+
         async def handler(call: Call, request: Any) -> Any:
-            key = method.rate_limit, method.streams, method.request_streams, caller_of(call)
-            if self._counts[key] >= method.at_once:
-                raise _refusal(method, key[-1])
-            self._counts[key] += 1
+            caller = caller_of(call)
+            count = counts.get(caller, 0)
+            if count >= method.at_once:
+                raise _refusal(method, caller)
+            counts[caller] = count + 1
             # Until the response is sent: an unread response is held until its connection ends.
-            call.context.add_done_callback(lambda _: self._leave(key))  # type: ignore[arg-type]  # the stub names a class
+            call.context.add_done_callback(partial(_leave, counts, caller))  # type: ignore[arg-type]  # a class in stubs
             return await proceed(call, request)
 
         return handler
 
-    def _leave(self, key: _Key) -> None:
-        self._counts[key] -= 1
-        if not self._counts[key]:
-            del self._counts[key]
+
+def _leave(counts: dict[str, int], caller: str, context: Any) -> None:
+    if counts[caller] == 1:
+        del counts[caller]
+    else:
+        counts[caller] -= 1
 
 
 def _refusal(method: Method, caller: str) -> RateLimited:

@@ -1,8 +1,9 @@
-"""Limits concurrent work by service and organization, with a fair queue."""
+"""Limits of concurrent work: by service and organization with a fair queue, or by any key."""
 
 import asyncio
 import math
 from collections import Counter, OrderedDict, deque
+from collections.abc import Hashable
 from uuid import UUID
 
 
@@ -116,3 +117,56 @@ class Slot:
         limiter, self._limiter = self._limiter, None
         if limiter:
             limiter.release(self)
+
+
+class KeyedSemaphore:
+    """A semaphore for each key, first in first out. It keeps nothing of a key that nobody holds."""
+
+    def __init__(self, value: int) -> None:
+        self._value = value
+        self._held: dict[Hashable, int] = {}
+        self._waiting: dict[Hashable, deque[asyncio.Future[None]]] = {}
+
+    def try_acquire(self, key: Hashable) -> bool:
+        """Acquire without waiting. Returns False if that is not possible."""
+        held = self._held.get(key, 0)
+        if held >= self._value:
+            return False
+        self._held[key] = held + 1
+        return True
+
+    async def acquire(self, key: Hashable) -> None:
+        """Acquire, after those who wait already."""
+        if self.try_acquire(key):
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._leave(key, turn)
+            else:
+                self.release(key)  # it was granted at the same time
+            raise
+
+    def release(self, key: Hashable) -> None:
+        """Hand over to whoever waits the longest."""
+        if waiting := self._waiting.get(key):
+            turn = waiting[0]
+            self._leave(key, turn)
+            if turn.cancelled():
+                self.release(key)
+            else:
+                turn.set_result(None)
+        elif self._held[key] == 1:
+            del self._held[key]
+        else:
+            self._held[key] -= 1
+
+    def _leave(self, key: Hashable, turn: asyncio.Future[None]) -> None:
+        waiting = self._waiting.get(key, deque())
+        if turn in waiting:
+            waiting.remove(turn)
+        if not waiting:
+            self._waiting.pop(key, None)

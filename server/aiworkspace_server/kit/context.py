@@ -33,6 +33,7 @@ class Call:
     user_id: UUID | None = None  # set by authentication; None for public methods
     session_id: UUID | None = None  # set by authentication; None for public methods and API keys
     org_id: UUID | None = None  # the tenant: set by authorization, or by a handler that creates or joins it
+    limited_as: str = ""  # whose limits apply; see limits.caller_of
     fresh: bool = False  # whether authorization must bypass its caches
     subject: UUID | None = None  # the account that a public method is about, once its handler knows it
     also_in: Sequence[UUID] = ()  # other organizations whose audit logs must record the call
@@ -72,7 +73,8 @@ class Call:
 
     def header(self, name: str) -> str:
         """Return the first value of a header, or an empty string."""
-        return next(iter(self.metadata.get(name, ())), "")
+        values = self.metadata.get(name)
+        return values[0] if values else ""
 
 
 current: ContextVar[Call] = ContextVar("call")

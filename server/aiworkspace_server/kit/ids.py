@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from uuid import UUID
 
+import uuid_utils
 from uuid_utils.compat import uuid7
 
 from .errors import InvalidArgument
@@ -12,6 +13,11 @@ _LAST_MILLISECOND = 4102444800_000  # in 2100; callers may name any UUID
 
 def new_id() -> UUID:
     return uuid7()
+
+
+def new_id_text() -> str:
+    """Return a new id as text, at a fraction of the cost of `str(new_id())`."""
+    return str(uuid_utils.uuid7())
 
 
 def time_of(made: UUID) -> datetime:

@@ -1,4 +1,4 @@
-"""The interceptor: one ordered list of steps around every method, the same for all four kinds of RPC.
+"""The chain: one ordered list of steps around every method, the same for all four kinds of RPC.
 
 A step is built once per method and wraps the next one. All of them run in the task of the call and are the only way
 to the handler. The request is None until the step that reads it. A handler that yields is driven here, so that its
@@ -8,7 +8,7 @@ clean-up runs in its own task.
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -21,14 +21,14 @@ from aiworkspace.v1 import options_pb2 as options
 from .context import Call, current
 from .contract import Method, open_method
 from .errors import AppError, Internal, SessionRequired, Unavailable
-from .ids import new_id
+from .ids import new_id_text
+from .serving import RpcMethodHandler
 from .stores import STORE_UNAVAILABLE
 from .watch import Watches
 from .wire import encode
 
 Handler = Callable[[Call, Any], Awaitable[Any]]
 Step = Callable[[Method, Handler], Handler]
-RpcMethodHandler = Any  # grpc.RpcMethodHandler, which is generic for the type checker and not at run time
 
 # gRPC enforces it, too, but not for clients that do not confirm the settings of the connection: they may send 16 MiB.
 MOST_HEADER_BYTES = 20 << 10
@@ -43,10 +43,10 @@ class CallerGone(asyncio.CancelledError):
     """The caller disconnected while a message was sent to it. Ends the call like a cancellation."""
 
 
-class Interceptor(grpc.aio.ServerInterceptor):
+class Chain:
     """Wraps each method of the contract in the steps, the first outermost. Other methods do not exist.
 
-    But for those of the `open_services`, health and reflection: the contract does not declare them, anybody may call
+    Except those of the `open_services`, health and reflection: the contract does not declare them, anybody may call
     them, and they have steps of their own.
     """
 
@@ -61,49 +61,18 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self._steps = steps
         self._open_services = open_services
         self._open_steps = open_steps
-        self._wrapped: dict[str, RpcMethodHandler] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[RpcMethodHandler | None]],
-        details: grpc.HandlerCallDetails,
-    ) -> RpcMethodHandler | None:
-        if not _fit(details.invocation_metadata or ()):
-            return _REFUSING_HEADERS
-        path: str = details.method
-        if path not in self._wrapped:
-            handler = await continuation(details)
-            if handler is None:
-                return None
-            if path in self._methods:
-                method, steps = self._methods[path], self._steps
-            elif path.split("/")[1] in self._open_services:
-                method, steps = open_method(path, handler), self._open_steps
-            else:
-                return None
-            self._wrapped[path] = wrap(handler, method, steps)
-        return self._wrapped[path]
-
-
-def _fit(headers: Iterable[tuple[str, str | bytes]]) -> bool:
-    left = MOST_HEADER_BYTES
-    for name, value in headers:
-        left -= len(name) + len(value) + _HEADER_BYTES
-        if left < 0:
-            return False
-    return True
-
-
-async def _refuse_headers(_: Any, context: Any) -> None:
-    message = f"The headers of a call must have no more than {MOST_HEADER_BYTES:,} bytes."
-    await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
-
-
-_REFUSING_HEADERS: RpcMethodHandler = grpc.stream_unary_rpc_method_handler(_refuse_headers)
+    def wrap(self, path: str, handler: RpcMethodHandler) -> RpcMethodHandler | None:
+        """Return the handler within the steps; None for a method that must not exist."""
+        if path in self._methods:
+            return wrap(handler, self._methods[path], self._steps)
+        if path.split("/")[1] in self._open_services:
+            return wrap(handler, open_method(path, handler), self._open_steps)
+        return None
 
 
 def wrap(handler: Any, method: Method, steps: Sequence[Step]) -> RpcMethodHandler:
-    """Return a handler that takes the steps before and after the given one."""
+    """Return a handler that runs the given one within the steps."""
     proceed = _innermost(handler)
     for step in reversed(steps):
         proceed = step(method, proceed)
@@ -138,8 +107,13 @@ def _rebuild(handler: Any, method: Method, proceed: Handler) -> RpcMethodHandler
 
     async def entry(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         metadata: dict[str, tuple[str, ...]] = {}
-        for key, value in context.invocation_metadata() or ():
-            metadata[key] = (*metadata.get(key, ()), str(value))
+        left = MOST_HEADER_BYTES
+        for name, value in context.invocation_metadata() or ():
+            left -= len(name) + len(value) + _HEADER_BYTES
+            metadata[name] = (*metadata[name], str(value)) if name in metadata else (str(value),)
+        if left < 0:
+            message = f"The headers of a call must have no more than {MOST_HEADER_BYTES:,} bytes."
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
         call = Call(method, context, metadata)
         current.set(call)
         return await proceed(call, None)
@@ -154,7 +128,8 @@ def request_id(method: Method, proceed: Handler) -> Handler:
 
     async def handler(call: Call, request: Any) -> Any:
         given = call.header("x-request-id")
-        call.request_id = given if 0 < len(given) <= 64 and given.isascii() and given.isprintable() else str(new_id())
+        fit = given and len(given) <= 64 and given.isascii() and given.isprintable()
+        call.request_id = given if fit else new_id_text()
         call.context.set_trailing_metadata((("x-request-id", call.request_id),))
         return await proceed(call, request)
 
@@ -209,9 +184,15 @@ def log_calls(method: Method, proceed: Handler) -> Handler:
             code, reason = outcome_of(error)
             raise
         finally:
-            milliseconds = round((time.perf_counter() - start) * 1000, 2)
-            why = {"reason": reason} if reason else {}
-            log.info("call", method=method.path, code=code, ms=milliseconds, **_who(call), **why)
+            fields = {"method": method.path, "code": code, "ms": round((time.perf_counter() - start) * 1000, 2)}
+            fields["request_id"] = call.request_id
+            if call.user_id:
+                fields["user_id"] = str(call.user_id)
+            if call.org_id:
+                fields["org_id"] = str(call.org_id)
+            if reason:
+                fields["reason"] = reason
+            log.info("call", **fields)
 
     return handler
 
@@ -223,11 +204,6 @@ def outcome_of(error: BaseException) -> tuple[str, str]:
     if isinstance(error, asyncio.CancelledError):
         return "CANCELLED", ""
     return ("UNAVAILABLE" if isinstance(error, STORE_UNAVAILABLE) else "INTERNAL"), ""
-
-
-def _who(call: Call) -> dict[str, str]:
-    known = {"request_id": call.request_id, "user_id": call.user_id, "org_id": call.org_id}
-    return {name: str(value) for name, value in known.items() if value}
 
 
 def authenticate(check: Callable[[Call], Awaitable[None]]) -> Step:

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import structlog
-from limits import RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage, RedisStorage
+from limits import RateLimitItem, RateLimitItemPerMinute
+from limits.aio.storage import RedisStorage
 from limits.aio.strategies import RateLimiter, SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
 from redis.asyncio import ConnectionPool
@@ -20,6 +20,7 @@ from .context import Call
 from .contract import Method
 from .errors import RateLimited
 from .interceptors import Handler
+from .windows import WindowStorage
 
 REDIS_SECONDS = 1  # that an answer may take
 _AWAY_SECONDS = 5  # that Redis is left alone when it gave none
@@ -36,7 +37,7 @@ class Counters:
     def __init__(self, redis_url: str | None, away_seconds: float = _AWAY_SECONDS) -> None:
         self._pool = _pool(redis_url) if redis_url else None
         self._redis = _redis(self._pool) if self._pool else None
-        self._memory = MemoryStorage()
+        self._memory = WindowStorage()
         self._away_seconds = away_seconds
         self._away_until = 0.0  # by the monotonic clock
 
@@ -54,6 +55,18 @@ class Counters:
                 log.warning("limits are counted by each process for itself", exc_info=True)
                 self._away_until = time.monotonic() + self._away_seconds
         return await question(strategy(self._memory))
+
+    async def hit(self, allowed: RateLimitItem, *key: str) -> bool:
+        """Count a hit in a sliding window. Returns False, and counts nothing, if it would exceed the limit."""
+        return await self.ask(SlidingWindowCounterRateLimiter, lambda limiter: limiter.hit(allowed, *key))
+
+    def fast_hit(self, allowed: RateLimitItem, group: str) -> Callable[[str], bool] | None:
+        """Return a function that does what `hit` does for one group, at a fraction of the cost; None with Redis."""
+        if self._redis:
+            return None
+        amount, expiry, hit = allowed.amount, allowed.get_expiry(), self._memory.hit
+        before, after = allowed.key_for(group, "\0").split("\0")
+        return lambda caller: hit(f"{before}{caller}{after}", amount, expiry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +93,11 @@ class Limits:
 
     def step(self, method: Method, proceed: Handler) -> Handler:
         allowed, group = self._allowed(method)
+        fast_hit = self._counters.fast_hit(allowed, group)
 
         async def count(call: Call) -> None:
             caller = caller_of(call)
-            if not await self._ask(lambda limiter: limiter.hit(allowed, group, caller)):
+            if not (fast_hit(caller) if fast_hit else await self._counters.hit(allowed, group, caller)):
                 raise await self._refusal(allowed, group, caller)
 
         async def counted(call: Call, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -91,13 +105,14 @@ class Limits:
                 await count(call)
                 yield request
 
+        async def dialogue(call: Call, requests: Any) -> Any:
+            return await proceed(call, counted(call, requests))
+
         async def handler(call: Call, request: Any) -> Any:
-            if method.request_streams:
-                return await proceed(call, counted(call, request))
             await count(call)
             return await proceed(call, request)
 
-        return handler
+        return dialogue if method.request_streams else handler
 
     async def look(self, method: Method, call: Call) -> LimitState:
         """Where the caller stands with calls of the method's class. Nothing is counted."""
@@ -123,7 +138,10 @@ class Limits:
 
 
 def caller_of(call: Call) -> str:
-    return str(call.user_id or network_of(call.address))
+    """Return who is limited: the signed-in user, for public methods the network. Only after authentication."""
+    if not call.limited_as:
+        call.limited_as = str(call.user_id or network_of(call.address))
+    return call.limited_as
 
 
 def _pool(url: str) -> ConnectionPool:

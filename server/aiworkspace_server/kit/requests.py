@@ -1,10 +1,7 @@
 """The steps that read a request after authentication and validate it by the rules of the contract."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
-from weakref import WeakValueDictionary
 
 import grpc
 from google.protobuf.message import Message
@@ -12,8 +9,10 @@ from protovalidate import Validator
 
 from aiworkspace.v1 import options_pb2 as options
 
+from .concurrency import KeyedSemaphore
 from .context import Call
 from .contract import Method
+from .deadlines import Deadlines
 from .errors import MOST_VIOLATIONS, InvalidArgument, RequestIncomplete, RequestTooLarge
 from .interceptors import CallerGone, Handler
 from .limits import caller_of
@@ -37,9 +36,8 @@ class Reading:
     """
 
     def __init__(self, seconds: float = _SECONDS, at_once: int = _AT_ONCE) -> None:
-        self._seconds = seconds
-        self._at_once = at_once
-        self._turns: WeakValueDictionary[tuple[bool, str], asyncio.Semaphore] = WeakValueDictionary()
+        self._deadlines = Deadlines(seconds)
+        self._turns = KeyedSemaphore(at_once)
 
     def step(self, method: Method, proceed: Handler) -> Handler:
         decode = decoder(method.request, shape_of(method.request.DESCRIPTOR))
@@ -64,12 +62,14 @@ class Reading:
 
     async def _read(self, call: Call, decode: Decode) -> Message | None:
         """The next message, None when there is no other."""
-        turn = self._turn(call)
         try:
-            async with asyncio.timeout(self._seconds), turn:
-                data = await call.context.read()
+            with self._deadlines:
+                if call.method.request_streams:
+                    data = await call.context.read()
+                else:
+                    data = await self._read_in_turn(call)
         except TimeoutError:
-            raise RequestIncomplete(self._seconds) from None
+            raise RequestIncomplete(self._deadlines.seconds) from None
         except grpc.aio.InternalError:
             raise CallerGone from None
         if data is grpc.aio.EOF:
@@ -78,11 +78,14 @@ class Reading:
             raise RequestTooLarge(call.method.max_request_bytes, len(data))
         return decode(data)
 
-    def _turn(self, call: Call) -> AbstractAsyncContextManager[None]:
-        if call.method.request_streams:
-            return nullcontext()
+    async def _read_in_turn(self, call: Call) -> Any:
         key = call.method.rate_limit == options.RATE_LIMIT_CLASS_OPEN, caller_of(call)
-        return self._turns.setdefault(key, asyncio.Semaphore(self._at_once))
+        if not self._turns.try_acquire(key):
+            await self._turns.acquire(key)
+        try:
+            return await call.context.read()
+        finally:
+            self._turns.release(key)
 
 
 def validate(method: Method, proceed: Handler) -> Handler:

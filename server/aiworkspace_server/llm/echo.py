@@ -14,6 +14,18 @@ _CONTEXT_TOKENS = 400_000  # room for the largest message, so that it can be tri
 # A token is a word with the space after it. Leading space belongs to no token.
 _WORD = re.compile(r"\S+\s*")
 
+_MODELS = (
+    ModelInfo(
+        id="echo/echo",
+        provider="echo",
+        name="echo",
+        display_name="Echo (no AI, for trying things out)",
+        context_tokens=_CONTEXT_TOKENS,
+        input_price=ECHO_INPUT_NANOS * 1_000_000,
+        output_price=ECHO_OUTPUT_NANOS * 1_000_000,
+    ),
+)
+
 
 class EchoProvider:
     """Deterministic, with exact usage after every word, so that a cancelled answer has exact usage, too."""
@@ -40,17 +52,7 @@ class EchoProvider:
         return False
 
     async def models(self) -> Sequence[ModelInfo]:
-        return [
-            ModelInfo(
-                id="echo/echo",
-                provider="echo",
-                name="echo",
-                display_name="Echo (no AI, for trying things out)",
-                context_tokens=_CONTEXT_TOKENS,
-                input_price=ECHO_INPUT_NANOS * 1_000_000,
-                output_price=ECHO_OUTPUT_NANOS * 1_000_000,
-            )
-        ]
+        return _MODELS
 
     async def has(self, model: str) -> bool:
         return model == "echo"

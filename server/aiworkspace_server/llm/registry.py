@@ -56,7 +56,8 @@ class Registry:
 
     async def models(self) -> list[ModelInfo]:
         """Return all known models, by id. Takes less than a second."""
-        lists = await asyncio.gather(*map(_models, self.providers.values()))
+        # In turn: only the local server is waited for, so that tasks would gain nothing.
+        lists = [await _models(provider) for provider in self.providers.values()]
         return sorted((model for models in lists for model in models), key=lambda model: model.id)
 
     def away(self) -> list[str]:

@@ -3,9 +3,8 @@
 from typing import Any
 from uuid import UUID
 
-from cachetools import TTLCache
-
 from ..auth.authority import WORKSPACE_PERMISSIONS, Principal, Scope, principal_of, sees
+from ..kit.caches import TtlCache
 from ..kit.context import Call
 from ..kit.errors import InvalidArgument, NotFound, etag_mismatch
 from ..kit.ids import new_id
@@ -30,7 +29,7 @@ class WorkspaceFinder:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self.remembered: TTLCache[tuple[UUID, UUID, UUID | None], Scope] = TTLCache(_MOST_CACHED, _FRESH_SECONDS)
+        self.remembered: TtlCache[tuple[UUID, UUID, UUID | None], Scope] = TtlCache(_MOST_CACHED, _FRESH_SECONDS)
         self._changes = 0
 
     async def find(self, call: Call, workspace_id: UUID) -> Scope | None:
@@ -50,9 +49,7 @@ class WorkspaceFinder:
     def forget(self, workspace_id: UUID) -> None:
         """Drop a workspace from the cache."""
         self._changes += 1
-        for key in list(self.remembered):
-            if key[0] == workspace_id:
-                self.remembered.pop(key, None)
+        self.remembered.remove_where(lambda key, _: key[0] == workspace_id)
 
     def forget_all(self) -> None:
         """Drop all workspaces from the cache: after changes of teams, which may be in any of them."""
