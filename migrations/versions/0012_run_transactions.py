@@ -65,7 +65,8 @@ BEGIN
     SELECT c.budget_id, c.subject_id, c.start_time, b.scope, b.period, b.hard,
            coalesce(b.limit_nanos, p_allowance_nanos) AS limit_nanos
     FROM counting_budgets(p_workspace_id, p_user_id, v_root, p_run_time, p_own_key) c
-    JOIN budgets b ON b.id = c.budget_id ORDER BY c.budget_id
+    JOIN budgets b ON b.org_id = p_org_id AND b.id = c.budget_id ORDER BY c.budget_id
+    FOR KEY SHARE OF b
   LOOP
     INSERT INTO budget_windows AS w (org_id, budget_id, subject_id, start_time, settled_nanos, reserved_nanos,
                                      alerted_percent)
@@ -83,6 +84,7 @@ BEGIN
 END $$;
 """
 
+# A budget that is deleted at the same time is waited for, and then left out.
 # Adds entries that were just written to roll-ups and budget windows. A window that reaches another threshold is noted,
 # and a job of the same transaction sends the mails.
 COUNT = """
@@ -121,15 +123,18 @@ BEGIN
       cost_nanos = r.cost_nanos + excluded.cost_nanos;
   END LOOP;
   FOR v_sum IN
-    SELECT e.org_id, c.budget_id, c.subject_id, c.start_time, sum(e.cost_nanos)::bigint AS cost_nanos,
-           sum(e.reserved_nanos)::bigint AS reserved_nanos, b.limit_nanos, b.alert_percents
-    FROM ledger_entries e
-    CROSS JOIN LATERAL counting_budgets(e.workspace_id, e.user_id, coalesce(e.key_root_id, e.key_id), e.run_time,
-                                        e.own_key) c
-    JOIN budgets b ON b.org_id = e.org_id AND b.id = c.budget_id
-    WHERE e.id = ANY (p_ids)
-    GROUP BY e.org_id, c.budget_id, c.subject_id, c.start_time, b.limit_nanos, b.alert_percents
-    ORDER BY c.budget_id
+    SELECT s.*, b.limit_nanos, b.alert_percents
+    FROM (
+      SELECT e.org_id, c.budget_id, c.subject_id, c.start_time, sum(e.cost_nanos)::bigint AS cost_nanos,
+             sum(e.reserved_nanos)::bigint AS reserved_nanos
+      FROM ledger_entries e
+      CROSS JOIN LATERAL counting_budgets(e.workspace_id, e.user_id, coalesce(e.key_root_id, e.key_id), e.run_time,
+                                          e.own_key) c
+      WHERE e.id = ANY (p_ids)
+      GROUP BY e.org_id, c.budget_id, c.subject_id, c.start_time) s
+    JOIN budgets b ON b.org_id = s.org_id AND b.id = s.budget_id
+    ORDER BY s.budget_id
+    FOR KEY SHARE OF b
   LOOP
     INSERT INTO budget_windows AS w (org_id, budget_id, subject_id, start_time, settled_nanos, reserved_nanos,
                                      alerted_percent)
