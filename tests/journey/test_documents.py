@@ -188,7 +188,8 @@ def operator_commands() -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize("command", operator_commands(), ids=" ".join)
 def test_commands_of_the_operator_exist(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [str(uuid.uuid4()) if word == "ORG" else "4" if word == "N" else word for word in command]
+    given = {"ORG": str(uuid.uuid4()), "RUN": str(uuid.uuid4()), "ID": str(uuid.uuid4()), "N": "4"}
+    words = [given.get(word, word) for word in command]
     monkeypatch.setattr(sys, "argv", ["aiworkspace_server", *words])
     assert isinstance(server.parse_arguments(), argparse.Namespace)
 

@@ -1,9 +1,10 @@
 """What a server asks PostgreSQL, statement by statement."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import pytest
 from sqlalchemy import event
 
 from aiworkspace_server.app import App
@@ -27,8 +28,18 @@ def statements(app: App, part: str = "", *, calls_only: bool = False) -> Iterato
         if part in statement and not (calls_only and current.get(None) is None):
             found.append(Statement(statement, cursor.rowcount))
 
+    fetch = app.db.fetch
+
+    async def noted(statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        rows = await fetch(statement, values)
+        if part in statement:
+            found.append(Statement(statement, len(rows)))
+        return rows
+
     event.listen(app.db.engine.sync_engine, "after_cursor_execute", note)
     try:
-        yield found
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(app.db, "fetch", noted)
+            yield found
     finally:
         event.remove(app.db.engine.sync_engine, "after_cursor_execute", note)
