@@ -42,6 +42,7 @@ class Trial:
     workspace_id: str
     begin: int  # how much was billed before
     begin_time: datetime
+    has_redis: bool = False
     asked: list[Asked] = field(default_factory=list)
     may_refuse: bool = False  # whether there may be too little money for what is asked
     fault_time: float = 0
@@ -154,8 +155,8 @@ async def trial(
 ) -> AsyncIterator[Trial]:
     """With servers, and somebody with an organization of their own. Two or more have Redis between them."""
     begin_time = datetime.now(UTC)
-    between = {"redis_url": site.redis.url} if servers > 1 else {}
-    all_servers = [site.server(between | dict(settings or {}), *options) for _ in range(servers)]
+    values = ({"redis_url": site.redis.url} if servers > 1 else {}) | dict(settings or {})
+    all_servers = [site.server(values, *options) for _ in range(servers)]
     async with AsyncExitStack() as stack:
         for server in all_servers:
             await stack.enter_async_context(server)
@@ -166,7 +167,8 @@ async def trial(
             connections=_CONNECTIONS if options else 1,
         )
         place = await make_place(person)
-        at = Trial(site, all_servers, asker, place.org_id, place.workspace_id, len(site.standin.bill), begin_time)
+        bill = len(site.standin.bill)
+        at = Trial(site, all_servers, asker, place.org_id, place.workspace_id, bill, begin_time, "redis_url" in values)
         await at.limit(_PLENTY)
         try:
             yield at
