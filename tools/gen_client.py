@@ -12,17 +12,23 @@ from tools.namespaces import HEADER, Namespaces, docstring
 
 CLIENT = contract.ROOT / "client" / "aiworkspace_client"
 _EVERY_FILE = HEADER.format(file="*.proto")
+_PACKAGES = {
+    "": "Namespaces of the client, one for each service.",
+    "aio": "Asynchronous versions.",
+    "sync": "Synchronous versions.",
+}
 
 
 def main() -> None:
     types = contract.load()
     folder = CLIENT / "_generated"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    write(folder / "__init__.py", _EVERY_FILE + docstring("Namespaces of the client, one for each service.", 0))
+    for part, doc in _PACKAGES.items():
+        write(folder / part / "__init__.py", _EVERY_FILE + docstring(doc, 0))
     for service in types.services:
         namespaces = Namespaces(service, types)
-        write(folder / f"{namespaces.name}.py", namespaces.source())
+        write(folder / "aio" / f"{namespaces.name}.py", namespaces.async_source())
+        write(folder / "sync" / f"{namespaces.name}.py", namespaces.sync_source())
     write(CLIENT / "types.py", types_source(types))
 
 
@@ -44,6 +50,7 @@ def write(path: Path, source: str) -> None:
     fix = [*ruff, "check", "--fix-only", "--quiet", "--select=ASYNC109,F401,I,RUF022,RUF100", *name]
     for command in (fix, [*ruff, "format", "--quiet", *name]):
         source = subprocess.run(command, input=source, capture_output=True, text=True, check=True).stdout
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(source, encoding="utf-8")
 
 

@@ -7,7 +7,8 @@ from aiworkspace.v1.chat_pb2 import (
     SendMessageRequest,
     StreamRunRequest,
 )
-from aiworkspace_client._generated import chat
+from aiworkspace_client._generated.aio import chat as aio
+from aiworkspace_client._generated.sync import chat as sync
 from aiworkspace_client.follower import RunFollower, StreamTiming
 from aiworkspace_client.messages import WholeMessages
 from aiworkspace_client.pager import AsyncPager
@@ -17,8 +18,8 @@ from aiworkspace_client.transport import Deadline, Transport
 from aiworkspace_client.values import new_request_id
 
 
-class AsyncChat(chat.AsyncChat):
-    __doc__ = chat.AsyncChat.__doc__
+class AsyncChat(aio.AsyncChat):
+    __doc__ = aio.AsyncChat.__doc__
 
     def __init__(self, transport: Transport, timing: StreamTiming) -> None:
         super().__init__(transport)
@@ -105,8 +106,8 @@ class AsyncChat(chat.AsyncChat):
         return AsyncChatStream(follower, self.cancel_run, self._whole)
 
 
-class Chat(chat.Chat):
-    __doc__ = chat.Chat.__doc__
+class Chat(sync.Chat):
+    __doc__ = sync.Chat.__doc__
 
     def __init__(self, portal: Portal, namespace: AsyncChat) -> None:
         super().__init__(portal, namespace)

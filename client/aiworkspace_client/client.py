@@ -3,17 +3,28 @@
 from types import TracebackType
 from typing import Self
 
-from aiworkspace_client._generated.access import Access, AsyncAccess
-from aiworkspace_client._generated.account import Account, AsyncAccount
-from aiworkspace_client._generated.audit import AsyncAudit, Audit
-from aiworkspace_client._generated.auth import AsyncAuth, Auth
-from aiworkspace_client._generated.budgets import AsyncBudgets, Budgets
-from aiworkspace_client._generated.models import AsyncModels, Models
-from aiworkspace_client._generated.orgs import AsyncOrgs, Orgs
-from aiworkspace_client._generated.service_accounts import AsyncServiceAccounts, ServiceAccounts
-from aiworkspace_client._generated.teams import AsyncTeams, Teams
-from aiworkspace_client._generated.usage import AsyncUsage, Usage
-from aiworkspace_client._generated.workspaces import AsyncWorkspaces, Workspaces
+from aiworkspace_client._generated.aio.access import AsyncAccess
+from aiworkspace_client._generated.aio.account import AsyncAccount
+from aiworkspace_client._generated.aio.audit import AsyncAudit
+from aiworkspace_client._generated.aio.auth import AsyncAuth
+from aiworkspace_client._generated.aio.budgets import AsyncBudgets
+from aiworkspace_client._generated.aio.models import AsyncModels
+from aiworkspace_client._generated.aio.orgs import AsyncOrgs
+from aiworkspace_client._generated.aio.service_accounts import AsyncServiceAccounts
+from aiworkspace_client._generated.aio.teams import AsyncTeams
+from aiworkspace_client._generated.aio.usage import AsyncUsage
+from aiworkspace_client._generated.aio.workspaces import AsyncWorkspaces
+from aiworkspace_client._generated.sync.access import Access
+from aiworkspace_client._generated.sync.account import Account
+from aiworkspace_client._generated.sync.audit import Audit
+from aiworkspace_client._generated.sync.auth import Auth
+from aiworkspace_client._generated.sync.budgets import Budgets
+from aiworkspace_client._generated.sync.models import Models
+from aiworkspace_client._generated.sync.orgs import Orgs
+from aiworkspace_client._generated.sync.service_accounts import ServiceAccounts
+from aiworkspace_client._generated.sync.teams import Teams
+from aiworkspace_client._generated.sync.usage import Usage
+from aiworkspace_client._generated.sync.workspaces import Workspaces
 from aiworkspace_client.chat import AsyncChat, Chat
 from aiworkspace_client.follower import StreamTiming
 from aiworkspace_client.portal import Portal

@@ -16,7 +16,7 @@ from aiworkspace.v1.chat_pb2 import (
     StreamRunResponse,
 )
 from aiworkspace_client import errors
-from aiworkspace_client._generated.chat import SEND_MESSAGE, STREAM_RUN
+from aiworkspace_client._generated.aio.chat import SEND_MESSAGE, STREAM_RUN
 from aiworkspace_client.tokens import Tokens
 from aiworkspace_client.transport import Deadline, Transport
 

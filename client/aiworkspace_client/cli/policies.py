@@ -31,6 +31,34 @@ class Effort(StrEnum):
     ANY = "any"
 
 
+Models = list[str] | None
+Allow = Annotated[Models, typer.Option(metavar="MODEL", help="Allow this model, or PROVIDER/*, and no others.")]
+AllowAll = Annotated[bool, typer.Option("--allow-all", help="Allow every model.")]
+Default = Annotated[str | None, typer.Option(metavar="MODEL", help="Model of new workspaces of the organization.")]
+Fallback = Annotated[Models, typer.Option(metavar="MODEL", help="Try this model when those before it fail.")]
+NoFallback = Annotated[bool, typer.Option("--no-fallback", help="Try no other model.")]
+GoOn = Annotated[
+    bool | None, typer.Option("--continue/--no-continue", help="Let a fallback model continue a partial answer.")
+]
+Resume = Annotated[
+    bool | None, typer.Option("--resume/--no-resume", help="Let another server resume an interrupted run.")
+]
+HedgeAfter = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Also try a fallback model after this time; 0: never.")
+]
+MinTemperature = Annotated[float | None, typer.Option(help="Least temperature.")]
+MaxTemperature = Annotated[float | None, typer.Option(help="Greatest temperature.")]
+MaxOutputTokens = Annotated[int | None, typer.Option(help="Most tokens of an answer; 0: any.", min=0, max=_MOST)]
+MaxStopCount = Annotated[int | None, typer.Option(help="Most stop texts.", min=0, max=4)]
+ForbidSeed = Annotated[bool | None, typer.Option("--forbid-seed/--allow-seed", help="Forbid a seed.")]
+MaxEffort = Annotated[Effort | None, typer.Option(help="Greatest reasoning effort.")]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option(metavar="MODEL=N[/N]", help="Requests, and tokens, per minute of a model or PROVIDER/*."),
+]
+NoLimits = Annotated[bool, typer.Option("--no-limits", help="No limits.")]
+
+
 @app.command()
 def show(ctx: typer.Context, workspace: Scope = "", org: Org = "", json: Json = False) -> None:
     """Show the policy of the organization, or of a workspace with the policy in effect there."""
@@ -49,48 +77,27 @@ def set_policy(
     ctx: typer.Context,
     workspace: Scope = "",
     org: Org = "",
-    allow: Annotated[
-        list[str] | None, typer.Option(metavar="MODEL", help="Allow this model, or PROVIDER/*, and no others.")
-    ] = None,
-    allow_all: Annotated[bool, typer.Option("--allow-all", help="Allow every model.")] = False,
-    default: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Model of new workspaces of the organization.")
-    ] = None,
-    fallback: Annotated[
-        list[str] | None, typer.Option(metavar="MODEL", help="Try this model when those before it fail.")
-    ] = None,
-    no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Try no other model.")] = False,
-    go_on: Annotated[
-        bool | None, typer.Option("--continue/--no-continue", help="Let a fallback model continue a partial answer.")
-    ] = None,
-    resume: Annotated[
-        bool | None, typer.Option("--resume/--no-resume", help="Let another server resume an interrupted run.")
-    ] = None,
-    hedge_after: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Also try a fallback model after this time; 0: never.")
-    ] = None,
-    min_temperature: Annotated[float | None, typer.Option(help="Least temperature.")] = None,
-    max_temperature: Annotated[float | None, typer.Option(help="Greatest temperature.")] = None,
-    max_output_tokens: Annotated[
-        int | None, typer.Option(help="Most tokens of an answer; 0: any.", min=0, max=_MOST)
-    ] = None,
-    max_stop_count: Annotated[int | None, typer.Option(help="Most stop texts.", min=0, max=4)] = None,
-    forbid_seed: Annotated[bool | None, typer.Option("--forbid-seed/--allow-seed", help="Forbid a seed.")] = None,
-    max_effort: Annotated[Effort | None, typer.Option(help="Greatest reasoning effort.")] = None,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option(metavar="MODEL=N[/N]", help="Requests, and tokens, per minute of a model or PROVIDER/*."),
-    ] = None,
-    no_limits: Annotated[bool, typer.Option("--no-limits", help="No limits.")] = False,
+    allow: Allow = None,
+    allow_all: AllowAll = False,
+    default: Default = None,
+    fallback: Fallback = None,
+    no_fallback: NoFallback = False,
+    go_on: GoOn = None,
+    resume: Resume = None,
+    hedge_after: HedgeAfter = None,
+    min_temperature: MinTemperature = None,
+    max_temperature: MaxTemperature = None,
+    max_output_tokens: MaxOutputTokens = None,
+    max_stop_count: MaxStopCount = None,
+    forbid_seed: ForbidSeed = None,
+    max_effort: MaxEffort = None,
+    limit: Limits = None,
+    no_limits: NoLimits = False,
 ) -> None:
     """Change the given parts of the policy of the organization or, with --workspace, of a workspace."""
-    for one, other, names in (
-        (allow, allow_all, "--allow and --allow-all"),
-        (fallback, no_fallback, "--fallback and --no-fallback"),
-        (limit, no_limits, "--limit and --no-limits"),
-    ):
-        if one and other:
-            raise typer.BadParameter(f"{names} cannot be combined")
+    _refuse_both(allow, allow_all, "--allow and --allow-all")
+    _refuse_both(fallback, no_fallback, "--fallback and --no-fallback")
+    _refuse_both(limit, no_limits, "--limit and --no-limits")
     lists: dict[str, Any] = {
         "allowed_models": [] if allow_all else allow,
         "fallback_models": [] if no_fallback else fallback,
@@ -122,6 +129,11 @@ def set_policy(
         output.say("The policy is changed. It applies from the next message on.", "green")
 
 
+def _refuse_both(items: Models, none: bool, names: str) -> None:
+    if items and none:
+        raise typer.BadParameter(f"{names} cannot be combined")
+
+
 def _policy(session: Session, workspace: str, org: str) -> ModelPolicy:
     """Return the current policy. Its etag detects concurrent changes."""
     if workspace:
@@ -134,8 +146,9 @@ def _change(policy: ModelPolicy, lists: dict[str, Any], values: dict[str, Any], 
         policy.nothing_allowed = False
     for name, items in lists.items():
         if items is not None:
-            policy.ClearField(name)  # type: ignore[arg-type]
-            getattr(policy, name).extend(items)
+            field = getattr(policy, name)
+            del field[:]
+            field.extend(items)
     for message, given in ((policy, values), (policy.bounds, bounds)):
         for name, value in given.items():
             if value is not None:
@@ -178,10 +191,15 @@ def _texts(policy: ModelPolicy) -> Iterator[tuple[str, str]]:
             yield name, "forbidden" if name == "seed" else "yes"
     if policy.hedge_after_seconds:
         yield "hedge", f"after {policy.hedge_after_seconds:g} s"
-    for name in ("min_temperature", "max_temperature", "max_output_tokens", "max_stop_count"):
-        value = getattr(policy.bounds, name)
-        if value or (name != "max_output_tokens" and policy.bounds.HasField(name)):  # type: ignore[arg-type]
-            yield name.replace("_", " "), f"{value:g}"
+    bounds = policy.bounds
+    for name, holds, bound in (
+        ("min temperature", bounds.HasField("min_temperature"), bounds.min_temperature),
+        ("max temperature", bounds.HasField("max_temperature"), bounds.max_temperature),
+        ("max output tokens", bounds.max_output_tokens > 0, bounds.max_output_tokens),
+        ("max stop count", bounds.HasField("max_stop_count"), bounds.max_stop_count),
+    ):
+        if holds:
+            yield name, f"{bound:g}"
     if policy.bounds.max_reasoning_effort:
         effort = ReasoningEffort.Name(policy.bounds.max_reasoning_effort)
         yield "max reasoning effort", effort.removeprefix("REASONING_EFFORT_").lower()

@@ -5,8 +5,7 @@
 from datetime import datetime
 
 from aiworkspace.v1 import audit_pb2
-from aiworkspace_client.pager import AsyncPager, Pager
-from aiworkspace_client.portal import Portal
+from aiworkspace_client.pager import AsyncPager
 from aiworkspace_client.transport import Method, Transport
 from aiworkspace_client.values import timestamp
 
@@ -116,99 +115,3 @@ class AsyncAudit:
             return await self._transport.unary(_LIST_ACCOUNT_EVENTS, request, timeout)
 
         return AsyncPager(fetch, lambda page: page.events, page_token)
-
-
-class Audit:
-    """AuditService reads the audit log. Every call of an audited method, including refused ones, has an entry in the
-    log of the organization in which it acted or, for calls about an account, of that account. Calls without an entry
-    are those without valid credentials, above their rate limit, with a request that is too large or cannot be
-    decoded, and those about an organization or account that does not exist or that the caller may not know of:
-    callers cannot write into the logs of others.
-
-    A change and its entry are committed together. Only DeleteConversation, whose change is not in PostgreSQL, is
-    recorded right after the change.
-
-    Entries are never changed. Each has a keyed hash over its content and the hash of the previous entry, so that a
-    changed, missing or reordered entry is detected.
-    """
-
-    def __init__(self, portal: Portal, namespace: AsyncAudit) -> None:
-        self._portal = portal
-        self._namespace = namespace
-
-    def list_events(
-        self,
-        org_id: str,
-        *,
-        method: str = "",
-        user_id: str = "",
-        resource_id: str = "",
-        code: str = "",
-        start_time: datetime | None = None,
-        end_time: datetime | None = None,
-        page_size: int = 0,
-        page_token: str = "",
-        timeout: float | None = None,
-    ) -> Pager[audit_pb2.AuditEvent, audit_pb2.ListAuditEventsResponse]:
-        """Lists an organization's entries, newest first. Callers: owners and admins.
-
-        Args:
-            org_id: The organization.
-            method: Only calls of this method, such as "OrgService/UpdateMember", if it is set.
-            user_id: Only calls of this person or service account, if it is set.
-            resource_id: Only calls about this id of any kind, if it is set.
-            code: Only calls that ended with this status code, such as "OK" or "PERMISSION_DENIED", if it is set.
-            start_time: Only calls at or after this time, if it is set.
-            end_time: Only calls before this time, if it is set.
-            page_size: Maximum number of entries to return, 1 to 1000. 0 means 50.
-            page_token: next_page_token of the previous page. Empty for the first page.
-            timeout: Seconds for each page. By default the client's timeout.
-        """
-        return Pager(
-            self._portal,
-            self._namespace.list_events(
-                org_id,
-                method=method,
-                user_id=user_id,
-                resource_id=resource_id,
-                code=code,
-                start_time=start_time,
-                end_time=end_time,
-                page_size=page_size,
-                page_token=page_token,
-                timeout=timeout,
-            ),
-        )
-
-    def verify_chain(
-        self, org_id: str, *, known_sequence: int = 0, known_hash: str = "", timeout: float | None = None
-    ) -> audit_pb2.VerifyAuditChainResponse:
-        """Recomputes an organization's hashes from the first entry to the last. Callers: owners and admins.
-
-        Pass the sequence and hash of an earlier response, which you have stored elsewhere, to check that this entry
-        is still part of the log. This proves that nobody, not even the operator, has rewritten the log since.
-
-        Args:
-            org_id: The organization.
-            known_sequence: sequence of an earlier response, to be compared. 0 if there is none.
-            known_hash: hash of that response.
-            timeout: Seconds for the call, including retries. By default the client's timeout.
-        """
-        return self._portal.run(
-            self._namespace.verify_chain(org_id, known_sequence=known_sequence, known_hash=known_hash, timeout=timeout)
-        )
-
-    def list_account_events(
-        self, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
-    ) -> Pager[audit_pb2.AuditEvent, audit_pb2.ListAccountEventsResponse]:
-        """Lists the entries about the caller's own account, such as sign-ins, newest first.
-
-        Args:
-            page_size: Maximum number of entries to return, 1 to 1000. 0 means 50.
-            page_token: next_page_token of the previous page. Empty for the first page.
-            timeout: Seconds for each page. By default the client's timeout.
-        """
-        return Pager(
-            self._portal,
-            self._namespace.list_account_events(page_size=page_size, page_token=page_token, timeout=timeout),
-        )
