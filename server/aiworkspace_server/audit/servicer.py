@@ -42,8 +42,8 @@ class AuditServicer(AuditServiceServicer):
             user_id=_id(request.user_id, "user_id"),
             resource_id=_id(request.resource_id, "resource_id"),
             code=request.code,
-            start_time=_time(request, "start_time"),
-            end_time=_time(request, "end_time"),
+            start_time=_time(request.HasField("start_time"), request.start_time, "start_time"),
+            end_time=_time(request.HasField("end_time"), request.end_time, "end_time"),
         )
         async with self._db.read(tenant_id()) as tx:
             limit = self._pages.limit(request)
@@ -114,9 +114,8 @@ def _id(value: str, field: str) -> UUID | None:
     return parse_id(value, field) if value else None
 
 
-def _time(request: pb.ListAuditEventsRequest, field: str) -> datetime | None:
-    value: Timestamp = getattr(request, field)
-    return parse_timestamp(value, field) if request.HasField(field) else None  # type: ignore[arg-type]
+def _time(given: bool, value: Timestamp, field: str) -> datetime | None:
+    return parse_timestamp(value, field) if given else None
 
 
 def _event_to_proto(event: AuditEvent) -> pb.AuditEvent:

@@ -151,7 +151,7 @@ class KeyedSemaphore:
             raise
 
     def release(self, key: Hashable) -> None:
-        """Hand over to whoever waits the longest."""
+        """Give the slot to whoever has waited longest, or free it."""
         if waiting := self._waiting.get(key):
             turn = waiting[0]
             self._leave(key, turn)

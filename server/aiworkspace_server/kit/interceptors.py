@@ -226,10 +226,10 @@ def authenticate(check: Callable[[Call], Awaitable[None]]) -> Step:
 
 
 def authenticate_again(refresh: Callable[[Call], Awaitable[None]]) -> Step:
-    """Lets `refresh` read anew who calls a method that changes something, and authorization look past its caches.
+    """Before a method that changes something, read the caller from the database again, and bypass cached rights.
 
-    What is remembered may be a second old: long enough for somebody who was just removed over another process to delete
-    the organization.
+    Cached rights may be a second old. Without this step, somebody who was removed through another process a moment ago
+    could still delete the organization.
     """
 
     def step(method: Method, proceed: Handler) -> Handler:

@@ -22,8 +22,8 @@ from .errors import RateLimited
 from .interceptors import Handler
 from .windows import WindowStorage
 
-REDIS_SECONDS = 1  # that an answer may take
-_AWAY_SECONDS = 5  # that Redis is left alone when it gave none
+REDIS_SECONDS = 1  # timeout of a request to Redis
+_AWAY_SECONDS = 5  # how long Redis is not asked after a request failed
 
 Answer = TypeVar("Answer")
 Strategy = TypeVar("Strategy", bound=RateLimiter)

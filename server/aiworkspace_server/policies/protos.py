@@ -9,12 +9,13 @@ from ..llm.base import Effort, ModelInfo, Parameters
 from .models import ProviderKey
 from .policy import Bounds, Limit, Policy
 
-EFFORTS: dict[int, Effort] = {
-    chat_pb2.REASONING_EFFORT_LOW: "low",
-    chat_pb2.REASONING_EFFORT_MEDIUM: "medium",
-    chat_pb2.REASONING_EFFORT_HIGH: "high",
+_NUMBERS: dict[Effort | None, chat_pb2.ReasoningEffort.ValueType] = {
+    None: chat_pb2.REASONING_EFFORT_UNSPECIFIED,
+    "low": chat_pb2.REASONING_EFFORT_LOW,
+    "medium": chat_pb2.REASONING_EFFORT_MEDIUM,
+    "high": chat_pb2.REASONING_EFFORT_HIGH,
 }
-_NUMBERS = {name: number for number, name in EFFORTS.items()}
+EFFORTS: dict[int, Effort] = {number: name for name, number in _NUMBERS.items() if name}
 
 
 def read_parameters(given: chat_pb2.ModelParameters) -> Parameters:
@@ -74,7 +75,7 @@ def _bounds_to_proto(bounds: Bounds) -> pb.ParameterBounds:
         max_output_tokens=bounds.max_output_tokens or 0,
         max_stop_count=bounds.max_stop_count,
         seed_forbidden=bounds.seed_forbidden,
-        max_reasoning_effort=_NUMBERS[bounds.max_reasoning_effort] if bounds.max_reasoning_effort else None,  # type: ignore[arg-type]
+        max_reasoning_effort=_NUMBERS[bounds.max_reasoning_effort],
     )
 
 

@@ -133,7 +133,7 @@ async def forget_contents(tx: WriteSession, run_ids: Collection[UUID]) -> None:
 
 
 async def wait_until_closed(db: Database, org_id: UUID, run_id: UUID) -> None:
-    """Wait until a run, of whatever process, has ended and is settled."""
+    """Wait until a run has ended and is settled, whichever process executes it."""
     seconds = _POLL_SECONDS
     while True:
         async with db.read(org_id) as tx:

@@ -7,6 +7,7 @@ then, by whichever server finds it missing: the conversation, the ledger, and la
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from itertools import islice
 from typing import cast
 from uuid import UUID
@@ -77,7 +78,7 @@ async def store_events(store: RunStore, run: LocalRun) -> None:
     """Store the events since the last time. Raise ClaimLost if another server has stored events in their place."""
     while events_ := _first_unstored(run):
         batch = EventBatch(_id=new_id(), run_id=run.run_id, first=run.stored_count + 1, events=events_)
-        if not await retry_until_available(lambda batch=batch: store.save_events(batch)):  # type: ignore[misc]
+        if not await retry_until_available(partial(store.save_events, batch)):
             raise ClaimLost
         run.stored_count += len(events_)
 

@@ -1,6 +1,6 @@
 """Collects what the databases hold of one run, for the operator. It only reads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -80,7 +80,8 @@ async def _find_org(db: Database, mongo: Mongo, run_id: UUID) -> UUID | None:
 
 
 def _describe_run(run: Run, *, with_text: bool) -> Values:
-    values: Values = {name: run[name] for name in _OF_RUN}  # type: ignore[literal-required]
+    stored: Mapping[str, object] = run
+    values: Values = {name: stored[name] for name in _OF_RUN}
     values["plan"] = {**run["plan"], "stop": run["plan"]["stop"] if with_text else len(run["plan"]["stop"])}
     for side in ("question", "answer"):
         values[side] = [_describe_content(content, with_text=with_text) for content in run[side]]

@@ -159,7 +159,7 @@ class RunManager:
             self._execution[run_id].cancel()
 
     async def wait_for_end(self, org_id: UUID, run_id: UUID) -> None:
-        """Wait until a run, of whatever process, has ended and is settled."""
+        """Wait until a run has ended and is settled, whichever process executes it."""
         if run := self.find(run_id):
             await run.ended.wait()
             if run.concluded:

@@ -20,7 +20,7 @@ def to_document(plan: Plan) -> RunPlan:
 
 
 def from_document(stored: RunPlan, targets: tuple[Target, ...]) -> Plan:
-    """`targets`: those of the stored models that may still be asked, resolved anew."""
+    """Return a stored plan. `targets` are the stored models that are still allowed, with their current providers."""
     return Plan(
         targets,
         Parameters(stored["temperature"], tuple(stored["stop"]), stored["seed"], stored["reasoning_effort"]),

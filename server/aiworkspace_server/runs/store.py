@@ -12,6 +12,11 @@ from .events import is_terminal
 from .models import EventBatch, Run, RunState
 
 _WITHOUT_EVENTS = {"first_events": False, "last_events": False}
+_ANSWERED = {"answer", "answer_model", "last_events", "event_count"}
+_ENDED = _ANSWERED | {
+    *("state", "finish_reason", "failure", "usage", "cost", "attempt_count", "attempts", "unsettled"),
+    *("end_time", "end_id"),
+}
 _EVENTS = ["state", "takeovers", "first_events", "last_events", "event_count"]
 
 
@@ -69,11 +74,7 @@ class RunStore:
 
     async def finish(self, run: Run) -> bool:
         """Store how a run ended. Return False if another server has ended it or has taken it over."""
-        ended = (
-            *("state", "finish_reason", "failure", "usage", "cost", "attempt_count", "attempts", "unsettled"),
-            *("answer", "answer_model", "last_events", "event_count", "end_time", "end_id"),
-        )
-        values = {name: run[name] for name in ended}  # type: ignore[literal-required]
+        values = {name: value for name, value in run.items() if name in _ENDED}
         own = {"_id": run["_id"], "state": RunState.RUNNING, "takeovers": run["takeovers"]}
         if await self._runs.update(own, {"$set": values}):
             return True
@@ -81,7 +82,7 @@ class RunStore:
 
     async def complete_end(self, run: Run) -> None:
         """Store the answer and the last events of a run whose end was stored without them."""
-        values = {name: run[name] for name in ("answer", "answer_model", "last_events", "event_count")}
+        values = {name: value for name, value in run.items() if name in _ANSWERED}
         await self._runs.update({"_id": run["_id"], "event_count": 0}, {"$set": values})
 
     async def save_attempts(self, run: Run) -> None:

@@ -17,7 +17,7 @@ _PROVIDER: dict[ErrorKind, tuple[pb.ErrorReason.ValueType, str]] = {
     ),
     ErrorKind.MISCONFIGURED: (
         pb.ERROR_REASON_PROVIDER_MISCONFIGURED,
-        "The provider refused the key: whoever set it, operator or organization, has to correct it.",
+        "The provider refused the API key. Whoever set the key, operator or organization, has to replace it.",
     ),
     ErrorKind.FORBIDDEN: (
         pb.ERROR_REASON_PROVIDER_MISCONFIGURED,
@@ -25,13 +25,16 @@ _PROVIDER: dict[ErrorKind, tuple[pb.ErrorReason.ValueType, str]] = {
     ),
     ErrorKind.QUOTA_EXHAUSTED: (
         pb.ERROR_REASON_PROVIDER_MISCONFIGURED,
-        "The account at the provider has no credit left: whoever set its key, operator or organization, must pay.",
+        "The account at the provider has no credit left. Whoever set the key, operator or organization, must pay.",
     ),
     ErrorKind.MODEL_NOT_FOUND: (
         pb.ERROR_REASON_PROVIDER_MODEL_NOT_FOUND,
         "The provider does not have this model, or not for this account.",
     ),
-    ErrorKind.TIMEOUT: (pb.ERROR_REASON_PROVIDER_TIMEOUT, "The model did not begin or go on in time."),
+    ErrorKind.TIMEOUT: (
+        pb.ERROR_REASON_PROVIDER_TIMEOUT,
+        "The model took too long to start or to continue its answer.",
+    ),
     ErrorKind.CUT: (pb.ERROR_REASON_PROVIDER_STREAM_CUT, "The provider's answer broke off."),
 }
 

@@ -59,7 +59,7 @@ class RedisEventBus:
 
     @asynccontextmanager
     async def running(self, on_cancel: Callable[[list[UUID]], None]) -> AsyncIterator[None]:
-        """Send and receive until the context ends. `on_cancel` gets runs that are to end, of whatever process."""
+        """Send and receive until the context ends. `on_cancel` gets the ids of runs that any process asks to cancel."""
         if self._redis is None:
             yield
             return
