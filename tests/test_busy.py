@@ -42,4 +42,4 @@ async def test_busy_processes_end_with_whoever_started_them(number: signal.Signa
     await until_true(lambda: len(burners(process.pid)) == os.cpu_count())
     process.send_signal(number)
     await process.wait()
-    await until_true(lambda: burners(process.pid) == [])
+    assert await until_true(lambda: burners(process.pid) == [])

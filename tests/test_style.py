@@ -109,3 +109,25 @@ def test_no_test_file_is_imported() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):
                 assert "test_" not in (node.module or ""), f"{name} imports {node.module}"
+
+
+def _asserts(function: ast.AST) -> bool:
+    return any(
+        isinstance(node, ast.Assert)
+        or (isinstance(node, ast.Attribute) and node.attr in ("raises", "fail"))
+        or (isinstance(node, ast.Name) and node.id == "raises")
+        for node in ast.walk(function)
+    )
+
+
+def test_every_test_asserts_where_its_reader_sees_it() -> None:
+    """Helpers may assert as well; what a test is about stands in the test."""
+    silent = [
+        f"{name}:{node.lineno} {node.name}"
+        for name, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+        and not _asserts(node)
+    ]
+    assert silent == []

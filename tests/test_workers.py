@@ -148,7 +148,7 @@ async def test_all_workers_read_their_keys_anew(server: ServerProcess) -> None:
 async def test_workers_end_with_their_parent(server: ServerProcess) -> None:
     workers = server.workers
     await server.end(signal.SIGKILL)
-    await until_true(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers))
+    assert await until_true(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers))
 
 
 # What keeps it from starting

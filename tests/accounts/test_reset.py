@@ -54,7 +54,7 @@ async def test_it_sets_the_password_and_ends_all_sessions(
 async def test_upper_and_lower_case_are_the_same(new_person: NewPerson, mailbox: Mailbox) -> None:
     person = await new_person()
     await ask(person, person.email.upper())
-    await mailbox.wait(person.email, RESET)
+    assert (await mailbox.wait(person.email, RESET))["To"] == person.email
 
 
 async def test_known_and_unknown_addresses_are_answered_alike(new_person: NewPerson, app: App, stores: Stores) -> None:

@@ -37,7 +37,7 @@ async def test_registering_again_with_the_same_request_id_mails_nothing(
     for _ in range(3):
         await person.auth.Register(request)
     await until_no_jobs(stores)
-    await mailbox.wait(email, VERIFY, 1)
+    assert len(mailbox.of(email, VERIFY)) == 1
 
 
 async def test_repeating_it_succeeds_and_changes_nothing(new_person: NewPerson, mailbox: Mailbox) -> None:
@@ -102,7 +102,7 @@ async def test_nothing_is_mailed_to_a_verified_address(new_person: NewPerson, ma
     await verify_email(person, await mailbox.token(person.email, VERIFY))
     await ask(person)
     await until_no_jobs(stores)
-    await mailbox.wait(person.email, VERIFY, 1)
+    assert len(mailbox.of(person.email, VERIFY)) == 1
 
 
 async def test_nobody_is_sent_more_than_three_mails_in_an_hour(

@@ -159,6 +159,8 @@ async def test_budgets_deleted_amid_runs_refuse_nothing_else(app: App, place: Pl
 
     await asyncio.gather(*(spend(app, spender(place), 3) for _ in range(40)), *map(delete, budgets))
     await check_books(stores, place.org_id)
+    assert await read_windows(stores, place.org_id) == {}
+    assert len(await read_entries(stores, place.org_id)) == 2 * 40
 
 
 # Messages

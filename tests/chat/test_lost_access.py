@@ -233,7 +233,7 @@ async def test_a_store_that_is_away_ends_nothing(error: Exception) -> None:
         raise error
 
     async with Watches(0.01).watching("key", fail):
-        await until_true(lambda: tries > 2)
+        assert await until_true(lambda: tries > 2)
 
 
 async def test_one_check_serves_all_calls_that_the_same_things_allow() -> None:

@@ -195,8 +195,8 @@ async def claim_of(pair: Pair, scene: Scene) -> tuple[UUID, str, str | None] | N
     return rows[0] if rows else None
 
 
-async def until_ended(pair: Pair, scene: Scene) -> str:
-    """Waits for the end of the scene's one run. Returns its id."""
+async def until_cancelled(pair: Pair, scene: Scene) -> str:
+    """Waits until the scene's one run has ended, cancelled. Returns its id."""
 
     async def closed() -> bool:
         claim = await claim_of(pair, scene)
@@ -227,7 +227,7 @@ async def test_a_run_that_is_starting_is_cancelled(loss: tuple[Give, Lose], pair
     await losing
     last, code = await sending
     assert last in ("run_cancelled", "run_started", None) or code in _REFUSALS
-    run_id = await until_ended(pair, scene)
+    run_id = await until_cancelled(pair, scene)
     entries = await endings_of(pair.stores, run_id)
     assert [attempt for attempt, _ in entries] == [1, 1], "asked once, at most"
     assert entries[0] == (1, "reserve")
@@ -243,7 +243,7 @@ async def test_a_run_that_is_going_on_is_cancelled(loss: tuple[Give, Lose], pair
     claim = await claim_of(pair, scene)
     assert claim
     assert claim[2] == "cancelled", "asked for when the call that took the right had returned"
-    run_id = await until_ended(pair, scene)
+    run_id = await until_cancelled(pair, scene)
     assert [attempt for attempt, _ in await endings_of(pair.stores, run_id)] == [1, 1]
 
 
@@ -339,7 +339,7 @@ async def test_a_run_is_cancelled_though_the_server_died_before_it_swept(
 
     monkeypatch.setattr(Cancellation, "cancel_unentitled", died)
     await lose(scene)
-    await until_ended(pair, scene)
+    assert await until_cancelled(pair, scene)
 
 
 async def test_the_runs_of_a_key_end_when_it_expires(pair: Pair, standin: Standin) -> None:
@@ -347,7 +347,7 @@ async def test_the_runs_of_a_key_end_when_it_expires(pair: Pair, standin: Standi
     long_answer(standin)
     await send_in(scene.actor, scene.conversation_id, model=OPENAI).read()
     await sql(pair.stores, "UPDATE api_keys SET expire_time = now() WHERE id = %s", scene.given_id)
-    await until_ended(pair, scene)
+    assert await until_cancelled(pair, scene)
 
 
 async def test_a_run_ends_with_the_scopes_of_its_key(pair: Pair, standin: Standin) -> None:
@@ -355,7 +355,7 @@ async def test_a_run_ends_with_the_scopes_of_its_key(pair: Pair, standin: Standi
     long_answer(standin)
     await send_in(scene.actor, scene.conversation_id, model=OPENAI).read()
     await sql(pair.stores, "UPDATE api_keys SET workspaces_limited = true WHERE id = %s", scene.given_id)
-    await until_ended(pair, scene)
+    assert await until_cancelled(pair, scene)
 
 
 async def test_a_further_attempt_is_not_made_without_the_right(
@@ -374,7 +374,7 @@ async def test_a_further_attempt_is_not_made_without_the_right(
     await until_true(lambda: len(standin.received) > asked)
     await suspend(scene.owner, scene.org_id, scene.actor)
     failing.set()
-    run_id = await until_ended(pair, scene)
+    run_id = await until_cancelled(pair, scene)
     assert [attempt for attempt, _ in await endings_of(pair.stores, run_id)] == [1, 1]
     assert len(standin.received) == asked + 1
 
@@ -394,7 +394,7 @@ async def test_a_run_is_not_taken_over_without_the_right(
     async with as_owner(pair.stores) as db, db.transaction():
         await db.execute("UPDATE run_claims SET server_id = %s WHERE run_id = %s", (new_id(), claim[0]))
         await db.execute("UPDATE memberships SET suspend_time = now() WHERE user_id = %s", (scene.actor.user_id,))
-    await until_ended(pair, scene)
+    await until_cancelled(pair, scene)
 
 
 async def test_a_session_that_has_ended_starts_nothing(

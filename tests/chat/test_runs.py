@@ -323,13 +323,13 @@ async def test_a_run_holds_no_database_connection_while_it_streams(place: Place,
     run_id = (await first_deltas(stream, 2))[0].run_id
     pool: Any = app.db.engine.pool
     # One holds the lock that keeps other servers off; those for the server's own affairs come and go.
-    await until_true(lambda: pool.checkedout() == 1)
+    assert await until_true(lambda: pool.checkedout() == 1)
     await place.owner.chat.CancelRun(pb.CancelRunRequest(run_id=run_id))
 
 
 async def test_nothing_is_left_behind(place: Place, app: App) -> None:
     await say(place.owner, place.conversation_id, "hello")
-    await until_true(lambda: app.engine.manager.idle)
+    assert await until_true(lambda: app.engine.manager.idle)
 
 
 async def test_a_run_can_be_followed_after_its_conversation_moved_on(new_person: NewPerson) -> None:

@@ -20,6 +20,7 @@ from tests.support.outcomes import INVALID, LAST_OWNER, NOT_FOUND, OK, PERMISSIO
 from tests.support.people import NewPerson, Person, join, make_conversation, make_org, make_workspace
 from tests.support.workspaces import CLOSED, EDITOR, MANAGER, OPEN, READER
 
+Conversation = tuple[int, int, str]  # whose, in which workspace, id
 OWNER, ADMIN, MEMBER, VIEWER, BILLING = (
     org_pb2.ROLE_OWNER,
     org_pb2.ROLE_ADMIN,
@@ -90,7 +91,7 @@ class World:
     org_id: str
     teams: list[str]
     workspaces: list[str]
-    conversations: list[tuple[int, int, str]] = field(default_factory=list)  # whose, where, id
+    conversations: list[Conversation] = field(default_factory=list)
 
     async def expect(self, call: Any, allowed: bool, *others: str) -> bool:
         result = await outcome(call)
@@ -262,52 +263,69 @@ async def test_after_any_changes_everybody_sees_and_may_do_what_the_model_says(
     world = await begin(four)
     for change, *values in changes:
         await change(world, *values)
-        await glance(world)
-    for who, person in enumerate(four):
-        await compare_list(world, who, person)
+        for who in range(len(four)):
+            assert await reach(world, who) == expected_reach(world, who)
+    for who in range(len(four)):
+        assert await listed(world, who) == expected_list(world, who)
         for workspace in range(len(world.workspaces)):
-            await compare_workspace(world, who, person, workspace)
+            assert await own_conversations(world, who, workspace) == expected_conversations(world, who, workspace)
         for conversation in world.conversations:
-            await compare_conversation(world, who, person, *conversation)
+            assert await use(world, who, conversation) == expected_use(world, who, conversation)
 
 
-async def glance(world: World) -> None:
-    """Everybody sees after each change what they should, and the server remembers it when the next one comes."""
-    for who, person in enumerate(world.people):
-        for number, workspace_id in enumerate(world.workspaces):
-            request = workspace_pb2.GetWorkspaceRequest(workspace_id=workspace_id)
-            expected = OK if "see" in world.model.may(who, number) else NOT_FOUND
-            assert await outcome(person.workspaces.GetWorkspace(request)) == expected
+async def reach(world: World, who: int) -> list[str]:
+    """What comes of reading each workspace. The server remembers it when the next change comes."""
+    requests = [workspace_pb2.GetWorkspaceRequest(workspace_id=workspace_id) for workspace_id in world.workspaces]
+    return [await outcome(world.people[who].workspaces.GetWorkspace(request)) for request in requests]
 
 
-async def compare_list(world: World, who: int, person: Person) -> None:
-    request = workspace_pb2.ListWorkspacesRequest(org_id=world.org_id)
+def expected_reach(world: World, who: int) -> list[str]:
+    return [OK if "see" in world.model.may(who, number) else NOT_FOUND for number in range(len(world.workspaces))]
+
+
+async def listed(world: World, who: int) -> list[str] | str:
+    """The ids of the workspaces that are listed, or what comes of the call."""
+    call = world.people[who].workspaces.ListWorkspaces(workspace_pb2.ListWorkspacesRequest(org_id=world.org_id))
+    if (result := await outcome(call)) != OK:
+        return result
+    return [each.workspace_id for each in (await call).workspaces]
+
+
+def expected_list(world: World, who: int) -> list[str] | str:
     if not world.model.active(who):
-        assert await outcome(person.workspaces.ListWorkspaces(request)) == NOT_FOUND
-        return
-    listed = [each.workspace_id for each in (await person.workspaces.ListWorkspaces(request)).workspaces]
-    expected = [number for number in range(len(world.workspaces)) if "see" in world.model.may(who, number)]
-    assert listed == [world.workspaces[number] for number in expected]
+        return NOT_FOUND
+    return [each for number, each in enumerate(world.workspaces) if "see" in world.model.may(who, number)]
 
 
-async def compare_workspace(world: World, who: int, person: Person, workspace: int) -> None:
-    may, workspace_id = world.model.may(who, workspace), world.workspaces[workspace]
-    mine = chat_pb2.ListConversationsRequest(workspace_id=workspace_id)
-    if "see" not in may:
-        assert await outcome(person.chat.ListConversations(mine)) == NOT_FOUND
-        return
-    listed = {each.conversation_id for each in (await person.chat.ListConversations(mine)).conversations}
-    assert listed == {each for by, where, each in world.conversations if (by, where) == (who, workspace)}
+async def own_conversations(world: World, who: int, workspace: int) -> set[str] | str:
+    """The ids of the conversations that are listed, or what comes of the call."""
+    request = chat_pb2.ListConversationsRequest(workspace_id=world.workspaces[workspace])
+    call = world.people[who].chat.ListConversations(request)
+    if (result := await outcome(call)) != OK:
+        return result
+    return {each.conversation_id for each in (await call).conversations}
 
 
-async def compare_conversation(
-    world: World, who: int, person: Person, by: int, workspace: int, conversation_id: str
-) -> None:
-    may = world.model.may(who, workspace) if who == by else set[str]()
+def expected_conversations(world: World, who: int, workspace: int) -> set[str] | str:
+    if "see" not in world.model.may(who, workspace):
+        return NOT_FOUND
+    return {each for by, where, each in world.conversations if (by, where) == (who, workspace)}
+
+
+async def use(world: World, who: int, conversation: Conversation) -> tuple[str, str]:
+    """What comes of reading a conversation and of writing in it."""
+    *_, conversation_id = conversation
     get = chat_pb2.GetConversationRequest(conversation_id=conversation_id)
-    assert await outcome(person.chat.GetConversation(get)) == (OK if "see" in may else NOT_FOUND)
-    refused = PERMISSION_MISSING if "see" in may else NOT_FOUND
-    assert await send_nothing(person, conversation_id) == (INVALID if "talk" in may else refused)
+    person = world.people[who]
+    return await outcome(person.chat.GetConversation(get)), await send_nothing(person, conversation_id)
+
+
+def expected_use(world: World, who: int, conversation: Conversation) -> tuple[str, str]:
+    by, workspace, _ = conversation
+    may = world.model.may(who, workspace) if who == by else set[str]()
+    if "see" not in may:
+        return NOT_FOUND, NOT_FOUND
+    return OK, INVALID if "talk" in may else PERMISSION_MISSING
 
 
 async def send_nothing(person: Person, conversation_id: str) -> str:

@@ -208,7 +208,8 @@ async def test_queries_for_postgresql_fit_its_tables(app: App, query: str) -> No
     for name in ("RUN", "ORG"):
         query = re.sub(rf"\b{name}\b", str(uuid.uuid4()), query)
     async with app.db.read() as tx:
-        await (await tx.connection()).exec_driver_sql(query)
+        result = await (await tx.connection()).exec_driver_sql(query)
+    assert result.returns_rows != query.startswith("SET")
 
 
 async def test_queries_for_mongodb_name_collections_that_exist(app: App) -> None:

@@ -325,16 +325,21 @@ async def test_a_moved_data_directory(data_dir: Path) -> None:
         assert await read(urls) == [["kept"]] * 3
 
 
+async def answers(url: str) -> bool:
+    async with await AsyncConnection.connect(url.replace("+psycopg", "")) as connection:
+        return (await connection.execute("SELECT 1")).rowcount == 1
+
+
 async def test_an_interrupted_first_start(data_dir: Path) -> None:
     """A half-made cluster is made again; a stale id of a living process keeps nobody out."""
     (data_dir / "postgres" / "data.new").mkdir(parents=True)
     (data_dir / "postgres" / "data.new" / "PG_VERSION").write_text("18\n")
-    async with embedded_postgres(data_dir):
-        pass
+    async with embedded_postgres(data_dir) as url:
+        assert await answers(url)
     stale = data_dir / "postgres" / "data" / "postmaster.pid"
     stale.write_text(f"{os.getpid()}\n{stale.parent}\n1\n5432\n/tmp\n\n 1 1\nready\n")
-    async with embedded_postgres(data_dir):
-        pass
+    async with embedded_postgres(data_dir) as url:
+        assert await answers(url)
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing(data_dir: Path) -> None:

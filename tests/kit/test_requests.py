@@ -230,7 +230,7 @@ async def test_calls_that_were_given_up_are_not_counted(server: Server) -> None:
     async def answered() -> bool:
         return (await server.call("unary_unary", COMPLETE, ended=True)).status == 0
 
-    await until(answered)
+    assert await until(answered)
 
 
 @limited

@@ -40,7 +40,7 @@ async def test_repeating_the_call_mails_nothing_again(owner: Person, mailbox: Ma
     for _ in range(3):
         await owner.orgs.CreateInvitation(request)
     await until_no_jobs(stores)
-    await mailbox.wait(email, SUBJECT, 1)
+    assert len(mailbox.of(email, SUBJECT)) == 1
 
 
 @pytest.mark.parametrize(

@@ -97,4 +97,4 @@ async def test_what_takes_keys_away_is_brought_to_its_end_when_its_caller_goes_a
     async def done() -> bool:
         return await working(stores, stolen.ids["org_id"]) == ended
 
-    await until(done)
+    assert await until(done)

@@ -1,6 +1,7 @@
 """The ledger on the real database: that entries, roll-ups and budgets say the same, in whatever order things happen."""
 
 import asyncio
+from collections import Counter
 from uuid import UUID, uuid4
 
 import pytest
@@ -183,6 +184,9 @@ async def test_rebuilding_and_new_budgets_amid_runs_miss_nothing(app: App, place
 
     await asyncio.gather(*(run(number) for number in range(60)), *(disturb(number) for number in range(8)))
     await check_books(stores, place.org_id)
+    entries = await read_entries(stores, place.org_id)
+    assert Counter(entry.kind for entry in entries) == {"reserve": 60, "settle": 48}
+    assert sum(entry.reserved for entry in entries) == 12 * 10
 
 
 # What may happen to a run: which one, and how much of what.
