@@ -15,6 +15,7 @@ Email = Annotated[str, typer.Option("--email", "-e", prompt="Email address", hel
 PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input.")]
 MailedToken = Annotated[str, typer.Option("--token", prompt="Token from the mail", help="Token from the mail.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 app = typer.Typer(no_args_is_help=True, help="Change the address of your account, or delete the account.")
 sessions = typer.Typer(no_args_is_help=True, help="Sign-ins of your account, one for each device.")
@@ -113,15 +114,13 @@ def change_email(
 def delete(
     ctx: typer.Context,
     password_stdin: PasswordStdin = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Delete your account for good, with your conversations in all organizations."""
     _refuse_key(ctx)
     with connected(ctx) as session:
         user = session.client.auth.get_me()
-        if not yes:
-            question = f"Delete the account {user.email} and all of its conversations, for good?"
-            typer.confirm(question, abort=True, err=True)
+        output.confirm(f"Delete the account {user.email} and all of its conversations, for good?", yes=yes)
         password = _password(password_stdin, confirm=False)
         session.client.account.delete(password=password)
         session.saved.forget()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from aiworkspace_client.cli import output
-from aiworkspace_client.cli.account import Json
+from aiworkspace_client.cli.account import Json, Yes
 from aiworkspace_client.cli.orgs import Org
 from aiworkspace_client.cli.session import connected
 from aiworkspace_client.types import Budget, BudgetLimit, BudgetScope, BudgetStatus, BudgetWindow, Money, RateLimit
@@ -143,13 +143,12 @@ def delete(
     ctx: typer.Context,
     budget_id: BudgetId,
     org: Org = "",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Delete a budget."""
     with connected(ctx) as session:
         org_id = session.org_id(org)
-        if not yes:
-            typer.confirm(f"Delete the budget {budget_id}?", abort=True, err=True)
+        output.confirm(f"Delete the budget {budget_id}?", yes=yes)
         session.client.budgets.delete(org_id=org_id, budget_id=budget_id)
         output.say("Deleted.")
 

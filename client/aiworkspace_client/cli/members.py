@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from aiworkspace_client.cli import output
-from aiworkspace_client.cli.account import Json
+from aiworkspace_client.cli.account import Json, Yes
 from aiworkspace_client.cli.orgs import Org, read_role
 from aiworkspace_client.cli.session import connected
 from aiworkspace_client.types import Member, MemberState
@@ -62,14 +62,13 @@ def remove(
     ctx: typer.Context,
     user_id: UserId,
     org: Org = "",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     revoke_keys: RevokeKeys = False,
 ) -> None:
     """Remove a member from the organization. With your own id you leave it."""
     with connected(ctx) as session:
         org_id = session.org_id(org)
-        if not yes:
-            typer.confirm(f"Remove {user_id} from the organization {org_id}?", abort=True, err=True)
+        output.confirm(f"Remove {user_id} from the organization {org_id}?", yes=yes)
         answer = session.client.orgs.remove_member(org_id=org_id, user_id=user_id, revoke_created_keys=revoke_keys)
         output.say("Removed.")
         output.say_keys(answer.revoked_api_key_ids, answer.kept_api_key_ids, "the member")

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC
 
+import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -40,6 +41,12 @@ def write(text: str) -> None:
 def say(text: str, style: str = "") -> None:
     """Print a line about what happened."""
     err.print(Text(clean(text), style))
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask the question on stderr unless `yes` answers it already. Every other answer ends the program."""
+    if not yes:
+        typer.confirm(question, abort=True, err=True)
 
 
 def money(amount: Money) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from aiworkspace_client.cli import output
-from aiworkspace_client.cli.account import Json
+from aiworkspace_client.cli.account import Json, Yes
 from aiworkspace_client.cli.orgs import Org
 from aiworkspace_client.cli.session import connected
 from aiworkspace_client.types import CustomRole, Grant, GrantSource
@@ -66,13 +66,12 @@ def delete(
     ctx: typer.Context,
     role_id: RoleId,
     org: Org = "",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Delete a role that nobody has."""
     with connected(ctx) as session:
         org_id = session.org_id(org)
-        if not yes:
-            typer.confirm(f"Delete the role {role_id}?", abort=True, err=True)
+        output.confirm(f"Delete the role {role_id}?", yes=yes)
         session.client.access.delete_custom_role(org_id=org_id, custom_role_id=role_id)
         output.say("Deleted.")
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from aiworkspace_client.cli import output
-from aiworkspace_client.cli.account import Json
+from aiworkspace_client.cli.account import Json, Yes
 from aiworkspace_client.cli.orgs import Org, RoleText, read_role
 from aiworkspace_client.cli.session import connected
 from aiworkspace_client.types import MemberState, ServiceAccount
@@ -50,13 +50,12 @@ def delete(
     ctx: typer.Context,
     account_id: Annotated[str, typer.Argument(help="Id from aiws service-accounts list.")],
     org: Org = "",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Delete a service account with its API keys."""
     with connected(ctx) as session:
         org_id = session.org_id(org)
-        if not yes:
-            typer.confirm(f"Delete the service account {account_id} with its keys?", abort=True, err=True)
+        output.confirm(f"Delete the service account {account_id} with its keys?", yes=yes)
         answer = session.client.service_accounts.delete(org_id=org_id, user_id=account_id)
         output.say("Deleted. Its keys no longer work.")
         output.say_keys(answer.revoked_api_key_ids, answer.kept_api_key_ids, "the account")

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from aiworkspace_client.cli import output
-from aiworkspace_client.cli.account import Json
+from aiworkspace_client.cli.account import Json, Yes
 from aiworkspace_client.cli.orgs import Org
 from aiworkspace_client.cli.session import connected
 
@@ -69,12 +69,11 @@ def delete(
     ctx: typer.Context,
     team_id: TeamId,
     org: Org = "",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Delete a team. Its members lose the access that it gave them."""
     with connected(ctx) as session:
         org_id = session.org_id(org)
-        if not yes:
-            typer.confirm(f"Delete the team {team_id}?", abort=True, err=True)
+        output.confirm(f"Delete the team {team_id}?", yes=yes)
         session.client.teams.delete(org_id=org_id, team_id=team_id)
         output.say("Deleted.")

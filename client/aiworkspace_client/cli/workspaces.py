@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from aiworkspace_client.cli import output
-from aiworkspace_client.cli.account import Json
+from aiworkspace_client.cli.account import Json, Yes
 from aiworkspace_client.cli.orgs import Org
 from aiworkspace_client.cli.session import connected
 
@@ -65,13 +65,12 @@ def use(ctx: typer.Context, workspace_id: str) -> None:
 def delete(
     ctx: typer.Context,
     workspace_id: str,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Delete a workspace with its conversations."""
     with connected(ctx) as session:
         workspace = session.client.workspaces.get(workspace_id)
-        if not yes:
-            typer.confirm(f"Delete {workspace.name} with its conversations?", abort=True, err=True)
+        output.confirm(f"Delete {workspace.name} with its conversations?", yes=yes)
         session.client.workspaces.delete(workspace_id)
         if session.saved.recall("workspace_id") == workspace_id:
             session.choose(org_id=workspace.org_id)
