@@ -1,20 +1,18 @@
 """ListAuditEvents: that what a filter costs does not grow with the log."""
 
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from statistics import median
 from typing import Any
 
 from psycopg import AsyncConnection
 
 from aiworkspace.v1 import audit_pb2
-from tests.support.people import Person, make_org, people
+from tests.support.people import Person
 
+from .growth import compare
 from .servers import Site
 from .table import Row
 
-_SMALL = 1_000
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 # Every hundredth entry is a refused call of somebody else, on one thing of all.
 _ENTRIES = """
@@ -45,39 +43,19 @@ _FILTERS: Mapping[str, Mapping[str, Any]] = {
 
 
 async def measure(site: Site, quick: bool) -> list[Row]:
-    large, calls = (100_000, 40) if quick else (1_000_000, 200)
-    with site.server() as server:
-        async with people(server.address) as new_person:
-            owner = await new_person()
-            orgs = {count: await make_org(owner) for count in (_SMALL, large)}
-            await _fill(site, owner, orgs)
-            took = {name: await _took(owner, orgs, wanted, calls) for name, wanted in _FILTERS.items()}
-    worst = max(took, key=lambda name: took[name][large] / took[name][_SMALL])
-    figures = [f"{name}: {each[large]:.2f} / {each[_SMALL]:.2f} ms" for name, each in took.items()]
-    ratio = took[worst][large] / took[worst][_SMALL]
-    what = f"ListAuditEvents, worst filter ({worst}): log of {large:,} / {_SMALL:,} entries"
-    return [Row(what, ratio, 1.5, ["; ".join(figures)], least=False)]
+    what = "ListAuditEvents, worst filter ({worst}): log of {large} / {small} entries"
+    return [await compare(site, quick, what, _FILTERS, _fill, _ask)]
 
 
-async def _fill(site: Site, owner: Person, orgs: Mapping[int, str]) -> None:
-    url = site.stores["DATABASE_URL"].replace("+psycopg", "")
-    async with await AsyncConnection.connect(url, autocommit=True) as database:
-        for count, org_id in orgs.items():
-            values = {"org": org_id, "user": owner.user_id, "other": _OTHER, "start": _START, "count": count}
-            await database.execute(_ENTRIES, values)
-            await database.execute(_RESOURCES, values)
-        await database.execute("VACUUM ANALYZE audit_events, audit_resources")
+async def _fill(database: AsyncConnection, owner: Person, orgs: Mapping[int, str]) -> None:
+    for count, org_id in orgs.items():
+        values = {"org": org_id, "user": owner.user_id, "other": _OTHER, "start": _START, "count": count}
+        await database.execute(_ENTRIES, values)
+        await database.execute(_RESOURCES, values)
+    await database.execute("VACUUM ANALYZE audit_events, audit_resources")
 
 
-async def _took(owner: Person, orgs: Mapping[int, str], wanted: Mapping[str, Any], calls: int) -> dict[int, float]:
-    """Median milliseconds of a call by the length of the log, of calls that take turns."""
-    times: dict[int, list[float]] = {count: [] for count in orgs}
-    for _ in range(calls):
-        for count, org_id in orgs.items():
-            request = audit_pb2.ListAuditEventsRequest(org_id=org_id, page_size=10, **wanted)
-            start = time.perf_counter()
-            found = await owner.audit.ListAuditEvents(request)
-            times[count].append((time.perf_counter() - start) * 1000)
-            if not found.events:
-                raise RuntimeError("an entry was not found")
-    return {count: median(each) for count, each in times.items()}
+async def _ask(owner: Person, org_id: str, wanted: Mapping[str, Any]) -> None:
+    request = audit_pb2.ListAuditEventsRequest(org_id=org_id, page_size=10, **wanted)
+    if not (await owner.audit.ListAuditEvents(request)).events:
+        raise RuntimeError("an entry was not found")

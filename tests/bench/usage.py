@@ -1,21 +1,19 @@
 """GetUsage: that what it costs does not grow with the number of entries."""
 
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from statistics import median
 from typing import Any
 
 from psycopg import AsyncConnection
 
 from aiworkspace.v1 import usage_pb2 as pb
 from aiworkspace_server.usage.models import NO_KEY, TOKENS
-from tests.support.people import Person, make_org, make_workspace, people
+from tests.support.people import Person, make_workspace
 
+from .growth import compare
 from .servers import Site
 from .table import Row
 
-_SMALL = 1_000
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _DAYS = 20
 _SPENT = ", ".join(TOKENS)
@@ -65,41 +63,21 @@ _ASKED: Mapping[str, Mapping[str, Any]] = {
 
 
 async def measure(site: Site, quick: bool) -> list[Row]:
-    large, calls = (100_000, 40) if quick else (1_000_000, 200)
-    with site.server() as server:
-        async with people(server.address) as new_person:
-            owner = await new_person()
-            orgs = {count: await make_org(owner) for count in (_SMALL, large)}
-            await _fill(site, owner, orgs)
-            took = {name: await _took(owner, orgs, asked, calls) for name, asked in _ASKED.items()}
-    worst = max(took, key=lambda name: took[name][large] / took[name][_SMALL])
-    figures = [f"{name}: {each[large]:.2f} / {each[_SMALL]:.2f} ms" for name, each in took.items()]
-    ratio = took[worst][large] / took[worst][_SMALL]
-    what = f"GetUsage, worst question ({worst}): {large:,} / {_SMALL:,} entries"
-    return [Row(what, ratio, 1.5, ["; ".join(figures)], least=False)]
+    what = "GetUsage, worst question ({worst}): {large} / {small} entries"
+    return [await compare(site, quick, what, _ASKED, _fill, _ask)]
 
 
-async def _fill(site: Site, owner: Person, orgs: Mapping[int, str]) -> None:
-    url = site.stores["DATABASE_URL"].replace("+psycopg", "")
-    async with await AsyncConnection.connect(url, autocommit=True) as database:
-        for count, org_id in orgs.items():
-            values: dict[str, Any] = {"org": org_id, "user": owner.user_id, "start": _START, "count": count}
-            values |= {"days": _DAYS, "workspace": await make_workspace(owner, org_id)}
-            await database.execute(_RUNS, values)
-            await database.execute(_ENTRIES, values)
-            await database.execute(_ROLLUPS, values)
-        await database.execute("VACUUM ANALYZE ledger_entries, usage_rollups")
+async def _fill(database: AsyncConnection, owner: Person, orgs: Mapping[int, str]) -> None:
+    for count, org_id in orgs.items():
+        values: dict[str, Any] = {"org": org_id, "user": owner.user_id, "start": _START, "count": count}
+        values |= {"days": _DAYS, "workspace": await make_workspace(owner, org_id)}
+        await database.execute(_RUNS, values)
+        await database.execute(_ENTRIES, values)
+        await database.execute(_ROLLUPS, values)
+    await database.execute("VACUUM ANALYZE ledger_entries, usage_rollups")
 
 
-async def _took(owner: Person, orgs: Mapping[int, str], asked: Mapping[str, Any], calls: int) -> dict[int, float]:
-    """Median milliseconds of a call by the length of the ledger, of calls that take turns."""
-    times: dict[int, list[float]] = {count: [] for count in orgs}
-    for _ in range(calls):
-        for count, org_id in orgs.items():
-            request = pb.GetUsageRequest(org_id=org_id, page_size=1000, **asked)
-            start = time.perf_counter()
-            found = await owner.usage.GetUsage(request)
-            times[count].append((time.perf_counter() - start) * 1000)
-            if not found.total.request_count:
-                raise RuntimeError("an entry was not counted")
-    return {count: median(each) for count, each in times.items()}
+async def _ask(owner: Person, org_id: str, asked: Mapping[str, Any]) -> None:
+    request = pb.GetUsageRequest(org_id=org_id, page_size=1000, **asked)
+    if not (await owner.usage.GetUsage(request)).total.request_count:
+        raise RuntimeError("an entry was not counted")
