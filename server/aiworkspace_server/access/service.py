@@ -8,7 +8,7 @@ from uuid import UUID
 from aiworkspace.v1 import common_pb2 as pb
 
 from ..auth.authority import PERMISSIONS, ROLES, WORKSPACE_ROLES, Principal
-from ..kit.errors import FailedPrecondition, InvalidArgument, NotFound, etag_mismatch
+from ..kit.errors import FailedPrecondition, InvalidArgument, NotFound, check_etag
 from ..kit.ids import new_id
 from ..kit.postgres import WriteSession
 from ..kit.timestamps import now
@@ -53,8 +53,7 @@ async def update_role(
     _check_known(values.get("permissions", ()), "role.permissions")
     await lock_org(tx, org_id, "role.org_id")
     role = await _find_role(tx, custom_role_id, "role.custom_role_id")
-    if etag and etag != str(role.version):
-        raise etag_mismatch("role.etag")
+    check_etag(etag, role.version, "role.etag")
     permissions = sorted(values.get("permissions", role.permissions))
     await check_may_grant(tx, caller, frozenset(role.permissions), frozenset(permissions))
     role.name, role.permissions = values.get("name", role.name), permissions

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from aiworkspace.v1 import common_pb2 as pb
 
-from ..kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unauthenticated, etag_mismatch
+from ..kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unauthenticated, check_etag
 from ..kit.ids import new_id
 from ..kit.postgres import ReadSession, WriteSession
 from ..kit.timestamps import is_over, now
@@ -133,8 +133,7 @@ async def update_user(tx: WriteSession, user_id: UUID, etag: str, values: dict[s
     if "display_name" in values and not values["display_name"]:
         raise InvalidArgument({"user.display_name": "must not be empty"})
     user = await store.lock_user(tx, user_id)
-    if etag and etag != str(user.version):
-        raise etag_mismatch("user.etag")
+    check_etag(etag, user.version, "user.etag")
     user.display_name = values.get("display_name", user.display_name)
     user.version += 1
     user.update_time = now()

@@ -9,7 +9,7 @@ from sqlalchemy import Row
 
 from aiworkspace.v1 import common_pb2
 
-from ..kit.errors import FailedPrecondition, InvalidArgument, NotFound, etag_mismatch
+from ..kit.errors import FailedPrecondition, InvalidArgument, NotFound, check_etag
 from ..kit.ids import new_id
 from ..kit.postgres import ReadSession, WriteSession
 from ..kit.timestamps import now
@@ -119,8 +119,7 @@ async def update_budget(tx: WriteSession, org_id: UUID, budget_id: UUID, etag: s
     if budget is None:
         raise NotFound("budget.budget_id")
     _check_own(budget)
-    if etag and etag != str(budget.version):
-        raise etag_mismatch("budget.etag")
+    check_etag(etag, budget.version, "budget.etag")
     for name, value in values.items():
         setattr(budget, name, value)
     budget.version += 1

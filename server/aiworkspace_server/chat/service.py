@@ -12,7 +12,7 @@ import structlog
 from ..conversations.history import History, room
 from ..conversations.models import Conversation
 from ..conversations.store import ConversationStore
-from ..kit.errors import NotFound, Unavailable, etag_mismatch
+from ..kit.errors import NotFound, Unavailable, check_etag, etag_mismatch
 from ..kit.mongo import Mongo
 from ..kit.postgres import Database
 from ..kit.stores import retry_until_available
@@ -156,8 +156,7 @@ class ChatService:
     async def update_conversation(
         self, org_id: UUID, conversation: Conversation, etag: str, values: dict[str, Any]
     ) -> Conversation:
-        if etag and etag != str(conversation["version"]):
-            raise etag_mismatch("conversation.etag")
+        check_etag(etag, conversation["version"], "conversation.etag")
         store = ConversationStore(self._mongo, org_id)
         updated = await store.update(conversation["_id"], int(etag) if etag else None, values)
         changed = await store.find(conversation["_id"])

@@ -209,6 +209,12 @@ def etag_mismatch(field: str) -> Aborted:
     return Aborted(pb.ERROR_REASON_ETAG_MISMATCH, f"{field}: is not the current one; read the resource again.")
 
 
+def check_etag(etag: str, version: int, field: str) -> None:
+    """Raise Aborted if the caller read another version. An empty etag stands for every version."""
+    if etag and etag != str(version):
+        raise etag_mismatch(field)
+
+
 def _retry_info(seconds: float) -> details.RetryInfo:
     delay = Duration()
     delay.FromMilliseconds(max(1, round(seconds * 1000)))

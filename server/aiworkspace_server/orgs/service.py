@@ -21,7 +21,7 @@ from ..kit.errors import (
     NotFound,
     PermissionMissing,
     Unauthenticated,
-    etag_mismatch,
+    check_etag,
 )
 from ..kit.ids import new_id
 from ..kit.postgres import ReadSession, WriteSession, set_tenant
@@ -55,8 +55,7 @@ async def update_org(tx: WriteSession, org_id: UUID, etag: str, values: dict[str
         raise InvalidArgument({"org.name": "must not be empty"})
     org = await lock_org(tx, org_id, "org.org_id")
     await check_may_grant(tx, caller)
-    if etag and etag != str(org.version):
-        raise etag_mismatch("org.etag")
+    check_etag(etag, org.version, "org.etag")
     org.name = values.get("name", org.name)
     org.version += 1
     org.update_time = now()
@@ -151,8 +150,7 @@ async def update_member(
 ) -> tuple[Membership, User]:
     await lock_org(tx, org_id, "member.org_id")
     member, user = await find_member(tx, user_id, "member.user_id")
-    if etag and etag != str(member.version):
-        raise etag_mismatch("member.etag")
+    check_etag(etag, member.version, "member.etag")
     if role and role != role_of(member):
         check_may_have(user, role, "member.role")
         permissions = await permissions_of(tx, role, "member.custom_role_id")

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from ..kit.errors import InvalidArgument, etag_mismatch
+from ..kit.errors import InvalidArgument, check_etag
 from ..kit.ids import new_id
 from ..kit.postgres import WriteSession
 from ..kit.timestamps import now
@@ -60,8 +60,7 @@ async def set_policy(
     """Store and return the policy of the workspace or, without a workspace, of the organization."""
     await orgs.lock_org(tx, org_id, "workspace_id" if workspace_id else "org_id")
     row = await store.find_policy(tx, workspace_id or org_id)
-    if etag and etag != str(row.version if row else 0):
-        raise etag_mismatch("policy.etag")
+    check_etag(etag, row.version if row else 0, "policy.etag")
     if row is None:
         row = ModelPolicy(org_id=org_id, scope_id=workspace_id or org_id, workspace_id=workspace_id, version=0)
         tx.add(row)

@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from ..auth.authority import WORKSPACE_ROLES, Principal
-from ..kit.errors import InvalidArgument, NotFound, etag_mismatch
+from ..kit.errors import InvalidArgument, NotFound, check_etag
 from ..kit.ids import new_id
 from ..kit.postgres import WriteSession
 from ..kit.timestamps import now
@@ -27,8 +27,7 @@ async def update_team(tx: WriteSession, team_id: UUID, etag: str, values: dict[s
     if "name" in values and not values["name"]:
         raise InvalidArgument({"team.name": "must not be empty"})
     team = await _lock_team(tx, team_id, "team.team_id")
-    if etag and etag != str(team.version):
-        raise etag_mismatch("team.etag")
+    check_etag(etag, team.version, "team.etag")
     team.name = values.get("name", team.name)
     team.version += 1
     team.update_time = now()

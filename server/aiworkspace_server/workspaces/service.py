@@ -6,7 +6,7 @@ from uuid import UUID
 from ..auth.authority import WORKSPACE_PERMISSIONS, Principal, Scope, principal_of, sees
 from ..kit.caches import TtlCache
 from ..kit.context import Call
-from ..kit.errors import InvalidArgument, NotFound, etag_mismatch
+from ..kit.errors import InvalidArgument, NotFound, check_etag
 from ..kit.ids import new_id
 from ..kit.postgres import Database, ReadSession, WriteSession
 from ..kit.timestamps import now
@@ -82,8 +82,7 @@ async def update_workspace(tx: WriteSession, workspace_id: UUID, etag: str, valu
     workspace = await store.lock_workspace(tx, workspace_id)
     if workspace is None:
         raise NotFound("workspace.workspace_id")
-    if etag and etag != str(workspace.version):
-        raise etag_mismatch("workspace.etag")
+    check_etag(etag, workspace.version, "workspace.etag")
     for name, value in values.items():
         setattr(workspace, name, value)
     workspace.version += 1
