@@ -3,21 +3,19 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Sequence
-from copy import copy
-from typing import Any, Self, cast
+from collections.abc import AsyncGenerator
+from typing import Any, cast
 
 import anthropic
 import httpx2
 import orjson
 
-from . import catalog
-from .base import FinishReason, ModelInfo, ModelRequest, Piece, TokenUsage
+from .base import FinishReason, ModelRequest, Piece, TokenUsage
 from .clock import Clocks
 from .failures import Failures
-from .http import http_client
 from .lenient import count, record, string
 from .reply import Reply
+from .sdk import SdkProvider
 from .turns import clean_system
 from .wire import TRANSPORT_ERRORS, SentBody, headers, read_reply
 
@@ -39,42 +37,35 @@ _MOST_TEMPERATURE = 1.0
 _COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 
 
-class AnthropicProvider:
+class AnthropicProvider(SdkProvider[anthropic.AsyncAnthropic]):
     """Anthropic, or a server that speaks its format."""
 
-    name = "anthropic"
-
     def __init__(self, *, api_key: str, clocks: Clocks, base_url: str | None = None) -> None:
-        self.clocks = clocks
-        self._base_url = base_url or _BASE_URL
-        self._http: httpx2.AsyncClient = http_client(anthropic.DefaultAioHttpClient, self._base_url, clocks)
-        self._use(api_key)
+        super().__init__(
+            "anthropic",
+            api_key=api_key,
+            base_url=base_url or _BASE_URL,
+            clocks=clocks,
+            connect=anthropic.DefaultAioHttpClient,
+        )
 
-    def with_key(self, api_key: str) -> Self:
-        other = copy(self)
-        other._use(api_key)
-        return other
-
-    def _use(self, api_key: str) -> None:
-        self._failures = Failures(self.name, [api_key])
-        self._client = _client(api_key, self._base_url, self.clocks, self._http)
+    def _new_client(self, api_key: str) -> anthropic.AsyncAnthropic:
+        """Return the SDK's client without retries, without tracing, and without settings from the environment."""
+        connect = self.clocks.connect_seconds
+        client = anthropic.AsyncAnthropic(
+            api_key=api_key,
+            base_url=self._base_url,
+            max_retries=0,
+            timeout=httpx2.Timeout(None, connect=connect, pool=connect),
+            http_client=self._http,
+            open_telemetry=False,
+        )
+        client._custom_headers = {"Accept-Encoding": "identity"}  # instead of ANTHROPIC_CUSTOM_HEADERS
+        return client
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
         body = encode(request)
         return read_reply(lambda: self._send(body, request), MessageReply(request, self._failures), self.clocks)
-
-    @property
-    def away(self) -> bool:
-        return False
-
-    async def models(self) -> Sequence[ModelInfo]:
-        return catalog.models(self.name)
-
-    async def has(self, model: str) -> bool:
-        return model in catalog.names(self.name)
-
-    def context_tokens(self, model: str) -> int | None:
-        return catalog.context_tokens(self.name, model)
 
     async def check_key(self) -> None:
         try:
@@ -86,9 +77,6 @@ class AnthropicProvider:
         except (anthropic.APIConnectionError, *TRANSPORT_ERRORS) as error:  # a TimeoutError is an OSError
             failure = self._failures.from_connection(error)
         raise failure
-
-    async def aclose(self) -> None:
-        await self._client.close()
 
     async def _send(self, body: bytes, request: ModelRequest) -> httpx2.Response:
         """Send the request. Return the response with its body unread."""
@@ -108,21 +96,6 @@ class AnthropicProvider:
         except anthropic.APIConnectionError as error:
             failure = self._failures.from_connection(error)
         raise failure
-
-
-def _client(api_key: str, base_url: str, clocks: Clocks, http: httpx2.AsyncClient) -> anthropic.AsyncAnthropic:
-    """Return the SDK's client without retries, without tracing, and without settings from the environment."""
-    connect = clocks.connect_seconds
-    client = anthropic.AsyncAnthropic(
-        api_key=api_key,
-        base_url=base_url,
-        max_retries=0,
-        timeout=httpx2.Timeout(None, connect=connect, pool=connect),
-        http_client=http,
-        open_telemetry=False,
-    )
-    client._custom_headers = {"Accept-Encoding": "identity"}  # instead of ANTHROPIC_CUSTOM_HEADERS
-    return client
 
 
 def encode(request: ModelRequest) -> bytes:

@@ -6,22 +6,19 @@ The SDK sends the request. Its stream objects would be the largest cost of a tok
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Sequence
-from copy import copy
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, cast
 
 import httpx2
 import openai
 import orjson
 
-from . import catalog
-from .base import FinishReason, ModelInfo, ModelRequest, Piece, TokenUsage
+from .base import FinishReason, ModelRequest, Piece, TokenUsage
 from .clock import Clocks
-from .failures import Failures
-from .http import http_client
 from .lenient import count, first, record, string
 from .reply import Reply
+from .sdk import SdkProvider
 from .turns import clean_system, fold_system
 from .wire import TRANSPORT_ERRORS, SentBody, headers, read_reply, read_whole
 
@@ -56,48 +53,43 @@ OPENAI = Profile(
 DEEPSEEK = Profile("deepseek", "https://api.deepseek.com", "max_tokens", parameters=("temperature", "stop"))
 
 
-class OpenAIProvider:
+class OpenAIProvider(SdkProvider[openai.AsyncOpenAI]):
     """A provider that uses this format."""
 
     def __init__(self, profile: Profile, *, api_key: str, clocks: Clocks, base_url: str | None = None) -> None:
-        self.name = profile.name
+        super().__init__(
+            profile.name,
+            api_key=api_key,
+            base_url=base_url or profile.base_url,
+            clocks=clocks,
+            connect=openai.DefaultAioHttpClient,
+        )
         self._profile = profile
-        self.clocks = clocks
-        self._base_url = base_url or profile.base_url
-        self._http: httpx2.AsyncClient = http_client(openai.DefaultAioHttpClient, self._base_url, clocks)
-        self._use(api_key)
 
-    def with_key(self, api_key: str) -> Self:
-        other = copy(self)
-        other._use(api_key)
-        return other
+    def _new_client(self, api_key: str) -> openai.AsyncOpenAI:
+        """Return the SDK's client without retries, which the caller has to count and bill.
 
-    def _use(self, api_key: str) -> None:
-        self._failures = Failures(self.name, [api_key])
-        self._client = _client(api_key, self._base_url, self.clocks, self._http)
+        Of the environment only proxies and certificates are used, because the operator sets these for everything.
+        """
+        connect = self.clocks.connect_seconds
+        client = openai.AsyncOpenAI(
+            api_key=api_key,
+            base_url=self._base_url,
+            max_retries=0,
+            timeout=httpx2.Timeout(None, connect=connect, pool=connect),
+            http_client=self._http,
+        )
+        client.organization = client.project = client.admin_api_key = None
+        # OPENAI_CUSTOM_HEADERS would also be sent to other providers.
+        client._custom_headers = {"Accept-Encoding": "identity"}
+        return client
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
         body = self.encode(request)
         return read_reply(lambda: self._send(body, request), ChatReply(request, self._failures), self.clocks)
 
-    @property
-    def away(self) -> bool:
-        return False
-
-    async def models(self) -> Sequence[ModelInfo]:
-        return catalog.models(self.name)
-
-    async def has(self, model: str) -> bool:
-        return model in catalog.names(self.name)
-
-    def context_tokens(self, model: str) -> int | None:
-        return catalog.context_tokens(self.name, model)
-
     async def check_key(self) -> None:
         await self._list()
-
-    async def aclose(self) -> None:
-        await self._client.close()
 
     async def _list(self) -> bytes:
         """Request the server's list of models. Raises ProviderError, also if it is too large."""
@@ -159,25 +151,6 @@ class OpenAIProvider:
             ("seed", "reasoning_effort") if reasoning and reasoning.match(request.model) else self._profile.parameters
         )
         return {name: value for name in takes if (value := getattr(wanted, name)) not in (None, ())}
-
-
-def _client(api_key: str, base_url: str, clocks: Clocks, http: httpx2.AsyncClient) -> openai.AsyncOpenAI:
-    """Return the SDK's client without retries, which the caller has to count and bill.
-
-    Of the environment only proxies and certificates are used, because the operator sets these for everything.
-    """
-    connect = clocks.connect_seconds
-    client = openai.AsyncOpenAI(
-        api_key=api_key,
-        base_url=base_url,
-        max_retries=0,
-        timeout=httpx2.Timeout(None, connect=connect, pool=connect),
-        http_client=http,
-    )
-    client.organization = client.project = client.admin_api_key = None
-    # OPENAI_CUSTOM_HEADERS would also be sent to other providers.
-    client._custom_headers = {"Accept-Encoding": "identity"}
-    return client
 
 
 class ChatReply(Reply):
