@@ -23,9 +23,13 @@ def from_document(stored: RunPlan, targets: tuple[Target, ...]) -> Plan:
     """Return a stored plan. `targets` are the stored models that are still allowed, with their current providers."""
     return Plan(
         targets,
-        Parameters(stored["temperature"], tuple(stored["stop"]), stored["seed"], stored["reasoning_effort"]),
+        parameters_in(stored),
         stored["max_output_tokens"],
         stored["continue_broken_answers"],
         stored["resume_interrupted_runs"],
         stored["hedge_after_seconds"],
     )
+
+
+def parameters_in(stored: RunPlan) -> Parameters:
+    return Parameters(stored["temperature"], tuple(stored["stop"]), stored["seed"], stored["reasoning_effort"])

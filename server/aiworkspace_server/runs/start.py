@@ -288,6 +288,7 @@ async def roll_back(deps: RunDeps, org_id: UUID, run_id: UUID, conversation_id: 
 
 
 def _new_document(request: RunRequest, plan: Plan, model_request: ModelRequest, counted_tokens: int) -> Run:
+    first = plan.targets[0]
     run = Run(
         _id=new_id(),
         workspace_id=request.conversation["workspace_id"],
@@ -306,7 +307,7 @@ def _new_document(request: RunRequest, plan: Plan, model_request: ModelRequest, 
         usage=None,
         cost=None,
         attempt_count=0,
-        attempts=[new_record(1, plan.targets[0], model_request, counted_tokens)],
+        attempts=[new_record(1, first.model, model_request, counted_tokens, now(), own_key=first.own_key)],
         unsettled=[],
         takeovers=0,
         first_events=[],

@@ -156,14 +156,19 @@ class Attempt:
     def record(self) -> AttemptRecord:
         """Return its record as of now."""
         record = new_record(
-            self.number, self.target, self.request, self._counted_input_tokens, continues=self.continues
+            self.number,
+            self.target.model,
+            self.request,
+            self._counted_input_tokens,
+            self._start_time or now(),
+            own_key=self.target.own_key,
+            continues=self.continues,
         )
         if self.state != RunState.RUNNING:
             ended = self.settlement()
             record["usage"], record["cost"] = ended["usage"], ended["cost"]
         record["provider_response_id"], record["status"] = self._response_id, self._status()
         record["state"], record["failure"], record["error"] = self.state, self.failure, _logged(self.error)
-        record["start_time"] = self._start_time or record["start_time"]
         record["first_content_time"], record["end_time"] = self._first_content_time, self._end_time
         return record
 
@@ -175,13 +180,20 @@ class Attempt:
 
 
 def new_record(
-    number: int, target: Target, request: ModelRequest, counted_input_tokens: int, *, continues: bool = False
+    number: int,
+    model: str,
+    request: ModelRequest,
+    counted_input_tokens: int,
+    start_time: datetime,
+    *,
+    own_key: bool,
+    continues: bool = False,
 ) -> AttemptRecord:
-    """Return the record of an attempt that begins now."""
+    """Return the record of an attempt of which nothing is known but its beginning."""
     return AttemptRecord(
         number=number,
-        model=target.model,
-        own_key=target.own_key,
+        model=model,
+        own_key=own_key,
         continues=continues,
         parameters=_parameters(request),
         message_count=len(request.turns),
@@ -193,7 +205,7 @@ def new_record(
         error="",
         usage=None,
         cost=None,
-        start_time=now(),
+        start_time=start_time,
         first_content_time=None,
         end_time=None,
     )

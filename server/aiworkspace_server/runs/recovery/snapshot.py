@@ -15,10 +15,11 @@ from ...usage.ledger import Spender
 from ...usage.models import LedgerEntry
 from ...workspaces import store as workspaces
 from .. import events
-from ..attempts.attempt import settle
+from ..attempts.attempt import new_record, settle
 from ..attempts.failures import INTERRUPTED
 from ..deps import RunDeps
-from ..models import AttemptParameters, AttemptRecord, Cost, Run, RunState, Settlement, Usage
+from ..models import AttemptRecord, Cost, Run, RunState, Settlement, Usage
+from ..plan import parameters_in
 from ..store import RunStore, StoredEvents
 from ..streams.local import LocalRun
 
@@ -45,7 +46,7 @@ async def take_snapshot(deps: RunDeps, org_id: UUID, document: Run, *, via_bus: 
     history = History(ConversationStore(deps.mongo, org_id), document["conversation_id"], document["_id"])
     await history.load()
     prompt, plan = workspace.system_prompt if workspace else "", document["plan"]
-    request = ModelRequest(document["model"], prompt, history.turns, plan["max_output_tokens"])
+    request = ModelRequest(document["model"], prompt, history.turns, plan["max_output_tokens"], parameters_in(plan))
     batches = await RunStore(deps.mongo, org_id).list_batches(document["_id"])
     stored = StoredEvents(document, batches).after(0)
     run = LocalRun(org_id, document, deps.load, deps.lease.holds, stored, via_bus=via_bus)
@@ -53,7 +54,10 @@ async def take_snapshot(deps: RunDeps, org_id: UUID, document: Run, *, via_bus: 
     records = {record["number"]: record for record in document["attempts"]}
     unsettled = []
     for entry in reserved:
-        record = records.setdefault(entry.attempt, _new_record(entry, document, request))
+        begun = new_record(  # in case it was reserved and not stored with the run
+            entry.attempt, entry.model, request, estimate_input(request), entry.create_time, own_key=entry.own_key
+        )
+        record = records.setdefault(entry.attempt, begun)
         if record["state"] == RunState.RUNNING:
             _interrupt(record, entry, said.get(entry.attempt, 0))
             run.emit(attempt_failed={"attempt": entry.attempt, "model": entry.model, "failure": INTERRUPTED})
@@ -90,36 +94,6 @@ def _interrupt(record: AttemptRecord, entry: LedgerEntry, said_tokens: int) -> N
     ended = settle(entry.attempt, entry.model, usage, entry.create_time)
     record["state"], record["failure"], record["end_time"] = RunState.INTERRUPTED, INTERRUPTED, now()
     record["usage"], record["cost"] = ended["usage"], ended["cost"]
-
-
-def _new_record(entry: LedgerEntry, run: Run, request: ModelRequest) -> AttemptRecord:
-    """Return the record of an attempt that was reserved and not stored with the run."""
-    plan = run["plan"]
-    parameters = AttemptParameters(
-        temperature=plan["temperature"],
-        seed=plan["seed"],
-        reasoning_effort=plan["reasoning_effort"],
-        max_output_tokens=plan["max_output_tokens"],
-    )
-    return AttemptRecord(
-        number=entry.attempt,
-        model=entry.model,
-        own_key=entry.own_key,
-        continues=False,
-        parameters=parameters,
-        message_count=len(request.turns),
-        counted_input_tokens=estimate_input(request),
-        provider_response_id="",
-        status=0,
-        state=RunState.RUNNING,
-        failure=None,
-        error="",
-        usage=None,
-        cost=None,
-        start_time=entry.create_time,
-        first_content_time=None,
-        end_time=None,
-    )
 
 
 def _settlement_of(record: AttemptRecord) -> Settlement:

@@ -7,7 +7,7 @@ first server that takes its claim over works on it.
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
@@ -175,9 +175,8 @@ async def _resume(deps: RunDeps, plans: Plans, snapshot: RunSnapshot) -> RunExec
     if not targets:
         return None
     plan = from_document(run["plan"], targets)
-    request = replace(snapshot.request, parameters=plan.parameters)
     reservations = Reservations(deps, snapshot.spender, snapshot.settled, snapshot.unsettled)
-    return RunExecutor(deps, snapshot.run, plan, request, reservations)
+    return RunExecutor(deps, snapshot.run, plan, snapshot.request, reservations)
 
 
 async def save_relayed(store: RunStore, run_id: UUID, relayed: Mapping[int, bytes]) -> None:
