@@ -33,14 +33,19 @@ async def test_mail_waits_for_a_server_that_is_down_and_the_queue_has_no_address
     assert [told for told in (person.email, "Somebody", *map(token_in, mails)) if told in queued] == []
 
 
+async def request_refused_mail(person: Person, mailbox: Mailbox, answer: str) -> None:
+    """Requests a password reset, whose mail the mail server answers like this."""
+    await mailbox.wait(person.email, VERIFY)
+    mailbox.tries.clear()
+    mailbox.refused[person.email] = answer
+    await person.accounts.RequestPasswordReset(account_pb2.RequestPasswordResetRequest(email=person.email))
+
+
 async def test_an_address_that_is_refused_for_good_is_tried_once(
     new_person: NewPerson, mailbox: Mailbox, stores: Stores
 ) -> None:
     person = await new_person()
-    await mailbox.wait(person.email, VERIFY)
-    mailbox.tries.clear()
-    mailbox.refused[person.email] = "550 no such mailbox"
-    await person.accounts.RequestPasswordReset(account_pb2.RequestPasswordResetRequest(email=person.email))
+    await request_refused_mail(person, mailbox, "550 no such mailbox")
     await until_no_jobs(stores, person.user_id)
     assert mailbox.tries == [person.email]
     assert mailbox.of(person.email, RESET) == []
@@ -50,10 +55,7 @@ async def test_an_address_that_is_refused_for_now_is_tried_again_with_the_same_m
     new_person: NewPerson, mailbox: Mailbox, stores: Stores
 ) -> None:
     person = await new_person()
-    await mailbox.wait(person.email, VERIFY)
-    mailbox.tries.clear()
-    mailbox.refused[person.email] = "451 try again later"
-    await person.accounts.RequestPasswordReset(account_pb2.RequestPasswordResetRequest(email=person.email))
+    await request_refused_mail(person, mailbox, "451 try again later")
     while person.email not in mailbox.tries:
         await sql(stores, "SELECT 1")
     del mailbox.refused[person.email]

@@ -1,9 +1,7 @@
 """Attempts: what is tried again, what each of them costs, and what the AI log says of them."""
 
 import asyncio
-import socket
 import uuid
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -18,7 +16,7 @@ from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
 from tests.support.ledger import ledger_of
 from tests.support.outcomes import refusal
 from tests.support.people import NewPerson, Place, make_conversation, make_place
-from tests.support.providers import openai_at
+from tests.support.providers import full_queue, openai_at
 from tests.support.runs import (
     ANTHROPIC,
     OPENAI,
@@ -116,14 +114,8 @@ async def test_a_request_that_was_stopped_before_it_left_costs_nothing(
     place: Place, app: App, standin: Standin
 ) -> None:
     """The connection is still being made: its queue takes no more, and refuses nobody."""
-    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for waiting in (first, second):
-            waiting.setblocking(False)
-            with suppress(BlockingIOError):
-                waiting.connect(listener.getsockname())
-        async with openai_at(app, f"http://127.0.0.1:{listener.getsockname()[1]}/v1"):
+    with full_queue() as url:
+        async with openai_at(app, f"{url}/v1"):
             stream = send(place, model=OPENAI)
             while not (event := (await stream.read()).event).HasField("attempt_started"):
                 pass

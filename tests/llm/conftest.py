@@ -1,6 +1,9 @@
 """The adapters as the server builds them, before the stand-in."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -34,6 +37,16 @@ def deepseek_provider(url: str, clocks: Clocks = PATIENT) -> OpenAIProvider:
 
 def anthropic_provider(url: str, clocks: Clocks = PATIENT) -> AnthropicProvider:
     return AnthropicProvider(api_key=ANTHROPIC_KEY, base_url=url, clocks=clocks)
+
+
+@asynccontextmanager
+async def listening(talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]) -> AsyncIterator[str]:
+    """The address of a server that treats its connections like this."""
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
 
 
 # One of each for all tests: the certificates that a provider loads take longer than most tests.

@@ -15,7 +15,7 @@ from tests.standin import HttpError, Script, Standin
 from tests.support.waiting import until_true
 
 from .answers import answer, question
-from .conftest import ANTHROPIC_KEY, DEEPSEEK_KEY, OPENAI_KEY
+from .conftest import ANTHROPIC_KEY, DEEPSEEK_KEY, OPENAI_KEY, listening
 
 
 def settings(standin: Standin, **more: Any) -> Deployment:
@@ -211,12 +211,10 @@ class Odd:
 @pytest.fixture
 async def odd() -> AsyncIterator[tuple[Odd, Registry]]:
     odd = Odd()
-    server = await asyncio.start_server(odd.serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    values = Deployment.model_construct(local_model_base_url=url, echo_tokens_per_second=0)
-    async with Registry(values) as registry:
-        yield odd, registry
-    server.close()
+    async with listening(odd.serve) as url:
+        values = Deployment.model_construct(local_model_base_url=f"{url}/v1", echo_tokens_per_second=0)
+        async with Registry(values) as registry:
+            yield odd, registry
 
 
 async def test_a_local_server_that_hangs_is_not_waited_for(odd: tuple[Odd, Registry]) -> None:

@@ -2,8 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -13,13 +12,14 @@ from typing import Any
 import pytest
 import uvloop
 
-from aiworkspace_server.llm.base import Answering, Delta, ErrorKind, Finish, Provider, TokenUsage
+from aiworkspace_server.llm.base import Answering, Delta, ErrorKind, Finish, Provider, ProviderError, TokenUsage
 from aiworkspace_server.llm.clock import Clocks
 from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall, Standin
+from tests.support.providers import full_queue
 from tests.support.waiting import until_true
 
 from .answers import MODEL, Answer, answer, question
-from .conftest import HURRIED, PATIENT, anthropic_provider, openai_provider
+from .conftest import HURRIED, PATIENT, anthropic_provider, listening, openai_provider
 
 
 async def ask(standin: Standin, provider: Provider, script: Script) -> Answer:
@@ -268,26 +268,29 @@ async def test_a_stream_without_its_end_mark_was_cut(
     assert result.text == "".join(Script().tokens[:after])
 
 
+async def errors_at(url: str, clocks: Clocks = PATIENT) -> list[ProviderError | None]:
+    """How a request of each wire format fails there."""
+    errors = []
+    for provider in (openai_provider(url, clocks), anthropic_provider(url, clocks)):
+        errors.append((await answer(provider)).error)
+        await provider.aclose()
+    return errors
+
+
+async def kinds_at(url: str, clocks: Clocks = PATIENT) -> list[ErrorKind | None]:
+    return [error.kind if error else None for error in await errors_at(url, clocks)]
+
+
 async def test_nobody_listens() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    for provider in (openai_provider(url), anthropic_provider(url)):
-        result = await answer(provider)
-        assert result.error is not None
-        assert result.error.kind is ErrorKind.UNREACHED
-        await provider.aclose()
+    assert await kinds_at(url) == [ErrorKind.UNREACHED] * 2
 
 
 async def test_a_connection_that_closes_without_an_answer_is_no_timeout() -> None:
-    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    for provider in (openai_provider(url), anthropic_provider(url)):
-        result = await answer(provider)
-        assert result.error is not None
-        assert result.error.kind is ErrorKind.UNAVAILABLE
-        await provider.aclose()
-    server.close()
+    async with listening(lambda reader, writer: writer.close()) as url:
+        assert await kinds_at(url) == [ErrorKind.UNAVAILABLE] * 2
 
 
 @pytest.mark.parametrize(
@@ -298,7 +301,6 @@ async def test_a_connection_that_closes_without_an_answer_is_no_timeout() -> Non
 async def test_an_error_status_is_told_and_free_though_its_body_breaks_off(
     status: int, kind: ErrorKind, retry_after: float | None, hangs: bool
 ) -> None:
-    clocks = replace(PATIENT, error_seconds=0.2)
     done = asyncio.Event()
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -309,15 +311,11 @@ async def test_an_error_status_is_told_and_free_though_its_body_breaks_off(
             await done.wait()
         writer.close()
 
-    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    for provider in (openai_provider(url, clocks), anthropic_provider(url, clocks)):
-        error = (await answer(provider)).error
-        assert error is not None
-        assert (error.kind, error.status, error.free, error.retry_after) == (kind, status, True, retry_after)
-        await provider.aclose()
-    done.set()
-    server.close()
+    async with listening(refuse) as url:
+        for error in await errors_at(url, replace(PATIENT, error_seconds=0.2)):
+            assert error is not None
+            assert (error.kind, error.status, error.free, error.retry_after) == (kind, status, True, retry_after)
+        done.set()
 
 
 async def test_something_that_does_not_speak_http() -> None:
@@ -325,40 +323,18 @@ async def test_something_that_does_not_speak_http() -> None:
         writer.write(b"220 mail.example ESMTP\r\n")
         writer.close()
 
-    server = await asyncio.start_server(talk, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    for provider in (openai_provider(url), anthropic_provider(url)):
-        result = await answer(provider)
-        assert result.error is not None
-        assert result.error.kind is ErrorKind.UNAVAILABLE
-        await provider.aclose()
-    server.close()
+    async with listening(talk) as url:
+        assert await kinds_at(url) == [ErrorKind.UNAVAILABLE] * 2
 
 
 # Clocks
 
 
-@pytest.fixture
-def full_queue() -> Iterator[str]:
-    """The address of a socket that takes no more connections and refuses none."""
-    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for waiting in (first, second):
-            waiting.setblocking(False)
-            with suppress(BlockingIOError):
-                waiting.connect(listener.getsockname())
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-async def test_the_clock_for_connecting(full_queue: str) -> None:
+async def test_the_clock_for_connecting() -> None:
     patient = Clocks(connect_seconds=0.2, first_content_seconds=300, idle_seconds=300)
-    for provider in (openai_provider(full_queue, patient), anthropic_provider(full_queue, patient)):
-        async with asyncio.timeout(120):
-            result = await answer(provider)
-        assert result.error is not None
-        assert result.error.kind is ErrorKind.UNREACHED
-        await provider.aclose()
+    with full_queue() as url:
+        async with asyncio.timeout(240):
+            assert await kinds_at(url, patient) == [ErrorKind.UNREACHED] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Providers of a running server that are to behave differently for one test."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import pytest
 
@@ -26,3 +27,16 @@ async def openai_at(app: App, base_url: str) -> AsyncIterator[None]:
     finally:
         app.registry.providers["openai"] = before
         await moved.aclose()
+
+
+@contextmanager
+def full_queue() -> Iterator[str]:
+    """The address of a socket that takes no more connections and refuses none."""
+    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for waiting in (first, second):
+            waiting.setblocking(False)
+            with suppress(BlockingIOError):
+                waiting.connect(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
