@@ -12,7 +12,7 @@ import uvloop
 
 from aiworkspace_server.kit import logs
 
-from . import audit, first_token, isolation, tokens, unary, usage
+from . import answers, audit, first_token, isolation, tokens, unary, usage
 from .machine import Cores, take_cores
 from .servers import Site, site
 from .table import Row, show
@@ -20,6 +20,7 @@ from .table import Row, show
 _ROWS: dict[str, Callable[[Site, bool], Awaitable[list[Row]]]] = {
     "unary": unary.measure,
     "isolation": isolation.measure,
+    "answers": answers.measure,
     "tokens": tokens.measure,
     "first-token": first_token.measure,
     "audit": audit.measure,

@@ -25,10 +25,11 @@ class Asker:
     connection: Connection
     conversation_ids: Iterator[str]
 
-    def ask(self, tokens: int, reply: Reply) -> None:
-        """Sends a message whose answer has so many tokens."""
+    def ask(self, tokens: int, reply: Reply, *, at_once: bool = False) -> None:
+        """Sends a message whose answer has so many tokens, paced or in a burst."""
+        content = question(tokens, at_once=at_once)
         request = pb.SendMessageRequest(
-            conversation_id=next(self.conversation_ids), content=question(tokens), request_id=str(uuid.uuid4())
+            conversation_id=next(self.conversation_ids), content=content, request_id=str(uuid.uuid4())
         )
         self.connection.call(request.SerializeToString(), reply)
 

@@ -14,6 +14,7 @@ import uvloop
 SECONDS_PER_TOKEN = 0.02
 TOKEN_SIZE = 7  # "123456 ": milliseconds of the monotonic clock, the last six digits
 _CLOCK_TURN = 1_000_000
+_AT_ONCE = " at once"
 
 _FIXED = b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1760000000,"model":"gpt-4o-mini",'
 _FIXED += b'"service_tier":"default","system_fingerprint":"fp_1","choices":['
@@ -33,9 +34,9 @@ def lateness(token: str, now: float) -> float:
     return (late if late < _CLOCK_TURN / 2 else late - _CLOCK_TURN) / 1000
 
 
-def question(tokens: int) -> str:
-    """What to ask for an answer of so many tokens."""
-    return f"Say that in {tokens}"
+def question(tokens: int, *, at_once: bool = False) -> str:
+    """What to ask for an answer of so many tokens, at the pace of a real model or as fast as it can be sent."""
+    return f"Say that{_AT_ONCE if at_once else ''} in {tokens}"
 
 
 class Answering(asyncio.Protocol):
@@ -59,22 +60,38 @@ class Answering(asyncio.Protocol):
             self._answer(orjson.loads(body))
 
     def _answer(self, request: dict[str, Any]) -> None:
-        self._total = int(request["messages"][-1]["content"].rpartition(" ")[2])
+        asked: str = request["messages"][-1]["content"]
+        self._total = int(asked.rpartition(" ")[2])
         self._said = 0
-        self._transport.write(_HEAD + _chunk(_ROLE))
         self._due = self._loop.time()
-        self._say()
+        if _AT_ONCE in asked:
+            self._burst()
+        else:
+            self._transport.write(_HEAD + _chunk(_ROLE))
+            self._say()
+
+    def _burst(self) -> None:
+        """Sends the whole answer in one write, with a chunk a token."""
+        token = _chunk(self._token())
+        self._said = self._total
+        self._transport.write(_HEAD + _chunk(_ROLE) + token * self._total + self._ending())
 
     def _say(self) -> None:
         """Sends the token that is due. A timer that is late does not make the next one later."""
         self._said += 1
-        self._transport.write(_chunk(_TOKEN % (int(self._due * 1000) % _CLOCK_TURN)))
+        self._transport.write(_chunk(self._token()))
         if self._said == self._total:
-            usage = _USAGE % (self._said, self._said + 20)
-            self._transport.write(_chunk(_FINISH + usage + b"data: [DONE]\n\n") + _END)
+            self._transport.write(self._ending())
         else:
             self._due += SECONDS_PER_TOKEN
             self._timer = self._loop.call_at(self._due, self._say)
+
+    def _token(self) -> bytes:
+        return _TOKEN % (int(self._due * 1000) % _CLOCK_TURN)
+
+    def _ending(self) -> bytes:
+        usage = _USAGE % (self._said, self._said + 20)
+        return _chunk(_FINISH + usage + b"data: [DONE]\n\n") + _END
 
 
 def _content_length(head: bytes) -> int:

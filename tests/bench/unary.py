@@ -76,22 +76,29 @@ async def measure(site: Site, quick: bool) -> list[Row]:
             targets = _targets(empty, server, place)
         for _ in range(rounds):
             for target in targets:
-                await _round(target, site.cores, seconds)
+                await measure_round(target, site.cores, seconds)
     return _rows(*targets)
+
+
+def empty_target(empty: Server) -> Target:
+    return Target(empty, UNARY, "", _models())
+
+
+def _models() -> bytes:
+    return chat_pb2.ListModelsRequest(page_size=1).SerializeToString()
 
 
 def _targets(empty: Server, server: Server, place: Place) -> list[Target]:
     token = place.owner.tokens.access_token
-    models = chat_pb2.ListModelsRequest(page_size=1).SerializeToString()
     workspace = workspace_pb2.GetWorkspaceRequest(workspace_id=place.workspace_id).SerializeToString()
     return [
-        Target(empty, UNARY, "", models),
-        Target(server, _LIST_MODELS, token, models),
+        empty_target(empty),
+        Target(server, _LIST_MODELS, token, _models()),
         Target(server, _GET_WORKSPACE, token, workspace),
     ]
 
 
-async def _round(target: Target, cores: Cores, seconds: float) -> None:
+async def measure_round(target: Target, cores: Cores, seconds: float) -> None:
     block = headers(target.path, target.token)
     connections = [await connect(target.server.address, block) for _ in range(_CONNECTIONS)]
     callers = [Caller(connections[n % _CONNECTIONS], target.request) for n in range(_CALLS_IN_FLIGHT)]
