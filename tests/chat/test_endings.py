@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from pymongo.errors import PyMongoError
 
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace_server.app import App
@@ -207,15 +208,31 @@ async def test_an_end_that_was_stored_and_not_acknowledged_is_still_ones_own(pla
 
 
 async def test_events_have_one_place_each(place: Place, app: App) -> None:
-    run_id = (await say(place.owner, place.conversation_id, "hello"))[0].run_id
-    store = RunStore(app.mongo, UUID(place.org_id))
-    batch = EventBatch(_id=new_id(), run_id=UUID(run_id), first=1000, events=[b""])
-    assert await store.save_events(batch)
-    assert await store.save_events(batch), "the same ones again"
+    run_id = UUID((await say(place.owner, place.conversation_id, "hello"))[0].run_id)
+    save, org_id = app.engine.deps.event_batches.do, UUID(place.org_id)
+
+    def batch(first: int) -> EventBatch:
+        return EventBatch(_id=new_id(), run_id=run_id, first=first, events=[b""])
+
+    once = batch(1000)
+    assert await save((org_id, once))
+    assert await save((org_id, once)), "the same ones again"
     for first in range(2000, 2050):
-        again = EventBatch(_id=new_id(), run_id=UUID(run_id), first=first, events=[b""])
-        assert all(await asyncio.gather(*(store.save_events(again) for _ in range(3)))), "at once"
-    assert not await store.save_events(batch | {"_id": new_id()})  # type: ignore[arg-type, operator, unused-ignore]
+        again = batch(first)
+        assert all(await asyncio.gather(*(save((org_id, again)) for _ in range(3)))), "at once"
+    assert not await save((org_id, batch(1000)))
+
+
+async def test_events_that_cannot_be_stored_keep_no_others_from_it(place: Place, app: App) -> None:
+    run_id = UUID((await say(place.owner, place.conversation_id, "hello"))[0].run_id)
+    save, org_id = app.engine.deps.event_batches.do, UUID(place.org_id)
+    sizes = (1, 17 * 2**20, 2)  # MongoDB takes documents of up to 16 MiB
+    batches = [EventBatch(_id=new_id(), run_id=run_id, first=1000 + size, events=[bytes(size)]) for size in sizes]
+    outcomes = await asyncio.gather(*(save((org_id, batch)) for batch in batches), return_exceptions=True)
+    assert outcomes[0::2] == [True, True]
+    assert isinstance(outcomes[1], PyMongoError)
+    stored = await RunStore(app.mongo, org_id).list_batches(run_id)
+    assert [len(batch["events"][0]) for batch in stored] == [1, 2]
 
 
 async def test_a_server_that_lost_a_run_makes_no_more_attempts(

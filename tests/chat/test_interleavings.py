@@ -254,10 +254,11 @@ async def test_only_what_follows_the_last_stored_event_is_taken_from_redis(
     one, two, other, three = (events.encode(run_id, n, heartbeat={}) for n in (1, 2, 20, 3))
     run = {"_id": run_id, "state": "running", "takeovers": 0, "last_events": [], "event_count": 0}
     await store.insert(cast(Run, run | {"first_events": [one]}))
-    await store.save_events(EventBatch(_id=new_id(), run_id=run_id, first=2, events=[two]))
-    await save_relayed(store, run_id, {1: one, 2: other, 3: three})
+    deps, org_id = app.engine.deps, UUID(place.org_id)
+    assert await deps.event_batches.do((org_id, EventBatch(_id=new_id(), run_id=run_id, first=2, events=[two])))
+    await save_relayed(deps, org_id, run_id, {1: one, 2: other, 3: three})
     assert await _stored(store, run_id) == [one, two], "sent by a server before the last"
-    await save_relayed(store, run_id, {1: one, 2: two, 3: three})
+    await save_relayed(deps, org_id, run_id, {1: one, 2: two, 3: three})
     assert await _stored(store, run_id) == [one, two, three]
     await store.delete([run_id])
 

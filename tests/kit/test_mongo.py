@@ -50,6 +50,11 @@ async def test_nobody_names_the_organization_themselves(tenants: tuple[Tenant, T
         await tenant.delete(where)
 
 
+async def test_nobody_names_the_organization_of_one_document_among_many(app: App) -> None:
+    with pytest.raises(ValueError, match="org_id is set only by"):
+        await app.mongo.insert_all("things", [(uuid4(), {"_id": 1}), (uuid4(), {"_id": 2, "org_id": uuid4()})])
+
+
 async def test_the_organizations_to_search_are_named_by_find_among_alone(app: App) -> None:
     with pytest.raises(ValueError, match="org_id is set only by"):
         await app.mongo.find_among("things", [uuid4()], {"org_id": uuid4()})

@@ -11,8 +11,10 @@ from uuid import UUID
 from pymongo import AsyncMongoClient, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.cursor import AsyncCursor
+from pymongo.errors import BulkWriteError, WriteConcernError
 
 _BATCH = 1000
+_DUPLICATE_KEY = 11000
 
 Document = dict[str, Any]
 Filter = Mapping[str, Any]
@@ -27,18 +29,18 @@ class Tenant:
         self._org = {"org_id": org_id}
 
     async def find_one(self, where: Filter, projection: Projection | None = None) -> Document | None:
-        return await self._collection.find_one(self._own(where), projection)
+        return await self._collection.find_one(self.own(where), projection)
 
     def find(self, where: Filter, projection: Projection | None = None) -> AsyncCursor[Document]:
-        return self._collection.find(self._own(where), projection)
+        return self._collection.find(self.own(where), projection)
 
     async def insert(self, document: Document) -> None:
         """Insert a document. Raise DuplicateKeyError if one with its _id is there."""
-        await self._collection.insert_one(self._own(document))
+        await self._collection.insert_one(self.own(document))
 
     async def save(self, document: Document) -> None:
         """Insert the document unless one with its _id exists. Idempotent."""
-        content = self._own(document)
+        content = self.own(document)
         key = {"_id": content.pop("_id"), "org_id": content.pop("org_id")}
         await self._collection.update_one(key, {"$setOnInsert": content}, upsert=True)
 
@@ -47,12 +49,12 @@ class Tenant:
         for stage in [change] if isinstance(change, Mapping) else change:
             if any("org_id" in fields for fields in stage.values()):
                 raise ValueError("a document stays with its organization")
-        result = await self._collection.update_one(self._own(where), change)
+        result = await self._collection.update_one(self.own(where), change)
         return result.matched_count == 1
 
     async def delete(self, where: Filter) -> int:
         """Delete all matching documents. Return their number."""
-        return (await self._collection.delete_many(self._own(where))).deleted_count
+        return (await self._collection.delete_many(self.own(where))).deleted_count
 
     async def delete_in_batches(self, where: Filter) -> int:
         """Delete all matching documents in batches, so that no command takes long. Return their number."""
@@ -61,7 +63,8 @@ class Tenant:
             total += await self.delete({"_id": {"$in": ids}})
         return total
 
-    def _own(self, filter_or_document: Filter) -> Document:
+    def own(self, filter_or_document: Filter) -> Document:
+        """Return it with the organization."""
         if "org_id" in filter_or_document:
             raise ValueError("org_id is set only by the tenant's collection")
         return {**filter_or_document, **self._org}
@@ -89,6 +92,22 @@ class Mongo:
             raise ValueError("org_id is set only by find_among")
         own = {"$in": list(org_ids)} if len(org_ids) != 1 else org_ids[0]
         return await self.database[collection].find_one({**where, "org_id": own}, projection)
+
+    async def insert_all(self, collection: str, documents: Sequence[tuple[UUID, Document]]) -> set[int]:
+        """Insert documents, each of an organization, in one round trip. Return the indexes of those whose key exists.
+
+        Raise BulkWriteError if one of them cannot be stored; the others may be stored then.
+        """
+        own = [self.tenant(collection, org_id).own(document) for org_id, document in documents]
+        try:
+            await self.database[collection].insert_many(own, ordered=False)
+        except BulkWriteError as error:
+            if error.details["writeConcernErrors"]:
+                raise WriteConcernError("not yet on a majority of the replica set") from None
+            if any(each["code"] != _DUPLICATE_KEY for each in error.details["writeErrors"]):
+                raise
+            return {each["index"] for each in error.details["writeErrors"]}
+        return set()
 
     def scan(self, collection: str, where: Filter) -> AsyncCursor[Document]:
         """Return documents of all tenants, for clean-up by the server itself. Never on behalf of a caller."""

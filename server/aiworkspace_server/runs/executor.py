@@ -102,7 +102,7 @@ class RunExecutor:
 
     async def _store_events(self) -> None:
         try:
-            await store_events(self._store, self.run)
+            await store_events(self._deps, self.run)
         except ClaimLost:
             self.run.stop(StopReason.LOST)
             raise

@@ -38,7 +38,7 @@ async def finalize(
     _sum_up(run.document, settled, unsettled)
     run.document["answer"], run.document["answer_model"] = run.contents, run.model
     if _size(islice(run.events, run.stored_count, None)) > _WITH_END_BYTES:
-        await store_events(store, run)
+        await store_events(deps, run)
     terminal = events.encode_terminal(run.document, run.next_sequence)
     run.document["last_events"] = [*run.events[run.stored_count :], terminal]
     run.document["event_count"] = run.next_sequence
@@ -74,11 +74,11 @@ async def conclude(deps: RunDeps, org_id: UUID, run: Run) -> None:
     await retry_until_available(lambda: _settle(deps, org_id, run))
 
 
-async def store_events(store: RunStore, run: LocalRun) -> None:
+async def store_events(deps: RunDeps, run: LocalRun) -> None:
     """Store the events since the last time. Raise ClaimLost if another server has stored events in their place."""
     while events_ := _first_unstored(run):
         batch = EventBatch(_id=new_id(), run_id=run.run_id, first=run.stored_count + 1, events=events_)
-        if not await retry_until_available(partial(store.save_events, batch)):
+        if not await retry_until_available(partial(deps.event_batches.do, (run.org_id, batch))):
             raise ClaimLost
         run.stored_count += len(events_)
 

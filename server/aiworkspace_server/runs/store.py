@@ -4,10 +4,9 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import cast
 from uuid import UUID
 
-from pymongo.errors import DuplicateKeyError
-
 from ..conversations.store import find_conversation_among
 from ..kit.mongo import Mongo
+from ..kit.stores import STORE_UNAVAILABLE
 from .events import is_terminal
 from .models import EventBatch, Run, RunState
 
@@ -27,6 +26,25 @@ async def find_run_among(mongo: Mongo, org_ids: Sequence[UUID], user_id: UUID, r
         return None
     conversation = await find_conversation_among(mongo, [found["org_id"]], user_id, found["conversation_id"])
     return cast(Run, found) if conversation else None
+
+
+async def save_batches(mongo: Mongo, batches: Sequence[tuple[UUID, EventBatch]]) -> list[bool | Exception]:
+    """Store batches of events of many runs, each of an organization, and return what came of each.
+
+    False: other events have their place. If one of them cannot be stored, the others are.
+    """
+    try:
+        refused = await mongo.insert_all("run_events", [(org_id, dict(batch)) for org_id, batch in batches])
+    except STORE_UNAVAILABLE:
+        raise
+    except Exception as error:
+        if len(batches) == 1:
+            return [error]
+        return [outcome for batch in batches for outcome in await save_batches(mongo, [batch])]
+    return [
+        index not in refused or await RunStore(mongo, org_id).has_batch(batch["_id"])
+        for index, (org_id, batch) in enumerate(batches)
+    ]
 
 
 class StoredEvents:
@@ -90,13 +108,8 @@ class RunStore:
         own = {"_id": run["_id"], "state": RunState.RUNNING, "takeovers": run["takeovers"]}
         await self._runs.update(own, {"$set": {"attempts": run["attempts"]}})
 
-    async def save_events(self, batch: EventBatch) -> bool:
-        """Store a batch of events. Return False if other events have their place."""
-        try:
-            await self._batches.save(dict(batch))
-        except DuplicateKeyError:
-            return await self._batches.find_one({"_id": batch["_id"]}, ["_id"]) is not None
-        return True
+    async def has_batch(self, batch_id: UUID) -> bool:
+        return await self._batches.find_one({"_id": batch_id}, ["_id"]) is not None
 
     async def find_events(self, run_id: UUID, after: int = 0) -> StoredEvents | None:
         """Return the stored events of a run, all or at least those that follow one; None if there is no run."""

@@ -100,7 +100,7 @@ class Takeover:
     async def _recover(self, orphan: claims.Found, stop: StopReason | None) -> Outcome:
         relayed, stream = await self._bus.take_over(orphan.run_id)
         if relayed:
-            await save_relayed(RunStore(self._deps.mongo, orphan.org_id), orphan.run_id, relayed)
+            await save_relayed(self._deps, orphan.org_id, orphan.run_id, relayed)
         ids = orphan.org_id, orphan.run_id, orphan.conversation_id
         via_bus = self._bus.enabled and stream is not None
         recovered = await recover_run(self._deps, self._plans, *ids, stop, via_bus=via_bus)
@@ -144,7 +144,7 @@ async def _finish_or_resume(
 ) -> Recovered:
     via_bus = via_bus and run["plan"]["resume_interrupted_runs"]
     snapshot = await take_snapshot(deps, org_id, run, via_bus=via_bus)
-    await store_events(RunStore(deps.mongo, org_id), snapshot.run)
+    await store_events(deps, snapshot.run)
     executor = None if stop else await _resume(deps, plans, snapshot)
     if executor:
         await RunStore(deps.mongo, org_id).save_attempts(run)
@@ -179,13 +179,13 @@ async def _resume(deps: RunDeps, plans: Plans, snapshot: RunSnapshot) -> RunExec
     return RunExecutor(deps, snapshot.run, plan, snapshot.request, reservations)
 
 
-async def save_relayed(store: RunStore, run_id: UUID, relayed: Mapping[int, bytes]) -> None:
+async def save_relayed(deps: RunDeps, org_id: UUID, run_id: UUID, relayed: Mapping[int, bytes]) -> None:
     """Store the events that readers have seen and the dead server had not stored.
 
     Only those that follow the last stored event: a server that went on without Redis has other events there, and Redis
     has those of a server before it.
     """
-    stored = await store.find_events(run_id)
+    stored = await RunStore(deps.mongo, org_id).find_events(run_id)
     known = stored.after(0) if stored else []
     if not known or relayed.get(len(known)) != known[-1]:
         return
@@ -194,4 +194,5 @@ async def save_relayed(store: RunStore, run_id: UUID, relayed: Mapping[int, byte
         sequence += 1
     if sequence > first:
         unstored = [relayed[number] for number in range(first, sequence)]
-        await store.save_events(EventBatch(_id=new_id(), run_id=run_id, first=first, events=unstored))
+        batch = EventBatch(_id=new_id(), run_id=run_id, first=first, events=unstored)
+        await deps.event_batches.do((org_id, batch))

@@ -20,7 +20,7 @@ class EventBuffer:
         self.visible = len(self.events)
         self.detached = False  # readers stop where they are, since another process sends what follows
         self.ended = asyncio.Event()
-        self._changed = asyncio.get_running_loop().create_future()
+        self._waiting: list[asyncio.Future[None]] = []
         self._heartbeats = 0
         self._quiet_seconds = 0
 
@@ -76,8 +76,12 @@ class EventBuffer:
 
     async def change(self) -> None:
         """Wait for the next event, heartbeat or end."""
-        await asyncio.shield(self._changed)
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        await waiting
 
     def _wake(self) -> None:
-        changed, self._changed = self._changed, asyncio.get_running_loop().create_future()
-        changed.set_result(None)
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if not each.done():  # its reader has gone
+                each.set_result(None)
