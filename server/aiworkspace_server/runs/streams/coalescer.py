@@ -7,23 +7,30 @@ from collections.abc import Callable
 from ...llm.base import Delta, DeltaKind
 
 _BUSY_SHARE = 0.7  # of one core
+_LEAST_SECONDS, _MOST_SECONDS = 0.04, 0.1
 
 
 class Load:
-    """Measures how much of one core the process uses, and how long deltas may be held back because of it."""
-
-    gather_seconds = 0.04
+    """Measures how much of one core the process uses, and so how long deltas may be held back."""
 
     def __init__(self) -> None:
-        self.busy = False
+        self.gather_seconds = 0.0  # 0: not at all
         self._wall = time.monotonic()
         self._cpu = time.process_time()
 
     def measure(self) -> None:
         """Take the load since the last call. To be called a few times a second."""
         wall, cpu = time.monotonic(), time.process_time()
-        self.busy = cpu - self._cpu > _BUSY_SHARE * (wall - self._wall)
+        self.gather_seconds = gather_seconds((cpu - self._cpu) / (wall - self._wall))
         self._wall, self._cpu = wall, cpu
+
+
+def gather_seconds(share: float) -> float:
+    """Return how long deltas may be held back by a process that uses this share of a core: longer as it fills."""
+    if share <= _BUSY_SHARE:
+        return 0.0
+    excess = min(1.0, (share - _BUSY_SHARE) / (1 - _BUSY_SHARE))
+    return _LEAST_SECONDS + excess * (_MOST_SECONDS - _LEAST_SECONDS)
 
 
 class DeltaCoalescer:
@@ -44,7 +51,7 @@ class DeltaCoalescer:
         self._kind = delta.kind
         self._texts.append(delta.text)
         self._tokens += delta.tokens
-        if at_once or not self._load.busy:
+        if at_once or not self._load.gather_seconds:
             self.flush()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._load.gather_seconds, self.flush)
