@@ -18,7 +18,7 @@ from tests.support.service_accounts import EVERY, make_account, make_key
 from tests.support.surface import CLOSED, Endpoint, name_of
 
 METHODS = read_methods(SERVICES, ("org_id", "workspace_id", "conversation_id", "run_id"))
-# The transaction that starts a run checks the right to it: see chat/test_rights.py.
+# The transaction that starts a run checks the right to it: see runs/test_rights.py.
 CHANGES = [
     endpoint
     for endpoint in CLOSED

@@ -1,4 +1,4 @@
-"""The seam between the words of two models: nothing is lost, and what is repeated is left out."""
+"""What a second model repeats of the first one's words: nothing is lost, and what is repeated is left out."""
 
 from collections.abc import Sequence
 
@@ -14,8 +14,8 @@ WORDS = st.text("ab ", max_size=40)
 
 
 def joined(said: str, pieces: Sequence[str]) -> str:
-    seam = OverlapTrimmer(said)
-    return "".join([*map(seam.feed, pieces), seam.end()])
+    trimmer = OverlapTrimmer(said)
+    return "".join([*map(trimmer.feed, pieces), trimmer.end()])
 
 
 def cut(text: str, sizes: Sequence[int]) -> list[str]:
@@ -49,14 +49,14 @@ def test_what_is_repeated_is_left_out(text: str, new: str) -> None:
 
 
 def test_text_is_held_back_only_while_it_could_be_a_repetition() -> None:
-    seam = OverlapTrimmer(SAID)
-    assert [seam.feed(piece) for piece in ("and the ", "capital ", "city", " of")] == [
+    trimmer = OverlapTrimmer(SAID)
+    assert [trimmer.feed(piece) for piece in ("and the ", "capital ", "city", " of")] == [
         "",
         "",
         "and the capital city",
         " of",
     ]
-    assert seam.end() == ""
+    assert trimmer.end() == ""
 
 
 @given(WORDS, WORDS, st.lists(st.integers(0, 7)))
