@@ -186,6 +186,17 @@ async def test_a_workspace_is_found_by_members_of_its_organization_alone(pair: l
     assert await ask(app, question, workspace=theirs["workspace"], person=ours["owner"]) == []
 
 
+async def test_a_workspace_is_read_in_its_own_organization_alone(pair: list[dict[str, UUID]], app: App) -> None:
+    """Although the function that reads it compares no organization: row-level security does."""
+    ours, theirs = pair
+    read = "SELECT name, visibility FROM read_workspace(%s, %s)"
+    assert [row[1] for row in await app.db.fetch(read, (ours["org"], ours["workspace"]))] == ["org"]
+    assert await app.db.fetch(read, (ours["org"], theirs["workspace"])) == []
+    assert await app.db.fetch(read, (None, theirs["workspace"])) == []
+    left = "SELECT nullif(current_setting('app.org_id', true), '')"
+    assert await app.db.fetch(left, ()) == [(None,)], "the tenant of a call is gone with it"
+
+
 async def test_a_person_is_answered_with_their_own_organizations(pair: list[dict[str, UUID]], app: App) -> None:
     for whose in pair:
         rows = await ask(app, "list_user_orgs(:person, NULL, 10)", person=whose["member"])

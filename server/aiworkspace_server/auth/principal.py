@@ -92,8 +92,7 @@ class Authenticator:
 
     async def _load_session(self, call: Call, session_id: UUID) -> Principal:
         changes = self._changes
-        async with self._db.read() as tx:
-            row = await store.find_principal(tx, session_id)
+        row = await store.find_principal(self._db, session_id)
         if row is None:
             self._failures.note_end(session_id)
             raise Unauthenticated
@@ -116,8 +115,7 @@ class Authenticator:
 
     async def _load_key(self, call: Call, digest: bytes) -> Principal:
         changes = self._changes
-        async with self._db.read() as tx:
-            row = await store.find_api_key(tx, digest)
+        row = await store.find_api_key(self._db, digest)
         if row is None:
             raise Unauthenticated
         if row.last_use_time is None or datetime.now(UTC) - row.last_use_time > _LAST_USE:

@@ -2,20 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Row, delete, func, select, text, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from ..kit.errors import Unauthenticated
-from ..kit.postgres import ReadSession, WriteSession
+from ..kit.postgres import Database, ReadSession, WriteSession
 from ..kit.timestamps import LEEWAY, now
 from .authority import Principal
 from .models import Session, User
 
-_FIND_PRINCIPAL = text("SELECT * FROM find_principal(:session_id)")
-_FIND_API_KEY = text("SELECT * FROM find_api_key(:secret_hash)")
+_FIND_PRINCIPAL = "SELECT user_id, verified, last_use_time, memberships FROM find_principal(%s)"
+_FIND_API_KEY = """
+    SELECT id, org_id, user_id, permissions, workspace_ids, last_use_time, memberships FROM find_api_key(%s)
+"""
 _CREDENTIALS_WORK = text("""
     SELECT CASE WHEN CAST(:session_id AS uuid) IS NOT NULL
       THEN EXISTS (SELECT FROM sessions WHERE id = :session_id AND revoke_time IS NULL
@@ -32,14 +34,37 @@ _TOUCH_API_KEY = text("""
 """)
 
 
-async def find_principal(tx: ReadSession, session_id: UUID) -> Row[*tuple[Any, ...]] | None:
-    """Return user_id, verified, last_use_time and memberships of a live session."""
-    return (await tx.execute(_FIND_PRINCIPAL, {"session_id": session_id})).one_or_none()
+class FoundSession(NamedTuple):
+    """A live session, with its owner's memberships."""
+
+    user_id: UUID
+    verified: bool  # whether the owner's address is
+    last_use_time: datetime
+    memberships: list[dict[str, Any]]
 
 
-async def find_api_key(tx: ReadSession, secret_hash: bytes) -> Row[*tuple[Any, ...]] | None:
-    """Return id, org_id, user_id, permissions, workspace_ids, last_use_time and memberships of a valid key."""
-    return (await tx.execute(_FIND_API_KEY, {"secret_hash": secret_hash})).one_or_none()
+class FoundKey(NamedTuple):
+    """A valid API key, with its owner's memberships. Without `workspace_ids` it reaches all workspaces."""
+
+    id: UUID
+    org_id: UUID
+    user_id: UUID
+    permissions: list[str]
+    workspace_ids: list[UUID] | None
+    last_use_time: datetime | None
+    memberships: list[dict[str, Any]]
+
+
+async def find_principal(db: Database, session_id: UUID) -> FoundSession | None:
+    """Return a session if it is live."""
+    rows = await db.fetch(_FIND_PRINCIPAL, (session_id,))
+    return FoundSession(*rows[0]) if rows else None
+
+
+async def find_api_key(db: Database, secret_hash: bytes) -> FoundKey | None:
+    """Return the key with this secret if it is valid."""
+    rows = await db.fetch(_FIND_API_KEY, (secret_hash,))
+    return FoundKey(*rows[0]) if rows else None
 
 
 async def credentials_work(tx: ReadSession, caller: Principal) -> bool:

@@ -12,11 +12,12 @@ from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from psycopg import AsyncConnection, AsyncCursor
-from psycopg_pool import AsyncConnectionPool
 from sqlalchemy import ARRAY, BigInteger, CollectionAggregate, DateTime, Text, Uuid, any_, cast, event, make_url, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
+
+from .direct import Direct
 
 APP_ROLE = "aiworkspace_app"
 
@@ -67,14 +68,9 @@ class Database:
 
     def __init__(self, url: str) -> None:
         options = {"options": f"-c role={APP_ROLE} -c timezone=UTC", "connect_timeout": 5, **_LOST_NETWORK}
-        self._direct: AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]] = AsyncConnectionPool(
-            make_url(url).set(drivername="postgresql").render_as_string(hide_password=False),
-            kwargs={**options, "autocommit": True, "prepare_threshold": 0},
-            min_size=1,
-            max_size=10,
-            timeout=10,
-            open=False,
-        )
+        plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+        alone: dict[str, Any] = {**options, "autocommit": True, "prepare_threshold": 0}
+        self._direct = Direct(lambda: AsyncConnection.connect(plain, **alone), most=10, seconds=10)
         self.engine: AsyncEngine = create_async_engine(
             url,
             connect_args={**options, "cursor_factory": _Cursor},
@@ -110,10 +106,7 @@ class Database:
 
         For the hot path: past the driver there is nothing but the statement. Raises the errors of psycopg.
         """
-        if self._direct.closed:
-            await self._direct.open()
-        async with self._direct.connection() as connection:
-            return await (await connection.execute(statement, values)).fetchall()
+        return await self._direct.fetch(statement, values)
 
     async def close(self) -> None:
         await self._direct.close()

@@ -8,6 +8,7 @@ from .errors import InvalidArgument
 
 # How much clocks of servers may differ: a server accepts a token of another one for so much longer.
 LEEWAY = timedelta(seconds=60)
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _END = datetime.max.replace(tzinfo=UTC)
 
 
@@ -28,9 +29,8 @@ def after(time: datetime, duration: timedelta) -> datetime:
 
 
 def timestamp(time: datetime) -> Timestamp:
-    result = Timestamp()
-    result.FromDatetime(time)
-    return result
+    passed = time - _EPOCH  # a third of the cost of FromDatetime
+    return Timestamp(seconds=passed.days * 86_400 + passed.seconds, nanos=passed.microseconds * 1000)
 
 
 def parse_timestamp(value: Timestamp, field: str) -> datetime:

@@ -40,8 +40,7 @@ class WorkspaceFinder:
 
     async def _load(self, caller: Principal, workspace_id: UUID) -> Scope | None:
         changes = self._changes
-        async with self._db.read() as tx:
-            scope = await store.find_scope(tx, workspace_id, caller.user_id)
+        scope = await store.find_scope(self._db, workspace_id, caller.user_id)
         if scope and sees(caller, scope) and changes == self._changes:  # else it may be older than a change
             self.remembered[workspace_id, caller.user_id, caller.key_id] = scope
         return scope

@@ -22,7 +22,11 @@ from . import members, service, store
 from .members import Who
 from .models import Workspace, WorkspaceMember
 from .service import WorkspaceFinder
+from .store import WorkspaceRow
 
+_VISIBILITIES = {
+    name.removeprefix("WORKSPACE_VISIBILITY_").lower(): value for name, value in pb.WorkspaceVisibility.items()
+}
 # Called in the transaction of a deletion; enqueues the erasure of the workspace's content.
 Erase = Callable[[WriteSession, UUID, UUID], Awaitable[None]]
 
@@ -59,8 +63,8 @@ class WorkspaceServicer(WorkspaceServiceServicer):
             return await self._idempotency.save(tx, request, reply)
 
     async def GetWorkspace(self, request: pb.GetWorkspaceRequest, context: Any) -> pb.GetWorkspaceResponse:
-        async with self._db.read(tenant_id()) as tx:
-            workspace = await store.find_workspace(tx, parse_id(request.workspace_id, "workspace_id"))
+        workspace_id = parse_id(request.workspace_id, "workspace_id")
+        workspace = await store.read_workspace(self._db, tenant_id(), workspace_id)
         if workspace is None:
             raise NotFound("workspace_id")
         return pb.GetWorkspaceResponse(workspace=_workspace_to_proto(workspace))
@@ -152,14 +156,14 @@ def _visibility(value: pb.WorkspaceVisibility.ValueType) -> str:
     return pb.WorkspaceVisibility.Name(value).removeprefix("WORKSPACE_VISIBILITY_").lower()
 
 
-def _workspace_to_proto(workspace: Workspace) -> pb.Workspace:
+def _workspace_to_proto(workspace: Workspace | WorkspaceRow) -> pb.Workspace:
     return pb.Workspace(
         workspace_id=str(workspace.id),
         org_id=str(workspace.org_id),
         name=workspace.name,
         default_model=workspace.default_model,
         system_prompt=workspace.system_prompt,
-        visibility=pb.WorkspaceVisibility.Value(f"WORKSPACE_VISIBILITY_{workspace.visibility.upper()}"),
+        visibility=_VISIBILITIES[workspace.visibility],
         create_time=timestamp(workspace.create_time),
         update_time=timestamp(workspace.update_time),
         etag=str(workspace.version),

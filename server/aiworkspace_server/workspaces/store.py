@@ -1,26 +1,52 @@
-"""Queries on workspaces. The tenant is set by the session, never here."""
+"""Queries on workspaces. The tenant is set by the session, or by the function that is called, never here."""
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, and_, false, func, or_, select, text, true
+from sqlalchemy import ColumnElement, Row, and_, false, func, or_, select, true
 
 from ..auth.authority import ADMINISTER, Principal, Scope
 from ..auth.models import User
-from ..kit.postgres import ReadSession, WriteSession
+from ..kit.postgres import Database, ReadSession, WriteSession
 from ..orgs.models import Team, TeamMember
 from .models import Workspace, WorkspaceMember
 
-_FIND_WORKSPACE = text("SELECT * FROM find_workspace(:workspace_id, :user_id)")
+_FIND_SCOPE = "SELECT org_id, visibility, roles FROM find_workspace(%s, %s)"
+_READ = """
+    SELECT name, default_model, system_prompt, visibility, version, create_time, update_time FROM read_workspace(%s, %s)
+"""
 
 
-async def find_scope(tx: ReadSession, workspace_id: UUID, user_id: UUID) -> Scope | None:
+class WorkspaceRow(NamedTuple):
+    """A workspace as plain values."""
+
+    org_id: UUID
+    id: UUID
+    name: str
+    default_model: str
+    system_prompt: str
+    visibility: str
+    version: int
+    create_time: datetime
+    update_time: datetime
+
+
+async def find_scope(db: Database, workspace_id: UUID, user_id: UUID) -> Scope | None:
     """Return a workspace's organization and the user's roles in it, or None for users outside the organization."""
-    row = (await tx.execute(_FIND_WORKSPACE, {"workspace_id": workspace_id, "user_id": user_id})).one_or_none()
-    if row is None:
+    rows = await db.fetch(_FIND_SCOPE, (workspace_id, user_id))
+    if not rows:
         return None
-    roles = tuple((found["role"], UUID(found["team_id"]) if found["team_id"] else None) for found in row.roles)
-    return Scope(row.org_id, workspace_id, row.visibility == "org", roles)
+    org_id, visibility, found = rows[0]
+    roles = tuple((each["role"], UUID(each["team_id"]) if each["team_id"] else None) for each in found)
+    return Scope(org_id, workspace_id, visibility == "org", roles)
+
+
+async def read_workspace(db: Database, org_id: UUID, workspace_id: UUID) -> WorkspaceRow | None:
+    """Return a workspace of the organization in one round trip, or None if it has none with this id."""
+    rows = await db.fetch(_READ, (org_id, workspace_id))
+    return WorkspaceRow(org_id, workspace_id, *rows[0]) if rows else None
 
 
 async def find_workspace(tx: ReadSession, workspace_id: UUID) -> Workspace | None:
