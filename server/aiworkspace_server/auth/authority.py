@@ -1,7 +1,7 @@
 """Permissions and roles: pure functions over the grants that the contract declares."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -62,6 +62,8 @@ class Principal:
     key: KeyScope | None
     memberships: Mapping[UUID, Membership]
     verified: bool = True  # whether the address is verified; always true for service accounts
+    # What the roles give in each scope that was asked for, as long as these memberships are known.
+    granted: dict["Scope", frozenset[str]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def key_id(self) -> UUID | None:
@@ -126,8 +128,7 @@ def sources(principal: Principal, scope: Scope) -> Iterator[Source]:
 
 def held(principal: Principal, scope: Scope) -> frozenset[str]:
     """Return the permissions that the caller has in the scope."""
-    permissions = frozenset[str]().union(*(source.permissions for source in sources(principal, scope)))
-    key = principal.key
+    permissions, key = _granted(principal, scope), principal.key
     if key is None:
         return permissions
     return permissions & key.permissions if key.reaches(scope) else frozenset()
@@ -137,9 +138,16 @@ def sees(principal: Principal, scope: Scope) -> bool:
     """Return whether the caller may know that resources in the scope exist."""
     if scope.org_id not in principal.memberships or not (principal.key is None or principal.key.reaches(scope)):
         return False
-    return scope.workspace_id is None or any(
-        "workspace.read" in found.permissions for found in sources(principal, scope)
-    )
+    return scope.workspace_id is None or "workspace.read" in _granted(principal, scope)
+
+
+def _granted(principal: Principal, scope: Scope) -> frozenset[str]:
+    """Return the permissions of all roles that count in the scope, whatever the key is limited to."""
+    granted = principal.granted.get(scope)
+    if granted is None:
+        granted = frozenset[str]().union(*(source.permissions for source in sources(principal, scope)))
+        principal.granted[scope] = granted
+    return granted
 
 
 def read_memberships(rows: Iterable[Mapping[str, Any]]) -> dict[UUID, Membership]:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
+from uuid import UUID
 
 import orjson
 import structlog
@@ -76,12 +77,16 @@ class Lines:
 
 def _console(always: dict[str, object]) -> list[Processor]:
     return [
-        lambda logger, method, fields: {**always, **fields},
+        lambda logger, method, fields: {**always, **{name: _plain(value) for name, value in fields.items()}},
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         # Plain tracebacks: the others print local variables, which hold what must not be logged.
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
     ]
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, UUID) else value
 
 
 def _json(always: dict[str, object]) -> Processor:
@@ -90,8 +95,8 @@ def _json(always: dict[str, object]) -> Processor:
     def render(logger: Any, method: str, fields: MutableMapping[str, Any]) -> bytes:
         if "exc_info" in fields:
             fields = structlog.processors.format_exc_info(logger, method, fields)
-        time = datetime.now(UTC).isoformat(timespec="microseconds")
-        return orjson.dumps({**always, **fields, "level": method, "timestamp": f"{time[:-6]}Z"}, default=repr)
+        line = {**always, **fields, "level": method, "timestamp": datetime.now(UTC)}
+        return orjson.dumps(line, default=repr, option=orjson.OPT_UTC_Z)
 
     return render
 

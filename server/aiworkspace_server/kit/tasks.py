@@ -27,8 +27,9 @@ class Tasks:
 
     def spawn(self, work: Coroutine[Any, Any, Result], *, context: Context | None = None) -> asyncio.Task[Result]:
         """Start `work`, by default in the context of the current call, and log its failure."""
-        task = self._start(work, context)
-        task.add_done_callback(_log_failure)
+        task = asyncio.create_task(work, context=context)
+        self._tasks.add(task)
+        task.add_done_callback(self._end)  # one for both things: each callback costs a turn of the loop
         return task
 
     async def complete(self, work: Coroutine[Any, Any, Result]) -> Result:
@@ -54,8 +55,12 @@ class Tasks:
             task.cancel()
         await asyncio.gather(*remaining, return_exceptions=True)
 
-    def _start(self, work: Coroutine[Any, Any, Result], context: Context | None = None) -> asyncio.Task[Result]:
-        task = asyncio.create_task(work, context=context)
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        _log_failure(task)
+
+    def _start(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
