@@ -21,7 +21,7 @@ BIN := $(patsubst %/,%,$(dir $(PYTHON)))
 PYTHON3 ?= python3
 PIP := $(PYTHON) -m pip --disable-pip-version-check --no-input -qq
 
-.PHONY: help setup run demo test test-loaded security faults bench gen lint check-gen format typecheck docs baseline lock clean
+.PHONY: help setup run demo test test-loaded security faults bench bench-peers gen lint check-gen format typecheck docs baseline lock clean
 
 help:  ## list the tasks
 	@grep -hE '^[a-z][a-z-]*:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' \
@@ -71,6 +71,17 @@ faults: $(READY)  ## break the server and its stores on purpose, and count what 
 
 bench: $(READY)  ## run the measurements
 	@$(PYTHON) -m tests.bench $(ARGS)
+
+# LiteLLM's packages do not agree with ours, so they have an environment of their own.
+PEERS := .venv-peers
+bench-peers: $(READY) $(PEERS)/.installed  ## measure the product beside LiteLLM's proxy, in the same rounds
+	@$(PYTHON) -m tests.bench --only peers $(ARGS)
+
+$(PEERS)/.installed: tests/bench/peers.txt
+	@echo 'installing LiteLLM into $(PEERS) (two minutes the first time)'
+	@$(PYTHON3) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check --no-input -qq install -r $<
+	@touch $@
 
 ## Code
 
@@ -133,5 +144,5 @@ lock: $(READY)  ## write requirements.lock from pyproject.toml; ARGS='--upgrade'
 		--output-file requirements.lock $(ARGS)
 
 clean:  ## remove the environment, caches and build output; never .data
-	@rm -rf $(VENV) .gen build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(PEERS) .gen build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,7 +12,7 @@ import uvloop
 
 from aiworkspace_server.kit import logs
 
-from . import answers, audit, first_token, isolation, tokens, unary, usage
+from . import answers, audit, first_token, isolation, peers, tokens, unary, usage
 from .machine import Cores, take_cores
 from .servers import Site, site
 from .table import Row, show
@@ -25,6 +25,7 @@ _ROWS: dict[str, Callable[[Site, bool], Awaitable[list[Row]]]] = {
     "first-token": first_token.measure,
     "audit": audit.measure,
     "usage": usage.measure,
+    "peers": peers.measure,  # only when asked for: it needs LiteLLM
 }
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     logs.configure("console", "error")
     cores = take_cores()
     started = time.monotonic()
-    rows = uvloop.run(_measure(cores, arguments.only or _ROWS, arguments.quick, arguments.log))
+    rows = uvloop.run(_measure(cores, arguments.only or _ROWS.keys() - {"peers"}, arguments.quick, arguments.log))
     print(show(rows))
     print(f"\nPython {sys.version.split()[0]}, server on core {cores.server}, all else on {sorted(cores.load)}")
     print(f"{'quick, so rough' if arguments.quick else 'medians'}; took {time.monotonic() - started:.0f} s")

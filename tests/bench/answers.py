@@ -1,12 +1,13 @@
 """Whole answers that a provider sends in a burst: CPU of the server for one, beside an empty call."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
 from aiworkspace.v1 import chat_pb2 as pb
 
-from .crowd import Asker, crowd
+from .crowd import Questioner, crowd
 from .machine import Cores, Spent, Times
 from .servers import Server, Site
 from .table import Row
@@ -21,7 +22,7 @@ _GOAL = 18  # times the CPU of an empty call
 class Caller:
     """Asks one question after the other until it is told to stop."""
 
-    def __init__(self, asker: Asker) -> None:
+    def __init__(self, asker: Questioner) -> None:
         self.answers = 0
         self.stopping = False
         self.idle = asyncio.Event()
@@ -60,8 +61,8 @@ class Rounds:
 
     @property
     def rate(self) -> float:
-        """Answers per second of the server's CPU."""
-        return 1e6 / self.cost
+        """Answers per second."""
+        return median(count / spent.seconds for count, spent in zip(self.answers, self.spent, strict=True))
 
 
 async def measure(site: Site, quick: bool) -> list[Row]:
@@ -69,14 +70,16 @@ async def measure(site: Site, quick: bool) -> list[Row]:
     with site.provider() as provider, site.empty() as empty, site.server(provider) as server:
         async with crowd(server, _CALLERS, _CONVERSATIONS) as askers:
             calls, answers = empty_target(empty), Rounds()
-            await _round(askers, server, site.cores, 1.0, Rounds())  # connections, plans, caches
+            await burst_round(askers, server, site.cores, 1.0, Rounds())  # connections, plans, caches
             for _ in range(rounds):
                 await measure_round(calls, site.cores, seconds / 4)
-                await _round(askers, server, site.cores, seconds, answers)
+                await burst_round(askers, server, site.cores, seconds, answers)
     return [_row(calls, answers)]
 
 
-async def _round(askers: list[Asker], server: Server, cores: Cores, seconds: float, rounds: Rounds) -> None:
+async def burst_round(
+    askers: Sequence[Questioner], server: Server, cores: Cores, seconds: float, rounds: Rounds
+) -> None:
     start, callers = Times.now(server.pid, cores), [Caller(asker) for asker in askers]
     await asyncio.sleep(seconds)
     for caller in callers:
@@ -88,15 +91,14 @@ async def _round(askers: list[Asker], server: Server, cores: Cores, seconds: flo
 
 
 def _row(calls: Target, answers: Rounds) -> Row:
-    per_second = median(count / spent.seconds for count, spent in zip(answers.answers, answers.spent, strict=True))
     busy = median(spent.cpu_seconds / spent.seconds for spent in answers.spent)
     return Row(
         f"CPU of an answer of {_TOKENS} tokens in a burst, {_CALLERS} callers / empty call",
         answers.cost / calls.cost,
         _GOAL,
         [
-            f"{answers.cost:,.0f} / {calls.cost:.0f} µs of server CPU; {answers.rate:,.0f} answers for a second of it",
-            f"{per_second:,.0f} answers/s with the server's core {busy:.0%} busy: databases share the other core",
+            f"{answers.cost:,.0f} / {calls.cost:.0f} µs of server CPU",
+            f"{answers.rate:,.0f} answers/s with the server's core {busy:.0%} busy: databases share the other core",
         ],
         least=False,
     )

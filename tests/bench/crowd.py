@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Protocol
 
 from aiworkspace.v1 import chat_pb2 as pb
 from tests.support.people import NewPerson, make_conversation, make_place, people
@@ -16,6 +17,12 @@ from .servers import Server
 
 MODEL = "openai/gpt-4o-mini"
 _SEND_MESSAGE = "/aiworkspace.v1.ChatService/SendMessage"
+
+
+class Questioner(Protocol):
+    """Asks questions, of whatever server."""
+
+    def ask(self, tokens: int, reply: Reply, *, at_once: bool = False) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import cast
 
 from aiworkspace.v1 import chat_pb2 as pb
 
-from .crowd import Asker, crowd
+from .crowd import Questioner, crowd
 from .machine import Spent, Times
 from .provider import question
 from .servers import Server, Site
@@ -19,7 +19,7 @@ _PEOPLE = 16
 _CONVERSATIONS = 16  # of each
 _SHORT, _LONG = 3, 40  # tokens of an answer to one stream, which has to end before the next, and to one of sixteen
 _SHORT_PAUSE, _LONG_PAUSE = 0.04, 1.0  # the most seconds before the next question; sixteen must not ask in step
-_MANNER = {1: (_SHORT, _SHORT_PAUSE), 16: (_LONG, _LONG_PAUSE)}
+MANNER = {1: (_SHORT, _SHORT_PAUSE), 16: (_LONG, _LONG_PAUSE)}
 # Of LiteLLM's proxy without a database, on the machine of the design notes: 12.6 ms for one stream, 147 for sixteen.
 _GOALS_MS = {1: 12.6 / 10, 16: 147 / 30}
 
@@ -30,12 +30,12 @@ async def measure(site: Site, quick: bool) -> list[Row]:
     spent = []
     with site.provider() as provider, site.server(provider) as server:
         async with crowd(server, _PEOPLE, _CONVERSATIONS) as askers:
-            await _ask(askers, 1.0, _SHORT, _SHORT_PAUSE)  # connections, plans, caches
+            await ask(askers, 1.0, _SHORT, _SHORT_PAUSE)  # connections, plans, caches
             for _ in range(rounds):
-                own = median(await _ask_provider(provider, seconds / 2))
+                own = median(await ask_provider(provider, seconds / 2))
                 for streams, seen in added.items():
                     start = Times.now(server.pid, site.cores)
-                    taken = await _ask(askers[:streams], seconds, *_MANNER[streams])
+                    taken = await ask(askers[:streams], seconds, *MANNER[streams])
                     spent.append(Spent.between(start, Times.now(server.pid, site.cores), site.cores))
                     seen.extend(value - own for value in taken)
     return [_row(streams, seen, spent) for streams, seen in added.items()]
@@ -59,25 +59,38 @@ class _Answer:
         self.ended.set()
 
 
-async def _ask(askers: Sequence[Asker], seconds: float, tokens: int, pause: float) -> list[float]:
+async def ask(askers: Sequence[Questioner], seconds: float, tokens: int, pause: float) -> list[float]:
     """Seconds to the first token of each answer; all ask one question after the other."""
     until = time.perf_counter() + seconds
     taken = await asyncio.gather(*(_converse(asker, until, tokens, pause) for asker in askers))
     return [value for values in taken for value in values]
 
 
-async def _converse(asker: Asker, until: float, tokens: int, pause: float) -> list[float]:
+async def ask_together(askers: Sequence[Questioner], times: int) -> list[float]:
+    """Seconds to the first token of each answer; all ask at the same moment."""
+    taken = []
+    for _ in range(times):
+        taken += await asyncio.gather(*(_first_token(asker, _SHORT) for asker in askers))
+        await asyncio.sleep(_SHORT_PAUSE)
+    return taken
+
+
+async def _converse(asker: Questioner, until: float, tokens: int, pause: float) -> list[float]:
     taken = []
     while time.perf_counter() < until:
         await asyncio.sleep(random.uniform(0, pause))
-        start, answer = time.perf_counter(), _Answer()
-        asker.ask(tokens, answer)
-        async with asyncio.timeout(30):
-            await answer.ended.wait()
-        if not answer.completed:
-            raise RuntimeError("an answer did not complete")
-        taken.append(answer.first - start)
+        taken.append(await _first_token(asker, tokens))
     return taken
+
+
+async def _first_token(asker: Questioner, tokens: int) -> float:
+    start, answer = time.perf_counter(), _Answer()
+    asker.ask(tokens, answer)
+    async with asyncio.timeout(60):
+        await answer.ended.wait()
+    if not answer.completed:
+        raise RuntimeError("an answer did not complete")
+    return answer.first - start
 
 
 class _Direct(asyncio.Protocol):
@@ -103,7 +116,7 @@ class _Direct(asyncio.Protocol):
             self._done.set_result(self._first - self._start)
 
 
-async def _ask_provider(provider: Server, seconds: float) -> list[float]:
+async def ask_provider(provider: Server, seconds: float) -> list[float]:
     host, _, port = provider.address.partition(":")
     transport, direct = await asyncio.get_running_loop().create_connection(_Direct, host, int(port))
     body = b'{"model":"gpt-4o-mini","stream":true,"messages":[{"role":"user","content":"%b"}]}' % question(1).encode()

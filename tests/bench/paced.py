@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from aiworkspace.v1 import chat_pb2 as pb
 
-from .crowd import Asker
+from .crowd import Questioner
 from .provider import SECONDS_PER_TOKEN, lateness
 
 ANSWER_TOKENS = 256
@@ -30,7 +30,7 @@ class Score:
 class Stream:
     """One person who reads an answer to its end and asks the next question at once."""
 
-    def __init__(self, asker: Asker, score: Score) -> None:
+    def __init__(self, asker: Questioner, score: Score) -> None:
         self.idle = asyncio.Event()
         self.idle.set()
         self._asker = asker
@@ -81,7 +81,7 @@ class Stream:
 class Load:
     """As many streams at a time as one wants, spread over all askers."""
 
-    def __init__(self, askers: Sequence[Asker]) -> None:
+    def __init__(self, askers: Sequence[Questioner]) -> None:
         self.score = Score()
         self._askers = askers
         self._streams: list[Stream] = []

@@ -26,6 +26,7 @@ _USAGE = _FIXED + b'],"usage":{"prompt_tokens":20,"completion_tokens":%d,"total_
 _USAGE += b'"prompt_tokens_details":{"cached_tokens":0},"completion_tokens_details":{"reasoning_tokens":0}}}\n\n'
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 _END = b"0\r\n\r\n"
+_NOTHING = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
 
 
 def lateness(token: str, now: float) -> float:
@@ -57,14 +58,19 @@ class Answering(asyncio.Protocol):
         head, separator, body = self._unread.partition(b"\r\n\r\n")
         if separator and len(body) >= _content_length(head):
             self._unread = b""
-            self._answer(orjson.loads(body))
+            if body:
+                self._answer(orjson.loads(body))
+            else:  # only LiteLLM looks at anything but answers
+                self._transport.write(_NOTHING)
 
     def _answer(self, request: dict[str, Any]) -> None:
         asked: str = request["messages"][-1]["content"]
         self._total = int(asked.rpartition(" ")[2])
         self._said = 0
         self._due = self._loop.time()
-        if _AT_ONCE in asked:
+        if not request.get("stream"):
+            self._transport.write(_whole(self._total))
+        elif _AT_ONCE in asked:
             self._burst()
         else:
             self._transport.write(_HEAD + _chunk(_ROLE))
@@ -94,8 +100,19 @@ class Answering(asyncio.Protocol):
         return _chunk(_FINISH + usage + b"data: [DONE]\n\n") + _END
 
 
+def _whole(tokens: int) -> bytes:
+    """An answer that is not streamed."""
+    message = {"role": "assistant", "content": "123456 " * tokens}
+    usage = {"prompt_tokens": 20, "completion_tokens": tokens, "total_tokens": tokens + 20}
+    answer = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1760000000, "model": "gpt-4o-mini"}
+    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    body = orjson.dumps(answer | {"choices": choices, "usage": usage})
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+
+
 def _content_length(head: bytes) -> int:
-    return next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    lines = head.lower().split(b"\r\n")
+    return next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), 0)
 
 
 def _chunk(data: bytes) -> bytes:

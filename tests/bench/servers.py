@@ -49,6 +49,7 @@ class Site:
     directory: Path  # of their own
     stores: Mapping[str, str]  # settings that name the databases
     log: Path  # takes what they write to standard error
+    root: Path = _ROOT  # of the project
 
     def empty(self) -> AbstractContextManager[Server]:
         """The reference, on the server's core."""

@@ -83,17 +83,20 @@ async def measure(site: Site, quick: bool) -> list[Row]:
 class Ramp:
     """Looks for the largest load at which tokens are on pace."""
 
-    def __init__(self, load: Load, server: Server, cores: Cores, seconds: float) -> None:
+    def __init__(
+        self, load: Load, server: Server, cores: Cores, seconds: float, first_streams: int = _FIRST_STREAMS
+    ) -> None:
         self._load = load
         self._server = server
         self._cores = cores
         self._seconds = seconds
+        self._first_streams = first_streams
         self.good: Step | None = None
         self.bad: Step | None = None
 
     async def climb(self, most: int | None) -> None:
         """Up until it is too much, or more than `most`."""
-        streams = _FIRST_STREAMS
+        streams = self._first_streams
         while self.bad is None and streams <= (most or streams):
             await self._try(streams)
             streams = round(streams * _GROWTH)
