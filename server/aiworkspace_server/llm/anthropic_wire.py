@@ -1,10 +1,10 @@
-"""The wire format of Anthropic's messages. As with OpenAI's, the SDK sends the request and we parse the bytes."""
+"""The wire format of Anthropic's messages. As with OpenAI's, we parse the bytes."""
 
 import asyncio
 import logging
 import re
 from collections.abc import AsyncGenerator
-from typing import Any, cast
+from typing import Any
 
 import anthropic
 import httpx2
@@ -17,7 +17,7 @@ from .lenient import count, record, string
 from .reply import Reply
 from .sdk import SdkProvider
 from .turns import clean_system
-from .wire import TRANSPORT_ERRORS, SentBody, headers, read_reply
+from .wire import TRANSPORT_ERRORS, read_reply
 
 # At debug level, which ANTHROPIC_LOG can set, the SDK logs requests with people's messages.
 logging.getLogger("anthropic").setLevel(logging.WARNING)
@@ -45,6 +45,7 @@ class AnthropicProvider(SdkProvider[anthropic.AsyncAnthropic]):
             "anthropic",
             api_key=api_key,
             base_url=base_url or _BASE_URL,
+            path="v1/messages",
             clocks=clocks,
             connect=anthropic.DefaultAioHttpClient,
         )
@@ -65,7 +66,7 @@ class AnthropicProvider(SdkProvider[anthropic.AsyncAnthropic]):
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
         body = encode(request)
-        return read_reply(lambda: self._send(body, request), MessageReply(request, self._failures), self.clocks)
+        return read_reply(lambda: self._post(body, request), MessageReply(request, self._failures), self.clocks)
 
     async def check_key(self) -> None:
         try:
@@ -75,25 +76,6 @@ class AnthropicProvider(SdkProvider[anthropic.AsyncAnthropic]):
         except anthropic.APIStatusError as error:
             failure = self._failures.from_status(error.status_code, error.response.headers, error.body)
         except (anthropic.APIConnectionError, *TRANSPORT_ERRORS) as error:  # a TimeoutError is an OSError
-            failure = self._failures.from_connection(error)
-        raise failure
-
-    async def _send(self, body: bytes, request: ModelRequest) -> httpx2.Response:
-        """Send the request. Return the response with its body unread."""
-        try:
-            response = await self._client.post(
-                "/v1/messages",
-                content=SentBody(body, request.on_sent),
-                options={"headers": headers(request.request_id, body)},
-                cast_to=httpx2.Response,
-                stream=True,
-                stream_cls=anthropic.AsyncStream[object],
-            )
-            # The result is of the type in cast_to; the overloads declare only streams.
-            return cast(httpx2.Response, response)
-        except anthropic.APIStatusError as error:
-            failure = self._failures.from_status(error.status_code, error.response.headers, error.body)
-        except anthropic.APIConnectionError as error:
             failure = self._failures.from_connection(error)
         raise failure
 
@@ -149,6 +131,21 @@ class MessageReply(Reply):
             self.end_mark()
         elif document.get("type") == "error" or document.get("error"):
             raise self.failures.from_event(document, begun=self.begun)
+
+    def continues(self, document: dict[str, Any]) -> bool:
+        delta = document.get("delta")
+        if self.whole or len(document) != 3 or document.get("type") != "content_block_delta" or "index" not in document:
+            return False
+        if not isinstance(delta, dict) or len(delta) != 2 or "type" not in delta:
+            return False
+        text, thinking = delta.get("text"), delta.get("thinking")
+        if isinstance(text, str) and text:
+            self.say("text", text)
+        elif isinstance(thinking, str) and thinking:
+            self.say("thinking", thinking)
+        else:
+            return False
+        return True
 
     def _block(self, block: dict[str, Any]) -> None:
         self.say_all("thinking", block.get("thinking"))

@@ -1,6 +1,6 @@
 """The wire format of OpenAI's chat completions, which DeepSeek and most local model servers use, too.
 
-The SDK sends the request. Its stream objects would be the largest cost of a token, so we parse the bytes.
+The SDK's stream objects would be the largest cost of a token, so we parse the bytes.
 """
 
 import asyncio
@@ -10,17 +10,18 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
+import aiohttp
 import httpx2
 import openai
 import orjson
 
-from .base import FinishReason, ModelRequest, Piece, TokenUsage
+from .base import FinishReason, ModelRequest, Piece, ProviderError, TokenUsage
 from .clock import Clocks
 from .lenient import count, first, record, string
 from .reply import Reply
 from .sdk import SdkProvider
 from .turns import clean_system, fold_system
-from .wire import TRANSPORT_ERRORS, SentBody, headers, read_reply, read_whole
+from .wire import TRANSPORT_ERRORS, read_reply, read_whole
 
 # At debug level, which OPENAI_LOG can set, the SDK logs requests with people's messages.
 logging.getLogger("openai").setLevel(logging.WARNING)
@@ -61,6 +62,7 @@ class OpenAIProvider(SdkProvider[openai.AsyncOpenAI]):
             profile.name,
             api_key=api_key,
             base_url=base_url or profile.base_url,
+            path="chat/completions",
             clocks=clocks,
             connect=openai.DefaultAioHttpClient,
         )
@@ -105,30 +107,18 @@ class OpenAIProvider(SdkProvider[openai.AsyncOpenAI]):
             failure = self._failures.from_connection(error)
         raise failure
 
-    async def _send(self, body: bytes, request: ModelRequest) -> httpx2.Response:
-        """Send the request. Return the response with its body unread.
-
-        `post` takes bytes; `create` would walk every message, at 0.2 ms for each.
-        """
+    async def _send(self, body: bytes, request: ModelRequest) -> aiohttp.ClientResponse:
+        """Send the request, and once more without a system prompt to a model that has none."""
         try:
-            response = await self._client.post(
-                "/chat/completions",
-                content=SentBody(body, request.on_sent),
-                options={"headers": headers(request.request_id, body)},
-                cast_to=httpx2.Response,
-                stream=True,
-                stream_cls=openai.AsyncStream[object],
-            )
-            # The result is of the type in cast_to; the overloads declare only streams.
-            return cast(httpx2.Response, response)
-        except openai.APIStatusError as error:
-            failure = self._failures.from_status(error.status_code, error.response.headers, error.body)
-        except openai.APIConnectionError as error:
-            failure = self._failures.from_connection(error)
-        if self._profile.any_model and request.system and _NO_SYSTEM.search(failure.message):
-            request = replace(request, system="", turns=fold_system(request.system, request.turns))
-            return await self._send(self.encode(request), request)
-        raise failure
+            return await self._post(body, request)
+        except ProviderError as error:
+            if not (self._profile.any_model and request.system and _NO_SYSTEM.search(error.message)):
+                raise
+        request = replace(request, system="", turns=fold_system(request.system, request.turns))
+        return await self._post(self.encode(request), request)
+
+    def _error(self, body: object) -> object:
+        return body.get("error", body) if isinstance(body, dict) else body
 
     def encode(self, request: ModelRequest) -> bytes:
         """Return the body of a request."""
@@ -167,6 +157,27 @@ class ChatReply(Reply):
         self._use(record(document.get("usage")))
         if error:
             raise self.failures.from_event(document, begun=self.begun)
+
+    def continues(self, document: dict[str, Any]) -> bool:
+        if self.whole or not self.answering or document.get("usage") or document.get("error"):
+            return False
+        choices = document.get("choices")
+        choice = choices[0] if isinstance(choices, list) and len(choices) == 1 else None
+        if not isinstance(choice, dict) or choice.get("finish_reason") or document.get("object") == "error":
+            return False
+        delta = choice.get("delta")
+        if not isinstance(delta, dict) or delta.get("refusal") or delta.get("reasoning"):
+            return False
+        content, thinking = delta.get("content"), delta.get("reasoning_content")
+        if isinstance(content, str) and content and not thinking:
+            self._in_deltas = True
+            self.say("text", content)
+        elif isinstance(thinking, str) and thinking and not content:
+            self._in_deltas = True
+            self.say("thinking", thinking)
+        else:
+            return False
+        return True
 
     def end(self) -> None:
         if self._refused and self.reason != "content_filter":

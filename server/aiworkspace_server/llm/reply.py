@@ -67,6 +67,13 @@ class Reply(ABC):
     def take_in(self, document: dict[str, Any]) -> None:
         """Take one JSON object of the provider. May raise ProviderError."""
 
+    @abstractmethod
+    def continues(self, document: dict[str, Any]) -> bool:
+        """Take an object that only adds to the text or the thinking, as nearly all do. Return False for any other.
+
+        It has to do what `take_in` does, at a fraction of the cost.
+        """
+
     def read(self, piece: bytes) -> ProviderError | None:
         """Take the bytes of one network read. Return a failure instead of raising it: pieces before it still count."""
         try:
@@ -219,6 +226,8 @@ class Reply(ABC):
             for line in lines:
                 if line.strip() and not self.ended:
                     self._event(line)
+            return
+        if isinstance(document, dict) and self.continues(document):
             return
         found = [each for each in document if isinstance(each, dict)] if isinstance(document, list) else [document]
         for each in found:

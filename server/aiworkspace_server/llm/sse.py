@@ -61,6 +61,9 @@ def _data(event: bytes) -> bytes:
     """Return the data lines of one event, joined; empty for comments and pings."""
     if event.startswith(b"data: ") and b"\n" not in event:  # nearly all of them
         return event[6:]
+    name, _, line = event.partition(b"\n")
+    if name.startswith(b"event:") and name not in _ERROR and line.startswith(b"data: ") and b"\n" not in line:
+        return line[6:]
     lines = event.split(b"\n")
     data = b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:") or line == b"data")
     if data and any(name in lines for name in _ERROR) and b'"error"' not in data:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import http.cookiejar
+import json
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 
 import aiohttp
@@ -22,24 +23,6 @@ TRANSPORT_ERRORS = (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, O
 def no_cookies() -> http.cookiejar.CookieJar:
     """Return a jar that stays empty: cookies set for one organization's key must not be sent with another's."""
     return http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-
-
-def headers(request_id: str, body: bytes) -> dict[str, str]:
-    """Return the headers of a request. Its id is in the provider's log, so that bills can be compared."""
-    named = {"X-Client-Request-Id": request_id} if request_id else {}
-    return {"Content-Type": "application/json", "Content-Length": str(len(body)), **named}
-
-
-class SentBody(httpx2.AsyncByteStream):
-    """The body of a request. It is read when the connection is established, which is when sending starts."""
-
-    def __init__(self, body: bytes, on_sent: Callable[[], None]) -> None:
-        self._body = body
-        self._on_sent = on_sent
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        self._on_sent()
-        yield self._body
 
 
 class _ErrorBody(httpx2.AsyncByteStream):
@@ -73,8 +56,35 @@ def limit_errors(seconds: float) -> Callable[[httpx2.Response], Awaitable[None]]
     return limit_error
 
 
+async def read_error(response: aiohttp.ClientResponse, seconds: float) -> object:
+    """Return the body of an error status as far as it arrives: JSON, or its text.
+
+    A broken body is not an error: the status says enough.
+    """
+    body = bytearray()
+    try:
+        with contextlib.suppress(*TRANSPORT_ERRORS):
+            async with asyncio.timeout(seconds):
+                while len(body) < _MOST_ERROR_BYTES and (read := await response.content.readany()):
+                    body += read
+    finally:
+        response.release()
+    text = _decode(bytes(body[:_MOST_ERROR_BYTES]), response.charset).strip()
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _decode(body: bytes, charset: str | None) -> str:
+    try:
+        return body.decode(charset or "utf-8", "replace")
+    except LookupError:  # no such charset
+        return body.decode("utf-8", "replace")
+
+
 async def read_reply(
-    send: Callable[[], Awaitable[httpx2.Response]], reply: Reply, clocks: Clocks
+    send: Callable[[], Awaitable[aiohttp.ClientResponse]], reply: Reply, clocks: Clocks
 ) -> AsyncGenerator[list[Piece], None]:
     """Send the request and yield what each network read adds to `reply`, until the answer is complete.
 
@@ -83,16 +93,16 @@ async def read_reply(
     """
     clock = ContentClock(clocks)
     said_bytes, hurried = 0, False
-    response: httpx2.Response | None = None
+    response: aiohttp.ClientResponse | None = None
     failure: ProviderError | None = None
     try:
         with clock:
             response = await send()
-        body = aiter(_body(response))
+        content = response.content
         while not (reply.ended or failure):
             with clock:
-                read = await anext(body, None)
-            failure = reply.close(_what(response), clean=True) if read is None else reply.read(read)
+                read = await content.readany()
+            failure = reply.read(read) if read else reply.close(_what(response), clean=True)
             if reply.said_bytes > said_bytes:
                 said_bytes = reply.said_bytes
                 clock.content()
@@ -101,8 +111,8 @@ async def read_reply(
                 clock.last(clocks.last_seconds)
             if pieces := reply.take():
                 yield pieces
-        if reply.ended:
-            await _drain(body)
+        if reply.ended and not content.is_eof():
+            await _drain(content)
     except TRANSPORT_ERRORS as error:
         name = type(error).__name__
         failure = reply.close(name, clean=False) if response else reply.failures.from_connection(error)
@@ -112,8 +122,7 @@ async def read_reply(
         clock.close()
         reply.log_skipped()
         if response is not None:
-            with contextlib.suppress(*TRANSPORT_ERRORS):
-                await response.aclose()
+            response.release()  # hangs up, unless it was read to its end
     if pieces := reply.take():
         yield pieces
     if failure is not None:
@@ -140,13 +149,13 @@ def _body(response: httpx2.Response) -> AsyncIterable[bytes]:
     return response.aiter_bytes()
 
 
-async def _drain(body: AsyncIterator[bytes]) -> None:
-    with contextlib.suppress(TimeoutError, *TRANSPORT_ERRORS):
+async def _drain(content: aiohttp.StreamReader) -> None:
+    with contextlib.suppress(*TRANSPORT_ERRORS):
         async with asyncio.timeout(_DRAIN_SECONDS):
-            async for _ in body:
-                pass
+            while not content.is_eof():
+                await content.readany()
 
 
-def _what(response: httpx2.Response) -> str:
+def _what(response: aiohttp.ClientResponse) -> str:
     """Describe a response that is not an event stream, for instance because the address is wrong."""
-    return f"status {response.status_code}, {response.headers.get('content-type', 'no content type')}"
+    return f"status {response.status}, {response.headers.get('content-type', 'no content type')}"
