@@ -1,5 +1,7 @@
 """Proxies of the environment: for everything but this machine itself."""
 
+import base64
+
 import pytest
 from pydantic import SecretStr
 
@@ -53,6 +55,16 @@ async def test_model_elsewhere_is_asked_through_the_proxy(standin: Standin, monk
             provider, name = await models.resolve(model)
             assert (await answer(provider, question(model=name))).error is None
     assert {received.headers["host"] for received in standin.received} == {"models.example"}
+
+
+async def test_proxy_that_asks_who_you_are_is_told(standin: Standin, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_proxy(monkeypatch, standin.url.replace("//", "//ann:secret@"))
+    async with registry("http://models.example") as models:
+        for model in MODELS:
+            provider, name = await models.resolve(model)
+            assert (await answer(provider, question(model=name))).error is None
+    told = {received.headers["proxy-authorization"] for received in standin.received}
+    assert told == {"Basic " + base64.b64encode(b"ann:secret").decode()}
 
 
 async def test_model_elsewhere_that_no_proxy_names_is_asked_directly(

@@ -51,6 +51,18 @@ def test_any_bytes_give_the_same_events_however_they_are_split(data: st.DataObje
     assert feed(*(stream[start:end] for start, end in pairwise(places))) == feed(stream)
 
 
+@given(
+    st.sampled_from(
+        [b"event: x", b"event:x", b"event: error", b"event:error", b"event: data", b"event", b"id: 1", b""]
+    ),
+    st.sampled_from([b"data: ", b"data:", b"data:  ", b"data"]),
+    st.sampled_from([b"", b"{}", b'{"error": 1}', b"[DONE]", b"x: y"]),
+)
+def test_a_comment_in_an_event_changes_nothing(name: bytes, field: bytes, data: bytes) -> None:
+    event = name + b"\n" + field + data + b"\n\n"
+    assert feed(event) == feed(event[:-2] + b"\n: comment\n\n")
+
+
 @given(st.lists(st.text()), st.sampled_from(["\n", "\r\n", "\r"]), st.integers(1, 30))
 def test_json_comes_out_as_it_went_in(texts: list[str], newline: str, size: int) -> None:
     stream = "".join(f"data: {json.dumps(text, ensure_ascii=False)}{newline * 2}" for text in texts)

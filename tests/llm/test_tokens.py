@@ -124,6 +124,11 @@ def test_pieces_are_never_fewer_tokens_than_pieces_nor_more_than_bytes(pieces: l
     assert counted + len(pieces) >= estimate_tokens("".join(pieces))
 
 
+@given(st.text(st.characters(), min_size=1, max_size=1))
+def test_a_character_counts_the_same_in_a_short_text_and_in_a_long_one(char: str) -> None:
+    assert estimate_tokens(char * 8 * 100) == 100 * estimate_tokens(char * 8)
+
+
 # Counted with the vocabularies cl100k_base and o200k_base, which agree within a few tokens here.
 COUNTED = {
     "prose": ("The ledger reserves what an answer may cost at most before a model is asked. " * 10, 161),

@@ -154,7 +154,8 @@ class ChatReply(Reply):
         if not error:
             self.answer(document.get("id"))
         self._choice(first(document.get("choices")))
-        self._use(record(document.get("usage")))
+        if usage := record(document.get("usage")):
+            self._use(usage)
         if error:
             raise self.failures.from_event(document, begun=self.begun)
 
