@@ -1,8 +1,10 @@
 """The short way of an event that only continues a text: it says the same as the tolerant reading of any event."""
 
+import itertools
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,39 +26,74 @@ class TolerantMessage(MessageReply):
         return False
 
 
-NOTHING: st.SearchStrategy[object] = st.sampled_from([None, "", 0, False, [], {}])
 TEXT = st.text(st.characters(), min_size=1, max_size=5) | st.sampled_from(["Hi ", "\ud83d", "\ude00", "[DONE]"])
-ODD = st.sampled_from([7, True, "null", "stop", ["x"], [{"text": "y", "refusal": "z"}], {"text": "z"}, {"error": "no"}])
-ANY = TEXT | NOTHING | ODD
-USAGE = st.sampled_from([None, {}, "x", {"prompt_tokens": 3, "completion_tokens": 2}, {"output_tokens": 9}])
-FIELDS = ("role", "content", "reasoning_content", "reasoning", "refusal", "tool_calls")
-CHUNK = st.fixed_dictionaries(
-    {
-        "choices": st.lists(
-            st.fixed_dictionaries(
-                {"delta": st.dictionaries(st.sampled_from(FIELDS), ANY, max_size=3) | st.builds(dict, content=TEXT)},
-                optional={"index": st.just(0), "finish_reason": NOTHING | ODD, "message": ANY},
-            )
-            | ANY,
-            min_size=1,
-            max_size=2,
-        )
-        | ANY
-    },
-    optional={"id": ANY, "object": st.sampled_from(["error", "chunk"]), "usage": USAGE, "error": NOTHING | ODD},
-)
+ODD: list[object] = [
+    None,
+    "",
+    0,
+    False,
+    [],
+    {},
+    7,
+    True,
+    "x",
+    "null",
+    "stop",
+    "error",
+    "end_turn",
+    ["x"],
+    {"error": "no"},
+]
+ODD += [
+    [{"text": "y", "refusal": "z"}],
+    {"text": "z"},
+    {"output_tokens": 9},
+    {"prompt_tokens": 3, "completion_tokens": 2},
+]
+CHUNK_FIELDS = ("id", "object", "choices", "usage", "error", "message", "detail")
+CHOICE_FIELDS = ("delta", "message", "finish_reason")
+DELTA_FIELDS = ("role", "content", "reasoning_content", "reasoning", "refusal", "tool_calls")
+EVENT_FIELDS = ("type", "index", "delta", "content_block", "message", "usage", "error", "role", "content")
 BLOCK_FIELDS = ("type", "text", "thinking", "signature", "stop_reason")
-EVENT = st.fixed_dictionaries(
-    {
-        "type": st.sampled_from(["content_block_delta"] * 5 + ["message_delta", "message_stop", "ping", "error"]),
-        "delta": st.builds(dict, type=st.just("text_delta"), text=TEXT)
-        | st.builds(dict, type=st.just("thinking_delta"), thinking=TEXT)
-        | st.dictionaries(st.sampled_from(BLOCK_FIELDS), ANY, max_size=3)
-        | ANY,
-    },
-    optional={"index": st.just(0), "usage": USAGE, "error": NOTHING, "content_block": ANY, "role": ANY, "content": ANY},
-)
+
+
+@st.composite
+def _chunks(draw: st.DrawFn) -> object:
+    """A common chunk of OpenAI's, or one that deviates in a field or two."""
+    delta: dict[str, object] = {draw(st.sampled_from(["content", "content", "reasoning_content"])): draw(TEXT)}
+    choice: dict[str, object] = {"index": 0, "delta": delta, "finish_reason": None}
+    chunk: dict[str, object] = {
+        "id": "chatcmpl-1",
+        "choices": [choice] * draw(st.sampled_from([1, 1, 1, 1, 2])),
+        "usage": None,
+    }
+    _change(draw, (delta, DELTA_FIELDS), (choice, CHOICE_FIELDS), (chunk, CHUNK_FIELDS))
+    return chunk
+
+
+@st.composite
+def _events(draw: st.DrawFn) -> object:
+    """A common event of Anthropic's, or one that deviates in a field or two."""
+    name = draw(st.sampled_from(["text", "text", "thinking"]))
+    delta: dict[str, object] = {"type": f"{name}_delta", name: draw(TEXT)}
+    event: dict[str, object] = {"type": "content_block_delta", "index": 0, "delta": delta}
+    _change(draw, (delta, BLOCK_FIELDS), (event, EVENT_FIELDS))
+    return event
+
+
+def _change(draw: st.DrawFn, *places: tuple[dict[str, object], tuple[str, ...]]) -> None:
+    for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2]))):
+        place, fields = draw(st.sampled_from(places))
+        name = draw(st.sampled_from(fields))
+        if draw(st.booleans()):
+            place[name] = draw(st.sampled_from(ODD) | TEXT)
+        else:
+            place.pop(name, None)
+
+
 BEGIN_CHAT = {"id": "chatcmpl-1", "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}
+NAMED = {"id": "chatcmpl-1", "choices": []}
+BEGINS: list[list[object]] = [[], [BEGIN_CHAT], [NAMED]]
 BEGIN_MESSAGE = {"type": "message_start", "message": {"id": "msg_1", "usage": {"input_tokens": 3, "output_tokens": 1}}}
 
 
@@ -72,8 +109,8 @@ def read(reply: Reply, events: list[object], end: bytes) -> tuple[object, ...]:
     return (*seen, reply.take(), reply.reason, reply.skipped, str(failure))
 
 
-@given(st.sampled_from([[], [BEGIN_CHAT]]), st.lists(CHUNK, max_size=6))
-@settings(max_examples=400)
+@given(st.sampled_from(BEGINS), st.lists(_chunks(), max_size=6))
+@settings(max_examples=1000, deadline=None)
 def test_openai(begin: list[object], events: list[object]) -> None:
     short, tolerant = (
         read(reply(question(), Failures("openai", [])), [*begin, *events], b"data: [DONE]\n\n")
@@ -82,8 +119,24 @@ def test_openai(begin: list[object], events: list[object]) -> None:
     assert short == tolerant
 
 
-@given(st.sampled_from([[], [BEGIN_MESSAGE]]), st.lists(EVENT, max_size=6))
-@settings(max_examples=400)
+@pytest.mark.parametrize("place", ["delta", "choice", "chunk"])
+def test_each_field_of_openai(place: str) -> None:
+    """With a message after it, which some servers send whole after its deltas."""
+    fields = {"delta": DELTA_FIELDS, "choice": CHOICE_FIELDS, "chunk": CHUNK_FIELDS}[place]
+    for name, odd, begin in itertools.product(fields, ODD, BEGINS):
+        places: dict[str, dict[str, object]] = {"delta": {"content": "Hi"}, "choice": {}, "chunk": {"id": "1"}}
+        places["choice"]["delta"], places["chunk"]["choices"] = places["delta"], [places["choice"]]
+        places[place][name] = odd
+        events = [*begin, places["chunk"], {"choices": [{"message": {"content": "Hi"}}]}]
+        short, tolerant = (
+            read(reply(question(), Failures("openai", [])), events, b"data: [DONE]\n\n")
+            for reply in (ChatReply, TolerantChat)
+        )
+        assert short == tolerant, (name, odd)
+
+
+@given(st.sampled_from([[], [BEGIN_MESSAGE]]), st.lists(_events(), max_size=6))
+@settings(max_examples=1000, deadline=None)
 def test_anthropic(begin: list[object], events: list[object]) -> None:
     short, tolerant = (
         read(reply(question(), Failures("anthropic", [])), [*begin, *events], b'data: {"type": "message_stop"}\n\n')
