@@ -106,10 +106,6 @@ class LiteLLMAsker:
         )
         connection.send(body, reply)
 
-    def close(self) -> None:
-        for connection in self._idle:
-            connection.close()
-
 
 class _Connection(asyncio.Protocol):
     """HTTP/1.1, one request at a time."""
@@ -161,9 +157,6 @@ class _Connection(asyncio.Protocol):
             self._idle.remove(self)
         if self._reply:
             self._reply.end()
-
-    def close(self) -> None:
-        self._transport.close()
 
 
 def _event(**event: Any) -> bytes:

@@ -6,26 +6,18 @@
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
-from pymongo import AsyncMongoClient, monitoring
 
-from aiworkspace_server.app import App, running
-from aiworkspace_server.kit import mongo
-from aiworkspace_server.kit.context import current
-from aiworkspace_server.settings import Settings
 from tests.standin import Standin
 from tests.support.belongings import Belongings, furnish
+from tests.support.commands import Watched, watched_server
 from tests.support.people import PASSWORD, people
-from tests.support.settings import provider_settings, store_settings
 from tests.support.statements import statements
-from tests.support.stores import Stores, other_databases
+from tests.support.stores import Stores
 from tests.support.surface import CLOSED, ENDPOINTS, Endpoint, name_of
 
 _GOLDEN = Path(__file__).with_name("round_trips.json")
@@ -37,39 +29,10 @@ _CALLED = re.compile(r"\b(?:FROM|SELECT)\s+(\w+)\(")
 _TABLE = re.compile(r"\b(?:FROM|INTO|UPDATE)\s+(\w+)")
 
 
-@dataclass
-class Commands(monitoring.CommandListener):
-    """The commands of calls to MongoDB: name and collection."""
-
-    seen: list[str] = field(default_factory=list)
-
-    def started(self, event: monitoring.CommandStartedEvent) -> None:
-        command: Mapping[str, Any] = event.command
-        collection = command.get("collection", command[event.command_name])
-        # Whether events were stored apart from their run depends on how long it took.
-        if current.get(None) is not None and collection != "run_events":
-            self.seen.append(f"{event.command_name} {collection}")
-
-    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        """Noted when it started."""
-
-    def failed(self, event: monitoring.CommandFailedEvent) -> None:
-        """Noted when it started."""
-
-
-@dataclass(frozen=True)
-class Watched:
-    app: App
-    commands: Commands
-
-
 @pytest.fixture
-async def watched(stores: Stores, standin: Standin, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
-    commands = Commands()
-    monkeypatch.setattr(mongo, "AsyncMongoClient", partial(AsyncMongoClient, event_listeners=[commands]))
-    settings = store_settings(await other_databases(stores, "round_trips")) | provider_settings(standin)
-    async with running(Settings.model_validate(settings), migrating=True) as app:
-        yield Watched(app, commands)
+async def watched(stores: Stores, standin: Standin) -> AsyncIterator[Watched]:
+    async with watched_server(stores, standin, "round_trips") as watched:
+        yield watched
 
 
 def brief(statement: str) -> str:
@@ -118,4 +81,6 @@ async def _measure(
             break
         await belongings.owner.log_in()  # the method before ended the session
     asked = [brief(statement) for statement, _ in sent if not any(name in statement for name in _REMEMBERED)]
-    return {"code": outcome.code.name, "postgresql": asked, "mongodb": sorted(watched.commands.seen)}
+    # Whether events were stored apart from their run depends on how long it took.
+    commands = [" ".join(command) for command in watched.commands.seen if command[1] != "run_events"]
+    return {"code": outcome.code.name, "postgresql": asked, "mongodb": sorted(commands)}
