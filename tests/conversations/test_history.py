@@ -166,6 +166,17 @@ async def test_a_short_conversation_is_read_once(mongo: Mongo, chat: Conversatio
     assert (texts_of(history), reads.commands) == (["one", "two", "three"], 1)
 
 
+async def test_a_long_conversation_of_short_messages_is_read_in_few_commands(
+    mongo: Mongo, chat: ConversationStore, reads: Reads
+) -> None:
+    texts = [str(number) for number in range(240)]
+    conversation_id = new_id()
+    await talk(mongo, conversation_id, texts)
+    history = History(chat, conversation_id)
+    await history.load()
+    assert (texts_of(history), reads.commands) == (texts[-200:], 4)
+
+
 async def test_history_until_a_run_has_its_question_and_nothing_later(mongo: Mongo, chat: ConversationStore) -> None:
     conversation_id = new_id()
     run_id = await talk(mongo, conversation_id, ["one", "two", "three"])

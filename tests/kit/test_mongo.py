@@ -1,5 +1,6 @@
-"""MongoDB: that no command of a tenant leaves out the organization."""
+"""MongoDB: that no command of a tenant leaves out the organization, and that reads outlive a lost connection."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,11 +11,13 @@ import grpc
 import pytest
 from pymongo import AsyncMongoClient
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+from pymongo.uri_parser import parse_uri
 
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace_server.app import App, running
 from aiworkspace_server.kit import mongo
-from aiworkspace_server.kit.mongo import Tenant
+from aiworkspace_server.kit.mongo import Mongo, Tenant
+from aiworkspace_server.kit.stores import STORE_UNAVAILABLE
 from aiworkspace_server.settings import Settings
 from tests.standin import Standin
 from tests.support.belongings import Belongings, furnish
@@ -79,6 +82,100 @@ async def test_saving_again_changes_nothing(tenants: tuple[Tenant, Tenant]) -> N
     await tenant.save({"_id": 1, "name": "first"})
     await tenant.save({"_id": 1, "name": "second"})
     assert [found["name"] for found in await tenant.find({}).to_list()] == ["first"]
+
+
+async def test_the_latest_are_read_in_pages(tenants: tuple[Tenant, Tenant]) -> None:
+    ours, theirs = tenants
+    for number in range(5):
+        await ours.save({"_id": number, "name": "ours"})
+    await theirs.save({"_id": 9, "name": "theirs"})
+    assert await ours.find_latest({}, ["name"], 3) == ([{"_id": n, "name": "ours"} for n in (4, 3, 2)], True)
+    assert await ours.find_latest({"_id": {"$lt": 2}}, ["_id"], 3) == ([{"_id": 1}, {"_id": 0}], False)
+    with pytest.raises(ValueError, match="org_id is set only by"):
+        await ours.find_latest({"org_id": uuid4()}, ["name"], 3)
+
+
+async def test_a_page_that_is_too_large_for_a_reply_has_its_rest_on_the_next(
+    tenants: tuple[Tenant, Tenant], app: App
+) -> None:
+    tenant, _ = tenants
+    for number in range(3):
+        await tenant.save({"_id": number, "text": "x" * 7 * 2**20})
+    before = await _open_cursors(app)
+    found, more = await tenant.find_latest({}, ["text"], 3)
+    assert ([each["_id"] for each in found], more) == ([2, 1], True)
+    assert await _open_cursors(app) == before
+
+
+async def _open_cursors(app: App) -> int:
+    status = await app.mongo.database.command("serverStatus")
+    return int(status["metrics"]["cursor"]["open"]["total"])
+
+
+# A connection that is lost
+
+
+class Link:
+    """Between a client and MongoDB: loses the connections on which it is sent a find, so many times."""
+
+    def __init__(self, path: str) -> None:
+        self.losing = self.lost = 0
+        self._path = path
+
+    async def join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream, downstream = await asyncio.open_unix_connection(self._path)
+        answers = asyncio.create_task(_copy(upstream, writer))
+        while data := await reader.read(1 << 16):
+            if b"\x02find\0" in data and self.lost < self.losing:
+                self.lost += 1
+                break
+            downstream.write(data)
+        downstream.close()
+        writer.close()
+        await answers
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(1 << 16):
+        writer.write(data)
+    writer.close()
+
+
+@pytest.fixture
+async def linked(stores: Stores) -> AsyncIterator[tuple[Mongo, Link]]:
+    """A client that reaches the database through a link."""
+    (node,) = parse_uri(stores.mongo)["nodelist"]
+    link = Link(node[0])
+    server = await asyncio.start_server(link.join, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client = Mongo(f"mongodb://127.0.0.1:{port}/aiworkspace?directConnection=true")
+    yield client, link
+    await client.close()
+    server.close()
+
+
+async def test_a_read_outlives_the_loss_of_its_connection(linked: tuple[Mongo, Link]) -> None:
+    client, link = linked
+    tenant = client.tenant("lost", uuid4())
+    await tenant.save({"_id": 1, "name": "here"})
+    link.losing = 1
+    assert await tenant.find_one({"_id": 1}, ["name"]) == {"_id": 1, "name": "here"}
+    assert link.lost == 1
+    link.losing = 2
+    assert await tenant.find_latest({}, ["name"], 2) == ([{"_id": 1, "name": "here"}], False)
+    assert link.lost == 2
+    await tenant.delete({})
+
+
+async def test_a_read_that_loses_every_connection_finds_the_database_unavailable(linked: tuple[Mongo, Link]) -> None:
+    client, link = linked
+    tenant = client.tenant("lost", uuid4())
+    link.losing = 100
+    with pytest.raises(STORE_UNAVAILABLE):
+        await tenant.find_one({"_id": 1})
+    with pytest.raises(STORE_UNAVAILABLE):
+        await tenant.find_latest({}, ["name"], 2)
+    assert 2 <= link.lost < 10
 
 
 # Every command of the server

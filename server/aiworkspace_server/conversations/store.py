@@ -12,6 +12,7 @@ from .models import Conversation, Exchange, Message, answer_of, question_of
 
 _PAGE_BYTES = 1 << 20
 _SCANNED_AT_ONCE = 1000  # documents; decoding them blocks the event loop
+_FEWEST_EXCHANGES, _MOST_EXCHANGES = 10, 40  # that are read at once; who wants many gets more each time
 _EXCHANGE = list(Exchange.__annotations__)
 _SAME_RUN = timedelta(seconds=1)  # the ids of a run and of its messages are made at the same time
 
@@ -148,11 +149,15 @@ class ConversationStore:
     async def latest_exchanges(self, conversation_id: UUID, before: UUID | None) -> AsyncGenerator[Exchange, None]:
         """Yield exchanges, the latest first; only those before this run, if it is given."""
         where: dict[str, Any] = {"conversation_id": conversation_id}
-        if before:
-            where["_id"] = {"$lt": before}
-        async with self._runs.find(where, ["question", "answer"]).sort("_id", -1).batch_size(10) as found:
-            async for exchange in found:
+        limit, more = _FEWEST_EXCHANGES, True
+        while more:
+            if before:
+                where["_id"] = {"$lt": before}
+            found, more = await self._runs.find_latest(where, ["question", "answer"], limit)
+            for exchange in found:
                 yield cast(Exchange, exchange)
+                before = exchange["_id"]
+            limit = min(2 * limit, _MOST_EXCHANGES)
 
 
 def messages_of(exchange: Exchange) -> list[Message]:

@@ -5,13 +5,19 @@ cannot be overridden.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from pymongo import AsyncMongoClient, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.cursor import AsyncCursor
-from pymongo.errors import BulkWriteError, WriteConcernError
+from pymongo.errors import (
+    AutoReconnect,
+    BulkWriteError,
+    OperationFailure,
+    ServerSelectionTimeoutError,
+    WriteConcernError,
+)
 
 _BATCH = 1000
 _DUPLICATE_KEY = 11000
@@ -29,7 +35,14 @@ class Tenant:
         self._org = {"org_id": org_id}
 
     async def find_one(self, where: Filter, projection: Projection | None = None) -> Document | None:
-        return await self._collection.find_one(self.own(where), projection)
+        return await _find_one(self._collection, self.own(where), projection)
+
+    async def find_latest(self, where: Filter, projection: Projection, limit: int) -> tuple[list[Document], bool]:
+        """Return the documents with the highest ids, the highest first, and whether there may be more.
+
+        Fewer than the limit if they are large.
+        """
+        return await _find_latest(self._collection, self.own(where), projection, limit)
 
     def find(self, where: Filter, projection: Projection | None = None) -> AsyncCursor[Document]:
         return self._collection.find(self.own(where), projection)
@@ -80,9 +93,10 @@ class Mongo:
         self.database = self.client.get_default_database("aiworkspace").with_options(
             write_concern=WriteConcern(w="majority", j=True)
         )
+        self._collections: dict[str, AsyncCollection[Document]] = {}
 
     def tenant(self, collection: str, org_id: UUID) -> Tenant:
-        return Tenant(self.database[collection], org_id)
+        return Tenant(self._collection(collection), org_id)
 
     async def find_among(
         self, collection: str, org_ids: Sequence[UUID], where: Filter, projection: Projection | None = None
@@ -91,7 +105,7 @@ class Mongo:
         if "org_id" in where:
             raise ValueError("org_id is set only by find_among")
         own = {"$in": list(org_ids)} if len(org_ids) != 1 else org_ids[0]
-        return await self.database[collection].find_one({**where, "org_id": own}, projection)
+        return await _find_one(self._collection(collection), {**where, "org_id": own}, projection)
 
     async def insert_all(self, collection: str, documents: Sequence[tuple[UUID, Document]]) -> set[int]:
         """Insert documents, each of an organization, in one round trip. Return the indexes of those whose key exists.
@@ -100,7 +114,7 @@ class Mongo:
         """
         own = [self.tenant(collection, org_id).own(document) for org_id, document in documents]
         try:
-            await self.database[collection].insert_many(own, ordered=False)
+            await self._collection(collection).insert_many(own, ordered=False)
         except BulkWriteError as error:
             if error.details["writeConcernErrors"]:
                 raise WriteConcernError("not yet on a majority of the replica set") from None
@@ -111,7 +125,56 @@ class Mongo:
 
     def scan(self, collection: str, where: Filter) -> AsyncCursor[Document]:
         """Return documents of all tenants, for clean-up by the server itself. Never on behalf of a caller."""
-        return self.database[collection].find(where, ["org_id"])
+        return self._collection(collection).find(where, ["org_id"])
 
     async def close(self) -> None:
         await self.client.close()
+
+    def _collection(self, name: str) -> AsyncCollection[Document]:
+        """Return the driver's object, made once: a run needs eleven, and each costs the driver 8 µs."""
+        if name not in self._collections:
+            self._collections[name] = self.database[name]
+        return self._collections[name]
+
+
+async def _find_one(
+    collection: AsyncCollection[Document], where: Filter, projection: Projection | None
+) -> Document | None:
+    try:
+        found = (await _first_batch(collection, where, projection, limit=1, singleBatch=True))["firstBatch"]
+    except ServerSelectionTimeoutError:
+        raise
+    except (AutoReconnect, OperationFailure):  # the driver repeats finds, but no commands
+        return await collection.find_one(where, projection)
+    return found[0] if found else None
+
+
+async def _find_latest(
+    collection: AsyncCollection[Document], where: Filter, projection: Projection, limit: int
+) -> tuple[list[Document], bool]:
+    try:
+        # With a batch as large as the limit, the cursor would stay open.
+        cursor = await _first_batch(collection, where, projection, sort={"_id": -1}, limit=limit, batchSize=limit + 1)
+        found, cut = cursor["firstBatch"], bool(cursor["id"])
+        if cut:  # a reply is at most 16 MiB
+            await collection.database.command({"killCursors": collection.name, "cursors": [cursor["id"]]})
+    except ServerSelectionTimeoutError:
+        raise
+    except (AutoReconnect, OperationFailure):
+        found, cut = await collection.find(where, projection).sort("_id", -1).limit(limit).to_list(), False
+    return found, cut or len(found) == limit
+
+
+async def _first_batch(
+    collection: AsyncCollection[Document], where: Filter, projection: Projection | None, **options: Any
+) -> Document:
+    """Return a cursor's first batch and id. As a command, which costs the driver a tenth less than a cursor does."""
+    command: Document = {"find": collection.name, "filter": where, **options}
+    if projection is not None:
+        command["projection"] = projection if isinstance(projection, Mapping) else dict.fromkeys(projection, 1)
+    if collection.read_concern.level:
+        command["readConcern"] = collection.read_concern.document
+    reply: Document = await collection.database.command(
+        command, codec_options=collection.codec_options, read_preference=collection.read_preference
+    )
+    return cast(Document, reply["cursor"])
