@@ -1,7 +1,7 @@
 """The text models of the hosted providers and their prices, from the data in genai-prices."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache, lru_cache
@@ -9,6 +9,7 @@ from functools import cache, lru_cache
 from genai_prices import types
 from genai_prices.data_snapshot import get_snapshot
 
+from ..kit.caches import TtlCache
 from .base import ModelInfo
 
 # Names that have prices but cannot chat: other kinds of models, models that OpenAI serves only through another
@@ -22,11 +23,17 @@ _NO_CHAT = {
     "deepseek": re.compile(r"-v3"),
 }
 
+_priced: TtlCache[str, Sequence[ModelInfo]] = TtlCache(len(_NO_CHAT), 1.0)
 
-def models(provider: str) -> list[ModelInfo]:
-    """Return the models of one provider by name, at today's prices."""
-    now = datetime.now(UTC)
-    return [_info(provider, model, model.get_prices(now)) for model in _chat_models(provider).values()]
+
+def models(provider: str) -> Sequence[ModelInfo]:
+    """Return the models of one provider by name, at the prices of this second: some depend on the time of day."""
+    found = _priced.get(provider)
+    if found is None:
+        now = datetime.now(UTC)
+        found = tuple(_info(provider, model, model.get_prices(now)) for model in _chat_models(provider).values())
+        _priced[provider] = found
+    return found
 
 
 def context_tokens(provider: str, name: str) -> int | None:
