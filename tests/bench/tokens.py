@@ -24,7 +24,6 @@ _GROWTH = 1.3
 _PUNCTUAL = 0.95  # of the tokens
 _TALKING = 0.9  # of the time
 _CHANCES = 3
-_LITELLM = 1_070  # tokens/s of its proxy, without a database, on the machine of the design notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +177,8 @@ def _rows(ramp: Ramp, bare: list[float]) -> list[Row]:
         Row(
             "tokens/s through SendMessage / bare grpc.aio stream of a message per token",
             good.rate / reference,
-            0.9,
-            notes,
-        ),
-        Row(
-            "the same / LiteLLM's proxy",
-            good.rate / _LITELLM,
-            20,
-            [f"Its {_LITELLM:,} tokens/s are from the design notes' machine, not from this run."],
+            None,
+            [*notes, "make bench-peers puts LiteLLM's proxy beside it."],
         ),
     ]
 

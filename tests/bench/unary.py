@@ -131,13 +131,13 @@ def _rows(empty: Target, models: Target, workspace: Target) -> list[Row]:
         Row(
             "authenticated unary call, no database / empty grpc.aio call",
             models.rate / empty.rate,
-            0.9,
+            0.7,
             [f"{authenticated} limited, validated, logged.", _figures(empty, models), *_doubts(empty, models)],
         ),
         Row(
             "GetWorkspace: permission, one read under row-level security / empty call",
             workspace.rate / empty.rate,
-            0.6,
+            0.4,
             [_figures(empty, workspace), *_doubts(workspace)],
         ),
     ]
