@@ -75,8 +75,8 @@ async def test_ten_thousand_bad_logins_leave_the_known_device_working_and_hardly
         token = await device_token(victim)
         hashed.clear()
         found: Counter[str] = Counter()
-        for _ in range(20):
-            found.update(await outcomes(attacker.auth.Login(login(victim.email, WRONG)) for _ in range(500)))
+        for _ in range(200):  # a caller may have a hundred calls of this class in progress
+            found.update(await outcomes(attacker.auth.Login(login(victim.email, WRONG)) for _ in range(50)))
         assert found == {PASSWORD_WRONG: 10, THROTTLED: 9990}
         assert hashed["checkpw"] == 10
         assert await outcome(attacker.auth.Login(login(victim.email))) == THROTTLED, "the right one is not told"
