@@ -69,6 +69,14 @@ async def standin() -> AsyncIterator[Standin]:
         yield standin
 
 
+@pytest.fixture(autouse=True)
+def scripts_end_with_their_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The stand-in is shared: another test would get the slow answers of the one before."""
+    yield
+    if "standin" in request.fixturenames:
+        request.getfixturevalue("standin").forget_scripts()
+
+
 @pytest.fixture(scope="session")
 def mailbox() -> Iterator[Mailbox]:
     mailbox = Mailbox().start()

@@ -56,6 +56,10 @@ class Standin:
         self.strict = False  # whether requests that the strictest providers refuse are refused
         self.refusals: dict[str, HttpError] = {}  # of GET /v1/models, by the key that asks
         self.bill: list[Charge] = []
+        self.forget_scripts()
+
+    def forget_scripts(self) -> None:
+        """Answers every request with `Script()` again."""
         self._scripts: dict[str, list[Script]] = {}
         self._answers: dict[tuple[str, str], list[Script]] = {}
 
