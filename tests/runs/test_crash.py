@@ -23,15 +23,15 @@ WORDS = tuple(f"word{n} " for n in range(1500))
 
 @pytest.fixture(scope="module")
 async def _process(tmp_path_factory: pytest.TempPathFactory, standin: Standin) -> AsyncIterator[ServerProcess]:
-    standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.02))
     environment = provider_settings(standin) | {"password_hash_cost": 10, "shutdown_seconds": 0.5}
     async with ServerProcess(tmp_path_factory.mktemp("crash") / "data", environment) as server:
         yield server
 
 
 @pytest.fixture
-async def server(_process: ServerProcess) -> ServerProcess:
-    """A server that runs. Tests may end it as they like."""
+async def server(_process: ServerProcess, standin: Standin) -> ServerProcess:
+    """A server that runs, whose answers take half a minute. Tests may end it as they like."""
+    standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.02))
     return await _process.ensure_running()
 
 
