@@ -29,10 +29,15 @@ async def _process(tmp_path_factory: pytest.TempPathFactory, standin: Standin) -
 
 
 @pytest.fixture
-async def server(_process: ServerProcess, standin: Standin) -> ServerProcess:
-    """A server that runs, whose answers take half a minute. Tests may end it as they like."""
-    standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.02))
+async def server(_process: ServerProcess) -> ServerProcess:
+    """A server that runs. Tests may end it as they like."""
     return await _process.ensure_running()
+
+
+@pytest.fixture(autouse=True)
+def half_a_minute(standin: Standin) -> None:
+    """Answers take long."""
+    standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.02))
 
 
 async def test_kill_9_in_the_middle_of_an_answer(server: ServerProcess) -> None:
