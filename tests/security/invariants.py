@@ -144,7 +144,7 @@ INVARIANTS: dict[str, Sequence[str]] = {
         _EXPERIMENT,
         "runs/test_crash.py",
         "runs/test_endings.py::test_what_a_crash_leaves_of_an_end_is_made_up_for",
-        "runs/test_endings.py::test_a_run_that_was_stored_in_part_is_withdrawn",
+        "runs/test_endings.py::test_a_run_that_was_stored_in_part_does_not_hold_its_conversation",
         "runs/test_interleavings.py",
         "runs/test_replicas.py::test_a_server_that_wakes_up_too_late_does_no_harm",
         "runs/test_replicas.py::test_both_go_on_when_redis_is_gone",
