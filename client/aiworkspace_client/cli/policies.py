@@ -121,11 +121,7 @@ def set_policy(
         raise typer.BadParameter("nothing to change: aiws models policy set --help lists the options")
     with connected(ctx) as session:
         policy = _policy(session, workspace, org)
-        _change(policy, lists, values, bounds)
-        if workspace:
-            session.client.models.set_workspace_model_policy(workspace_id=workspace, policy=policy)
-        else:
-            session.client.models.set_org_model_policy(org_id=session.org_id(org), policy=policy)
+        _save(session, workspace, org, _changed(policy, lists, values, bounds))
         output.say("The policy is changed. It applies from the next message on.", "green")
 
 
@@ -141,7 +137,15 @@ def _policy(session: Session, workspace: str, org: str) -> ModelPolicy:
     return session.client.models.get_org_model_policy(session.org_id(org))
 
 
-def _change(policy: ModelPolicy, lists: dict[str, Any], values: dict[str, Any], bounds: dict[str, Any]) -> None:
+def _save(session: Session, workspace: str, org: str, policy: ModelPolicy) -> None:
+    if workspace:
+        session.client.models.set_workspace_model_policy(workspace_id=workspace, policy=policy)
+    else:
+        session.client.models.set_org_model_policy(org_id=session.org_id(org), policy=policy)
+
+
+def _changed(policy: ModelPolicy, lists: dict[str, Any], values: dict[str, Any], bounds: dict[str, Any]) -> ModelPolicy:
+    """Return the policy with the given parts changed, and keep the others."""
     if lists["allowed_models"] is not None:
         policy.nothing_allowed = False
     for name, items in lists.items():
@@ -153,6 +157,7 @@ def _change(policy: ModelPolicy, lists: dict[str, Any], values: dict[str, Any], 
         for name, value in given.items():
             if value is not None:
                 setattr(message, name, value)
+    return policy
 
 
 def _read_limit(text: str) -> ModelLimit:

@@ -151,7 +151,7 @@ class KeyedSemaphore:
             raise
 
     def release(self, key: Hashable) -> None:
-        """Give the slot to whoever has waited longest, or free it."""
+        """Pass the slot on to the request that has waited longest. If none waits, free it."""
         if waiting := self._waiting.get(key):
             turn = waiting[0]
             self._leave(key, turn)

@@ -17,7 +17,7 @@ _PROVIDER: dict[ErrorKind, tuple[pb.ErrorReason.ValueType, str]] = {
     ),
     ErrorKind.MISCONFIGURED: (
         pb.ERROR_REASON_PROVIDER_MISCONFIGURED,
-        "The provider refused the API key. Whoever set the key, operator or organization, has to replace it.",
+        "The provider refused the API key. The operator or the organization must replace it.",
     ),
     ErrorKind.FORBIDDEN: (
         pb.ERROR_REASON_PROVIDER_MISCONFIGURED,
@@ -25,7 +25,7 @@ _PROVIDER: dict[ErrorKind, tuple[pb.ErrorReason.ValueType, str]] = {
     ),
     ErrorKind.QUOTA_EXHAUSTED: (
         pb.ERROR_REASON_PROVIDER_MISCONFIGURED,
-        "The account at the provider has no credit left. Whoever set the key, operator or organization, must pay.",
+        "The provider account has no credit left. The operator or the organization must add credit.",
     ),
     ErrorKind.MODEL_NOT_FOUND: (
         pb.ERROR_REASON_PROVIDER_MODEL_NOT_FOUND,
