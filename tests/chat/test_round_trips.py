@@ -38,7 +38,7 @@ async def test_a_message_takes_three_round_trips_to_postgresql_and_six_to_mongod
     assert [text.split("(")[0].rpartition(" ")[2] for text in by_calls] == [
         "read_message_context",
         "start_run",
-        "end_run",
+        "end_runs",
     ]
     assert sorted(each for each in watched.commands.seen if each[1] in ("conversations", "runs", "run_events")) == [
         ("find", "conversations"),

@@ -6,22 +6,23 @@ from collections.abc import Sequence
 import pytest
 
 from aiworkspace_server.kit.batches import Batcher
+from tests.support.waiting import until_true
 
 
 class Work:
-    """Doubles numbers; refuses negative ones, and fails as a whole for a zero."""
+    """Doubles numbers. Fails if one of them is negative."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
         self.open = asyncio.Event()
         self.open.set()
 
-    async def double(self, numbers: Sequence[int]) -> list[int | Exception]:
+    async def double(self, numbers: Sequence[int]) -> list[int]:
         self.batches.append(list(numbers))
         await self.open.wait()
-        if 0 in numbers:
-            raise ConnectionError
-        return [number * 2 if number > 0 else ValueError(number) for number in numbers]
+        if any(number < 0 for number in numbers):
+            raise ConnectionError(numbers)
+        return [number * 2 for number in numbers]
 
 
 async def test_who_is_alone_waits_for_nobody() -> None:
@@ -47,17 +48,27 @@ async def test_what_comes_during_a_batch_is_the_next_one() -> None:
 
 
 async def test_only_the_caller_of_what_fails_is_told() -> None:
-    batcher = Batcher(Work().double, 10)
+    work = Work()
+    batcher = Batcher(work.double, 10)
     outcomes = await asyncio.gather(*(batcher.do(number) for number in (1, -1, 2)), return_exceptions=True)
     assert outcomes[0::2] == [2, 4]
-    assert isinstance(outcomes[1], ValueError)
-
-
-async def test_a_batch_that_fails_as_a_whole_fails_for_all_and_not_for_the_next() -> None:
-    batcher = Batcher(Work().double, 10)
-    outcomes = await asyncio.gather(*(batcher.do(number) for number in (1, 0)), return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [ConnectionError, ConnectionError]
+    assert isinstance(outcomes[1], ConnectionError)
+    assert work.batches == [[1, -1, 2], [1], [-1], [2]]
     assert await batcher.do(3) == 6
+
+
+async def test_a_batch_that_takes_long_holds_up_nobody() -> None:
+    work = Work()
+    work.open.clear()
+    batcher = Batcher(work.double, 10, patience_seconds=0.01)
+    slow = asyncio.create_task(batcher.do(1))
+    await until_true(lambda: work.batches == [[1]])
+    others = [asyncio.create_task(batcher.do(number)) for number in (2, 3)]
+    await until_true(lambda: work.batches == [[1], [2, 3]])
+    work.open.set()
+    assert await asyncio.gather(slow, *others) == [2, 4, 6]
+    assert await batcher.do(4) == 8
+    assert work.batches[2:] == [[4]]
 
 
 async def test_a_caller_who_goes_away_leaves_the_others_alone() -> None:

@@ -12,7 +12,7 @@ from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace_server.app import App
 from aiworkspace_server.conversations.store import ConversationStore
 from aiworkspace_server.kit.ids import new_id
-from aiworkspace_server.runs import finalize, start
+from aiworkspace_server.runs import start
 from aiworkspace_server.runs.models import EventBatch, Run, StopReason
 from aiworkspace_server.runs.recovery.takeover import Outcome, Recovered, recover_run
 from aiworkspace_server.runs.store import RunStore
@@ -70,15 +70,12 @@ class Crash(Exception):
     """As if the server was gone at this place."""
 
 
-STEPS = {
-    "the conversation": (ConversationStore, "end_run"),
-    "the ledger and the claim": (finalize, "end_run"),
-}
+STEPS = {"the conversation": "conversations", "the ledger and the claim": "ledger"}  # attributes of GroupCommit
 
 
 @pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
 async def test_what_a_crash_leaves_of_an_end_is_made_up_for(
-    step: tuple[Any, str],
+    step: str,
     place: Place,
     app: App,
     standin: Standin,
@@ -90,7 +87,7 @@ async def test_what_a_crash_leaves_of_an_end_is_made_up_for(
 
     model = play(standin, OPENAI, Script(tokens=WORDS))
     with monkeypatch.context() as broken:
-        broken.setattr(*step, crash)
+        broken.setattr(getattr(app.engine.deps.group_commit, step), "do", crash)
         stream = send(place, model=model)
         run_id = (await stream.read()).event.run_id
         assert await refusal(events_of(stream)) is not None
@@ -185,7 +182,7 @@ async def test_who_finds_the_end_stored_changes_nothing(place: Place, app: App, 
     run = await store.find(UUID(run_id))
     assert run
     run["state"], run["end_id"], run["last_events"] = "cancelled", new_id(), []
-    assert await store.finish(run)
+    assert await app.engine.deps.group_commit.ends.do((UUID(place.org_id), run))
     assert await refusal(events_of(stream)) is not None
     assert (await _run(store, run_id))["state"] == "cancelled"
     assert [message.role for message in await messages_of(place)] == [pb.MESSAGE_ROLE_USER]
@@ -199,17 +196,17 @@ async def _run(store: RunStore, run_id: str) -> Run:
 
 async def test_an_end_that_was_stored_and_not_acknowledged_is_still_ones_own(place: Place, app: App) -> None:
     run_id = (await say(place.owner, place.conversation_id, "hello"))[0].run_id
-    store = RunStore(app.mongo, UUID(place.org_id))
-    run = await _run(store, run_id)
+    finish, org_id = app.engine.deps.group_commit.ends.do, UUID(place.org_id)
+    run = await _run(RunStore(app.mongo, org_id), run_id)
     run["last_events"] = []
-    assert await store.finish(run)
+    assert await finish((org_id, run))
     run["end_id"] = new_id()
-    assert not await store.finish(run)
+    assert not await finish((org_id, run))
 
 
 async def test_events_have_one_place_each(place: Place, app: App) -> None:
     run_id = UUID((await say(place.owner, place.conversation_id, "hello"))[0].run_id)
-    save, org_id = app.engine.deps.event_batches.do, UUID(place.org_id)
+    save, org_id = app.engine.deps.group_commit.events.do, UUID(place.org_id)
 
     def batch(first: int) -> EventBatch:
         return EventBatch(_id=new_id(), run_id=run_id, first=first, events=[b""])
@@ -225,7 +222,7 @@ async def test_events_have_one_place_each(place: Place, app: App) -> None:
 
 async def test_events_that_cannot_be_stored_keep_no_others_from_it(place: Place, app: App) -> None:
     run_id = UUID((await say(place.owner, place.conversation_id, "hello"))[0].run_id)
-    save, org_id = app.engine.deps.event_batches.do, UUID(place.org_id)
+    save, org_id = app.engine.deps.group_commit.events.do, UUID(place.org_id)
     sizes = (1, 17 * 2**20, 2)  # MongoDB takes documents of up to 16 MiB
     batches = [EventBatch(_id=new_id(), run_id=run_id, first=1000 + size, events=[bytes(size)]) for size in sizes]
     outcomes = await asyncio.gather(*(save((org_id, batch)) for batch in batches), return_exceptions=True)

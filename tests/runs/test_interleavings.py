@@ -16,12 +16,13 @@ from aiworkspace_server.app import App, running
 from aiworkspace_server.conversations.store import ConversationStore
 from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.kit.postgres import Database, WriteSession
-from aiworkspace_server.runs import claims, events, transactions
+from aiworkspace_server.runs import claims, events
 from aiworkspace_server.runs.leases import Lease
 from aiworkspace_server.runs.models import EventBatch, Run
 from aiworkspace_server.runs.recovery.takeover import save_relayed
 from aiworkspace_server.runs.start import roll_back
 from aiworkspace_server.runs.store import RunStore
+from aiworkspace_server.runs.transactions import OpenReservation, UnsettledRun
 from aiworkspace_server.settings import Settings
 from aiworkspace_server.usage import ledger
 from aiworkspace_server.usage.ledger import Spender
@@ -114,16 +115,18 @@ async def test_the_answer_is_stored_before_the_conversation_says_so(
     place: Place, app: App, standin: Standin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise somebody could ask on who has not read it."""
-    finish, seen = RunStore.finish, []
+    ends, seen = app.engine.deps.group_commit.ends, []
+    finish = ends.do
 
-    async def slow(store: RunStore, run: Run) -> bool:
+    async def slow(item: tuple[UUID, Run]) -> bool:
+        _, run = item
         await asyncio.sleep(0.5)
         conversation = await ConversationStore(app.mongo, UUID(place.org_id)).find(run["conversation_id"])
         assert conversation
         seen.append((conversation["size_bytes"], conversation["active_run_id"]))
-        return await finish(store, run)
+        return await finish(item)
 
-    monkeypatch.setattr(RunStore, "finish", slow)
+    monkeypatch.setattr(ends, "do", slow)
     run_id = (await say(place.owner, place.conversation_id, "hello"))[0].run_id
     assert seen == [(len("hello"), UUID(run_id))]
 
@@ -231,16 +234,18 @@ async def test_what_another_server_reserved_ends_with_the_run(
 ) -> None:
     """It had resumed the run when this one, which was only slow, came to the end."""
 
-    async def late(db: Database, org_id: UUID, run_id: UUID, settlements: Any) -> Any:
-        async with app.db.write(org_id) as tx:
-            if first := await ledger.list_reserved(tx, run_id):
+    settle = app.engine.deps.group_commit.ledger
+
+    async def late(ended: UnsettledRun) -> Sequence[OpenReservation]:
+        async with app.db.write(ended.org_id) as tx:
+            if first := await ledger.list_reserved(tx, ended.run_id):
                 who = {field.name: getattr(first[0], field.name) for field in fields(Spender)}
                 price = ledger.reservation("echo/echo", 10, 10, first[0].create_time)
                 await app.ledger.reserve(tx, Spender(**who), 2, "echo/echo", price, own_key=False)
         monkeypatch.undo()
-        return await transactions.end_run(db, org_id, run_id, settlements)
+        return await settle.do(ended)
 
-    monkeypatch.setattr("aiworkspace_server.runs.finalize.end_run", late)
+    monkeypatch.setattr(settle, "do", late)
     run_id = (await say(place.owner, place.conversation_id, "hello"))[0].run_id
     assert await endings_of(stores, run_id) == [(1, "reserve"), (1, "settle"), (2, "reserve"), (2, "settle")]
     estimated = "SELECT attempt FROM ledger_entries WHERE run_id = %s AND estimated"
@@ -255,7 +260,7 @@ async def test_only_what_follows_the_last_stored_event_is_taken_from_redis(
     run = {"_id": run_id, "state": "running", "takeovers": 0, "last_events": [], "event_count": 0}
     await store.insert(cast(Run, run | {"first_events": [one]}))
     deps, org_id = app.engine.deps, UUID(place.org_id)
-    assert await deps.event_batches.do((org_id, EventBatch(_id=new_id(), run_id=run_id, first=2, events=[two])))
+    assert await deps.group_commit.events.do((org_id, EventBatch(_id=new_id(), run_id=run_id, first=2, events=[two])))
     await save_relayed(deps, org_id, run_id, {1: one, 2: other, 3: three})
     assert await _stored(store, run_id) == [one, two], "sent by a server before the last"
     await save_relayed(deps, org_id, run_id, {1: one, 2: two, 3: three})

@@ -2,11 +2,11 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 from ..kit.ids import first_id_at, time_of
-from ..kit.mongo import Filter, Mongo
+from ..kit.mongo import Change, Filter, Mongo
 from ..kit.timestamps import now
 from .models import Conversation, Exchange, Message, answer_of, question_of
 
@@ -35,6 +35,26 @@ async def list_unpurged(mongo: Mongo, before: datetime) -> AsyncIterator[tuple[U
 async def list_orgs_of(mongo: Mongo, user_id: UUID) -> set[UUID]:
     """Return the organizations in which a person has conversations."""
     return {found["org_id"] async for found in mongo.scan("conversations", {"user_id": user_id})}
+
+
+class EndedRun(NamedTuple):
+    """What a conversation has to know of the end of a run."""
+
+    org_id: UUID
+    conversation_id: UUID
+    run_id: UUID
+    size: int  # of the answer in bytes
+
+
+async def end_runs(mongo: Mongo, ended: Sequence[EndedRun]) -> list[None]:
+    """End the active runs of conversations. Does nothing to a conversation in which another one is active."""
+    await mongo.update_all("conversations", [_end_of(each) for each in ended])
+    return [None] * len(ended)
+
+
+def _end_of(ended: EndedRun) -> tuple[UUID, Filter, Change]:
+    change = {"$set": {"active_run_id": None, "update_time": now()}, "$inc": {"size_bytes": ended.size}}
+    return ended.org_id, {"_id": ended.conversation_id, "active_run_id": ended.run_id}, change
 
 
 class ConversationStore:
@@ -83,11 +103,6 @@ class ConversationStore:
             fields["title"] = {"$cond": [untitled, {"$literal": title}, "$title"]}
             fields["version"] = {"$cond": [untitled, {"$add": ["$version", 1]}, "$version"]}
         return await self._conversations.update(unchanged, [{"$set": fields}])
-
-    async def end_run(self, conversation_id: UUID, run_id: UUID, size: int) -> None:
-        """End the active run of a conversation. Does nothing if another one is active."""
-        change = {"$set": {"active_run_id": None, "update_time": now()}, "$inc": {"size_bytes": size}}
-        await self._conversations.update({"_id": conversation_id, "active_run_id": run_id}, change)
 
     async def mark_deleted(self, conversation_id: UUID) -> None:
         """Hide a conversation and its runs. Its content is erased next; a periodic job finds what a crash leaves."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 from uuid import UUID
 
-from pymongo import AsyncMongoClient, WriteConcern
+from pymongo import AsyncMongoClient, UpdateOne, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.cursor import AsyncCursor
 from pymongo.errors import (
@@ -25,6 +25,7 @@ _DUPLICATE_KEY = 11000
 Document = dict[str, Any]
 Filter = Mapping[str, Any]
 Projection = Sequence[str] | Mapping[str, bool]
+Change = Mapping[str, Any] | Sequence[Mapping[str, Any]]  # operators, or a pipeline of them
 
 
 class Tenant:
@@ -57,11 +58,9 @@ class Tenant:
         key = {"_id": content.pop("_id"), "org_id": content.pop("org_id")}
         await self._collection.update_one(key, {"$setOnInsert": content}, upsert=True)
 
-    async def update(self, where: Filter, change: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> bool:
-        """Change the one document that matches, by operators or a pipeline of them. Return False if none does."""
-        for stage in [change] if isinstance(change, Mapping) else change:
-            if any("org_id" in fields for fields in stage.values()):
-                raise ValueError("a document stays with its organization")
+    async def update(self, where: Filter, change: Change) -> bool:
+        """Change the one document that matches. Return False if none does."""
+        _check_change(change)
         result = await self._collection.update_one(self.own(where), change)
         return result.matched_count == 1
 
@@ -116,12 +115,30 @@ class Mongo:
         try:
             await self._collection(collection).insert_many(own, ordered=False)
         except BulkWriteError as error:
-            if error.details["writeConcernErrors"]:
-                raise WriteConcernError("not yet on a majority of the replica set") from None
+            _check_durable(error)
             if any(each["code"] != _DUPLICATE_KEY for each in error.details["writeErrors"]):
                 raise
             return {each["index"] for each in error.details["writeErrors"]}
         return set()
+
+    async def update_all(self, collection: str, changes: Sequence[tuple[UUID, Filter, Change]]) -> bool:
+        """Change documents, one of an organization for each filter, in one round trip. Return whether all were found.
+
+        Raise BulkWriteError if one of them cannot be changed; the others may be changed then.
+        """
+        if len(changes) == 1:
+            org_id, where, change = changes[0]
+            return await self.tenant(collection, org_id).update(where, change)
+        updates = list[UpdateOne]()
+        for org_id, where, change in changes:
+            _check_change(change)
+            updates.append(UpdateOne(self.tenant(collection, org_id).own(where), change))
+        try:
+            result = await self._collection(collection).bulk_write(updates, ordered=False)
+        except BulkWriteError as error:
+            _check_durable(error)
+            raise
+        return result.matched_count == len(updates)
 
     def scan(self, collection: str, where: Filter) -> AsyncCursor[Document]:
         """Return documents of all tenants, for clean-up by the server itself. Never on behalf of a caller."""
@@ -135,6 +152,17 @@ class Mongo:
         if name not in self._collections:
             self._collections[name] = self.database[name]
         return self._collections[name]
+
+
+def _check_change(change: Change) -> None:
+    for stage in [change] if isinstance(change, Mapping) else change:
+        if any("org_id" in fields for fields in stage.values()):
+            raise ValueError("a document stays with its organization")
+
+
+def _check_durable(error: BulkWriteError) -> None:
+    if error.details["writeConcernErrors"]:
+        raise WriteConcernError("not yet on a majority of the replica set") from None
 
 
 async def _find_one(

@@ -3,9 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 
-from ..kit.batches import Batcher
 from ..kit.concurrency import ConcurrencyLimiter
 from ..kit.mongo import Mongo
 from ..kit.platform import Platform
@@ -14,15 +12,13 @@ from ..policies.plan import Plans
 from ..usage.ledger import Ledger
 from .cancellation import Cancellation
 from .deps import RunDeps
+from .group_commit import GroupCommit
 from .leases import Lease
 from .manager import RunManager
 from .recovery.reconciler import Reconciler
 from .recovery.takeover import Takeover
-from .store import save_batches
 from .streams.coalescer import Load
 from .streams.redis import RedisEventBus
-
-_MOST_BATCHES = 100  # of events, stored together
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +57,7 @@ def build(platform: Platform, mongo: Mongo, ledger: Ledger, plans: Plans, redis_
         lease=Lease(db, shared=redis_url is not None),
         load=Load(),
         tasks=platform.tasks,
-        event_batches=Batcher(partial(save_batches, mongo), _MOST_BATCHES),
+        group_commit=GroupCommit(db, mongo),
         run_seconds=settings.run_seconds,
     )
     bus = RedisEventBus(redis_url)

@@ -3,15 +3,14 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from ..kit.batches import Batcher
 from ..kit.concurrency import ConcurrencyLimiter
 from ..kit.mongo import Mongo
 from ..kit.postgres import Database
 from ..kit.tasks import Tasks
 from ..llm.breaker import Breakers
 from ..usage.ledger import Ledger
+from .group_commit import GroupCommit
 from .leases import Lease
-from .models import EventBatch
 from .streams.coalescer import Load
 
 
@@ -27,7 +26,7 @@ class RunDeps:
     lease: Lease
     load: Load
     tasks: Tasks
-    event_batches: Batcher[tuple[UUID, EventBatch], bool]  # stores those of all runs together
+    group_commit: GroupCommit
     run_seconds: float
     store_events_seconds: float = 0.5  # how much of an answer a killed server may lose
     tries_per_target: int = 3

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import cast
 from uuid import UUID
 
-from ..conversations.store import ConversationStore
+from ..conversations.store import EndedRun
 from ..kit.ids import new_id
 from ..kit.stores import retry_until_available
 from ..kit.timestamps import now
@@ -23,7 +23,7 @@ from .deps import RunDeps
 from .models import ClaimLost, Cost, EventBatch, Run, Settlement, Usage
 from .store import RunStore, StoredEvents
 from .streams.local import LocalRun
-from .transactions import OpenReservation, end_run
+from .transactions import OpenReservation, UnsettledRun
 
 _BATCH_BYTES = 4 * 2**20
 _WITH_END_BYTES = 2**20  # of events that are stored with the end of a run; more go into batches first
@@ -34,7 +34,6 @@ async def finalize(
     deps: RunDeps, run: LocalRun, settled: Sequence[Settlement], unsettled: Sequence[Settlement]
 ) -> None:
     """End a run that has its final state. Raise ClaimLost if another server has ended it or has taken it over."""
-    store = RunStore(deps.mongo, run.org_id)
     _sum_up(run.document, settled, unsettled)
     run.document["answer"], run.document["answer_model"] = run.contents, run.model
     if _size(islice(run.events, run.stored_count, None)) > _WITH_END_BYTES:
@@ -42,7 +41,7 @@ async def finalize(
     terminal = events.encode_terminal(run.document, run.next_sequence)
     run.document["last_events"] = [*run.events[run.stored_count :], terminal]
     run.document["event_count"] = run.next_sequence
-    if not await retry_until_available(lambda: store.finish(run.document)):
+    if not await retry_until_available(lambda: deps.group_commit.ends.do((run.org_id, run.document))):
         raise ClaimLost
     await conclude(deps, run.org_id, run.document)
     run.conclude(terminal)
@@ -68,9 +67,9 @@ async def complete_end(deps: RunDeps, org_id: UUID, run: Run) -> None:
 
 async def conclude(deps: RunDeps, org_id: UUID, run: Run) -> None:
     """Do what is left to do for a run whose end is stored. Safe to repeat."""
-    conversations = ConversationStore(deps.mongo, org_id)
     size = sum(len(content["text"].encode()) for content in run["answer"])
-    await retry_until_available(lambda: conversations.end_run(run["conversation_id"], run["_id"], size))
+    ended = EndedRun(org_id, run["conversation_id"], run["_id"], size)
+    await retry_until_available(lambda: deps.group_commit.conversations.do(ended))
     await retry_until_available(lambda: _settle(deps, org_id, run))
 
 
@@ -78,7 +77,7 @@ async def store_events(deps: RunDeps, run: LocalRun) -> None:
     """Store the events since the last time. Raise ClaimLost if another server has stored events in their place."""
     while events_ := _first_unstored(run):
         batch = EventBatch(_id=new_id(), run_id=run.run_id, first=run.stored_count + 1, events=events_)
-        if not await retry_until_available(partial(deps.event_batches.do, (run.org_id, batch))):
+        if not await retry_until_available(partial(deps.group_commit.events.do, (run.org_id, batch))):
             raise ClaimLost
         run.stored_count += len(events_)
 
@@ -105,7 +104,7 @@ async def _settle(deps: RunDeps, org_id: UUID, run: Run) -> None:
     server that resumed the run and found it ended by the one before.
     """
     settlements = run["unsettled"]
-    while others := await end_run(deps.db, org_id, run["_id"], settlements):
+    while others := await deps.group_commit.ledger.do(UnsettledRun(org_id, run["_id"], settlements)):
         settlements = [_settlement_of_other(run, each) for each in others]
 
 

@@ -8,7 +8,7 @@ from aiworkspace.v1 import common_pb2
 
 from ..conversations.history import ContextTooLong, fit, room
 from ..conversations.models import Conversation
-from ..conversations.store import ConversationStore
+from ..conversations.store import ConversationStore, EndedRun, end_runs
 from ..kit import typed
 from ..kit.concurrency import QueueFull, Slot
 from ..kit.errors import Aborted, AppError, InvalidArgument, NotFound, RateLimited, Unavailable
@@ -277,7 +277,7 @@ async def roll_back(deps: RunDeps, org_id: UUID, run_id: UUID, conversation_id: 
 
     async def undo() -> None:
         await RunStore(deps.mongo, org_id).delete([run_id])
-        await ConversationStore(deps.mongo, org_id).end_run(conversation_id, run_id, 0)
+        await end_runs(deps.mongo, [EndedRun(org_id, conversation_id, run_id, 0)])
         async with deps.db.write(org_id) as tx:
             await ledger.count_alone(tx, org_id)  # waits for a reservation whose COMMIT got no reply
             for entry in await ledger.list_reserved(tx, run_id):

@@ -5,8 +5,7 @@ from typing import cast
 from uuid import UUID
 
 from ..conversations.store import find_conversation_among
-from ..kit.mongo import Mongo
-from ..kit.stores import STORE_UNAVAILABLE
+from ..kit.mongo import Change, Filter, Mongo
 from .events import is_terminal
 from .models import EventBatch, Run, RunState
 
@@ -28,23 +27,32 @@ async def find_run_among(mongo: Mongo, org_ids: Sequence[UUID], user_id: UUID, r
     return cast(Run, found) if conversation else None
 
 
-async def save_batches(mongo: Mongo, batches: Sequence[tuple[UUID, EventBatch]]) -> list[bool | Exception]:
-    """Store batches of events of many runs, each of an organization, and return what came of each.
+async def save_events(mongo: Mongo, batches: Sequence[tuple[UUID, EventBatch]]) -> list[bool]:
+    """Store batches of events, each of an organization. Return for each whether it is stored.
 
-    False: other events have their place. If one of them cannot be stored, the others are.
+    If it is not, other events have their place.
     """
-    try:
-        refused = await mongo.insert_all("run_events", [(org_id, dict(batch)) for org_id, batch in batches])
-    except STORE_UNAVAILABLE:
-        raise
-    except Exception as error:
-        if len(batches) == 1:
-            return [error]
-        return [outcome for batch in batches for outcome in await save_batches(mongo, [batch])]
+    refused = await mongo.insert_all("run_events", [(org_id, dict(batch)) for org_id, batch in batches])
     return [
         index not in refused or await RunStore(mongo, org_id).has_batch(batch["_id"])
         for index, (org_id, batch) in enumerate(batches)
     ]
+
+
+async def finish(mongo: Mongo, runs: Sequence[tuple[UUID, Run]]) -> list[bool]:
+    """Store how runs ended, each of an organization. Return for each whether this end is stored.
+
+    If it is not, another server has ended the run or has taken it over.
+    """
+    if await mongo.update_all("runs", [_end_of(org_id, run) for org_id, run in runs]):
+        return [True] * len(runs)
+    return [await RunStore(mongo, org_id).has_ended(run["_id"], run["end_id"]) for org_id, run in runs]
+
+
+def _end_of(org_id: UUID, run: Run) -> tuple[UUID, Filter, Change]:
+    values = {name: value for name, value in run.items() if name in _ENDED}
+    own = {"_id": run["_id"], "state": RunState.RUNNING, "takeovers": run["takeovers"]}
+    return org_id, own, {"$set": values}
 
 
 class StoredEvents:
@@ -90,13 +98,9 @@ class RunStore:
         await self._runs.update(running, {"$inc": {"takeovers": 1}})
         return cast(Run | None, await self._runs.find_one({"_id": run_id}))
 
-    async def finish(self, run: Run) -> bool:
-        """Store how a run ended. Return False if another server has ended it or has taken it over."""
-        values = {name: value for name, value in run.items() if name in _ENDED}
-        own = {"_id": run["_id"], "state": RunState.RUNNING, "takeovers": run["takeovers"]}
-        if await self._runs.update(own, {"$set": values}):
-            return True
-        return await self._runs.find_one({"_id": run["_id"], "end_id": run["end_id"]}, ["_id"]) is not None
+    async def has_ended(self, run_id: UUID, end_id: UUID | None) -> bool:
+        """Return whether this end of the run is stored."""
+        return await self._runs.find_one({"_id": run_id, "end_id": end_id}, ["_id"]) is not None
 
     async def complete_end(self, run: Run) -> None:
         """Store the answer and the last events of a run whose end was stored without them."""

@@ -1,9 +1,13 @@
-"""The start and the end of a run in PostgreSQL: one statement each, a transaction of its own. See migration 0012."""
+"""The start of a run and the end of some in PostgreSQL: one statement each, a transaction of its own.
+
+The functions are in migrations 0012 and 0014.
+"""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from psycopg import DatabaseError
@@ -18,7 +22,7 @@ from .models import Settlement
 from .rights import ROLES_THAT_RUN, RightLost
 
 _START = f"SELECT * FROM start_run({', '.join(['%s'] * 22)})"
-_END = "SELECT * FROM end_run(%s, %s, %s::jsonb, %s)"
+_END = "SELECT run_id, attempt, model, create_time FROM end_runs(%s, %s, %s::jsonb, %s)"
 _RIGHT_LOST, _BUDGET_EXHAUSTED = "AW001", "AW002"
 _ROLES = [ROLES_THAT_RUN[name] for name in ("administering", "sending", "sending_inside")]
 _NOTHING_USED, _NO_COST = TokenUsage(0, 0, 0, 0, 0), Price(0, NOT_PRICED)
@@ -41,6 +45,14 @@ class OpenReservation:
     attempt: int
     model: str
     create_time: datetime
+
+
+class UnsettledRun(NamedTuple):
+    """A run that has ended, with the attempts that the ledger has still reserved."""
+
+    org_id: UUID
+    run_id: UUID
+    settlements: Sequence[Settlement]
 
 
 async def start_run(
@@ -82,20 +94,22 @@ def _exceeded(detail: str) -> ExceededBudget:
     return ExceededBudget(**found)
 
 
-async def end_run(
-    db: Database, org_id: UUID, run_id: UUID, settlements: Sequence[Settlement]
-) -> Sequence[OpenReservation]:
-    """Settle attempts and close the claim of the run. Safe to repeat.
+async def end_runs(db: Database, ended: Sequence[UnsettledRun]) -> list[list[OpenReservation]]:
+    """Settle attempts and close the claims of runs. Safe to repeat.
 
-    If there are other open reservations, return them: the claim stays open until they are settled too.
+    Return for each run the other open reservations: its claim stays open until they are settled too.
     """
-    given = json.dumps([_entry(each) for each in settlements])
-    return [OpenReservation(*row) for row in await db.fetch(_END, (org_id, run_id, given, now()))]
+    orgs, runs = [each.org_id for each in ended], [each.run_id for each in ended]
+    entries = [_entry(each.run_id, settlement) for each in ended for settlement in each.settlements]
+    others: dict[UUID, list[OpenReservation]] = {run_id: [] for run_id in runs}
+    for run_id, *reservation in await db.fetch(_END, (orgs, runs, json.dumps(entries), now())):
+        others[run_id].append(OpenReservation(*reservation))
+    return [others[run_id] for run_id in runs]
 
 
-def _entry(ended: Settlement) -> dict[str, object]:
+def _entry(run_id: UUID, ended: Settlement) -> dict[str, object]:
     usage, cost = ended["usage"], ended["cost"]
     if usage is None:
-        return settlement(ended["number"], "release", _NOTHING_USED, _NO_COST)
+        return settlement(run_id, ended["number"], "release", _NOTHING_USED, _NO_COST)
     price = Price(cost["nanos"], cost["version"], cost["currency"])
-    return settlement(ended["number"], "settle", TokenUsage(**usage), price)
+    return settlement(run_id, ended["number"], "settle", TokenUsage(**usage), price)

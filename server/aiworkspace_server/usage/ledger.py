@@ -29,7 +29,7 @@ _TOGETHER = text("SELECT pg_advisory_xact_lock_shared(hashtextextended('ledger '
 
 NOT_PRICED = "none"  # the price list of what cost nothing, whatever the prices
 
-# The functions that follow lie in the database, since the start and the end of a run call them there: migration 0012.
+# The functions below are in the database, where the start and the end of a run call them: migrations 0012 and 0014.
 COUNTING_NEW_RUN = """
   budgets b JOIN counting_budgets(
     CAST(:workspace_id AS uuid), CAST(:user_id AS uuid), root_of_key(CAST(:key_id AS uuid), NULL),
@@ -46,7 +46,7 @@ _RESERVE = text("""
     CAST(:allowance_nanos AS bigint), :currency, :version, :time)
   ORDER BY limit_nanos - settled_nanos - reserved_nanos
 """)
-_END = text("SELECT end_attempts(:org_id, :run_id, CAST(:settlements AS jsonb), :time)")
+_END = text("SELECT end_attempts(:org_id, CAST(:settlements AS jsonb), :time)")
 _WHOSE = "org_id, workspace_id, conversation_id, run_id, run_time, user_id, key_id, key_root_id, request_id"
 _TOKENS = ", ".join(TOKENS)
 _GIVEN_TOKENS = ", ".join(f"CAST(:{name} AS bigint)" for name in TOKENS)
@@ -174,8 +174,8 @@ class Ledger:
     async def _end(
         self, tx: WriteSession, org_id: UUID, run_id: UUID, attempt: int, kind: str, usage: TokenUsage, cost: Price
     ) -> bool:
-        settlements = json.dumps([settlement(attempt, kind, usage, cost)])
-        values = {"org_id": org_id, "run_id": run_id, "settlements": settlements, "time": now()}
+        settlements = json.dumps([settlement(run_id, attempt, kind, usage, cost)])
+        values = {"org_id": org_id, "settlements": settlements, "time": now()}
         return bool((await tx.execute(_END, values)).scalar_one())
 
     async def adjust(
@@ -190,9 +190,10 @@ class Ledger:
         await tx.execute(_COUNT, {"id": values["id"]})
 
 
-def settlement(attempt: int, kind: str, usage: TokenUsage, cost: Price) -> dict[str, object]:
+def settlement(run_id: UUID, attempt: int, kind: str, usage: TokenUsage, cost: Price) -> dict[str, object]:
     """Return the end of a reservation as the function end_attempts takes it. `kind`: settle or release."""
-    return {"id": str(new_id()), "attempt": attempt, "kind": kind, **asdict(usage), **asdict(cost)}
+    ids = {"id": str(new_id()), "run_id": str(run_id)}
+    return {**ids, "attempt": attempt, "kind": kind, **asdict(usage), **asdict(cost)}
 
 
 async def count_together(tx: WriteSession, org_id: UUID) -> None:

@@ -195,4 +195,4 @@ async def save_relayed(deps: RunDeps, org_id: UUID, run_id: UUID, relayed: Mappi
     if sequence > first:
         unstored = [relayed[number] for number in range(first, sequence)]
         batch = EventBatch(_id=new_id(), run_id=run_id, first=first, events=unstored)
-        await deps.event_batches.do((org_id, batch))
+        await deps.group_commit.events.do((org_id, batch))
