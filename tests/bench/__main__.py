@@ -12,7 +12,7 @@ import uvloop
 
 from aiworkspace_server.kit import logs
 
-from . import answers, audit, first_token, history, isolation, peers, tokens, unary, usage
+from . import answers, audit, first_token, history, isolation, memory, peers, tokens, unary, usage, workers
 from .machine import Cores, take_cores
 from .servers import Site, site
 from .table import Row, show
@@ -21,9 +21,11 @@ _ROWS: dict[str, Callable[[Site, bool], Awaitable[list[Row]]]] = {
     "unary": unary.measure,
     "isolation": isolation.measure,
     "answers": answers.measure,
+    "workers": workers.measure,
     "tokens": tokens.measure,
     "first-token": first_token.measure,
     "history": history.measure,
+    "memory": memory.measure,
     "audit": audit.measure,
     "usage": usage.measure,
     "peers": peers.measure,  # only when asked for: it needs LiteLLM

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from statistics import median
 
 from aiworkspace.v1 import chat_pb2 as pb
@@ -13,17 +14,19 @@ from .servers import Server, Site
 from .table import Row
 from .unary import Target, empty_target, measure_round
 
-_CALLERS = 16
-_CONVERSATIONS = 24  # of each
-_TOKENS = 200
+CALLERS = 16
+CONVERSATIONS = 24  # of each
+TOKENS = 200
 _GOAL = 18  # times the CPU of an empty call
 
 
 class Caller:
-    """Asks one question after the other until it is told to stop."""
+    """Asks one question after the other until it is told to stop, or so many."""
 
-    def __init__(self, asker: Questioner) -> None:
+    def __init__(self, asker: Questioner, tokens: int = TOKENS, most: float = inf) -> None:
         self.answers = 0
+        self._tokens = tokens
+        self._most = most
         self.stopping = False
         self.idle = asyncio.Event()
         self._asker = asker
@@ -31,7 +34,7 @@ class Caller:
 
     def _ask(self) -> None:
         self._completed = False
-        self._asker.ask(_TOKENS, self, at_once=True)
+        self._asker.ask(self._tokens, self, at_once=True)
 
     def message(self, data: bytes) -> None:
         if pb.SendMessageResponse.FromString(data).event.HasField("run_completed"):
@@ -41,7 +44,7 @@ class Caller:
         if not self._completed:
             raise RuntimeError("an answer did not complete")
         self.answers += 1
-        if self.stopping:
+        if self.stopping or self.answers >= self._most:
             self.idle.set()
         else:
             self._ask()
@@ -68,7 +71,7 @@ class Rounds:
 async def measure(site: Site, quick: bool) -> list[Row]:
     rounds, seconds = (2, 2.0) if quick else (6, 4.0)
     with site.provider() as provider, site.empty() as empty, site.server(provider) as server:
-        async with crowd(server, _CALLERS, _CONVERSATIONS) as askers:
+        async with crowd(server, CALLERS, CONVERSATIONS) as askers:
             calls, answers = empty_target(empty), Rounds()
             await burst_round(askers, server, site.cores, 1.0, Rounds())  # connections, plans, caches
             for _ in range(rounds):
@@ -93,7 +96,7 @@ async def burst_round(
 def _row(calls: Target, answers: Rounds) -> Row:
     busy = median(spent.cpu_seconds / spent.seconds for spent in answers.spent)
     return Row(
-        f"CPU of an answer of {_TOKENS} tokens in a burst, {_CALLERS} callers / empty call",
+        f"CPU of an answer of {TOKENS} tokens in a burst, {CALLERS} callers / empty call",
         answers.cost / calls.cost,
         _GOAL,
         [

@@ -71,9 +71,21 @@ class Spent:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """User and system time of all threads, without those of children."""
+    """User and system time of all threads, and of the processes that it started and that are alive."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+    own = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+    return own + sum(_cpu_seconds(child) for child in _children(pid))
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the memory that a process has, without that of the processes that it started."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 def _busy_seconds() -> dict[int, float]:

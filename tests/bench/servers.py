@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanag
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiworkspace_server.kit.embedded import embedded_mongo, embedded_postgres
+from aiworkspace_server.kit.embedded import embedded_mongo, embedded_postgres, embedded_redis
 from aiworkspace_server.settings import Settings
 
 from .machine import Cores
@@ -48,6 +48,7 @@ class Site:
     cores: Cores
     directory: Path  # of their own
     stores: Mapping[str, str]  # settings that name the databases
+    redis_url: str  # for servers with several workers
     log: Path  # takes what they write to standard error
     root: Path = _ROOT  # of the project
 
@@ -58,12 +59,15 @@ class Site:
     def provider(self) -> AbstractContextManager[Server]:
         return self._running("tests.bench.provider", {}, nullcontext())
 
-    def server(self, provider: Server | None = None) -> AbstractContextManager[Server]:
+    def server(self, provider: Server | None = None, workers: int = 1) -> AbstractContextManager[Server]:
         """The server under test, on its core; with OpenAI's models when there is somebody to play OpenAI."""
         settings = {**_SETTINGS, **self.stores}
         if provider:
             settings |= {"OPENAI_API_KEY": "sk-bench", "OPENAI_BASE_URL": f"http://{provider.address}/v1"}
-        return self._running("aiworkspace_server serve --migrate", settings, self.cores.as_server())
+        if workers > 1:
+            settings |= {"REDIS_URL": self.redis_url}
+        command = f"aiworkspace_server serve --migrate --workers {workers}"
+        return self._running(command, settings, self.cores.as_server())
 
     @contextmanager
     def _running(
@@ -106,7 +110,7 @@ async def site(cores: Cores, directory: Path, log: Path) -> AsyncIterator[Site]:
             "MONGO_URI": await stack.enter_async_context(embedded_mongo(directory)),
             "ORG_ALLOWANCE_USD": "unlimited",
         }
-        yield Site(cores, directory, stores, log)
+        yield Site(cores, directory, stores, await stack.enter_async_context(embedded_redis(directory)), log)
 
 
 def _environment() -> dict[str, str]:

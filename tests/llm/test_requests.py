@@ -1,5 +1,6 @@
 """Requests go out past the SDKs: with their headers, and with the same failures that they would tell."""
 
+import encodings.aliases
 import gzip
 import json
 import socket
@@ -159,3 +160,15 @@ async def test_a_request_is_sent_once_there_is_a_connection(server: Server, make
         await provider.aclose()
     assert sent == [server.url]
     assert int(server.received[0]["content-length"]) > 2_500_000
+
+
+async def test_an_error_status_is_read_whatever_charset_it_names(server: Server) -> None:
+    provider, server.status, server.body = openai_provider(server.url), 400, b'{"error": {"message": "no \xff"}}'
+    unreadable = []
+    for charset in {*encodings.aliases.aliases.values(), "idna", "undefined", "unicode_escape"}:
+        server.headers = {"content-type": f"application/json; charset={charset}"}
+        error = (await answer(provider)).error
+        if error is None or error.status != 400:
+            unreadable.append(charset)
+    assert unreadable == []
+    await provider.aclose()

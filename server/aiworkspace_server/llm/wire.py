@@ -79,7 +79,7 @@ async def read_error(response: aiohttp.ClientResponse, seconds: float) -> object
 def _decode(body: bytes, charset: str | None) -> str:
     try:
         return body.decode(charset or "utf-8", "replace")
-    except LookupError:  # no such charset
+    except (LookupError, ValueError):  # no such charset, or one that cannot replace what it does not know
         return body.decode("utf-8", "replace")
 
 
