@@ -43,7 +43,7 @@ async def databases(settings: Settings, *, several: bool = False) -> AsyncIterat
         yield Databases(url, owner.get_secret_value(), settings.mongo_uri.get_secret_value(), redis_url)
         return
     async with AsyncExitStack() as stack:
-        log.info("starting databases", data_dir=str(settings.data_dir))
+        log.info("databases_starting", data_dir=str(settings.data_dir))
         if several and redis_url is None:  # first, since it is the one that may be missing
             redis_url = await stack.enter_async_context(embedded_redis(settings.data_dir))
         url, mongo_uri = await asyncio.gather(

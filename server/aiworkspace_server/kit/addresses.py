@@ -40,9 +40,9 @@ class TrustedProxies:
         return handler
 
     def client_address(self, peer: str, forwarded: Iterable[str]) -> str:
-        """The rightmost address in the header lines that is no trusted proxy, if the peer is one; else the peer.
+        """Return the rightmost address in the header lines that is not a trusted proxy, or the peer if it is no proxy.
 
-        `peer` is what gRPC calls it, such as "ipv6:[2001:db8::1]:50000". A header that does not lead to a client, with
+        `peer` is in gRPC's notation, such as "ipv6:[2001:db8::1]:50000". A header that does not lead to a client, with
         an entry that is no address or with trusted proxies alone, counts as absent.
         """
         connected = _parse_peer(peer)
@@ -63,7 +63,7 @@ class TrustedProxies:
 
 
 def network_of(address: str) -> str:
-    """The address, for IPv6 the /64 in which one customer has all addresses."""
+    """Return the address or, for IPv6, its /64, all of which belongs to one customer."""
     return str(ip_network((address, 64), strict=False)) if ":" in address else address
 
 
@@ -73,7 +73,7 @@ def _parse_peer(peer: str) -> Address | None:
 
 
 def _parse_entry(text: str) -> Address | None:
-    """An address, perhaps with a port: 192.0.2.1:80, [2001:db8::1]:80, 2001:db8::1. None when it is none."""
+    """Parse an address with or without a port: 192.0.2.1:80, [2001:db8::1]:80, 2001:db8::1. None if it is invalid."""
     if text.startswith("["):
         host, bracket, port = text[1:].partition("]")
         valid = bool(bracket) and (not port or (port[0] == ":" and _is_port(port[1:])))
@@ -90,7 +90,7 @@ def _is_port(text: str) -> bool:
 
 
 def _parse_address(text: str) -> Address | None:
-    """The address without a zone; one of IPv4 that is written as IPv6 as what it is."""
+    """Parse an address, without its zone. An IPv4 address that is mapped into IPv6 becomes IPv4."""
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:

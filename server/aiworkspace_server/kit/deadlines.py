@@ -15,7 +15,7 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
-        """Start the time of the current task, which must not be inside already."""
+        """Start the clock for the current task, which must not be inside already."""
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task
         self._ends[task] = end = loop.time() + self.seconds

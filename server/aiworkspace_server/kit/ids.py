@@ -1,4 +1,4 @@
-"""Identifiers: UUIDv7, made by the server before the first write, in the order of their making."""
+"""Identifiers: UUIDv7, created by the server before the first write, and ordered by creation time."""
 
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -23,13 +23,13 @@ def new_id_text() -> str:
 
 
 def time_of(made: UUID) -> datetime:
-    """Return when an id of `new_id` was made, in milliseconds. Any UUID has some such time."""
+    """Return when an id of `new_id` was created, to the millisecond. Any other UUID has some such time too."""
     milliseconds = min(made.int >> 80, _LAST_MILLISECOND)
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def first_id_at(time: datetime) -> UUID:
-    """Return the least id that can be made at a time."""
+    """Return the lowest id that can be created at a time."""
     return UUID(int=max(0, int(time.timestamp() * 1000)) << 80)
 
 
@@ -37,7 +37,7 @@ _parse = lru_cache(4096)(UUID)  # authorization and the handler both read the id
 
 
 def parse_id(value: str, field: str) -> UUID:
-    """The UUID in a request field; INVALID_ARGUMENT names the field when there is none."""
+    """Parse the UUID in a request field. Raises InvalidArgument, naming the field, if it is not one."""
     try:
         return _parse(value) if len(value) == _TEXT_LENGTH else UUID(value)
     except ValueError:

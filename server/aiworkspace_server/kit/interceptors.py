@@ -100,9 +100,9 @@ def _innermost(handler: Any) -> Handler:
 
 
 def _rebuild(handler: Any, method: Method, proceed: Handler) -> RpcMethodHandler:
-    """A handler for which gRPC reads no request: a step reads it once the caller is authenticated.
+    """Return a handler whose request gRPC does not read: a step reads it after authentication.
 
-    On the wire a call with one request and one with a stream of them are alike.
+    On the wire, a call with one request and a call with a stream of requests look the same.
     """
 
     async def entry(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
@@ -124,7 +124,7 @@ def _rebuild(handler: Any, method: Method, proceed: Handler) -> RpcMethodHandler
 
 
 def request_id(method: Method, proceed: Handler) -> Handler:
-    """Gives the call an id: the client's x-request-id when it is fit for a log, else a new one."""
+    """Gives the call an id: the client's x-request-id if it is safe to log, otherwise a new one."""
 
     async def handler(call: Call, request: Any) -> Any:
         given = call.header("x-request-id")
@@ -137,7 +137,7 @@ def request_id(method: Method, proceed: Handler) -> Handler:
 
 
 def map_errors(method: Method, proceed: Handler) -> Handler:
-    """Turns whatever is raised into a status. No text of an unexpected exception leaves the server."""
+    """Maps exceptions to statuses. The text of an unexpected exception never reaches the caller."""
 
     async def handler(call: Call, request: Any) -> Any:
         try:
@@ -152,12 +152,12 @@ def map_errors(method: Method, proceed: Handler) -> Handler:
             task = asyncio.current_task()
             if task and task.cancelling():
                 raise
-            await _abort(call, Unavailable())  # something inside was cancelled, not the call: it must have an end
+            await _abort(call, Unavailable())  # not the call was cancelled, but something in it
         except STORE_UNAVAILABLE:
             log.warning("database_unavailable", method=call.method.path, request_id=call.request_id, exc_info=True)
             await _abort(call, Unavailable())
         except Exception:
-            log.exception("unexpected error", method=call.method.path, request_id=call.request_id)
+            log.exception("call_failed", method=call.method.path, request_id=call.request_id)
             await _abort(call, Internal(call.request_id))
 
     return handler
@@ -173,7 +173,7 @@ async def _abort(call: Call, error: AppError) -> None:
 
 
 def log_calls(method: Method, proceed: Handler) -> Handler:
-    """Writes one line per call. Requests and responses are never in it."""
+    """Logs one line per call, without requests and responses."""
     path = method.path
 
     async def handler(call: Call, request: Any) -> Any:
@@ -199,7 +199,7 @@ def log_calls(method: Method, proceed: Handler) -> Handler:
 
 
 def outcome_of(error: BaseException) -> tuple[str, str]:
-    """Status code and reason, perhaps empty, of a call that ended with this."""
+    """Return the status code of a call that raised this, and the reason, which may be empty."""
     if isinstance(error, AppError):
         return error.code.name, error.reason_name
     if isinstance(error, asyncio.CancelledError):
@@ -208,7 +208,7 @@ def outcome_of(error: BaseException) -> tuple[str, str]:
 
 
 def authenticate(check: Callable[[Call], Awaitable[None]]) -> Step:
-    """Lets `check` find out who calls, on all methods but public ones. Refuses API keys where a session is needed."""
+    """Authenticates the caller with `check`, except on public methods. Refuses API keys where a session is required."""
 
     def step(method: Method, proceed: Handler) -> Handler:
         if method.access.mode == options.ACCESS_MODE_PUBLIC:
@@ -254,10 +254,10 @@ def authorize(
     recheck: Callable[[Call], Awaitable[None]],
     allowed_by: Callable[[Call], Hashable],
 ) -> Step:
-    """Lets `check` find the organization and the caller's permission in it, on methods that need one.
+    """Finds the organization and checks the caller's permission with `check`, on methods that require one.
 
-    While a stream goes on, `recheck` looks every few seconds whether the caller still has it, once for all streams for
-    which `allowed_by` returns the same.
+    During a stream, `recheck` repeats the check every few seconds, once for all streams for which `allowed_by` returns
+    the same key.
     """
     watches = Watches(RECHECK_SECONDS)
 

@@ -1,4 +1,4 @@
-"""Rate limits: how many calls per minute the contract allows to one caller, right across processes with Redis."""
+"""Rate limits: how many calls per minute the contract allows one caller. With Redis they hold across processes."""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,7 +32,7 @@ log = structlog.get_logger("limits")
 
 
 class Counters:
-    """Counts in Redis; without it, and while it does not answer, in the memory of this process."""
+    """Counters in Redis; without Redis, and while it is unavailable, in the memory of this process."""
 
     def __init__(self, redis_url: str | None, away_seconds: float = _AWAY_SECONDS) -> None:
         self._pool = _pool(redis_url) if redis_url else None
@@ -47,12 +47,12 @@ class Counters:
             await self._pool.aclose()
 
     async def ask(self, strategy: type[Strategy], question: Callable[[Strategy], Awaitable[Answer]]) -> Answer:
-        """What the strategy answers, by what was counted."""
+        """Return the answer of the strategy, from the counters in use."""
         if self._redis and time.monotonic() >= self._away_until:
             try:
                 return await question(strategy(self._redis))
             except StorageError:
-                log.warning("limits are counted by each process for itself", exc_info=True)
+                log.warning("redis_unavailable", limits="counted per process", exc_info=True)
                 self._away_until = time.monotonic() + self._away_seconds
         return await question(strategy(self._memory))
 
@@ -71,18 +71,18 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class LimitState:
-    """A limit per minute as a caller meets it."""
+    """A limit per minute, and how much of it a caller has left."""
 
     name: str
     limit: int
     remaining: int
-    reset_time: datetime  # when all are there again, if nobody takes any
+    reset_time: datetime  # when the whole limit is available again, without further calls
     fits: bool
-    retry_seconds: float | None = None  # after which it would fit; None: not known, or never
+    retry_seconds: float | None = None  # after which the call would be allowed; None: unknown, or never
 
 
 class Limits:
-    """The step that counts calls or, of a caller who sends a stream, its messages.
+    """The step that counts calls or, if the caller sends a stream, its messages.
 
     The caller is the signed-in user, for public methods the network address.
     """
@@ -115,7 +115,7 @@ class Limits:
         return dialogue if method.request_streams else handler
 
     async def look(self, method: Method, call: Call) -> LimitState:
-        """Where the caller stands with calls of the method's class. Nothing is counted."""
+        """Return how much the caller has left of the limit of the method's class. Counts nothing."""
         allowed, group = self._allowed(method)
         window = await self._ask(lambda limiter: limiter.get_window_stats(allowed, group, caller_of(call)))
         name = RateLimitClass.DESCRIPTOR.values_by_number[method.rate_limit].name
@@ -124,7 +124,7 @@ class Limits:
         return LimitState(f"{kind} calls of the caller", allowed.amount, window.remaining, reset, window.remaining > 0)
 
     def _allowed(self, method: Method) -> tuple[RateLimitItemPerMinute, str]:
-        """How many calls, and of which kind."""
+        """Return the limit of the method, and the group of methods that share it."""
         return RateLimitItemPerMinute(max(1, round(method.calls_per_minute * self._factor))), str(method.rate_limit)
 
     async def _refusal(self, allowed: RateLimitItemPerMinute, group: str, caller: str) -> RateLimited:
@@ -138,7 +138,7 @@ class Limits:
 
 
 def caller_of(call: Call) -> str:
-    """Return who is limited: the signed-in user, for public methods the network. Only after authentication."""
+    """Return who is limited: the signed-in user or, for public methods, the network. For use after authentication."""
     if not call.limited_as:
         call.limited_as = str(call.user_id or network_of(call.address))
     return call.limited_as
@@ -149,5 +149,5 @@ def _pool(url: str) -> ConnectionPool:
 
 
 def _redis(pool: ConnectionPool) -> RedisStorage:
-    options: Any = {"connection_pool": pool}  # typed as if it took plain values alone
+    options: Any = {"connection_pool": pool}  # the annotation allows plain values only
     return RedisStorage("async+redis://", wrap_exceptions=True, implementation="redispy", **options)

@@ -33,7 +33,7 @@ class Lines:
     """A structlog logger that writes lines of bytes: warnings and errors at once, others together a little later.
 
     Each write releases the interpreter's lock, and gRPC's threads take it meanwhile. With a write for each call, that
-    costs a call more than all else that is done to log it. What is not written yet when the process is killed is lost.
+    costs a call more than the rest of its logging. If the process is killed, buffered lines are lost.
     """
 
     _GATHER_SECONDS = 0.02
@@ -66,7 +66,7 @@ class Lines:
     warning = critical = error
 
     def flush(self) -> None:
-        """Write what was gathered."""
+        """Write the buffered lines."""
         with self._lock:
             self._loop = None
             lines, self._lines = self._lines, []
@@ -101,8 +101,8 @@ def _json(always: dict[str, object]) -> Processor:
     return render
 
 
-# Of gRPC: that a header, which may hold a credential and is quoted, is not UTF-8, and that a caller has gone who was
-# being answered.
+# Messages of gRPC: one quotes a header that is not UTF-8, which may be a credential; the other says that a caller
+# disconnected during the response.
 _IMMATERIAL = "Invalid encoding", "ExecuteBatchError raised in core"
 
 

@@ -29,11 +29,11 @@ class Base(DeclarativeBase):
 
 
 class _TenantSession(Session):
-    """What is below both: see `_begin`."""
+    """Begins the transactions of both kinds of session: see `_begin`."""
 
 
 class ReadSession(AsyncSession):
-    """A read-only transaction. What only reads takes one of these."""
+    """A read-only transaction. Functions that only read take one."""
 
     sync_session_class = _TenantSession
 
@@ -56,7 +56,7 @@ _LOST_NETWORK = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_cou
 
 
 class _Cursor(AsyncCursor[Any]):
-    """Lets `_BEGIN` pass as it is: PostgreSQL prepares no two statements in one, and psycopg prepares what recurs."""
+    """Does not prepare `_BEGIN`, as psycopg does with statements that recur: PostgreSQL cannot prepare two in one."""
 
     async def execute(self, query: Any, params: Any = None, *, prepare: bool | None = None, **options: Any) -> Self:
         prepare = False if isinstance(query, str) and query.startswith("BEGIN ") else prepare
@@ -79,7 +79,7 @@ class Database:
             max_overflow=10,
             pool_timeout=10,
             pool_use_lifo=True,
-            hide_parameters=True,  # what people say must not reach a log with an error
+            hide_parameters=True,  # errors in the log must not quote what people wrote
         )
         # Called at the end of every write transaction, for what has to be committed with it or not at all.
         self.before_commit: Callable[[WriteSession], Awaitable[None]] | None = None
@@ -121,12 +121,12 @@ async def set_tenant(tx: WriteSession, org_id: UUID) -> None:
 
 
 def any_of(ids: Collection[UUID]) -> CollectionAggregate[Any]:
-    """To be compared with a column. One parameter, where `in_` has one for each id and PostgreSQL takes 65,535."""
+    """Return what to compare a column with: one parameter. `in_` needs one per id, and PostgreSQL takes 65,535."""
     return any_(cast(list(ids), ARRAY(Uuid)))
 
 
 def _scope(mode: str, org_id: UUID | None, user_id: UUID | None) -> dict[str, str]:
-    """What goes into `_BEGIN`, as text: hence the UUIDs are spelled by their numbers, whatever was handed in."""
+    """Return the values for `_BEGIN`. They become part of its text, so UUIDs are written from their numbers only."""
     org, user = (str(UUID(int=id.int)) if id else "" for id in (org_id, user_id))
     return {"mode": mode, "org": org, "user": user}
 

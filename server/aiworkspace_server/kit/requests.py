@@ -19,7 +19,7 @@ from .limits import caller_of
 from .shapes import shape_of
 from .wire import decoder
 
-_SECONDS = 10.0  # that a request may take to arrive
+_SECONDS = 10.0  # within which a request must arrive
 _AT_ONCE = 8  # incomplete requests of one caller: gRPC holds up to 4 MiB of each, whatever its method takes
 
 Decode = Callable[[bytes], Message]
@@ -61,7 +61,7 @@ class Reading:
             yield message
 
     async def _read(self, call: Call, decode: Decode) -> Message | None:
-        """The next message, None when there is no other."""
+        """Return the next message, or None if there is no other."""
         try:
             with self._deadlines:
                 if call.method.request_streams:

@@ -1,4 +1,4 @@
-"""What the server does while a database does not answer."""
+"""Unavailable databases: the exceptions that mean it, and retries until they answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -59,7 +59,7 @@ class WindowStorage(MemoryStorage):
         windows.before.pop(key, None)
 
     def _at(self, expiry: int) -> tuple[_Windows, float]:
-        """Return the windows, and which part of the present one is left, which is what the previous one weighs."""
+        """Return the windows, and the part of the present one that is left: the weight of the previous one."""
         number, passed = divmod(self._clock(), expiry)
         windows = self._by_length.get(expiry)
         if windows is None:
