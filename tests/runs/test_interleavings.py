@@ -13,13 +13,14 @@ import sqlalchemy.exc
 from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace.v1 import model_pb2
 from aiworkspace_server.app import App, running
+from aiworkspace_server.conversations.models import Conversation
 from aiworkspace_server.conversations.store import ConversationStore
 from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.kit.postgres import Database, WriteSession
 from aiworkspace_server.runs import claims, events
 from aiworkspace_server.runs.leases import Lease
 from aiworkspace_server.runs.models import EventBatch, Run
-from aiworkspace_server.runs.recovery.takeover import save_relayed
+from aiworkspace_server.runs.recovery.takeover import Outcome, Recovered, recover_run, save_relayed
 from aiworkspace_server.runs.start import roll_back
 from aiworkspace_server.runs.store import RunStore
 from aiworkspace_server.runs.transactions import OpenReservation, UnsettledRun
@@ -109,6 +110,38 @@ async def test_a_server_that_froze_before_the_run_was_stored_asks_nobody(
     await until_true(app.engine.deps.lease.holds)
     assert kinds_of(await say(place.owner, place.conversation_id, "on"))[-1] == "run_completed"
     assert len(await messages_of(place)) == 2
+
+
+async def test_a_server_that_froze_before_the_conversation_had_the_run_leaves_the_conversation_free(
+    place: Place, app: App, standin: Standin, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one found the run, and has ended it before the conversation got it."""
+    begin, asked, org_id = ConversationStore.begin_run, len(standin.received), UUID(place.org_id)
+    ended = list[tuple[UUID, Recovered]]()
+
+    async def frozen(conversations: ConversationStore, conversation: Conversation, run_id: UUID, *which: Any) -> bool:
+        await until(lambda: RunStore(app.mongo, org_id).exists(run_id))
+        freezing.setattr(Lease, "holds", lambda lease: False)
+        ids = org_id, run_id, conversation["_id"]
+        ended.append((run_id, await recover_run(app.engine.deps, app.plans, *ids, None)))
+        return await begin(conversations, conversation, run_id, *which)
+
+    with monkeypatch.context() as freezing:
+        freezing.setattr(ConversationStore, "begin_run", frozen)
+        refused = await refusal(events_of(send(place, model=play(standin, OPENAI, Script(tokens=WORDS)))))
+    assert refused is not None
+    assert (refused.code, len(standin.received)) == ("UNAVAILABLE", asked)
+    assert [outcome for _, outcome in ended] == [Recovered(Outcome.ENDED)]
+    conversations = ConversationStore(app.mongo, org_id)
+
+    async def free() -> bool:
+        conversation = await conversations.find(UUID(place.conversation_id))
+        return conversation is not None and conversation["active_run_id"] is None and conversation["size_bytes"] > 0
+
+    await until(free)
+    assert await endings_of(stores, str(ended[0][0])) == [(1, "reserve"), (1, "settle")]
+    await until_true(app.engine.deps.lease.holds)
+    assert kinds_of(await say(place.owner, place.conversation_id, "on"))[-1] == "run_completed"
 
 
 async def test_the_answer_is_stored_before_the_conversation_says_so(

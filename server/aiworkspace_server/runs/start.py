@@ -24,6 +24,7 @@ from ..usage.ledger import Spender
 from . import claims, events
 from .attempts.attempt import new_record
 from .deps import RunDeps
+from .finalize import conclude
 from .models import Run, RunState, StopReason
 from .plan import to_document
 from .rights import RightLost
@@ -154,13 +155,15 @@ async def _undo(deps: RunDeps, org_id: UUID, document: Run, server_id: UUID, *, 
 async def _roll_back_after_takeover(
     deps: RunDeps, org_id: UUID, run_id: UUID, conversation_id: UUID, server_id: UUID
 ) -> None:
-    """Leave the run to the server that ends it, then remove what was stored too late for that."""
+    """Leave the run to the server that ends it, then undo what was stored too late for that."""
     async with deps.db.write(org_id) as tx:
         await claims.release_claim(tx, run_id, server_id)
     await claims.wait_until_closed(deps.db, org_id, run_id)
     found = await RunStore(deps.mongo, org_id).find(run_id)
     if found is None or found["state"] == RunState.RUNNING:
         await roll_back(deps, org_id, run_id, conversation_id)
+    else:
+        await conclude(deps, org_id, found)  # the conversation may have got the run after its end
 
 
 async def _admit(deps: RunDeps, request: RunRequest) -> tuple[Plan, ModelRequest, int, Slot]:
