@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from aiworkspace_server.kit.context import Call, current
 from aiworkspace_server.kit.errors import NotFound
-from aiworkspace_server.kit.tasks import Tasks
+from aiworkspace_server.kit.tasks import Tasks, cancel_all
 
 
 async def fail(error: Exception) -> None:
@@ -83,3 +83,23 @@ async def test_close_waits_then_cancels() -> None:
     assert (soon.result(), never.cancelled()) == ("done", True)
     assert not tasks.pending
     await tasks.close()
+
+
+async def test_loops_that_lose_a_cancellation_are_cancelled_again() -> None:
+    """As when the error of a broken connection takes its place, or wait_for of Python 3.11 drops it."""
+    rounds = list[str]()
+
+    async def broken() -> None:
+        while len(rounds) < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                rounds.append("broken")
+        await asyncio.Event().wait()
+
+    tasks = [asyncio.create_task(work) for work in (broken(), asyncio.sleep(240))]
+    await asyncio.sleep(0)
+    await cancel_all(tasks)
+    assert rounds == ["broken"] * 2
+    assert [task.cancelled() for task in tasks] == [True, True]
+    await cancel_all([])

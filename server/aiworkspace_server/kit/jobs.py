@@ -16,12 +16,14 @@ from procrastinate.jobs import Job
 from sqlalchemy import make_url, text
 
 from .postgres import APP_ROLE, ReadSession, WriteSession
+from .tasks import cancel_all
 
 log = structlog.get_logger("jobs")
 
 _CONCURRENCY = 10
 _POLL_SECONDS = 2.0  # new jobs are announced by NOTIFY; retries have to be polled
 _RESTART_SECONDS = 2.0
+_LATE_SECONDS = 5.0  # after those that jobs have at the end: then their worker is not waited for
 _HEARTBEAT_SECONDS, _STALLED_SECONDS = 5.0, 15.0
 _TENDING = "* * * * * */5"  # every five seconds (the last field)
 _KEPT_HOURS = 30 * 24  # of failed jobs; others are deleted when they have succeeded
@@ -90,7 +92,8 @@ class Jobs:
             finally:
                 for worker in workers:
                     worker.cancel()
-                await asyncio.wait(workers)
+                await asyncio.wait(workers, timeout=shutdown_seconds + _LATE_SECONDS)
+                await cancel_all(workers)
 
     async def _work(self, queue: str, shutdown_seconds: float) -> None:
         task = asyncio.current_task()

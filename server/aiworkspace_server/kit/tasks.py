@@ -1,7 +1,7 @@
 """Tasks that outlive the call or the function that started them."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from contextvars import Context
 from typing import Any, TypeVar
 
@@ -12,6 +12,21 @@ from .errors import AppError
 
 Result = TypeVar("Result")
 log = structlog.get_logger("tasks")
+
+
+_AGAIN_SECONDS = 1.0
+
+
+async def cancel_all(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they have ended.
+
+    A single cancellation can be lost: a library may raise the error of a broken connection in its place, and
+    `asyncio.wait_for` of Python 3.11 drops one that arrives together with the result. A loop would go on for ever.
+    """
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=_AGAIN_SECONDS)
 
 
 class Tasks:
@@ -51,9 +66,7 @@ class Tasks:
         """Wait at most `seconds` for the tasks, then cancel the others and wait until they have ended."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
-        for task in (remaining := self.pending):
-            task.cancel()
-        await asyncio.gather(*remaining, return_exceptions=True)
+        await cancel_all(self.pending)
 
     def _end(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -68,6 +68,8 @@ class Watches:
     async def _watch(self, key: Hashable, group: _Group) -> None:
         while True:
             await asyncio.sleep(self._seconds)
+            if not group.checks:
+                return
             try:
                 await next(iter(group.checks.values()))()
             except AppError as error:

@@ -11,6 +11,7 @@ import structlog
 
 from ..kit.errors import Unavailable
 from ..kit.stores import retry_until_available
+from ..kit.tasks import cancel_all
 from . import claims
 from .deps import RunDeps
 from .executor import RunExecutor
@@ -57,8 +58,7 @@ class RunManager:
             yield
         finally:
             await self.close(0)
-            ticking.cancel()
-            await asyncio.wait({ticking})
+            await cancel_all([ticking])
 
     def find(self, run_id: UUID) -> LocalRun | None:
         executor = self._executors.get(run_id)

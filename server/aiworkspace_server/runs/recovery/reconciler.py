@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from ...kit.stores import STORE_UNAVAILABLE
+from ...kit.tasks import cancel_all
 from .. import claims
 from ..deps import RunDeps
 from ..leases import DatabaseInUseError
@@ -37,9 +38,7 @@ class Reconciler:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_all(tasks)
 
     async def _renew_lease(self) -> None:
         if await self._deps.lease.renew():

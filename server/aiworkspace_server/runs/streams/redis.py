@@ -20,6 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
+from ...kit.tasks import cancel_all
 from .local import LocalRun
 
 if TYPE_CHECKING:
@@ -69,9 +70,7 @@ class RedisEventBus:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_all(tasks)
             with suppress(*REDIS_UNAVAILABLE):
                 await self._send_all(self._redis)  # the last events of runs that ended just now
             await self._redis.aclose()

@@ -108,7 +108,8 @@ class RemoteRuns:
             before = await claims.find_lease(tx, run.run_id)
         while run.next_sequence <= after and not run.ended.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(run.change(), _POLL_SECONDS)
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await run.change()
             async with self._db.read(run.org_id) as tx:
                 lease = await claims.find_lease(tx, run.run_id)
             if before and lease and lease.id == before.id and lease.lease_end_time > before.lease_end_time:
@@ -125,7 +126,8 @@ class RemoteRuns:
     async def wait_until_idle(self, seconds: float) -> None:
         """Wait until nobody follows a remote run, or for so long."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
 
     def close(self) -> None:
         """End the streams of the readers that are left: they can follow the run elsewhere."""
@@ -150,7 +152,7 @@ class RemoteRuns:
     async def _keep_reading(self, run: RemoteRun) -> None:
         """Read MongoDB whenever Redis does not bring enough."""
         known = 0
-        while not run.ended.is_set():
+        while self._runs.get(run.run_id) is run and not run.ended.is_set():
             try:
                 if run.missing.is_set() or known == len(run.events):
                     run.missing.clear()
@@ -164,7 +166,8 @@ class RemoteRuns:
             known = len(run.events)
             await asyncio.sleep(_RETRY_SECONDS)
             with suppress(TimeoutError):
-                await asyncio.wait_for(run.missing.wait(), _POLL_SECONDS - _RETRY_SECONDS)
+                async with asyncio.timeout(_POLL_SECONDS - _RETRY_SECONDS):
+                    await run.missing.wait()
 
     async def _read(self, run: RemoteRun) -> None:
         position = len(run.events)
@@ -184,7 +187,8 @@ class RemoteRuns:
         async with asyncio.timeout(_SETTLING_SECONDS):
             while not run.ended.is_set() and await self._is_open(run):
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(run.ended.wait(), _RETRY_SECONDS / 4)
+                    async with asyncio.timeout(_RETRY_SECONDS / 4):
+                        await run.ended.wait()
         if not run.ended.is_set():
             run.append(terminal)
             run.end()
