@@ -382,11 +382,11 @@ async def test_somebody_elses_directory_is_refused(data_dir: Path) -> None:
 @needs_root
 @needs_setpriv
 async def test_as_another_user_than_root(data_dir: Path) -> None:
-    """The capability only lets this user read the project, which may lie below /root."""
+    """The capability and the secure bit only let this user read the project, which may lie below /root."""
     data_dir.mkdir()
     os.chown(data_dir, 65534, 65534)
     user = ["--reuid=65534", "--regid=65534", "--clear-groups"]
-    power = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+    power = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--securebits=+no_setuid_fixup"]
     async with server(data_dir, "written", prefix=["setpriv", *user, *power, "--"]) as process:
         process.kill()
         assert all([await gone(data_dir, name) for name in NAMES])

@@ -76,7 +76,7 @@ async def test_thousands_of_keys_end_with_the_one_that_made_them_in_few_statemen
     with statements(app) as sent, watching_loop() as loop:
         await way(stolen)
     assert await working(stores, stolen.ids["org_id"]) == (way is Stolen.suspend)  # which makes its own key useless
-    assert len(sent) < MOST_STATEMENTS
+    assert sum("api_key" in statement.text for statement in sent) < MOST_STATEMENTS  # the server sends others, too
     assert loop.longest < 0.1, loop.what
 
 
