@@ -27,6 +27,8 @@ _PAGE = 50
 _TOKENS = 20
 
 Call = Callable[[], Awaitable[None]]
+Fill = Callable[[int], Awaitable[str]]  # from a number of entries to the id of what has so many
+Count = Callable[[str], Awaitable[int]]  # from that id to the number of entries on its first page
 Collection = AsyncCollection[Mapping[str, Any]]
 
 
@@ -39,8 +41,8 @@ async def measure(site: Site, quick: bool) -> list[Row]:
             filled = _Filled(place, mongo.get_default_database("aiworkspace"))
             return [
                 await _going_on(filled, calls),
-                await _listing_messages(filled, large, calls),
-                await _listing_conversations(filled, large, calls),
+                await _listing("ListMessages", filled.conversation, filled.count_messages, large, calls),
+                await _listing("ListConversations", filled.workspace, filled.count_conversations, large, calls),
             ]
 
 
@@ -70,6 +72,16 @@ class _Filled:
         await _insert(self._conversations, ({**found, "_id": new_id()} for _ in range(conversations - 1)))
         return workspace_id
 
+    async def count_messages(self, conversation_id: str) -> int:
+        """List a page of a conversation."""
+        request = pb.ListMessagesRequest(conversation_id=conversation_id, page_size=_PAGE)
+        return len((await self.place.owner.chat.ListMessages(request)).messages)
+
+    async def count_conversations(self, workspace_id: str) -> int:
+        """List a page of a workspace."""
+        request = pb.ListConversationsRequest(workspace_id=workspace_id, page_size=_PAGE)
+        return len((await self.place.owner.chat.ListConversations(request)).conversations)
+
 
 async def _insert(collection: Collection, documents: Iterable[Mapping[str, Any]]) -> None:
     left: Iterator[Mapping[str, Any]] = iter(documents)
@@ -93,28 +105,15 @@ async def _going_on(filled: _Filled, calls: int) -> Row:
     return _row(f"SendMessage, conversation of {_LONG:,} messages / of {_SHORT}", 1.2, took)
 
 
-async def _listing_messages(filled: _Filled, large: int, calls: int) -> Row:
-    few, many = [await filled.conversation(count) for count in (_SMALL, large)]
+async def _listing(method: str, fill: Fill, count: Count, large: int, calls: int) -> Row:
+    few, many = [await fill(number) for number in (_SMALL, large)]
 
-    async def ask(conversation_id: str) -> None:
-        request = pb.ListMessagesRequest(conversation_id=conversation_id, page_size=_PAGE)
-        if len((await filled.place.owner.chat.ListMessages(request)).messages) != _PAGE:
-            raise RuntimeError("messages are missing")
-
-    took = await _took(calls, lambda: ask(few), lambda: ask(many))
-    return _row(f"ListMessages, {_PAGE} of {large:,} / of {_SMALL:,}", 1.5, took)
-
-
-async def _listing_conversations(filled: _Filled, large: int, calls: int) -> Row:
-    few, many = [await filled.workspace(count) for count in (_SMALL, large)]
-
-    async def ask(workspace_id: str) -> None:
-        request = pb.ListConversationsRequest(workspace_id=workspace_id, page_size=_PAGE)
-        if len((await filled.place.owner.chat.ListConversations(request)).conversations) != _PAGE:
-            raise RuntimeError("conversations are missing")
+    async def ask(where: str) -> None:
+        if await count(where) != _PAGE:
+            raise RuntimeError("something is missing")
 
     took = await _took(calls, lambda: ask(few), lambda: ask(many))
-    return _row(f"ListConversations, {_PAGE} of {large:,} / of {_SMALL:,}", 1.5, took)
+    return _row(f"{method}, {_PAGE} of {large:,} / of {_SMALL:,}", 1.5, took)
 
 
 async def _took(calls: int, small: Call, large: Call) -> tuple[float, float]:

@@ -73,8 +73,8 @@ class UsageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListUsageEntries(self, request, context):
-        """ListUsageEntries lists the entries of the ledger, newest first. Callers: owners, admins and billing members; every
-        member with their own user_id.
+        """ListUsageEntries lists ledger entries, newest first. Callers: owners, admins, billing members; members with their own
+        user_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

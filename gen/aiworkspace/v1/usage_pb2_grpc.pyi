@@ -43,8 +43,8 @@ class UsageServiceStub:
     their own user_id.
     """
     ListUsageEntries: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ListUsageEntriesRequest, _usage_pb2.ListUsageEntriesResponse]
-    """ListUsageEntries lists the entries of the ledger, newest first. Callers: owners, admins and billing members; every
-    member with their own user_id.
+    """ListUsageEntries lists ledger entries, newest first. Callers: owners, admins, billing members; members with their own
+    user_id.
     """
     ReconcileUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ReconcileUsageRequest, _usage_pb2.ReconcileUsageResponse]
     """ReconcileUsage compares the ledger with a provider's bill for the organization's own key, and writes an entry for
@@ -70,8 +70,8 @@ class UsageServiceAsyncStub(UsageServiceStub):
     their own user_id.
     """
     ListUsageEntries: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListUsageEntriesRequest, _usage_pb2.ListUsageEntriesResponse]  # type: ignore[assignment]
-    """ListUsageEntries lists the entries of the ledger, newest first. Callers: owners, admins and billing members; every
-    member with their own user_id.
+    """ListUsageEntries lists ledger entries, newest first. Callers: owners, admins, billing members; members with their own
+    user_id.
     """
     ReconcileUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.ReconcileUsageRequest, _usage_pb2.ReconcileUsageResponse]  # type: ignore[assignment]
     """ReconcileUsage compares the ledger with a provider's bill for the organization's own key, and writes an entry for
@@ -106,8 +106,8 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.ListUsageEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.ListUsageEntriesResponse, _abc.Awaitable[_usage_pb2.ListUsageEntriesResponse]]:
-        """ListUsageEntries lists the entries of the ledger, newest first. Callers: owners, admins and billing members; every
-        member with their own user_id.
+        """ListUsageEntries lists ledger entries, newest first. Callers: owners, admins, billing members; members with their own
+        user_id.
         """
 
     @_abc_1.abstractmethod

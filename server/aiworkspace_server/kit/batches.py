@@ -1,8 +1,10 @@
 """Work that is cheaper together: what is asked for while a batch is in progress makes up the next one."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from .tasks import Tasks
 
 _PATIENCE_SECONDS = 0.25
 
@@ -30,7 +32,7 @@ class Batcher(Generic[Item, Result]):
         self._patience_seconds = patience_seconds
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._current: asyncio.Task[None] | None = None  # the next batch begins after this one
-        self._tasks = set[asyncio.Task[None]]()
+        self._tasks = Tasks()
 
     async def do(self, item: Item) -> Result:
         """Have an item worked on. The work goes on if the caller is cancelled meanwhile."""
@@ -41,7 +43,7 @@ class Batcher(Generic[Item, Result]):
         return await future
 
     def _begin(self) -> None:
-        self._current = self._spawn(self._run_next())
+        self._current = self._tasks.spawn(self._run_next())
 
     async def _run_next(self) -> None:
         current = self._current
@@ -66,16 +68,10 @@ class Batcher(Generic[Item, Result]):
         except Exception as error:
             if len(batch) > 1:
                 for each in batch:
-                    self._spawn(self._run([each]))
+                    self._tasks.spawn(self._run([each]))
             elif not batch[0][1].done():
                 batch[0][1].set_exception(error)
             return
         for (_, future), result in zip(batch, results, strict=True):
             if not future.done():
                 future.set_result(result)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task

@@ -152,7 +152,7 @@ def map_errors(method: Method, proceed: Handler) -> Handler:
             task = asyncio.current_task()
             if task and task.cancelling():
                 raise
-            await _abort(call, Unavailable())  # not the call was cancelled, but something in it
+            await _abort(call, Unavailable())  # something inside the call was cancelled, not the call
         except STORE_UNAVAILABLE:
             log.warning("database_unavailable", method=call.method.path, request_id=call.request_id, exc_info=True)
             await _abort(call, Unavailable())

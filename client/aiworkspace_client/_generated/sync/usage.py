@@ -86,8 +86,7 @@ class Usage:
         run_id: str = "",
         timeout: float | None = None,
     ) -> Pager[usage_pb2.UsageEntry, usage_pb2.ListUsageEntriesResponse]:
-        """Lists the entries of the ledger, newest first. Callers: owners, admins and billing members; every member with
-        their own user_id.
+        """Lists ledger entries, newest first. Callers: owners, admins, billing members; members with their own user_id.
 
         Args:
             org_id: The organization.
