@@ -4,7 +4,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
 from aiworkspace.v1 import chat_pb2, common_pb2, org_pb2
-from aiworkspace_client import AsyncClient, Client, errors
+from aiworkspace_client import AsyncClient, Backoff, Client, errors
 from tests.client.scripted import Context, ScriptedServer, answers, failure
 
 ORG_ID = "0199c0de-0000-7000-8000-000000000001"
@@ -87,8 +87,9 @@ async def test_broken_details_do_not_hide_the_error(server: ScriptedServer, clie
 
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:
-    with Client("127.0.0.1:1") as client, pytest.raises(errors.UnavailableError) as raised:
-        client.orgs.get(ORG_ID, timeout=0.5)
+    once = Backoff(first=1000, longest=1000)
+    with Client("127.0.0.1:1", backoff=once) as client, pytest.raises(errors.UnavailableError) as raised:
+        client.orgs.get(ORG_ID, timeout=60)
     assert raised.value.reason == ""
 
 
