@@ -174,7 +174,13 @@ async def test_a_long_conversation_of_short_messages_is_read_in_few_commands(
     await talk(mongo, conversation_id, texts)
     history = History(chat, conversation_id)
     await history.load()
-    assert (texts_of(history), reads.commands) == (texts[-200:], 4)
+    assert (texts_of(history), reads.commands) == (texts[-200:], 2)
+    small = History(chat, conversation_id, size_bytes=2_000_000)
+    await small.load()
+    assert (texts_of(small), reads.commands) == (texts[-200:], 3)
+    large = History(chat, conversation_id, size_bytes=3_000_000)
+    await large.load()
+    assert (texts_of(large), reads.commands) == (texts[-200:], 5)
 
 
 async def test_history_until_a_run_has_its_question_and_nothing_later(mongo: Mongo, chat: ConversationStore) -> None:
@@ -182,7 +188,7 @@ async def test_history_until_a_run_has_its_question_and_nothing_later(mongo: Mon
     run_id = await talk(mongo, conversation_id, ["one", "two", "three"])
     await talk(mongo, new_id(), ["in another one"])
     await talk(mongo, conversation_id, ["four"])
-    history = History(chat, conversation_id, run_id)
+    history = History(chat, conversation_id, until=run_id)
     await history.load()
     assert texts_of(history) == ["one", "two", "three"]
 

@@ -79,7 +79,8 @@ class ChatService:
 
         An earlier call with the same request_id may have started it: whatever has become forbidden since.
         """
-        history = History(ConversationStore(self._mongo, sender.org_id), conversation["_id"])
+        store = ConversationStore(self._mongo, sender.org_id)
+        history = History(store, conversation["_id"], size_bytes=conversation["size_bytes"])
         context, _ = await asyncio.gather(
             self._read_context(sender, conversation["workspace_id"], message.request_id), history.load()
         )

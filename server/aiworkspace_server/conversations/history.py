@@ -1,7 +1,6 @@
 """What a model reads of a conversation: the latest turns that fit into its context."""
 
 from collections.abc import Sequence
-from contextlib import aclosing
 from uuid import UUID
 
 from aiworkspace.v1 import common_pb2
@@ -15,6 +14,8 @@ from .models import Content
 from .store import ConversationStore
 
 _MOST_EXCHANGES = 100
+_READ_AT_ONCE = 2 << 20  # bytes of a conversation that is read with one command
+_FIRST_EXCHANGES = 10  # that are read at once of a larger one; then as many as these say will fit
 _SHARE = 0.9  # of a context that we fill by our count of tokens, which may be lower than the provider's
 
 
@@ -51,12 +52,21 @@ def fit(turns: Sequence[Turn], system: str, tokens: int, least: int = 1) -> list
 class History:
     """The turns of a conversation, read from the latest back, only as far as a model's context goes.
 
+    `size_bytes`: of the whole conversation, if known.
     `until`: the last run whose question and answer belong to it.
     """
 
-    def __init__(self, store: ConversationStore, conversation_id: UUID, until: UUID | None = None) -> None:
+    def __init__(
+        self,
+        store: ConversationStore,
+        conversation_id: UUID,
+        *,
+        size_bytes: int | None = None,
+        until: UUID | None = None,
+    ) -> None:
         self._store = store
         self._conversation_id = conversation_id
+        self._at_once = size_bytes is not None and size_bytes <= _READ_AT_ONCE
         self._before = UUID(int=until.int + 1) if until else None
         self._turns: list[Turn] = []  # the latest first
         self._exchanges = 0
@@ -70,18 +80,25 @@ class History:
 
     async def load(self, tokens: int = UNKNOWN_CONTEXT_TOKENS) -> None:
         """Read on until there are `tokens`, or the whole conversation, or as many exchanges as any model gets."""
-        if self._complete or self._tokens >= tokens:
-            return
-        async with aclosing(self._store.latest_exchanges(self._conversation_id, self._before)) as exchanges:
-            async for exchange in exchanges:
+        while not self._complete and self._tokens < tokens:
+            found, more = await self._store.latest_exchanges(self._conversation_id, self._before, self._next(tokens))
+            for exchange in found:
+                if self._tokens >= tokens:
+                    return
                 self._add("assistant", exchange["answer"])
                 self._add("user", exchange["question"])
                 self._before = exchange["_id"]
                 self._exchanges += 1
-                self._complete = self._exchanges == _MOST_EXCHANGES
-                if self._complete or self._tokens >= tokens:
-                    return
-        self._complete = True
+            self._complete = not more or self._exchanges == _MOST_EXCHANGES
+
+    def _next(self, tokens: int) -> int:
+        """Return how many exchanges to read."""
+        if self._at_once:
+            return _MOST_EXCHANGES - self._exchanges
+        if not self._exchanges:
+            return _FIRST_EXCHANGES
+        fitting = (tokens - self._tokens) * self._exchanges // max(1, self._tokens) + 1
+        return min(max(fitting, _FIRST_EXCHANGES), _MOST_EXCHANGES - self._exchanges)
 
     def _add(self, role: Role, contents: Sequence[Content]) -> None:
         text = "".join(content["text"] for content in contents if content["kind"] == "text")

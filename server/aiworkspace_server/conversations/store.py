@@ -1,6 +1,6 @@
 """Queries on the conversations of one organization, and on the questions and answers in its runs."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, cast
 from uuid import UUID
@@ -12,7 +12,6 @@ from .models import Conversation, Exchange, Message, answer_of, question_of
 
 _PAGE_BYTES = 1 << 20
 _SCANNED_AT_ONCE = 1000  # documents; decoding them blocks the event loop
-_FEWEST_EXCHANGES, _MOST_EXCHANGES = 10, 40  # that are read at once; who wants many gets more each time
 _EXCHANGE = list(Exchange.__annotations__)
 _SAME_RUN = timedelta(seconds=1)  # the ids of a run and of its messages are made at the same time
 
@@ -161,18 +160,18 @@ class ConversationStore:
         sides = messages_of(cast(Exchange, found)) if found else ()
         return next((message for message in sides if message["message_id"] == message_id), None)
 
-    async def latest_exchanges(self, conversation_id: UUID, before: UUID | None) -> AsyncGenerator[Exchange, None]:
-        """Yield exchanges, the latest first; only those before this run, if it is given."""
+    async def latest_exchanges(
+        self, conversation_id: UUID, before: UUID | None, limit: int
+    ) -> tuple[list[Exchange], bool]:
+        """Return exchanges, the latest first, and whether there may be more; only those before this run, if given.
+
+        Fewer than the limit if they are large.
+        """
         where: dict[str, Any] = {"conversation_id": conversation_id}
-        limit, more = _FEWEST_EXCHANGES, True
-        while more:
-            if before:
-                where["_id"] = {"$lt": before}
-            found, more = await self._runs.find_latest(where, ["question", "answer"], limit)
-            for exchange in found:
-                yield cast(Exchange, exchange)
-                before = exchange["_id"]
-            limit = min(2 * limit, _MOST_EXCHANGES)
+        if before:
+            where["_id"] = {"$lt": before}
+        found, more = await self._runs.find_latest(where, ["question", "answer"], limit)
+        return cast(list[Exchange], found), more
 
 
 def messages_of(exchange: Exchange) -> list[Message]:

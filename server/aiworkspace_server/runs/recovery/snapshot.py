@@ -43,7 +43,7 @@ async def take_snapshot(deps: RunDeps, org_id: UUID, document: Run, *, via_bus: 
         reserved = await ledger.list_reserved(tx, document["_id"])
         settled = await ledger.list_settled(tx, document["_id"])
         workspace = await workspaces.find_workspace(tx, document["workspace_id"])
-    history = History(ConversationStore(deps.mongo, org_id), document["conversation_id"], document["_id"])
+    history = History(ConversationStore(deps.mongo, org_id), document["conversation_id"], until=document["_id"])
     await history.load()
     prompt, plan = workspace.system_prompt if workspace else "", document["plan"]
     request = ModelRequest(document["model"], prompt, history.turns, plan["max_output_tokens"], parameters_in(plan))
