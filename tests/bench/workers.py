@@ -1,4 +1,4 @@
-"""Two workers beside one, and beside two servers that share nothing: what it costs that one may follow another's run."""
+"""Two workers beside one and beside two servers that share nothing: what it costs to follow each other's runs."""
 
 import asyncio
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ def _rows(one: _Took, two: _Took, apart: _Took) -> list[Row]:
             "the same, two workers / two servers that share nothing, on the same core",
             two.cost / apart.cost,
             _GOAL,
-            [f"{two.cost:,.0f} / {apart.cost:,.0f} µs: the rest of the row above is what two processes on one core cost"],
+            [f"{two.cost:,.0f} / {apart.cost:,.0f} µs: the rest of the row above is two processes on one core"],
             least=False,
         ),
     ]
