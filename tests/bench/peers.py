@@ -14,7 +14,7 @@ from .table import Row
 from .tokens import Ramp
 
 _CALLERS = 16
-_CONVERSATIONS = 24  # of each
+_CONVERSATIONS = 64  # of each: more than it has streams
 _TOGETHER = "at once"  # beside the numbers of streams that ask at random moments
 
 

@@ -17,7 +17,7 @@ from .servers import Server, Site
 from .table import Row
 
 _PEOPLE = 32
-_CONVERSATIONS = 24  # of each
+_CONVERSATIONS = 64  # of each: more than it has streams
 _BARE_STREAMS = 64
 _FIRST_STREAMS = 64
 _GROWTH = 1.3
