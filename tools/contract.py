@@ -140,8 +140,16 @@ class Method:
         return self.proto.options.Extensions[options_pb2.audited]
 
     @property
-    def streaming(self) -> bool:
+    def streams_request(self) -> bool:
+        return self.proto.client_streaming
+
+    @property
+    def streams_response(self) -> bool:
         return self.proto.server_streaming
+
+    @property
+    def unary(self) -> bool:
+        return not (self.streams_request or self.streams_response)
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ def tour(target: str) -> None:
     with Client(target) as ada, Client(target) as grace:
         org, workspace = _set_up(ada)
         _invite(ada, grace, org)
+        _share(ada, grace, workspace)
         model = _model(ada)
         conversation = ada.chat.create_conversation(workspace.workspace_id, model=model)
         runs = _talk(ada, conversation.conversation_id, model)
@@ -117,6 +118,18 @@ def _invite(ada: Client, grace: Client, org: Org) -> None:
     grace.orgs.accept_invitation(token=invitation.token)
     members = [f"{member.display_name} ({output.role(member.role)})" for member in ada.orgs.list_members(org.org_id)]
     _done(f"Grace registered and accepted. The members are {' and '.join(members)}")
+
+
+def _share(ada: Client, grace: Client, workspace: Workspace) -> None:
+    _chapter("A document")
+    catalogue = b"".join(b"%06d a calculating machine\n" % number for number in range(50_000))
+    document = ada.documents.upload(workspace.workspace_id, catalogue, name="catalogue.txt")
+    _done(f"Uploaded {document.name}, {document.size_bytes:,} bytes")
+    line = grace.documents.read(document.document_id, offset=29 * 1000, length=28)
+    _done(f"Grace reads one line of it: {line.decode()}")
+    if grace.documents.read(document.document_id) != catalogue:
+        raise DemoFailedError("the document is not what was uploaded")
+    _done("And all of it, byte for byte")
 
 
 def _model(ada: Client) -> str:

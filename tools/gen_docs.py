@@ -89,8 +89,8 @@ def _service(service: Service, types: Contract) -> Iterator[str]:
     for method in service.methods:
         yield f"### {service.name}.{method.name}\n\n{_paragraphs(method.comment)}\n"
         yield f"{_facts(method)}\n"
-        yield from _fields(method.request, types, "Request")
-        yield from _fields(method.response, types, "Stream of responses" if method.streaming else "Response")
+        yield from _fields(method.request, types, "Stream of requests" if method.streams_request else "Request")
+        yield from _fields(method.response, types, "Stream of responses" if method.streams_response else "Response")
 
 
 def _paragraphs(comment: str) -> str:
@@ -104,7 +104,7 @@ def _facts(method: Method) -> str:
         f"- Access: {_access(method.access)}",
         f"- API keys: {_API_KEYS[method.access.mode]}",
         f"- Rate limit: {_rate_limit(method)}",
-        f"- Request size: at most {method.max_request_bytes:,} bytes",
+        f"- Request size: at most {method.max_request_bytes:,} bytes{', each' if method.streams_request else ''}",
         f"- Repeating it: {_idempotency(method)}",
         f"- Audit log: {'every call is recorded' if method.audited else 'calls are not recorded'}",
     ]
@@ -128,7 +128,7 @@ def _rate_limit(method: Method) -> str:
     value = options_pb2.RateLimitClass.DESCRIPTOR.values_by_number[method.rate_limit]
     said = value.GetOptions().Extensions
     calls, streams = said[options_pb2.calls_per_minute], said[options_pb2.streams_at_once]
-    at_once = f"{streams:,} streams" if method.streaming else f"{said[options_pb2.calls_at_once]:,} calls"
+    at_once = f"{streams:,} streams" if method.streams_response else f"{said[options_pb2.calls_at_once]:,} calls"
     name = value.name.removeprefix("RATE_LIMIT_CLASS_").lower()
     return f"{calls:,} calls per minute and {at_once} concurrently, shared by all methods of class {name}"
 

@@ -3,7 +3,7 @@
 A service becomes a namespace of the client, in an asynchronous and a synchronous version. A method becomes a Python
 method with the request's fields as parameters. The contract decides the rest: page tokens make it a pager,
 idempotency_level makes it retryable, access decides whether it needs credentials, validation rules decide which
-parameters are required, comments become docstrings. Streams are written by hand, in chat.py.
+parameters are required, comments become docstrings. Streams are written by hand, in chat.py and documents.py.
 """
 
 import re
@@ -67,7 +67,7 @@ class Namespaces:
         )
 
     def _unary(self) -> list[Method]:
-        return [method for method in self._service.methods if not method.streaming]
+        return [method for method in self._service.methods if method.unary]
 
     def _head(self, *imports: str, marks: Sequence[str] = ()) -> str:
         modules = ", ".join(f"{file}_pb2" for file in sorted({self._service.file, *self._other_files()}))
@@ -191,8 +191,8 @@ def _words(name: str) -> list[str]:
 
 
 def _constant_name(method: Method) -> str:
-    # Those of streams are for chat.py.
-    return ("" if method.streaming else "_") + "_".join(_words(method.name)).upper()
+    # Those of streams are for chat.py and documents.py.
+    return ("_" if method.unary else "") + "_".join(_words(method.name)).upper()
 
 
 def _session(method: Method) -> list[str]:

@@ -26,6 +26,7 @@ from aiworkspace_client._generated.sync.teams import Teams
 from aiworkspace_client._generated.sync.usage import Usage
 from aiworkspace_client._generated.sync.workspaces import Workspaces
 from aiworkspace_client.chat import AsyncChat, Chat
+from aiworkspace_client.documents import AsyncDocuments, Documents
 from aiworkspace_client.follower import StreamTiming
 from aiworkspace_client.portal import Portal
 from aiworkspace_client.tokens import Tokens, TokenStore
@@ -83,6 +84,7 @@ class AsyncClient:
         self.access = AsyncAccess(self._transport)
         self.workspaces = AsyncWorkspaces(self._transport)
         self.chat = AsyncChat(self._transport, stream_timing or StreamTiming())
+        self.documents = AsyncDocuments(self._transport)
         self.models = AsyncModels(self._transport)
         self.usage = AsyncUsage(self._transport)
         self.budgets = AsyncBudgets(self._transport)
@@ -149,6 +151,7 @@ class Client:
         self.access = Access(self._portal, client.access)
         self.workspaces = Workspaces(self._portal, client.workspaces)
         self.chat = Chat(self._portal, client.chat)
+        self.documents = Documents(self._portal, client.documents)
         self.models = Models(self._portal, client.models)
         self.usage = Usage(self._portal, client.usage)
         self.budgets = Budgets(self._portal, client.budgets)

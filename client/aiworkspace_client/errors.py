@@ -240,3 +240,17 @@ def _request_id(error: grpc.aio.AioRpcError, status: status_pb2.Status) -> str:
 
 def _metadata_value(metadata: Iterable[tuple[str, str | bytes]] | None, key: str) -> str | bytes | None:
     return next((value for name, value in metadata or () if name == key), None)
+
+
+# The statuses of broken connections, from gRPC and from proxies.
+_BROKEN = (
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+)
+
+
+def is_cut(error: AiWorkspaceError) -> bool:
+    """Return whether the connection failed rather than the call: errors of the server have a reason."""
+    return isinstance(error, UnavailableError) or (error.reason == "" and error.code in _BROKEN)

@@ -192,16 +192,7 @@ class RunFollower:
         return self._renewed
 
     def _is_cut(self, error: errors.AiWorkspaceError) -> bool:
-        """Return whether the connection failed rather than the call: errors of the server have a reason."""
+        """Return whether a reconnection may help."""
         if isinstance(error, errors.ResourceExhaustedError):
             return bool(self.run_id) and error.retry_after is not None
-        return isinstance(error, errors.UnavailableError) or (error.reason == "" and error.code in _BROKEN)
-
-
-# The statuses of broken connections, from gRPC and from proxies.
-_BROKEN = (
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNKNOWN,
-)
+        return errors.is_cut(error)

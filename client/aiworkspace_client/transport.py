@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -102,6 +102,25 @@ class Transport:
         """Begin a stream that ends after so many seconds. Reading it raises the errors of gRPC."""
         start = self._open().unary_stream(method.path, _serialize, method.response.FromString)
         return start(request, timeout=seconds, metadata=_metadata(tokens))
+
+    async def send_stream(
+        self,
+        method: Method[ResponseT],
+        requests: AsyncIterator[Message],
+        tokens: Tokens | None,
+        seconds: float | None,
+    ) -> ResponseT:
+        """Send a stream of requests and return the response. Retries nothing."""
+        start = self._open().stream_unary(method.path, _serialize, method.response.FromString)
+        try:
+            response: ResponseT = await start(requests, timeout=seconds, metadata=_metadata(tokens))
+        except grpc.aio.AioRpcError as error:
+            raise errors.from_rpc(error) from error
+        except asyncio.CancelledError:
+            if self.cancelled_from_outside():
+                raise errors.CallCancelledError("The client was closed during the call.") from None
+            raise
+        return response
 
     async def renewed(self, error: errors.UnauthenticatedError, refused: Tokens | None) -> Tokens | None:
         """Return tokens for repeating a refused call, None if there are no others or the tokens were not the reason."""

@@ -34,6 +34,7 @@ from aiworkspace.v1.chat_pb2 import (
     RunState,
 )
 from aiworkspace.v1.common_pb2 import ErrorReason, Money, TokenUsage
+from aiworkspace.v1.document_pb2 import Collection, Document, Upload
 from aiworkspace.v1.model_pb2 import ModelLimit, ModelPolicy, ParameterBounds, ProviderKey
 from aiworkspace.v1.org_pb2 import Invitation, InvitationState, Member, MemberKind, MemberState, Org, Role
 from aiworkspace.v1.service_account_pb2 import ApiKey, ApiKeyState, ServiceAccount
@@ -55,6 +56,7 @@ __all__ = [
     "BudgetStatus",
     "BudgetWindow",
     "ChatEvent",
+    "Collection",
     "Content",
     "ContentDelta",
     "ContentKind",
@@ -62,6 +64,7 @@ __all__ = [
     "ContentStopped",
     "Conversation",
     "CustomRole",
+    "Document",
     "ErrorReason",
     "FinishReason",
     "Grant",
@@ -101,6 +104,7 @@ __all__ = [
     "TeamMember",
     "TokenPair",
     "TokenUsage",
+    "Upload",
     "UsageDimension",
     "UsageEntry",
     "UsageEntryKind",

@@ -26,9 +26,13 @@ from .auth.keys import Keys, read_keys
 from .budgets.build import build as build_budgets
 from .budgets.build import build_alerts
 from .budgets.service import count_new_org
-from .chat.build import Chat, finders
+from .chat.build import Chat
 from .chat.build import build as build_chat
+from .chat.build import finders as chat_finders
 from .databases import Databases, databases, prepare
+from .documents.build import Documents
+from .documents.build import build as build_documents
+from .documents.build import finders as document_finders
 from .erasure.build import build as build_erasure
 from .kit.addresses import TrustedProxies
 from .kit.contract import Method
@@ -100,6 +104,7 @@ class _Parts:
     methods: Mapping[str, Method]
     engine: RunEngine
     chat: Chat
+    documents: Documents
 
 
 def check(settings: Settings) -> None:
@@ -150,18 +155,24 @@ def _build(platform: Platform, keys: Keys, mongo: Mongo, registry: Registry, red
     workspaces = WorkspaceFinder(db)
     access = Access(
         auth.credentials.authenticator,
-        {"workspace_id": workspaces.find, **finders(mongo, workspaces)},
+        {
+            "workspace_id": workspaces.find,
+            **chat_finders(mongo, workspaces),
+            **document_finders(db, workspaces),
+        },
         verified_email_required=settings.verified_email_required,
     )
     engine = build_runs(platform, mongo, usage.ledger, policies.plans, redis_url)
     chat = build_chat(platform, mongo, registry, policies, engine, access.authorize_again)
-    return _Parts(policies, usage, mails, auth, audit, workspaces, access, read_surface(access), engine, chat)
+    documents = build_documents(platform, mongo)
+    methods = read_surface(access)
+    return _Parts(policies, usage, mails, auth, audit, workspaces, access, methods, engine, chat, documents)
 
 
 def _services(platform: Platform, parts: _Parts) -> Services:
     """Build the gRPC server."""
     auth, access, methods, policies = parts.auth, parts.access, parts.methods, parts.policies
-    erasure = build_erasure(platform, parts.chat.eraser)
+    erasure = build_erasure(platform, parts.chat.eraser, parts.documents.eraser)
     rights_lost = _rights_lost(parts.workspaces, parts.engine.cancellation, platform.tasks)
     return Services(
         auth=auth.servicer,
@@ -191,6 +202,7 @@ def _services(platform: Platform, parts: _Parts) -> Services:
         ),
         models=policies.servicer,
         chat=parts.chat.servicer,
+        documents=parts.documents.servicer,
         usage=parts.usage.servicer,
         budgets=build_budgets(platform, policies.plans, methods),
         audit=parts.audit.servicer,

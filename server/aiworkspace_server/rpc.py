@@ -15,6 +15,7 @@ from aiworkspace.v1 import (
     auth_pb2,
     budget_pb2,
     chat_pb2,
+    document_pb2,
     model_pb2,
     org_pb2,
     service_account_pb2,
@@ -28,6 +29,7 @@ from aiworkspace.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from aiworkspace.v1.auth_pb2_grpc import add_AuthServiceServicer_to_server
 from aiworkspace.v1.budget_pb2_grpc import add_BudgetServiceServicer_to_server
 from aiworkspace.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
+from aiworkspace.v1.document_pb2_grpc import add_DocumentServiceServicer_to_server
 from aiworkspace.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from aiworkspace.v1.org_pb2_grpc import add_OrgServiceServicer_to_server
 from aiworkspace.v1.service_account_pb2_grpc import add_ServiceAccountServiceServicer_to_server
@@ -45,6 +47,7 @@ from .auth.principal import Authenticator
 from .auth.servicer import AuthServicer
 from .budgets.servicer import BudgetServicer
 from .chat.servicer import ChatServicer
+from .documents.servicer import DocumentServicer
 from .kit import interceptors, requests, typed
 from .kit.addresses import TrustedProxies
 from .kit.at_once import CallsAtOnce
@@ -73,6 +76,7 @@ SERVICES = tuple(
         (workspace_pb2, "WorkspaceService"),
         (model_pb2, "ModelService"),
         (chat_pb2, "ChatService"),
+        (document_pb2, "DocumentService"),
         (usage_pb2, "UsageService"),
         (budget_pb2, "BudgetService"),
         (audit_pb2, "AuditService"),
@@ -174,6 +178,7 @@ class Services:
     workspaces: WorkspaceServicer
     models: ModelServicer
     chat: ChatServicer
+    documents: DocumentServicer
     usage: UsageServicer
     budgets: BudgetServicer
     audit: AuditServicer
@@ -190,6 +195,7 @@ async def add_services(server: grpc.aio.Server, services: Services) -> health.ai
     add_WorkspaceServiceServicer_to_server(services.workspaces, server)
     add_ModelServiceServicer_to_server(services.models, server)
     add_ChatServiceServicer_to_server(services.chat, server)
+    add_DocumentServiceServicer_to_server(services.documents, server)
     add_UsageServiceServicer_to_server(services.usage, server)
     add_BudgetServiceServicer_to_server(services.budgets, server)
     add_AuditServiceServicer_to_server(services.audit, server)

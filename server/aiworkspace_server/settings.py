@@ -186,6 +186,10 @@ class Deployment(BaseSettings):
     ) = None
     echo_tokens_per_second: PositiveNumber = 50
 
+    document_bytes: Positive = 256 << 20  # of one document
+    org_document_bytes: Annotated[int, Field(gt=0, le=1 << 60)] = 10 << 30  # of all documents of an organization
+    org_document_count: Positive = 100_000
+
     smtp_host: Host | None = None  # without one, mail is printed on standard output
     smtp_port: Annotated[int, Field(gt=0, le=65535)] = 587
     smtp_username: str | None = None

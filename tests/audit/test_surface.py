@@ -16,7 +16,9 @@ from aiworkspace_server.app import running
 from aiworkspace_server.settings import Settings
 from tests.audit.conftest import Company
 from tests.support.audit_log import until_recorded
+from tests.support.belongings import keep_documents
 from tests.support.budgets import make_budget
+from tests.support.documents import begin
 from tests.support.orgs import delete_org, update_member
 from tests.support.outcomes import PASSWORD_WRONG, PERMISSION_MISSING, outcome
 from tests.support.people import NewPerson, Person, join, make_conversation, make_place, people
@@ -82,19 +84,21 @@ async def test_an_audited_call_leaves_one_entry_and_others_none(
 
 
 @pytest.fixture(scope="module")
-async def viewers_conversation(scene: Scene) -> str:
-    """That somebody began who may do so no more."""
+async def viewers_own(scene: Scene) -> dict[str, str]:
+    """What somebody began who may do so no more."""
     await update_member(scene.owner, scene.ids["org_id"], scene.viewer, role=org_pb2.ROLE_MEMBER)
-    conversation_id = await make_conversation(scene.viewer, scene.ids["workspace_id"])
+    workspace_id = scene.ids["workspace_id"]
+    conversation_id = await make_conversation(scene.viewer, workspace_id)
+    upload_id = await begin(scene.viewer, workspace_id, b"on its way")
     await update_member(scene.owner, scene.ids["org_id"], scene.viewer, role=org_pb2.ROLE_VIEWER)
-    return conversation_id
+    return {"conversation_id": conversation_id, "upload_id": upload_id}
 
 
 @pytest.mark.parametrize("endpoint", IN_ORG, ids=name_of)
 async def test_a_call_without_permission_leaves_one_entry(
-    endpoint: Endpoint, stores: Stores, scene: Scene, viewers_conversation: str
+    endpoint: Endpoint, stores: Stores, scene: Scene, viewers_own: dict[str, str]
 ) -> None:
-    ids = scene.ids | {"conversation_id": viewers_conversation, "user_id": scene.owner.user_id}
+    ids = scene.ids | viewers_own | {"user_id": scene.owner.user_id}
     code, entries = await _call(stores, endpoint, scene.viewer, ids)
     assert (code, entries) == ("PERMISSION_DENIED", [(name_of(endpoint).replace(".", "/"), "PERMISSION_DENIED")])
 
@@ -200,6 +204,8 @@ async def _belongings(
     await owner.teams.AddTeamMember(in_team)
     budget = await make_budget(owner, org_id, 10**12)
     return {
+        **await keep_documents(owner, place.workspace_id),
+        "upload_id": await begin(owner, place.workspace_id, b"on its way"),
         "budget_id": budget.budget_id,
         "run_id": str(uuid.uuid4()),
         "team_id": team.team.team_id,

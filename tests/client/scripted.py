@@ -20,6 +20,7 @@ from aiworkspace.v1 import (
     auth_pb2,
     budget_pb2,
     chat_pb2,
+    document_pb2,
     model_pb2,
     org_pb2,
     service_account_pb2,
@@ -41,6 +42,7 @@ _SERVICES = {
         auth_pb2,
         budget_pb2,
         chat_pb2,
+        document_pb2,
         model_pb2,
         org_pb2,
         service_account_pb2,
@@ -123,12 +125,19 @@ class ScriptedServer:
             async for message in answer:
                 yield message
 
+        async def take(requests: AsyncIterator[Message], context: Context) -> Message:
+            answer = await self._begin(name, requests, context)
+            assert isinstance(answer, Awaitable)
+            return await answer
+
+        if method.client_streaming:
+            return grpc.stream_unary_rpc_method_handler(take, parse, _serialize)
         if method.server_streaming:
             return grpc.unary_stream_rpc_method_handler(stream, parse, _serialize)
         return grpc.unary_unary_rpc_method_handler(unary, parse, _serialize)
 
     async def _begin(
-        self, name: str, request: Message, context: Context
+        self, name: str, request: Message | AsyncIterator[Message], context: Context
     ) -> Awaitable[Message] | AsyncIterator[Message]:
         self.calls.append(Call(name, request, dict(context.invocation_metadata() or ())))
         async with self._arrival:

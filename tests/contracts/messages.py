@@ -58,6 +58,8 @@ def _value(field: Any, ids: Mapping[str, str]) -> st.SearchStrategy[Any]:
         return st.one_of(st.floats(0, 2), st.floats())
     if field.type in _NUMBERS:
         return st.one_of(st.integers(0, 50), st.integers(*_NUMBERS[field.type]))
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return st.binary(max_size=300)
     return _strings(field.name, ids)
 
 

@@ -20,7 +20,7 @@ from aiworkspace_server.rpc import SERVICES, read_surface
 from aiworkspace_server.settings import Settings
 from tests.support.browser import csrf_token
 from tests.support.people import NewPerson, Person
-from tests.support.surface import CLOSED, ENDPOINTS, Endpoint, name_of, random_id
+from tests.support.surface import CLOSED, ENDPOINTS, SCOPES, Endpoint, name_of, random_id
 
 
 @pytest.fixture(scope="session")
@@ -78,8 +78,7 @@ async def outsider(new_person: NewPerson) -> Person:
 
 
 def test_every_method_declares_its_access() -> None:
-    scopes = ("org_id", "workspace_id", "conversation_id", "run_id")
-    methods = read_methods(SERVICES, scopes)
+    methods = read_methods(SERVICES, SCOPES)
     assert len(methods) == len(ENDPOINTS)
     check_permissions(methods.values())
 
@@ -91,7 +90,7 @@ def test_a_method_without_access_stops_the_server() -> None:
 
 
 def test_what_the_server_reads_is_all_that_it_serves() -> None:
-    anything: Any = SimpleNamespace(scopes=("org_id", "workspace_id", "conversation_id", "run_id"))
+    anything: Any = SimpleNamespace(scopes=SCOPES)
     assert set(read_surface(anything)) == {f"/{s.full_name}/{method.name}" for s in SERVICES for method in s.methods}
     undeclared: Any = health_pb2.DESCRIPTOR.services_by_name["Health"]
     with pytest.raises(ContractError, match=r"Health/Check declares no access"):
@@ -104,7 +103,7 @@ def test_a_scope_that_nobody_resolves_stops_the_server() -> None:
 
 
 def test_a_permission_that_no_role_has_stops_the_server() -> None:
-    known = next(iter(read_methods(SERVICES, ("org_id", "workspace_id", "conversation_id", "run_id")).values()))
+    known = next(iter(read_methods(SERVICES, SCOPES).values()))
     access = type(known.access)(permission="nobody.may")
     with pytest.raises(ContractError, match="no role includes"):
         check_permissions([Method(known.path, known.request, access, 1, 1)])

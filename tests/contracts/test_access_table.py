@@ -21,7 +21,9 @@ from protovalidate import Validator
 from aiworkspace.v1 import access_pb2, org_pb2, workspace_pb2
 from aiworkspace.v1 import options_pb2 as options
 from aiworkspace_server.auth.authority import ROLES, WORKSPACE_ROLES
+from tests.support.belongings import keep_documents
 from tests.support.custom_roles import ALL, assign, restrict, update
+from tests.support.documents import begin
 from tests.support.outcomes import refusal
 from tests.support.people import NewPerson, Person, join, make_conversation, make_org, make_workspace
 from tests.support.postgres import sql
@@ -32,7 +34,17 @@ from tests.support.stores import Stores
 from tests.support.surface import ENDPOINTS, Endpoint, name_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "access.md"
-DEPTH = {"run_id": 0, "conversation_id": 1, "workspace_id": 2, "org_id": 3, "": 4}  # what lies in what
+# What lies in what.
+DEPTH = {
+    "run_id": 0,
+    "upload_id": 0,
+    "document_id": 0,
+    "collection_id": 0,
+    "conversation_id": 1,
+    "workspace_id": 2,
+    "org_id": 3,
+    "": 4,
+}
 _validator = Validator()
 
 
@@ -86,10 +98,12 @@ async def boss(new_person: NewPerson) -> Person:
 
 
 async def settle(boss: Person, person: Person, org_id: str, workspace_id: str) -> Persona:
-    """Lets somebody who may do so now hold a conversation, of which they stay the owner."""
+    """Lets somebody who may do so now hold a conversation and begin an upload, of which they stay the owner."""
     conversation_id = await make_conversation(person, workspace_id)
     events = await say(person, conversation_id, "hello")
     ids = {"org_id": org_id, "workspace_id": workspace_id, "conversation_id": conversation_id}
+    ids |= await keep_documents(person, workspace_id)
+    ids["upload_id"] = await begin(person, workspace_id, b"on its way")
     return Persona(person, ids | {"run_id": events[0].run_id, "user_id": boss.user_id})
 
 

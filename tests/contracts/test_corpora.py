@@ -125,7 +125,7 @@ def _change(template: str, token: str) -> str:
 # Texts
 
 # How fields end whose text has a form or a meaning of its own.
-_NO_FREE_TEXT = ("email", "token", "etag", "model", "password", "permissions", "currency_code")
+_NO_FREE_TEXT = ("sha256", "email", "token", "etag", "model", "password", "permissions", "currency_code")
 
 
 def _writes(endpoint: Endpoint) -> bool:

@@ -15,9 +15,9 @@ from aiworkspace_server.rpc import SERVICES
 from tests.contracts.conftest import Estate
 from tests.support.people import Person
 from tests.support.service_accounts import EVERY, make_account, make_key
-from tests.support.surface import CLOSED, Endpoint, name_of
+from tests.support.surface import CLOSED, SCOPES, Endpoint, name_of
 
-METHODS = read_methods(SERVICES, ("org_id", "workspace_id", "conversation_id", "run_id"))
+METHODS = read_methods(SERVICES, SCOPES)
 # The transaction that starts a run checks the right to it: see runs/test_rights.py.
 CHANGES = [
     endpoint

@@ -9,9 +9,10 @@ import pytest
 
 from aiworkspace.v1 import chat_pb2, org_pb2
 from tests.standin import Script, Standin
+from tests.support.belongings import keep_documents
 from tests.support.people import NewPerson, Person, Place, join, make_conversation, make_place
 from tests.support.runs import events_of, follow
-from tests.support.surface import CLOSED, Endpoint, name_of
+from tests.support.surface import CLOSED, SCOPES, Endpoint, name_of, random_id
 
 MODEL = "openai/gpt-4o"
 WORDS = tuple(f"word{n} " for n in range(1500))
@@ -66,10 +67,10 @@ async def test_others_neither_read_nor_stop_a_running_answer(
     stream, asked = started(place, conversation_id), len(standin.received)
     first = (await stream.read()).event
     ids = {"conversation_id": conversation_id, "run_id": first.run_id, "workspace_id": place.workspace_id}
-    ids |= {"org_id": place.org_id, "user_id": place.owner.user_id}
+    ids |= {"org_id": place.org_id, "user_id": place.owner.user_id, "upload_id": random_id()}
+    ids |= await keep_documents(place.owner, place.workspace_id)
     # A stranger may do nothing in the organization; a colleague sees all of it but other people's conversations.
-    scopes = ("org_id", "workspace_id", "conversation_id", "run_id")
-    tried = scoped(*(scopes if who == "stranger" else scopes[2:]))
+    tried = scoped(*(SCOPES if who == "stranger" else ("conversation_id", "run_id")))
     reading = asyncio.create_task(events_of(stream))
     for endpoint in tried:
         outcome = await endpoint.call(others[who], endpoint.request(ids))

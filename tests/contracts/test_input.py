@@ -9,6 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, usage_pb2, workspace_pb2
 from aiworkspace_server.app import App
+from tests.support.belongings import keep_documents
 from tests.support.people import Person, Place
 from tests.support.runs import events_of, say
 from tests.support.surface import ENDPOINTS, Endpoint, name_of, random_id
@@ -142,7 +143,8 @@ UPDATES = [e for e in ENDPOINTS if "update_mask" in e.descriptor.input_type.fiel
 
 @pytest.mark.parametrize("endpoint", UPDATES, ids=name_of)
 async def test_unknown_mask_paths_are_refused(endpoint: Endpoint, place: Place) -> None:
-    request = endpoint.request(_ids(place) | {"user_id": place.owner.user_id})
+    ids = _ids(place) | await keep_documents(place.owner, place.workspace_id) | {"user_id": place.owner.user_id}
+    request = endpoint.request(ids)
     request.update_mask.CopyFrom(FieldMask(paths=["no_such_field"]))
     outcome = await endpoint.call(place.owner, request)
     assert (outcome.code, outcome.message[:13]) == (grpc.StatusCode.INVALID_ARGUMENT, "update_mask: ")

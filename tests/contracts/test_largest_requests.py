@@ -19,7 +19,7 @@ from aiworkspace_server.rpc import SERVICES
 from tests.contracts.shapes import NOT_UTF8, delimited, fill_lists, largest, most_bytes
 from tests.support.loop_time import LoopTime, watching_loop
 from tests.support.people import NewPerson, Person, Place, make_place
-from tests.support.surface import ENDPOINTS, Endpoint, name_of
+from tests.support.surface import ENDPOINTS, SCOPES, Endpoint, name_of
 
 MOST_SECONDS = 0.05
 MOST_BYTES = 16 << 20
@@ -138,7 +138,7 @@ async def test_lists_that_are_too_long_are_named_alone(place: Place) -> None:
 
 
 def declared(name: str) -> Method:
-    methods = read_methods(SERVICES, ("org_id", "workspace_id", "conversation_id", "run_id"))
+    methods = read_methods(SERVICES, SCOPES)
     return methods[f"/aiworkspace.v1.{name}"]
 
 

@@ -39,6 +39,7 @@ async def test_only_what_may_be_changed_is_changed(endpoint: Endpoint, masked: b
     request = endpoint.request(estate.ours.ids)
     resource = getattr(request, resource_of(endpoint).name)
     values = {**CHANGED, "role": org_pb2.ROLE_MEMBER if masked else org_pb2.ROLE_VIEWER}
+    values["collection_ids"] = [estate.ours.ids["collection_id"]]  # in which it is
     values["limit"] = common_pb2.Money(currency_code="USD", nanos=(5 if masked else 6) * 10**12)
     forged = _forge(resource, naming(endpoint), {name: values.get(name, f"{masked}") for name in changeable(endpoint)})
     if masked:

@@ -17,6 +17,7 @@ from tests.support.belongings import PEOPLE, Ids
 from tests.support.people import Person
 from tests.support.surface import (
     ENDPOINTS,
+    SCOPES,
     Endpoint,
     enum_fields,
     id_fields,
@@ -25,8 +26,6 @@ from tests.support.surface import (
     put,
     random_id,
 )
-
-SCOPES = ("org_id", "workspace_id", "conversation_id", "run_id")
 
 
 @dataclass(frozen=True)

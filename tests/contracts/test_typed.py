@@ -14,7 +14,7 @@ from aiworkspace_server.kit.context import Call
 from aiworkspace_server.kit.contract import read_methods
 from aiworkspace_server.rpc import SERVICES
 from tests import corpora
-from tests.support.surface import ENDPOINTS, Endpoint, name_of, put, text_fields
+from tests.support.surface import ENDPOINTS, SCOPES, Endpoint, name_of, put, text_fields
 
 SPELLINGS = corpora.read("emails", "spellings")
 
@@ -50,7 +50,7 @@ def test_the_contract_says_what_people_type(path: str, field: Any) -> None:
 
 
 TYPED = [(endpoint, path, kind_of(field)) for endpoint, path, field in FIELDS if kind_of(field)]
-METHODS = read_methods(SERVICES, ("org_id", "workspace_id", "conversation_id", "run_id"))
+METHODS = read_methods(SERVICES, SCOPES)
 
 # As somebody types it, and as the handler of the method gets it. Passwords come as they were typed: see auth.passwords.
 FORMS: dict[int, dict[str, str]] = {

@@ -9,6 +9,7 @@ from tests.erasure.canaries import endpoints, write
 from tests.erasure.conftest import Site
 from tests.standin import Standin
 from tests.support.belongings import furnish
+from tests.support.documents import begin, upload
 from tests.support.mailbox import CHANGE, Mailbox
 from tests.support.people import Person, Place, join, make_conversation, make_place
 from tests.support.postgres import sql, until_no_jobs
@@ -16,7 +17,8 @@ from tests.support.runs import OPENAI, say, talk
 from tests.support.waiting import until
 
 IN_CONVERSATION = ("conversation_id", "run_id")
-IN_WORKSPACE = (*IN_CONVERSATION, "workspace_id")
+IN_DOCUMENTS = ("document_id", "collection_id", "upload_id")
+IN_WORKSPACE = (*IN_CONVERSATION, *IN_DOCUMENTS, "workspace_id")
 IN_ORG = (*IN_WORKSPACE, "org_id")
 
 
@@ -52,10 +54,15 @@ async def test_a_deleted_organization_leaves_no_text(site: Site, standin: Standi
         "ChatService.UpdateConversation.conversation.title",
         "ChatService.SendMessage.content",
         "ModelService.SetProviderKey.secret",
+        "DocumentService.CreateUpload.name",
+        "DocumentService.UpdateDocument.document.name",
+        "DocumentService.CreateCollection.description",
     } <= taken.keys()
+    await upload(estate.owner, workspace_id, canary.encode(), name=canary)
     places = await site.find(canary)
     assert {"orgs", "invitations", "teams", "custom_roles", "users", "api_keys", "workspaces"} <= places.keys()
     assert {"conversations", "runs", "redis"} <= places.keys()
+    assert {"documents", "collections", "uploads", "documents.chunks"} <= places.keys()
     assert "replies" not in places, "kept answers have no text, whatever was deleted"
     await estate.owner.orgs.DeleteOrg(org_pb2.DeleteOrgRequest(org_id=estate.ids["org_id"]))
     await site.first_pass(estate.ids["org_id"])
@@ -103,7 +110,9 @@ async def test_a_deleted_workspace_leaves_no_text(site: Site) -> None:
     } <= taken.keys()
     workspace_id = estate.ids["workspace_id"]
     await say(estate.member, await make_conversation(estate.member, workspace_id), canary)
-    assert {"workspaces", "conversations", "runs"} <= (await site.find(canary)).keys()
+    await upload(estate.member, workspace_id, canary.encode(), name=canary)
+    places = await site.find(canary)
+    assert {"workspaces", "conversations", "runs", "documents", "collections", "documents.chunks"} <= places.keys()
     await estate.owner.workspaces.DeleteWorkspace(workspace_pb2.DeleteWorkspaceRequest(workspace_id=workspace_id))
     await site.first_pass(workspace_id)
     assert await site.find(canary) == {}
@@ -145,6 +154,7 @@ async def test_a_deleted_account_leaves_no_text(site: Site, mailbox: Mailbox) ->
     await join(place.owner, place.org_id, person, org_pb2.ROLE_MEMBER)
     other = await make_place(await site.person())
     await join(other.owner, other.org_id, person, org_pb2.ROLE_MEMBER)
+    await begin(person, other.workspace_id, canary.encode(), name=canary)
     update = auth_pb2.UpdateMeRequest(user=auth_pb2.User(display_name=f"{canary} again"))
     update.update_mask.paths.append("display_name")
     await person.auth.UpdateMe(update)

@@ -52,7 +52,7 @@ async def deletions(migrated: Stores) -> AsyncIterator[Deletions]:
     await sql(migrated, "DELETE FROM procrastinate_jobs")
     await mongo.database.conversations.delete_many({})
     jobs = Jobs(migrated.postgres)
-    erasure = Erasure(db, jobs, ChatEraser(db, mongo, unused, unused))
+    erasure = Erasure(db, jobs, ChatEraser(db, mongo, unused, unused), unused)
     erasure.register(jobs)
     yield Deletions(migrated, mongo, erasure)
     await mongo.close()

@@ -191,11 +191,20 @@ async def test_a_caller_has_few_requests_arriving_and_the_others_wait(server: Se
 @pytest.mark.parametrize("server", [[Reading(seconds=60, at_once=1).step]], indirect=True, ids=[""])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_nobody_waits_for_the_next_message_of_a_dialogue(server: Server, kind: str) -> None:
-    dialogues = [asyncio.create_task(server.call(each, b"", ended=False)) for each in KINDS[2:] * 2]
+    dialogues = [asyncio.create_task(server.call(each, b"", ended=False)) for each in KINDS[3:] * 4]
     await until_true(lambda: server.begun == 4)
     assert (await server.call(kind, COMPLETE, ended=True)).status == 0
     for dialogue in dialogues:
         dialogue.cancel()
+
+
+@pytest.mark.parametrize("server", [[Reading(seconds=60, at_once=1).step]], indirect=True, ids=[""])
+async def test_nobody_waits_for_the_next_message_of_a_stream(server: Server) -> None:
+    streams = [asyncio.create_task(server.call("stream_unary", COMPLETE, ended=False)) for _ in range(4)]
+    await until_true(lambda: server.begun == 4)
+    assert (await server.call("unary_unary", COMPLETE, ended=True)).status == 0
+    for stream in streams:
+        stream.cancel()
 
 
 limited = pytest.mark.parametrize("server", [[CallsAtOnce().step, Reading(seconds=60).step]], indirect=True, ids=[""])

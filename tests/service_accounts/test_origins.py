@@ -205,7 +205,9 @@ async def test_nobody_takes_or_gives_back_places_in_workspaces_that_they_lack(me
     workspace_id = await make_workspace(team.owner, team.org_id)
     await set_visibility(team.owner, workspace_id, CLOSED)
     await share(team.owner, workspace_id, MANAGER, user_id=team.viewer.user_id)
-    await restrict(team, team.admin, "member.manage", "org.read", "member.read", "workspace.read", "chat.read")
+    await restrict(
+        team, team.admin, "member.manage", "org.read", "member.read", "workspace.read", "chat.read", "document.read"
+    )
     request = getattr(org_pb2, f"{method}Request")(org_id=team.org_id, user_id=team.viewer.user_id)
     assert await outcome(getattr(team.admin.orgs, method)(request)) == PERMISSION_MISSING
     await share(team.owner, workspace_id, MANAGER, user_id=team.admin.user_id)

@@ -11,6 +11,8 @@ from google.rpc import error_details_pb2, status_pb2
 from aiworkspace.v1 import options_pb2 as options
 from aiworkspace.v1 import org_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
+from tests.support.belongings import keep_documents
+from tests.support.documents import begin
 from tests.support.orgs import delete_org
 from tests.support.people import Person, join, make_conversation, make_org, make_workspace
 from tests.support.postgres import sql
@@ -37,7 +39,7 @@ IN_WORKSPACES = [endpoint for endpoint in SCOPED if endpoint.access.scope.rparti
 
 @dataclass(frozen=True)
 class World:
-    """An organization, and a caller with every permission in it who has a conversation with an answer."""
+    """An organization, and a caller with every permission in it with a conversation, an answer and documents."""
 
     owner: Person
     caller: Person
@@ -71,6 +73,8 @@ async def make_world(owner: Person, member: Person, stores: Stores, new_backend:
     conversation_id = await make_conversation(caller, workspace_id)
     events = await say(caller, conversation_id, "hello")
     ids = {"org_id": org_id, "workspace_id": workspace_id, "conversation_id": conversation_id}
+    ids |= await keep_documents(caller, workspace_id)
+    ids["upload_id"] = await begin(caller, workspace_id, b"on its way")
     ids |= {"run_id": events[0].run_id, "user_id": member.user_id, "api_key_id": key.api_key.api_key_id}
     return World(owner, caller, account_id, ids)
 

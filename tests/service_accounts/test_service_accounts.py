@@ -165,7 +165,7 @@ async def test_deleting_cancels_what_is_in_progress(team: Team, new_backend: New
 
 async def test_a_key_manages_accounts_within_its_scopes(team: Team, new_backend: NewBackend) -> None:
     user_id = await make_account(team.owner, team.org_id)
-    scopes = ["service_account.manage", "org.read", "member.read", "workspace.read", "chat.read"]
+    scopes = ["service_account.manage", "org.read", "member.read", "workspace.read", "chat.read", "document.read"]
     backend = new_backend((await make_key(team.owner, team.org_id, user_id, scopes)).secret)
     call = backend.service_accounts.CreateServiceAccount
     assert await outcome(call(creation(team, role=VIEWER))) == OK

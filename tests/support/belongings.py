@@ -7,12 +7,14 @@ from aiworkspace.v1 import (
     access_pb2,
     budget_pb2,
     common_pb2,
+    document_pb2,
     model_pb2,
     org_pb2,
     service_account_pb2,
     team_pb2,
     workspace_pb2,
 )
+from tests.support.documents import begin, upload
 from tests.support.people import NewPerson, Person, join, make_conversation, make_org, make_workspace
 from tests.support.runs import say
 
@@ -32,7 +34,7 @@ class Belongings:
     owner: Person
     member: Person
     ids: Ids
-    owners: Ids  # conversation, run and session of the owner, in the open workspace
+    owners: Ids  # conversation, run, session and upload of the owner, in the open workspace
     members: Ids  # those of the member
     closed: Ids  # a workspace that is open to the owner alone, and their conversation and run in it
     secret: str  # of an API key for the open workspace
@@ -48,10 +50,10 @@ async def furnish(new_person: NewPerson, model: str = "") -> Belongings:
     ids = {"org_id": org_id, "workspace_id": workspace_id, "user_id": subject.user_id, **owners}
     ids["invitation_id"] = await _invite(owner, org_id)
     ids |= await _make_role(owner, org_id) | await _make_team(owner, org_id, workspace_id, subject)
-    ids |= await _make_budget(owner, org_id)
+    ids |= await _make_budget(owner, org_id) | await keep_documents(owner, workspace_id)
     keys, secret = await _make_key(owner, org_id, workspace_id)
     hidden = await make_workspace(owner, org_id, visibility=workspace_pb2.WORKSPACE_VISIBILITY_MEMBERS)
-    closed = {**await _talk(owner, hidden, model), "workspace_id": hidden}
+    closed = {**await _talk(owner, hidden, model), **await keep_documents(owner, hidden), "workspace_id": hidden}
     del closed["session_id"]
     await _regulate(owner, org_id, workspace_id)
     members = await _talk(member, workspace_id, model)
@@ -70,7 +72,17 @@ async def _talk(person: Person, workspace_id: str, model: str) -> dict[str, str]
         "message_id": run.message_id,
         "user_message_id": run.user_message_id,
         "session_id": person.tokens.session_id,
+        "upload_id": await begin(person, workspace_id, b"on its way"),
     }
+
+
+async def keep_documents(owner: Person, workspace_id: str) -> dict[str, str]:
+    """Put a document into a collection. Return the ids of both."""
+    make = document_pb2.CreateCollectionRequest(workspace_id=workspace_id, name="Papers")
+    collection_id = (await owner.documents.CreateCollection(make)).collection.collection_id
+    data = f"kept in {workspace_id}".encode()
+    document = await upload(owner, workspace_id, data, collection_ids=[collection_id])
+    return {"document_id": document.document_id, "collection_id": collection_id}
 
 
 async def _invite(owner: Person, org_id: str) -> str:
@@ -117,7 +129,7 @@ async def _make_key(owner: Person, org_id: str, workspace_id: str) -> tuple[dict
     accounts = owner.service_accounts
     request = service_account_pb2.CreateServiceAccountRequest(org_id=org_id, name="Robot", role=org_pb2.ROLE_ADMIN)
     user_id = (await accounts.CreateServiceAccount(request)).service_account.user_id
-    permissions = ["workspace.read", "workspace.update", "chat.read", "chat.send"]
+    permissions = ["workspace.read", "workspace.update", "chat.read", "chat.send", "document.read", "document.write"]
     key = await accounts.CreateApiKey(
         service_account_pb2.CreateApiKeyRequest(
             org_id=org_id, user_id=user_id, name="Key", permissions=permissions, workspace_ids=[workspace_id]

@@ -36,6 +36,12 @@ LEADING_ELSEWHERE = {
     "invitations_email": "whether somebody who registers is invited",
     "invitations_accepter": "the organizations that have invited somebody whose account is deleted",
     "run_claims_user": "the organizations in which somebody has had runs whose account is deleted",
+    "documents_id_key": "the organization of a document",
+    "collections_id_key": "the organization of a collection",
+    "uploads_id_key": "the organization of an upload",
+    "uploads_user": "the organizations in which somebody uploads",
+    "uploads_expire_time": "uploads that have expired, whosever they are",
+    "uploads_end_time": "uploads that were given up, whosever they are",
     "replies_time": "answers that were kept for long enough, whosever they are",
 }
 # Rows that are written once and never changed.
@@ -60,6 +66,12 @@ DOORS = {
     "list_invitation_orgs(p_user_id uuid)": True,
     "list_run_orgs(p_user_id uuid)": True,
     "list_expired_replies(p_before timestamp with time zone, p_limit integer)": True,
+    "find_document(p_id uuid)": True,
+    "find_collection(p_id uuid)": True,
+    "find_upload(p_id uuid, p_user_id uuid)": True,
+    "list_expired_uploads(p_before timestamp with time zone, p_limit integer)": True,
+    "list_ended_uploads(p_before timestamp with time zone, p_limit integer)": True,
+    "list_upload_orgs(p_user_id uuid)": True,
     "active_memberships(p_user_id uuid)": False,
 }
 

@@ -15,6 +15,7 @@ from aiworkspace.v1.audit_pb2_grpc import AuditServiceStub
 from aiworkspace.v1.auth_pb2_grpc import AuthServiceStub
 from aiworkspace.v1.budget_pb2_grpc import BudgetServiceStub
 from aiworkspace.v1.chat_pb2_grpc import ChatServiceStub
+from aiworkspace.v1.document_pb2_grpc import DocumentServiceStub
 from aiworkspace.v1.model_pb2_grpc import ModelServiceStub
 from aiworkspace.v1.org_pb2_grpc import OrgServiceStub
 from aiworkspace.v1.service_account_pb2_grpc import ServiceAccountServiceStub
@@ -33,7 +34,7 @@ class Bearer:
 
     def interceptors(self) -> list[Any]:
         """One for each kind of call: gRPC takes an interceptor for one kind alone."""
-        return [_UnaryBearer(self), _StreamBearer(self)]
+        return [_UnaryBearer(self), _StreamBearer(self), _ClientStreamBearer(self)]
 
     def add_to(self, details: Any) -> Any:
         if not self.token:
@@ -58,6 +59,10 @@ class _StreamBearer(_WithBearer, grpc.aio.UnaryStreamClientInterceptor):
     intercept_unary_stream = _WithBearer.intercept
 
 
+class _ClientStreamBearer(_WithBearer, grpc.aio.StreamUnaryClientInterceptor):
+    intercept_stream_unary = _WithBearer.intercept  # type: ignore[assignment]  # of a stream of requests
+
+
 class Person:
     """Somebody with a connection, perhaps signed in. The attributes are the services' stubs."""
 
@@ -76,6 +81,7 @@ class Person:
         self.workspaces: Any = WorkspaceServiceStub(self.channel)
         self.models: Any = ModelServiceStub(self.channel)
         self.chat: Any = ChatServiceStub(self.channel)
+        self.documents: Any = DocumentServiceStub(self.channel)
         self.usage: Any = UsageServiceStub(self.channel)
         self.budgets: Any = BudgetServiceStub(self.channel)
         self.email = f"{uuid.uuid4().hex[:12]}@example.com"

@@ -1,7 +1,7 @@
 """The whole surface by reflection: every method, and requests to it, with no list to maintain."""
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,9 @@ from aiworkspace.v1 import options_pb2 as options
 from aiworkspace_server.rpc import SERVICES
 from buf.validate import validate_pb2 as validate
 from tests.support.people import Person
+
+# Names of the fields by which authorization finds the organization.
+SCOPES = ("org_id", "workspace_id", "conversation_id", "run_id", "document_id", "collection_id", "upload_id")
 
 # What to put into a field that is not an id, by its name, so that the request keeps the rules of the contract.
 SAMPLES: dict[str, Any] = {
@@ -37,6 +40,8 @@ SAMPLES: dict[str, Any] = {
     "provider": "openai",
     "attempt": 1,
     "secret": "sk-a-key-for-tests",
+    "size_bytes": 1,
+    "sha256": "0" * 64,
 }
 
 
@@ -79,14 +84,19 @@ class Endpoint:
             ids = {**ids, "user_id": ids.get("service_account_id", ids.get("user_id", ""))}
         request = GetMessageClass(self.descriptor.input_type)()
         _fill(request, ids, optional)
+        scope = self.access.scope
+        if scope and scope in ids:  # required, though a later message of a stream may do without
+            put(request, scope, ids[scope])
         return request
 
     async def call(self, person: Person, request: Message | bytes, metadata: Any = ()) -> Outcome:
         """`request` may be bytes that no message encodes to."""
         channel: Any = person.channel
         kind = channel.unary_stream if self.descriptor.server_streaming else channel.unary_unary
+        if self.descriptor.client_streaming:
+            kind = channel.stream_unary
         method = kind(self.path, request_serializer=_encode, response_deserializer=lambda data: data)
-        call = method(request, metadata=metadata, timeout=60)
+        call = method(_once(request) if self.descriptor.client_streaming else request, metadata=metadata, timeout=60)
         try:
             answer = b"".join([part async for part in call]) if self.descriptor.server_streaming else await call
         except grpc.aio.AioRpcError as error:
@@ -184,6 +194,10 @@ def _is_ours(field: Any) -> bool:
     """Whether the field holds a message of the contract."""
     message = field.message_type
     return message is not None and bool(message.full_name.startswith("aiworkspace."))
+
+
+async def _once(request: Message | bytes) -> AsyncIterator[Message | bytes]:
+    yield request
 
 
 def _encode(request: Message | bytes) -> bytes:

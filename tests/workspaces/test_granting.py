@@ -32,7 +32,7 @@ from tests.support.workspaces import (
     unshare,
 )
 
-READING = ["org.read", "member.read", "workspace.read", "chat.read"]
+READING = ["org.read", "member.read", "workspace.read", "chat.read", "document.read"]
 
 
 async def limit(stores: Stores, team: Team, person: Person, *permissions: str) -> None:

@@ -16,6 +16,7 @@ from aiworkspace_client.cli import (
     api_keys,
     audit,
     budgets,
+    documents,
     failures,
     members,
     models,
@@ -81,6 +82,8 @@ for about_sharing in (sharing.members, sharing.share, sharing.unshare, sharing.v
     workspaces.app.command()(about_sharing)
 app.add_typer(workspaces.app, name="workspaces")
 app.add_typer(conversation_commands.app, name="conversations")
+app.add_typer(documents.app, name="documents")
+app.add_typer(documents.collections, name="collections")
 app.add_typer(account.app, name="account")
 app.add_typer(account.sessions, name="sessions")
 app.add_typer(service_accounts.app, name="service-accounts")

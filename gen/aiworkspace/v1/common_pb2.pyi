@@ -115,6 +115,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the budget is the allowance on the server's own keys, which only the operator changes."""
     ERROR_REASON_REQUEST_INCOMPLETE: _ErrorReason.ValueType  # 42
     """DEADLINE_EXCEEDED: the request did not arrive completely in time. Retry."""
+    ERROR_REASON_UPLOAD_GAP: _ErrorReason.ValueType  # 43
+    """OUT_OF_RANGE: the offset of an upload lies beyond the bytes that were sent before it. Go on at metadata
+    "committed_bytes".
+    """
+    ERROR_REASON_UPLOAD_MISMATCH: _ErrorReason.ValueType  # 44
+    """INVALID_ARGUMENT: the uploaded bytes do not have the size or the SHA-256 that was declared. The upload is gone:
+    begin another one.
+    """
+    ERROR_REASON_UPLOAD_TAKEN_OVER: _ErrorReason.ValueType  # 45
+    """ABORTED: another stream of the same upload has taken over. Ask GetUpload where to go on, if that one has ended."""
+    ERROR_REASON_DOCUMENT_QUOTA: _ErrorReason.ValueType  # 46
+    """RESOURCE_EXHAUSTED: the organization has no room for the document. Metadata "quota" is "bytes" or "count", "limit"
+    and "used" have the organization's limit and what is used and reserved of it.
+    """
+    ERROR_REASON_OFFSET_TOO_LARGE: _ErrorReason.ValueType  # 47
+    """OUT_OF_RANGE: the offset is larger than the document, whose size is in metadata "size_bytes"."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable, machine-readable reason of an error. Every error status carries one google.rpc.ErrorInfo
@@ -213,6 +229,22 @@ ERROR_REASON_ALLOWANCE_FIXED: ErrorReason.ValueType  # 37
 """FAILED_PRECONDITION: the budget is the allowance on the server's own keys, which only the operator changes."""
 ERROR_REASON_REQUEST_INCOMPLETE: ErrorReason.ValueType  # 42
 """DEADLINE_EXCEEDED: the request did not arrive completely in time. Retry."""
+ERROR_REASON_UPLOAD_GAP: ErrorReason.ValueType  # 43
+"""OUT_OF_RANGE: the offset of an upload lies beyond the bytes that were sent before it. Go on at metadata
+"committed_bytes".
+"""
+ERROR_REASON_UPLOAD_MISMATCH: ErrorReason.ValueType  # 44
+"""INVALID_ARGUMENT: the uploaded bytes do not have the size or the SHA-256 that was declared. The upload is gone:
+begin another one.
+"""
+ERROR_REASON_UPLOAD_TAKEN_OVER: ErrorReason.ValueType  # 45
+"""ABORTED: another stream of the same upload has taken over. Ask GetUpload where to go on, if that one has ended."""
+ERROR_REASON_DOCUMENT_QUOTA: ErrorReason.ValueType  # 46
+"""RESOURCE_EXHAUSTED: the organization has no room for the document. Metadata "quota" is "bytes" or "count", "limit"
+and "used" have the organization's limit and what is used and reserved of it.
+"""
+ERROR_REASON_OFFSET_TOO_LARGE: ErrorReason.ValueType  # 47
+"""OUT_OF_RANGE: the offset is larger than the document, whose size is in metadata "size_bytes"."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -144,6 +144,10 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """Change model policies and the organization's provider keys."""
     PERMISSION_BUDGET_MANAGE: _Permission.ValueType  # 21
     """Create, change and delete budgets, and reconcile the ledger with providers' bills."""
+    PERMISSION_DOCUMENT_READ: _Permission.ValueType  # 22
+    """Read the documents and collections of a workspace."""
+    PERMISSION_DOCUMENT_WRITE: _Permission.ValueType  # 23
+    """Upload, change and delete documents and collections of a workspace."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """Permission is something that a role allows. Methods, custom roles and API keys use the same names."""
@@ -192,6 +196,10 @@ PERMISSION_MODEL_MANAGE: Permission.ValueType  # 20
 """Change model policies and the organization's provider keys."""
 PERMISSION_BUDGET_MANAGE: Permission.ValueType  # 21
 """Create, change and delete budgets, and reconcile the ledger with providers' bills."""
+PERMISSION_DOCUMENT_READ: Permission.ValueType  # 22
+"""Read the documents and collections of a workspace."""
+PERMISSION_DOCUMENT_WRITE: Permission.ValueType  # 23
+"""Upload, change and delete documents and collections of a workspace."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _RateLimitClass:
@@ -217,6 +225,8 @@ class _RateLimitClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateLi
     that the server does not know are refused without a lookup, with RESOURCE_EXHAUSTED in place of UNAUTHENTICATED.
     Sessions and recently used API keys are not affected.
     """
+    RATE_LIMIT_CLASS_UPLOAD: _RateLimitClass.ValueType  # 8
+    """Methods that take a stream of bytes."""
     RATE_LIMIT_CLASS_OPEN: _RateLimitClass.ValueType  # 7
     """Not for methods of these services: counts calls of grpc.health.v1.Health and messages to reflection."""
 
@@ -243,6 +253,8 @@ RATE_LIMIT_CLASS_FAILED_CREDENTIALS: RateLimitClass.ValueType  # 6
 that the server does not know are refused without a lookup, with RESOURCE_EXHAUSTED in place of UNAUTHENTICATED.
 Sessions and recently used API keys are not affected.
 """
+RATE_LIMIT_CLASS_UPLOAD: RateLimitClass.ValueType  # 8
+"""Methods that take a stream of bytes."""
 RATE_LIMIT_CLASS_OPEN: RateLimitClass.ValueType  # 7
 """Not for methods of these services: counts calls of grpc.health.v1.Health and messages to reflection."""
 Global___RateLimitClass: _TypeAlias = RateLimitClass  # noqa: Y015

@@ -30,9 +30,9 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_UNSPECIFIED: _Role.ValueType  # 0
     """Not given."""
     ROLE_VIEWER: _Role.ValueType  # 1
-    """May read the organization, its workspaces, and their own conversations."""
+    """May read the organization, its workspaces with their documents, and their own conversations."""
     ROLE_MEMBER: _Role.ValueType  # 2
-    """May also create and change workspaces, and send messages to models."""
+    """May also create and change workspaces and their documents, and send messages to models."""
     ROLE_ADMIN: _Role.ValueType  # 3
     """May also manage people, roles, teams, service accounts, models, budgets and all workspaces, and read usage and
     audit log.
@@ -52,9 +52,9 @@ class Role(_Role, metaclass=_RoleEnumTypeWrapper):
 ROLE_UNSPECIFIED: Role.ValueType  # 0
 """Not given."""
 ROLE_VIEWER: Role.ValueType  # 1
-"""May read the organization, its workspaces, and their own conversations."""
+"""May read the organization, its workspaces with their documents, and their own conversations."""
 ROLE_MEMBER: Role.ValueType  # 2
-"""May also create and change workspaces, and send messages to models."""
+"""May also create and change workspaces and their documents, and send messages to models."""
 ROLE_ADMIN: Role.ValueType  # 3
 """May also manage people, roles, teams, service accounts, models, budgets and all workspaces, and read usage and
 audit log.

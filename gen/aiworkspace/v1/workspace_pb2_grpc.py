@@ -127,10 +127,10 @@ class WorkspaceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteWorkspace(self, request, context):
-        """DeleteWorkspace deletes a workspace with its conversations. Callers: the workspace's managers and the
+        """DeleteWorkspace deletes a workspace with its conversations and documents. Callers: the workspace's managers and the
         organization's owners and admins. Its ids are NOT_FOUND from then on, and its runs are cancelled. Its content is
-        erased within minutes, also after a crash of the server: conversations with their messages, runs and attempts, its
-        name, system prompt and members, its model policy and its budgets. API keys that are limited to it can no longer do
+        erased within minutes, also after a crash of the server: conversations with their messages, runs and attempts,
+        documents and collections, its name, system prompt and members, its model policy and its budgets. API keys that are limited to it can no longer do
         anything. These stay, with only ids, times and amounts: the workspace's id, the ledger and the usage, the audit
         log.
         """

@@ -17,6 +17,7 @@ from ..kit.contract import Method
 from ..kit.errors import RateLimited
 from ..kit.interceptors import Handler, outcome_of
 from ..kit.postgres import Database, WriteSession
+from ..kit.request_streams import message_of
 from ..kit.stores import retry_until_available
 from ..kit.tasks import Tasks
 from . import store
@@ -57,7 +58,7 @@ class Recorder:
         public = method.access.mode == options.ACCESS_MODE_PUBLIC
 
         async def handler(call: Call, request: Any) -> Any:
-            recording = Recording(request)
+            recording = Recording(message_of(request))
             call.put(Recording, recording)
             try:
                 answer = await proceed(call, request)

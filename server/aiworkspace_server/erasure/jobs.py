@@ -16,6 +16,7 @@ from ..accounts import store as accounts
 from ..auth.former_addresses import forget_former_addresses
 from ..auth.models import User
 from ..chat.erasure import SETTLED, ChatEraser
+from ..documents.erasure import DocumentEraser
 from ..kit.idempotency import purge_idempotent_replies
 from ..kit.jobs import SLOW_QUEUE, Jobs, Work
 from ..kit.postgres import Database, ReadSession, WriteSession
@@ -38,10 +39,11 @@ log = structlog.get_logger("erasure")
 class Erasure:
     """Enqueues and runs the jobs that erase."""
 
-    def __init__(self, db: Database, jobs: Jobs, chats: ChatEraser) -> None:
+    def __init__(self, db: Database, jobs: Jobs, chats: ChatEraser, documents: DocumentEraser) -> None:
         self._db = db
         self._jobs = jobs
         self._chats = chats
+        self._documents = documents
 
     def register(self, jobs: Jobs) -> None:
         """Declare the jobs and the periodic ones. Needed to enqueue them, too."""
@@ -101,6 +103,7 @@ class Erasure:
 
         async def erase() -> bool:
             found = await store.erase_org(self._db, id)
+            found = await self._documents.erase_org(id) or found
             return await self._chats.erase_org(id) or found
 
         await self._pass(Org, id, id, erase)
@@ -110,6 +113,7 @@ class Erasure:
 
         async def erase() -> bool:
             found = await store.erase_workspace(self._db, org, id)
+            found = await self._documents.erase_workspace(org, id) or found
             return await self._chats.erase_workspace(org, id) or found
 
         await self._pass(Workspace, id, org, erase)
@@ -121,6 +125,8 @@ class Erasure:
             found = await store.erase_account(self._db, id)
             for org_id in await self._chats.list_orgs_of(id):
                 found = await self._chats.erase_person(org_id, id) or found
+            for org_id in await self._documents.list_orgs_of(id):
+                found = await self._documents.erase_person(org_id, id) or found
             return found
 
         await self._pass(User, id, None, erase)

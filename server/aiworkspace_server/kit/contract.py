@@ -45,6 +45,11 @@ class Method:
     at_once: int = 1  # calls or, for a streaming method, streams of its class that a caller may have in progress
 
     @property
+    def is_dialogue(self) -> bool:
+        """Whether both sides send streams."""
+        return self.streams and self.request_streams
+
+    @property
     def name(self) -> str:
         return self.path.rpartition("/")[2]
 

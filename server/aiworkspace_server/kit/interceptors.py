@@ -22,6 +22,7 @@ from .context import Call, current
 from .contract import Method, open_method
 from .errors import AppError, Internal, SessionRequired, Unavailable
 from .ids import new_id_text
+from .request_streams import message_of
 from .serving import RpcMethodHandler
 from .stores import STORE_UNAVAILABLE
 from .watch import Watches
@@ -266,8 +267,8 @@ def authorize(
             return proceed
 
         async def handler(call: Call, request: Any) -> Any:
-            await check(call, request)
-            if not method.streams:
+            await check(call, message_of(request))
+            if not (method.streams or method.request_streams):
                 return await proceed(call, request)
             async with watches.watching(allowed_by(call), lambda: recheck(call)):
                 return await proceed(call, request)

@@ -82,7 +82,7 @@ class LimitState:
 
 
 class Limits:
-    """The step that counts calls or, if the caller sends a stream, its messages.
+    """The step that counts calls or, in a dialogue, the caller's messages.
 
     The caller is the signed-in user, for public methods the network address.
     """
@@ -112,7 +112,7 @@ class Limits:
             await count(call)
             return await proceed(call, request)
 
-        return dialogue if method.request_streams else handler
+        return dialogue if method.is_dialogue else handler
 
     async def look(self, method: Method, call: Call) -> LimitState:
         """Return how much the caller has left of the limit of the method's class. Counts nothing."""

@@ -1,6 +1,8 @@
 """The steps that read a request after authentication and validate it by the rules of the contract."""
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -13,16 +15,20 @@ from .concurrency import KeyedSemaphore
 from .context import Call
 from .contract import Method
 from .deadlines import Deadlines
-from .errors import MOST_VIOLATIONS, InvalidArgument, RequestIncomplete, RequestTooLarge
+from .errors import MOST_VIOLATIONS, AppError, InvalidArgument, RequestIncomplete, RequestTooLarge
 from .interceptors import CallerGone, Handler
 from .limits import caller_of
+from .request_streams import RequestStream
 from .shapes import shape_of
 from .wire import decoder
 
 _SECONDS = 10.0  # within which a request must arrive
 _AT_ONCE = 8  # incomplete requests of one caller: gRPC holds up to 4 MiB of each, whatever its method takes
 
+_DRAIN_SECONDS, _MOST_DRAINED_BYTES = 1.0, 4 << 20  # of a refused stream
+
 Decode = Callable[[bytes], Message]
+Receive = Callable[[Call], Awaitable[Any]]
 
 _validator = Validator()
 
@@ -31,7 +37,7 @@ class Reading:
     """The step that reads and decodes the request. Until then a call holds no more than the window of its stream.
 
     A caller has at most `at_once` requests arriving at the same time, and further ones wait. They do not wait for the
-    next message of a dialogue, of which an address has few. Raises RequestIncomplete for a request that has not arrived
+    next message of a stream, of which a caller has few. Raises RequestIncomplete for a request that has not arrived
     after `seconds`, and RequestTooLarge for one that is larger than its method allows.
     """
 
@@ -45,29 +51,36 @@ class Reading:
         async def read_one(call: Call, _: None) -> Any:
             return await proceed(call, await self._read_one(call, decode))
 
+        async def read_first(call: Call, _: None) -> Any:
+            first = await self._read_one(call, decode)
+            try:
+                return await proceed(call, RequestStream(first, self._read_all(call, decode)))
+            except AppError:
+                await _drain(call)
+                raise
+
         async def read_all(call: Call, _: None) -> Any:
             return await proceed(call, self._read_all(call, decode))
 
-        return read_all if method.request_streams else read_one
+        if method.is_dialogue:
+            return read_all
+        return read_first if method.request_streams else read_one
 
     async def _read_one(self, call: Call, decode: Decode) -> Message:
-        message = await self._read(call, decode)
+        message = await self._read(call, decode, self._receive_in_turn)
         if message is None:
             raise InvalidArgument({"request": "is missing: the call ended without a message"})
         return message
 
     async def _read_all(self, call: Call, decode: Decode) -> AsyncIterator[Message]:
-        while (message := await self._read(call, decode)) is not None:
+        while (message := await self._read(call, decode, _receive)) is not None:
             yield message
 
-    async def _read(self, call: Call, decode: Decode) -> Message | None:
+    async def _read(self, call: Call, decode: Decode, receive: Receive) -> Message | None:
         """Return the next message, or None if there is no other."""
         try:
             with self._deadlines:
-                if call.method.request_streams:
-                    data = await call.context.read()
-                else:
-                    data = await self._read_in_turn(call)
+                data = await receive(call)
         except TimeoutError:
             raise RequestIncomplete(self._deadlines.seconds) from None
         except grpc.aio.InternalError:
@@ -78,23 +91,39 @@ class Reading:
             raise RequestTooLarge(call.method.max_request_bytes, len(data))
         return decode(data)
 
-    async def _read_in_turn(self, call: Call) -> Any:
+    async def _receive_in_turn(self, call: Call) -> Any:
         key = call.method.rate_limit == options.RATE_LIMIT_CLASS_OPEN, caller_of(call)
         if not self._turns.try_acquire(key):
             await self._turns.acquire(key)
         try:
-            return await call.context.read()
+            return await _receive(call)
         finally:
             self._turns.release(key)
+
+
+async def _receive(call: Call) -> Any:
+    return await call.context.read()
+
+
+async def _drain(call: Call) -> None:
+    """Take what a refused caller is still sending, within bounds: a client may not see a status before it has sent."""
+    left = _MOST_DRAINED_BYTES
+    with suppress(TimeoutError, grpc.aio.InternalError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            while left > 0 and (data := await call.context.read()) is not grpc.aio.EOF:
+                left -= len(data)
 
 
 def validate(method: Method, proceed: Handler) -> Handler:
     """Validate the request by the rules of the contract. Decoding has bounded its size."""
 
     async def handler(call: Call, request: Any) -> Any:
-        if method.request_streams:
+        if method.is_dialogue:
             return await proceed(call, _validated(request))
-        _validate(request)
+        if isinstance(request, RequestStream):
+            request.add_check(_validate)
+        else:
+            _validate(request)
         return await proceed(call, request)
 
     return handler

@@ -20,6 +20,7 @@ from aiworkspace.v1 import options_pb2 as options
 from .context import Call
 from .contract import Method
 from .interceptors import Handler
+from .request_streams import RequestStream
 
 # Longer text is invalid in any form. The time for composing grows with the square of the combining marks in a row.
 _LONGEST, _LONGEST_COMPOSED = 4096, 512
@@ -39,7 +40,10 @@ def normalise(method: Method, proceed: Handler) -> Handler:
         return proceed
 
     async def handler(call: Call, request: Any) -> Any:
-        _normalise(request, fields)
+        if isinstance(request, RequestStream):
+            request.add_check(lambda message: _normalise(message, fields))
+        else:
+            _normalise(request, fields)
         return await proceed(call, request)
 
     return handler
