@@ -4,8 +4,8 @@ import asyncio
 import hashlib
 import io
 import os
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 import grpc
@@ -14,19 +14,20 @@ from aiworkspace.v1.document_pb2 import (
     Document,
     DownloadDocumentRequest,
     DownloadDocumentResponse,
+    Upload,
     UploadDocumentRequest,
 )
 from aiworkspace_client import errors
 from aiworkspace_client._generated.aio import documents as aio
 from aiworkspace_client._generated.sync import documents as sync
 from aiworkspace_client.portal import Portal
-from aiworkspace_client.tokens import Tokens
-from aiworkspace_client.transport import Deadline, Transport
+from aiworkspace_client.reconnection import Reconnection
+from aiworkspace_client.transport import Deadline
 from aiworkspace_client.values import new_request_id
 
 _MESSAGE_BYTES = 256 << 10
 _GIVE_UP_SECONDS = 60.0  # without any progress
-_STREAM_SECONDS = 3600.0  # of one connection
+_CONNECTION_SECONDS = 3600.0
 
 Source = str | os.PathLike[str] | bytes
 Progress = Callable[[int, int], None]
@@ -60,7 +61,7 @@ class AsyncDocuments(aio.AsyncDocuments):
         name = name or ("" if isinstance(source, bytes) else Path(source).name)
         if not name:
             raise ValueError("name: bytes need a name")
-        deadline = None if timeout is None else Deadline(timeout)
+        reconnection = self._reconnection(timeout)
         with _opened(source) as file:
             size, sha256 = await asyncio.to_thread(_measure, file)
             upload = await self.create_upload(
@@ -71,22 +72,24 @@ class AsyncDocuments(aio.AsyncDocuments):
                 collection_ids=collection_ids,
                 request_id=request_id or new_request_id(),
             )
-            patience, offset = _Patience(self._transport, deadline), upload.committed_bytes
-            while True:
-                tokens = await self._transport.tokens.current()
-                messages = _messages(file, upload.upload_id, offset, size, progress)
-                try:
-                    response = await self._transport.send_stream(
-                        aio.UPLOAD_DOCUMENT, messages, tokens, patience.seconds
-                    )
-                except errors.AiWorkspaceError as error:
-                    await patience.recover(error, tokens)
-                else:
-                    return response.document
-                committed = (await self.get_upload(upload.upload_id)).committed_bytes
-                if committed > offset:
-                    patience.progressed()
-                offset = committed
+            return await self._send(file, upload, progress, reconnection)
+
+    async def _send(
+        self, file: io.BufferedIOBase, upload: Upload, progress: Progress | None, reconnection: Reconnection
+    ) -> Document:
+        """Send the bytes of an upload until there is a document."""
+        offset = upload.committed_bytes
+        while True:
+            messages = _messages(file, upload, offset, progress)
+            try:
+                tokens, seconds = await reconnection.tokens(), reconnection.seconds(_CONNECTION_SECONDS)
+                return (await self._transport.send_stream(aio.UPLOAD_DOCUMENT, messages, tokens, seconds)).document
+            except errors.AiWorkspaceError as error:
+                await reconnection.recover(error)
+            committed = (await self.get_upload(upload.upload_id)).committed_bytes
+            if committed > offset:
+                reconnection.progressed()
+            offset = committed
 
     async def download(
         self,
@@ -141,29 +144,38 @@ class AsyncDocuments(aio.AsyncDocuments):
         return b"".join([data async for data in self._parts(document_id, offset, length, timeout)])
 
     async def _parts(self, document_id: str, offset: int, length: int, seconds: float | None) -> AsyncIterator[bytes]:
-        patience = _Patience(self._transport, None if seconds is None else Deadline(seconds))
+        reconnection = self._reconnection(seconds)
         end = offset + length if length else None
-        while True:
-            tokens = await self._transport.tokens.current()
-            left = end - offset if end is not None else 0
-            request = DownloadDocumentRequest(document_id=document_id, offset=offset, length=left)
-            call = self._transport.stream(aio.DOWNLOAD_DOCUMENT, request, tokens, patience.seconds)
+        while end is None or offset < end:
+            request = DownloadDocumentRequest(document_id=document_id, offset=offset, length=(end or offset) - offset)
             try:
-                try:
-                    while isinstance(response := await call.read(), DownloadDocumentResponse):
-                        offset += len(response.data)
-                        patience.progressed()
-                        yield response.data
-                except grpc.aio.AioRpcError as error:
-                    raise errors.from_rpc(error) from error
+                async with aclosing(self._connection(request, reconnection)) as parts:
+                    async for data in parts:
+                        offset += len(data)
+                        reconnection.progressed()
+                        yield data
             except errors.AiWorkspaceError as error:
-                if end is not None and offset >= end:
-                    return
-                await patience.recover(error, tokens)
+                await reconnection.recover(error)
             else:
                 return
-            finally:
-                call.cancel()
+
+    async def _connection(
+        self, request: DownloadDocumentRequest, reconnection: Reconnection
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield what one connection brings. Raises its end as a typed error."""
+        tokens, seconds = await reconnection.tokens(), reconnection.seconds(_CONNECTION_SECONDS)
+        call = self._transport.stream(aio.DOWNLOAD_DOCUMENT, request, tokens, seconds)
+        try:
+            while isinstance(response := await call.read(), DownloadDocumentResponse):
+                yield response.data
+        except grpc.aio.AioRpcError as error:
+            raise errors.from_rpc(error) from error
+        finally:
+            call.cancel()
+
+    def _reconnection(self, seconds: float | None) -> Reconnection:
+        deadline = None if seconds is None else Deadline(seconds)
+        return Reconnection(self._transport, deadline, _GIVE_UP_SECONDS, "The transfer did not end in time.", _is_cut)
 
 
 class Documents(sync.Documents):
@@ -239,41 +251,9 @@ class Documents(sync.Documents):
         return self._portal.run(self._documents.read(document_id, offset=offset, length=length, timeout=timeout))
 
 
-class _Patience:
-    """Decides after an error whether to go on, and waits before that."""
-
-    def __init__(self, transport: Transport, deadline: Deadline | None) -> None:
-        self._transport = transport
-        self._deadline = deadline
-        self._failures = 0
-        self._failing_since = 0.0
-        self._renewed = False
-
-    @property
-    def seconds(self) -> float:
-        """How long a connection may last."""
-        return _STREAM_SECONDS if self._deadline is None else self._deadline.left
-
-    def progressed(self) -> None:
-        self._failures, self._renewed = 0, False
-
-    async def recover(self, error: errors.AiWorkspaceError, tokens: Tokens | None) -> None:
-        """Wait before another attempt. Raises the error if that cannot help."""
-        if self._deadline is not None and not self._deadline.left:
-            raise errors.DeadlineExceededError("The transfer did not end in time.") from error
-        if isinstance(error, errors.UnauthenticatedError) and not self._renewed:
-            self._renewed = await self._transport.renewed(error, tokens) is not None
-            if self._renewed:
-                return
-        if self._transport.closed or not (errors.is_cut(error) or error.reason == "UPLOAD_TAKEN_OVER"):
-            raise error
-        self._failures += 1
-        if self._failures == 1:
-            self._failing_since = time.monotonic()
-        pause = self._transport.backoff.pause(self._failures, error.retry_after)
-        if time.monotonic() - self._failing_since + pause > _GIVE_UP_SECONDS:
-            raise error
-        await asyncio.sleep(pause if self._deadline is None else min(pause, self._deadline.left))
+def _is_cut(error: errors.AiWorkspaceError) -> bool:
+    """Return whether another connection may help."""
+    return errors.is_cut(error) or error.reason == "UPLOAD_TAKEN_OVER"
 
 
 def _opened(source: Source) -> io.BufferedIOBase:
@@ -290,15 +270,14 @@ def _measure(file: io.BufferedIOBase) -> tuple[int, str]:
 
 
 async def _messages(
-    file: io.BufferedIOBase, upload_id: str, offset: int, size: int, progress: Progress | None
+    file: io.BufferedIOBase, upload: Upload, offset: int, progress: Progress | None
 ) -> AsyncIterator[UploadDocumentRequest]:
     await asyncio.to_thread(file.seek, offset)
-    while True:
+    finish = False
+    while not finish:
         data = await asyncio.to_thread(file.read, _MESSAGE_BYTES)
-        finish = offset + len(data) >= size or not data
-        yield UploadDocumentRequest(upload_id=upload_id, offset=offset, data=data, finish=finish)
+        finish = offset + len(data) >= upload.size_bytes or not data
+        yield UploadDocumentRequest(upload_id=upload.upload_id, offset=offset, data=data, finish=finish)
         offset += len(data)
         if progress:
-            progress(offset, size)
-        if finish:
-            return
+            progress(offset, upload.size_bytes)

@@ -1,7 +1,6 @@
 """Follows a run across reconnections, without losing or repeating an event."""
 
 import asyncio
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from aiworkspace.v1.chat_pb2 import (
 )
 from aiworkspace_client import errors
 from aiworkspace_client._generated.aio.chat import SEND_MESSAGE, STREAM_RUN
-from aiworkspace_client.tokens import Tokens
+from aiworkspace_client.reconnection import Reconnection
 from aiworkspace_client.transport import Deadline, Transport
 
 _Call = grpc.aio.UnaryStreamCall[Any, SendMessageResponse] | grpc.aio.UnaryStreamCall[Any, StreamRunResponse]
@@ -54,17 +53,14 @@ class RunFollower:
     ) -> None:
         self._transport = transport
         self._request = request
-        self._deadline = deadline
         self._timing = timing
+        overdue = "The run did not end in time. It continues."
+        self._reconnection = Reconnection(transport, deadline, timing.give_up, overdue, self._is_cut)
         begun = request if isinstance(request, StreamRunRequest) else StreamRunRequest()
         self.run_id, self.last_sequence = begun.run_id, begun.after_sequence
         self.ended = False
         self._first: ChatEvent | None = None
         self._call: _Call | None = None
-        self._tokens: Tokens | None = None
-        self._renewed = False
-        self._failures = 0
-        self._failing_since = 0.0
         # An interrupted read ends before the next one begins.
         self._reading = asyncio.Lock()
 
@@ -94,7 +90,8 @@ class RunFollower:
                 event = await self._receive()
                 self._refuse_gap(event)
             except errors.AiWorkspaceError as error:
-                await self._recover(error)
+                self.detach()
+                await self._reconnection.recover(error)
             else:
                 news = self._is_news(event)
                 if event.WhichOneof("event") in _TERMINAL:
@@ -116,7 +113,7 @@ class RunFollower:
         """Return the next event of the connection. Raises its end as a typed error."""
         try:
             call = self._call = self._call or await self._connect()
-            async with asyncio.timeout(self._seconds(self._timing.silence)):
+            async with asyncio.timeout(self._reconnection.seconds(self._timing.silence)):
                 response = await call.read()
         except grpc.aio.AioRpcError as error:
             raise errors.from_rpc(error) from error
@@ -132,15 +129,12 @@ class RunFollower:
         return response.event
 
     async def _connect(self) -> _Call:
-        self._tokens = await self._transport.tokens.current()
-        seconds = self._seconds(self._timing.connection)
+        tokens = await self._reconnection.tokens()
+        seconds = self._reconnection.seconds(self._timing.connection)
         if not self.run_id:
-            return self._transport.stream(SEND_MESSAGE, self._request, self._tokens, seconds)
+            return self._transport.stream(SEND_MESSAGE, self._request, tokens, seconds)
         request = StreamRunRequest(run_id=self.run_id, after_sequence=self.last_sequence)
-        return self._transport.stream(STREAM_RUN, request, self._tokens, seconds)
-
-    def _seconds(self, most: float) -> float:
-        return most if self._deadline is None else min(most, self._deadline.left)
+        return self._transport.stream(STREAM_RUN, request, tokens, seconds)
 
     def _refuse_gap(self, event: ChatEvent) -> None:
         """Raise UnavailableError if events are missing, so that they are requested again, unless the run has ended."""
@@ -153,43 +147,12 @@ class RunFollower:
         self.ended = kind in _TERMINAL
         repeated = event.sequence <= self.last_sequence and not self.ended
         if kind == "heartbeat" or not repeated:
-            self._failures, self._renewed = 0, False
+            self._reconnection.progressed()
         if kind == "heartbeat" or repeated:
             return False
         self.run_id = event.run_id
         self.last_sequence = max(event.sequence, self.last_sequence)
         return kind is not None  # unknown events are ignored
-
-    async def _recover(self, error: errors.AiWorkspaceError) -> None:
-        """Wait before a reconnection. Raises the error if a reconnection cannot help."""
-        self.detach()
-        if self._deadline is not None and not self._deadline.left:
-            raise errors.DeadlineExceededError("The run did not end in time. It continues.") from error
-        if isinstance(error, errors.UnauthenticatedError):
-            try:
-                if await self._renew(error):
-                    return
-            except errors.UnavailableError as unavailable:
-                error = unavailable
-        if self._transport.closed or not self._is_cut(error):
-            raise error
-        await self._pause(error)
-
-    async def _pause(self, error: errors.AiWorkspaceError) -> None:
-        self._failures += 1
-        if self._failures == 1:
-            self._failing_since = time.monotonic()
-        pause = self._transport.backoff.pause(self._failures, error.retry_after)
-        if time.monotonic() - self._failing_since + pause > self._timing.give_up:
-            raise error
-        await asyncio.sleep(self._seconds(pause))
-
-    async def _renew(self, error: errors.UnauthenticatedError) -> bool:
-        """Refresh the tokens, at most once between two events. Return whether they were refreshed."""
-        if self._renewed:
-            return False
-        self._renewed = await self._transport.renewed(error, self._tokens) is not None
-        return self._renewed
 
     def _is_cut(self, error: errors.AiWorkspaceError) -> bool:
         """Return whether a reconnection may help."""

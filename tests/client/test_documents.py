@@ -34,6 +34,7 @@ class Store:
 
     async def _create(self, request: pb.CreateUploadRequest, context: Context) -> pb.CreateUploadResponse:
         self.request = request
+        self.upload.size_bytes = request.size_bytes
         return pb.CreateUploadResponse(upload=self.upload)
 
     async def _get(self, request: pb.GetUploadRequest, context: Context) -> pb.GetUploadResponse:

@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Upload(_message.Message):
-    """Upload is a document on its way."""
+    """Upload is a document whose bytes are still arriving."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class DocumentServiceStub:
     """DocumentService stores the documents of workspaces. A document is a file with a name; collections group the documents
-    of a workspace. Whoever sees a workspace and may read documents there sees all its documents and collections. For
+    of a workspace. With document.read in a workspace, a caller sees all its documents and collections. For
     callers who may not see a workspace, the ids of its documents and collections are NOT_FOUND.
 
     To upload a file, call CreateUpload, then stream the bytes with UploadDocument. If the stream breaks, ask GetUpload
@@ -114,7 +114,7 @@ class DocumentServiceStub:
 
 class DocumentServiceServicer:
     """DocumentService stores the documents of workspaces. A document is a file with a name; collections group the documents
-    of a workspace. Whoever sees a workspace and may read documents there sees all its documents and collections. For
+    of a workspace. With document.read in a workspace, a caller sees all its documents and collections. For
     callers who may not see a workspace, the ids of its documents and collections are NOT_FOUND.
 
     To upload a file, call CreateUpload, then stream the bytes with UploadDocument. If the stream breaks, ask GetUpload
@@ -324,7 +324,7 @@ def add_DocumentServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class DocumentService:
     """DocumentService stores the documents of workspaces. A document is a file with a name; collections group the documents
-    of a workspace. Whoever sees a workspace and may read documents there sees all its documents and collections. For
+    of a workspace. With document.read in a workspace, a caller sees all its documents and collections. For
     callers who may not see a workspace, the ids of its documents and collections are NOT_FOUND.
 
     To upload a file, call CreateUpload, then stream the bytes with UploadDocument. If the stream breaks, ask GetUpload

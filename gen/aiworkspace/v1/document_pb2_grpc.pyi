@@ -28,7 +28,7 @@ GRPC_VERSION: str
 
 class DocumentServiceStub:
     """DocumentService stores the documents of workspaces. A document is a file with a name; collections group the documents
-    of a workspace. Whoever sees a workspace and may read documents there sees all its documents and collections. For
+    of a workspace. With document.read in a workspace, a caller sees all its documents and collections. For
     callers who may not see a workspace, the ids of its documents and collections are NOT_FOUND.
 
     To upload a file, call CreateUpload, then stream the bytes with UploadDocument. If the stream breaks, ask GetUpload
@@ -99,7 +99,7 @@ class DocumentServiceStub:
 @_typing.type_check_only
 class DocumentServiceAsyncStub(DocumentServiceStub):
     """DocumentService stores the documents of workspaces. A document is a file with a name; collections group the documents
-    of a workspace. Whoever sees a workspace and may read documents there sees all its documents and collections. For
+    of a workspace. With document.read in a workspace, a caller sees all its documents and collections. For
     callers who may not see a workspace, the ids of its documents and collections are NOT_FOUND.
 
     To upload a file, call CreateUpload, then stream the bytes with UploadDocument. If the stream breaks, ask GetUpload
@@ -166,7 +166,7 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
 
 class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
     """DocumentService stores the documents of workspaces. A document is a file with a name; collections group the documents
-    of a workspace. Whoever sees a workspace and may read documents there sees all its documents and collections. For
+    of a workspace. With document.read in a workspace, a caller sees all its documents and collections. For
     callers who may not see a workspace, the ids of its documents and collections are NOT_FOUND.
 
     To upload a file, call CreateUpload, then stream the bytes with UploadDocument. If the stream breaks, ask GetUpload

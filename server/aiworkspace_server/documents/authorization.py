@@ -10,7 +10,7 @@ from . import store
 
 
 class DocumentFinder:
-    """Documents and collections are found by whoever sees their workspace, an upload by its owner alone."""
+    """Everybody who sees a workspace finds its documents and collections. Only its owner finds an upload."""
 
     def __init__(self, db: Database, workspaces: WorkspaceFinder) -> None:
         self._db = db

@@ -79,7 +79,7 @@ class CollectionDocument(Base):
 
 
 class Upload(Base):
-    """A document on its way."""
+    """The upload of a document: what was declared, and how it ended."""
 
     __tablename__ = "uploads"
     __table_args__ = (

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from aiworkspace.v1 import common_pb2 as pb
@@ -24,13 +24,12 @@ _LIFETIME = timedelta(days=1)  # of an upload
 ERASE_BYTES = "documents.erase_bytes"
 
 
-class Progress:
+class Progress(NamedTuple):
     """An upload, and what is stored of it."""
 
-    def __init__(self, upload: Upload, committed_bytes: int, found: FoundDocument | None = None) -> None:
-        self.upload = upload
-        self.committed_bytes = committed_bytes
-        self.found = found  # once it is finished
+    upload: Upload
+    committed_bytes: int
+    found: FoundDocument | None = None  # once it is finished
 
 
 class DocumentService:
@@ -53,7 +52,7 @@ class DocumentService:
         await _hold_workspace(tx, workspace_id)
         await _check_collections(tx, workspace_id, values["collection_ids"], "collection_ids")
         if not await store.reserve(tx, org_id, values["size_bytes"], self._quota):
-            raise await self._refusal(tx, values["size_bytes"])
+            raise await self._refusal(tx)
         time = now()
         upload = Upload(
             org_id=org_id,
@@ -67,7 +66,7 @@ class DocumentService:
         tx.add(upload)
         return upload
 
-    async def _refusal(self, tx: WriteSession, size_bytes: int) -> RateLimited:
+    async def _refusal(self, tx: WriteSession) -> RateLimited:
         used = await store.used(tx)
         kind, limit, taken = "bytes", self._quota.size_bytes, used.size_bytes
         if used.document_count >= self._quota.document_count:

@@ -172,7 +172,7 @@ async def keep_blob(tx: WriteSession, org_id: UUID, blob_id: UUID, sha256: bytes
 
 async def drop_blob(tx: WriteSession, blob_id: UUID) -> bool:
     """Delete a blob unless a document has it. Return whether it was deleted."""
-    # Locked by a statement of its own, so that the next one sees what whoever held the lock has committed.
+    # A separate statement takes the lock. The next one then sees what the previous holder of the lock committed.
     await tx.execute(select(Blob.id).where(Blob.id == blob_id).with_for_update())
     unused = ~exists().where(Document.blob_id == blob_id)
     dropped = await tx.execute(delete(Blob).where(Blob.id == blob_id, unused).returning(Blob.id))

@@ -72,8 +72,8 @@ _DELETE_COLLECTION = Method(
 
 class AsyncDocuments:
     """DocumentService stores the documents of workspaces. A document is a file with a name; collections group the
-    documents of a workspace. Whoever sees a workspace and may read documents there sees all its documents and
-    collections. For callers who may not see a workspace, the ids of its documents and collections are NOT_FOUND.
+    documents of a workspace. With document.read in a workspace, a caller sees all its documents and collections. For
+    callers who may not see a workspace, the ids of its documents and collections are NOT_FOUND.
 
     To upload a file, call CreateUpload, then stream the bytes with UploadDocument. If the stream breaks, ask
     GetUpload how many bytes are stored and go on there with a new stream.
