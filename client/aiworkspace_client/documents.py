@@ -71,6 +71,7 @@ class AsyncDocuments(aio.AsyncDocuments):
                 sha256=sha256,
                 collection_ids=collection_ids,
                 request_id=request_id or new_request_id(),
+                timeout=timeout,
             )
             return await self._send(file, upload, progress, reconnection)
 
@@ -113,13 +114,14 @@ class AsyncDocuments(aio.AsyncDocuments):
         target = Path(path)
         part = target.with_name(f"{target.name}.part")
         try:
-            with part.open("wb") as file:
-                received = 0
-                async for data in self._parts(document_id, 0, 0, timeout):
-                    await asyncio.to_thread(file.write, data)
-                    received += len(data)
-                    if progress:
-                        progress(received, document.size_bytes)
+            received = 0
+            async with aclosing(self._parts(document_id, 0, 0, timeout)) as parts:
+                with part.open("wb") as file:
+                    async for data in parts:
+                        await asyncio.to_thread(file.write, data)
+                        received += len(data)
+                        if progress:
+                            progress(received, document.size_bytes)
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)
@@ -143,7 +145,9 @@ class AsyncDocuments(aio.AsyncDocuments):
         """
         return b"".join([data async for data in self._parts(document_id, offset, length, timeout)])
 
-    async def _parts(self, document_id: str, offset: int, length: int, seconds: float | None) -> AsyncIterator[bytes]:
+    async def _parts(
+        self, document_id: str, offset: int, length: int, seconds: float | None
+    ) -> AsyncGenerator[bytes, None]:
         reconnection = self._reconnection(seconds)
         end = offset + length if length else None
         while end is None or offset < end:

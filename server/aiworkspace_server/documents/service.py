@@ -114,7 +114,7 @@ class DocumentService:
             await receiver.check_content()
         except _Mismatch as mismatch:
             await self._drop(org_id, upload_id, stream_id)
-            raise InvalidArgument({mismatch.field: mismatch.problem}, pb.ERROR_REASON_UPLOAD_MISMATCH) from None
+            raise InvalidArgument({"data": str(mismatch)}, pb.ERROR_REASON_UPLOAD_MISMATCH) from None
         except PieceExists:
             raise _taken_over() from None
         await content.complete(upload_id, upload.size_bytes)
@@ -267,11 +267,6 @@ class DocumentService:
 class _Mismatch(Exception):
     """The bytes are not those that were declared."""
 
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(problem)
-        self.field = field
-        self.problem = problem
-
 
 class _Receiver:
     """Takes the bytes of one stream, and stores them piece by piece."""
@@ -327,12 +322,12 @@ class _Receiver:
             async for part in self._content.read(self._upload.id):
                 found.update(part)
         if found.digest() != self._upload.sha256:
-            raise _Mismatch("data", f"has the SHA-256 {found.hexdigest()}, not {self._upload.sha256.hex()}")
+            raise _Mismatch(f"has the SHA-256 {found.hexdigest()}, not {self._upload.sha256.hex()}")
 
     def _wrong_size(self) -> _Mismatch:
         more = "more than " if self._received > self._upload.size_bytes else ""
         given = min(self._received, self._upload.size_bytes)
-        return _Mismatch("data", f"has {more}{given:,} bytes, not {self._upload.size_bytes:,}")
+        return _Mismatch(f"has {more}{given:,} bytes, not {self._upload.size_bytes:,}")
 
 
 async def _hold_workspace(tx: WriteSession, workspace_id: UUID) -> None:
