@@ -42,7 +42,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo '[1/3] creating $(VENV)'
 	@$(PYTHON3) -m venv $(VENV)
 	@echo '[2/3] installing the locked packages (about a minute the first time)'
-	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --require-hashes -r requirements.lock
 	@echo '[3/3] installing aiworkspace in place'
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
@@ -139,7 +139,7 @@ baseline: $(READY)  ## write protos/baseline.binpb, the contract that later chan
 # ARGS='--upgrade' or ARGS='--upgrade-package name' says otherwise. The lock names files by hash and no addresses: the
 # installer's configuration decides where they come from.
 lock: $(READY)  ## write requirements.lock from pyproject.toml; ARGS='--upgrade' for newer versions
-	@$(PYTHON) -m uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --group dev \
+	@$(PYTHON) -m uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --group dev --group weights \
 		--generate-hashes --no-header --no-annotate --no-emit-index-url --system-certs --quiet \
 		--output-file requirements.lock $(ARGS)
 
