@@ -1,0 +1,117 @@
+"""The process that parses one file: `python -I -m aiworkspace_server.parsing.child TEXT_TYPE PARENT_ID LIMITS`.
+
+The file is its standard input, its messages (see frames) go to its standard output.
+"""
+
+import copy  # noqa: F401  # see _parse
+import heapq  # noqa: F401
+import importlib
+import json
+import os
+import re
+import sys
+import traceback
+from typing import Any, BinaryIO
+
+from . import decoding, frames, media_types
+from .failures import FailureReason, ParseFailed
+from .limits import Limits
+from .sandbox import Sandbox, die_with_parent
+from .text import TextBuilder, too_much_text
+
+_PARSERS = {  # module of formats, and its function
+    media_types.PDF: ("pdf", "parse"),
+    media_types.DOCX: ("docx", "parse"),
+    media_types.PPTX: ("pptx", "parse"),
+    media_types.XLSX: ("xlsx", "parse"),
+    media_types.EPUB: ("epub", "parse"),
+    media_types.EML: ("email_text", "parse"),
+    media_types.HTML: ("html", "parse"),
+    media_types.MARKDOWN: ("markdown", "parse"),
+    media_types.CSV: ("delimited", "parse"),
+    media_types.TSV: ("delimited", "parse_tabs"),
+    media_types.JSON: ("json_text", "parse"),
+    media_types.JSON_LINES: ("json_text", "parse_lines"),
+}
+_FROM_FILE = {media_types.PDF, media_types.DOCX, media_types.PPTX, media_types.XLSX, media_types.EPUB}
+_MOST_BYTES_A_CODE_POINT = 4
+_MOST_OF_DETAIL = 300
+_XML_NO_MEMORY = 2  # libxml2's XML_ERR_NO_MEMORY
+
+
+def main() -> None:
+    text_type, parent_id, limits = sys.argv[1], int(sys.argv[2]), Limits(**json.loads(sys.argv[3]))
+    die_with_parent(parent_id)
+    output = os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no message
+    status = os.open("/proc/self/status", os.O_RDONLY) if sys.platform == "linux" else -1
+    sandbox = Sandbox(limits)
+    sandbox.enter()
+    builder = TextBuilder(limits, lambda message: frames.write(output, message))
+    try:
+        media_type = _parse(text_type, sandbox, builder)
+        builder.finish()
+    except Exception as error:
+        failed = _failure(error)
+        end: dict[str, Any] = {"failed": {"reason": failed.reason, "detail": failed.detail[:_MOST_OF_DETAIL]}}
+    else:
+        counts = {"page_count": builder.page_count, "unread_pages": builder.unread_pages}
+        end = {"done": {"media_type": media_type} | counts}
+    for result in end.values():
+        result["peak_memory"] = _peak_memory(status)
+    frames.write(output, end)
+    os._exit(0)  # without taking the objects of a large document apart
+
+
+def _parse(text_type: str, sandbox: Sandbox, builder: TextBuilder) -> str:
+    """Detect the kind of file, parse it, and return its media type."""
+    file = open(0, "rb", closefd=False)  # noqa: SIM115  # open until the process ends
+    media_type = media_types.detect(file, text_type)
+    module, function = _PARSERS.get(media_type, ("lines", "parse"))
+    parse = getattr(importlib.import_module(f".formats.{module}", __package__), function)
+    # Nothing can be imported from here on: what the standard library imports inside of functions is imported above.
+    decoding.preload()
+    sandbox.close_files()
+    if media_type in _FROM_FILE:
+        parse(file, builder)
+        return media_type
+    data = _read_all(file, builder.limits)
+    parse(data if media_type == media_types.EML else _decoded(data, media_type), builder)
+    return media_type
+
+
+def _decoded(data: bytes, media_type: str) -> str:
+    return decoding.decode(data, decoding.declared_charset(data) if media_type == media_types.HTML else None)
+
+
+def _read_all(file: BinaryIO, limits: Limits) -> bytes:
+    """Return all bytes of the file, unless they are more than the longest text can have."""
+    most = limits.text_code_points * _MOST_BYTES_A_CODE_POINT
+    data = file.read(most + 1)
+    if len(data) > most:
+        raise too_much_text(limits)
+    return data
+
+
+def _failure(error: Exception) -> ParseFailed:
+    """What an exception of a parser means. Libraries raise all kinds of them for files that are damaged."""
+    if isinstance(error, ParseFailed):
+        return error
+    if isinstance(error, MemoryError) or getattr(error, "code", None) == _XML_NO_MEMORY:
+        return ParseFailed(FailureReason.PARSER_MEMORY, "Parsing the file needs more memory than is allowed.")
+    print(type(error).__name__, *traceback.format_tb(error.__traceback__), file=sys.stderr)  # no part of the file
+    if isinstance(error, PermissionError | ImportError):
+        return ParseFailed(FailureReason.PARSER_CRASHED, f"The parser tried what it may not do: {error}.")
+    if isinstance(error, RecursionError):
+        return ParseFailed(FailureReason.MALFORMED, "The file is nested too deep.")
+    return ParseFailed(FailureReason.MALFORMED, f"The file cannot be read: {type(error).__name__}: {error}.")
+
+
+def _peak_memory(status: int) -> int:
+    """Return the most resident memory so far, in bytes; 0 where the system does not say it."""
+    found = re.search(rb"VmHWM:\s*(\d+) kB", os.pread(status, 8192, 0)) if status >= 0 else None
+    return int(found.group(1)) * 1024 if found else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""CSV and TSV."""
+
+import csv
+import io
+import sys
+from collections import Counter
+from collections.abc import Iterator
+
+from ..failures import FailureReason, ParseFailed
+from ..text import TextBuilder, clean
+from .tables import add_rows, row_text
+
+_DELIMITERS = ",;\t|"
+_LINES_TO_LOOK_AT = 50
+
+
+def parse(text: str, out: TextBuilder, *, delimiter: str | None = None) -> None:
+    """The delimiter of a CSV file is the one that splits its first lines most evenly."""
+    csv.field_size_limit(sys.maxsize)
+    text = clean(text)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or _delimiter(text))
+    try:
+        add_rows(out, _rows(rows), {})
+    except csv.Error as error:
+        raise ParseFailed(FailureReason.MALFORMED, f"The table cannot be read: {error}.") from error
+
+
+def parse_tabs(text: str, out: TextBuilder) -> None:
+    parse(text, out, delimiter="\t")
+
+
+def _rows(rows: Iterator[list[str]]) -> Iterator[tuple[int, str]]:
+    for number, cells in enumerate(rows, 1):
+        yield number, row_text(cells)
+
+
+def _delimiter(text: str) -> str:
+    lines = [line for line in text[: 1 << 16].split("\n")[:_LINES_TO_LOOK_AT] if line.strip()]
+
+    def evenness(delimiter: str) -> tuple[int, int]:
+        """How many lines have the usual number of fields, and what that number is."""
+        counts = Counter(len(row) for row in csv.reader(lines, delimiter=delimiter))
+        fields, lines_with = counts.most_common(1)[0] if counts else (1, 0)
+        return (lines_with, fields) if fields > 1 else (0, 0)
+
+    return max(_DELIMITERS, key=evenness)

@@ -1,0 +1,53 @@
+"""PPTX: the text of each slide in the order of its shapes, then the speaker notes."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+from pptx.opc.package import PartFactory
+from pptx.package import Package
+from pptx.parts.presentation import PresentationPart
+
+from ..archives import checked_package
+from ..failures import FailureReason, ParseFailed
+from ..text import TextBuilder, one_line
+
+_MAIN_TYPES = (
+    "application/vnd.openxmlformats-officedocument.presentationml.slideshow.main+xml",
+    "application/vnd.openxmlformats-officedocument.presentationml.template.main+xml",
+    "application/vnd.ms-powerpoint.presentation.macroEnabled.main+xml",
+    "application/vnd.ms-powerpoint.slideshow.macroEnabled.main+xml",
+    "application/vnd.ms-powerpoint.template.macroEnabled.main+xml",
+)
+
+
+def parse(file: BinaryIO, out: TextBuilder) -> None:
+    for content_type in _MAIN_TYPES:  # python-pptx knows presentations only
+        PartFactory.part_type_for[content_type] = PresentationPart
+    try:
+        part = Package.open(checked_package(file, out.limits)).main_document_part
+    except (KeyError, ValueError) as error:
+        raise ParseFailed(FailureReason.MALFORMED, f"The presentation cannot be opened: {error}.") from error
+    slides = part.presentation.slides
+    out.check_pages(len(slides))
+    for number, slide in enumerate(slides, 1):
+        title = slide.shapes.title
+        heading = one_line(title.text_frame.text)[:200] if title is not None and title.has_text_frame else ""
+        place = {"slide": number, "headings": [heading]} if heading else {"slide": number}
+        for text in _texts(slide.shapes):
+            out.add(text, place)
+        if slide.has_notes_slide and (notes := slide.notes_slide.notes_text_frame) is not None:
+            out.add(notes.text, place)
+
+
+def _texts(shapes: Iterable[Any]) -> Iterator[str]:
+    for shape in shapes:
+        if hasattr(shape, "shapes"):  # a group
+            yield from _texts(shape.shapes)
+        elif getattr(shape, "has_table", False):
+            yield "\n".join("\t".join(map(_cell, row.cells)).rstrip("\t") for row in shape.table.rows)
+        elif shape.has_text_frame:
+            yield shape.text_frame.text
+
+
+def _cell(cell: Any) -> str:
+    return "" if cell.is_spanned else one_line(cell.text)

@@ -1,0 +1,17 @@
+"""What one parse may use."""
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Upper bounds for one file. A parse that exceeds one ends with the reason that is named beside it."""
+
+    seconds: float = 60  # PARSER_TIMEOUT; of the clock and of the processor alike
+    memory_bytes: int = 512 * MIB  # PARSER_MEMORY; address space, so that resident memory stays below it as well
+    text_code_points: int = 20_000_000  # TOO_MUCH_TEXT
+    pages: int = 5_000  # TOO_MUCH_TEXT; pages, slides, or chapters
+    inflated_bytes: int = 128 * MIB  # EXPANDS_TOO_FAR; all that is unpacked from one archive
+    archive_members: int = 10_000  # EXPANDS_TOO_FAR

@@ -1,0 +1,216 @@
+"""What kind of file these bytes are.
+
+Magic bytes decide first, then what a container declares about itself. The extension of the name only chooses among
+kinds of text.
+"""
+
+import re
+from pathlib import PurePath
+from typing import BinaryIO
+from zipfile import BadZipFile, ZipFile
+
+from .failures import FailureReason, ParseFailed
+
+PDF = "application/pdf"
+DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+PPTX = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
+XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+EPUB = "application/epub+zip"
+HTML = "text/html"
+MARKDOWN = "text/markdown"
+CSV = "text/csv"
+TSV = "text/tab-separated-values"
+JSON = "application/json"
+JSON_LINES = "application/x-ndjson"
+EML = "message/rfc822"
+PLAIN = "text/plain"
+
+_SOURCE = {
+    "text/x-python": "py pyi",
+    "text/x-shellscript": "sh bash zsh",
+    "text/x-c": "c h",
+    "text/x-c++": "cc cpp cxx hh hpp",
+    "text/x-csharp": "cs",
+    "text/x-java": "java",
+    "text/x-kotlin": "kt kts",
+    "text/x-scala": "scala",
+    "text/x-go": "go",
+    "text/x-rust": "rs",
+    "text/x-ruby": "rb",
+    "text/x-php": "php",
+    "text/x-perl": "pl pm",
+    "text/x-lua": "lua",
+    "text/x-swift": "swift",
+    "text/x-r": "r",
+    "text/x-sql": "sql",
+    "text/x-protobuf": "proto",
+    "text/javascript": "js mjs cjs jsx",
+    "text/x-typescript": "ts tsx",
+    "text/css": "css scss less",
+    "text/x-tex": "tex",
+    "application/xml": "xml xsd xsl svg",
+    "application/yaml": "yaml yml",
+    "application/toml": "toml",
+    "text/x-ini": "ini cfg conf properties env",
+}
+_OTHER_TEXT = {
+    MARKDOWN: "md markdown mdown mkd mdx",
+    CSV: "csv",
+    TSV: "tsv tab",
+    JSON: "json geojson ipynb webmanifest",
+    JSON_LINES: "jsonl ndjson",
+    HTML: "html htm xhtml",
+    EML: "eml mht mhtml",
+}
+SOURCE_TYPES = frozenset(_SOURCE)
+_OF_EXTENSION = {
+    f".{extension}": media_type
+    for media_type, extensions in (_SOURCE | _OTHER_TEXT).items()
+    for extension in extensions.split()
+}
+
+_OFFICE = {  # the beginning of the main part's content type; macros and templates differ after it
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.": DOCX,
+    "application/vnd.ms-word.": DOCX,
+    "application/vnd.openxmlformats-officedocument.presentationml.": PPTX,
+    "application/vnd.ms-powerpoint.": PPTX,
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.": XLSX,
+    "application/vnd.ms-excel.": XLSX,
+}
+_MAIN_PART = re.compile(
+    rb'ContentType="([\w./+-]+\.(?:document|presentation|slideshow|template|sheet|addin)(?:\.macroEnabled)?'
+    rb'(?:Template)?\.main\+xml)"',
+    re.IGNORECASE,
+)
+_BINARY_SHEET = b"sheet.binary.macroEnabled.main"
+
+# Beginnings of files that no parser reads, and what they look like.
+_UNSUPPORTED = {
+    b"{\\rtf": "a Rich Text document; save it as DOCX",
+    b"\x89PNG\r\n\x1a\n": "a PNG picture; put pictures of text into a PDF",
+    b"\xff\xd8\xff": "a JPEG picture; put pictures of text into a PDF",
+    b"GIF87a": "a GIF picture",
+    b"GIF89a": "a GIF picture",
+    b"II*\0": "a TIFF picture; put pictures of text into a PDF",
+    b"MM\0*": "a TIFF picture; put pictures of text into a PDF",
+    b"8BPS\0": "a Photoshop picture",
+    b"\x1f\x8b": "a gzip archive; unpack it and upload what is inside",
+    b"BZh": "a bzip2 archive; unpack it and upload what is inside",
+    b"\xfd7zXZ\0": "an xz archive; unpack it and upload what is inside",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive; unpack it and upload what is inside",
+    b"Rar!\x1a\x07": "a RAR archive; unpack it and upload what is inside",
+    b"\x28\xb5\x2f\xfd": "a Zstandard archive; unpack it and upload what is inside",
+    b"\x7fELF": "a program",
+    b"\xcf\xfa\xed\xfe": "a program",
+    b"\xca\xfe\xba\xbe": "a program",
+    b"\0asm": "a program",
+    b"%!PS": "a PostScript document; save it as PDF",
+    b"SQLite format 3\0": "a SQLite database",
+    b"PAR1": "a Parquet file; save it as CSV",
+    b"OggS": "an Ogg recording",
+    b"fLaC": "a FLAC recording",
+    b"ID3\x03": "an MP3 recording",
+    b"ID3\x04": "an MP3 recording",
+    b"\x1aE\xdf\xa3": "a Matroska video",
+    b"wOFF": "a font",
+    b"wOF2": "a font",
+}
+_AT_OFFSET = [
+    (4, b"ftyp", "a video or HEIC picture"),
+    (8, b"WEBP", "a WebP picture"),
+    (8, b"WAVE", "a WAV recording"),
+    (8, b"AVI ", "an AVI video"),
+    (257, b"ustar", "a tar archive; unpack it and upload what is inside"),
+]
+_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_OLE_STREAMS = {
+    "WordDocument": "a Word 97-2003 document; save it as DOCX",
+    "Workbook": "an Excel 97-2003 workbook; save it as XLSX",
+    "PowerPoint Document": "a PowerPoint 97-2003 presentation; save it as PPTX",
+    "__properties_version1.0": "an Outlook message; save it as EML",
+}
+_OPEN_DOCUMENT = "application/vnd.oasis.opendocument."
+_HTML_START = re.compile(
+    rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL
+)
+_MARKS = b"\xef\xbb\xbf\xff\xfe"  # of byte order
+_HEAD = 4096
+
+
+def text_type(name: str) -> str:
+    """Return the media type that the extension of a file name stands for, if the file is text."""
+    return _OF_EXTENSION.get(PurePath(name).suffix.lower(), PLAIN)
+
+
+def detect(file: BinaryIO, text_type: str) -> str:
+    """Return the media type that the bytes show, or else `text_type`. Leaves the file at its beginning.
+
+    Raises ParseFailed: UNSUPPORTED for known files that no parser reads, ENCRYPTED for encrypted Office files.
+    """
+    file.seek(0)
+    head = file.read(_HEAD)
+    file.seek(0)
+    if b"%PDF-" in head[:1024]:
+        return PDF
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _of_archive(file)
+    if head.startswith(_OLE):
+        raise _of_ole(file)
+    for magic, looks_like in _UNSUPPORTED.items():
+        if head.startswith(magic):
+            raise _unsupported(looks_like)
+    for offset, magic, looks_like in _AT_OFFSET:
+        if head[offset : offset + len(magic)] == magic and b"\0" in head:
+            raise _unsupported(looks_like)
+    return HTML if text_type == PLAIN and _HTML_START.match(head.replace(b"\0", b"").lstrip(_MARKS)) else text_type
+
+
+def _unsupported(looks_like: str) -> ParseFailed:
+    return ParseFailed(FailureReason.UNSUPPORTED, f"The file is {looks_like}.")
+
+
+def _of_archive(file: BinaryIO) -> str:
+    try:
+        with ZipFile(file) as archive:
+            names = set(archive.namelist())
+            if "[Content_Types].xml" in names:
+                return _of_office(_beginning(archive, "[Content_Types].xml", 1 << 20))
+            declared = (
+                _beginning(archive, "mimetype", 200).decode("ascii", "replace").strip() if "mimetype" in names else ""
+            )
+            if declared == EPUB or (not declared and "META-INF/container.xml" in names):
+                return EPUB
+    except MemoryError as error:
+        raise ParseFailed(FailureReason.EXPANDS_TOO_FAR, "The directory of the archive is too large.") from error
+    except (BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, ValueError) as error:
+        raise ParseFailed(FailureReason.MALFORMED, f"The archive cannot be opened: {error}.") from error
+    finally:
+        file.seek(0)
+    if declared.startswith(_OPEN_DOCUMENT):
+        raise _unsupported("an OpenDocument file; save it as DOCX, PPTX, XLSX or PDF")
+    raise _unsupported("a ZIP archive; unpack it and upload what is inside")
+
+
+def _beginning(archive: ZipFile, name: str, most: int) -> bytes:
+    with archive.open(name) as member:
+        return member.read(most)
+
+
+def _of_office(content_types: bytes) -> str:
+    if _BINARY_SHEET in content_types:
+        raise _unsupported("a binary Excel workbook; save it as XLSX")
+    for found in _MAIN_PART.findall(content_types.replace(b"'", b'"')):
+        for beginning, media_type in _OFFICE.items():
+            if found.decode().lower().startswith(beginning.lower()):
+                return media_type
+    raise _unsupported("an Office file without a document in it")
+
+
+def _of_ole(file: BinaryIO) -> ParseFailed:
+    data = file.read()
+    if "EncryptedPackage".encode("utf-16-le") in data:
+        return ParseFailed(FailureReason.ENCRYPTED, "The Office file opens only with a password; remove it.")
+    for stream, looks_like in _OLE_STREAMS.items():
+        if stream.encode("utf-16-le") in data:
+            return _unsupported(looks_like)
+    return _unsupported("an OLE file, such as an Office document from before 2007; save it in a current format")
