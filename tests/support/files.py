@@ -4,7 +4,6 @@ import hashlib
 import io
 import struct
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
@@ -126,6 +125,16 @@ def archive(members: Mapping[str, bytes | str], *, stored: Sequence[str] = ()) -
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as out:
         for name, data in members.items():
             out.writestr(name, data, zipfile.ZIP_STORED if name in stored else zipfile.ZIP_DEFLATED)
+    return file.getvalue()
+
+
+def with_symlink(data: bytes, name: str, target: str) -> bytes:
+    """The archive with a symbolic link added to it."""
+    file = io.BytesIO(data)
+    link = zipfile.ZipInfo(name)
+    link.create_system, link.external_attr = 3, 0o120777 << 16
+    with zipfile.ZipFile(file, "a") as out:
+        out.writestr(link, target)
     return file.getvalue()
 
 
@@ -256,7 +265,3 @@ def ole(stream: str) -> bytes:
     """The beginning of an OLE file with one stream in its directory."""
     header = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1".ljust(512, b"\0")
     return header + stream.encode("utf-16-le").ljust(512, b"\0")
-
-
-def deflated_zeros(size: int) -> bytes:
-    return zlib.compress(bytes(size), 9)

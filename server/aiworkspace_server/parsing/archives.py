@@ -5,6 +5,7 @@ get a new archive in memory that has only the parts with text, each checked.
 """
 
 import io
+import re
 import zlib
 from typing import BinaryIO
 from xml.parsers import expat
@@ -16,6 +17,9 @@ from .limits import Limits
 _READ = 1 << 16
 _IS_ENCRYPTED = 0x1  # bit of a member's flags
 _XML = (".xml", ".rels", ".vml")
+# Files in the strict variant of the format name the same things by other namespaces, which the libraries do not know.
+_STRICT = re.compile(rb"http://purl\.oclc\.org/ooxml/(\w+)/")
+_TRANSITIONAL = rb"http://schemas.openxmlformats.org/\1/2006/"
 
 
 class Archive:
@@ -79,7 +83,8 @@ def checked_package(file: BinaryIO, limits: Limits) -> BinaryIO:
     package = io.BytesIO()
     with ZipFile(package, "w", ZIP_STORED) as copy:
         for name in archive.names:
-            copy.writestr(ZipInfo(name), archive.read_xml(name) if name.lower().endswith(_XML) else b"")
+            data = archive.read_xml(name) if name.lower().endswith(_XML) else b""
+            copy.writestr(ZipInfo(name), _STRICT.sub(_TRANSITIONAL, data))
     package.seek(0)
     return package
 

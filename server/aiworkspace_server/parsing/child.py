@@ -1,8 +1,10 @@
-"""The process that parses one file: `python -I -m aiworkspace_server.parsing.child TEXT_TYPE PARENT_ID LIMITS`.
+"""The process that parses one file.
 
-The file is its standard input, its messages (see frames) go to its standard output.
+Its arguments are a media type for the case that the file is text, the id of the parent, the limits as JSON, and the
+path of tesseract or nothing. The file is its standard input, its messages (see frames) go to its standard output.
 """
 
+import codecs
 import copy  # noqa: F401  # see _parse
 import heapq  # noqa: F401
 import importlib
@@ -13,9 +15,10 @@ import sys
 import traceback
 from typing import Any, BinaryIO
 
-from . import decoding, frames, media_types
+from . import frames, media_types
 from .failures import FailureReason, ParseFailed
 from .limits import Limits
+from .recognition import start_recognizer
 from .sandbox import Sandbox, die_with_parent
 from .text import TextBuilder, too_much_text
 
@@ -33,7 +36,11 @@ _PARSERS = {  # module of formats, and its function
     media_types.JSON: ("json_text", "parse"),
     media_types.JSON_LINES: ("json_text", "parse_lines"),
 }
-_FROM_FILE = {media_types.PDF, media_types.DOCX, media_types.PPTX, media_types.XLSX, media_types.EPUB}
+_WITHOUT_DECODING = {media_types.PDF, media_types.DOCX, media_types.PPTX, media_types.XLSX}
+_FROM_FILE = {*_WITHOUT_DECODING, media_types.EPUB}
+_FROM_BYTES = {media_types.EML, media_types.HTML}  # they name their encoding
+_SHRINKING = {media_types.JSON, media_types.JSON_LINES}  # of which not all characters become text
+_CODECS_OF_LIBRARIES = ("ascii", "latin-1", "cp437", "utf-16", "utf-16-le", "utf-16-be")
 _MOST_BYTES_A_CODE_POINT = 4
 _MOST_OF_DETAIL = 300
 _XML_NO_MEMORY = 2  # libxml2's XML_ERR_NO_MEMORY
@@ -42,12 +49,13 @@ _XML_NO_MEMORY = 2  # libxml2's XML_ERR_NO_MEMORY
 def main() -> None:
     text_type, parent_id, limits = sys.argv[1], int(sys.argv[2]), Limits(**json.loads(sys.argv[3]))
     die_with_parent(parent_id)
+    recognize = start_recognizer(sys.argv[4], limits) if sys.argv[4] else None
     output = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no message
     status = os.open("/proc/self/status", os.O_RDONLY) if sys.platform == "linux" else -1
     sandbox = Sandbox(limits)
     sandbox.enter()
-    builder = TextBuilder(limits, lambda message: frames.write(output, message))
+    builder = TextBuilder(limits, lambda message: frames.write(output, message), recognize)
     try:
         media_type = _parse(text_type, sandbox, builder)
         builder.finish()
@@ -69,19 +77,23 @@ def _parse(text_type: str, sandbox: Sandbox, builder: TextBuilder) -> str:
     media_type = media_types.detect(file, text_type)
     module, function = _PARSERS.get(media_type, ("lines", "parse"))
     parse = getattr(importlib.import_module(f".formats.{module}", __package__), function)
-    # Nothing can be imported from here on: what the standard library imports inside of functions is imported above.
-    decoding.preload()
+    if media_type not in _WITHOUT_DECODING:
+        decoding = importlib.import_module(".decoding", __package__)
+        decoding.preload()
+    # Nothing can be imported from here on. What libraries import or look up later is loaded by now.
+    for codec in _CODECS_OF_LIBRARIES:
+        codecs.lookup(codec)
     sandbox.close_files()
     if media_type in _FROM_FILE:
         parse(file, builder)
-        return media_type
-    data = _read_all(file, builder.limits)
-    parse(data if media_type == media_types.EML else _decoded(data, media_type), builder)
+    elif media_type in _FROM_BYTES:
+        parse(_read_all(file, builder.limits), builder)
+    else:
+        text = decoding.decode(_read_all(file, builder.limits))
+        if media_type not in _SHRINKING and len(text) > builder.limits.text_code_points:
+            raise too_much_text(builder.limits)
+        parse(text, builder)
     return media_type
-
-
-def _decoded(data: bytes, media_type: str) -> str:
-    return decoding.decode(data, decoding.declared_charset(data) if media_type == media_types.HTML else None)
 
 
 def _read_all(file: BinaryIO, limits: Limits) -> bytes:

@@ -5,12 +5,11 @@ In order: any number of {"text": str} and {"blocks": [[start, end, place], ...]}
 "peak_memory"}}.
 """
 
+import json
 import os
 import struct
 from collections.abc import Mapping
 from typing import Any
-
-import orjson
 
 LENGTH = struct.Struct(">I")
 LONGEST = 4 << 20  # bytes of a message; the longest that is sent has 64 Ki code points, or 500 places
@@ -18,7 +17,7 @@ LONGEST = 4 << 20  # bytes of a message; the longest that is sent has 64 Ki code
 
 def write(descriptor: int, message: Mapping[str, Any]) -> None:
     """Write one message to a pipe. Blocks until the parent has read enough."""
-    body = orjson.dumps(message)
+    body = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
     rest = memoryview(LENGTH.pack(len(body)) + body)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

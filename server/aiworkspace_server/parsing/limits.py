@@ -1,17 +1,16 @@
 """What one parse may use."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MIB = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """Upper bounds for one file. A parse that exceeds one ends with the reason that is named beside it."""
 
     seconds: float = 60  # PARSER_TIMEOUT; of the clock and of the processor alike
     memory_bytes: int = 512 * MIB  # PARSER_MEMORY; address space, so that resident memory stays below it as well
-    text_code_points: int = 20_000_000  # TOO_MUCH_TEXT
+    text_code_points: int = 10_000_000  # TOO_MUCH_TEXT
     pages: int = 5_000  # TOO_MUCH_TEXT; pages, slides, or chapters
     inflated_bytes: int = 128 * MIB  # EXPANDS_TOO_FAR; all that is unpacked from one archive
     archive_members: int = 10_000  # EXPANDS_TOO_FAR

@@ -4,8 +4,8 @@ Magic bytes decide first, then what a container declares about itself. The exten
 kinds of text.
 """
 
+import os.path
 import re
-from pathlib import PurePath
 from typing import BinaryIO
 from zipfile import BadZipFile, ZipFile
 
@@ -139,7 +139,7 @@ _HEAD = 4096
 
 def text_type(name: str) -> str:
     """Return the media type that the extension of a file name stands for, if the file is text."""
-    return _OF_EXTENSION.get(PurePath(name).suffix.lower(), PLAIN)
+    return _OF_EXTENSION.get(os.path.splitext(name)[1].lower(), PLAIN)
 
 
 def detect(file: BinaryIO, text_type: str) -> str:

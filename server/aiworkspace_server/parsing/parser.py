@@ -3,12 +3,13 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,13 @@ class Parsed:
 class Parser:
     """Parses files, each in a process of its own. Not more at once than `concurrency`; others wait."""
 
-    def __init__(self, limits: Limits | None = None, *, concurrency: int | None = None) -> None:
+    def __init__(
+        self, limits: Limits | None = None, *, concurrency: int | None = None, tesseract: str | None = None
+    ) -> None:
+        """`tesseract` is the program that reads pages without text; None looks for it on PATH, "" does without."""
         self._limits = limits or Limits()
         self._slots = asyncio.Semaphore(concurrency or os.cpu_count() or 1)
+        self._tesseract = (shutil.which("tesseract") or "") if tesseract is None else tesseract
 
     async def parse(self, path: Path, name: str) -> Parsed:
         """Return the text of the file at `path`, which was uploaded under `name`.
@@ -64,7 +69,7 @@ class Parser:
                 await _end(process, stderr)
 
     async def _start(self, path: Path, text_type: str) -> Process:
-        arguments = (text_type, str(os.getpid()), json.dumps(asdict(self._limits)))
+        arguments = (text_type, str(os.getpid()), json.dumps(self._limits._asdict()), self._tesseract)
         with await asyncio.to_thread(path.open, "rb") as file:
             return await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-B", "-X", "utf8", "-m", f"{__package__}.child", *arguments),
@@ -150,7 +155,7 @@ def _crash(status: int, stderr: bytes) -> ParseFailed:
     _log_errors(stderr)
     if status == -signal.SIGXCPU:
         return ParseFailed(FailureReason.PARSER_TIMEOUT, "Parsing took more processor time than is allowed.")
-    if b"MemoryError" in stderr:
+    if status == -signal.SIGABRT or b"MemoryError" in stderr:  # PDFium aborts when it gets no memory
         return ParseFailed(FailureReason.PARSER_MEMORY, "Parsing the file needs more memory than is allowed.")
     ended = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
     return ParseFailed(FailureReason.PARSER_CRASHED, f"The parser {ended}.")

@@ -36,6 +36,11 @@ _IMPORT = {
     "faccessat": (269, 48), "faccessat2": (439, 439), "getcwd": (79, 17), "fcntl": (72, 25), "ioctl": (16, 29),
     "prctl": (157, 167), "seccomp": (317, 277),
 }  # fmt: skip
+_SEND_SIGNAL = (234, 131)  # tgkill
+_NETWORK = {
+    "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200), "ptrace": (101, 117),
+    "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "io_uring_setup": (425, 425),
+}  # fmt: skip
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH
 _REFUSED_EVENTS = ("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system", "pty.")
 _REFUSED_LATER = ("open", "os.listdir", "os.scandir", "os.remove", "os.rename", "os.mkdir", "ctypes.dlopen")
@@ -76,6 +81,13 @@ class Sandbox:
             raise PermissionError(errno.EPERM, f"{event} is refused while a file is parsed")
 
 
+def forbid_network() -> None:
+    """Refuse sockets, and the tracing of other processes, in this process and in all that it starts."""
+    if sys.platform == "linux":
+        _prctl(_NO_NEW_PRIVILEGES, 1)
+        _install_filter(_NETWORK, refuse=True)
+
+
 def die_with_parent(parent_id: int) -> None:
     """Have the kernel kill this process when its parent ends. Exits if it already has."""
     if sys.platform == "linux":
@@ -113,22 +125,35 @@ def _prctl(option: int, value: int, pointer: Any = None) -> None:
         raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
 
 
-def _install_filter(calls: dict[str, tuple[int, int]]) -> None:
+def _install_filter(calls: dict[str, tuple[int, int]], *, refuse: bool = False) -> None:
+    """Allow these system calls alone, or refuse these alone."""
     if platform.machine() not in _ARCHITECTURES:
         return  # the audit hook and the limits remain
     column, architecture = _ARCHITECTURES[platform.machine()]
-    allowed = sorted({numbers[column] for numbers in calls.values()} - {-1})
+    listed = sorted({numbers[column] for numbers in calls.values()} - {-1})
     program = [
         _statement(0x20, 4),  # load the architecture
         _jump(architecture, 1, 0),
         _statement(0x06, 0),  # kill: another architecture has other numbers
         _statement(0x20, 0),  # load the number of the system call
-        *(_jump(number, len(allowed) - at, 0) for at, number in enumerate(allowed)),
-        _statement(0x06, _REFUSE),
-        _statement(0x06, _ALLOW),
+        *([] if refuse else _own_signals(_SEND_SIGNAL[column])),
+        *(_jump(number, len(listed) - at, 0) for at, number in enumerate(listed)),
+        _statement(0x06, _ALLOW if refuse else _REFUSE),
+        _statement(0x06, _REFUSE if refuse else _ALLOW),
     ]
     code = ctypes.create_string_buffer(b"".join(program))
     _prctl(_SET_SECCOMP, _FILTER_MODE, ctypes.byref(_Program(len(program), ctypes.addressof(code))))
+
+
+def _own_signals(number: int) -> list[bytes]:
+    """Allow a process to send signals to itself alone: abort() does it, by which libraries end without memory."""
+    return [
+        _jump(number, 0, 4),
+        _statement(0x20, 16),  # load the first argument
+        _jump(os.getpid(), 1, 0),
+        _statement(0x06, _REFUSE),
+        _statement(0x06, _ALLOW),
+    ]
 
 
 def _statement(code: int, value: int) -> bytes:

@@ -55,8 +55,14 @@ class TextBuilder:
     `unread_pages`.
     """
 
-    def __init__(self, limits: Limits, emit: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        emit: Callable[[Mapping[str, Any]], None],
+        recognize: Callable[[bytes], str] | None = None,
+    ) -> None:
         self.limits = limits
+        self.recognize = recognize  # returns the text in a picture (PGM); None if nothing can
         self.page_count = 0
         self.unread_pages: list[int] = []
         self.length = 0  # code points so far

@@ -1,7 +1,7 @@
 """CSV and TSV."""
 
 import csv
-import io
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def parse(text: str, out: TextBuilder, *, delimiter: str | None = None) -> None:
     """The delimiter of a CSV file is the one that splits its first lines most evenly."""
     csv.field_size_limit(sys.maxsize)
     text = clean(text)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or _delimiter(text))
+    rows = csv.reader(_lines(text), delimiter=delimiter or _delimiter(text))
     try:
         add_rows(out, _rows(rows), {})
     except csv.Error as error:
@@ -32,6 +32,10 @@ def parse_tabs(text: str, out: TextBuilder) -> None:
 def _rows(rows: Iterator[list[str]]) -> Iterator[tuple[int, str]]:
     for number, cells in enumerate(rows, 1):
         yield number, row_text(cells)
+
+
+def _lines(text: str) -> Iterator[str]:
+    return (found.group() for found in re.finditer(r"[^\n]*\n|[^\n]+", text))
 
 
 def _delimiter(text: str) -> str:

@@ -62,6 +62,9 @@ class _Body:
             else:
                 self._paragraph(element)
 
+        for text in _headers_and_footers(self._part):
+            self._out.add(text, {})
+
     def _paragraph(self, paragraph: Any) -> None:
         text = self._text(paragraph)
         if is_visible(text):
@@ -155,6 +158,14 @@ def _notes(part: DocumentPart, kind: str) -> dict[str, str]:
         note.get(qn("w:id"), ""): "\n".join("".join(_pieces(each)) for each in note.iter(_PARAGRAPH)).strip()
         for note in parse_xml(blob)
     }
+
+
+def _headers_and_footers(part: DocumentPart) -> list[str]:
+    """The texts of headers and footers, each once however many sections have it."""
+    kinds = (RELATIONSHIP_TYPE.HEADER, RELATIONSHIP_TYPE.FOOTER)
+    roots = [each.target_part.element for each in part.rels.values() if each.reltype in kinds]
+    texts = ["\n".join("".join(_pieces(each)) for each in root.iter(_PARAGRAPH)).strip() for root in roots]
+    return list(dict.fromkeys(texts))
 
 
 def _style_id(paragraph: Any) -> str:

@@ -32,7 +32,7 @@ def parse(data: bytes, out: TextBuilder) -> None:
         out.add(_text(part), {})
     if not plain:
         for part in marked_up:
-            html.parse(_text(part), out)
+            html.parse_text(_text(part), out)
     out.add("\n".join(f"Attachment: {name}" for name in names), {})
 
 

@@ -30,7 +30,7 @@ def parse(file: BinaryIO, out: TextBuilder) -> None:
     for number, name in enumerate(chapters, 1):
         if name in archive:
             data = archive.read(name)
-            html.parse(decode(data, declared_charset(data)), out, {"chapter": number})
+            html.parse_text(decode(data, declared_charset(data)), out, {"chapter": number})
 
 
 def _spine(archive: Archive) -> list[str]:

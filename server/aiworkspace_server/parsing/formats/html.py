@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
+from ..decoding import declared_charset, decode
 from ..text import Headings, Place, TextBuilder, one_line
 from .tables import row_text
 
@@ -21,7 +22,11 @@ _NOT_SHOWN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORE
 _SPACES = re.compile(r"[ \t\n\r\f]+")
 
 
-def parse(text: str, out: TextBuilder, place: Place | None = None) -> None:
+def parse(data: bytes, out: TextBuilder) -> None:
+    parse_text(decode(data, declared_charset(data)), out)
+
+
+def parse_text(text: str, out: TextBuilder, place: Place | None = None) -> None:
     """Append the text of a document. `place` is where the document stands in a larger one."""
     tree = LexborHTMLParser(text)
     title = tree.css_first("title")

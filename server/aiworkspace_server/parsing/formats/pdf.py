@@ -10,17 +10,23 @@ from ..failures import FailureReason, ParseFailed
 from ..text import TextBuilder, is_visible
 
 _LIGATURES = {0xFB00: "ff", 0xFB01: "fi", 0xFB02: "fl", 0xFB03: "ffi", 0xFB04: "ffl", 0xFB05: "st", 0xFB06: "st"}
+_DOTS_PER_INCH = 200
+_MOST_PIXELS = 4_000  # of the longer side
 _HYPHENATED = re.compile("[\ufffe\x02]\r?\n?")  # PDFium's mark for a hyphen at the end of a line
 
 
 def parse(file: BinaryIO, out: TextBuilder) -> None:
-    """Pages that have content and no text are named as unread. An empty page has nothing to read."""
+    """Pages that have content and no text are recognized if possible, and named as unread otherwise.
+
+    An empty page has nothing to read, and is not named.
+    """
     document = _open(file)
     out.page_count = len(document)
     out.check_pages(out.page_count)
+    has_form = document.get_formtype() != raw.FORMTYPE_NONE
     for index in range(out.page_count):
         try:
-            page = document[index]
+            page = _flattened(document, index) if has_form else document[index]
         except pypdfium2.PdfiumError:  # the rest of the document may be fine
             out.unread_pages.append(index + 1)
             continue
@@ -28,7 +34,10 @@ def parse(file: BinaryIO, out: TextBuilder) -> None:
         if is_visible(text):
             out.add(text, {"page": index + 1})
         elif raw.FPDFPage_CountObjects(page) > 0:
-            out.unread_pages.append(index + 1)
+            text = _recognized(page, out)
+            out.add(text, {"page": index + 1})
+            if not is_visible(text):
+                out.unread_pages.append(index + 1)
         page.close()
 
 
@@ -42,6 +51,26 @@ def _open(file: BinaryIO) -> pypdfium2.PdfDocument:
             detail = "The PDF is protected in a way that is not supported; save it without protection."
             raise ParseFailed(FailureReason.ENCRYPTED, detail) from error
         raise ParseFailed(FailureReason.MALFORMED, "The PDF is damaged and cannot be opened.") from error
+
+
+def _flattened(document: pypdfium2.PdfDocument, index: int) -> pypdfium2.PdfPage:
+    """The page with the values of its form fields among its text."""
+    page = document[index]
+    if raw.FPDFPage_Flatten(page, raw.FLAT_NORMALDISPLAY) != raw.FLATTEN_SUCCESS:
+        return page
+    page.close()
+    return document[index]
+
+
+def _recognized(page: pypdfium2.PdfPage, out: TextBuilder) -> str:
+    """The text in the picture of a page, "" without a recognizer or when its time is over."""
+    if out.recognize is None:
+        return ""
+    scale = min(_DOTS_PER_INCH / 72, _MOST_PIXELS / max(*page.get_size(), 1))
+    bitmap = page.render(scale=scale, grayscale=True)
+    rows = bytes(bitmap.buffer)
+    picture = b"".join(rows[at : at + bitmap.width] for at in range(0, bitmap.stride * bitmap.height, bitmap.stride))
+    return out.recognize(b"P5 %d %d 255\n" % (bitmap.width, bitmap.height) + picture)
 
 
 def _text(page: pypdfium2.PdfPage) -> str:

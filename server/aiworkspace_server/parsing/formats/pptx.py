@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from pptx.opc.package import PartFactory
+from pptx.oxml import parse_xml
+from pptx.oxml.ns import qn
 from pptx.package import Package
 from pptx.parts.presentation import PresentationPart
 
@@ -11,6 +13,7 @@ from ..archives import checked_package
 from ..failures import FailureReason, ParseFailed
 from ..text import TextBuilder, one_line
 
+_PARAGRAPH, _TEXT, _CHART_VALUE = qn("a:p"), qn("a:t"), qn("c:v")
 _MAIN_TYPES = (
     "application/vnd.openxmlformats-officedocument.presentationml.slideshow.main+xml",
     "application/vnd.openxmlformats-officedocument.presentationml.template.main+xml",
@@ -33,7 +36,7 @@ def parse(file: BinaryIO, out: TextBuilder) -> None:
         title = slide.shapes.title
         heading = one_line(title.text_frame.text)[:200] if title is not None and title.has_text_frame else ""
         place = {"slide": number, "headings": [heading]} if heading else {"slide": number}
-        for text in _texts(slide.shapes):
+        for text in (*_texts(slide.shapes), *_diagrams(slide.part)):
             out.add(text, place)
         if slide.has_notes_slide and (notes := slide.notes_slide.notes_text_frame) is not None:
             out.add(notes.text, place)
@@ -45,8 +48,18 @@ def _texts(shapes: Iterable[Any]) -> Iterator[str]:
             yield from _texts(shape.shapes)
         elif getattr(shape, "has_table", False):
             yield "\n".join("\t".join(map(_cell, row.cells)).rstrip("\t") for row in shape.table.rows)
+        elif getattr(shape, "has_chart", False):
+            yield "\t".join(each.text or "" for each in shape.chart.part.element.iter(_TEXT, _CHART_VALUE))
         elif shape.has_text_frame:
             yield shape.text_frame.text
+
+
+def _diagrams(part: Any) -> Iterator[str]:
+    """The texts of SmartArt, which are in parts of their own."""
+    for relationship in part.rels.values():
+        if relationship.reltype.endswith("/diagramData"):
+            root = parse_xml(relationship.target_part.blob)
+            yield "\n".join(text for each in root.iter(_PARAGRAPH) if (text := "".join(each.itertext(_TEXT))))
 
 
 def _cell(cell: Any) -> str:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from ..text import Place, TextBuilder, one_line
+from ..text import Place, TextBuilder
 
 _MOST = 2_000  # characters of the rows in one block
 _MOST_OF_HEADER = 300
@@ -12,7 +12,7 @@ _NUMBER = re.compile(r"[\s\d.,:;+\-/%$€£¥()#*]*")
 
 def row_text(cells: Iterable[str]) -> str:
     """Return the cells of a row, apart by tabs. Whitespace inside a cell becomes one space."""
-    return "\t".join(map(one_line, cells)).rstrip("\t")
+    return "\t".join([" ".join(cell.split()) for cell in cells]).rstrip("\t")
 
 
 def add_rows(out: TextBuilder, rows: Iterable[tuple[int, str]], place: Place) -> None:

@@ -1,0 +1,68 @@
+"""Encodings that nobody states: one short sentence has to be enough."""
+
+import pytest
+
+from aiworkspace_server.parsing.decoding import decode
+from aiworkspace_server.parsing.failures import ParseFailed
+from aiworkspace_server.parsing.text import clean
+
+SENTENCES = [
+    ("gbk", "编号,内容\n1,今天的天气很好\uff0c我们去公园散步\n"),
+    ("gbk", "季度报告\uff1a销售额增长百分之十二"),
+    ("gbk", "深圳市南山区科技园,张伟,工程师"),
+    ("gbk", "北京"),
+    ("gb18030", "𠮷野家的饭"),
+    ("utf-16-le", "编号,内容\n1,今天的天气很好\uff0c我们去公园散步\n"),
+    ("utf-16-le", "季度报告\uff1a销售额增长百分之十二"),
+    ("utf-16-be", "季度报告\uff1a销售额增长百分之十二"),
+    ("utf-16-le", "Straße für 5 €"),
+    ("utf-16-le", "Привет, мир"),
+    ("utf-16-be", "Hello world"),
+    ("big5", "季度報告\uff1a銷售額增長百分之十二"),
+    ("cp932", "売上高は前年比で増加した"),
+    ("euc_jp", "今日は天気がいいです。東京都港区"),
+    ("cp949", "오늘은 날씨가 좋습니다"),
+    ("cp1252", "Preis;5 €\nGröße;groß"),
+    ("cp1252", "5 €"),
+    ("cp1252", "café"),
+    ("cp1252", "ÜBERSICHT GRÖSSE STRASSE"),
+    ("cp1252", "“Quoted” \N{EN DASH} text… with bullets • and ™"),
+    ("cp1250", "Zażółć gęślą jaźń"),
+    ("cp1250", "Příliš žluťoučký kůň úpěl"),
+    ("cp1251", "Привет, как дела"),
+    ("koi8_r", "Привет, как дела"),
+    ("cp1253", "Καλημέρα κόσμε"),
+    ("cp1254", "İstanbul'da güneş"),
+    ("cp1256", "مرحبا بالعالم"),
+    ("cp874", "สวัสดีชาวโลก"),
+]
+
+
+@pytest.mark.parametrize(("encoding", "sentence"), SENTENCES)
+def test_short_sentence_without_a_stated_encoding_is_read(encoding: str, sentence: str) -> None:
+    assert decode(sentence.encode(encoding)) == sentence
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_unicode_with_a_mark_or_in_utf_8_is_read(encoding: str) -> None:
+    assert decode("Ünïcode 漢字 😀".encode(encoding)) == "Ünïcode 漢字 😀"
+
+
+def test_one_invalid_byte_in_utf_8_spoils_nothing_else() -> None:
+    assert decode("Über naïve Café-Gäste. ".encode() * 3 + b"\xff") == "Über naïve Café-Gäste. " * 3 + "\ufffd"
+
+
+def test_declared_encoding_is_used_where_utf_8_does_not_fit() -> None:
+    assert decode("שלום".encode("cp1255"), "windows-1255") == "שלום"
+    assert decode("schön".encode(), "iso-8859-1") == "schön"
+    assert decode("日本".encode("iso-2022-jp"), "iso-2022-jp") == "日本"
+    assert decode("schön".encode("cp1252"), "no-such-encoding") == "schön"
+
+
+def test_binary_data_is_refused() -> None:
+    with pytest.raises(ParseFailed):
+        decode(bytes(range(256)) * 20)
+
+
+def test_clean_text_has_no_controls_and_no_gaps() -> None:
+    assert clean("a\0b\ud800c\r\nd\re\ff\x07g\tcafe\u0301\u00ad") == "abc\nd\ne\nfg\tcafé"

@@ -1,0 +1,177 @@
+"""Files that cannot be read end with a documented reason, and hostile ones within the limits."""
+
+import random
+
+import pytest
+
+from aiworkspace_server.parsing.failures import FailureReason, ParseFailed
+from aiworkspace_server.parsing.limits import MIB, Limits
+from tests.support import files
+
+from .conftest import Parse, Refusal
+
+UNSUPPORTED = FailureReason.UNSUPPORTED
+OTHER_FORMATS = {
+    "PNG": b"\x89PNG\r\n\x1a\n" + bytes(100),
+    "gzip": b"\x1f\x8b\x08" + bytes(100),
+    "ZIP": files.archive({"a.txt": "text"}),
+    "OpenDocument": files.archive({"mimetype": "application/vnd.oasis.opendocument.text", "content.xml": "<x/>"}),
+    "Word 97": files.ole("WordDocument"),
+    "program": b"\x7fELF" + bytes(100),
+    "Rich Text": b"{\\rtf1 text}",
+    "neither text": random.Random(1).randbytes(10_000),
+}
+
+
+@pytest.mark.parametrize("looks_like", OTHER_FORMATS)
+async def test_file_of_another_format_says_what_it_looks_like(refusal: Refusal, looks_like: str) -> None:
+    error = await refusal(OTHER_FORMATS[looks_like])
+    assert error.reason == UNSUPPORTED
+    assert looks_like in error.detail
+
+
+async def test_user_password_is_encrypted_and_owner_password_is_not(parse: Parse, refusal: Refusal) -> None:
+    assert (await parse(files.pdf("open text", owner_password="x"))).text == "open text"
+    assert (await refusal(files.pdf("secret", user_password="x"))).reason == FailureReason.ENCRYPTED
+
+
+async def test_encrypted_office_file_and_book_are_encrypted(refusal: Refusal) -> None:
+    assert (await refusal(files.ole("EncryptedPackage"))).reason == FailureReason.ENCRYPTED
+    rights = '<encryption><EncryptionMethod Algorithm="http://www.w3.org/2001/04/xmlenc#aes128-cbc"/></encryption>'
+    book = files.epub("<p>x</p>", extra={"META-INF/encryption.xml": rights})
+    assert (await refusal(book)).reason == FailureReason.ENCRYPTED
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [(b"", "a.txt"), (b"\n\t\xc2\xad", "a.txt"), (b"<p hidden>x</p>", "a.html"), (b"{}", "a.json"), (b",,\n", "a.csv")],
+)
+async def test_file_without_a_visible_character_has_no_text(refusal: Refusal, data: bytes, name: str) -> None:
+    assert (await refusal(data, name)).reason == FailureReason.NO_TEXT
+
+
+async def test_pages_without_text_are_unread_and_alone_are_no_text(parse: Parse, refusal: Refusal) -> None:
+    parsed = await parse(files.pdf("text", files.Picture("picture of text"), files.BLANK))
+    assert (parsed.page_count, parsed.unread_pages) == (3, [2])
+    assert (await refusal(files.pdf(files.Picture("picture of text")))).reason == FailureReason.NO_TEXT
+
+
+def bombs() -> dict[str, bytes]:
+    parts = files.members(files.docx_with(files.paragraph("x")))
+    main = "word/document.xml"
+    declaration, body = parts[main].split(b"?>", 1)
+    levels = b"".join(b'<!ENTITY a%d "%s">' % (level, b"&a%d;" % (level - 1) * 10) for level in range(1, 10))
+    entities = declaration + b'?><!DOCTYPE d [<!ENTITY a0 "aaaaaaaaaa">' + levels + b"]>" + body
+    return {
+        "inflated": files.archive(parts | {main: parts[main].replace(b">x<", b">" + b"a" * (200 * MIB) + b"<")}),
+        "entities": files.archive(parts | {main: entities.replace(b">x<", b">&a9;<")}),
+        "members": files.epub("<p>x</p>", extra={f"member{number}": "" for number in range(50_000)}),
+    }
+
+
+@pytest.mark.parametrize("bomb", ["inflated", "entities", "members"])
+async def test_archive_bomb_expands_too_far_in_bounded_memory(refusal: Refusal, bomb: str) -> None:
+    error = await refusal(bombs()[bomb], "a.docx")
+    assert error.reason == FailureReason.EXPANDS_TOO_FAR
+    assert 0 < error.peak_memory < 512 * MIB
+
+
+async def test_more_text_or_pages_than_allowed_is_too_much(refusal: Refusal) -> None:
+    limits = Limits(text_code_points=100, pages=2)
+    assert (await refusal(b"word " * 30, "a.txt", limits)).reason == FailureReason.TOO_MUCH_TEXT
+    assert (await refusal(b"a,b\n" + b"x" * 1000, "a.csv", limits)).reason == FailureReason.TOO_MUCH_TEXT
+    assert (await refusal(files.pdf("a", "b", "c"), "a.pdf", limits)).reason == FailureReason.TOO_MUCH_TEXT
+
+
+async def test_more_memory_than_allowed_is_its_own_reason(refusal: Refusal) -> None:
+    data = b"[" + b'{"a":1},' * 2_000_000 + b"1]"
+    assert (await refusal(data, "a.json", Limits(memory_bytes=256 * MIB))).reason == FailureReason.PARSER_MEMORY
+
+
+@pytest.mark.parametrize("damaged", [files.pdf("text")[:300], b"%PDF-1.4\n" + bytes(500), files.epub("<p>x</p>")[:400]])
+async def test_damaged_file_is_malformed(refusal: Refusal, damaged: bytes) -> None:
+    assert (await refusal(damaged)).reason == FailureReason.MALFORMED
+
+
+async def test_entity_of_another_file_is_not_followed(refusal: Refusal) -> None:
+    parts = files.members(files.docx_with(files.paragraph("x")))
+    main = "word/document.xml"
+    declaration, body = parts[main].split(b"?>", 1)
+    doctype = b'?><!DOCTYPE d [<!ENTITY e SYSTEM "file:///etc/passwd">]>'
+    parts[main] = declaration + doctype + body.replace(b">x<", b">&e;<")
+    error = await refusal(files.archive(parts))
+    assert error.reason == FailureReason.MALFORMED
+    assert "root:" not in error.detail
+
+
+def test_every_reason_says_what_to_do() -> None:
+    assert all(reason == reason.name for reason in FailureReason)
+    assert len(FailureReason) == 9
+
+
+HOSTILE = {
+    "a.html": [b"<b><i>" * 50_000 + b"found", b"<table><tr><td>" * 10_000 + b"found", b"<" * 100_000 + b" found"],
+    "a.json": [b"[" * 100_000 + b'"found"' + b"]" * 100_000, b'{"a":' * 900 + b'"found"' + b"}" * 900],
+    "a.csv": [b'"' + b"x,\n" * 300_000 + b"found", b"," * 300_000 + b"found"],
+    "a.md": [part * 50_000 + b"found" for part in (b"[[[[", b"> ", b"``", b"*a_ ", b"[x]: y\n")],
+    "a.eml": [
+        b"".join(b"Subject: s\nContent-Type: message/rfc822\n\n" for _ in range(1000)) + b"Subject: x\n\nfound",
+        b"".join(b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n" % (at, at) for at in range(1000))
+        + b"Content-Type: text/plain\n\nfound",
+        b"Subject: " + b"=?utf-8?q?a?= " * 50_000 + b"\n\nfound",
+    ],
+    "a.txt": [b"found" + b"\0" * 3 + b"\n" * 1_000_000, b"found " + b"\xcc\x81" * 5_000],
+}
+
+
+@pytest.mark.parametrize(("name", "at"), [(name, at) for name, inputs in HOSTILE.items() for at in range(len(inputs))])
+async def test_hostile_text_is_read(parse: Parse, name: str, at: int) -> None:
+    assert "found" in (await parse(HOSTILE[name][at], name)).text
+
+
+async def test_very_deep_html_ends_within_its_time(parse: Parse) -> None:
+    """The parser takes quadratic time for open <div>: this one is read or refused, depending on the machine."""
+    try:
+        text = (await parse(b"<div>" * 100_000 + b"found", "a.html", Limits(seconds=5))).text
+    except ParseFailed as error:
+        text = error.reason
+    assert text in ("found", FailureReason.PARSER_TIMEOUT)
+
+
+async def test_pdf_with_scripts_and_embedded_files_is_only_read(parse: Parse) -> None:
+    script = "/OpenAction<</S/JavaScript/JS(app.alert\\(1\\))>>"
+    embedded = "/Names<</EmbeddedFiles<</Names[(x)<</Type/Filespec/F(x)>>]>>>>"
+    assert (await parse(files.pdf("text", extra=script + embedded))).text == "text"
+
+
+async def test_names_in_archives_lead_nowhere(parse: Parse) -> None:
+    book = files.epub("<p>text</p>", extra={"../../etc/passwd": "x", "/absolute": "y"})
+    assert (await parse(files.with_symlink(book, "OPS/link.xhtml", "/etc/passwd"))).text == "text"
+
+
+async def test_links_to_other_workbooks_are_not_followed(parse: Parse) -> None:
+    parsed = await parse(files.workbook({"S": {"A1": "='[file:///etc/passwd]Sheet1'!A1", "A2": "here"}}))
+    assert parsed.text == "='[file:///etc/passwd]Sheet1'!A1\nhere"
+
+
+async def test_workbook_with_two_far_cells_is_read_in_little_memory(parse: Parse) -> None:
+    parsed = await parse(files.workbook({"S": {"A1": "first", "XFD1048576": "last"}}))
+    assert parsed.text.split() == ["first", "last"]
+    assert parsed.peak_memory < 300 * MIB
+    assert [block.place["first_row"] for block in parsed.blocks] == [1, 1048576]
+
+
+async def test_escapes_of_json_that_are_no_characters_are_gone(parse: Parse) -> None:
+    parsed = await parse(rb'{"ke\u0000y\ud800": "va\u0000lue\ud800", "smile": "\ud83d\ude00"}', "a.json")
+    assert parsed.text == "key: value\nsmile: 😀"
+
+
+async def test_word_with_a_nul_inside_stays_one_word(parse: Parse) -> None:
+    assert (await parse(b"one wo\0rd here", "a.txt")).text == "one word here"
+
+
+async def test_long_run_of_letters_and_many_words_are_kept_whole(parse: Parse) -> None:
+    letters = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=300_000))
+    assert (await parse(f"First. {letters} Last.".encode())).text == f"First. {letters} Last."
+    words = " ".join(f"w{number:06}" for number in range(1, 250_000))
+    assert (await parse(words.encode())).text == words

@@ -1,0 +1,108 @@
+"""The parent's side: children that are killed, cancelled or too slow, and the recognition of pictures."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from aiworkspace_server.parsing.failures import FailureReason, ParseFailed
+from aiworkspace_server.parsing.limits import Limits
+from aiworkspace_server.parsing.parser import Parsed, Parser
+from tests.support import files
+from tests.support.loop_time import watching_loop
+from tests.support.waiting import until_true
+
+from .conftest import Refusal
+
+SLOW = b"<div>" * 200_000  # takes the parser much longer than any of these tests
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def parsing_processes() -> set[int]:
+    """The children of this process that parse."""
+    listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return {int(child) for child in listed if b"parsing.child" in Path(f"/proc/{child}/cmdline").read_bytes()}
+
+
+async def start(parser: Parser, path: Path, data: bytes, name: str) -> tuple[asyncio.Task[Parsed], int]:
+    """Begin to parse. Return the task and the id of the child."""
+    path.write_bytes(data)
+    before = parsing_processes()
+    task = asyncio.create_task(parser.parse(path, name))
+    (child,) = await until_true(lambda: parsing_processes() - before)
+    return task, child
+
+
+@linux
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+async def test_child_killed_from_outside_is_a_crash(tmp_path: Path, number: signal.Signals) -> None:
+    task, child = await start(Parser(), tmp_path / "slow", SLOW, "a.html")
+    os.kill(child, number)
+    with pytest.raises(ParseFailed, match=number.name) as caught:
+        await task
+    assert caught.value.reason == FailureReason.PARSER_CRASHED
+
+
+@linux
+async def test_cancelled_parse_kills_its_child_and_releases_its_slot(tmp_path: Path) -> None:
+    parser = Parser(concurrency=1)
+    task, child = await start(parser, tmp_path / "slow", SLOW, "a.html")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not Path(f"/proc/{child}").exists()
+    (tmp_path / "a.txt").write_bytes(b"text")
+    assert (await parser.parse(tmp_path / "a.txt", "a.txt")).text == "text"
+
+
+@linux
+async def test_no_more_children_than_allowed_run_at_once(tmp_path: Path) -> None:
+    parser = Parser(concurrency=1)
+    first, child = await start(parser, tmp_path / "slow", SLOW, "a.html")
+    (tmp_path / "a.txt").write_bytes(b"text")
+    second = asyncio.create_task(parser.parse(tmp_path / "a.txt", "a.txt"))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert parsing_processes() == {child}
+    first.cancel()
+    assert (await second).text == "text"
+
+
+async def test_slow_parse_ends_with_a_timeout(refusal: Refusal) -> None:
+    assert (await refusal(SLOW, "a.html", Limits(seconds=1))).reason == FailureReason.PARSER_TIMEOUT
+
+
+async def test_large_result_does_not_hold_the_event_loop(tmp_path: Path) -> None:
+    text = "wörter und 漢字 😀\n" * 600_000
+    (tmp_path / "a.txt").write_text(text)
+    with watching_loop() as loop:
+        parsed = await Parser().parse(tmp_path / "a.txt", "a.txt")
+    assert parsed.text.count("漢字") == 600_000
+    assert loop.longest < 0.05, loop.what
+
+
+async def test_pages_without_text_are_read_by_tesseract(tmp_path: Path) -> None:
+    """A program in the place of tesseract says what it was given, and that it reaches no network."""
+    program = tmp_path / "tesseract"
+    program.write_text(
+        f"#!{sys.executable}\nimport socket, sys\nhead = sys.stdin.buffer.read().split(b' ', 3)[:3]\n"
+        "try:\n    network = socket.socket()\nexcept OSError:\n    network = None\n"
+        "print('recognized', *(part.decode() for part in head), sys.argv[1:], network)\n"
+    )
+    program.chmod(0o700)
+    path = tmp_path / "scan.pdf"
+    path.write_bytes(files.pdf("text", files.Picture("picture"), files.BLANK))
+    parsed = await Parser(tesseract=str(program)).parse(path, "scan.pdf")
+    assert parsed.unread_pages == []
+    assert parsed.text == "text\n\nrecognized P5 1700 2200 ['stdin', 'stdout'] None"
+    assert [block.place for block in parsed.blocks] == [{"page": 1}, {"page": 2}]
+
+
+async def test_page_that_tesseract_fails_on_stays_unread(tmp_path: Path) -> None:
+    path = tmp_path / "scan.pdf"
+    path.write_bytes(files.pdf("text", files.Picture("picture")))
+    assert (await Parser(tesseract="/no/such/program").parse(path, "scan.pdf")).unread_pages == [2]
+    assert (await Parser(tesseract="/bin/false").parse(path, "scan.pdf")).unread_pages == [2]
