@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from aiworkspace_server.parsing.assembly import Parsed
 from aiworkspace_server.parsing.failures import ParseFailed
 from aiworkspace_server.parsing.limits import Limits
-from aiworkspace_server.parsing.parser import Parsed, Parser
+from aiworkspace_server.parsing.parser import Parser
 
 Parse = Callable[..., Awaitable[Parsed]]
 Refusal = Callable[..., Awaitable[ParseFailed]]

@@ -175,3 +175,41 @@ async def test_long_run_of_letters_and_many_words_are_kept_whole(parse: Parse) -
     assert (await parse(f"First. {letters} Last.".encode())).text == f"First. {letters} Last."
     words = " ".join(f"w{number:06}" for number in range(1, 250_000))
     assert (await parse(words.encode())).text == words
+
+
+def changed(data: bytes, seed: int) -> bytes:
+    """The bytes with a few of them changed, removed or repeated."""
+    chance = random.Random(seed)
+    for _ in range(chance.choice((1, 3, 10))):
+        at, other = chance.randrange(len(data)), chance.randrange(len(data))
+        piece = chance.choice((b"", b"\0", b"\xff", b"<", b"99999999999", data[other : other + 30]))
+        data = data[:at] + piece + data[at + chance.choice((0, 1, 20)) :]
+    return data
+
+
+DOCUMENTS = {
+    "a.pdf": files.pdf("text", files.Picture("picture")),
+    "a.docx": files.docx_with(files.paragraph("text", style="Heading1") + files.table(["a", "b"])),
+    "a.pptx": files.presentation(("title", "text", "notes")),
+    "a.xlsx": files.workbook({"S": {"A1": "text", "B2": "=A1"}}),
+    "a.epub": files.epub("<h1>title</h1>", "<p>text</p>"),
+    "a.eml": files.email("subject", "text", html="<p>text</p>", attachments=["a.pdf"]),
+    "a.html": b"<h1>title</h1><table><tr><td>a<td>b</table><pre>text",
+}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", DOCUMENTS)
+async def test_damage_of_any_kind_never_ends_in_a_crash(parse: Parse, name: str, seed: int) -> None:
+    data = DOCUMENTS[name]
+    if name.endswith(("x", "epub")) and seed % 2:  # damage to a part, in an archive that is whole
+        parts = {part: content for part, content in files.members(data).items() if content}
+        part = sorted(parts)[seed % len(parts)]
+        damaged = files.archive(parts | {part: changed(parts[part], seed)})
+    else:
+        damaged = changed(data, seed)
+    try:
+        outcome = bool((await parse(damaged, name)).text)
+    except ParseFailed as error:
+        outcome = error.reason in (FailureReason.MALFORMED, FailureReason.NO_TEXT, FailureReason.UNSUPPORTED)
+    assert outcome

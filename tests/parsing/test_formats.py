@@ -1,11 +1,13 @@
 """Every format: its text in reading order, and the places."""
 
 import datetime
+import re
 
+import docx
 import pytest
 
 from aiworkspace_server.parsing import media_types
-from aiworkspace_server.parsing.parser import Parsed
+from aiworkspace_server.parsing.assembly import Parsed
 from aiworkspace_server.parsing.text import Place
 from tests.support import files
 
@@ -125,3 +127,108 @@ async def test_lines_are_grouped_with_the_first_line_of_each_group(parse: Parse,
         assert block.end - block.start <= 4_000
         first = parsed.text[block.start : block.end].split("\n")[0]
         assert "\n\n".join(paragraphs).split("\n")[block.place["line"] - 1].strip() == first.strip()
+
+
+MACROS = {
+    "docx": ("wordprocessingml.document.main", "vnd.ms-word.document.macroEnabled.main"),
+    "dotx": ("wordprocessingml.document.main", "wordprocessingml.template.main"),
+    "pptm": ("presentationml.presentation.main", "vnd.ms-powerpoint.presentation.macroEnabled.main"),
+    "ppsx": ("presentationml.presentation.main", "presentationml.slideshow.main"),
+    "xlsm": ("spreadsheetml.sheet.main", "vnd.ms-excel.sheet.macroEnabled.main"),
+    "xltx": ("spreadsheetml.sheet.main", "spreadsheetml.template.main"),
+}
+OFFICE = {
+    "d": (files.docx_with(files.paragraph("text")), media_types.DOCX),
+    "p": (files.presentation(("text", "", "")), media_types.PPTX),
+    "x": (files.workbook({"S": {"A1": "text"}}), media_types.XLSX),
+}
+
+
+@pytest.mark.parametrize("extension", MACROS)
+async def test_templates_and_files_with_macros_are_read(parse: Parse, extension: str) -> None:
+    usual, other = MACROS[extension]
+    data, media_type = OFFICE[extension[0]]
+    prefix = "application/vnd.openxmlformats-officedocument."
+    content_type = f"application/{other}" if other.startswith("vnd.") else prefix + other
+    parts = files.members(data)
+    declared = parts["[Content_Types].xml"]
+    parts["[Content_Types].xml"] = declared.replace(f"{prefix}{usual}+xml".encode(), f"{content_type}+xml".encode())
+    assert parts["[Content_Types].xml"] != declared
+    parsed = await parse(files.archive(parts))
+    assert (parsed.media_type, parsed.text) == (media_type, "text")
+
+
+@pytest.mark.parametrize("kind", ["d", "x"])
+async def test_strict_office_files_are_read(parse: Parse, kind: str) -> None:
+    """The strict variant of the standard has other namespaces."""
+    families = r"(wordprocessingml|spreadsheetml|officeDocument)"
+    parts = {
+        name: re.sub(
+            rf"http://schemas\.openxmlformats\.org/{families}/2006/".encode(), rb"http://purl.oclc.org/ooxml/\1/", part
+        )
+        for name, part in files.members(OFFICE[kind][0]).items()
+    }
+    assert (await parse(files.archive(parts))).text == "text"
+
+
+async def test_docx_reads_boxes_controls_and_moved_text_but_nothing_hidden(parse: Parse) -> None:
+    box = f"<w:txbxContent>{files.paragraph('box')}</w:txbxContent>"
+    compatibility = "http://schemas.openxmlformats.org/markup-compatibility/2006"
+    choice = f"<mc:Choice Requires='wps'><w:drawing>{box}</w:drawing></mc:Choice>"
+    versions = f"{choice}<mc:Fallback>{box}</mc:Fallback>"
+    drawing = f"<mc:AlternateContent xmlns:mc='{compatibility}'>{versions}</mc:AlternateContent>"
+    hidden = "<w:r><w:rPr><w:vanish/></w:rPr><w:t>no</w:t></w:r>"
+    moved = f"<w:moveFrom>{files.run('no')}</w:moveFrom><w:moveTo>{files.run('moved')}</w:moveTo>"
+    field = "<w:r><w:instrText>PAGE no</w:instrText></w:r>"
+    row = "<w:tr>{}<w:tc>{}</w:tc></w:tr>"
+    rows = row.format("<w:trPr><w:del/></w:trPr>", files.paragraph("no")) + row.format("", files.paragraph("row"))
+    body = (
+        f"<w:p><w:r>{drawing}</w:r></w:p>"
+        f"<w:sdt><w:sdtContent>{files.paragraph('control')}</w:sdtContent></w:sdt>"
+        f"<w:p>{hidden}{moved}{field}<w:hyperlink>{files.run(' link')}</w:hyperlink></w:p><w:tbl>{rows}</w:tbl>"
+        + files.paragraph("one", style="ListBullet")
+        + files.paragraph("two", style="ListBullet")
+    )
+    parsed = await parse(files.docx_with(body))
+    assert parsed.text == "box\n\ncontrol\n\nmoved link\n\nrow\n\n- one\n- two"
+
+
+async def test_docx_headings_nest_and_letterheads_come_last(parse: Parse) -> None:
+    document = docx.Document()
+    document.sections[0].header.paragraphs[0].text = "letterhead"
+    for level, text in enumerate(("Title", "One", "Two")):
+        document.add_heading(text, level)
+    document.add_heading("Again", 1)
+    parsed = await parse(files.saved(document))
+    paths = [["Title"], ["Title", "One"], ["Title", "One", "Two"], ["Title", "Again"]]
+    assert places(parsed) == [*({"headings": path} for path in paths), {}]
+    assert parsed.text.endswith("Again\n\nletterhead")
+
+
+async def test_pptx_reads_charts(parse: Parse) -> None:
+    assert (
+        await parse(files.presentation_with_chart("Sales", {"East": 1.5, "West": 2}))
+    ).text == "Sales\tEast\tWest\t1.5\t2"
+
+
+async def test_pdf_forms_show_their_values(parse: Parse) -> None:
+    assert (await parse(files.pdf_form("label", "filled in"))).text == "label\nfilled in"
+
+
+async def test_email_without_plain_text_is_read_from_its_html(parse: Parse) -> None:
+    parsed = await parse(files.email("s", "", html="<h1>Hi</h1><p>there</p>"), "a.eml")
+    assert parsed.text.endswith("\n\nHi\nthere")
+
+
+async def test_json_lines_have_the_number_of_their_line(parse: Parse) -> None:
+    parsed = await parse(b'{"a": 1}\n\nnot json\n', "a.jsonl")
+    assert [(parsed.text[block.start : block.end], block.place) for block in parsed.blocks] == [
+        ("a: 1", {"line": 1}),
+        ("not json", {"line": 3}),
+    ]
+
+
+@pytest.mark.parametrize("start", ["<!DOCTYPE html>", "\ufeff <html>", '<?xml version="1.0"?>\n<!-- c --><html>'])
+async def test_html_is_found_without_its_extension(parse: Parse, start: str) -> None:
+    parsed = await parse(f"{start}<p>text</p>".encode(), "page")
+    assert (parsed.media_type, parsed.text) == (media_types.HTML, "text")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from aiworkspace_server.parsing.assembly import Assembly, Parsed
 from aiworkspace_server.parsing.failures import FailureReason, ParseFailed
 from aiworkspace_server.parsing.limits import Limits
-from aiworkspace_server.parsing.parser import Parsed, Parser
+from aiworkspace_server.parsing.parser import Parser
 from tests.support import files
 from tests.support.loop_time import watching_loop
 from tests.support.waiting import until_true
@@ -106,3 +107,32 @@ async def test_page_that_tesseract_fails_on_stays_unread(tmp_path: Path) -> None
     path.write_bytes(files.pdf("text", files.Picture("picture")))
     assert (await Parser(tesseract="/no/such/program").parse(path, "scan.pdf")).unread_pages == [2]
     assert (await Parser(tesseract="/bin/false").parse(path, "scan.pdf")).unread_pages == [2]
+
+
+DONE = {"media_type": "text/plain", "page_count": 0, "unread_pages": [], "peak_memory": 0}
+
+
+def assembled(messages: list[dict[str, object]]) -> Parsed:
+    assembly = Assembly(Limits(text_code_points=10))
+    for message in messages:
+        assembly.add(message)
+    return assembly.finish(DONE)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [{"text": "abc"}],
+        [{"text": "a\0c"}, {"blocks": [[0, 3, {}]]}],
+        [{"text": "abc"}, {"blocks": [[0, 4, {}]]}],
+        [{"text": "abc"}, {"blocks": [[2, 2, {}]]}],
+        [{"text": "abc"}, {"blocks": [[0, 2, {}], [1, 3, {}]]}],
+        [{"text": "abc"}, {"blocks": [[0, 2, "page"]]}],
+        [{"text": "a" * 11}, {"blocks": [[0, 1, {}]]}],
+    ],
+)
+def test_result_that_breaks_the_rules_of_the_text_is_refused(messages: list[dict[str, object]]) -> None:
+    with pytest.raises(ParseFailed) as caught:
+        assembled(messages)
+    assert caught.value.reason == FailureReason.PARSER_CRASHED

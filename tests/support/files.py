@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
+from typing import Any
 
 import docx
 import openpyxl
@@ -16,6 +17,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from docx.document import Document
 from docx.oxml.parser import parse_xml
 from PIL import Image, ImageDraw
+from pptx.chart.data import CategoryChartData
+from pptx.enum.chart import XL_CHART_TYPE
 from pptx.util import Inches
 
 WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
@@ -61,6 +64,29 @@ def pdf(
     objects[0] = (f"<</Type/Catalog/Pages 2 0 R{extra}>>".encode(), None)
     objects[1] = (f"<</Type/Pages/Count {len(kids)}/Kids[{' '.join(kids)}]>>".encode(), None)
     return _written(objects, user_password, owner_password)
+
+
+def pdf_form(label: str, value: str) -> bytes:
+    """A PDF with a text and a form field that is filled in."""
+    objects: list[tuple[bytes, bytes | None]] = [
+        (b"<</Type/Catalog/Pages 2 0 R/AcroForm<</Fields[6 0 R]>>>>", None),
+        (b"<</Type/Pages/Count 1/Kids[4 0 R]>>", None),
+        (b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>", None),
+        (
+            b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Resources<</Font<</F1 3 0 R>>>>"
+            b"/Contents 5 0 R/Annots[6 0 R]>>",
+            None,
+        ),
+    ]
+    content = _shown(label)
+    shown = b"BT /F1 12 Tf 2 4 Td (%s) Tj ET" % value.encode()
+    form = b"/Type/XObject/Subtype/Form/BBox[0 0 200 20]/Resources<</Font<</F1 3 0 R>>>>"
+    objects += [
+        (b"<</Length %d>>" % len(content), content),
+        (b"<</Type/Annot/Subtype/Widget/FT/Tx/T(field)/Rect[50 600 250 620]/F 4/AP<</N 7 0 R>>/P 4 0 R>>", None),
+        (b"<<%s/Length %d>>" % (form, len(shown)), shown),
+    ]
+    return _written(objects, None, None)
 
 
 def _shown(text: str) -> bytes:
@@ -226,6 +252,18 @@ def presentation_with_shapes(table_cells: Sequence[Sequence[str]], grouped: str)
         for column, text in enumerate(texts):
             grid.cell(row, column).text = text
     shapes.add_group_shape().shapes.add_textbox(size, size, size, size).text_frame.text = grouped
+    return saved(deck)
+
+
+def presentation_with_chart(series: str, values: Mapping[str, float]) -> bytes:
+    """A PPTX whose one slide has a chart with these values by category."""
+    deck = pptx.Presentation()
+    data: Any = CategoryChartData()  # type: ignore[no-untyped-call]
+    data.categories = list(values)
+    data.add_series(series, list(values.values()))
+    size = Inches(2)
+    shapes = deck.slides.add_slide(deck.slide_layouts[6]).shapes
+    shapes.add_chart(XL_CHART_TYPE.COLUMN_CLUSTERED, size, size, size, size, data)
     return saved(deck)
 
 

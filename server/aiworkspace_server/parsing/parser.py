@@ -9,35 +9,22 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 import structlog
 
+from .assembly import Assembly, Parsed, broken_rules, require
 from .failures import FailureReason, ParseFailed
 from .frames import LENGTH, LONGEST
 from .limits import Limits
 from .media_types import text_type
-from .text import Block, Place
 
 _log = structlog.get_logger(__name__)
 _ENVIRONMENT = {"LANG": "C.UTF-8"}
 _MOST_BUFFERED = 1 << 20
 _MOST_OF_STDERR = 4_000  # bytes that are logged
-
-
-@dataclass(slots=True)
-class Parsed:
-    """The canonical text of a file. Blocks are in order, do not overlap, and each has text."""
-
-    media_type: str
-    text: str
-    blocks: list[Block]
-    page_count: int  # 0: the format has no pages
-    unread_pages: list[int]  # pages, from 1, that have content but no text
-    peak_memory: int  # bytes of the child
 
 
 class Parser:
@@ -65,6 +52,8 @@ class Parser:
             except TimeoutError:
                 detail = f"Parsing took longer than {self._limits.seconds:g} seconds."
                 raise ParseFailed(FailureReason.PARSER_TIMEOUT, detail) from None
+            except (ValueError, LookupError, TypeError) as error:  # of messages that no parser of ours sends
+                raise broken_rules() from error
             finally:
                 await _end(process, stderr)
 
@@ -84,7 +73,7 @@ class Parser:
 
     async def _result(self, process: Process, stderr: asyncio.Task[bytes]) -> Parsed:
         assert process.stdout is not None
-        assembly = _Assembly(self._limits)
+        assembly = Assembly(self._limits)
         async for message in _messages(process.stdout):
             if "done" in message:
                 return assembly.finish(message["done"])
@@ -97,56 +86,12 @@ class Parser:
         raise _crash(await process.wait(), await stderr)
 
 
-class _Assembly:
-    """Puts the messages of a child together. Trusts none of them: the child may have been taken over by its file."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._pieces: list[str] = []
-        self._length = 0
-        self._blocks: list[Block] = []
-        self._end = 0  # of the last block
-
-    def add(self, message: dict[str, Any]) -> None:
-        """Raises ParseFailed if the message breaks a rule of the canonical text."""
-        if "text" in message:
-            piece = message["text"]
-            _require(isinstance(piece, str) and "\0" not in piece)
-            self._pieces.append(piece)
-            self._length += len(piece)
-            _require(self._length <= self._limits.text_code_points)
-        else:
-            for block in message["blocks"]:
-                self._add_block(*block)
-
-    def finish(self, done: dict[str, Any]) -> Parsed:
-        _require(self._end > 0 and self._end <= self._length)
-        return Parsed(
-            media_type=str(done["media_type"]),
-            text="".join(self._pieces),
-            blocks=self._blocks,
-            page_count=int(done["page_count"]),
-            unread_pages=[int(page) for page in done["unread_pages"]],
-            peak_memory=int(done["peak_memory"]),
-        )
-
-    def _add_block(self, start: int, end: int, place: Place) -> None:
-        _require(self._end <= start < end <= self._length and isinstance(place, dict))
-        self._blocks.append(Block(start, end, place))
-        self._end = end
-
-
-def _require(holds: bool) -> None:
-    if not holds:
-        raise ParseFailed(FailureReason.PARSER_CRASHED, "The parser sent a result that breaks its own rules.")
-
-
 async def _messages(stream: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
     """Yield the messages of a child until it closes its end."""
     with suppress(asyncio.IncompleteReadError):
         while True:
             (length,) = LENGTH.unpack(await stream.readexactly(LENGTH.size))
-            _require(length <= LONGEST)
+            require(length <= LONGEST)
             yield orjson.loads(await stream.readexactly(length))
 
 

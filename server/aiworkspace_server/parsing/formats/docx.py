@@ -28,6 +28,7 @@ _SKIPPED = {
 } | {_FALLBACK}
 _TEXT = {qn("w:tab"): "\t", qn("w:br"): "\n", qn("w:cr"): "\n", qn("w:noBreakHyphen"): "-"}
 _PARAGRAPH, _TABLE, _ROW, _CELL, _RUN = (qn(f"w:{tag}") for tag in ("p", "tbl", "tr", "tc", "r"))
+_DELETED_ROW = f"{qn('w:trPr')}/{qn('w:del')}"
 _CONTAINERS = {qn(f"w:{tag}") for tag in ("sdt", "sdtContent", "customXml", "ins", "moveTo", "smartTag")}
 _NOTES = {qn("w:footnoteReference"): RELATIONSHIP_TYPE.FOOTNOTES, qn("w:endnoteReference"): RELATIONSHIP_TYPE.ENDNOTES}
 _MOST_LEVELS = 9
@@ -108,6 +109,8 @@ class _Body:
     def _rows(self, table: Any) -> Iterator[str]:
         """The rows of a table, each followed by the notes in it. A cell that continues one above is empty."""
         for row in _children(table, _ROW):
+            if row.find(_DELETED_ROW) is not None:
+                continue
             yield "\t".join(self._cell(cell) for cell in _children(row, _CELL)).rstrip("\t")
         yield from (text for text in self._note_texts(table) if text)
 

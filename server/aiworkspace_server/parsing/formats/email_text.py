@@ -7,7 +7,7 @@ from email.message import Message
 from email.parser import BytesParser
 
 from ..decoding import decode
-from ..text import TextBuilder, one_line
+from ..text import TextBuilder, is_visible, one_line
 from . import html, lines
 
 _HEADERS = ("Subject", "From", "To", "Cc", "Date")
@@ -28,11 +28,10 @@ def parse(data: bytes, out: TextBuilder) -> None:
     names = [name for part in parts if (name := _file_name(part))]
     plain = [part for part in parts if part.get_content_type() == "text/plain" and not _file_name(part)]
     marked_up = [part for part in parts if part.get_content_type() == "text/html" and not _file_name(part)]
-    for part in plain:
-        out.add(_text(part), {})
-    if not plain:
-        for part in marked_up:
-            html.parse_text(_text(part), out)
+    text = "\n\n".join(map(_text, plain))
+    out.add(text, {})
+    for part in () if is_visible(text) else marked_up:
+        html.parse_text(_text(part), out)
     out.add("\n".join(f"Attachment: {name}" for name in names), {})
 
 

@@ -11,9 +11,9 @@ from .tables import row_text
 
 _NAMES_OF_DROPPED = "script style template noscript head iframe object svg canvas datalist audio video"
 _NAMES_OF_BLOCKS = """
-    address article aside blockquote body caption center dd details dialog div dl dt fieldset figcaption figure footer
-    form h1 h2 h3 h4 h5 h6 header hgroup hr html legend li main nav ol option p pre section summary table tbody tfoot
-    thead tr ul
+    address article aside blockquote body button caption center dd details dialog div dl dt fieldset figcaption figure
+    footer form h1 h2 h3 h4 h5 h6 header hgroup hr html legend li main nav ol option p pre section summary table tbody
+    textarea tfoot thead tr ul
 """
 _DROPPED = frozenset(_NAMES_OF_DROPPED.split())
 _BLOCKS = frozenset(_NAMES_OF_BLOCKS.split())

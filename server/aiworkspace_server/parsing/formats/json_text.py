@@ -5,6 +5,7 @@ Quotes, braces and commas are left out: they are in the way of whoever reads a q
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from ..text import TextBuilder, one_line
@@ -61,7 +62,7 @@ def _lines(value: Any) -> Iterator[str]:
         depth, label, current = stack.pop()
         indent = "  " * min(depth, _DEEPEST_INDENT)
         if isinstance(current, _Pairs) and current:
-            children = [(depth + bool(label), one_line(key) + ":", child) for key, child in current]
+            children = [(depth + bool(label), _label(key), child) for key, child in current]
         elif isinstance(current, list) and current:
             children = [(depth + bool(label), "-", child) for child in current]
         else:
@@ -70,6 +71,11 @@ def _lines(value: Any) -> Iterator[str]:
         if label:
             yield indent + label
         stack.extend(reversed(children))
+
+
+@lru_cache(10_000)  # records have the same keys
+def _label(key: str) -> str:
+    return one_line(key) + ":"
 
 
 def _scalar(value: Any) -> str:

@@ -67,7 +67,10 @@ def _recognized(page: pypdfium2.PdfPage, out: TextBuilder) -> str:
     if out.recognize is None:
         return ""
     scale = min(_DOTS_PER_INCH / 72, _MOST_PIXELS / max(*page.get_size(), 1))
-    bitmap = page.render(scale=scale, grayscale=True)
+    try:
+        bitmap = page.render(scale=scale, grayscale=True)
+    except pypdfium2.PdfiumError:  # for example without enough memory for it
+        return ""
     rows = bytes(bitmap.buffer)
     picture = b"".join(rows[at : at + bitmap.width] for at in range(0, bitmap.stride * bitmap.height, bitmap.stride))
     return out.recognize(b"P5 %d %d 255\n" % (bitmap.width, bitmap.height) + picture)

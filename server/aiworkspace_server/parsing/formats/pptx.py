@@ -49,7 +49,7 @@ def _texts(shapes: Iterable[Any]) -> Iterator[str]:
         elif getattr(shape, "has_table", False):
             yield "\n".join("\t".join(map(_cell, row.cells)).rstrip("\t") for row in shape.table.rows)
         elif getattr(shape, "has_chart", False):
-            yield "\t".join(each.text or "" for each in shape.chart.part.element.iter(_TEXT, _CHART_VALUE))
+            yield "\t".join(each.text or "" for each in shape.chart._chartSpace.iter(_TEXT, _CHART_VALUE))
         elif shape.has_text_frame:
             yield shape.text_frame.text
 
