@@ -6,6 +6,8 @@ from aiworkspace_server.parsing.decoding import decode
 from aiworkspace_server.parsing.failures import ParseFailed
 from aiworkspace_server.parsing.text import clean
 
+from .conftest import Parse
+
 SENTENCES = [
     ("gbk", "编号,内容\n1,今天的天气很好\uff0c我们去公园散步\n"),
     ("gbk", "季度报告\uff1a销售额增长百分之十二"),
@@ -66,3 +68,21 @@ def test_binary_data_is_refused() -> None:
 
 def test_clean_text_has_no_controls_and_no_gaps() -> None:
     assert clean("a\0b\ud800c\r\nd\re\ff\x07g\tcafe\u0301\u00ad") == "abc\nd\ne\nfg\tcafé"
+
+
+CHINESE = "id,text\n1,今天的天气很好\uff0c我们去公园散步\n"
+GERMAN = "Preis;Größe\n5 €;groß\n"
+FILES = [
+    ("a.csv", CHINESE.encode("gbk"), "我们去公园"),
+    ("a.csv", CHINESE.encode("utf-16-le"), "我们去公园"),
+    ("a.csv", GERMAN.encode("cp1252"), "5 €\tgroß"),
+    ("a.txt", GERMAN.encode("utf-16"), "Größe"),
+    ("a.html", "<meta charset=iso-2022-jp><p>日本語</p>".encode("iso-2022-jp"), "日本語"),
+    ("a.html", "<meta charset='windows-1251'><p>Привет, мир</p>".encode("cp1251"), "Привет, мир"),
+    ("a.eml", "Subject: s\nContent-Type: text/plain; charset=koi8-u\n\nЇжак".encode("koi8-u"), "Їжак"),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "found"), FILES)
+async def test_codecs_are_there_when_the_sandbox_is_closed(parse: Parse, name: str, data: bytes, found: str) -> None:
+    assert found in (await parse(data, name)).text

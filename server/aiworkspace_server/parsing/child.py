@@ -13,12 +13,12 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from . import frames, media_types
+from . import decoding, frames, media_types
 from .failures import FailureReason, ParseFailed
 from .limits import Limits
-from .recognition import start_recognizer
 from .sandbox import Sandbox, die_with_parent
 from .text import TextBuilder, too_much_text
 
@@ -36,11 +36,11 @@ _PARSERS = {  # module of formats, and its function
     media_types.JSON: ("json_text", "parse"),
     media_types.JSON_LINES: ("json_text", "parse_lines"),
 }
-_WITHOUT_DECODING = {media_types.PDF, media_types.DOCX, media_types.PPTX, media_types.XLSX}
-_FROM_FILE = {*_WITHOUT_DECODING, media_types.EPUB}
+_FROM_FILE = {media_types.PDF, media_types.DOCX, media_types.PPTX, media_types.XLSX, media_types.EPUB}
+_OF_MANY_TEXTS = {media_types.EPUB, media_types.EML}  # each in its own encoding
 _FROM_BYTES = {media_types.EML, media_types.HTML}  # they name their encoding
 _SHRINKING = {media_types.JSON, media_types.JSON_LINES}  # of which not all characters become text
-_CODECS_OF_LIBRARIES = ("ascii", "latin-1", "cp437", "utf-16", "utf-16-le", "utf-16-be")
+_CODECS_OF_LIBRARIES = ("ascii", "utf-8-sig", "latin-1", "cp437", "utf-16", "utf-16-le", "utf-16-be")
 _MOST_BYTES_A_CODE_POINT = 4
 _MOST_OF_DETAIL = 300
 _XML_NO_MEMORY = 2  # libxml2's XML_ERR_NO_MEMORY
@@ -49,7 +49,7 @@ _XML_NO_MEMORY = 2  # libxml2's XML_ERR_NO_MEMORY
 def main() -> None:
     text_type, parent_id, limits = sys.argv[1], int(sys.argv[2]), Limits(**json.loads(sys.argv[3]))
     die_with_parent(parent_id)
-    recognize = start_recognizer(sys.argv[4], limits) if sys.argv[4] else None
+    recognize = _recognizer(sys.argv[4], limits)
     output = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no message
     status = os.open("/proc/self/status", os.O_RDONLY) if sys.platform == "linux" else -1
@@ -71,15 +71,25 @@ def main() -> None:
     os._exit(0)  # without taking the objects of a large document apart
 
 
+def _recognizer(tesseract: str, limits: Limits) -> Callable[[bytes], str] | None:
+    if not tesseract:
+        return None
+    from .recognition import start_recognizer  # loads subprocess
+
+    return start_recognizer(tesseract, limits)
+
+
 def _parse(text_type: str, sandbox: Sandbox, builder: TextBuilder) -> str:
     """Detect the kind of file, parse it, and return its media type."""
     file = open(0, "rb", closefd=False)  # noqa: SIM115  # open until the process ends
     media_type = media_types.detect(file, text_type)
     module, function = _PARSERS.get(media_type, ("lines", "parse"))
     parse = getattr(importlib.import_module(f".formats.{module}", __package__), function)
-    if media_type not in _WITHOUT_DECODING:
-        decoding = importlib.import_module(".decoding", __package__)
-        decoding.preload()
+    data = b"" if media_type in _FROM_FILE else _read_all(file, builder.limits)
+    if media_type in _OF_MANY_TEXTS:
+        decoding.prepare()
+    elif data:
+        decoding.prepare(data)
     # Nothing can be imported from here on. What libraries import or look up later is loaded by now.
     for codec in _CODECS_OF_LIBRARIES:
         codecs.lookup(codec)
@@ -87,9 +97,9 @@ def _parse(text_type: str, sandbox: Sandbox, builder: TextBuilder) -> str:
     if media_type in _FROM_FILE:
         parse(file, builder)
     elif media_type in _FROM_BYTES:
-        parse(_read_all(file, builder.limits), builder)
+        parse(data, builder)
     else:
-        text = decoding.decode(_read_all(file, builder.limits))
+        text = decoding.decode(data)
         if media_type not in _SHRINKING and len(text) > builder.limits.text_code_points:
             raise too_much_text(builder.limits)
         parse(text, builder)

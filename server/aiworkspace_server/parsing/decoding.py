@@ -9,7 +9,10 @@ import codecs
 import re
 
 from .failures import FailureReason, ParseFailed
-from .guessing import MULTI_BYTE, SAMPLE, SINGLE_BYTE, TEXT_CONTROLS, UTF_16, guess
+
+SAMPLE = 1 << 15  # bytes, or characters, that are looked at
+UTF_16 = ("utf-16-le", "utf-16-be")
+TEXT_CONTROLS = frozenset("\t\n\r\f\v\x1b")
 
 _BOMS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -20,24 +23,11 @@ _BOMS = {
 }
 _MEANT = {"ascii": "cp1252", "iso8859-1": "cp1252", "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949"}
 _SEVEN_BIT = frozenset(("iso-2022-jp", "iso-2022-kr", "hz-gb-2312"))  # valid in UTF-8 as well
-_DECLARED = (
-    *(f"iso8859_{part}" for part in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 14, 15, 16)),
-    *(
-        "ascii",
-        "cp437",
-        "cp850",
-        "cp1257",
-        "cp1258",
-        "koi8_u",
-        "mac_roman",
-        "mac_cyrillic",
-        "utf_7",
-        "raw_unicode_escape",
-    ),
-    *("gbk", "gb2312", "hz", "big5", "shift_jis", "euc_jis_2004", "iso2022_jp", "iso2022_kr", "euc_kr"),
-)
-
-
+_DECLARED = """
+    iso8859_1 iso8859_2 iso8859_3 iso8859_4 iso8859_5 iso8859_6 iso8859_7 iso8859_8 iso8859_9 iso8859_10 iso8859_13
+    iso8859_14 iso8859_15 iso8859_16 ascii cp437 cp850 cp1257 cp1258 koi8_u mac_roman mac_cyrillic raw_unicode_escape
+    gbk gb2312 hz big5 shift_jis euc_jis_2004 iso2022_jp iso2022_kr euc_kr utf-8-sig utf-16 utf-32
+"""
 _CHARSET = re.compile(
     rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w:-]+)|<\?xml[^>]{0,100}?encoding=[\"']([\w-]+)", re.IGNORECASE
 )
@@ -58,8 +48,8 @@ def decode(data: bytes, declared: str | None = None) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        text = _in_declared(data, declared) or data.decode(guess(data), "replace")
-    if _controls(text) * 20 > min(len(text), SAMPLE) and (guessed := guess(data)) in UTF_16:
+        text = _in_declared(data, declared) or data.decode(_guess(data), "replace")
+    if _controls(text) * 20 > min(len(text), SAMPLE) and (guessed := _guess(data)) in UTF_16:
         text = data.decode(guessed, "replace")
     return _checked(text)
 
@@ -70,10 +60,29 @@ def declared_charset(data: bytes) -> str | None:
     return (found.group(1) or found.group(2)).decode().lower() if found else None
 
 
-def preload() -> None:
-    """Load every codec that a file may name, since no module can be read once the sandbox is closed."""
-    for name in (*SINGLE_BYTE, *MULTI_BYTE, *UTF_16, *_DECLARED, "utf-8-sig", "utf-16", "utf-32"):
-        codecs.lookup(name)
+def prepare(data: bytes | None = None) -> None:
+    """Load what `decode` needs for these bytes, since no module can be read once the sandbox is closed.
+
+    None stands for bytes that are not known yet. UTF-8 needs nothing.
+    """
+    if data is None or not _is_plain(data):
+        from .guessing import MULTI_BYTE, SINGLE_BYTE
+
+        for name in (*SINGLE_BYTE, *MULTI_BYTE, *UTF_16, *_DECLARED.split()):
+            codecs.lookup(name)
+
+
+def _is_plain(data: bytes) -> bool:
+    try:
+        return not _controls(data.decode()) and declared_charset(data) not in _SEVEN_BIT
+    except UnicodeDecodeError:
+        return False
+
+
+def _guess(data: bytes) -> str:
+    from .guessing import guess  # loads charset-normalizer, which takes longer than to parse a short text
+
+    return guess(data)
 
 
 def _checked(text: str) -> str:

@@ -11,13 +11,12 @@ from functools import lru_cache
 
 from charset_normalizer import from_bytes
 
-SAMPLE = 1 << 15  # bytes, or characters, that are looked at
-TEXT_CONTROLS = frozenset("\t\n\r\f\v\x1b")
+from .decoding import SAMPLE, TEXT_CONTROLS, UTF_16
+
 _ENOUGH = 400  # bytes from which charset-normalizer has something to count
 # In order of preference: the first of equal ones is taken.
 SINGLE_BYTE = ("cp1252", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256", "cp874", "cp866")
 MULTI_BYTE = ("gb18030", "big5hkscs", "cp932", "euc_jp", "cp949")
-UTF_16 = ("utf-16-le", "utf-16-be")
 
 # The characters that make up about half of running text in each language.
 _CHINESE = frozenset(

@@ -6,8 +6,8 @@ kinds of text.
 
 import os.path
 import re
+from types import ModuleType
 from typing import BinaryIO
-from zipfile import BadZipFile, ZipFile
 
 from .failures import FailureReason, ParseFailed
 
@@ -69,21 +69,6 @@ _OF_EXTENSION = {
     for extension in extensions.split()
 }
 
-_OFFICE = {  # the beginning of the main part's content type; macros and templates differ after it
-    "application/vnd.openxmlformats-officedocument.wordprocessingml.": DOCX,
-    "application/vnd.ms-word.": DOCX,
-    "application/vnd.openxmlformats-officedocument.presentationml.": PPTX,
-    "application/vnd.ms-powerpoint.": PPTX,
-    "application/vnd.openxmlformats-officedocument.spreadsheetml.": XLSX,
-    "application/vnd.ms-excel.": XLSX,
-}
-_MAIN_PART = re.compile(
-    rb'ContentType="([\w./+-]+\.(?:document|presentation|slideshow|template|sheet|addin)(?:\.macroEnabled)?'
-    rb'(?:Template)?\.main\+xml)"',
-    re.IGNORECASE,
-)
-_BINARY_SHEET = b"sheet.binary.macroEnabled.main"
-
 # Beginnings of files that no parser reads, and what they look like.
 _UNSUPPORTED = {
     b"{\\rtf": "a Rich Text document; save it as DOCX",
@@ -123,13 +108,6 @@ _AT_OFFSET = [
     (257, b"ustar", "a tar archive; unpack it and upload what is inside"),
 ]
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
-_OLE_STREAMS = {
-    "WordDocument": "a Word 97-2003 document; save it as DOCX",
-    "Workbook": "an Excel 97-2003 workbook; save it as XLSX",
-    "PowerPoint Document": "a PowerPoint 97-2003 presentation; save it as PPTX",
-    "__properties_version1.0": "an Outlook message; save it as EML",
-}
-_OPEN_DOCUMENT = "application/vnd.oasis.opendocument."
 _HTML_START = re.compile(
     rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL
 )
@@ -153,64 +131,23 @@ def detect(file: BinaryIO, text_type: str) -> str:
     if b"%PDF-" in head[:1024]:
         return PDF
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return _of_archive(file)
+        return str(_containers().of_archive(file))
     if head.startswith(_OLE):
-        raise _of_ole(file)
+        raise _containers().of_ole(file)
     for magic, looks_like in _UNSUPPORTED.items():
         if head.startswith(magic):
-            raise _unsupported(looks_like)
+            raise unsupported(looks_like)
     for offset, magic, looks_like in _AT_OFFSET:
         if head[offset : offset + len(magic)] == magic and b"\0" in head:
-            raise _unsupported(looks_like)
+            raise unsupported(looks_like)
     return HTML if text_type == PLAIN and _HTML_START.match(head.replace(b"\0", b"").lstrip(_MARKS)) else text_type
 
 
-def _unsupported(looks_like: str) -> ParseFailed:
+def _containers() -> ModuleType:
+    from . import containers  # loads zipfile, which text does not need
+
+    return containers
+
+
+def unsupported(looks_like: str) -> ParseFailed:
     return ParseFailed(FailureReason.UNSUPPORTED, f"The file is {looks_like}.")
-
-
-def _of_archive(file: BinaryIO) -> str:
-    try:
-        with ZipFile(file) as archive:
-            names = set(archive.namelist())
-            if "[Content_Types].xml" in names:
-                return _of_office(_beginning(archive, "[Content_Types].xml", 1 << 20))
-            declared = (
-                _beginning(archive, "mimetype", 200).decode("ascii", "replace").strip() if "mimetype" in names else ""
-            )
-            if declared == EPUB or (not declared and "META-INF/container.xml" in names):
-                return EPUB
-    except MemoryError as error:
-        raise ParseFailed(FailureReason.EXPANDS_TOO_FAR, "The directory of the archive is too large.") from error
-    except (BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, ValueError) as error:
-        raise ParseFailed(FailureReason.MALFORMED, f"The archive cannot be opened: {error}.") from error
-    finally:
-        file.seek(0)
-    if declared.startswith(_OPEN_DOCUMENT):
-        raise _unsupported("an OpenDocument file; save it as DOCX, PPTX, XLSX or PDF")
-    raise _unsupported("a ZIP archive; unpack it and upload what is inside")
-
-
-def _beginning(archive: ZipFile, name: str, most: int) -> bytes:
-    with archive.open(name) as member:
-        return member.read(most)
-
-
-def _of_office(content_types: bytes) -> str:
-    if _BINARY_SHEET in content_types:
-        raise _unsupported("a binary Excel workbook; save it as XLSX")
-    for found in _MAIN_PART.findall(content_types.replace(b"'", b'"')):
-        for beginning, media_type in _OFFICE.items():
-            if found.decode().lower().startswith(beginning.lower()):
-                return media_type
-    raise _unsupported("an Office file without a document in it")
-
-
-def _of_ole(file: BinaryIO) -> ParseFailed:
-    data = file.read()
-    if "EncryptedPackage".encode("utf-16-le") in data:
-        return ParseFailed(FailureReason.ENCRYPTED, "The Office file opens only with a password; remove it.")
-    for stream, looks_like in _OLE_STREAMS.items():
-        if stream.encode("utf-16-le") in data:
-            return _unsupported(looks_like)
-    return _unsupported("an OLE file, such as an Office document from before 2007; save it in a current format")

@@ -61,7 +61,7 @@ class Parser:
         arguments = (text_type, str(os.getpid()), json.dumps(self._limits._asdict()), self._tesseract)
         with await asyncio.to_thread(path.open, "rb") as file:
             return await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-B", "-X", "utf8", "-m", f"{__package__}.child", *arguments),
+                *(sys.executable, "-I", "-X", "utf8", "-m", f"{__package__}.child", *arguments),
                 stdin=file,
                 stdout=PIPE,
                 stderr=PIPE,

@@ -8,7 +8,6 @@ no seccomp.
 import ctypes
 import errno
 import os
-import platform
 import resource
 import signal
 import struct
@@ -127,9 +126,10 @@ def _prctl(option: int, value: int, pointer: Any = None) -> None:
 
 def _install_filter(calls: dict[str, tuple[int, int]], *, refuse: bool = False) -> None:
     """Allow these system calls alone, or refuse these alone."""
-    if platform.machine() not in _ARCHITECTURES:
+    machine = os.uname().machine
+    if machine not in _ARCHITECTURES:
         return  # the audit hook and the limits remain
-    column, architecture = _ARCHITECTURES[platform.machine()]
+    column, architecture = _ARCHITECTURES[machine]
     listed = sorted({numbers[column] for numbers in calls.values()} - {-1})
     program = [
         _statement(0x20, 4),  # load the architecture
