@@ -79,7 +79,7 @@ FILES = [
     ("a.txt", GERMAN.encode("utf-16"), "Größe"),
     ("a.html", "<meta charset=iso-2022-jp><p>日本語</p>".encode("iso-2022-jp"), "日本語"),
     ("a.html", "<meta charset='windows-1251'><p>Привет, мир</p>".encode("cp1251"), "Привет, мир"),
-    ("a.eml", "Subject: s\nContent-Type: text/plain; charset=koi8-u\n\nЇжак".encode("koi8-u"), "Їжак"),
+    ("a.eml", "Subject: s\nContent-Type: text/plain; charset=koi8-u\n\n(привіт)".encode("koi8-u"), "(привіт)"),
 ]
 
 

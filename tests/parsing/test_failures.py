@@ -110,7 +110,12 @@ def test_every_reason_says_what_to_do() -> None:
 
 
 HOSTILE = {
-    "a.html": [b"<b><i>" * 50_000 + b"found", b"<table><tr><td>" * 10_000 + b"found", b"<" * 100_000 + b" found"],
+    "a.html": [
+        b"<div>" * 100_000 + b"found",
+        b"<b><i>" * 50_000 + b"found",
+        b"<table><tr><td>" * 10_000 + b"found",
+        b"<" * 100_000 + b" found",
+    ],
     "a.json": [b"[" * 100_000 + b'"found"' + b"]" * 100_000, b'{"a":' * 900 + b'"found"' + b"}" * 900],
     "a.csv": [b'"' + b"x,\n" * 300_000 + b"found", b"," * 300_000 + b"found"],
     "a.md": [part * 50_000 + b"found" for part in (b"[[[[", b"> ", b"``", b"*a_ ", b"[x]: y\n")],
@@ -127,15 +132,6 @@ HOSTILE = {
 @pytest.mark.parametrize(("name", "at"), [(name, at) for name, inputs in HOSTILE.items() for at in range(len(inputs))])
 async def test_hostile_text_is_read(parse: Parse, name: str, at: int) -> None:
     assert "found" in (await parse(HOSTILE[name][at], name)).text
-
-
-async def test_very_deep_html_ends_within_its_time(parse: Parse) -> None:
-    """The parser takes quadratic time for open <div>: this one is read or refused, depending on the machine."""
-    try:
-        text = (await parse(b"<div>" * 100_000 + b"found", "a.html", Limits(seconds=5))).text
-    except ParseFailed as error:
-        text = error.reason
-    assert text in ("found", FailureReason.PARSER_TIMEOUT)
 
 
 async def test_pdf_with_scripts_and_embedded_files_is_only_read(parse: Parse) -> None:

@@ -18,7 +18,7 @@ from tests.support.waiting import until_true
 
 from .conftest import Refusal
 
-SLOW = b"<div>" * 200_000  # takes the parser much longer than any of these tests
+SLOW = b"<p><span>" * 600_000  # takes the parser much longer than any of these tests
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 

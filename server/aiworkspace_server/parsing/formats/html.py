@@ -17,6 +17,12 @@ _NAMES_OF_BLOCKS = """
 """
 _DROPPED = frozenset(_NAMES_OF_DROPPED.split())
 _BLOCKS = frozenset(_NAMES_OF_BLOCKS.split())
+_CONTAINERS = re.compile(
+    r"<(/?)(?:address|article|aside|blockquote|center|details|dialog|dir|div|dl|fieldset|figcaption|figure|footer|form"
+    r"|header|hgroup|main|menu|nav|ol|pre|section|summary|ul)(?=[\s/>])[^>]*>",
+    re.IGNORECASE,
+)
+_DEEPEST = 5_000
 _HEADING = re.compile(r"h[1-6]")
 _NOT_SHOWN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _SPACES = re.compile(r"[ \t\n\r\f]+")
@@ -28,6 +34,8 @@ def parse(data: bytes, out: TextBuilder) -> None:
 
 def parse_text(text: str, out: TextBuilder, place: Place | None = None) -> None:
     """Append the text of a document. `place` is where the document stands in a larger one."""
+    if _depth(text) > _DEEPEST:
+        text = _CONTAINERS.sub("<br>", text)
     tree = LexborHTMLParser(text)
     title = tree.css_first("title")
     walk = _Walk(out, place or {})
@@ -37,6 +45,15 @@ def parse_text(text: str, out: TextBuilder, place: Place | None = None) -> None:
     if tree.body is not None:
         walk.run(tree.body)
     walk.end_section()
+
+
+def _depth(text: str) -> int:
+    """How many containers are open at once. The parser takes quadratic time for them: a minute for 100,000."""
+    depth = deepest = 0
+    for found in _CONTAINERS.finditer(text):
+        depth = max(0, depth + (-1 if found.group(1) else 1))
+        deepest = max(deepest, depth)
+    return deepest
 
 
 class _Walk:
