@@ -92,6 +92,12 @@ def _provider_key(key: SecretStr) -> SecretStr:
     return SecretStr(text)
 
 
+def _embedding_model(model: str) -> str:
+    if not re.fullmatch(r"none|(?:openai|local)/[!-~]+", model):
+        raise ValueError("must be none, or a provider and a model: openai/text-embedding-3-small or local/name")
+    return model
+
+
 def _mailbox(text: str) -> str:
     name, address = parseaddr(text)
     try:
@@ -189,6 +195,14 @@ class Deployment(BaseSettings):
     document_bytes: Positive = 256 << 20  # of one document
     org_document_bytes: Annotated[int, Field(gt=0, le=1 << 60)] = 10 << 30  # of all documents of an organization
     org_document_count: Positive = 100_000
+
+    # "openai/name", "local/name" or "none". Unset: the built-in model if its weights are installed, otherwise none.
+    embedding_model: Annotated[str, AfterValidator(_embedding_model)] | None = None
+    embedding_base_url: HttpUrl | None = None  # unset: that of the provider
+    embedding_api_key: ProviderKey | None = None  # unset: the provider's, unless the address is another one
+    embedding_dimension: Annotated[int, Field(gt=0, le=4000)] | None = None  # pgvector indexes at most 4000
+    embedding_window: Annotated[int, Field(ge=64, le=_MOST)] | None = None
+    embedding_tokenizer: Path | None = None  # a tokenizer.json; unset: a byte counts as a token
 
     smtp_host: Host | None = None  # without one, mail is printed on standard output
     smtp_port: Annotated[int, Field(gt=0, le=65535)] = 587

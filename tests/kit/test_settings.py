@@ -316,11 +316,13 @@ def test_configuration_page_lists_every_setting_with_its_default(monkeypatch: py
         found = re.findall(r"[A-Z_]+", names)
         shown |= dict(zip(found, each if len(each) == len(found) else each * len(found), strict=True))
     assert shown.keys() == {name.upper() for name in Settings.model_fields}
-    # Those whose default depends on whether the databases are embedded, or is that of another setting or of a provider.
+    # Those whose default depends on whether the databases are embedded, or is that of another setting, a provider or a
+    # model.
     described = {
         *("MIGRATION_DATABASE_URL", "JWT_SECRET", "JWT_REFRESH_SECRET", "PASSWORD_PEPPER", "ENCRYPTION_SECRET"),
         *("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "DEEPSEEK_BASE_URL"),
         *("ORG_ALLOWANCE_USD", "REQUIRE_VERIFIED_EMAIL", "REGISTRATION"),
+        *("EMBEDDING_MODEL", "EMBEDDING_BASE_URL", "EMBEDDING_API_KEY", "EMBEDDING_DIMENSION", "EMBEDDING_WINDOW"),
     }
     plain = {name: default for name, default in shown.items() if default and name not in described}
     expected = Deployment()

@@ -1,6 +1,7 @@
 """Sends requests over the connections of an SDK's HTTP client, past its layers, which cost four times as much."""
 
 import ssl
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import aiohttp
@@ -9,7 +10,9 @@ from aiohttp.abc import AbstractStreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
-from .base import ModelRequest
+
+def _ignore() -> None:
+    """Nobody waits for the first byte of this request."""
 
 
 class _Transport(Protocol):
@@ -32,20 +35,23 @@ class Connections:
         self._session: aiohttp.ClientSession | None = None
         self._timeout = aiohttp.ClientTimeout(sock_connect=connect_seconds, connect=connect_seconds)
 
-    async def post(self, headers: CIMultiDict[str], body: bytes, request: ModelRequest) -> aiohttp.ClientResponse:
+    async def post(
+        self, headers: CIMultiDict[str], body: bytes, request_id: str = "", on_sent: Callable[[], None] = _ignore
+    ) -> aiohttp.ClientResponse:
         """Send a body. Return the response, whatever its status, with its body unread.
 
-        Redirects are not followed. The request's id is in the provider's log, so that bills can be compared.
+        Redirects are not followed. The request's id is in the provider's log, so that bills can be compared. `on_sent`
+        is called when the first byte is sent.
         """
-        if request.request_id:
+        if request_id:
             headers = headers.copy()
-            headers["X-Client-Request-Id"] = request.request_id
+            headers["X-Client-Request-Id"] = request_id
         proxy = self._transport.proxy
         return await self._open().request(
             "POST",
             self._url,
             headers=headers,
-            data=_SentBody(body, request),
+            data=_SentBody(body, on_sent),
             allow_redirects=False,
             timeout=self._timeout,
             proxy=str(proxy.url) if proxy else None,
@@ -79,10 +85,10 @@ class _SentBody(aiohttp.Payload):
 
     _autoclose = True
 
-    def __init__(self, body: bytes, request: ModelRequest) -> None:
+    def __init__(self, body: bytes, on_sent: Callable[[], None]) -> None:
         super().__init__(body, content_type="application/json")
         self._size = len(body)
-        self._on_sent = request.on_sent
+        self._on_sent = on_sent
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         self._on_sent()

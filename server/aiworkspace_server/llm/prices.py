@@ -55,6 +55,18 @@ def price(model_id: str, usage: TokenUsage, at: datetime | None = None) -> Price
     return Price(_listed(provider, name, usage, at or datetime.now(UTC)), PRICE_LIST)
 
 
+def embedding_price(model_id: str, tokens: int, at: datetime | None = None) -> Price:
+    """Return the price of embedding so many tokens `at` (now), rounded half to even. Raises UnknownPrice."""
+    provider, _, name = model_id.partition("/")
+    if provider == "local":
+        return Price(0, SELF_HOSTED)
+    model = catalog.find(provider, name) if provider in _HOSTED else None
+    rate = model.get_prices(at or datetime.now(UTC)).input_mtok if model else None
+    if not isinstance(rate, Decimal):
+        raise UnknownPrice(model_id)
+    return Price(int((tokens * rate * _NANOS_PER_RATE).quantize(Decimal(1), ROUND_HALF_EVEN)), PRICE_LIST)
+
+
 def most(model_id: str, input_tokens: int, output_tokens: int, at: datetime) -> Price:
     """Return the most that at most so many tokens can cost by `price`: each at its highest possible rate, rounded up.
 

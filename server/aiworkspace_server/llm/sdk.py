@@ -79,7 +79,7 @@ class SdkProvider(ABC, Generic[ClientT]):
         The SDK's own `post` takes longer than everything else on the way to the provider.
         """
         try:
-            response = await self._connections.post(self._headers, body, request)
+            response = await self._connections.post(self._headers, body, request.request_id, request.on_sent)
         except TRANSPORT_ERRORS as error:
             failure = self._failures.from_connection(error)
         else:

@@ -1,0 +1,1 @@
+"""Splits text into chunks and turns text into vectors. Knows nothing of documents and organizations."""
