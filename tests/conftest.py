@@ -69,6 +69,12 @@ async def standin() -> AsyncIterator[Standin]:
         yield standin
 
 
+@pytest.fixture
+def fresh_standin(standin: Standin) -> None:
+    """Nothing is left of other tests, their requests included."""
+    standin.reset()
+
+
 @pytest.fixture(autouse=True)
 def scripts_end_with_their_test(request: pytest.FixtureRequest) -> Iterator[None]:
     """The stand-in is shared: another test would get the slow answers of the one before."""

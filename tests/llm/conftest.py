@@ -23,8 +23,8 @@ HURRIED = Clocks(connect_seconds=5, first_content_seconds=1.5, idle_seconds=1.0)
 
 
 @pytest.fixture(autouse=True)
-def _fresh_standin(standin: Standin) -> None:
-    standin.reset()
+def _fresh(fresh_standin: None) -> None:
+    """Each test begins with a stand-in without scripts and requests."""
 
 
 def openai_provider(url: str, clocks: Clocks = PATIENT) -> OpenAIProvider:

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from aiworkspace_server.llm import catalog
 from aiworkspace_server.llm.base import TokenUsage
-from aiworkspace_server.llm.prices import PRICE_LIST, SELF_HOSTED, Price, UnknownPrice, most, price, usd
+from aiworkspace_server.llm.prices import (
+    PRICE_LIST,
+    SELF_HOSTED,
+    Price,
+    UnknownPrice,
+    embedding_price,
+    most,
+    price,
+    usd,
+)
 
 # Prices change; those of a day in the past do not.
 DAY = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -100,6 +109,18 @@ def test_a_dated_name_costs_what_its_model_costs() -> None:
 
 def test_local_models_cost_nothing_and_say_why() -> None:
     assert price("local/anything/at-all", TokenUsage(10**6, 0, 0, 10**6, 0)) == Price(0, SELF_HOSTED)
+
+
+def test_embedding_has_the_price_of_its_tokens() -> None:
+    assert embedding_price("openai/text-embedding-3-small", 10**6, DAY) == Price(20_000_000, PRICE_LIST)
+    assert embedding_price("openai/text-embedding-3-large", 3, DAY).nanos == 390
+    assert embedding_price("local/all-minilm-l6-v2", 10**6) == Price(0, SELF_HOSTED)
+
+
+@pytest.mark.parametrize("model", ["openai/text-embedding-9", "nobody/x", "none", ""])
+def test_unknown_price_of_an_embedding_is_never_zero(model: str) -> None:
+    with pytest.raises(UnknownPrice):
+        embedding_price(model, 1)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from aiohttp import web
 from aiworkspace_server.llm.base import TokenUsage
 
 from .bill import Charge, count_words
+from .embeddings import EmbeddingScript, embeddings
 from .formats import ChatFormat, Format, Kind, MessageFormat, chat_error, message_error
 from .script import BYTES, COUNTED, Cut, ErrorEvent, HttpError, Script, Stall
 from .strict import violation
@@ -59,7 +60,8 @@ class Standin:
         self.forget_scripts()
 
     def forget_scripts(self) -> None:
-        """Answers every request with `Script()` again."""
+        """Answers every request with `Script()` or vectors again."""
+        self.embeddings: list[EmbeddingScript] = []  # of POST /v1/embeddings: the next ones, then `EmbeddingScript()`
         self._scripts: dict[str, list[Script]] = {}
         self._answers: dict[tuple[str, str], list[Script]] = {}
 
@@ -83,6 +85,7 @@ class Standin:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/messages", self._messages)
+        app.router.add_post("/v1/embeddings", self._embed)
         app.router.add_get("/v1/models", self._models)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -108,6 +111,21 @@ class Standin:
         received = await self._receive(request)
         include_usage = received.body.get("stream_options", {}).get("include_usage", False)
         return await self._answer(request, received, ChatFormat(received.body["model"], include_usage=include_usage))
+
+    async def _embed(self, request: web.Request) -> web.Response:
+        received = await self._receive(request)
+        script = self.embeddings.pop(0) if self.embeddings else EmbeddingScript()
+        try:
+            if script.until:
+                await script.until.wait()
+            if script.error:
+                return _refusal(script.error, received)
+            return web.json_response(script.change(embeddings(received.body, numbers=script.numbers)))
+        except asyncio.CancelledError:
+            received.hung_up = True
+            raise
+        finally:
+            received.done.set()
 
     async def _messages(self, request: web.Request) -> web.StreamResponse:
         received = await self._receive(request)

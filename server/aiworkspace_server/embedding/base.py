@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
 Place = Mapping[str, object]  # where a block is in its file
+Block = tuple[int, int, Place]  # [start, end) in code points of a text
 
 
 class EmbeddingUnavailable(Exception):

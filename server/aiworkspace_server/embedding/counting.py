@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 # characters of Chinese words; the sum over the pieces is then too high, never too low.
 _PIECE = re.compile(r"\s*(?:[\u3400-\u4dbf\u4e00-\u9fff]|[^\s\u3400-\u4dbf\u4e00-\u9fff]+)|\s+\Z")
 _MOST_KNOWN = 200_000  # pieces whose counts are remembered, about 20 MB
+_TEXTS_AT_ONCE = 256  # encoded texts take a hundred times their size
 
 Count = Callable[[list[str]], list[int]]  # returns the number of tokens of each text
 
@@ -34,7 +35,11 @@ def token_counter(path: Path) -> tuple[Count, int]:
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([tokenizer.pre_tokenizer, cut])
 
     def count(texts: list[str]) -> list[int]:
-        return [len(each) for each in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        counts: list[int] = []
+        for at in range(0, len(texts), _TEXTS_AT_ONCE):
+            part = texts[at : at + _TEXTS_AT_ONCE]
+            counts += map(len, tokenizer.encode_batch_fast(part, add_special_tokens=False))
+        return counts
 
     return count, special
 

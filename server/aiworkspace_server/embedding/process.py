@@ -12,8 +12,9 @@ import numpy as np
 import orjson
 import structlog
 
-from .base import Chunk, Embedded, EmbeddingRefused, EmbeddingUnavailable, Place
+from .base import Block, Chunk, Embedded, EmbeddingRefused, EmbeddingUnavailable
 from .frames import LENGTHS, pack, pack_texts
+from .parts import parts
 
 _SECONDS = 600.0  # for one request, however busy the machine is
 _END_SECONDS = 2.0  # until a process whose input has ended is killed
@@ -55,21 +56,25 @@ class TextProcess:
         """Return the id of the process; None if none is running."""
         return self._child.pid if self._child and self._child.returncode is None else None
 
-    async def split(self, text: str, blocks: Sequence[tuple[int, int, Place]]) -> list[Chunk]:
+    async def split(self, text: str, blocks: Sequence[Block]) -> list[Chunk]:
         """Return the chunks of the blocks [start, end) of a text, in order. No chunk crosses a block.
 
         They cover everything but white space, without overlap, and have at most 4,000 characters and the tokens of the
         window. Raises EmbeddingUnavailable, or EmbeddingRefused if the splitter fails for this text.
         """
-        spans = [(start, end) for start, end, _ in blocks]
-        headings = [place.get("headings") for _, _, place in blocks]
-        header = {"op": "split", "spans": spans, "headings": headings}
-        answer, _ = await self._request(header, text.encode("utf-8", "replace"))
-        names = answer["headings"]
-        return [
-            Chunk(start, end, blocks[number][2], names[number], tokens)
-            for start, end, number, tokens in answer["chunks"]
-        ]
+        chunks: list[Chunk] = []
+        for part in parts(text, blocks):
+            begin, end = part[0].start, part[-1].end
+            spans = [(piece.start - begin, piece.end - begin) for piece in part]
+            headings = [blocks[piece.block][2].get("headings") for piece in part]
+            header = {"op": "split", "spans": spans, "headings": headings}
+            answer, _ = await self._request(header, text[begin:end].encode("utf-8", "replace"))
+            names = answer["headings"]
+            chunks += (
+                Chunk(begin + start, begin + end, blocks[part[number].block][2], names[number], tokens)
+                for start, end, number, tokens in answer["chunks"]
+            )
+        return chunks
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
         """Return the vectors of texts by the built-in model, which reads the beginning of those above its window.
@@ -113,6 +118,9 @@ class TextProcess:
                 if self._closed:
                     break
                 log.error("text_process_died", exit_code=code, error=type(error).__name__)
+            except BaseException:  # the next request would read what is left of this answer
+                await self._end(kill=True)
+                raise
         raise EmbeddingUnavailable("the server is stopping" if self._closed else "the text process died")
 
     async def _ask(self, message: bytes) -> tuple[dict[str, Any], bytes]:
@@ -145,6 +153,8 @@ class TextProcess:
             start_new_session=True,
         )
         self._child = child
+        if self._closed:  # meanwhile
+            raise EOFError
         assert child.stdin
         child.stdin.write(pack(config))
         return child

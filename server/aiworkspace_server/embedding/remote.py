@@ -109,14 +109,16 @@ class OpenAIEmbedder:
 
     async def _embed(self, texts: list[str], seconds: float) -> Embedded:
         """Send one request. Errors are raised outside of any `except`: those of the HTTP client have the key."""
+        clock = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds):
+            async with clock:
                 data = await self._ask(texts)
             return read_answer(data, texts, self.dimension, self._failures)
         except ProviderError as error:
             failure = error
         except TRANSPORT_ERRORS as error:  # a TimeoutError is one
-            failure = self._failures.from_connection(error)
+            late = self._failures.no_answer(f"none within {seconds:g} s")
+            failure = late if clock.expired() else self._failures.from_connection(error)
         if failure.kind in _REFUSED:
             raise EmbeddingRefused(failure.message)
         raise EmbeddingUnavailable(failure.message, failure.retry_after)
