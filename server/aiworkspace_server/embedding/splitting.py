@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from semantic_text_splitter import TextSplitter
@@ -14,6 +15,7 @@ MOST_CHARACTERS = 4_000  # of a chunk
 _LONGEST_HEADING = 200
 _HEADING_FRACTION = 4  # a heading takes at most a quarter of the window
 _LONGEST_RUN = 1_000  # characters without a place to split
+_UNEVEN = 1.15  # how far a chunk may exceed the average, to end with a sentence
 _SEGMENT = 20_000  # characters that the splitter gets at once: at each step it looks at all that is left of them
 
 # Text without a place to split: no space, and none of the marks that end a clause in Chinese and Japanese. The time
@@ -91,13 +93,12 @@ class Splitter:
 
     def _split_block(self, block: str, room: int) -> Iterator[tuple[int, int]]:
         """Yield [start, end) of the chunks of a block, some with white space at the ends, or nothing else."""
-        splitter = TextSplitter.from_callback(lambda text: self._size(text, room), room)
         at = 0
         for start, end in self._long_runs(block, room):
-            yield from self._split_text(block, at, start, splitter)
+            yield from self._split_text(block, at, start, room)
             yield from self._cut_run(block, start, end, room)
             at = end
-        yield from self._split_text(block, at, len(block), splitter)
+        yield from self._split_text(block, at, len(block), room)
 
     def _size(self, text: str, room: int) -> int:
         """Return the size of a text in tokens. Above the limit of characters, it is more than fits.
@@ -114,16 +115,27 @@ class Splitter:
             if length > _LONGEST_RUN or self._tally.count(run.group()) > room:
                 yield run.span()
 
-    def _split_text(self, block: str, start: int, end: int, splitter: TextSplitter) -> Iterator[tuple[int, int]]:
+    def _split_text(self, block: str, start: int, end: int, room: int) -> Iterator[tuple[int, int]]:
         while start < end:
             stop = min(start + _SEGMENT, end)
             if stop < end:
                 stop = _last(_PLACES, block, stop - _LONGEST_RUN, stop) or stop
             segment = block[start:stop]
             self._tally.learn([segment])
+            size = self._even_size(segment, room)
+            splitter = TextSplitter.from_callback(partial(self._size, room=size), size)
             for at, chunk in splitter.chunk_indices(segment):
                 yield start + at, start + at + len(chunk)
             start = stop
+
+    def _even_size(self, segment: str, room: int) -> int:
+        """Return how many tokens each chunk may have, so that as few as possible are about as long as each other.
+
+        A short rest at the end would be found by its few words, or not at all.
+        """
+        tokens = self._tally.count(segment)
+        number = max(-(-tokens // room), -(-len(segment) // MOST_CHARACTERS), 1)
+        return min(room, int(tokens / number * _UNEVEN) + 1)
 
     def _cut_run(self, block: str, start: int, end: int, room: int) -> Iterator[tuple[int, int]]:
         """Cut a run into pieces that fit, after a character of no word where there is one."""
