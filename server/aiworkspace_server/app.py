@@ -33,6 +33,8 @@ from .databases import Databases, databases, prepare
 from .documents.build import Documents
 from .documents.build import build as build_documents
 from .documents.build import finders as document_finders
+from .documents.content import Files
+from .documents.objects import ObjectStores
 from .erasure.build import build as build_erasure
 from .kit.addresses import TrustedProxies
 from .kit.contract import Method
@@ -136,14 +138,19 @@ async def serving(settings: Settings, where: Databases, *, sharing_port: bool = 
         await check_schema(db, embedded=settings.embedded)
         counters = Counters(where.redis_url)
         stack.push_async_callback(counters.close)
+        stores = ObjectStores(settings.document_store)
+        if stores.current:
+            await stores.current.check()
         registry = await stack.enter_async_context(Registry(settings))
         platform = Platform.make(settings, db, Jobs(where.url), counters)
         stack.push_async_callback(platform.tasks.close)
-        parts = _build(platform, keys, mongo, registry, where.redis_url)
+        parts = _build(platform, keys, mongo, Files(mongo, stores), registry, where.redis_url)
         yield await _start(stack, platform, parts, mongo, registry, sharing_port=sharing_port)
 
 
-def _build(platform: Platform, keys: Keys, mongo: Mongo, registry: Registry, redis_url: str | None) -> _Parts:
+def _build(
+    platform: Platform, keys: Keys, mongo: Mongo, files: Files, registry: Registry, redis_url: str | None
+) -> _Parts:
     """Build the domains from the bottom up. A domain that needs a higher one gets a callable of it."""
     settings, db, jobs = platform.settings, platform.db, platform.jobs
     policies = build_policies(platform, registry)
@@ -164,7 +171,7 @@ def _build(platform: Platform, keys: Keys, mongo: Mongo, registry: Registry, red
     )
     engine = build_runs(platform, mongo, usage.ledger, policies.plans, redis_url)
     chat = build_chat(platform, mongo, registry, policies, engine, access.authorize_again)
-    documents = build_documents(platform, mongo)
+    documents = build_documents(platform, files)
     methods = read_surface(access)
     return _Parts(policies, usage, mails, auth, audit, workspaces, access, methods, engine, chat, documents)
 

@@ -15,6 +15,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, Self
 
+from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 from pydantic import (
     AfterValidator,
@@ -127,6 +128,7 @@ MongoUri = Annotated[SecretStr, _checked(urls.mongo)]
 RedisUrl = Annotated[SecretStr, _checked(urls.redis)]
 Host = Annotated[str, AfterValidator(_host)]
 HttpUrl = Annotated[str, AfterValidator(urls.http)]
+DocumentStore = Annotated[str, AfterValidator(urls.document_store)]
 # A plain address is a network of one.
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Registration = Literal["open", "invited", "closed"]
@@ -195,6 +197,7 @@ class Deployment(BaseSettings):
     document_bytes: Positive = 256 << 20  # of one document
     org_document_bytes: Annotated[int, Field(gt=0, le=1 << 60)] = 10 << 30  # of all documents of an organization
     org_document_count: Positive = 100_000
+    document_store: DocumentStore | None = None  # where their bytes are; unset: in MongoDB
 
     # "openai/name", "local/name" or "none". Unset: the built-in model if its weights are installed, otherwise none.
     embedding_model: Annotated[str, AfterValidator(_embedding_model)] | None = None
@@ -291,6 +294,7 @@ def read() -> Settings:
         raise SettingsError(problems)
     try:
         deployment = Deployment()
+        _pass_on_cloud_variables(Path(".env"))
         if not deployment.embedded:
             return Settings()
         stored = secrets_file.ensure(deployment.data_dir, SECRETS)
@@ -299,6 +303,16 @@ def read() -> Settings:
         raise SettingsError([_problem(fault) for fault in error.errors()]) from None
     except secrets_file.SecretsFileError as error:
         raise SettingsError([str(error)]) from error
+
+
+def _pass_on_cloud_variables(path: Path) -> None:
+    """Copy variables of the clouds from .env into the environment, where the client of DOCUMENT_STORE reads them.
+
+    Those that are set there win, as for every setting.
+    """
+    for name, value in dotenv_values(path).items():
+        if value and name.startswith(("AWS_", "AZURE_", "GOOGLE_")):
+            os.environ.setdefault(name, value)
 
 
 def _env_file_problems(path: Path) -> list[str]:

@@ -110,6 +110,19 @@ def redis(url: str) -> str:
     return url
 
 
+def document_store(url: str) -> str:
+    """Return the URL of a bucket or container, or of a prefix in it, without a slash at its end. Raises ValueError."""
+    parts = _split(url, "s3", "gs", "az")
+    if not re.fullmatch(r"[a-z0-9](?:[a-z0-9._-]{1,220}[a-z0-9])?", parts.netloc):
+        raise ValueError("must name a bucket or container: s3://bucket/prefix")
+    path = parts.path.strip("/")
+    if "?" in url or "#" in url or not re.fullmatch(r"(?:[\w.=-]+(?:/[\w.=-]+)*)?", path, re.ASCII):
+        raise ValueError("must have a prefix of letters, digits and . _ = - between single slashes, or none")
+    if {".", ".."} & set(path.split("/")):
+        raise ValueError("must not have . or .. in its prefix")
+    return f"{parts.scheme}://{parts.netloc}/{path}".rstrip("/")
+
+
 def proxy(url: str) -> str:
     """Return the URL of a proxy, with or without a scheme."""
     parts = _split(url if "://" in url else f"http://{url}", "http", "https", "socks5", "socks5h")
@@ -131,7 +144,7 @@ def no_proxy(hosts: str) -> str:
 def _split(url: str, *schemes: str) -> SplitResult:
     _refuse_spaces(url)
     if url.partition("://")[0].lower() not in schemes or "://" not in url:
-        raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes[:2])}")
+        raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
     return _parts(url)
 
 

@@ -16,7 +16,7 @@ from aiworkspace_server.documents.store import Quota
 from aiworkspace_server.kit.errors import RateLimited
 from aiworkspace_server.kit.jobs import Jobs
 from aiworkspace_server.kit.timestamps import now
-from tests.support.documents import begin, messages, upload
+from tests.support.documents import begin, files_in, messages, upload
 from tests.support.outcomes import NOT_FOUND, outcome
 from tests.support.people import Place
 from tests.support.postgres import sql
@@ -34,7 +34,8 @@ async def used(stores: Stores, place: Place) -> tuple[int, int]:
 
 
 def service_with(app: App, stores: Stores, size_bytes: int, document_count: int) -> DocumentService:
-    return DocumentService(app.db, app.mongo, Jobs(stores.postgres), Quota(size_bytes, document_count), 1000)
+    files, quota = files_in(app.mongo), Quota(size_bytes, document_count)
+    return DocumentService(app.db, files, Jobs(stores.postgres), quota, 1000)
 
 
 async def reserve(app: App, service: DocumentService, place: Place, size: int) -> str:

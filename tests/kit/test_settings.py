@@ -187,6 +187,13 @@ def test_external(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LOCAL_MODEL_API_KEY", "“sk-canary”", "characters that no key has"),
         ("PUBLIC_URL", "javascript:alert(1)", "must begin with http://"),
         ("OPENAI_BASE_URL", "file:///etc/passwd", "must begin with http://"),
+        ("DOCUMENT_STORE", "file:///tmp/documents", "must begin with s3:// or gs:// or az://"),
+        ("DOCUMENT_STORE", "s3:///prefix", "must name a bucket or container"),
+        ("DOCUMENT_STORE", "s3://key:secret@bucket/prefix", "must name a bucket or container"),
+        ("DOCUMENT_STORE", "s3://bucket:9000/prefix", "must name a bucket or container"),
+        ("DOCUMENT_STORE", "s3://bucket/a//b", "must have a prefix of letters, digits"),
+        ("DOCUMENT_STORE", "s3://bucket/prefix?region=x", "must have a prefix of letters, digits"),
+        ("DOCUMENT_STORE", "gs://bucket/a/../b", "must not have . or .."),
     ],
 )
 def test_refused_by_name_but_never_shown(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:
@@ -202,6 +209,31 @@ def test_number_beyond_what_clocks_and_databases_hold_is_named(monkeypatch: pyte
     monkeypatch.setenv(name.upper(), "99999999999999999999")
     (problem,) = problems()
     assert problem.startswith(f"{name.upper()}: ")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("s3://my-bucket", "s3://my-bucket"),
+        ("gs://my_bucket.example/", "gs://my_bucket.example"),
+        ("az://container/a/b.c_d=e/", "az://container/a/b.c_d=e"),
+        ("S3://bucket//a/", "s3://bucket/a"),
+    ],
+)
+def test_document_store_is_kept_in_one_spelling(monkeypatch: pytest.MonkeyPatch, given: str, kept: str) -> None:
+    monkeypatch.setenv("DOCUMENT_STORE", given)
+    assert read().document_store == kept
+
+
+def test_cloud_variables_of_env_file_reach_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["AWS_REGION", "AWS_ACCESS_KEY_ID", "GOOGLE_APPLICATION_CREDENTIALS", "OTHER_VARIABLE"]
+    for name in names:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_REGION", "of-the-environment")
+    Path(".env").write_text("AWS_REGION=of-the-file\nAWS_ACCESS_KEY_ID='canary'\nOTHER_VARIABLE=x\n")
+    read()
+    assert [os.environ.get(name) for name in names] == ["of-the-environment", "canary", None, None]
 
 
 def test_spaces_around_a_key_are_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,18 @@ import hashlib
 from collections.abc import AsyncIterator, Sequence
 
 from aiworkspace.v1 import document_pb2 as pb
+from aiworkspace_server.documents.content import Files
+from aiworkspace_server.documents.objects import ObjectStores
+from aiworkspace_server.kit.mongo import Mongo
 
 from .people import Person
 
 MESSAGE_BYTES = 256 << 10
+
+
+def files_in(mongo: Mongo, store: str | None = None) -> Files:
+    """The files of a server without an object store, or with one."""
+    return Files(mongo, ObjectStores(store))
 
 
 async def begin(

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 
 from ..access.authorize import FindScope
-from ..kit.mongo import Mongo
 from ..kit.platform import Platform
 from ..kit.postgres import Database
 from ..workspaces.service import WorkspaceFinder
 from .authorization import DocumentFinder
+from .content import Files
 from .erasure import DocumentEraser
 from .jobs import DocumentJobs
+from .lost_writes import LostWrites
 from .service import DocumentService
 from .servicer import DocumentServicer
 from .store import Quota
@@ -21,13 +22,14 @@ class Documents:
     eraser: DocumentEraser
 
 
-def build(platform: Platform, mongo: Mongo) -> Documents:
+def build(platform: Platform, files: Files) -> Documents:
     settings, db = platform.settings, platform.db
     quota = Quota(settings.org_document_bytes, settings.org_document_count)
-    service = DocumentService(db, mongo, platform.jobs, quota, settings.document_bytes)
+    service = DocumentService(db, files, platform.jobs, quota, settings.document_bytes)
     DocumentJobs(db, service).register(platform.jobs)
-    servicer = DocumentServicer(service, db, mongo, platform.tasks, platform.pages, platform.idempotency)
-    return Documents(servicer, DocumentEraser(db, mongo, service))
+    LostWrites(db, files).register(platform.jobs)
+    servicer = DocumentServicer(service, db, files, platform.tasks, platform.pages, platform.idempotency)
+    return Documents(servicer, DocumentEraser(db, files, service))
 
 
 def finders(db: Database, workspaces: WorkspaceFinder) -> dict[str, FindScope]:

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from ..kit.mongo import Mongo
 from ..kit.postgres import Database
 from . import store
-from .content import Content
+from .content import Files
 from .service import DocumentService
 
 _BATCH = 100
@@ -15,16 +14,16 @@ _BATCH = 100
 class DocumentEraser:
     """Each method is one pass: it erases, and returns whether it found anything."""
 
-    def __init__(self, db: Database, mongo: Mongo, documents: DocumentService) -> None:
+    def __init__(self, db: Database, files: Files, documents: DocumentService) -> None:
         self._db = db
-        self._mongo = mongo
+        self._files = files
         self._documents = documents
 
     async def erase_org(self, org_id: UUID) -> bool:
         found = await self._erase(org_id, None)
         async with self._db.write(org_id) as tx:
             await store.forget_usage(tx)
-        return await Content(self._mongo, org_id).delete_all() or found
+        return await self._files.of(org_id).delete_all() or found
 
     async def erase_workspace(self, org_id: UUID, workspace_id: UUID) -> bool:
         return await self._erase(org_id, workspace_id)

@@ -12,11 +12,10 @@ from aiworkspace.v1 import document_pb2
 from ..kit.errors import Aborted, InvalidArgument, NotFound, OutOfRange, RateLimited, check_etag
 from ..kit.ids import new_id
 from ..kit.jobs import Jobs
-from ..kit.mongo import Mongo
 from ..kit.postgres import Database, WriteSession
 from ..kit.timestamps import now
 from . import store
-from .content import PIECE_BYTES, Content, PieceExists, Stored
+from .content import PIECE_BYTES, Content, Files, PieceExists, PiecesMissing, Stored
 from .models import Collection, Document, Upload
 from .store import FoundDocument, Quota
 
@@ -33,10 +32,10 @@ class Progress(NamedTuple):
 
 
 class DocumentService:
-    def __init__(self, db: Database, mongo: Mongo, jobs: Jobs, quota: Quota, largest_bytes: int) -> None:
+    def __init__(self, db: Database, files: Files, jobs: Jobs, quota: Quota, largest_bytes: int) -> None:
         """`largest_bytes`: of one document."""
         self._db = db
-        self._mongo = mongo
+        self._files = files
         self._jobs = jobs
         self._quota = quota
         self._largest_bytes = largest_bytes
@@ -82,7 +81,7 @@ class DocumentService:
             raise NotFound("upload_id")
         if upload.document_id:
             return Progress(upload, upload.size_bytes)
-        return Progress(upload, (await Content(self._mongo, org_id).stored(upload_id)).size)
+        return Progress(upload, (await self._files.of(org_id).stored(upload_id)).size)
 
     async def cancel_upload(self, org_id: UUID, upload_id: UUID) -> None:
         """Give up an upload that is not finished, and delete what is stored of it."""
@@ -93,7 +92,7 @@ class DocumentService:
             if upload.document_id is None:
                 await _give_up(tx, upload)
         if upload.document_id is None:
-            await Content(self._mongo, org_id).delete(upload_id)
+            await self._files.of(org_id).delete(upload_id)
 
     async def receive(
         self, org_id: UUID, upload_id: UUID, messages: AsyncIterator[document_pb2.UploadDocumentRequest]
@@ -106,19 +105,22 @@ class DocumentService:
             raise NotFound("upload_id")
         if upload.document_id:
             return await self._finished(org_id, upload, upload.document_id)
-        content = Content(self._mongo, org_id)
+        content = self._files.of(org_id)
         receiver = _Receiver(upload, content, await content.stored(upload_id))
         try:
             if not await receiver.take_all(messages):
                 return Progress(upload, receiver.committed_bytes)
             await receiver.check_content()
+            write_id = await content.complete(upload_id, upload.size_bytes)
         except _Mismatch as mismatch:
             await self._drop(org_id, upload_id, stream_id)
             raise InvalidArgument({"data": str(mismatch)}, pb.ERROR_REASON_UPLOAD_MISMATCH) from None
-        except PieceExists:
+        except (PieceExists, PiecesMissing):
             raise _taken_over() from None
-        await content.complete(upload_id, upload.size_bytes)
-        return await self._make_document(org_id, upload_id, stream_id)
+        progress = await self._make_document(org_id, upload_id, stream_id)
+        if write_id:
+            await content.end_write(write_id)
+        return progress
 
     async def _make_document(self, org_id: UUID, upload_id: UUID, stream_id: UUID) -> Progress:
         async with self._db.write(org_id) as tx:
@@ -153,7 +155,7 @@ class DocumentService:
             if upload.stream_id != stream_id:
                 raise _taken_over()
             await _give_up(tx, upload)
-        await Content(self._mongo, org_id).delete(upload_id)
+        await self._files.of(org_id).delete(upload_id)
 
     async def end_expired(self, org_id: UUID, upload_id: UUID) -> None:
         """Give up an upload that has expired. What is left of a finished one is deleted."""
@@ -174,11 +176,11 @@ class DocumentService:
                 await store.release(tx, upload.size_bytes)
             await tx.delete(upload)
         if upload.document_id is None:
-            await Content(self._mongo, org_id).delete(upload_id)
+            await self._files.of(org_id).delete(upload_id)
 
     async def forget_ended(self, org_id: UUID, upload_id: UUID) -> None:
         """Delete an upload that was given up so long ago that no stream stores anything of it any more."""
-        await Content(self._mongo, org_id).delete(upload_id)
+        await self._files.of(org_id).delete(upload_id)
         async with self._db.write(org_id) as tx:
             upload = await store.lock_upload(tx, upload_id)
             if upload and upload.end_time:
@@ -226,7 +228,7 @@ class DocumentService:
 
     async def erase_bytes(self, org_id: str, file_id: str) -> None:
         """Delete the bytes that no document has any more. A job."""
-        await Content(self._mongo, UUID(org_id)).delete(UUID(file_id))
+        await self._files.of(UUID(org_id)).delete(UUID(file_id))
 
     # Collections
 

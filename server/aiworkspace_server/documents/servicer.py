@@ -14,13 +14,12 @@ from ..kit.errors import NotFound, OutOfRange
 from ..kit.idempotency import IdempotencyStore
 from ..kit.ids import parse_id
 from ..kit.masks import changes
-from ..kit.mongo import Mongo
 from ..kit.pages import Pages
 from ..kit.postgres import Database
 from ..kit.tasks import Tasks
 from ..kit.timestamps import timestamp
 from . import store
-from .content import Content
+from .content import PIECE_BYTES, Files
 from .models import Collection, Upload
 from .service import DocumentService
 from .store import FoundDocument
@@ -31,14 +30,14 @@ class DocumentServicer(DocumentServiceServicer):
         self,
         documents: DocumentService,
         db: Database,
-        mongo: Mongo,
+        files: Files,
         tasks: Tasks,
         pages: Pages,
         idempotency: IdempotencyStore,
     ) -> None:
         self._documents = documents
         self._db = db
-        self._mongo = mongo
+        self._files = files
         self._tasks = tasks
         self._pages = pages
         self._idempotency = idempotency
@@ -106,13 +105,12 @@ class DocumentServicer(DocumentServiceServicer):
             metadata = {"size_bytes": str(blob.size_bytes)}
             raise OutOfRange(common_pb2.ERROR_REASON_OFFSET_TOO_LARGE, message, metadata=metadata)
         end = min(blob.size_bytes, offset + request.length) if request.length else blob.size_bytes
-        async with aclosing(Content(self._mongo, tenant_id()).read(blob.id, offset)) as parts:
+        async with aclosing(self._files.of(tenant_id()).read(blob.id, offset, end)) as parts:
             async for part in parts:
-                if offset >= end:
-                    return
-                data = part[: end - offset]
-                yield pb.DownloadDocumentResponse(offset=offset, data=data)
-                offset += len(data)
+                for begin in range(0, len(part), PIECE_BYTES):
+                    data = part[begin : begin + PIECE_BYTES]
+                    yield pb.DownloadDocumentResponse(offset=offset, data=data)
+                    offset += len(data)
         if offset < end:  # the document was deleted meanwhile
             raise NotFound("document_id")
 

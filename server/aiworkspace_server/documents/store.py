@@ -179,6 +179,12 @@ async def drop_blob(tx: WriteSession, blob_id: UUID) -> bool:
     return dropped.first() is not None
 
 
+async def has_file(tx: ReadSession, file_id: UUID) -> bool:
+    """Return whether a blob or an upload has the file."""
+    query = select(exists().where(Blob.id == file_id) | exists().where(Upload.id == file_id))
+    return bool((await tx.execute(query)).scalar_one())
+
+
 # Documents
 
 

@@ -1,0 +1,46 @@
+"""Writes to object stores whose process died, or whose upload was given up meanwhile."""
+
+from datetime import timedelta
+
+import structlog
+
+from ..kit.errors import Unavailable
+from ..kit.jobs import Jobs
+from ..kit.postgres import Database
+from ..kit.timestamps import now
+from . import store
+from .content import Files
+from .objects import WRITE_SECONDS
+
+_SETTLE = "documents.settle_writes"
+_EVERY_MINUTE = "* * * * *"
+_AT_ONCE = 500
+_OVER = timedelta(seconds=2 * WRITE_SECONDS)  # after which no process can still be writing
+
+log = structlog.get_logger("documents")
+
+
+class LostWrites:
+    def __init__(self, db: Database, files: Files) -> None:
+        self._db = db
+        self._files = files
+
+    def register(self, jobs: Jobs) -> None:
+        jobs.every(_EVERY_MINUTE, _SETTLE, self.settle)
+
+    async def settle(self) -> None:
+        """Delete what old writes stored for no document. What an upload has is deleted when that is given up."""
+        for org_id, write_id in await self._files.list_writes(now() - _OVER, _AT_ONCE):
+            content = self._files.of(org_id)
+            file_id = await content.find_write(write_id)
+            if file_id is None:  # ended by another server
+                continue
+            async with self._db.read(org_id) as tx:
+                kept = await store.has_file(tx, file_id)
+            try:
+                if not kept:
+                    await content.delete(file_id)
+                    log.info("lost_object_deleted", org_id=str(org_id), file_id=str(file_id))
+            except Unavailable:  # which is logged; the others may be in another store
+                continue
+            await content.end_write(write_id)
