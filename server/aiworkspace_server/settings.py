@@ -129,6 +129,7 @@ RedisUrl = Annotated[SecretStr, _checked(urls.redis)]
 Host = Annotated[str, AfterValidator(_host)]
 HttpUrl = Annotated[str, AfterValidator(urls.http)]
 DocumentStore = Annotated[str, AfterValidator(urls.document_store)]
+ClamdAddress = Annotated[str, AfterValidator(urls.clamd)]
 # A plain address is a network of one.
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Registration = Literal["open", "invited", "closed"]
@@ -198,6 +199,7 @@ class Deployment(BaseSettings):
     org_document_bytes: Annotated[int, Field(gt=0, le=1 << 60)] = 10 << 30  # of all documents of an organization
     org_document_count: Positive = 100_000
     document_store: DocumentStore | None = None  # where their bytes are; unset: in MongoDB
+    clamd_address: ClamdAddress | None = None  # unset: documents are not scanned
 
     # "openai/name", "local/name" or "none". Unset: the built-in model if its weights are installed, otherwise none.
     embedding_model: Annotated[str, AfterValidator(_embedding_model)] | None = None

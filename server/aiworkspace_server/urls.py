@@ -123,6 +123,15 @@ def document_store(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}/{path}".rstrip("/")
 
 
+def clamd(address: str) -> str:
+    """Return the address of clamd: host:port, or the absolute path of a socket. Raises ValueError."""
+    _refuse_spaces(address)
+    host, _, port = address.rpartition(":")
+    if not (address.startswith("/") or (is_host(host) and re.fullmatch(r"\d{1,5}", port) and 0 < int(port) < 65536)):
+        raise ValueError("must be host:port, or the absolute path of a socket, such as /run/clamav/clamd.ctl")
+    return address
+
+
 def proxy(url: str) -> str:
     """Return the URL of a proxy, with or without a scheme."""
     parts = _split(url if "://" in url else f"http://{url}", "http", "https", "socks5", "socks5h")

@@ -194,6 +194,11 @@ def test_external(monkeypatch: pytest.MonkeyPatch) -> None:
         ("DOCUMENT_STORE", "s3://bucket/a//b", "must have a prefix of letters, digits"),
         ("DOCUMENT_STORE", "s3://bucket/prefix?region=x", "must have a prefix of letters, digits"),
         ("DOCUMENT_STORE", "gs://bucket/a/../b", "must not have . or .."),
+        ("CLAMD_ADDRESS", "clamd.example", "must be host:port"),
+        ("CLAMD_ADDRESS", "tcp://clamd.example:3310", "must be host:port"),
+        ("CLAMD_ADDRESS", "clamd.example:99999", "must be host:port"),
+        ("CLAMD_ADDRESS", "::1:3310", "must be host:port"),
+        ("CLAMD_ADDRESS", "run/clamd.ctl", "must be host:port"),
     ],
 )
 def test_refused_by_name_but_never_shown(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:
