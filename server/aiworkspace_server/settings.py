@@ -208,6 +208,8 @@ class Deployment(BaseSettings):
     embedding_dimension: Annotated[int, Field(gt=0, le=4000)] | None = None  # pgvector indexes at most 4000
     embedding_window: Annotated[int, Field(ge=64, le=_MOST)] | None = None
     embedding_tokenizer: Path | None = None  # a tokenizer.json; unset: a byte counts as a token
+    # Networks that are not public and nevertheless reached for web pages and webhooks of callers.
+    egress_allowed_networks: Annotated[tuple[Network, ...] | None, *Listed] = None
 
     smtp_host: Host | None = None  # without one, mail is printed on standard output
     smtp_port: Annotated[int, Field(gt=0, le=65535)] = 587
