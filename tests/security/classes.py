@@ -75,7 +75,7 @@ CLASSES: dict[str, Sequence[str]] = {
     "NoSQL and SQL injection": ("contracts/test_corpora.py", "kit/test_sql.py"),
     "requests to internal addresses (SSRF)": ("kit/test_egress.py", "documents/test_web_pages.py"),
     "storage keys that derive from file names": (
-        "documents/test_object_stores.py::test_document_becomes_one_object_without_pieces",
+        "documents/object_stores/test_files.py::test_document_becomes_one_object_without_pieces",
     ),
     "limits by address that a proxy or a header changes": ("kit/test_addresses.py",),
     "denial of service": (
