@@ -43,6 +43,7 @@ async def owned_by_a_plain_role(where: Stores) -> AsyncIterator[str]:
         for role in _ROLES:
             await admin.execute(f"GRANT {role} TO {_OWNER} WITH ADMIN OPTION".encode())
         await admin.execute(f"ALTER DATABASE {url.database} OWNER TO {_OWNER}".encode())
+        await admin.execute("CREATE EXTENSION IF NOT EXISTS vector")  # which only a superuser may do
         try:
             yield url.set(username=_OWNER, password="plain").render_as_string(hide_password=False)
         finally:

@@ -35,6 +35,9 @@ from .documents.build import build as build_documents
 from .documents.build import finders as document_finders
 from .documents.content import Files
 from .documents.objects import ObjectStores
+from .documents.store import are_collections
+from .embedding.build import Embedding
+from .embedding.build import build as build_embedding
 from .erasure.build import build as build_erasure
 from .kit.addresses import TrustedProxies
 from .kit.contract import Method
@@ -59,6 +62,8 @@ from .runs.build import RunEngine
 from .runs.build import build as build_runs
 from .runs.cancellation import Cancellation
 from .runs.manager import RunManager
+from .search.build import build as build_search
+from .search.query import Search
 from .service_accounts.build import build as build_service_accounts
 from .service_accounts.service import revoke_made_by
 from .settings import Settings
@@ -107,6 +112,7 @@ class _Parts:
     engine: RunEngine
     chat: Chat
     documents: Documents
+    search: Search
 
 
 def check(settings: Settings) -> None:
@@ -144,12 +150,22 @@ async def serving(settings: Settings, where: Databases, *, sharing_port: bool = 
         registry = await stack.enter_async_context(Registry(settings))
         platform = Platform.make(settings, db, Jobs(where.url), counters)
         stack.push_async_callback(platform.tasks.close)
-        parts = _build(platform, keys, mongo, Files(mongo, stores), registry, where.redis_url)
+        embedding = build_embedding(settings)
+        stack.push_async_callback(embedding.aclose)
+        parts = _build(platform, keys, mongo, Files(mongo, stores), registry, embedding, where)
+        stack.push_async_callback(parts.search.aclose)
+        stack.callback(parts.documents.egress.close)
         yield await _start(stack, platform, parts, mongo, registry, sharing_port=sharing_port)
 
 
 def _build(
-    platform: Platform, keys: Keys, mongo: Mongo, files: Files, registry: Registry, redis_url: str | None
+    platform: Platform,
+    keys: Keys,
+    mongo: Mongo,
+    files: Files,
+    registry: Registry,
+    embedding: Embedding,
+    where: Databases,
 ) -> _Parts:
     """Build the domains from the bottom up. A domain that needs a higher one gets a callable of it."""
     settings, db, jobs = platform.settings, platform.db, platform.jobs
@@ -169,11 +185,12 @@ def _build(
         },
         verified_email_required=settings.verified_email_required,
     )
-    engine = build_runs(platform, mongo, usage.ledger, policies.plans, redis_url)
+    search = build_search(settings, db, embedding.embedders, usage.ledger)
+    documents = build_documents(platform, mongo, files, embedding, search, usage.ledger, where.owner_url)
+    engine = build_runs(platform, mongo, usage.ledger, policies.plans, documents.access, where.redis_url)
     chat = build_chat(platform, mongo, registry, policies, engine, access.authorize_again)
-    documents = build_documents(platform, files)
     methods = read_surface(access)
-    return _Parts(policies, usage, mails, auth, audit, workspaces, access, methods, engine, chat, documents)
+    return _Parts(policies, usage, mails, auth, audit, workspaces, access, methods, engine, chat, documents, search)
 
 
 def _services(platform: Platform, parts: _Parts) -> Services:
@@ -205,7 +222,12 @@ def _services(platform: Platform, parts: _Parts) -> Services:
         access=build_access(platform, auth, access, methods, rights_lost=rights_lost),
         service_accounts=build_service_accounts(platform, auth, rights_lost=rights_lost, erase=erasure.ask_account),
         workspaces=build_workspaces(
-            platform, policies.providers, parts.workspaces, rights_lost=rights_lost, erase=erasure.ask_workspace
+            platform,
+            policies.providers,
+            parts.workspaces,
+            rights_lost=rights_lost,
+            erase=erasure.ask_workspace,
+            are_collections=are_collections,
         ),
         models=policies.servicer,
         chat=parts.chat.servicer,

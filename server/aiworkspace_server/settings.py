@@ -201,6 +201,9 @@ class Deployment(BaseSettings):
     document_store: DocumentStore | None = None  # where their bytes are; unset: in MongoDB
     clamd_address: ClamdAddress | None = None  # unset: documents are not scanned
 
+    # Networks that are not public and nevertheless reached for web pages and webhooks of callers.
+    egress_allowed_networks: Annotated[tuple[Network, ...] | None, *Listed] = None
+
     # "openai/name", "local/name" or "none". Unset: the built-in model if its weights are installed, otherwise none.
     embedding_model: Annotated[str, AfterValidator(_embedding_model)] | None = None
     embedding_base_url: HttpUrl | None = None  # unset: that of the provider
@@ -208,8 +211,10 @@ class Deployment(BaseSettings):
     embedding_dimension: Annotated[int, Field(gt=0, le=4000)] | None = None  # pgvector indexes at most 4000
     embedding_window: Annotated[int, Field(ge=64, le=_MOST)] | None = None
     embedding_tokenizer: Path | None = None  # a tokenizer.json; unset: a byte counts as a token
-    # Networks that are not public and nevertheless reached for web pages and webhooks of callers.
-    egress_allowed_networks: Annotated[tuple[Network, ...] | None, *Listed] = None
+
+    rerank_base_url: HttpUrl | None = None  # unset: results are not reranked
+    rerank_model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    rerank_api_key: ProviderKey | None = None
 
     smtp_host: Host | None = None  # without one, mail is printed on standard output
     smtp_port: Annotated[int, Field(gt=0, le=65535)] = 587

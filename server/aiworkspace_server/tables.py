@@ -8,6 +8,7 @@ import aiworkspace_server.documents.models
 import aiworkspace_server.orgs.models
 import aiworkspace_server.policies.models
 import aiworkspace_server.runs.tables
+import aiworkspace_server.search.tables
 import aiworkspace_server.service_accounts.models
 import aiworkspace_server.usage.models
 import aiworkspace_server.workspaces.models  # noqa: F401 - imported for the tables that they define

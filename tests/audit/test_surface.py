@@ -18,7 +18,7 @@ from tests.audit.conftest import Company
 from tests.support.audit_log import until_recorded
 from tests.support.belongings import keep_documents
 from tests.support.budgets import make_budget
-from tests.support.documents import begin
+from tests.support.documents import begin, fail
 from tests.support.orgs import delete_org, update_member
 from tests.support.outcomes import PASSWORD_WRONG, PERMISSION_MISSING, outcome
 from tests.support.people import NewPerson, Person, join, make_conversation, make_place, people
@@ -74,13 +74,17 @@ async def test_an_audited_call_leaves_one_entry_and_others_none(
     else:
         owner, member = await new_person(), await new_person()
         ids = await _belongings(owner, member)
+    if name_of(endpoint) == "DocumentService.RetryDocument":
+        await fail(stores, ids["document_id"])
     code, entries = await _call(stores, endpoint, owner, ids)
     knows_account = endpoint.access.mode != PUBLIC or "email" in endpoint.descriptor.input_type.fields_by_name
     # Strangers who register an address that has an account must not fill the log of its owner.
     recorded = is_audited(endpoint) and knows_account and name_of(endpoint) != "AuthService.Register"
     expected = [(name_of(endpoint).replace(".", "/"), code)] if recorded else []
     assert entries == expected
-    assert code == "OK" or endpoint not in IN_ORG, "a success leaves one entry, too"
+    # This machine's pages are not requested: tests/documents/test_import.py has a server that does.
+    succeeds = endpoint in IN_ORG and name_of(endpoint) != "DocumentService.ImportWebPage"
+    assert code == "OK" or not succeeds, "a success leaves one entry, too"
 
 
 @pytest.fixture(scope="module")

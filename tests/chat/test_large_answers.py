@@ -103,6 +103,8 @@ def stored(contents: list[tuple[Any, str]]) -> Message:
         contents=[Content(kind=kind, text=text) for kind, text in contents],
         partial=False,
         model="echo/echo",
+        citations=(),
+        omissions=(),
         create_time=now(),
     )
 

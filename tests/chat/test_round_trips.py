@@ -36,7 +36,7 @@ async def test_a_message_takes_three_round_trips_to_postgresql_and_six_to_mongod
         await _answer(place, model)
     by_calls = [text for text, _ in sent if not any(name in text for name in (*_AUTHORIZATION, "BEGIN"))]
     assert [text.split("(")[0].rpartition(" ")[2] for text in by_calls] == [
-        "read_message_context",
+        "read_chat_context",
         "start_run",
         "end_runs",
     ]

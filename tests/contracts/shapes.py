@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from google.protobuf.descriptor import FieldDescriptor as Field
 
-from aiworkspace.v1 import common_pb2, model_pb2, usage_pb2
+from aiworkspace.v1 import common_pb2, document_pb2, model_pb2, usage_pb2
 from aiworkspace.v1 import options_pb2 as options
 from aiworkspace_server.kit.contract import DEFAULT_REQUEST_BYTES
 from buf.validate import validate_pb2 as validate
@@ -88,7 +88,8 @@ def _of_field(field: Any, room: int) -> Iterator[tuple[str, bytes]]:
             yield f"short values of {name}", _repeat(delimited(field.number, unit), room)
         for name, make in _TEXTS.items():
             yield f"as many {name} as the rules allow", _fitting(field, make, room)
-        yield "values that differ", b"".join(delimited(field.number, b"%06d" % n) for n in range(room // 8))
+        one = len(delimited(field.number, b"000000"))
+        yield "values that differ", b"".join(delimited(field.number, b"%06d" % n) for n in range(room // one))
         bad = delimited(field.number, NOT_UTF8)
         yield "many, the last not UTF-8", _repeat(delimited(field.number, b""), room - len(bad)) + bad
         yield "unknown numbers, then one not UTF-8", _repeat(tag(_UNKNOWN, _VARINT) + b"\0", room - len(bad)) + bad
@@ -147,4 +148,6 @@ _ITEMS: dict[str, Callable[[int], Any]] = {
         run_id=str(uuid4()), attempt=1, tokens=common_pb2.TokenUsage(input_tokens=n)
     ),
     "permissions": lambda n: f"permission.{n}",
+    "steps": lambda n: document_pb2.StepProgress(attempt_count=n),
+    "unread_pages": lambda n: n,
 }

@@ -12,13 +12,19 @@ _TOUCHED = ("last_use_time", "last_use_address")
 # What goes on whether anybody calls or not: leases, the heartbeat of the job queue, and jobs every few seconds.
 _OWN_AFFAIRS = ("servers", "procrastinate_workers", "procrastinate_periodic_defers", "procrastinate_events")
 _CONDITIONS = {
+    "text_id": "state <> 'ended'",  # what is left of a version, until it is erased a second time
     "chain_id": "chain_id <> ALL (%(callers)s::uuid[])",
-    "task_name": "task_name NOT IN ('jobs.tend', 'erasure.reconcile', 'erasure.purge')",
+    "task_name": "task_name NOT IN (SELECT d.task_name FROM procrastinate_periodic_defers d)",
 }
 
 _TABLES = """
 SELECT relname, ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0)
 FROM pg_class c WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> ALL (%s)
+"""
+
+_READING = b"""
+SELECT EXISTS (SELECT FROM document_versions WHERE state = 'processing')
+  OR EXISTS (SELECT FROM procrastinate_jobs WHERE task_name = 'documents.erase_version' AND status IN ('todo', 'doing'))
 """
 
 Rows = frozenset[tuple[str, str]]  # of the name of a table or collection, and a row of it as JSON
@@ -45,9 +51,14 @@ class Snapshots:
     async def take_at_rest(self) -> Rows:
         """When what goes on in the background has ended."""
         before, now = None, await self.take()
-        while before != now:
+        while before != now or await self._reads_documents():
             before, now = now, await self.take()
         return now
+
+    async def _reads_documents(self) -> bool:
+        """Whether documents are being read, or what was stored of ended versions is being erased."""
+        found = await (await self._owner.execute(_READING)).fetchone()
+        return bool(found and found[0])
 
     async def _build_query(self) -> bytes:
         tables = await (await self._owner.execute(_TABLES.encode(), [list(_OWN_AFFAIRS)])).fetchall()

@@ -11,7 +11,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from aiworkspace.v1 import common_pb2, org_pb2
+from aiworkspace.v1 import common_pb2, org_pb2, workspace_pb2
 from tests.contracts.conftest import Estate
 from tests.contracts.snapshot import Rows
 from tests.contracts.updates import UPDATES, changeable, naming, resource_of
@@ -40,6 +40,8 @@ async def test_only_what_may_be_changed_is_changed(endpoint: Endpoint, masked: b
     resource = getattr(request, resource_of(endpoint).name)
     values = {**CHANGED, "role": org_pb2.ROLE_MEMBER if masked else org_pb2.ROLE_VIEWER}
     values["collection_ids"] = [estate.ours.ids["collection_id"]]  # in which it is
+    ids = values["collection_ids"]
+    values["retrieval"] = workspace_pb2.Retrieval(collection_ids=ids, max_passages=5 if masked else 6)
     values["limit"] = common_pb2.Money(currency_code="USD", nanos=(5 if masked else 6) * 10**12)
     forged = _forge(resource, naming(endpoint), {name: values.get(name, f"{masked}") for name in changeable(endpoint)})
     if masked:

@@ -11,7 +11,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from aiworkspace.v1 import document_pb2 as pb
 from aiworkspace_server.app import App
-from tests.support.documents import begin, download, messages, upload
+from tests.support.documents import begin, download, get, messages, read, upload
 from tests.support.orgs import delete_org
 from tests.support.outcomes import ETAG_MISMATCH, INVALID, NOT_FOUND, OK, PERMISSION_MISSING, outcome, refusal
 from tests.support.pagination import read_all
@@ -35,10 +35,6 @@ async def list_names(person: Person, workspace_id: str, collection_id: str = "")
     request = pb.ListDocumentsRequest(workspace_id=workspace_id, collection_id=collection_id)
     found = await read_all(person.documents.ListDocuments, request, "documents", 2)
     return [document.name for document in found]
-
-
-def get(person: Person, document_id: str) -> Any:
-    return person.documents.GetDocument(pb.GetDocumentRequest(document_id=document_id))
 
 
 def delete(person: Person, document_id: str) -> Any:
@@ -187,7 +183,7 @@ async def test_deleting_and_uploading_the_same_bytes_at_once(place: Place) -> No
 
 async def test_who_may_what(team: Team) -> None:
     workspace_id = await make_workspace(team.owner, team.org_id)
-    document = await upload(team.member, workspace_id, b"x")
+    document = await read(team.member, workspace_id, b"x")
     assert (await get(team.viewer, document.document_id)).document == document
     assert await download(team.viewer, document.document_id) == b"x"
     assert await outcome(delete(team.viewer, document.document_id)) == PERMISSION_MISSING

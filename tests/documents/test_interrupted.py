@@ -6,12 +6,10 @@ from collections.abc import AsyncIterator
 from uuid import UUID
 
 from aiworkspace.v1 import document_pb2 as pb
-from aiworkspace_server.documents.service import DocumentService
 from aiworkspace_server.documents.store import Quota
-from aiworkspace_server.kit.jobs import Jobs
 from aiworkspace_server.kit.mongo import Mongo
 from aiworkspace_server.kit.postgres import Database
-from tests.support.documents import begin, download, files_in, messages
+from tests.support.documents import begin, document_service, download, messages
 from tests.support.orgs import suspend
 from tests.support.outcomes import NOT_FOUND, outcome
 from tests.support.people import Place, make_workspace
@@ -52,7 +50,7 @@ async def test_another_server_goes_on(stores: Stores, place: Place) -> None:
     upload_id = await begin(place.owner, place.workspace_id, data)
     await place.owner.documents.UploadDocument(messages(upload_id, data[: 2 * PIECE], finish=False))
     db, mongo = Database(stores.postgres), Mongo(stores.mongo)
-    other = DocumentService(db, files_in(mongo), Jobs(stores.postgres), Quota(1, 1), 1)
+    other = document_service(db, mongo, stores, Quota(1, 1), 1)
     rest = messages(upload_id, data, offset=PIECE + 7, size=100_000)
     progress = await other.receive(UUID(place.org_id), UUID(upload_id), rest)
     assert progress.found

@@ -10,13 +10,12 @@ import pytest
 
 from aiworkspace.v1 import document_pb2 as pb
 from aiworkspace_server.app import App
-from aiworkspace_server.documents.jobs import DocumentJobs
+from aiworkspace_server.documents.jobs import UploadJobs
 from aiworkspace_server.documents.service import DocumentService
 from aiworkspace_server.documents.store import Quota
 from aiworkspace_server.kit.errors import RateLimited
-from aiworkspace_server.kit.jobs import Jobs
 from aiworkspace_server.kit.timestamps import now
-from tests.support.documents import begin, files_in, messages, upload
+from tests.support.documents import begin, document_service, messages, upload
 from tests.support.outcomes import NOT_FOUND, outcome
 from tests.support.people import Place
 from tests.support.postgres import sql
@@ -34,8 +33,7 @@ async def used(stores: Stores, place: Place) -> tuple[int, int]:
 
 
 def service_with(app: App, stores: Stores, size_bytes: int, document_count: int) -> DocumentService:
-    files, quota = files_in(app.mongo), Quota(size_bytes, document_count)
-    return DocumentService(app.db, files, Jobs(stores.postgres), quota, 1000)
+    return document_service(app.db, app.mongo, stores, Quota(size_bytes, document_count), 1000)
 
 
 async def reserve(app: App, service: DocumentService, place: Place, size: int) -> str:
@@ -85,12 +83,12 @@ async def expire(stores: Stores, upload_id: str, column: str) -> None:
 
 
 @pytest.fixture
-async def jobs(app: App, stores: Stores) -> DocumentJobs:
-    return DocumentJobs(app.db, service_with(app, stores, 1, 1))
+async def jobs(app: App, stores: Stores) -> UploadJobs:
+    return UploadJobs(app.db, service_with(app, stores, 1, 1))
 
 
 async def test_an_unfinished_upload_expires_with_its_bytes(
-    app: App, stores: Stores, place: Place, jobs: DocumentJobs
+    app: App, stores: Stores, place: Place, jobs: UploadJobs
 ) -> None:
     data = bytes(2 * PIECE)
     upload_id = await begin(place.owner, place.workspace_id, data)
@@ -105,7 +103,7 @@ async def test_an_unfinished_upload_expires_with_its_bytes(
     assert await app.mongo.database["documents.chunks"].count_documents({"files_id": UUID(upload_id)}) == 0
 
 
-async def test_of_a_finished_upload_the_document_stays(stores: Stores, place: Place, jobs: DocumentJobs) -> None:
+async def test_of_a_finished_upload_the_document_stays(stores: Stores, place: Place, jobs: UploadJobs) -> None:
     data = b"to stay"
     upload_id = await begin(place.owner, place.workspace_id, data)
     document = (await place.owner.documents.UploadDocument(messages(upload_id, data))).document
@@ -113,5 +111,5 @@ async def test_of_a_finished_upload_the_document_stays(stores: Stores, place: Pl
     await jobs.end_uploads()
     assert await outcome(place.owner.documents.GetUpload(pb.GetUploadRequest(upload_id=upload_id))) == NOT_FOUND
     found = await place.owner.documents.GetDocument(pb.GetDocumentRequest(document_id=document.document_id))
-    assert found.document == document
+    assert found.document.sha256 == document.sha256
     assert await used(stores, place) == (len(data), 1)

@@ -71,7 +71,7 @@ async def test_clamd_that_takes_nothing_is_unavailable() -> None:
     async with clamd() as daemon:
         daemon.takes_nothing = True
         verdict = await scan(daemon.address, pieces(bytes(64 << 20)), IMPATIENT)
-    assert verdict == (Outcome.UNAVAILABLE, "no answer in time")
+    assert verdict.outcome is Outcome.UNAVAILABLE
 
 
 async def test_clamd_that_never_answers_is_unavailable() -> None:

@@ -111,6 +111,7 @@ async def test_tokenizer_of_the_settings_counts(built: Build, weights: Path) -> 
     ("settings", "problem"),
     [
         ({"embedding_model": "openai/text-embedding-3-small"}, "EMBEDDING_API_KEY is not set"),
+        ({"embedding_model": "openai/unknown", "openai_api_key": "sk"}, "the price of openai/unknown is not known"),
         ({"embedding_model": "local/other", "embedding_dimension": 8}, "EMBEDDING_BASE_URL is not set"),
         ({"embedding_window": 513}, "EMBEDDING_WINDOW: local/all-minilm-l6-v2 reads at most 512"),
         (

@@ -40,7 +40,7 @@ _STEP = re.compile(r"^\| \d+ \| (.+?) \| (.+?) \|", re.MULTILINE)
 
 def test_files_and_entry_points_of_the_architecture_exist() -> None:
     steps = _STEP.findall((ROOT / "docs" / "architecture.md").read_text())
-    assert len(steps) == 25
+    assert len(steps) == 36
     for files, entry_points in steps:
         texts = [(ROOT / "server/aiworkspace_server" / name).read_text() for name in re.findall(r"`(.+?)`", files)]
         for entry_point in re.findall(r"`(.+?)`", entry_points):

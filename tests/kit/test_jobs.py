@@ -27,10 +27,10 @@ class Queue:
 
     def worker(self, url: str = "") -> Jobs:
         jobs = Jobs(url or self.stores.postgres)
-        jobs.add("note", self._note)
+        jobs.add("note", self.note)
         return jobs
 
-    async def _note(self, word: str) -> None:
+    async def note(self, word: str) -> None:
         if self.failures:
             self.failures -= 1
             raise RuntimeError("not yet")
@@ -154,6 +154,35 @@ async def test_what_another_server_leaves_is_found_while_this_one_runs(queue: Qu
             await sql(queue.stores, left, f'{{"word": "{word}"}}')
             await queue.until_ran(count)
     assert queue.ran == ["first", "second"]
+
+
+async def test_job_of_a_dead_server_ends_where_one_with_its_arguments_is_pending(queue: Queue) -> None:
+    """A job that is enqueued once cannot be retried then, and the pending one would wait for it for ever."""
+    jobs = queue.worker()
+    jobs.add("once", queue.note, once=True)
+    async with queue.db.write() as tx:
+        await jobs.enqueue_once(tx, "once", word="first")
+    await sql(queue.stores, "UPDATE procrastinate_jobs SET status = 'doing' WHERE task_name = 'once'")
+    async with queue.db.write() as tx:
+        for _ in range(2):
+            await jobs.enqueue_once(tx, "once", word="first")
+    assert len(await sql(queue.stores, "SELECT 1 FROM procrastinate_jobs WHERE task_name = 'once'")) == 2
+    async with jobs.running(60):
+        await queue.until_ran()
+        await until_no_jobs(queue.stores)
+    assert queue.ran == ["first"]
+
+
+async def test_job_that_is_enqueued_once_and_fails_makes_room_for_the_next(queue: Queue) -> None:
+    jobs = queue.worker()
+    jobs.add("once", queue.note, once=True)
+    queue.failures = 1
+    async with jobs.running(60):
+        for _ in range(2):
+            async with queue.db.write() as tx:
+                await jobs.enqueue_once(tx, "once", word="word")
+            await until_no_jobs(queue.stores)
+    assert queue.ran == ["word"]
 
 
 async def test_a_job_in_progress_when_the_server_stops_is_done_by_the_next(queue: Queue) -> None:

@@ -10,6 +10,8 @@ ROOT = Path(aiworkspace_server.__file__).parent
 _TAKES_SQL = {"text", "exec_driver_sql", "literal_column"}
 _SPELLED = {
     "kit/postgres.py: _BEGIN.format(**session.info)",  # of UUIDs that were spelled by their numbers
+    # of an organization's id that was spelled by its number, and of numbers
+    "search/vector_query.py: _INDEXED.format(org=org, generation=generation.id, dimension=generation.dimension)",
     "erasure/store.py: f'DELETE FROM {table} WHERE ctid = ANY (ARRAY({some}))'",  # at import, of names in its module
 }
 

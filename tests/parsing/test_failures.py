@@ -56,22 +56,9 @@ async def test_pages_without_text_are_unread_and_alone_are_no_text(parse: Parse,
     assert (await refusal(files.pdf(files.Picture("picture of text")))).reason == FailureReason.NO_TEXT
 
 
-def bombs() -> dict[str, bytes]:
-    parts = files.members(files.docx_with(files.paragraph("x")))
-    main = "word/document.xml"
-    declaration, body = parts[main].split(b"?>", 1)
-    levels = b"".join(b'<!ENTITY a%d "%s">' % (level, b"&a%d;" % (level - 1) * 10) for level in range(1, 10))
-    entities = declaration + b'?><!DOCTYPE d [<!ENTITY a0 "aaaaaaaaaa">' + levels + b"]>" + body
-    return {
-        "inflated": files.archive(parts | {main: parts[main].replace(b">x<", b">" + b"a" * (200 * MIB) + b"<")}),
-        "entities": files.archive(parts | {main: entities.replace(b">x<", b">&a9;<")}),
-        "members": files.epub("<p>x</p>", extra={f"member{number}": "" for number in range(50_000)}),
-    }
-
-
 @pytest.mark.parametrize("bomb", ["inflated", "entities", "members"])
 async def test_archive_bomb_expands_too_far_in_bounded_memory(refusal: Refusal, bomb: str) -> None:
-    error = await refusal(bombs()[bomb], "a.docx")
+    error = await refusal(files.bombs()[bomb], "a.docx")
     assert error.reason == FailureReason.EXPANDS_TOO_FAR
     assert 0 < error.peak_memory < 512 * MIB
 
@@ -151,7 +138,7 @@ async def test_links_to_other_workbooks_are_not_followed(parse: Parse) -> None:
 
 
 async def test_workbook_with_two_far_cells_is_read_in_little_memory(parse: Parse) -> None:
-    parsed = await parse(files.workbook({"S": {"A1": "first", "XFD1048576": "last"}}))
+    parsed = await parse(files.far_cells())
     assert parsed.text.split() == ["first", "last"]
     assert parsed.peak_memory < 300 * MIB
     assert [block.place["first_row"] for block in parsed.blocks] == [1, 1048576]
@@ -167,9 +154,9 @@ async def test_word_with_a_nul_inside_stays_one_word(parse: Parse) -> None:
 
 
 async def test_long_run_of_letters_and_many_words_are_kept_whole(parse: Parse) -> None:
-    letters = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=300_000))
-    assert (await parse(f"First. {letters} Last.".encode())).text == f"First. {letters} Last."
-    words = " ".join(f"w{number:06}" for number in range(1, 250_000))
+    text = f"First. {files.letters(300_000)} Last."
+    assert (await parse(text.encode())).text == text
+    words = files.distinct_words(250_000)
     assert (await parse(words.encode())).text == words
 
 

@@ -27,21 +27,9 @@ async def test_pdf_has_a_block_for_each_page_with_text(parse: Parse) -> None:
 
 
 async def test_docx_keeps_order_cells_and_notes_without_deleted_text(parse: Parse) -> None:
-    inner = files.table(["inner one", "inner two"])
-    removed = "<w:del><w:r><w:delText>removed</w:delText></w:r></w:del>"
-    deleted = f"<w:p>{files.run('kept ')}{removed}<w:ins>{files.run('added')}</w:ins></w:p>"
-    noted = f'<w:p>{files.run("noted")}<w:r><w:footnoteReference w:id="2"/></w:r></w:p>'
-    body = (
-        files.paragraph("Guide", style="Heading1")
-        + files.paragraph("before")
-        + files.table(["a", "b"], ["c", inner])
-        + files.paragraph("after")
-        + noted
-        + deleted
-    )
-    parsed = await parse(files.docx_with(body, footnotes={2: "the note"}))
+    parsed = await parse(files.guide())
     assert parsed.media_type == media_types.DOCX
-    assert parsed.text == "Guide\n\nbefore\n\na\tb\nc\tinner one inner two\n\nafter\n\nnoted\nthe note\n\nkept added"
+    assert parsed.text == files.GUIDE
     assert places(parsed) == [{"headings": ["Guide"]}]
 
 

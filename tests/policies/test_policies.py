@@ -247,7 +247,7 @@ async def test_models_are_listed_in_pages(place: Place) -> None:
 async def test_all_that_a_message_needs_to_know_of_policies_and_keys_is_one_statement(place: Place, app: App) -> None:
     with statements(app) as seen:
         await ask(place)
-    about = ("read_message_context", "model_policies", "provider_keys")
+    about = ("read_chat_context", "model_policies", "provider_keys")
     assert len([text for text, _ in seen if any(name in text for name in about)]) == 1
 
 

@@ -27,3 +27,16 @@ class Charge:
 def count_words(texts: Iterable[str]) -> int:
     """The stand-in's tokens of what comes in."""
     return sum(len(text.split()) for text in texts)
+
+
+def texts_in(content: Any) -> list[str]:
+    """The texts of a message, documents included. The last one is what was asked."""
+    if isinstance(content, str):
+        return [content]
+    found = []
+    for block in content:
+        if block["type"] == "document":
+            found += [block["title"], block.get("context", ""), block["source"]["data"]]
+        else:
+            found.append(block["text"])
+    return found

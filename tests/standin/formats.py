@@ -102,6 +102,13 @@ class MessageFormat:
         delta = {"type": "text_delta", "text": text} if kind == "text" else {"type": "thinking_delta", "thinking": text}
         return [*self._turn_to(kind), self._event("content_block_delta", index=self._block, delta=delta)]
 
+    def cite(self, document: int, text: str) -> list[str]:
+        """The words cite with the block that they end."""
+        place = {"document_index": document, "document_title": None, "start_char_index": 0, "end_char_index": len(text)}
+        citation = {"type": "char_location", "cited_text": text, **place}
+        delta = {"type": "citations_delta", "citation": citation}
+        return [self._event("content_block_delta", index=self._block, delta=delta), *self._stop_block()]
+
     def end(self, finish: str, usage: TokenUsage | None) -> list[str]:
         fields: dict[str, Any] = {"delta": {"stop_reason": _STOP_REASON.get(finish, finish), "stop_sequence": None}}
         if usage is not None:

@@ -1,8 +1,8 @@
 """What the stand-in is told to do."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from aiworkspace_server.llm.base import TokenUsage
@@ -56,6 +56,8 @@ class Script:
 
     tokens: Sequence[str] = ("Hello", ", ", "world", "!")
     thinking: Sequence[str] = ()  # said before the tokens
+    # By the index of a token: the document that it cites, and the words of it. Anthropic's format only.
+    cited: Mapping[int, tuple[int, str]] = field(default_factory=dict)
     # counted: words of the request, and a token for each token; bytes: the most that an honest provider can count
     usage: TokenUsage | Counted | Bytes | None = COUNTED
     finish: str = "stop"  # OpenAI's word for it; "length" when the request's limit comes first

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from aiworkspace_server.llm.base import TokenUsage
 
-from .bill import Charge, count_words
+from .bill import Charge, count_words, texts_in
 from .embeddings import EmbeddingScript, embeddings
 from .formats import ChatFormat, Format, Kind, MessageFormat, chat_error, message_error
 from .script import BYTES, COUNTED, Cut, ErrorEvent, HttpError, Script, Stall
@@ -159,7 +159,9 @@ class Standin:
             received.done.set()
 
     def _next(self, body: dict[str, Any]) -> Script:
-        turns = [message["content"] for message in reversed(body["messages"]) if message["role"] == "user"]
+        turns = [
+            texts_in(message["content"])[-1] for message in reversed(body["messages"]) if message["role"] == "user"
+        ]
         # Questions that got no answer stand in one turn with the next.
         said = [content for turn in turns for content in (turn, *reversed(turn.split("\n\n")))]
         keys = [(content, model) for content in said for model in (body["model"], "")]
@@ -204,6 +206,8 @@ class _Answer:
                 break
             self.sent[kind == "text"] += 1
             await self._send(*self._form.say(kind, text))
+            if isinstance(self._form, MessageFormat) and (cited := self._script.cited.get(self.sent[1] - 1)):
+                await self._send(*self._form.cite(*cited))
             await self._pause()
         if fault is not None:
             return await self._fail()
@@ -278,13 +282,13 @@ def _usage(script: Script, body: dict[str, Any]) -> TokenUsage | None:
 
 def _by_bytes(body: dict[str, Any]) -> TokenUsage:
     """A token for each byte and eight for each text, all written to the cache, and all the output that was allowed."""
-    texts = [body.get("system", ""), *(message["content"] for message in body["messages"])]
+    texts = [body.get("system", ""), *(text for message in body["messages"] for text in texts_in(message["content"]))]
     inputs = sum(len(text.encode()) + 8 for text in texts)
     return TokenUsage(inputs, 0, inputs, body.get("max_completion_tokens") or body["max_tokens"], 0)
 
 
 def _counted(body: dict[str, Any], thinking: int, text: int) -> TokenUsage:
-    texts = [body.get("system", ""), *(message["content"] for message in body["messages"])]
+    texts = [body.get("system", ""), *(text for message in body["messages"] for text in texts_in(message["content"]))]
     return TokenUsage(count_words(texts), 0, 0, thinking + text, thinking)
 
 

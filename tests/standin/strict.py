@@ -3,6 +3,8 @@
 from itertools import pairwise
 from typing import Any
 
+from .bill import texts_in
+
 _LONGEST = 1024 * 1024
 
 
@@ -13,7 +15,7 @@ def violation(body: dict[str, Any]) -> str:
     if messages and messages[0]["role"] == "system":  # OpenAI's format
         system, messages = [messages[0]["content"]], messages[1:]
     roles = [message["role"] for message in messages]
-    texts = [*system, *(message["content"] for message in messages)]
+    texts = [*system, *(text for message in messages for text in texts_in(message["content"]) if text)]
     if not roles:
         return "messages: at least one message is required"
     if "system" in roles:

@@ -14,7 +14,7 @@ from aiworkspace.v1 import (
     team_pb2,
     workspace_pb2,
 )
-from tests.support.documents import begin, upload
+from tests.support.documents import begin, read
 from tests.support.people import NewPerson, Person, join, make_conversation, make_org, make_workspace
 from tests.support.runs import say
 
@@ -77,12 +77,13 @@ async def _talk(person: Person, workspace_id: str, model: str) -> dict[str, str]
 
 
 async def keep_documents(owner: Person, workspace_id: str) -> dict[str, str]:
-    """Put a document into a collection. Return the ids of both."""
+    """Put a document into a collection. Return the ids of both, and of the document's version."""
     make = document_pb2.CreateCollectionRequest(workspace_id=workspace_id, name="Papers")
     collection_id = (await owner.documents.CreateCollection(make)).collection.collection_id
     data = f"kept in {workspace_id}".encode()
-    document = await upload(owner, workspace_id, data, collection_ids=[collection_id])
-    return {"document_id": document.document_id, "collection_id": collection_id}
+    document = await read(owner, workspace_id, data, collection_ids=[collection_id])
+    ids = {"document_id": document.document_id, "version_id": document.version_id}
+    return ids | {"collection_id": collection_id}
 
 
 async def _invite(owner: Person, org_id: str) -> str:

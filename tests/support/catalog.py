@@ -23,6 +23,7 @@ GLOBAL = {
     "email_tokens": "of a person; found by a token before anybody is signed in",
     "former_addresses": "of people, by a hash of an address that no account has",
     "alembic_version": "the schema's own",
+    "embedding_generations": "names of models and their dimensions",
     "servers": "the processes of this server, which work for all organizations",
 }
 # Jobs are the server's own work for all tenants; a job names its organization in its arguments.
@@ -42,6 +43,8 @@ LEADING_ELSEWHERE = {
     "uploads_user": "the organizations in which somebody uploads",
     "uploads_expire_time": "uploads that have expired, whosever they are",
     "uploads_end_time": "uploads that were given up, whosever they are",
+    "document_versions_due_time": "organizations with documents to read",
+    "document_versions_end_time": "versions that have ended, whosever they are",
     "replies_time": "answers that were kept for long enough, whosever they are",
 }
 # Rows that are written once and never changed.
@@ -57,6 +60,8 @@ DOORS = {
     "list_orphaned_runs()": True,
     "may_run(p_org_id uuid, p_workspace_id uuid, p_user_id uuid, p_key_id uuid, p_administering text[],"
     " p_sending text[], p_sending_inside text[])": True,
+    "may_read_documents(p_org_id uuid, p_workspace_id uuid, p_user_id uuid, p_key_id uuid, p_administering text[],"
+    " p_reading text[], p_reading_inside text[])": True,
     "list_stopped_runs(p_server_id uuid, p_administering text[], p_sending text[], p_sending_inside text[])": True,
     "list_ledger_orgs()": True,
     "find_ledger_orgs(p_run_ids uuid[])": True,
@@ -72,6 +77,10 @@ DOORS = {
     "list_expired_uploads(p_before timestamp with time zone, p_limit integer)": True,
     "list_ended_uploads(p_before timestamp with time zone, p_limit integer)": True,
     "list_upload_orgs(p_user_id uuid)": True,
+    "list_due_orgs(p_before timestamp with time zone, p_limit integer)": True,
+    "list_ended_versions(p_before timestamp with time zone, p_limit integer)": True,
+    "list_orgs_to_embed(p_generation integer, p_limit integer)": True,
+    "list_large_orgs(p_least bigint, p_limit integer)": True,
     "active_memberships(p_user_id uuid)": False,
 }
 

@@ -2,11 +2,13 @@
 
 import hashlib
 import io
+import random
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
+from functools import cache
 from typing import Any
 
 import docx
@@ -21,6 +23,7 @@ from pptx.chart.data import CategoryChartData
 from pptx.enum.chart import XL_CHART_TYPE
 from pptx.util import Inches
 
+MIB = 1 << 20
 WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 _PADDING = bytes.fromhex("28bf4e5e4e758a4164004e56fffa01082e2e00b6d0683e802f0ca9fe6453697a")
 _PERMISSIONS = -4
@@ -197,6 +200,56 @@ def docx_with(body: str, *, footnotes: Mapping[int, str] | None = None) -> bytes
         override = f'<Override PartName="/word/footnotes.xml" ContentType="{content_type}"/></Types>'
         parts["[Content_Types].xml"] = parts["[Content_Types].xml"].replace(b"</Types>", override.encode())
     return archive(parts)
+
+
+def guide() -> bytes:
+    """A DOCX with a heading, paragraphs, a table that has another one in a cell, a footnote, and a deleted run."""
+    inner = table(["inner one", "inner two"])
+    removed = "<w:del><w:r><w:delText>removed</w:delText></w:r></w:del>"
+    deleted = f"<w:p>{run('kept ')}{removed}<w:ins>{run('added')}</w:ins></w:p>"
+    noted = f'<w:p>{run("noted")}<w:r><w:footnoteReference w:id="2"/></w:r></w:p>'
+    body = (
+        paragraph("Guide", style="Heading1")
+        + paragraph("before")
+        + table(["a", "b"], ["c", inner])
+        + paragraph("after")
+        + noted
+        + deleted
+    )
+    return docx_with(body, footnotes={2: "the note"})
+
+
+GUIDE = "Guide\n\nbefore\n\na\tb\nc\tinner one inner two\n\nafter\n\nnoted\nthe note\n\nkept added"  # its text
+
+
+@cache
+def bombs() -> dict[str, bytes]:
+    """Archives that expand too far: a DOCX of 200 MiB, one with nested entities, and an EPUB of 50,000 members."""
+    parts = members(docx_with(paragraph("x")))
+    main = "word/document.xml"
+    declaration, body = parts[main].split(b"?>", 1)
+    levels = b"".join(b'<!ENTITY a%d "%s">' % (level, b"&a%d;" % (level - 1) * 10) for level in range(1, 10))
+    entities = declaration + b'?><!DOCTYPE d [<!ENTITY a0 "aaaaaaaaaa">' + levels + b"]>" + body
+    return {
+        "inflated": archive(parts | {main: parts[main].replace(b">x<", b">" + b"a" * (200 * MIB) + b"<")}),
+        "entities": archive(parts | {main: entities.replace(b">x<", b">&a9;<")}),
+        "members": epub("<p>x</p>", extra={f"member{number}": "" for number in range(50_000)}),
+    }
+
+
+def far_cells() -> bytes:
+    """A small XLSX with the first and the last cell that a sheet can have."""
+    return workbook({"S": {"A1": "first", "XFD1048576": "last"}})
+
+
+def letters(count: int) -> str:
+    """Random letters without a space, the same each time."""
+    return "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=count))
+
+
+def distinct_words(count: int) -> str:
+    """As many different words."""
+    return " ".join(f"w{number:06}" for number in range(1, count + 1))
 
 
 def run(text: str) -> str:

@@ -88,6 +88,11 @@ class ServerProcess:
         return self._data_dir / "server.log"
 
     @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
+
+    @property
     def workers(self) -> list[int]:
         """Process ids of its workers."""
         assert self._process

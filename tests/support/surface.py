@@ -42,6 +42,8 @@ SAMPLES: dict[str, Any] = {
     "secret": "sk-a-key-for-tests",
     "size_bytes": 1,
     "sha256": "0" * 64,
+    "query": "something",
+    "url": "https://localhost/",
 }
 
 

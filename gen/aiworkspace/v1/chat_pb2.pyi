@@ -4,6 +4,8 @@ isort:skip_file
 Conversations with models."""
 
 from aiworkspace.v1 import common_pb2 as _common_pb2
+from aiworkspace.v1 import document_pb2 as _document_pb2
+from aiworkspace.v1 import workspace_pb2 as _workspace_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
@@ -121,6 +123,46 @@ CONTENT_KIND_TEXT: ContentKind.ValueType  # 1
 CONTENT_KIND_THINKING: ContentKind.ValueType  # 2
 """Thinking that a model shows before the answer."""
 Global___ContentKind: _TypeAlias = ContentKind  # noqa: Y015
+
+class _RetrievalOmission:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RetrievalOmissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RetrievalOmission.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RETRIEVAL_OMISSION_UNSPECIFIED: _RetrievalOmission.ValueType  # 0
+    """Not given."""
+    RETRIEVAL_OMISSION_PERMISSION: _RetrievalOmission.ValueType  # 1
+    """The caller may not read documents in the workspace, or the API key may not: none were searched."""
+    RETRIEVAL_OMISSION_UNAVAILABLE: _RetrievalOmission.ValueType  # 2
+    """The search failed: there are no passages. Ask again."""
+    RETRIEVAL_OMISSION_TIMEOUT: _RetrievalOmission.ValueType  # 3
+    """The search took more than five seconds: there are no passages. Ask again."""
+    RETRIEVAL_OMISSION_NO_ROOM: _RetrievalOmission.ValueType  # 4
+    """The model's context has no room for some of the passages found. Use a model with a larger one."""
+    RETRIEVAL_OMISSION_VECTORS: _RetrievalOmission.ValueType  # 5
+    """Some or all documents were searched by their words only: the server has no embedding model, the model did not
+    answer, or documents are not embedded yet.
+    """
+
+class RetrievalOmission(_RetrievalOmission, metaclass=_RetrievalOmissionEnumTypeWrapper):
+    """RetrievalOmission is why passages of documents were left out before a model answered."""
+
+RETRIEVAL_OMISSION_UNSPECIFIED: RetrievalOmission.ValueType  # 0
+"""Not given."""
+RETRIEVAL_OMISSION_PERMISSION: RetrievalOmission.ValueType  # 1
+"""The caller may not read documents in the workspace, or the API key may not: none were searched."""
+RETRIEVAL_OMISSION_UNAVAILABLE: RetrievalOmission.ValueType  # 2
+"""The search failed: there are no passages. Ask again."""
+RETRIEVAL_OMISSION_TIMEOUT: RetrievalOmission.ValueType  # 3
+"""The search took more than five seconds: there are no passages. Ask again."""
+RETRIEVAL_OMISSION_NO_ROOM: RetrievalOmission.ValueType  # 4
+"""The model's context has no room for some of the passages found. Use a model with a larger one."""
+RETRIEVAL_OMISSION_VECTORS: RetrievalOmission.ValueType  # 5
+"""Some or all documents were searched by their words only: the server has no embedding model, the model did not
+answer, or documents are not embedded yet.
+"""
+Global___RetrievalOmission: _TypeAlias = RetrievalOmission  # noqa: Y015
 
 class _RunState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -337,6 +379,7 @@ class Conversation(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    RETRIEVAL_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """UUID. Output only, except that it selects the conversation in an update."""
     workspace_id: _builtins.str
@@ -357,6 +400,12 @@ class Conversation(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Time of the last change or message. Output only."""
 
+    @_builtins.property
+    def retrieval(self) -> _workspace_pb2.Retrieval:
+        """Documents that answers are based on, instead of those of the workspace. Not set means those of the workspace; set
+        and empty means none.
+        """
+
     def __init__(
         self,
         *,
@@ -368,10 +417,11 @@ class Conversation(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        retrieval: _workspace_pb2.Retrieval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "retrieval", b"retrieval", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_run_id", b"active_run_id", "conversation_id", b"conversation_id", "create_time", b"create_time", "etag", b"etag", "model", b"model", "title", b"title", "update_time", b"update_time", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_run_id", b"active_run_id", "conversation_id", b"conversation_id", "create_time", b"create_time", "etag", b"etag", "model", b"model", "retrieval", b"retrieval", "title", b"title", "update_time", b"update_time", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -424,6 +474,8 @@ class Message(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     MORE_CONTENTS_FIELD_NUMBER: _builtins.int
+    CITATIONS_FIELD_NUMBER: _builtins.int
+    RETRIEVAL_OMISSIONS_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """UUID."""
     conversation_id: _builtins.str
@@ -449,6 +501,18 @@ class Message(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time of creation."""
 
+    @_builtins.property
+    def citations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Citation]:
+        """Passages of documents that support the message, in the order of their citation_added, at most 100. Of a message in
+        parts, only the first part has them.
+        """
+
+    @_builtins.property
+    def retrieval_omissions(self) -> _containers.RepeatedScalarFieldContainer[Global___RetrievalOmission.ValueType]:
+        """Why passages may be missing in what the model was given. Empty if nothing was left out, or nothing was to be
+        searched.
+        """
+
     def __init__(
         self,
         *,
@@ -461,14 +525,80 @@ class Message(_message.Message):
         model: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         more_contents: _builtins.bool = ...,
+        citations: _abc.Iterable[Global___Citation] | None = ...,
+        retrieval_omissions: _abc.Iterable[Global___RetrievalOmission.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contents", b"contents", "conversation_id", b"conversation_id", "create_time", b"create_time", "message_id", b"message_id", "model", b"model", "more_contents", b"more_contents", "role", b"role", "run_id", b"run_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "contents", b"contents", "conversation_id", b"conversation_id", "create_time", b"create_time", "message_id", b"message_id", "model", b"model", "more_contents", b"more_contents", "retrieval_omissions", b"retrieval_omissions", "role", b"role", "run_id", b"run_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Message: _TypeAlias = Message  # noqa: Y015
+
+@_typing.final
+class Citation(_message.Message):
+    """Citation is a passage of a document that supports a part of an answer. Before it is sent, the server has checked that
+    the model was given the passage, that the quote is in the document's text, and that the caller may still read it.
+
+    Positions count Unicode code points, and are half-open: [start, end).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DOCUMENT_NAME_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    QUOTE_FIELD_NUMBER: _builtins.int
+    QUOTE_START_FIELD_NUMBER: _builtins.int
+    QUOTE_END_FIELD_NUMBER: _builtins.int
+    start: _builtins.int
+    """Start of the supported words in the message's text: its contents of kind CONTENT_KIND_TEXT, joined."""
+    end: _builtins.int
+    """End of the supported words. Where the model wrote its marker, such as [1], which is not in the text."""
+    document_id: _builtins.str
+    """UUID of the document."""
+    version_id: _builtins.str
+    """UUID of the version of the document."""
+    version: _builtins.int
+    """Number of the version, from 1."""
+    document_name: _builtins.str
+    """Name of the document when it was searched."""
+    quote: _builtins.str
+    """The quoted words of the document, at most 1,000 characters."""
+    quote_start: _builtins.int
+    """Start of the quote in the version's canonical text."""
+    quote_end: _builtins.int
+    """End of the quote in the version's canonical text."""
+    @_builtins.property
+    def place(self) -> _document_pb2.Place:
+        """Where the passage is in the document's file."""
+
+    def __init__(
+        self,
+        *,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+        document_id: _builtins.str = ...,
+        version_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        document_name: _builtins.str = ...,
+        place: _document_pb2.Place | None = ...,
+        quote: _builtins.str = ...,
+        quote_start: _builtins.int = ...,
+        quote_end: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "document_name", b"document_name", "end", b"end", "place", b"place", "quote", b"quote", "quote_end", b"quote_end", "quote_start", b"quote_start", "start", b"start", "version", b"version", "version_id", b"version_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Citation: _TypeAlias = Citation  # noqa: Y015
 
 @_typing.final
 class RunFailure(_message.Message):
@@ -708,6 +838,8 @@ class ChatEvent(_message.Message):
     RUN_CANCELLED_FIELD_NUMBER: _builtins.int
     ATTEMPT_STARTED_FIELD_NUMBER: _builtins.int
     ATTEMPT_FAILED_FIELD_NUMBER: _builtins.int
+    SOURCES_RETRIEVED_FIELD_NUMBER: _builtins.int
+    CITATION_ADDED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """UUID of the run."""
     sequence: _builtins.int
@@ -752,6 +884,14 @@ class ChatEvent(_message.Message):
     def attempt_failed(self) -> Global___AttemptFailed:
         """An attempt did not complete. Another attempt follows, or the terminal event."""
 
+    @_builtins.property
+    def sources_retrieved(self) -> Global___SourcesRetrieved:
+        """Documents were searched, before the first attempt. Only if the conversation or its workspace has a retrieval."""
+
+    @_builtins.property
+    def citation_added(self) -> Global___CitationAdded:
+        """A passage supports words that were sent before."""
+
     def __init__(
         self,
         *,
@@ -767,16 +907,70 @@ class ChatEvent(_message.Message):
         run_cancelled: Global___RunCancelled | None = ...,
         attempt_started: Global___AttemptStarted | None = ...,
         attempt_failed: Global___AttemptFailed | None = ...,
+        sources_retrieved: Global___SourcesRetrieved | None = ...,
+        citation_added: Global___CitationAdded | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_started", b"attempt_started", "content_delta", b"content_delta", "content_started", b"content_started", "content_stopped", b"content_stopped", "event", b"event", "heartbeat", b"heartbeat", "run_cancelled", b"run_cancelled", "run_completed", b"run_completed", "run_failed", b"run_failed", "run_started", b"run_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_started", b"attempt_started", "citation_added", b"citation_added", "content_delta", b"content_delta", "content_started", b"content_started", "content_stopped", b"content_stopped", "event", b"event", "heartbeat", b"heartbeat", "run_cancelled", b"run_cancelled", "run_completed", b"run_completed", "run_failed", b"run_failed", "run_started", b"run_started", "sources_retrieved", b"sources_retrieved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_started", b"attempt_started", "content_delta", b"content_delta", "content_started", b"content_started", "content_stopped", b"content_stopped", "event", b"event", "heartbeat", b"heartbeat", "run_cancelled", b"run_cancelled", "run_completed", b"run_completed", "run_failed", b"run_failed", "run_id", b"run_id", "run_started", b"run_started", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_started", b"attempt_started", "citation_added", b"citation_added", "content_delta", b"content_delta", "content_started", b"content_started", "content_stopped", b"content_stopped", "event", b"event", "heartbeat", b"heartbeat", "run_cancelled", b"run_cancelled", "run_completed", b"run_completed", "run_failed", b"run_failed", "run_id", b"run_id", "run_started", b"run_started", "sequence", b"sequence", "sources_retrieved", b"sources_retrieved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "content_started", "content_delta", "content_stopped", "heartbeat", "run_completed", "run_failed", "run_cancelled", "attempt_started", "attempt_failed"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "content_started", "content_delta", "content_stopped", "heartbeat", "run_completed", "run_failed", "run_cancelled", "attempt_started", "attempt_failed", "sources_retrieved", "citation_added"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___ChatEvent: _TypeAlias = ChatEvent  # noqa: Y015
+
+@_typing.final
+class SourcesRetrieved(_message.Message):
+    """SourcesRetrieved is sent when documents were searched for a message, before the model is called."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_COUNT_FIELD_NUMBER: _builtins.int
+    OMISSIONS_FIELD_NUMBER: _builtins.int
+    source_count: _builtins.int
+    """Number of passages for the model."""
+    @_builtins.property
+    def omissions(self) -> _containers.RepeatedScalarFieldContainer[Global___RetrievalOmission.ValueType]:
+        """Why passages may be missing."""
+
+    def __init__(
+        self,
+        *,
+        source_count: _builtins.int = ...,
+        omissions: _abc.Iterable[Global___RetrievalOmission.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["omissions", b"omissions", "source_count", b"source_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SourcesRetrieved: _TypeAlias = SourcesRetrieved  # noqa: Y015
+
+@_typing.final
+class CitationAdded(_message.Message):
+    """CitationAdded adds a citation to the answer. It follows the words that it supports, also after content_stopped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CITATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def citation(self) -> Global___Citation:
+        """The citation."""
+
+    def __init__(
+        self,
+        *,
+        citation: Global___Citation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["citation", b"citation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citation", b"citation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CitationAdded: _TypeAlias = CitationAdded  # noqa: Y015
 
 @_typing.final
 class RunStarted(_message.Message):
@@ -979,6 +1173,12 @@ class RunCompleted(_message.Message):
 
     RUN_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    DROPPED_CITATION_COUNT_FIELD_NUMBER: _builtins.int
+    dropped_citation_count: _builtins.int
+    """Number of citations that the model wrote and that are not in the answer: of a source that it was not given, with a
+    quote that is not there, or of a document that the caller can no longer read. Counted since the last time that
+    another server resumed the run.
+    """
     @_builtins.property
     def run(self) -> Global___Run:
         """The run, with usage and cost."""
@@ -992,10 +1192,11 @@ class RunCompleted(_message.Message):
         *,
         run: Global___Run | None = ...,
         message: Global___Message | None = ...,
+        dropped_citation_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_citation_count", b"dropped_citation_count", "message", b"message", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1133,6 +1334,7 @@ class CreateConversationRequest(_message.Message):
     TITLE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RETRIEVAL_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     """The workspace."""
     title: _builtins.str
@@ -1141,6 +1343,12 @@ class CreateConversationRequest(_message.Message):
     """Model that answers: one of ListWorkspaceModels. Empty means the workspace's default model."""
     request_id: _builtins.str
     """UUID chosen by the client. It makes the call idempotent for seven days."""
+    @_builtins.property
+    def retrieval(self) -> _workspace_pb2.Retrieval:
+        """Documents that answers are based on, instead of those of the workspace. Not set means those of the workspace; set
+        and empty means none.
+        """
+
     def __init__(
         self,
         *,
@@ -1148,10 +1356,11 @@ class CreateConversationRequest(_message.Message):
         title: _builtins.str = ...,
         model: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        retrieval: _workspace_pb2.Retrieval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retrieval", b"retrieval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "request_id", b"request_id", "title", b"title", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "request_id", b"request_id", "retrieval", b"retrieval", "title", b"title", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1299,7 +1508,9 @@ class UpdateConversationRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to change: "title", "model". Empty means every changeable field that is set in conversation."""
+        """Which fields to change: "title", "model", "retrieval". Empty means every changeable field that is set in
+        conversation.
+        """
 
     def __init__(
         self,

@@ -120,7 +120,8 @@ class ChatServiceServicer:
     def CreateConversation(self, request, context):
         """CreateConversation creates an empty conversation in a workspace. Callers: members.
 
-        Errors: INVALID_ARGUMENT if the organization cannot use the model.
+        Errors: INVALID_ARGUMENT if the organization cannot use the model; NOT_FOUND if a collection of retrieval is not in
+        the workspace.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,10 +142,10 @@ class ChatServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateConversation(self, request, context):
-        """UpdateConversation changes title and model.
+        """UpdateConversation changes title, model and retrieval.
 
-        Errors: INVALID_ARGUMENT if the organization cannot use the model; ABORTED if conversation.etag is set and not
-        current.
+        Errors: INVALID_ARGUMENT if the organization cannot use the model; NOT_FOUND if a collection of retrieval is not in
+        the workspace; ABORTED if conversation.etag is set and not current.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,6 +180,9 @@ class ChatServiceServicer:
         model is not available: its context is too small, too many runs wait for its provider, one of its limits is
         reached, or it no longer exists.
         The model gets the latest messages of the conversation that fit into its context beside the answer, at most 200.
+        If the conversation or its workspace has a retrieval, documents are searched first, for at most five seconds:
+        sources_retrieved reports the result. What the model then cites is checked, and sent as citation_added. A failed
+        search does not fail the run.
         Errors: INVALID_ARGUMENT, also for parameters outside the policy's bounds; FAILED_PRECONDITION MODEL_NOT_ALLOWED,
         PROVIDER_KEY_REFUSED, or CONTEXT_TOO_LONG for a message that does not fit into the context by itself;
         ABORTED while another run is in progress in the conversation; RESOURCE_EXHAUSTED BUDGET_EXHAUSTED or RATE_LIMITED;

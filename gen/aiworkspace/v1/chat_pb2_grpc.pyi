@@ -45,17 +45,18 @@ class ChatServiceStub:
     CreateConversation: _grpc.UnaryUnaryMultiCallable[_chat_pb2.CreateConversationRequest, _chat_pb2.CreateConversationResponse]
     """CreateConversation creates an empty conversation in a workspace. Callers: members.
 
-    Errors: INVALID_ARGUMENT if the organization cannot use the model.
+    Errors: INVALID_ARGUMENT if the organization cannot use the model; NOT_FOUND if a collection of retrieval is not in
+    the workspace.
     """
     GetConversation: _grpc.UnaryUnaryMultiCallable[_chat_pb2.GetConversationRequest, _chat_pb2.GetConversationResponse]
     """GetConversation returns a conversation."""
     ListConversations: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ListConversationsRequest, _chat_pb2.ListConversationsResponse]
     """ListConversations lists the caller's conversations in a workspace, newest first."""
     UpdateConversation: _grpc.UnaryUnaryMultiCallable[_chat_pb2.UpdateConversationRequest, _chat_pb2.UpdateConversationResponse]
-    """UpdateConversation changes title and model.
+    """UpdateConversation changes title, model and retrieval.
 
-    Errors: INVALID_ARGUMENT if the organization cannot use the model; ABORTED if conversation.etag is set and not
-    current.
+    Errors: INVALID_ARGUMENT if the organization cannot use the model; NOT_FOUND if a collection of retrieval is not in
+    the workspace; ABORTED if conversation.etag is set and not current.
     """
     DeleteConversation: _grpc.UnaryUnaryMultiCallable[_chat_pb2.DeleteConversationRequest, _chat_pb2.DeleteConversationResponse]
     """DeleteConversation deletes a conversation with its messages, runs and attempts. A run in progress is cancelled
@@ -77,6 +78,9 @@ class ChatServiceStub:
     model is not available: its context is too small, too many runs wait for its provider, one of its limits is
     reached, or it no longer exists.
     The model gets the latest messages of the conversation that fit into its context beside the answer, at most 200.
+    If the conversation or its workspace has a retrieval, documents are searched first, for at most five seconds:
+    sources_retrieved reports the result. What the model then cites is checked, and sent as citation_added. A failed
+    search does not fail the run.
     Errors: INVALID_ARGUMENT, also for parameters outside the policy's bounds; FAILED_PRECONDITION MODEL_NOT_ALLOWED,
     PROVIDER_KEY_REFUSED, or CONTEXT_TOO_LONG for a message that does not fit into the context by itself;
     ABORTED while another run is in progress in the conversation; RESOURCE_EXHAUSTED BUDGET_EXHAUSTED or RATE_LIMITED;
@@ -118,17 +122,18 @@ class ChatServiceAsyncStub(ChatServiceStub):
     CreateConversation: _aio.UnaryUnaryMultiCallable[_chat_pb2.CreateConversationRequest, _chat_pb2.CreateConversationResponse]  # type: ignore[assignment]
     """CreateConversation creates an empty conversation in a workspace. Callers: members.
 
-    Errors: INVALID_ARGUMENT if the organization cannot use the model.
+    Errors: INVALID_ARGUMENT if the organization cannot use the model; NOT_FOUND if a collection of retrieval is not in
+    the workspace.
     """
     GetConversation: _aio.UnaryUnaryMultiCallable[_chat_pb2.GetConversationRequest, _chat_pb2.GetConversationResponse]  # type: ignore[assignment]
     """GetConversation returns a conversation."""
     ListConversations: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListConversationsRequest, _chat_pb2.ListConversationsResponse]  # type: ignore[assignment]
     """ListConversations lists the caller's conversations in a workspace, newest first."""
     UpdateConversation: _aio.UnaryUnaryMultiCallable[_chat_pb2.UpdateConversationRequest, _chat_pb2.UpdateConversationResponse]  # type: ignore[assignment]
-    """UpdateConversation changes title and model.
+    """UpdateConversation changes title, model and retrieval.
 
-    Errors: INVALID_ARGUMENT if the organization cannot use the model; ABORTED if conversation.etag is set and not
-    current.
+    Errors: INVALID_ARGUMENT if the organization cannot use the model; NOT_FOUND if a collection of retrieval is not in
+    the workspace; ABORTED if conversation.etag is set and not current.
     """
     DeleteConversation: _aio.UnaryUnaryMultiCallable[_chat_pb2.DeleteConversationRequest, _chat_pb2.DeleteConversationResponse]  # type: ignore[assignment]
     """DeleteConversation deletes a conversation with its messages, runs and attempts. A run in progress is cancelled
@@ -150,6 +155,9 @@ class ChatServiceAsyncStub(ChatServiceStub):
     model is not available: its context is too small, too many runs wait for its provider, one of its limits is
     reached, or it no longer exists.
     The model gets the latest messages of the conversation that fit into its context beside the answer, at most 200.
+    If the conversation or its workspace has a retrieval, documents are searched first, for at most five seconds:
+    sources_retrieved reports the result. What the model then cites is checked, and sent as citation_added. A failed
+    search does not fail the run.
     Errors: INVALID_ARGUMENT, also for parameters outside the policy's bounds; FAILED_PRECONDITION MODEL_NOT_ALLOWED,
     PROVIDER_KEY_REFUSED, or CONTEXT_TOO_LONG for a message that does not fit into the context by itself;
     ABORTED while another run is in progress in the conversation; RESOURCE_EXHAUSTED BUDGET_EXHAUSTED or RATE_LIMITED;
@@ -200,7 +208,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_chat_pb2.CreateConversationResponse, _abc.Awaitable[_chat_pb2.CreateConversationResponse]]:
         """CreateConversation creates an empty conversation in a workspace. Callers: members.
 
-        Errors: INVALID_ARGUMENT if the organization cannot use the model.
+        Errors: INVALID_ARGUMENT if the organization cannot use the model; NOT_FOUND if a collection of retrieval is not in
+        the workspace.
         """
 
     @_abc_1.abstractmethod
@@ -225,10 +234,10 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.UpdateConversationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.UpdateConversationResponse, _abc.Awaitable[_chat_pb2.UpdateConversationResponse]]:
-        """UpdateConversation changes title and model.
+        """UpdateConversation changes title, model and retrieval.
 
-        Errors: INVALID_ARGUMENT if the organization cannot use the model; ABORTED if conversation.etag is set and not
-        current.
+        Errors: INVALID_ARGUMENT if the organization cannot use the model; NOT_FOUND if a collection of retrieval is not in
+        the workspace; ABORTED if conversation.etag is set and not current.
         """
 
     @_abc_1.abstractmethod
@@ -268,6 +277,9 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         model is not available: its context is too small, too many runs wait for its provider, one of its limits is
         reached, or it no longer exists.
         The model gets the latest messages of the conversation that fit into its context beside the answer, at most 200.
+        If the conversation or its workspace has a retrieval, documents are searched first, for at most five seconds:
+        sources_retrieved reports the result. What the model then cites is checked, and sent as citation_added. A failed
+        search does not fail the run.
         Errors: INVALID_ARGUMENT, also for parameters outside the policy's bounds; FAILED_PRECONDITION MODEL_NOT_ALLOWED,
         PROVIDER_KEY_REFUSED, or CONTEXT_TOO_LONG for a message that does not fit into the context by itself;
         ABORTED while another run is in progress in the conversation; RESOURCE_EXHAUSTED BUDGET_EXHAUSTED or RATE_LIMITED;

@@ -130,7 +130,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     and "used" have the organization's limit and what is used and reserved of it.
     """
     ERROR_REASON_OFFSET_TOO_LARGE: _ErrorReason.ValueType  # 47
-    """OUT_OF_RANGE: the offset is larger than the document, whose size is in metadata "size_bytes"."""
+    """OUT_OF_RANGE: the offset is larger than the document or its text, whose size is in metadata "size_bytes" or
+    "text_length".
+    """
+    ERROR_REASON_DOCUMENT_NOT_FAILED: _ErrorReason.ValueType  # 48
+    """FAILED_PRECONDITION: RetryDocument resumes documents that are FAILED. Metadata "state" has the document's state."""
+    ERROR_REASON_DOCUMENT_NOT_READ: _ErrorReason.ValueType  # 49
+    """FAILED_PRECONDITION: the document has no text, or searches do not find it yet. WatchDocument tells when they do."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable, machine-readable reason of an error. Every error status carries one google.rpc.ErrorInfo
@@ -244,7 +250,13 @@ ERROR_REASON_DOCUMENT_QUOTA: ErrorReason.ValueType  # 46
 and "used" have the organization's limit and what is used and reserved of it.
 """
 ERROR_REASON_OFFSET_TOO_LARGE: ErrorReason.ValueType  # 47
-"""OUT_OF_RANGE: the offset is larger than the document, whose size is in metadata "size_bytes"."""
+"""OUT_OF_RANGE: the offset is larger than the document or its text, whose size is in metadata "size_bytes" or
+"text_length".
+"""
+ERROR_REASON_DOCUMENT_NOT_FAILED: ErrorReason.ValueType  # 48
+"""FAILED_PRECONDITION: RetryDocument resumes documents that are FAILED. Metadata "state" has the document's state."""
+ERROR_REASON_DOCUMENT_NOT_READ: ErrorReason.ValueType  # 49
+"""FAILED_PRECONDITION: the document has no text, or searches do not find it yet. WatchDocument tells when they do."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

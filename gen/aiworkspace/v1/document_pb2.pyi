@@ -9,6 +9,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,190 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _DocumentState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DocumentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DocumentState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DOCUMENT_STATE_UNSPECIFIED: _DocumentState.ValueType  # 0
+    """Not given."""
+    DOCUMENT_STATE_PROCESSING: _DocumentState.ValueType  # 1
+    """The server is reading the latest version, or will."""
+    DOCUMENT_STATE_READY: _DocumentState.ValueType  # 2
+    """Searches find the latest version."""
+    DOCUMENT_STATE_FAILED: _DocumentState.ValueType  # 3
+    """A step has failed for good: see failure_reason. An earlier version that is READY still answers searches."""
+
+class DocumentState(_DocumentState, metaclass=_DocumentStateEnumTypeWrapper):
+    """DocumentState says whether searches find the latest version of a document."""
+
+DOCUMENT_STATE_UNSPECIFIED: DocumentState.ValueType  # 0
+"""Not given."""
+DOCUMENT_STATE_PROCESSING: DocumentState.ValueType  # 1
+"""The server is reading the latest version, or will."""
+DOCUMENT_STATE_READY: DocumentState.ValueType  # 2
+"""Searches find the latest version."""
+DOCUMENT_STATE_FAILED: DocumentState.ValueType  # 3
+"""A step has failed for good: see failure_reason. An earlier version that is READY still answers searches."""
+Global___DocumentState: _TypeAlias = DocumentState  # noqa: Y015
+
+class _IngestionStep:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _IngestionStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IngestionStep.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INGESTION_STEP_UNSPECIFIED: _IngestionStep.ValueType  # 0
+    """Not given."""
+    INGESTION_STEP_RECEIVED: _IngestionStep.ValueType  # 1
+    """The bytes are stored."""
+    INGESTION_STEP_CHECKED: _IngestionStep.ValueType  # 2
+    """The file is scanned for viruses, if the server has a scanner."""
+    INGESTION_STEP_PARSED: _IngestionStep.ValueType  # 3
+    """The text is read from the file."""
+    INGESTION_STEP_CHUNKED: _IngestionStep.ValueType  # 4
+    """The text is cut into chunks."""
+    INGESTION_STEP_EMBEDDED: _IngestionStep.ValueType  # 5
+    """The chunks are embedded, if the server has an embedding model."""
+    INGESTION_STEP_INDEXED: _IngestionStep.ValueType  # 6
+    """The words of the chunks are indexed."""
+
+class IngestionStep(_IngestionStep, metaclass=_IngestionStepEnumTypeWrapper):
+    """IngestionStep is a step in which the server reads a document. The order is that of the values."""
+
+INGESTION_STEP_UNSPECIFIED: IngestionStep.ValueType  # 0
+"""Not given."""
+INGESTION_STEP_RECEIVED: IngestionStep.ValueType  # 1
+"""The bytes are stored."""
+INGESTION_STEP_CHECKED: IngestionStep.ValueType  # 2
+"""The file is scanned for viruses, if the server has a scanner."""
+INGESTION_STEP_PARSED: IngestionStep.ValueType  # 3
+"""The text is read from the file."""
+INGESTION_STEP_CHUNKED: IngestionStep.ValueType  # 4
+"""The text is cut into chunks."""
+INGESTION_STEP_EMBEDDED: IngestionStep.ValueType  # 5
+"""The chunks are embedded, if the server has an embedding model."""
+INGESTION_STEP_INDEXED: IngestionStep.ValueType  # 6
+"""The words of the chunks are indexed."""
+Global___IngestionStep: _TypeAlias = IngestionStep  # noqa: Y015
+
+class _FailureReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailureReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FAILURE_REASON_UNSPECIFIED: _FailureReason.ValueType  # 0
+    """Nothing has failed."""
+    FAILURE_REASON_UNSUPPORTED: _FailureReason.ValueType  # 1
+    """The file is of a kind that the server cannot read. Upload it in another format."""
+    FAILURE_REASON_ENCRYPTED: _FailureReason.ValueType  # 2
+    """The file needs a password. Remove the password and replace the document."""
+    FAILURE_REASON_NO_TEXT: _FailureReason.ValueType  # 3
+    """The file has no text: it may consist of pictures. Upload a version with text."""
+    FAILURE_REASON_EXPANDS_TOO_FAR: _FailureReason.ValueType  # 4
+    """The file is compressed and grows beyond the server's limits. Split it, or upload it in another format."""
+    FAILURE_REASON_TOO_MUCH_TEXT: _FailureReason.ValueType  # 5
+    """The text, or the number of pages, is beyond the server's limits. Split the file."""
+    FAILURE_REASON_PARSER_TIMEOUT: _FailureReason.ValueType  # 6
+    """Reading the file took too long. Split it, or upload it in another format."""
+    FAILURE_REASON_PARSER_MEMORY: _FailureReason.ValueType  # 7
+    """Reading the file took too much memory. Split it, or upload it in another format."""
+    FAILURE_REASON_MALFORMED: _FailureReason.ValueType  # 8
+    """The file is damaged. Repair it and replace the document."""
+    FAILURE_REASON_PARSER_CRASHED: _FailureReason.ValueType  # 9
+    """The program that reads such files crashed. Upload the file in another format."""
+    FAILURE_REASON_INFECTED: _FailureReason.ValueType  # 10
+    """The virus scanner found something. Delete the document."""
+    FAILURE_REASON_SCANNER_UNAVAILABLE: _FailureReason.ValueType  # 11
+    """The virus scanner does not answer. Retry later."""
+    FAILURE_REASON_EMBEDDING_UNAVAILABLE: _FailureReason.ValueType  # 12
+    """The embedding model does not answer. Retry later."""
+    FAILURE_REASON_EMBEDDING_REFUSED: _FailureReason.ValueType  # 13
+    """The embedding model does not accept the text or the server's key. Ask the server's operator."""
+    FAILURE_REASON_BUDGET_EXHAUSTED: _FailureReason.ValueType  # 14
+    """A budget does not have enough left for embedding. Raise it, or wait for its next window, and retry."""
+    FAILURE_REASON_INTERNAL: _FailureReason.ValueType  # 15
+    """The server failed. Retry; if it fails again, tell the server's operator."""
+    FAILURE_REASON_TOO_LARGE_TO_SCAN: _FailureReason.ValueType  # 16
+    """The file is larger than the virus scanner takes. Split it, or ask the server's operator."""
+
+class FailureReason(_FailureReason, metaclass=_FailureReasonEnumTypeWrapper):
+    """FailureReason says why a step of a document failed, and so what to do."""
+
+FAILURE_REASON_UNSPECIFIED: FailureReason.ValueType  # 0
+"""Nothing has failed."""
+FAILURE_REASON_UNSUPPORTED: FailureReason.ValueType  # 1
+"""The file is of a kind that the server cannot read. Upload it in another format."""
+FAILURE_REASON_ENCRYPTED: FailureReason.ValueType  # 2
+"""The file needs a password. Remove the password and replace the document."""
+FAILURE_REASON_NO_TEXT: FailureReason.ValueType  # 3
+"""The file has no text: it may consist of pictures. Upload a version with text."""
+FAILURE_REASON_EXPANDS_TOO_FAR: FailureReason.ValueType  # 4
+"""The file is compressed and grows beyond the server's limits. Split it, or upload it in another format."""
+FAILURE_REASON_TOO_MUCH_TEXT: FailureReason.ValueType  # 5
+"""The text, or the number of pages, is beyond the server's limits. Split the file."""
+FAILURE_REASON_PARSER_TIMEOUT: FailureReason.ValueType  # 6
+"""Reading the file took too long. Split it, or upload it in another format."""
+FAILURE_REASON_PARSER_MEMORY: FailureReason.ValueType  # 7
+"""Reading the file took too much memory. Split it, or upload it in another format."""
+FAILURE_REASON_MALFORMED: FailureReason.ValueType  # 8
+"""The file is damaged. Repair it and replace the document."""
+FAILURE_REASON_PARSER_CRASHED: FailureReason.ValueType  # 9
+"""The program that reads such files crashed. Upload the file in another format."""
+FAILURE_REASON_INFECTED: FailureReason.ValueType  # 10
+"""The virus scanner found something. Delete the document."""
+FAILURE_REASON_SCANNER_UNAVAILABLE: FailureReason.ValueType  # 11
+"""The virus scanner does not answer. Retry later."""
+FAILURE_REASON_EMBEDDING_UNAVAILABLE: FailureReason.ValueType  # 12
+"""The embedding model does not answer. Retry later."""
+FAILURE_REASON_EMBEDDING_REFUSED: FailureReason.ValueType  # 13
+"""The embedding model does not accept the text or the server's key. Ask the server's operator."""
+FAILURE_REASON_BUDGET_EXHAUSTED: FailureReason.ValueType  # 14
+"""A budget does not have enough left for embedding. Raise it, or wait for its next window, and retry."""
+FAILURE_REASON_INTERNAL: FailureReason.ValueType  # 15
+"""The server failed. Retry; if it fails again, tell the server's operator."""
+FAILURE_REASON_TOO_LARGE_TO_SCAN: FailureReason.ValueType  # 16
+"""The file is larger than the virus scanner takes. Split it, or ask the server's operator."""
+Global___FailureReason: _TypeAlias = FailureReason  # noqa: Y015
+
+class _SearchOmission:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SearchOmissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchOmission.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEARCH_OMISSION_UNSPECIFIED: _SearchOmission.ValueType  # 0
+    """Not given."""
+    SEARCH_OMISSION_NO_EMBEDDER: _SearchOmission.ValueType  # 1
+    """The server has no embedding model: only the words of the query were searched."""
+    SEARCH_OMISSION_EMBEDDING_UNAVAILABLE: _SearchOmission.ValueType  # 2
+    """The embedding model did not answer: only the words of the query were searched."""
+    SEARCH_OMISSION_NOT_EMBEDDED_YET: _SearchOmission.ValueType  # 3
+    """Some documents are not embedded yet: they were searched by the words of the query only."""
+    SEARCH_OMISSION_VECTOR_INDEX_BUILDING: _SearchOmission.ValueType  # 4
+    """The index of the organization's vectors is being built: the search was exact, and slower."""
+    SEARCH_OMISSION_RERANKER_UNAVAILABLE: _SearchOmission.ValueType  # 5
+    """The reranker did not answer: the order is that of the fused rankings."""
+
+class SearchOmission(_SearchOmission, metaclass=_SearchOmissionEnumTypeWrapper):
+    """SearchOmission names something that a search did not use."""
+
+SEARCH_OMISSION_UNSPECIFIED: SearchOmission.ValueType  # 0
+"""Not given."""
+SEARCH_OMISSION_NO_EMBEDDER: SearchOmission.ValueType  # 1
+"""The server has no embedding model: only the words of the query were searched."""
+SEARCH_OMISSION_EMBEDDING_UNAVAILABLE: SearchOmission.ValueType  # 2
+"""The embedding model did not answer: only the words of the query were searched."""
+SEARCH_OMISSION_NOT_EMBEDDED_YET: SearchOmission.ValueType  # 3
+"""Some documents are not embedded yet: they were searched by the words of the query only."""
+SEARCH_OMISSION_VECTOR_INDEX_BUILDING: SearchOmission.ValueType  # 4
+"""The index of the organization's vectors is being built: the search was exact, and slower."""
+SEARCH_OMISSION_RERANKER_UNAVAILABLE: SearchOmission.ValueType  # 5
+"""The reranker did not answer: the order is that of the fused rankings."""
+Global___SearchOmission: _TypeAlias = SearchOmission  # noqa: Y015
 
 @_typing.final
 class Upload(_message.Message):
@@ -45,7 +230,7 @@ class Upload(_message.Message):
     committed_bytes: _builtins.int
     """Bytes that are stored. A stream goes on here."""
     document_id: _builtins.str
-    """UUID of the document, once the upload is finished."""
+    """UUID of the document, once the upload is finished. For a new version, always that of its document."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time of creation."""
@@ -75,6 +260,136 @@ class Upload(_message.Message):
 Global___Upload: _TypeAlias = Upload  # noqa: Y015
 
 @_typing.final
+class StepProgress(_message.Message):
+    """StepProgress is how far a step of a document has come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
+    FAILURE_REASON_FIELD_NUMBER: _builtins.int
+    FRACTION_FIELD_NUMBER: _builtins.int
+    step: Global___IngestionStep.ValueType
+    """The step."""
+    attempt_count: _builtins.int
+    """How often it was tried, 0 before it began."""
+    failure_reason: Global___FailureReason.ValueType
+    """Why the last attempt failed. Not set if it did not, or if the step was completed since."""
+    fraction: _builtins.float
+    """How much of it is done, 0 to 1."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began. Not set: it has not begun."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was completed. Not set: it has not been."""
+
+    def __init__(
+        self,
+        *,
+        step: Global___IngestionStep.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        attempt_count: _builtins.int = ...,
+        failure_reason: Global___FailureReason.ValueType = ...,
+        fraction: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "end_time", b"end_time", "failure_reason", b"failure_reason", "fraction", b"fraction", "start_time", b"start_time", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepProgress: _TypeAlias = StepProgress  # noqa: Y015
+
+@_typing.final
+class Place(_message.Message):
+    """Place says where a part of a document's text is in its file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_FIELD_NUMBER: _builtins.int
+    SLIDE_FIELD_NUMBER: _builtins.int
+    SHEET_FIELD_NUMBER: _builtins.int
+    FIRST_ROW_FIELD_NUMBER: _builtins.int
+    LAST_ROW_FIELD_NUMBER: _builtins.int
+    HEADINGS_FIELD_NUMBER: _builtins.int
+    CHAPTER_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    page: _builtins.int
+    """Page of a PDF, from 1. 0: the file has none."""
+    slide: _builtins.int
+    """Slide of a presentation, from 1. 0: the file has none."""
+    sheet: _builtins.str
+    """Name of the sheet of a workbook."""
+    first_row: _builtins.int
+    """First row of the sheet or table, from 1. 0: the file has none."""
+    last_row: _builtins.int
+    """Last row of the sheet or table, from 1. 0: the file has none."""
+    chapter: _builtins.int
+    """Chapter of a book, from 1. 0: the file has none."""
+    line: _builtins.int
+    """First line of a text file, from 1. 0: not known."""
+    @_builtins.property
+    def headings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Headings above it, the outermost first."""
+
+    def __init__(
+        self,
+        *,
+        page: _builtins.int = ...,
+        slide: _builtins.int = ...,
+        sheet: _builtins.str = ...,
+        first_row: _builtins.int = ...,
+        last_row: _builtins.int = ...,
+        headings: _abc.Iterable[_builtins.str] | None = ...,
+        chapter: _builtins.int = ...,
+        line: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chapter", b"chapter", "first_row", b"first_row", "headings", b"headings", "last_row", b"last_row", "line", b"line", "page", b"page", "sheet", b"sheet", "slide", b"slide"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Place: _TypeAlias = Place  # noqa: Y015
+
+@_typing.final
+class Block(_message.Message):
+    """Block is a region of a document's text that has one place in the file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    start: _builtins.int
+    """Where it begins, in code points of the document's text."""
+    end: _builtins.int
+    """Where it ends, in code points of the document's text."""
+    @_builtins.property
+    def place(self) -> Global___Place:
+        """Where it is in the file."""
+
+    def __init__(
+        self,
+        *,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+        place: Global___Place | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "place", b"place", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Block: _TypeAlias = Block  # noqa: Y015
+
+@_typing.final
 class Document(_message.Message):
     """Document is a file of a workspace."""
 
@@ -90,6 +405,17 @@ class Document(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    VERSION_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    FAILURE_REASON_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    TEXT_LENGTH_FIELD_NUMBER: _builtins.int
+    PAGE_COUNT_FIELD_NUMBER: _builtins.int
+    UNREAD_PAGES_FIELD_NUMBER: _builtins.int
+    CHUNK_COUNT_FIELD_NUMBER: _builtins.int
+    READY_VERSION_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     """UUID. Output only, except that it selects the document in an update."""
     workspace_id: _builtins.str
@@ -104,6 +430,24 @@ class Document(_message.Message):
     """UUID of the person or service account that uploaded it. Output only."""
     etag: _builtins.str
     """Version. An update that sends it fails if the resource has changed since."""
+    version: _builtins.int
+    """Number of its latest version, from 1. Output only."""
+    version_id: _builtins.str
+    """UUID of its latest version. Output only."""
+    state: Global___DocumentState.ValueType
+    """State of its latest version. Output only."""
+    failure_reason: Global___FailureReason.ValueType
+    """Why a step of its latest version failed. Output only."""
+    media_type: _builtins.str
+    """Media type of its latest version, such as "application/pdf". Empty until it is known. Output only."""
+    text_length: _builtins.int
+    """Length of its latest version's text in code points. Output only."""
+    page_count: _builtins.int
+    """Number of pages of its latest version. 0: it has none. Output only."""
+    chunk_count: _builtins.int
+    """Number of chunks of its latest version. Output only."""
+    ready_version: _builtins.int
+    """Number of the version that answers searches. 0: none does yet. Output only."""
     @_builtins.property
     def collection_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """UUIDs of the collections that it is in, at most 50."""
@@ -115,6 +459,14 @@ class Document(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Time of the last change. Output only."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepProgress]:
+        """Steps of its latest version, all six in their order. Output only."""
+
+    @_builtins.property
+    def unread_pages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Pages of its latest version on which no text was found, at most 1,000 of them. Output only."""
 
     def __init__(
         self,
@@ -129,10 +481,21 @@ class Document(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        version: _builtins.int = ...,
+        version_id: _builtins.str = ...,
+        state: Global___DocumentState.ValueType = ...,
+        failure_reason: Global___FailureReason.ValueType = ...,
+        steps: _abc.Iterable[Global___StepProgress] | None = ...,
+        media_type: _builtins.str = ...,
+        text_length: _builtins.int = ...,
+        page_count: _builtins.int = ...,
+        unread_pages: _abc.Iterable[_builtins.int] | None = ...,
+        chunk_count: _builtins.int = ...,
+        ready_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_ids", b"collection_ids", "create_time", b"create_time", "document_id", b"document_id", "etag", b"etag", "name", b"name", "sha256", b"sha256", "size_bytes", b"size_bytes", "update_time", b"update_time", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "collection_ids", b"collection_ids", "create_time", b"create_time", "document_id", b"document_id", "etag", b"etag", "failure_reason", b"failure_reason", "media_type", b"media_type", "name", b"name", "page_count", b"page_count", "ready_version", b"ready_version", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "steps", b"steps", "text_length", b"text_length", "unread_pages", b"unread_pages", "update_time", b"update_time", "user_id", b"user_id", "version", b"version", "version_id", b"version_id", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -659,6 +1022,596 @@ class DeleteDocumentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteDocumentResponse: _TypeAlias = DeleteDocumentResponse  # noqa: Y015
+
+@_typing.final
+class ReplaceDocumentRequest(_message.Message):
+    """Request of DocumentService.ReplaceDocument."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """The document."""
+    size_bytes: _builtins.int
+    """Size of the new version in bytes, at least 1."""
+    sha256: _builtins.str
+    """SHA-256 of its bytes, as 64 hexadecimal digits."""
+    request_id: _builtins.str
+    """UUID chosen by the client. It makes the call idempotent for seven days."""
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "request_id", b"request_id", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceDocumentRequest: _TypeAlias = ReplaceDocumentRequest  # noqa: Y015
+
+@_typing.final
+class ReplaceDocumentResponse(_message.Message):
+    """Response of DocumentService.ReplaceDocument."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def upload(self) -> Global___Upload:
+        """The upload of the new version."""
+
+    def __init__(
+        self,
+        *,
+        upload: Global___Upload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceDocumentResponse: _TypeAlias = ReplaceDocumentResponse  # noqa: Y015
+
+@_typing.final
+class ImportWebPageRequest(_message.Message):
+    """Request of DocumentService.ImportWebPage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_ID_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    COLLECTION_IDS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    workspace_id: _builtins.str
+    """The workspace."""
+    url: _builtins.str
+    """Address of the page, 1 to 2,048 characters."""
+    request_id: _builtins.str
+    """UUID chosen by the client. It makes the call idempotent for seven days."""
+    @_builtins.property
+    def collection_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """UUIDs of the collections that the document will be in, at most 50."""
+
+    def __init__(
+        self,
+        *,
+        workspace_id: _builtins.str = ...,
+        url: _builtins.str = ...,
+        collection_ids: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_ids", b"collection_ids", "request_id", b"request_id", "url", b"url", "workspace_id", b"workspace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportWebPageRequest: _TypeAlias = ImportWebPageRequest  # noqa: Y015
+
+@_typing.final
+class ImportWebPageResponse(_message.Message):
+    """Response of DocumentService.ImportWebPage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def upload(self) -> Global___Upload:
+        """The upload that stored the page: its name is the page's title, and document_id is the new document."""
+
+    def __init__(
+        self,
+        *,
+        upload: Global___Upload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportWebPageResponse: _TypeAlias = ImportWebPageResponse  # noqa: Y015
+
+@_typing.final
+class RetryDocumentRequest(_message.Message):
+    """Request of DocumentService.RetryDocument."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """The document."""
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryDocumentRequest: _TypeAlias = RetryDocumentRequest  # noqa: Y015
+
+@_typing.final
+class RetryDocumentResponse(_message.Message):
+    """Response of DocumentService.RetryDocument."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def document(self) -> Global___Document:
+        """The document."""
+
+    def __init__(
+        self,
+        *,
+        document: Global___Document | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryDocumentResponse: _TypeAlias = RetryDocumentResponse  # noqa: Y015
+
+@_typing.final
+class WatchDocumentRequest(_message.Message):
+    """Request of DocumentService.WatchDocument."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """The document."""
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchDocumentRequest: _TypeAlias = WatchDocumentRequest  # noqa: Y015
+
+@_typing.final
+class WatchDocumentResponse(_message.Message):
+    """Response of DocumentService.WatchDocument: one message of its stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def document(self) -> Global___Document:
+        """The document."""
+
+    def __init__(
+        self,
+        *,
+        document: Global___Document | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchDocumentResponse: _TypeAlias = WatchDocumentResponse  # noqa: Y015
+
+@_typing.final
+class ReindexDocumentsRequest(_message.Message):
+    """Request of DocumentService.ReindexDocuments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_ID_FIELD_NUMBER: _builtins.int
+    DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    workspace_id: _builtins.str
+    """The workspace."""
+    request_id: _builtins.str
+    """UUID chosen by the client. It makes the call idempotent for seven days."""
+    @_builtins.property
+    def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """UUIDs of the documents, at most 1,000. Empty means all documents of the workspace."""
+
+    def __init__(
+        self,
+        *,
+        workspace_id: _builtins.str = ...,
+        document_ids: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_ids", b"document_ids", "request_id", b"request_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReindexDocumentsRequest: _TypeAlias = ReindexDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class ReindexDocumentsResponse(_message.Message):
+    """Response of DocumentService.ReindexDocuments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
+    document_count: _builtins.int
+    """Number of documents that will be read again."""
+    def __init__(
+        self,
+        *,
+        document_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_count", b"document_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReindexDocumentsResponse: _TypeAlias = ReindexDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class GetDocumentTextRequest(_message.Message):
+    """Request of DocumentService.GetDocumentText."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """The document."""
+    version: _builtins.int
+    """Number of the version. 0 means the one that answers searches or, without one, the latest."""
+    offset: _builtins.int
+    """The first code point to return."""
+    length: _builtins.int
+    """How many code points to return, 1 to 65,536. 0 means 65,536."""
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "length", b"length", "offset", b"offset", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDocumentTextRequest: _TypeAlias = GetDocumentTextRequest  # noqa: Y015
+
+@_typing.final
+class GetDocumentTextResponse(_message.Message):
+    """Response of DocumentService.GetDocumentText."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    TEXT_LENGTH_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Number of the version."""
+    offset: _builtins.int
+    """Where text begins, in code points of the document's text."""
+    text: _builtins.str
+    """The text."""
+    text_length: _builtins.int
+    """Length of the document's whole text in code points."""
+    @_builtins.property
+    def blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Block]:
+        """Blocks of which text has a part, in their order."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        text: _builtins.str = ...,
+        blocks: _abc.Iterable[Global___Block] | None = ...,
+        text_length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "offset", b"offset", "text", b"text", "text_length", b"text_length", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDocumentTextResponse: _TypeAlias = GetDocumentTextResponse  # noqa: Y015
+
+@_typing.final
+class SearchFilter(_message.Message):
+    """SearchFilter selects the documents that are searched. A document has to match every field that is set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_IDS_FIELD_NUMBER: _builtins.int
+    DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPES_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def collection_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """UUIDs of collections, at most 50. Documents of any of them match."""
+
+    @_builtins.property
+    def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """UUIDs of documents, at most 100."""
+
+    @_builtins.property
+    def media_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Media types, such as "application/pdf", at most 20."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Only documents whose searched version was created at this time or later."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Only documents whose searched version was created before this time."""
+
+    def __init__(
+        self,
+        *,
+        collection_ids: _abc.Iterable[_builtins.str] | None = ...,
+        document_ids: _abc.Iterable[_builtins.str] | None = ...,
+        media_types: _abc.Iterable[_builtins.str] | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_ids", b"collection_ids", "document_ids", b"document_ids", "end_time", b"end_time", "media_types", b"media_types", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchFilter: _TypeAlias = SearchFilter  # noqa: Y015
+
+@_typing.final
+class Passage(_message.Message):
+    """Passage is a part of a document's text that a search found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    DOCUMENT_NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """UUID of the document."""
+    document_name: _builtins.str
+    """Name of the document."""
+    version: _builtins.int
+    """Number of the document's version."""
+    start: _builtins.int
+    """Where it begins, in code points of the document's text."""
+    end: _builtins.int
+    """Where it ends, in code points of the document's text."""
+    text: _builtins.str
+    """Its text, at most 4,000 characters."""
+    score: _builtins.float
+    """How well it matches. Comparable within one response only."""
+    @_builtins.property
+    def place(self) -> Global___Place:
+        """Where it is in the file."""
+
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        document_name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+        text: _builtins.str = ...,
+        place: Global___Place | None = ...,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "document_name", b"document_name", "end", b"end", "place", b"place", "score", b"score", "start", b"start", "text", b"text", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Passage: _TypeAlias = Passage  # noqa: Y015
+
+@_typing.final
+class SearchDocumentsRequest(_message.Message):
+    """Request of DocumentService.SearchDocuments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_ID_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    workspace_id: _builtins.str
+    """The workspace."""
+    query: _builtins.str
+    """What to look for: words or a question, 1 to 2,000 characters."""
+    limit: _builtins.int
+    """Maximum number of passages to return, 1 to 100. 0 means 10."""
+    @_builtins.property
+    def filter(self) -> Global___SearchFilter:
+        """Which documents to search. Not set means all of the workspace."""
+
+    def __init__(
+        self,
+        *,
+        workspace_id: _builtins.str = ...,
+        query: _builtins.str = ...,
+        filter: Global___SearchFilter | None = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "limit", b"limit", "query", b"query", "workspace_id", b"workspace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchDocumentsRequest: _TypeAlias = SearchDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class SearchDocumentsResponse(_message.Message):
+    """Response of DocumentService.SearchDocuments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSAGES_FIELD_NUMBER: _builtins.int
+    OMISSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def passages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Passage]:
+        """The passages, the best first."""
+
+    @_builtins.property
+    def omissions(self) -> _containers.RepeatedScalarFieldContainer[Global___SearchOmission.ValueType]:
+        """What the search did not use."""
+
+    def __init__(
+        self,
+        *,
+        passages: _abc.Iterable[Global___Passage] | None = ...,
+        omissions: _abc.Iterable[Global___SearchOmission.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["omissions", b"omissions", "passages", b"passages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchDocumentsResponse: _TypeAlias = SearchDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class GetSimilarRequest(_message.Message):
+    """Request of DocumentService.GetSimilar."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """The document."""
+    limit: _builtins.int
+    """Maximum number of documents to return, 1 to 100. 0 means 10."""
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSimilarRequest: _TypeAlias = GetSimilarRequest  # noqa: Y015
+
+@_typing.final
+class SimilarDocument(_message.Message):
+    """SimilarDocument is a document that is like another one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    DOCUMENT_NAME_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """UUID of the document."""
+    document_name: _builtins.str
+    """Name of the document."""
+    score: _builtins.float
+    """How similar it is. Comparable within one response only."""
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        document_name: _builtins.str = ...,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "document_name", b"document_name", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimilarDocument: _TypeAlias = SimilarDocument  # noqa: Y015
+
+@_typing.final
+class GetSimilarResponse(_message.Message):
+    """Response of DocumentService.GetSimilar."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    OMISSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimilarDocument]:
+        """The documents, the most similar first."""
+
+    @_builtins.property
+    def omissions(self) -> _containers.RepeatedScalarFieldContainer[Global___SearchOmission.ValueType]:
+        """What the search did not use."""
+
+    def __init__(
+        self,
+        *,
+        documents: _abc.Iterable[Global___SimilarDocument] | None = ...,
+        omissions: _abc.Iterable[Global___SearchOmission.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "omissions", b"omissions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSimilarResponse: _TypeAlias = GetSimilarResponse  # noqa: Y015
 
 @_typing.final
 class CreateCollectionRequest(_message.Message):

@@ -32,6 +32,10 @@ class DocumentServiceStub:
 
     To upload a file, call CreateUpload, then stream the bytes with UploadDocument. If the stream breaks, ask GetUpload
     how many bytes are stored and go on there with a new stream.
+
+    The server then reads the document in steps: it checks the file, parses its text, cuts the text into chunks, embeds
+    and indexes them. Follow the steps with WatchDocument. Once the document is READY, SearchDocuments finds its text.
+    If a step fails, failure_reason says why, and RetryDocument resumes there.
     """
 
     def __init__(self, channel):
@@ -80,6 +84,46 @@ class DocumentServiceStub:
                 request_serializer=aiworkspace_dot_v1_dot_document__pb2.DownloadDocumentRequest.SerializeToString,
                 response_deserializer=aiworkspace_dot_v1_dot_document__pb2.DownloadDocumentResponse.FromString,
                 _registered_method=True)
+        self.ReplaceDocument = channel.unary_unary(
+                '/aiworkspace.v1.DocumentService/ReplaceDocument',
+                request_serializer=aiworkspace_dot_v1_dot_document__pb2.ReplaceDocumentRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_document__pb2.ReplaceDocumentResponse.FromString,
+                _registered_method=True)
+        self.ImportWebPage = channel.unary_unary(
+                '/aiworkspace.v1.DocumentService/ImportWebPage',
+                request_serializer=aiworkspace_dot_v1_dot_document__pb2.ImportWebPageRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_document__pb2.ImportWebPageResponse.FromString,
+                _registered_method=True)
+        self.RetryDocument = channel.unary_unary(
+                '/aiworkspace.v1.DocumentService/RetryDocument',
+                request_serializer=aiworkspace_dot_v1_dot_document__pb2.RetryDocumentRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_document__pb2.RetryDocumentResponse.FromString,
+                _registered_method=True)
+        self.WatchDocument = channel.unary_stream(
+                '/aiworkspace.v1.DocumentService/WatchDocument',
+                request_serializer=aiworkspace_dot_v1_dot_document__pb2.WatchDocumentRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_document__pb2.WatchDocumentResponse.FromString,
+                _registered_method=True)
+        self.ReindexDocuments = channel.unary_unary(
+                '/aiworkspace.v1.DocumentService/ReindexDocuments',
+                request_serializer=aiworkspace_dot_v1_dot_document__pb2.ReindexDocumentsRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_document__pb2.ReindexDocumentsResponse.FromString,
+                _registered_method=True)
+        self.GetDocumentText = channel.unary_unary(
+                '/aiworkspace.v1.DocumentService/GetDocumentText',
+                request_serializer=aiworkspace_dot_v1_dot_document__pb2.GetDocumentTextRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_document__pb2.GetDocumentTextResponse.FromString,
+                _registered_method=True)
+        self.SearchDocuments = channel.unary_unary(
+                '/aiworkspace.v1.DocumentService/SearchDocuments',
+                request_serializer=aiworkspace_dot_v1_dot_document__pb2.SearchDocumentsRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_document__pb2.SearchDocumentsResponse.FromString,
+                _registered_method=True)
+        self.GetSimilar = channel.unary_unary(
+                '/aiworkspace.v1.DocumentService/GetSimilar',
+                request_serializer=aiworkspace_dot_v1_dot_document__pb2.GetSimilarRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_document__pb2.GetSimilarResponse.FromString,
+                _registered_method=True)
         self.DeleteDocument = channel.unary_unary(
                 '/aiworkspace.v1.DocumentService/DeleteDocument',
                 request_serializer=aiworkspace_dot_v1_dot_document__pb2.DeleteDocumentRequest.SerializeToString,
@@ -119,6 +163,10 @@ class DocumentServiceServicer:
 
     To upload a file, call CreateUpload, then stream the bytes with UploadDocument. If the stream breaks, ask GetUpload
     how many bytes are stored and go on there with a new stream.
+
+    The server then reads the document in steps: it checks the file, parses its text, cuts the text into chunks, embeds
+    and indexes them. Follow the steps with WatchDocument. Once the document is READY, SearchDocuments finds its text.
+    If a step fails, failure_reason says why, and RetryDocument resumes there.
     """
 
     def CreateUpload(self, request, context):
@@ -190,6 +238,83 @@ class DocumentServiceServicer:
         """DownloadDocument streams the bytes of a document, or a range of them.
 
         Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplaceDocument(self, request, context):
+        """ReplaceDocument begins the upload of a new version of a document. The document's latest version answers searches and
+        downloads until the upload is finished; then downloads return the new bytes, and searches find the version that is
+        READY until the new one is. Callers: as for CreateUpload.
+
+        Errors: as for CreateUpload.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportWebPage(self, request, context):
+        """ImportWebPage requests a web page and stores it as a document. Only pages of the public internet that are served
+        with https are requested, and those of networks that the server's operator allows. The page is not followed later.
+        Callers: as for CreateUpload.
+
+        Errors: INVALID_ARGUMENT for a URL that is not allowed or has no page; UNAVAILABLE if its server does not answer;
+        INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if the call is repeated and the page has changed since; NOT_FOUND
+        and RESOURCE_EXHAUSTED as for CreateUpload.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryDocument(self, request, context):
+        """RetryDocument resumes a FAILED document at the step that failed. Callers: as for CreateUpload.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_DOCUMENT_NOT_FAILED if the document is not FAILED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchDocument(self, request, context):
+        """WatchDocument streams a document: at once, and whenever a step makes progress. The stream ends with the document
+        READY or FAILED, and with NOT_FOUND if the document is deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReindexDocuments(self, request, context):
+        """ReindexDocuments reads documents of a workspace again, each as a new version with the same bytes. The versions that
+        are READY answer searches meanwhile. Documents that are PROCESSING are left out. Callers: as for CreateUpload.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDocumentText(self, request, context):
+        """GetDocumentText returns a part of a document's text, as the server has read it, with the places of its blocks in the
+        file. Citations and search results point into this text.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_DOCUMENT_NOT_READ if the version has no text yet; NOT_FOUND for a
+        version that was replaced; OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchDocuments(self, request, context):
+        """SearchDocuments finds the passages of a workspace's documents that answer a query, the best first. It ranks by the
+        words of the query and by its meaning, and fuses both rankings.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSimilar(self, request, context):
+        """GetSimilar finds the documents of the same workspace that are most like a document, the most similar first.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_DOCUMENT_NOT_READ if no version of the document is READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -284,6 +409,46 @@ def add_DocumentServiceServicer_to_server(servicer, server):
                     request_deserializer=aiworkspace_dot_v1_dot_document__pb2.DownloadDocumentRequest.FromString,
                     response_serializer=aiworkspace_dot_v1_dot_document__pb2.DownloadDocumentResponse.SerializeToString,
             ),
+            'ReplaceDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceDocument,
+                    request_deserializer=aiworkspace_dot_v1_dot_document__pb2.ReplaceDocumentRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_document__pb2.ReplaceDocumentResponse.SerializeToString,
+            ),
+            'ImportWebPage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportWebPage,
+                    request_deserializer=aiworkspace_dot_v1_dot_document__pb2.ImportWebPageRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_document__pb2.ImportWebPageResponse.SerializeToString,
+            ),
+            'RetryDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryDocument,
+                    request_deserializer=aiworkspace_dot_v1_dot_document__pb2.RetryDocumentRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_document__pb2.RetryDocumentResponse.SerializeToString,
+            ),
+            'WatchDocument': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchDocument,
+                    request_deserializer=aiworkspace_dot_v1_dot_document__pb2.WatchDocumentRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_document__pb2.WatchDocumentResponse.SerializeToString,
+            ),
+            'ReindexDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReindexDocuments,
+                    request_deserializer=aiworkspace_dot_v1_dot_document__pb2.ReindexDocumentsRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_document__pb2.ReindexDocumentsResponse.SerializeToString,
+            ),
+            'GetDocumentText': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDocumentText,
+                    request_deserializer=aiworkspace_dot_v1_dot_document__pb2.GetDocumentTextRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_document__pb2.GetDocumentTextResponse.SerializeToString,
+            ),
+            'SearchDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchDocuments,
+                    request_deserializer=aiworkspace_dot_v1_dot_document__pb2.SearchDocumentsRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_document__pb2.SearchDocumentsResponse.SerializeToString,
+            ),
+            'GetSimilar': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSimilar,
+                    request_deserializer=aiworkspace_dot_v1_dot_document__pb2.GetSimilarRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_document__pb2.GetSimilarResponse.SerializeToString,
+            ),
             'DeleteDocument': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteDocument,
                     request_deserializer=aiworkspace_dot_v1_dot_document__pb2.DeleteDocumentRequest.FromString,
@@ -329,6 +494,10 @@ class DocumentService:
 
     To upload a file, call CreateUpload, then stream the bytes with UploadDocument. If the stream breaks, ask GetUpload
     how many bytes are stored and go on there with a new stream.
+
+    The server then reads the document in steps: it checks the file, parses its text, cuts the text into chunks, embeds
+    and indexes them. Follow the steps with WatchDocument. Once the document is READY, SearchDocuments finds its text.
+    If a step fails, failure_reason says why, and RetryDocument resumes there.
     """
 
     @staticmethod
@@ -537,6 +706,222 @@ class DocumentService:
             '/aiworkspace.v1.DocumentService/DownloadDocument',
             aiworkspace_dot_v1_dot_document__pb2.DownloadDocumentRequest.SerializeToString,
             aiworkspace_dot_v1_dot_document__pb2.DownloadDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.DocumentService/ReplaceDocument',
+            aiworkspace_dot_v1_dot_document__pb2.ReplaceDocumentRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_document__pb2.ReplaceDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportWebPage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.DocumentService/ImportWebPage',
+            aiworkspace_dot_v1_dot_document__pb2.ImportWebPageRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_document__pb2.ImportWebPageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.DocumentService/RetryDocument',
+            aiworkspace_dot_v1_dot_document__pb2.RetryDocumentRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_document__pb2.RetryDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aiworkspace.v1.DocumentService/WatchDocument',
+            aiworkspace_dot_v1_dot_document__pb2.WatchDocumentRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_document__pb2.WatchDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReindexDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.DocumentService/ReindexDocuments',
+            aiworkspace_dot_v1_dot_document__pb2.ReindexDocumentsRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_document__pb2.ReindexDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDocumentText(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.DocumentService/GetDocumentText',
+            aiworkspace_dot_v1_dot_document__pb2.GetDocumentTextRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_document__pb2.GetDocumentTextResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.DocumentService/SearchDocuments',
+            aiworkspace_dot_v1_dot_document__pb2.SearchDocumentsRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_document__pb2.SearchDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSimilar(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.DocumentService/GetSimilar',
+            aiworkspace_dot_v1_dot_document__pb2.GetSimilarRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_document__pb2.GetSimilarResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,6 +33,10 @@ class DocumentServiceStub:
 
     To upload a file, call CreateUpload, then stream the bytes with UploadDocument. If the stream breaks, ask GetUpload
     how many bytes are stored and go on there with a new stream.
+
+    The server then reads the document in steps: it checks the file, parses its text, cuts the text into chunks, embeds
+    and indexes them. Follow the steps with WatchDocument. Once the document is READY, SearchDocuments finds its text.
+    If a step fails, failure_reason says why, and RetryDocument resumes there.
     """
 
     @_typing.overload
@@ -77,6 +81,51 @@ class DocumentServiceStub:
 
     Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document.
     """
+    ReplaceDocument: _grpc.UnaryUnaryMultiCallable[_document_pb2.ReplaceDocumentRequest, _document_pb2.ReplaceDocumentResponse]
+    """ReplaceDocument begins the upload of a new version of a document. The document's latest version answers searches and
+    downloads until the upload is finished; then downloads return the new bytes, and searches find the version that is
+    READY until the new one is. Callers: as for CreateUpload.
+
+    Errors: as for CreateUpload.
+    """
+    ImportWebPage: _grpc.UnaryUnaryMultiCallable[_document_pb2.ImportWebPageRequest, _document_pb2.ImportWebPageResponse]
+    """ImportWebPage requests a web page and stores it as a document. Only pages of the public internet that are served
+    with https are requested, and those of networks that the server's operator allows. The page is not followed later.
+    Callers: as for CreateUpload.
+
+    Errors: INVALID_ARGUMENT for a URL that is not allowed or has no page; UNAVAILABLE if its server does not answer;
+    INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if the call is repeated and the page has changed since; NOT_FOUND
+    and RESOURCE_EXHAUSTED as for CreateUpload.
+    """
+    RetryDocument: _grpc.UnaryUnaryMultiCallable[_document_pb2.RetryDocumentRequest, _document_pb2.RetryDocumentResponse]
+    """RetryDocument resumes a FAILED document at the step that failed. Callers: as for CreateUpload.
+
+    Errors: FAILED_PRECONDITION with ERROR_REASON_DOCUMENT_NOT_FAILED if the document is not FAILED.
+    """
+    WatchDocument: _grpc.UnaryStreamMultiCallable[_document_pb2.WatchDocumentRequest, _document_pb2.WatchDocumentResponse]
+    """WatchDocument streams a document: at once, and whenever a step makes progress. The stream ends with the document
+    READY or FAILED, and with NOT_FOUND if the document is deleted.
+    """
+    ReindexDocuments: _grpc.UnaryUnaryMultiCallable[_document_pb2.ReindexDocumentsRequest, _document_pb2.ReindexDocumentsResponse]
+    """ReindexDocuments reads documents of a workspace again, each as a new version with the same bytes. The versions that
+    are READY answer searches meanwhile. Documents that are PROCESSING are left out. Callers: as for CreateUpload.
+    """
+    GetDocumentText: _grpc.UnaryUnaryMultiCallable[_document_pb2.GetDocumentTextRequest, _document_pb2.GetDocumentTextResponse]
+    """GetDocumentText returns a part of a document's text, as the server has read it, with the places of its blocks in the
+    file. Citations and search results point into this text.
+
+    Errors: FAILED_PRECONDITION with ERROR_REASON_DOCUMENT_NOT_READ if the version has no text yet; NOT_FOUND for a
+    version that was replaced; OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the text.
+    """
+    SearchDocuments: _grpc.UnaryUnaryMultiCallable[_document_pb2.SearchDocumentsRequest, _document_pb2.SearchDocumentsResponse]
+    """SearchDocuments finds the passages of a workspace's documents that answer a query, the best first. It ranks by the
+    words of the query and by its meaning, and fuses both rankings.
+    """
+    GetSimilar: _grpc.UnaryUnaryMultiCallable[_document_pb2.GetSimilarRequest, _document_pb2.GetSimilarResponse]
+    """GetSimilar finds the documents of the same workspace that are most like a document, the most similar first.
+
+    Errors: FAILED_PRECONDITION with ERROR_REASON_DOCUMENT_NOT_READ if no version of the document is READY.
+    """
     DeleteDocument: _grpc.UnaryUnaryMultiCallable[_document_pb2.DeleteDocumentRequest, _document_pb2.DeleteDocumentResponse]
     """DeleteDocument deletes a document with its bytes. Callers: as for CreateUpload. The call returns once the document
     is gone; its bytes are erased within seconds, also after a crash of the server. Another document with the same
@@ -104,6 +153,10 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
 
     To upload a file, call CreateUpload, then stream the bytes with UploadDocument. If the stream breaks, ask GetUpload
     how many bytes are stored and go on there with a new stream.
+
+    The server then reads the document in steps: it checks the file, parses its text, cuts the text into chunks, embeds
+    and indexes them. Follow the steps with WatchDocument. Once the document is READY, SearchDocuments finds its text.
+    If a step fails, failure_reason says why, and RetryDocument resumes there.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -145,6 +198,51 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
 
     Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document.
     """
+    ReplaceDocument: _aio.UnaryUnaryMultiCallable[_document_pb2.ReplaceDocumentRequest, _document_pb2.ReplaceDocumentResponse]  # type: ignore[assignment]
+    """ReplaceDocument begins the upload of a new version of a document. The document's latest version answers searches and
+    downloads until the upload is finished; then downloads return the new bytes, and searches find the version that is
+    READY until the new one is. Callers: as for CreateUpload.
+
+    Errors: as for CreateUpload.
+    """
+    ImportWebPage: _aio.UnaryUnaryMultiCallable[_document_pb2.ImportWebPageRequest, _document_pb2.ImportWebPageResponse]  # type: ignore[assignment]
+    """ImportWebPage requests a web page and stores it as a document. Only pages of the public internet that are served
+    with https are requested, and those of networks that the server's operator allows. The page is not followed later.
+    Callers: as for CreateUpload.
+
+    Errors: INVALID_ARGUMENT for a URL that is not allowed or has no page; UNAVAILABLE if its server does not answer;
+    INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if the call is repeated and the page has changed since; NOT_FOUND
+    and RESOURCE_EXHAUSTED as for CreateUpload.
+    """
+    RetryDocument: _aio.UnaryUnaryMultiCallable[_document_pb2.RetryDocumentRequest, _document_pb2.RetryDocumentResponse]  # type: ignore[assignment]
+    """RetryDocument resumes a FAILED document at the step that failed. Callers: as for CreateUpload.
+
+    Errors: FAILED_PRECONDITION with ERROR_REASON_DOCUMENT_NOT_FAILED if the document is not FAILED.
+    """
+    WatchDocument: _aio.UnaryStreamMultiCallable[_document_pb2.WatchDocumentRequest, _document_pb2.WatchDocumentResponse]  # type: ignore[assignment]
+    """WatchDocument streams a document: at once, and whenever a step makes progress. The stream ends with the document
+    READY or FAILED, and with NOT_FOUND if the document is deleted.
+    """
+    ReindexDocuments: _aio.UnaryUnaryMultiCallable[_document_pb2.ReindexDocumentsRequest, _document_pb2.ReindexDocumentsResponse]  # type: ignore[assignment]
+    """ReindexDocuments reads documents of a workspace again, each as a new version with the same bytes. The versions that
+    are READY answer searches meanwhile. Documents that are PROCESSING are left out. Callers: as for CreateUpload.
+    """
+    GetDocumentText: _aio.UnaryUnaryMultiCallable[_document_pb2.GetDocumentTextRequest, _document_pb2.GetDocumentTextResponse]  # type: ignore[assignment]
+    """GetDocumentText returns a part of a document's text, as the server has read it, with the places of its blocks in the
+    file. Citations and search results point into this text.
+
+    Errors: FAILED_PRECONDITION with ERROR_REASON_DOCUMENT_NOT_READ if the version has no text yet; NOT_FOUND for a
+    version that was replaced; OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the text.
+    """
+    SearchDocuments: _aio.UnaryUnaryMultiCallable[_document_pb2.SearchDocumentsRequest, _document_pb2.SearchDocumentsResponse]  # type: ignore[assignment]
+    """SearchDocuments finds the passages of a workspace's documents that answer a query, the best first. It ranks by the
+    words of the query and by its meaning, and fuses both rankings.
+    """
+    GetSimilar: _aio.UnaryUnaryMultiCallable[_document_pb2.GetSimilarRequest, _document_pb2.GetSimilarResponse]  # type: ignore[assignment]
+    """GetSimilar finds the documents of the same workspace that are most like a document, the most similar first.
+
+    Errors: FAILED_PRECONDITION with ERROR_REASON_DOCUMENT_NOT_READ if no version of the document is READY.
+    """
     DeleteDocument: _aio.UnaryUnaryMultiCallable[_document_pb2.DeleteDocumentRequest, _document_pb2.DeleteDocumentResponse]  # type: ignore[assignment]
     """DeleteDocument deletes a document with its bytes. Callers: as for CreateUpload. The call returns once the document
     is gone; its bytes are erased within seconds, also after a crash of the server. Another document with the same
@@ -171,6 +269,10 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
 
     To upload a file, call CreateUpload, then stream the bytes with UploadDocument. If the stream breaks, ask GetUpload
     how many bytes are stored and go on there with a new stream.
+
+    The server then reads the document in steps: it checks the file, parses its text, cuts the text into chunks, embeds
+    and indexes them. Follow the steps with WatchDocument. Once the document is READY, SearchDocuments finds its text.
+    If a step fails, failure_reason says why, and RetryDocument resumes there.
     """
 
     @_abc_1.abstractmethod
@@ -257,6 +359,99 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         """DownloadDocument streams the bytes of a document, or a range of them.
 
         Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document.
+        """
+
+    @_abc_1.abstractmethod
+    def ReplaceDocument(
+        self,
+        request: _document_pb2.ReplaceDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_pb2.ReplaceDocumentResponse, _abc.Awaitable[_document_pb2.ReplaceDocumentResponse]]:
+        """ReplaceDocument begins the upload of a new version of a document. The document's latest version answers searches and
+        downloads until the upload is finished; then downloads return the new bytes, and searches find the version that is
+        READY until the new one is. Callers: as for CreateUpload.
+
+        Errors: as for CreateUpload.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportWebPage(
+        self,
+        request: _document_pb2.ImportWebPageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_pb2.ImportWebPageResponse, _abc.Awaitable[_document_pb2.ImportWebPageResponse]]:
+        """ImportWebPage requests a web page and stores it as a document. Only pages of the public internet that are served
+        with https are requested, and those of networks that the server's operator allows. The page is not followed later.
+        Callers: as for CreateUpload.
+
+        Errors: INVALID_ARGUMENT for a URL that is not allowed or has no page; UNAVAILABLE if its server does not answer;
+        INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if the call is repeated and the page has changed since; NOT_FOUND
+        and RESOURCE_EXHAUSTED as for CreateUpload.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryDocument(
+        self,
+        request: _document_pb2.RetryDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_pb2.RetryDocumentResponse, _abc.Awaitable[_document_pb2.RetryDocumentResponse]]:
+        """RetryDocument resumes a FAILED document at the step that failed. Callers: as for CreateUpload.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_DOCUMENT_NOT_FAILED if the document is not FAILED.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchDocument(
+        self,
+        request: _document_pb2.WatchDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_document_pb2.WatchDocumentResponse], _abc.AsyncIterator[_document_pb2.WatchDocumentResponse]]:
+        """WatchDocument streams a document: at once, and whenever a step makes progress. The stream ends with the document
+        READY or FAILED, and with NOT_FOUND if the document is deleted.
+        """
+
+    @_abc_1.abstractmethod
+    def ReindexDocuments(
+        self,
+        request: _document_pb2.ReindexDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_pb2.ReindexDocumentsResponse, _abc.Awaitable[_document_pb2.ReindexDocumentsResponse]]:
+        """ReindexDocuments reads documents of a workspace again, each as a new version with the same bytes. The versions that
+        are READY answer searches meanwhile. Documents that are PROCESSING are left out. Callers: as for CreateUpload.
+        """
+
+    @_abc_1.abstractmethod
+    def GetDocumentText(
+        self,
+        request: _document_pb2.GetDocumentTextRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_pb2.GetDocumentTextResponse, _abc.Awaitable[_document_pb2.GetDocumentTextResponse]]:
+        """GetDocumentText returns a part of a document's text, as the server has read it, with the places of its blocks in the
+        file. Citations and search results point into this text.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_DOCUMENT_NOT_READ if the version has no text yet; NOT_FOUND for a
+        version that was replaced; OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the text.
+        """
+
+    @_abc_1.abstractmethod
+    def SearchDocuments(
+        self,
+        request: _document_pb2.SearchDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_pb2.SearchDocumentsResponse, _abc.Awaitable[_document_pb2.SearchDocumentsResponse]]:
+        """SearchDocuments finds the passages of a workspace's documents that answer a query, the best first. It ranks by the
+        words of the query and by its meaning, and fuses both rankings.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSimilar(
+        self,
+        request: _document_pb2.GetSimilarRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_pb2.GetSimilarResponse, _abc.Awaitable[_document_pb2.GetSimilarResponse]]:
+        """GetSimilar finds the documents of the same workspace that are most like a document, the most similar first.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_DOCUMENT_NOT_READ if no version of the document is READY.
         """
 
     @_abc_1.abstractmethod

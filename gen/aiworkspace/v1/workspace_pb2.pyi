@@ -88,6 +88,7 @@ class Workspace(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     VISIBILITY_FIELD_NUMBER: _builtins.int
+    RETRIEVAL_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
     """UUID. Output only, except that it selects the workspace in an update."""
     org_id: _builtins.str
@@ -110,6 +111,10 @@ class Workspace(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Time of the last change. Output only."""
 
+    @_builtins.property
+    def retrieval(self) -> Global___Retrieval:
+        """Documents that answers in its conversations are based on. Not set means none."""
+
     def __init__(
         self,
         *,
@@ -122,14 +127,51 @@ class Workspace(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         visibility: Global___WorkspaceVisibility.ValueType = ...,
+        retrieval: Global___Retrieval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "retrieval", b"retrieval", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "default_model", b"default_model", "etag", b"etag", "name", b"name", "org_id", b"org_id", "system_prompt", b"system_prompt", "update_time", b"update_time", "visibility", b"visibility", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "default_model", b"default_model", "etag", b"etag", "name", b"name", "org_id", b"org_id", "retrieval", b"retrieval", "system_prompt", b"system_prompt", "update_time", b"update_time", "visibility", b"visibility", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Workspace: _TypeAlias = Workspace  # noqa: Y015
+
+@_typing.final
+class Retrieval(_message.Message):
+    """Retrieval is which documents of a workspace are searched before a model answers. The passages found are given to the
+    model, which cites them: see Citation. Nothing is searched for callers without document.read in the workspace.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_IDS_FIELD_NUMBER: _builtins.int
+    ALL_DOCUMENTS_FIELD_NUMBER: _builtins.int
+    MAX_PASSAGES_FIELD_NUMBER: _builtins.int
+    all_documents: _builtins.bool
+    """Whether every document of the workspace is searched, whatever collection_ids names."""
+    max_passages: _builtins.int
+    """Maximum number of passages given to the model, 1 to 30. 0 means 8. Fewer are given if the model's context has no
+    room for more: they take at most half of it, and at most about 8,000 tokens.
+    """
+    @_builtins.property
+    def collection_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """UUIDs of collections in the same workspace, at most 20. A collection that was deleted since is left out."""
+
+    def __init__(
+        self,
+        *,
+        collection_ids: _abc.Iterable[_builtins.str] | None = ...,
+        all_documents: _builtins.bool = ...,
+        max_passages: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_documents", b"all_documents", "collection_ids", b"collection_ids", "max_passages", b"max_passages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Retrieval: _TypeAlias = Retrieval  # noqa: Y015
 
 @_typing.final
 class WorkspaceMember(_message.Message):
@@ -189,6 +231,7 @@ class CreateWorkspaceRequest(_message.Message):
     SYSTEM_PROMPT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VISIBILITY_FIELD_NUMBER: _builtins.int
+    RETRIEVAL_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organization."""
     name: _builtins.str
@@ -203,6 +246,12 @@ class CreateWorkspaceRequest(_message.Message):
     """UUID chosen by the client. It makes the call idempotent for seven days."""
     visibility: Global___WorkspaceVisibility.ValueType
     """Its visibility. Not set means WORKSPACE_VISIBILITY_ORG."""
+    @_builtins.property
+    def retrieval(self) -> Global___Retrieval:
+        """Documents that answers in its conversations are based on. Not set means none. A new workspace has no collections
+        yet: only all_documents has an effect.
+        """
+
     def __init__(
         self,
         *,
@@ -212,10 +261,11 @@ class CreateWorkspaceRequest(_message.Message):
         system_prompt: _builtins.str = ...,
         request_id: _builtins.str = ...,
         visibility: Global___WorkspaceVisibility.ValueType = ...,
+        retrieval: Global___Retrieval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retrieval", b"retrieval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_model", b"default_model", "name", b"name", "org_id", b"org_id", "request_id", b"request_id", "system_prompt", b"system_prompt", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_model", b"default_model", "name", b"name", "org_id", b"org_id", "request_id", b"request_id", "retrieval", b"retrieval", "system_prompt", b"system_prompt", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -363,8 +413,8 @@ class UpdateWorkspaceRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to change: "name", "default_model", "system_prompt". Empty means every changeable field that is set in
-        workspace.
+        """Which fields to change: "name", "default_model", "system_prompt", "retrieval". Empty means every changeable field
+        that is set in workspace.
         """
 
     def __init__(

@@ -95,7 +95,7 @@ class WorkspaceServiceServicer:
     def CreateWorkspace(self, request, context):
         """CreateWorkspace creates a workspace, of which the caller becomes a manager. Callers: members.
 
-        Errors: INVALID_ARGUMENT if the organization cannot use default_model.
+        Errors: INVALID_ARGUMENT if the organization cannot use default_model; NOT_FOUND if retrieval names a collection.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,11 +116,11 @@ class WorkspaceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateWorkspace(self, request, context):
-        """UpdateWorkspace changes name, default model and system prompt. Callers: the workspace's editors and managers and,
-        if it is open to its organization, the organization's members.
+        """UpdateWorkspace changes name, default model, system prompt and retrieval. Callers: the workspace's editors and
+        managers and, if it is open to its organization, the organization's members.
 
-        Errors: INVALID_ARGUMENT if the organization cannot use default_model; ABORTED if workspace.etag is set and not
-        current.
+        Errors: INVALID_ARGUMENT if the organization cannot use default_model; NOT_FOUND if a collection of retrieval is not
+        in the workspace; ABORTED if workspace.etag is set and not current.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

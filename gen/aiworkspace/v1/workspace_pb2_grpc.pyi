@@ -40,18 +40,18 @@ class WorkspaceServiceStub:
     CreateWorkspace: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.CreateWorkspaceRequest, _workspace_pb2.CreateWorkspaceResponse]
     """CreateWorkspace creates a workspace, of which the caller becomes a manager. Callers: members.
 
-    Errors: INVALID_ARGUMENT if the organization cannot use default_model.
+    Errors: INVALID_ARGUMENT if the organization cannot use default_model; NOT_FOUND if retrieval names a collection.
     """
     GetWorkspace: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.GetWorkspaceRequest, _workspace_pb2.GetWorkspaceResponse]
     """GetWorkspace returns a workspace that the caller may see."""
     ListWorkspaces: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.ListWorkspacesRequest, _workspace_pb2.ListWorkspacesResponse]
     """ListWorkspaces lists those workspaces of an organization that the caller may see, oldest first."""
     UpdateWorkspace: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.UpdateWorkspaceRequest, _workspace_pb2.UpdateWorkspaceResponse]
-    """UpdateWorkspace changes name, default model and system prompt. Callers: the workspace's editors and managers and,
-    if it is open to its organization, the organization's members.
+    """UpdateWorkspace changes name, default model, system prompt and retrieval. Callers: the workspace's editors and
+    managers and, if it is open to its organization, the organization's members.
 
-    Errors: INVALID_ARGUMENT if the organization cannot use default_model; ABORTED if workspace.etag is set and not
-    current.
+    Errors: INVALID_ARGUMENT if the organization cannot use default_model; NOT_FOUND if a collection of retrieval is not
+    in the workspace; ABORTED if workspace.etag is set and not current.
     """
     DeleteWorkspace: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.DeleteWorkspaceRequest, _workspace_pb2.DeleteWorkspaceResponse]
     """DeleteWorkspace deletes a workspace with its conversations and documents. Callers: the workspace's managers and the
@@ -98,18 +98,18 @@ class WorkspaceServiceAsyncStub(WorkspaceServiceStub):
     CreateWorkspace: _aio.UnaryUnaryMultiCallable[_workspace_pb2.CreateWorkspaceRequest, _workspace_pb2.CreateWorkspaceResponse]  # type: ignore[assignment]
     """CreateWorkspace creates a workspace, of which the caller becomes a manager. Callers: members.
 
-    Errors: INVALID_ARGUMENT if the organization cannot use default_model.
+    Errors: INVALID_ARGUMENT if the organization cannot use default_model; NOT_FOUND if retrieval names a collection.
     """
     GetWorkspace: _aio.UnaryUnaryMultiCallable[_workspace_pb2.GetWorkspaceRequest, _workspace_pb2.GetWorkspaceResponse]  # type: ignore[assignment]
     """GetWorkspace returns a workspace that the caller may see."""
     ListWorkspaces: _aio.UnaryUnaryMultiCallable[_workspace_pb2.ListWorkspacesRequest, _workspace_pb2.ListWorkspacesResponse]  # type: ignore[assignment]
     """ListWorkspaces lists those workspaces of an organization that the caller may see, oldest first."""
     UpdateWorkspace: _aio.UnaryUnaryMultiCallable[_workspace_pb2.UpdateWorkspaceRequest, _workspace_pb2.UpdateWorkspaceResponse]  # type: ignore[assignment]
-    """UpdateWorkspace changes name, default model and system prompt. Callers: the workspace's editors and managers and,
-    if it is open to its organization, the organization's members.
+    """UpdateWorkspace changes name, default model, system prompt and retrieval. Callers: the workspace's editors and
+    managers and, if it is open to its organization, the organization's members.
 
-    Errors: INVALID_ARGUMENT if the organization cannot use default_model; ABORTED if workspace.etag is set and not
-    current.
+    Errors: INVALID_ARGUMENT if the organization cannot use default_model; NOT_FOUND if a collection of retrieval is not
+    in the workspace; ABORTED if workspace.etag is set and not current.
     """
     DeleteWorkspace: _aio.UnaryUnaryMultiCallable[_workspace_pb2.DeleteWorkspaceRequest, _workspace_pb2.DeleteWorkspaceResponse]  # type: ignore[assignment]
     """DeleteWorkspace deletes a workspace with its conversations and documents. Callers: the workspace's managers and the
@@ -159,7 +159,7 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_workspace_pb2.CreateWorkspaceResponse, _abc.Awaitable[_workspace_pb2.CreateWorkspaceResponse]]:
         """CreateWorkspace creates a workspace, of which the caller becomes a manager. Callers: members.
 
-        Errors: INVALID_ARGUMENT if the organization cannot use default_model.
+        Errors: INVALID_ARGUMENT if the organization cannot use default_model; NOT_FOUND if retrieval names a collection.
         """
 
     @_abc_1.abstractmethod
@@ -184,11 +184,11 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workspace_pb2.UpdateWorkspaceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workspace_pb2.UpdateWorkspaceResponse, _abc.Awaitable[_workspace_pb2.UpdateWorkspaceResponse]]:
-        """UpdateWorkspace changes name, default model and system prompt. Callers: the workspace's editors and managers and,
-        if it is open to its organization, the organization's members.
+        """UpdateWorkspace changes name, default model, system prompt and retrieval. Callers: the workspace's editors and
+        managers and, if it is open to its organization, the organization's members.
 
-        Errors: INVALID_ARGUMENT if the organization cannot use default_model; ABORTED if workspace.etag is set and not
-        current.
+        Errors: INVALID_ARGUMENT if the organization cannot use default_model; NOT_FOUND if a collection of retrieval is not
+        in the workspace; ABORTED if workspace.etag is set and not current.
         """
 
     @_abc_1.abstractmethod

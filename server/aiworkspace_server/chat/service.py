@@ -26,6 +26,7 @@ from ..runs.store import RunStore
 from ..runs.streams.local import LocalRun
 from ..runs.streams.redis import REDIS_UNAVAILABLE
 from ..runs.streams.remote import sequence_ahead
+from ..workspaces.retrieval import Retrieval
 from .erasure import ChatEraser
 
 log = structlog.get_logger("chat")
@@ -61,6 +62,7 @@ class MessageContext:
 
     default_model: str
     system_prompt: str
+    retrieval: Retrieval | None  # the workspace's
     rules: Rules
     earlier_run_id: UUID | None
     earlier_hash: bytes | None
@@ -109,6 +111,7 @@ class ChatService:
             turns=[*history.turns, Turn("user", message.content)],
             request_id=message.request_id,
             content_hash=message.content_hash,
+            retrieval=_retrieval(conversation, context),
         )
         try:
             return await self._runs.start(request)
@@ -118,12 +121,12 @@ class ChatService:
 
     async def _read_context(self, sender: Sender, workspace_id: UUID, request_id: UUID | None) -> MessageContext:
         values = (sender.org_id, sender.user_id, workspace_id, request_id)
-        rows = await self._db.fetch("SELECT * FROM read_message_context(%s, %s, %s, %s)", values)
+        rows = await self._db.fetch("SELECT * FROM read_chat_context(%s, %s, %s, %s)", values)
         if not rows:
             raise NotFound("conversation_id")
-        default_model, system_prompt, org, workspace, keys, run_id, content_hash = rows[0]
+        default_model, system_prompt, retrieval, org, workspace, keys, run_id, content_hash = rows[0]
         rules = rules_of(sender.org_id, workspace_id, org, workspace, keys)
-        return MessageContext(default_model, system_prompt, rules, run_id, content_hash)
+        return MessageContext(default_model, system_prompt, retrieval, rules, run_id, content_hash)
 
     async def follow(self, org_id: UUID, run_id: UUID, after: int) -> AsyncGenerator[bytes, None]:
         """Yield encoded events of a run from the one that follows `after`; at least the terminal one if it ended."""
@@ -175,6 +178,13 @@ class ChatService:
             await retry_until_available(lambda: self._eraser.erase_conversation(org_id, conversation_id))
         except REDIS_UNAVAILABLE as error:  # or a run did not end in time
             log.warning("conversation_not_erased", conversation_id=str(conversation_id), error=type(error).__name__)
+
+
+def _retrieval(conversation: Conversation, context: MessageContext) -> Retrieval | None:
+    """Return the retrieval of the conversation or else of the workspace; None if it names no documents."""
+    own = conversation.get("retrieval")
+    found = context.retrieval if own is None else own
+    return found if found and (found["collection_ids"] or found["all_documents"]) else None
 
 
 async def _follow_local(run: LocalRun, after: int) -> AsyncGenerator[bytes, None]:

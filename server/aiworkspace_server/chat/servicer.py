@@ -13,6 +13,7 @@ from ..auth.authority import current_principal
 from ..conversations.models import Conversation, Message
 from ..conversations.proto import conversation_to_proto, part
 from ..conversations.store import ConversationStore
+from ..documents.store import are_collections
 from ..kit.context import Call, caller_id, current, tenant_id
 from ..kit.errors import NotFound
 from ..kit.idempotency import IdempotencyStore
@@ -30,6 +31,7 @@ from ..runs.cancellation import Cancellation
 from ..runs.models import Run
 from ..runs.proto import attempt_to_proto, run_to_proto
 from ..runs.store import RunStore
+from ..workspaces.retrieval import Retrieval, check_collections, read_retrieval
 from .service import ChatService, NewMessage, Sender
 
 
@@ -72,9 +74,11 @@ class ChatServicer(ChatServiceServicer):
         if request.model:
             await self._providers.check(tenant_id(), request.model, "model")
         conversation = _new_conversation(request)
+        workspace_id, retrieval = conversation["workspace_id"], conversation["retrieval"]
         async with self._db.write(tenant_id(), caller_id()) as tx:
             reply = await self._idempotency.find(tx, request, pb.CreateConversationResponse)
             if reply is None:
+                await check_collections(are_collections, tx, workspace_id, retrieval, "retrieval")
                 reply = pb.CreateConversationResponse(conversation=conversation_to_proto(conversation))
                 await self._idempotency.save(tx, request, reply)
         conversation["_id"] = UUID(reply.conversation.conversation_id)
@@ -97,12 +101,22 @@ class ChatServicer(ChatServiceServicer):
     async def UpdateConversation(
         self, request: pb.UpdateConversationRequest, context: Any
     ) -> pb.UpdateConversationResponse:
-        values = changes(request.conversation, request.update_mask, {"title", "model"})
+        values = changes(request.conversation, request.update_mask, {"title", "model", "retrieval"})
+        if "retrieval" in values:
+            values["retrieval"] = await self._read_retrieval(request.conversation)
         if values.get("model"):
             await self._providers.check(tenant_id(), values["model"], "conversation.model")
         etag = request.conversation.etag
         changed = await self._chat.update_conversation(tenant_id(), _conversation(), etag, values)
         return pb.UpdateConversationResponse(conversation=conversation_to_proto(changed))
+
+    async def _read_retrieval(self, given: pb.Conversation) -> Retrieval | None:
+        """Return the retrieval that a conversation is to have. Raise NotFound for unknown collections."""
+        retrieval = read_retrieval(given)
+        async with self._db.read(tenant_id()) as tx:
+            workspace_id = _conversation()["workspace_id"]
+            await check_collections(are_collections, tx, workspace_id, retrieval, "conversation.retrieval")
+        return retrieval
 
     async def DeleteConversation(
         self, request: pb.DeleteConversationRequest, context: Any
@@ -212,4 +226,5 @@ def _new_conversation(request: pb.CreateConversationRequest) -> Conversation:
         update_time=time,
         delete_time=None,
         purge_time=None,
+        retrieval=read_retrieval(request),
     )

@@ -8,7 +8,7 @@ from aiworkspace.v1 import common_pb2
 from ..kit.errors import FailedPrecondition
 from ..llm.base import Role, Turn
 from ..llm.tokens import count_turn
-from ..llm.turns import alternate, clean
+from ..llm.turns import LONGEST_TEXT, alternate, clean
 from ..policies.providers import UNKNOWN_CONTEXT_TOKENS, Target
 from .models import Content
 from .store import ConversationStore
@@ -16,6 +16,8 @@ from .store import ConversationStore
 _MOST_EXCHANGES = 100
 _READ_AT_ONCE = 2 << 20  # bytes of a conversation that is read with one command
 _FIRST_EXCHANGES = 10  # that are read at once of a larger one; then as many as these say will fit
+MOST_SOURCE_BYTES = 32_768  # of a request that passages of documents take
+BYTES_PER_TOKEN = 4  # as in count_turn
 _SHARE = 0.9  # of a context that we fill by our count of tokens, which may be lower than the provider's
 
 
@@ -30,6 +32,16 @@ class ContextTooLong(FailedPrecondition):
 def room(target: Target, max_output_tokens: int) -> int:
     """Return how many input tokens fit beside an answer of `max_output_tokens`."""
     return max(0, int(target.context_tokens * _SHARE) - max_output_tokens)
+
+
+def source_room(turns: Sequence[Turn], system: str, tokens: int, least: int = 1) -> int:
+    """Return an upper bound of what passages of documents may take of `tokens`, counted in bytes of the request.
+
+    That is half of what the system prompt and the last `least` turns leave, so that earlier turns have room, too.
+    """
+    left = tokens - count_turn(system) - sum(count_turn(turn.text) for turn in turns[-least:])
+    longest = LONGEST_TEXT - len(turns[-1].text)  # both are one turn
+    return max(0, min(MOST_SOURCE_BYTES, left // 2 * BYTES_PER_TOKEN, longest))
 
 
 def fit(turns: Sequence[Turn], system: str, tokens: int, least: int = 1) -> list[Turn]:

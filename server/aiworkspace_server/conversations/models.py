@@ -4,12 +4,14 @@ What was said lies in the collection `runs`, whose documents hold a question and
 part of a run. See runs/models.py for the rest, which the engine alone reads and writes.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import TypedDict
+from typing import Any, NotRequired, TypedDict
 from uuid import UUID
 
 from ..llm.base import DeltaKind
+from ..workspaces.retrieval import Retrieval
 
 
 class Conversation(TypedDict):
@@ -25,6 +27,7 @@ class Conversation(TypedDict):
     update_time: datetime
     delete_time: datetime | None
     purge_time: datetime | None  # set once a deleted conversation has no content left
+    retrieval: NotRequired[Retrieval | None]  # None, and missing in earlier releases: the workspace's
 
 
 class Content(TypedDict):
@@ -40,6 +43,31 @@ class RunState(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+class Omission(StrEnum):
+    """Why passages of documents may be missing in what a model was given."""
+
+    PERMISSION = "permission"
+    UNAVAILABLE = "unavailable"
+    TIMEOUT = "timeout"
+    NO_ROOM = "no_room"
+    VECTORS = "vectors"
+
+
+class Citation(TypedDict):
+    """A passage that supports the words [start, end) of an answer's text. All positions are code points."""
+
+    start: int
+    end: int
+    document_id: UUID
+    version_id: UUID
+    version: int
+    document_name: str
+    place: dict[str, Any]  # fields of Place
+    quote: str
+    quote_start: int  # in the canonical text of the version
+    quote_end: int
+
+
 class Exchange(TypedDict):
     """A question and its answer, which people see as two messages."""
 
@@ -52,6 +80,8 @@ class Exchange(TypedDict):
     answer_model: str  # that gave the last of the answer
     state: str  # a RunState
     create_time: datetime
+    citations: NotRequired[list[Citation]]  # of the answer; missing if there are none
+    omissions: NotRequired[list[str]]  # each an Omission; missing if no documents were searched
 
 
 class Message(TypedDict):
@@ -65,6 +95,8 @@ class Message(TypedDict):
     partial: bool
     model: str
     create_time: datetime
+    citations: Sequence[Citation]
+    omissions: Sequence[str]
 
 
 def question_of(exchange: Exchange) -> Message:
@@ -77,6 +109,8 @@ def question_of(exchange: Exchange) -> Message:
         partial=False,
         model="",
         create_time=exchange["create_time"],
+        citations=(),
+        omissions=(),
     )
 
 
@@ -93,4 +127,6 @@ def answer_of(exchange: Exchange) -> Message | None:
         partial=exchange["state"] != RunState.COMPLETED,
         model=exchange["answer_model"],
         create_time=exchange["create_time"],
+        citations=exchange.get("citations", ()),
+        omissions=exchange.get("omissions", ()),
     )

@@ -9,6 +9,7 @@ from ..kit.ids import first_id_at, time_of
 from ..kit.mongo import Change, Filter, Mongo
 from ..kit.timestamps import now
 from .models import Conversation, Exchange, Message, answer_of, question_of
+from .proto import citations_size
 
 _PAGE_BYTES = 1 << 20
 _SCANNED_AT_ONCE = 1000  # documents; decoding them blocks the event loop
@@ -180,4 +181,4 @@ def messages_of(exchange: Exchange) -> list[Message]:
 
 
 def _size(message: Message) -> int:
-    return sum(len(content["text"].encode()) for content in message["contents"])
+    return sum(len(content["text"].encode()) for content in message["contents"]) + citations_size(message)

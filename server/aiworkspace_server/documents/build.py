@@ -3,33 +3,77 @@
 from dataclasses import dataclass
 
 from ..access.authorize import FindScope
+from ..embedding.build import Embedding
+from ..kit.egress import Egress
+from ..kit.mongo import Mongo
 from ..kit.platform import Platform
 from ..kit.postgres import Database
+from ..parsing.parser import Parser
+from ..runs.citations.sources import DocumentAccess
+from ..search.query import Search
+from ..search.vector_index import VectorIndexes
+from ..usage.ledger import Ledger
 from ..workspaces.service import WorkspaceFinder
+from .access import document_access
 from .authorization import DocumentFinder
 from .content import Files
+from .ending import Ending
 from .erasure import DocumentEraser
-from .jobs import DocumentJobs
+from .ingestion import Ingestion
+from .jobs import UploadJobs, VersionJobs
 from .lost_writes import LostWrites
+from .metering import Metering
 from .service import DocumentService
 from .servicer import DocumentServicer
+from .steps import Steps
 from .store import Quota
+from .upkeep import Upkeep
+from .vectors import Vectors
+from .web_pages import WebPages
 
 
 @dataclass(frozen=True, slots=True)
 class Documents:
     servicer: DocumentServicer
     eraser: DocumentEraser
+    access: DocumentAccess  # of runs
+    egress: Egress  # to be closed
 
 
-def build(platform: Platform, files: Files) -> Documents:
-    settings, db = platform.settings, platform.db
+def build(
+    platform: Platform,
+    mongo: Mongo,
+    files: Files,
+    embedding: Embedding,
+    search: Search,
+    ledger: Ledger,
+    owner_url: str,
+) -> Documents:
+    """`owner_url`: of PostgreSQL, with the login that may create indexes."""
+    settings, db, jobs = platform.settings, platform.db, platform.jobs
     quota = Quota(settings.org_document_bytes, settings.org_document_count)
-    service = DocumentService(db, files, platform.jobs, quota, settings.document_bytes)
-    DocumentJobs(db, service).register(platform.jobs)
-    LostWrites(db, files).register(platform.jobs)
-    servicer = DocumentServicer(service, db, files, platform.tasks, platform.pages, platform.idempotency)
-    return Documents(servicer, DocumentEraser(db, files, service))
+    metering = Metering(db, ledger)
+    ending = Ending(db, mongo, files, jobs, metering)
+    vectors = Vectors(db, embedding.embedder, metering) if embedding.embedder else None
+    steps = Steps(mongo, files, Parser(), embedding.process, vectors, ending, settings.clamd_address)
+    service = DocumentService(db, files, jobs, ending, quota, settings.document_bytes)
+    UploadJobs(db, service).register(jobs)
+    VersionJobs(db, ending, Ingestion(db, jobs, steps)).register(jobs)
+    LostWrites(db, files).register(jobs)
+    Upkeep(db, jobs, vectors, VectorIndexes(owner_url)).register()
+    egress = Egress(settings.egress_allowed_networks or ())
+    servicer = DocumentServicer(
+        service,
+        search,
+        db,
+        mongo,
+        files,
+        WebPages(egress, settings.document_bytes),
+        platform.tasks,
+        platform.pages,
+        platform.idempotency,
+    )
+    return Documents(servicer, DocumentEraser(db, mongo, files, service, ending), document_access(db, search), egress)
 
 
 def finders(db: Database, workspaces: WorkspaceFinder) -> dict[str, FindScope]:

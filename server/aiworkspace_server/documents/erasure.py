@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from uuid import UUID
 
+from ..kit.mongo import Mongo
 from ..kit.postgres import Database
-from . import store
+from ..search import generations
+from . import store, versions
 from .content import Files
+from .ending import Ending
 from .service import DocumentService
+from .texts import Texts
 
 _BATCH = 100
 
@@ -14,15 +18,19 @@ _BATCH = 100
 class DocumentEraser:
     """Each method is one pass: it erases, and returns whether it found anything."""
 
-    def __init__(self, db: Database, files: Files, documents: DocumentService) -> None:
+    def __init__(self, db: Database, mongo: Mongo, files: Files, documents: DocumentService, ending: Ending) -> None:
         self._db = db
+        self._mongo = mongo
         self._files = files
         self._documents = documents
+        self._ending = ending
 
     async def erase_org(self, org_id: UUID) -> bool:
         found = await self._erase(org_id, None)
         async with self._db.write(org_id) as tx:
             await store.forget_usage(tx)
+            await generations.forget_org(tx, org_id)
+        found = await Texts(self._mongo, org_id).delete_all() or found
         return await self._files.of(org_id).delete_all() or found
 
     async def erase_workspace(self, org_id: UUID, workspace_id: UUID) -> bool:
@@ -50,6 +58,10 @@ class DocumentEraser:
             for document_id in ids:
                 await self._documents.delete_document(org_id, document_id)
             found = True
+        while ids := await self._list_ended(org_id, workspace_id):
+            for version_id in ids:
+                await self._ending.forget(org_id, version_id)
+            found = True
         while await self._delete_collections(org_id, workspace_id):
             found = True
         return found
@@ -65,6 +77,10 @@ class DocumentEraser:
     async def _list_documents(self, org_id: UUID, workspace_id: UUID | None) -> Sequence[UUID]:
         async with self._db.read(org_id) as tx:
             return await store.some_documents(tx, workspace_id, _BATCH)
+
+    async def _list_ended(self, org_id: UUID, workspace_id: UUID | None) -> Sequence[UUID]:
+        async with self._db.read(org_id) as tx:
+            return await versions.list_ended_in(tx, workspace_id, _BATCH)
 
     async def _delete_collections(self, org_id: UUID, workspace_id: UUID | None) -> int:
         async with self._db.write(org_id) as tx:

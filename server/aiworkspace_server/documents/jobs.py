@@ -1,27 +1,29 @@
-"""Jobs of documents: bytes that no document has any more, and uploads that were not finished."""
+"""Jobs of documents: reading them, what ended versions leave behind, and uploads that were not finished."""
 
 from datetime import timedelta
 
-from ..kit.jobs import SLOW_QUEUE, Jobs
+from ..kit.jobs import READING_QUEUE, SLOW_QUEUE, Jobs
 from ..kit.postgres import Database
 from ..kit.timestamps import now
-from . import store
-from .service import ERASE_BYTES, DocumentService
+from . import store, versions
+from .ending import ERASE_BYTES, ERASE_VERSION, Ending
+from .ingestion import INGEST, Ingestion
+from .service import DocumentService
 
-_END_UPLOADS = "documents.end_uploads"
+_END_UPLOADS, _FORGET_VERSIONS, _WAKE = "documents.end_uploads", "documents.forget_versions", "documents.wake"
 _EVERY_MINUTE = "* * * * *"
+_EVERY_5_SECONDS = "* * * * * */5"
 _AT_ONCE = 500
 _SETTLED = timedelta(minutes=1)  # after which no stream can still store something of an upload that was given up
+_NOTICED = timedelta(seconds=10)  # after which no step can still store something of a version that has ended
 
 
-class DocumentJobs:
+class UploadJobs:
     def __init__(self, db: Database, documents: DocumentService) -> None:
         self._db = db
         self._documents = documents
 
     def register(self, jobs: Jobs) -> None:
-        """Declare the jobs. Needed to enqueue them, too."""
-        jobs.add(ERASE_BYTES, self._documents.erase_bytes, SLOW_QUEUE)
         jobs.every(_EVERY_MINUTE, _END_UPLOADS, self.end_uploads)
 
     async def end_uploads(self) -> None:
@@ -33,3 +35,25 @@ class DocumentJobs:
             await self._documents.end_expired(org_id, upload_id)
         for org_id, upload_id in ended:
             await self._documents.forget_ended(org_id, upload_id)
+
+
+class VersionJobs:
+    def __init__(self, db: Database, ending: Ending, ingestion: Ingestion) -> None:
+        self._db = db
+        self._ending = ending
+        self._ingestion = ingestion
+
+    def register(self, jobs: Jobs) -> None:
+        """Declare the jobs. Needed to enqueue them, too."""
+        jobs.add(INGEST, self._ingestion.ingest, READING_QUEUE, once=True)
+        jobs.add(ERASE_BYTES, self._ending.erase_bytes, SLOW_QUEUE)
+        jobs.add(ERASE_VERSION, self._ending.erase_version, SLOW_QUEUE)
+        jobs.every(_EVERY_5_SECONDS, _WAKE, self._ingestion.wake)
+        jobs.every(_EVERY_5_SECONDS, _FORGET_VERSIONS, self.forget_versions)
+
+    async def forget_versions(self) -> None:
+        """Delete the tombstones of ended versions, with what late steps stored of them."""
+        async with self._db.read() as tx:
+            ended = await versions.list_ended(tx, now() - _NOTICED, _AT_ONCE)
+        for org_id, version_id in ended:
+            await self._ending.forget(org_id, version_id)

@@ -1,6 +1,5 @@
 """Use cases of documents: uploads from their beginning to the document, changes and deletions."""
 
-import hashlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -9,18 +8,20 @@ from uuid import UUID
 from aiworkspace.v1 import common_pb2 as pb
 from aiworkspace.v1 import document_pb2
 
-from ..kit.errors import Aborted, InvalidArgument, NotFound, OutOfRange, RateLimited, check_etag
+from ..kit.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, RateLimited, check_etag
 from ..kit.ids import new_id
 from ..kit.jobs import Jobs
 from ..kit.postgres import Database, WriteSession
 from ..kit.timestamps import now
-from . import store
-from .content import PIECE_BYTES, Content, Files, PieceExists, PiecesMissing, Stored
-from .models import Collection, Document, Upload
+from . import store, versions
+from .content import Files, PieceExists, PiecesMissing
+from .ending import Ending
+from .ingestion import INGEST
+from .models import Collection, Document, State, Upload
+from .receiver import Mismatch, Receiver
 from .store import FoundDocument, Quota
 
 _LIFETIME = timedelta(days=1)  # of an upload
-ERASE_BYTES = "documents.erase_bytes"
 
 
 class Progress(NamedTuple):
@@ -32,11 +33,14 @@ class Progress(NamedTuple):
 
 
 class DocumentService:
-    def __init__(self, db: Database, files: Files, jobs: Jobs, quota: Quota, largest_bytes: int) -> None:
+    def __init__(
+        self, db: Database, files: Files, jobs: Jobs, ending: Ending, quota: Quota, largest_bytes: int
+    ) -> None:
         """`largest_bytes`: of one document."""
         self._db = db
         self._files = files
         self._jobs = jobs
+        self._ending = ending
         self._quota = quota
         self._largest_bytes = largest_bytes
 
@@ -46,12 +50,37 @@ class DocumentService:
         self, tx: WriteSession, org_id: UUID, workspace_id: UUID, user_id: UUID, values: dict[str, Any]
     ) -> Upload:
         """Begin an upload and reserve room for it. `values`: name, size_bytes, sha256 and collection_ids."""
-        if values["size_bytes"] > self._largest_bytes:
-            raise InvalidArgument({"size_bytes": f"must be at most {self._largest_bytes:,} on this server"})
+        self._check_size(values["size_bytes"])
         await _hold_workspace(tx, workspace_id)
         await _check_collections(tx, workspace_id, values["collection_ids"], "collection_ids")
-        if not await store.reserve(tx, org_id, values["size_bytes"], self._quota):
-            raise await self._refusal(tx)
+        return await self._add_upload(tx, org_id, workspace_id, user_id, values, None)
+
+    async def replace_document(
+        self, tx: WriteSession, org_id: UUID, document_id: UUID, user_id: UUID, values: dict[str, Any]
+    ) -> Upload:
+        """Begin the upload of a new version of a document. `values`: size_bytes and sha256."""
+        self._check_size(values["size_bytes"])
+        if (document := await store.lock_document(tx, document_id)) is None:
+            raise NotFound("document_id")
+        await _hold_workspace(tx, document.workspace_id)
+        values = {**values, "name": document.name, "collection_ids": []}
+        return await self._add_upload(tx, org_id, document.workspace_id, user_id, values, document_id)
+
+    def _check_size(self, size_bytes: int) -> None:
+        if size_bytes > self._largest_bytes:
+            raise InvalidArgument({"size_bytes": f"must be at most {self._largest_bytes:,} on this server"})
+
+    async def _add_upload(
+        self,
+        tx: WriteSession,
+        org_id: UUID,
+        workspace_id: UUID,
+        user_id: UUID,
+        values: dict[str, Any],
+        replaces_id: UUID | None,
+    ) -> Upload:
+        if not await store.reserve(tx, org_id, values["size_bytes"], 0 if replaces_id else 1, self._quota):
+            raise await self._refusal(tx, 0 if replaces_id else 1)
         time = now()
         upload = Upload(
             org_id=org_id,
@@ -59,16 +88,17 @@ class DocumentService:
             workspace_id=workspace_id,
             user_id=user_id,
             **values,
+            replaces_id=replaces_id,
             create_time=time,
             expire_time=time + _LIFETIME,
         )
         tx.add(upload)
         return upload
 
-    async def _refusal(self, tx: WriteSession) -> RateLimited:
+    async def _refusal(self, tx: WriteSession, document_count: int) -> RateLimited:
         used = await store.used(tx)
         kind, limit, taken = "bytes", self._quota.size_bytes, used.size_bytes
-        if used.document_count >= self._quota.document_count:
+        if used.document_count + document_count > self._quota.document_count:
             kind, limit, taken = "count", self._quota.document_count, used.document_count
         message = f"The organization has no room: {taken:,} of {limit:,} {kind} are used. Delete documents first."
         metadata = {"quota": kind, "limit": str(limit), "used": str(taken)}
@@ -82,6 +112,12 @@ class DocumentService:
         if upload.document_id:
             return Progress(upload, upload.size_bytes)
         return Progress(upload, (await self._files.of(org_id).stored(upload_id)).size)
+
+    async def find_finished(self, org_id: UUID, upload_id: UUID) -> Upload | None:
+        """Return an upload, if there is a document of it."""
+        async with self._db.read(org_id) as tx:
+            upload = await store.find_upload(tx, upload_id)
+        return upload if upload and upload.document_id else None
 
     async def cancel_upload(self, org_id: UUID, upload_id: UUID) -> None:
         """Give up an upload that is not finished, and delete what is stored of it."""
@@ -106,13 +142,13 @@ class DocumentService:
         if upload.document_id:
             return await self._finished(org_id, upload, upload.document_id)
         content = self._files.of(org_id)
-        receiver = _Receiver(upload, content, await content.stored(upload_id))
+        receiver = Receiver(upload, content, await content.stored(upload_id))
         try:
             if not await receiver.take_all(messages):
                 return Progress(upload, receiver.committed_bytes)
             await receiver.check_content()
             write_id = await content.complete(upload_id, upload.size_bytes)
-        except _Mismatch as mismatch:
+        except Mismatch as mismatch:
             await self._drop(org_id, upload_id, stream_id)
             raise InvalidArgument({"data": str(mismatch)}, pb.ERROR_REASON_UPLOAD_MISMATCH) from None
         except (PieceExists, PiecesMissing):
@@ -133,11 +169,33 @@ class DocumentService:
                 await _hold_workspace(tx, upload.workspace_id)
                 blob_id = await store.keep_blob(tx, org_id, upload_id, upload.sha256, upload.size_bytes)
                 if blob_id != upload_id:
-                    await self._jobs.enqueue(tx, ERASE_BYTES, org_id=org_id, file_id=upload_id)
-                await _add_document(tx, upload, blob_id)
+                    await self._ending.erase_bytes_soon(tx, org_id, upload_id)
+                await self._add_version(tx, upload, blob_id)
             document_id = upload.document_id
         assert document_id
         return await self._finished(org_id, upload, document_id)
+
+    async def _add_version(self, tx: WriteSession, upload: Upload, blob_id: UUID) -> None:
+        """Make the document of an upload, or a new version of the document that it replaces."""
+        if upload.replaces_id is None:
+            document = await _add_document(tx, upload)
+        elif found := await store.lock_document(tx, upload.replaces_id):
+            document = found
+            document.version += 1
+            document.update_time = now()
+        else:
+            raise NotFound("upload_id")  # the upload expires
+        before = await versions.lock_of(tx, document.id)
+        version = await versions.add(tx, document, blob_id)
+        if blob_id in {blob.id for _, blob in before}:
+            await store.release(tx, upload.size_bytes, 0)  # these bytes of the document count already
+        await self._ending.end_superseded(tx, document, version)
+        upload.document_id = document.id
+        await tx.flush()
+        if upload.replaces_id is None:
+            there = await store.hold_collections(tx, upload.workspace_id, upload.collection_ids)
+            await store.put_into(tx, upload.org_id, document.id, there)
+        await self._jobs.enqueue_once(tx, INGEST, org_id=upload.org_id)
 
     async def _finished(self, org_id: UUID, upload: Upload, document_id: UUID) -> Progress:
         async with self._db.read(org_id) as tx:
@@ -173,7 +231,7 @@ class DocumentService:
             if upload is None:
                 return
             if not (upload.document_id or upload.end_time):
-                await store.release(tx, upload.size_bytes)
+                await _release(tx, upload)
             await tx.delete(upload)
         if upload.document_id is None:
             await self._files.of(org_id).delete(upload_id)
@@ -217,18 +275,40 @@ class DocumentService:
             document = await store.lock_document(tx, document_id)
             if document is None:
                 return False
-            found = await store.find_document(tx, document_id)
-            assert found
-            await tx.delete(document)
-            await tx.flush()
-            await store.release(tx, found.blob.size_bytes)
-            if await store.drop_blob(tx, document.blob_id):
-                await self._jobs.enqueue(tx, ERASE_BYTES, org_id=org_id, file_id=document.blob_id)
+            await self._ending.end_document(tx, document)
         return True
 
-    async def erase_bytes(self, org_id: str, file_id: str) -> None:
-        """Delete the bytes that no document has any more. A job."""
-        await self._files.of(UUID(org_id)).delete(UUID(file_id))
+    async def retry_document(self, tx: WriteSession, document_id: UUID) -> FoundDocument:
+        """Resume a failed document at the step that failed."""
+        if await store.lock_document(tx, document_id) is None:
+            raise NotFound("document_id")
+        found = await store.find_document(tx, document_id)
+        assert found
+        version = found.version
+        if version.state != State.FAILED:
+            reason, state = pb.ERROR_REASON_DOCUMENT_NOT_FAILED, version.state.upper()
+            raise FailedPrecondition(reason, f"The document is {state}, not FAILED.", metadata={"state": state})
+        version.state, version.reason, version.due_time = State.PROCESSING, None, now()
+        for step in found.steps:
+            if step.step == version.step:
+                step.attempt_count, step.reason = 0, None
+        await tx.flush()
+        await self._jobs.enqueue_once(tx, INGEST, org_id=version.org_id)
+        return found
+
+    async def reindex_documents(
+        self, tx: WriteSession, org_id: UUID, workspace_id: UUID, document_ids: Sequence[UUID]
+    ) -> int:
+        """Make a new version with the same bytes of each document. Return their number."""
+        await _hold_workspace(tx, workspace_id)
+        documents = await versions.list_to_reindex(tx, workspace_id, document_ids)
+        for document, blob_id in documents:
+            version = await versions.add(tx, document, blob_id)
+            await self._ending.end_superseded(tx, document, version)
+        if documents:
+            await tx.flush()
+            await self._jobs.enqueue_once(tx, INGEST, org_id=org_id)
+        return len(documents)
 
     # Collections
 
@@ -266,72 +346,6 @@ class DocumentService:
         return collection
 
 
-class _Mismatch(Exception):
-    """The bytes are not those that were declared."""
-
-
-class _Receiver:
-    """Takes the bytes of one stream, and stores them piece by piece."""
-
-    def __init__(self, upload: Upload, content: Content, stored: Stored) -> None:
-        self._upload = upload
-        self._content = content
-        self._pieces = stored.pieces
-        self.committed_bytes = stored.size
-        self._received = stored.size
-        self._rest = bytearray()  # what is not a whole piece yet
-        # Of everything, if this stream brings everything; otherwise the stored bytes are read again at the end.
-        self._hash = hashlib.sha256() if stored.size == 0 else None
-
-    async def take_all(self, messages: AsyncIterator[document_pb2.UploadDocumentRequest]) -> bool:
-        """Take messages up to the one that finishes. Return False if there is none."""
-        async for message in messages:
-            self._take(message.offset, message.data)
-            while len(self._rest) >= PIECE_BYTES:
-                await self._store(PIECE_BYTES)
-            if message.finish:
-                if self._received < self._upload.size_bytes:
-                    raise self._wrong_size()
-                if self._rest:
-                    await self._store(len(self._rest))
-                return True
-        return False
-
-    def _take(self, offset: int, data: bytes) -> None:
-        if offset > self._received:
-            message = f"offset: the next byte is {self._received:,}; go on at {self.committed_bytes:,} in a new stream."
-            metadata = {"committed_bytes": str(self.committed_bytes)}
-            raise OutOfRange(pb.ERROR_REASON_UPLOAD_GAP, message, metadata=metadata)
-        new = data[self._received - offset :]
-        self._received += len(new)
-        if self._received > self._upload.size_bytes:
-            raise self._wrong_size()
-        if self._hash:
-            self._hash.update(new)
-        self._rest += new
-
-    async def _store(self, size: int) -> None:
-        await self._content.append(self._upload.id, self._pieces, bytes(self._rest[:size]))
-        del self._rest[:size]
-        self._pieces += 1
-        self.committed_bytes += size
-
-    async def check_content(self) -> None:
-        """Raise _Mismatch if the SHA-256 of what is stored is not the declared one."""
-        found = self._hash
-        if found is None:
-            found = hashlib.sha256()
-            async for part in self._content.read(self._upload.id):
-                found.update(part)
-        if found.digest() != self._upload.sha256:
-            raise _Mismatch(f"has the SHA-256 {found.hexdigest()}, not {self._upload.sha256.hex()}")
-
-    def _wrong_size(self) -> _Mismatch:
-        more = "more than " if self._received > self._upload.size_bytes else ""
-        given = min(self._received, self._upload.size_bytes)
-        return _Mismatch(f"has {more}{given:,} bytes, not {self._upload.size_bytes:,}")
-
-
 async def _hold_workspace(tx: WriteSession, workspace_id: UUID) -> None:
     if not await store.hold_workspace(tx, workspace_id):
         raise NotFound("workspace_id")
@@ -346,18 +360,21 @@ async def _give_up(tx: WriteSession, upload: Upload) -> None:
     """Mark an upload as given up, and release its room."""
     upload.end_time = now()
     upload.name = ""
-    await store.release(tx, upload.size_bytes)
+    await _release(tx, upload)
 
 
-async def _add_document(tx: WriteSession, upload: Upload, blob_id: UUID) -> None:
-    """Make the document of an upload, in those of its collections that still exist."""
+async def _release(tx: WriteSession, upload: Upload) -> None:
+    await store.release(tx, upload.size_bytes, 0 if upload.replaces_id else 1)
+
+
+async def _add_document(tx: WriteSession, upload: Upload) -> Document:
     time = now()
     document = Document(
         org_id=upload.org_id,
         id=new_id(),
         workspace_id=upload.workspace_id,
         user_id=upload.user_id,
-        blob_id=blob_id,
+        latest_version_id=new_id(),  # replaced when the version is added
         name=upload.name,
         version=1,
         create_time=time,
@@ -365,9 +382,7 @@ async def _add_document(tx: WriteSession, upload: Upload, blob_id: UUID) -> None
     )
     tx.add(document)
     await tx.flush()
-    there = await store.hold_collections(tx, upload.workspace_id, upload.collection_ids)
-    await store.put_into(tx, upload.org_id, document.id, there)
-    upload.document_id = document.id
+    return document
 
 
 def _taken_over() -> Aborted:

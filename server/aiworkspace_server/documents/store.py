@@ -8,11 +8,21 @@ from uuid import UUID
 
 from sqlalchemy import delete, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
+from sqlalchemy.orm import aliased
 
 from ..kit.postgres import Database, ReadSession, WriteSession, any_of
 from ..kit.timestamps import now
 from ..workspaces.models import Workspace
-from .models import Blob, Collection, CollectionDocument, Document, DocumentUsage, Upload
+from .models import (
+    Blob,
+    Collection,
+    CollectionDocument,
+    Document,
+    DocumentStep,
+    DocumentUsage,
+    DocumentVersion,
+    Upload,
+)
 
 _FIND_DOCUMENT = "SELECT org_id, workspace_id FROM find_document(%s)"
 _FIND_COLLECTION = "SELECT org_id, workspace_id FROM find_collection(%s)"
@@ -30,10 +40,13 @@ class Quota(NamedTuple):
 
 
 class FoundDocument(NamedTuple):
-    """A document with its bytes and the ids of its collections."""
+    """A document with its latest version, that version's bytes and steps, and the ids of its collections."""
 
     document: Document
+    version: DocumentVersion
     blob: Blob
+    ready_number: int | None  # of the version that answers searches
+    steps: Sequence[DocumentStep]
     collection_ids: Sequence[UUID]
 
 
@@ -87,27 +100,27 @@ async def hold_workspace(tx: WriteSession, workspace_id: UUID) -> bool:
 # Room
 
 
-async def reserve(tx: WriteSession, org_id: UUID, size_bytes: int, quota: Quota) -> bool:
-    """Take room for a document. Return False if there is not enough."""
+async def reserve(tx: WriteSession, org_id: UUID, size_bytes: int, document_count: int, quota: Quota) -> bool:
+    """Take room for a version, and for its document if `document_count` is 1. Return False if there is not enough."""
     first = insert(DocumentUsage).values(org_id=org_id, size_bytes=0, document_count=0).on_conflict_do_nothing()
     await tx.execute(first)
     fits = (
         DocumentUsage.size_bytes + size_bytes <= quota.size_bytes,
-        DocumentUsage.document_count + 1 <= quota.document_count,
+        DocumentUsage.document_count + document_count <= quota.document_count,
     )
     more = {
         "size_bytes": DocumentUsage.size_bytes + size_bytes,
-        "document_count": DocumentUsage.document_count + 1,
+        "document_count": DocumentUsage.document_count + document_count,
     }
     taken = await tx.execute(update(DocumentUsage).where(*fits).values(more).returning(DocumentUsage.org_id))
     return taken.first() is not None
 
 
-async def release(tx: WriteSession, size_bytes: int) -> None:
-    """Give room back."""
+async def release(tx: WriteSession, size_bytes: int, document_count: int) -> None:
+    """Release room of versions and documents."""
     less = {
         "size_bytes": DocumentUsage.size_bytes - size_bytes,
-        "document_count": DocumentUsage.document_count - 1,
+        "document_count": DocumentUsage.document_count - document_count,
     }
     await tx.execute(update(DocumentUsage).values(less))
 
@@ -171,10 +184,10 @@ async def keep_blob(tx: WriteSession, org_id: UUID, blob_id: UUID, sha256: bytes
 
 
 async def drop_blob(tx: WriteSession, blob_id: UUID) -> bool:
-    """Delete a blob unless a document has it. Return whether it was deleted."""
+    """Delete a blob unless a version has it. Return whether it was deleted."""
     # A separate statement takes the lock. The next one then sees what the previous holder of the lock committed.
     await tx.execute(select(Blob.id).where(Blob.id == blob_id).with_for_update())
-    unused = ~exists().where(Document.blob_id == blob_id)
+    unused = ~exists().where(DocumentVersion.blob_id == blob_id)
     dropped = await tx.execute(delete(Blob).where(Blob.id == blob_id, unused).returning(Blob.id))
     return dropped.first() is not None
 
@@ -217,13 +230,30 @@ async def _with_collections(tx: ReadSession, ids: Sequence[UUID]) -> list[FoundD
     of_document = CollectionDocument.document_id == Document.id
     ordered = aggregate_order_by(CollectionDocument.collection_id, CollectionDocument.collection_id)
     inside = select(func.array_agg(ordered)).where(of_document).scalar_subquery()
+    latest, ready = aliased(DocumentVersion), aliased(DocumentVersion)
     query = (
-        select(Document, Blob, inside)
-        .join(Blob, Blob.id == Document.blob_id)
+        select(Document, latest, Blob, ready.number, inside)
+        .join(latest, latest.id == Document.latest_version_id)
+        .join(Blob, Blob.id == latest.blob_id)
+        .outerjoin(ready, ready.id == Document.ready_version_id)
         .where(Document.id == any_of(ids))
         .order_by(Document.id.desc())
     )
-    return [FoundDocument(document, blob, within or ()) for document, blob, within in await tx.execute(query)]
+    rows = (await tx.execute(query)).all()
+    steps = await _list_steps(tx, [version.id for _, version, *_ in rows])
+    return [
+        FoundDocument(document, version, blob, number, steps[version.id], within or ())
+        for document, version, blob, number, within in rows
+    ]
+
+
+async def _list_steps(tx: ReadSession, version_ids: Sequence[UUID]) -> dict[UUID, list[DocumentStep]]:
+    found = dict[UUID, list[DocumentStep]]((each, []) for each in version_ids)
+    for step in (
+        await tx.execute(select(DocumentStep).where(DocumentStep.version_id == any_of(version_ids)))
+    ).scalars():
+        found[step.version_id].append(step)
+    return found
 
 
 async def some_documents(tx: ReadSession, workspace_id: UUID | None, limit: int) -> Sequence[UUID]:
@@ -265,6 +295,12 @@ async def hold_collections(tx: WriteSession, workspace_id: UUID, ids: Several[UU
     return set(
         (await tx.execute(select(Collection.id).where(*here).with_for_update(key_share=True, read=True))).scalars()
     )
+
+
+async def are_collections(tx: ReadSession, workspace_id: UUID, ids: Several[UUID]) -> bool:
+    """Return whether all these collections are in the workspace."""
+    here = Collection.id == any_of(ids), Collection.workspace_id == workspace_id
+    return set((await tx.execute(select(Collection.id).where(*here))).scalars()) == set(ids)
 
 
 async def list_collections(tx: ReadSession, workspace_id: UUID, after: UUID | None, limit: int) -> Sequence[Collection]:

@@ -1,15 +1,21 @@
 """Web pages as documents: requests a page, and finds a name for it."""
 
 import codecs
+import hashlib
 import html
 import re
 import unicodedata
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from aiworkspace.v1.document_pb2 import UploadDocumentRequest
 
 from ..kit.egress import Egress, EgressLimits, EgressResponse
 from ..kit.egress_policy import EgressError
 from ..kit.errors import InvalidArgument, Unavailable
+from .content import PIECE_BYTES
 
 _LARGEST_BYTES = 20 << 20
 _SECONDS = 60.0
@@ -31,13 +37,35 @@ class WebPage:
     name: str  # the title, or else the end of the path, or else the host; without control characters
     content: bytes
 
+    def declared(self) -> dict[str, Any]:
+        """Return what an upload of the page declares."""
+        sha256 = hashlib.sha256(self.content).digest()
+        return {"name": self.name, "size_bytes": len(self.content), "sha256": sha256}
+
+    async def messages(self) -> AsyncIterator[UploadDocumentRequest]:
+        """Yield the messages of an upload of the page."""
+        for offset in range(0, len(self.content), PIECE_BYTES):
+            data = self.content[offset : offset + PIECE_BYTES]
+            yield UploadDocumentRequest(offset=offset, data=data, finish=offset + PIECE_BYTES >= len(self.content))
+
+
+class WebPages:
+    """Requests pages. `largest_bytes` is the limit of documents; pages have one of 20 MiB besides."""
+
+    def __init__(self, egress: Egress, largest_bytes: int) -> None:
+        self._egress = egress
+        self._largest_bytes = largest_bytes
+
+    async def fetch(self, url: str) -> WebPage:
+        """Request the page of a URL that a caller named.
+
+        Raises InvalidArgument, naming `url`, for what a retry cannot change, and Unavailable for what it can.
+        """
+        return await fetch(self._egress, url, self._largest_bytes)
+
 
 async def fetch(egress: Egress, url: str, largest_bytes: int) -> WebPage:
-    """Request the page of a URL that a caller named.
-
-    `largest_bytes` is the limit of documents; pages have one of 20 MiB besides. Raises InvalidArgument, naming `url`,
-    for what a retry cannot change, and Unavailable for what it can.
-    """
+    """Request a page of at most so many bytes: see WebPages.fetch."""
     limits = EgressLimits(min(largest_bytes, _LARGEST_BYTES), _SECONDS)
     try:
         response = await egress.get(url, limits)

@@ -1,11 +1,13 @@
 """Creates the embedder and the text process that the settings name."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import SecretStr
 
 from ..llm.clock import Clocks
+from ..llm.prices import UnknownPrice, embedding_price
 from ..settings import Deployment, SettingsError
 from . import local
 from .base import Embedder
@@ -23,16 +25,26 @@ _OPENAI_URL = "https://api.openai.com/v1"
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """`process` splits texts for the embedder, and for full-text search alone if there is none."""
+    """`process` splits texts for the embedder, and for full-text search alone if there is none.
+
+    After a change of EMBEDDING_MODEL, questions are embedded by an earlier model until its vectors are replaced.
+    """
 
     embedder: Embedder | None
     process: TextProcess
+    earlier: Sequence[Embedder] = ()
+
+    @property
+    def embedders(self) -> dict[str, Embedder]:
+        """Return what can embed questions, by model."""
+        current = [self.embedder] if self.embedder else []
+        return {each.model: each for each in (*self.earlier, *current)}
 
     async def aclose(self) -> None:
         """End the processes and close the connections."""
         await self.process.aclose()
-        if self.embedder:
-            await self.embedder.aclose()
+        for embedder in self.embedders.values():
+            await embedder.aclose()
 
 
 def build(settings: Deployment) -> Embedding:
@@ -64,6 +76,7 @@ def _remote(settings: Deployment, model: str) -> Embedding:
     from .remote import OpenAIEmbedder, RemoteModel  # imports OpenAI's SDK, which takes a second and 25 MB
 
     name = model.partition("/")[2]
+    _require_price(model)
     base_url, key = _address(settings, model)
     known = _DIMENSIONS.get(name)
     dimension = settings.embedding_dimension or known
@@ -78,7 +91,25 @@ def _remote(settings: Deployment, model: str) -> Embedding:
         settings.provider_connect_seconds, settings.provider_first_token_seconds, settings.provider_idle_seconds
     )
     process = TextProcess(TextConfig(window, _tokenizer(settings.embedding_tokenizer)))
-    return Embedding(OpenAIEmbedder(remote, key, clocks), process)
+    earlier: list[Embedder] = []
+    if known:  # the same server has the others, too
+        others = ((other, size) for other, size in _DIMENSIONS.items() if other != name)
+        models = (RemoteModel(f"{remote.provider}/{other}", base_url, size, _WINDOW) for other, size in others)
+        earlier += [OpenAIEmbedder(each, key, clocks) for each in models]
+    if weights := find_weights():
+        built_in = TextConfig(local.WINDOW, local.tokenizer(weights), weights)
+        earlier.append(local.LocalEmbedder(process, TextProcess(built_in), local.WINDOW))
+    return Embedding(OpenAIEmbedder(remote, key, clocks), process, earlier)
+
+
+def _require_price(model: str) -> None:
+    """Without a price, no document could be embedded: what it costs is reserved before."""
+    try:
+        embedding_price(model, 1)
+    except UnknownPrice:
+        raise _problem(
+            f"EMBEDDING_MODEL: the price of {model} is not known; name a model that you run yourself local/..."
+        ) from None
 
 
 def _address(settings: Deployment, model: str) -> tuple[str, str | None]:

@@ -113,7 +113,7 @@ class TextProcess:
             except TimeoutError:
                 await self._end(kill=True)
                 raise EmbeddingUnavailable(f"the text process gave no answer for {self._seconds:g} s") from None
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError, RuntimeError) as error:  # uvloop's RuntimeError: the pipe is closed
                 code = await self._end(kill=True)
                 if self._closed:
                     break
@@ -124,7 +124,7 @@ class TextProcess:
         raise EmbeddingUnavailable("the server is stopping" if self._closed else "the text process died")
 
     async def _ask(self, message: bytes) -> tuple[dict[str, Any], bytes]:
-        """Send a request and return the answer. Raises OSError or EOFError if the process dies."""
+        """Send a request and return the answer. Raises OSError, EOFError or RuntimeError if the process dies."""
         child = self._child or await self._start()
         reader, writer = child.stdout, child.stdin
         assert reader is not None

@@ -21,7 +21,7 @@ from aiworkspace.v1 import common_pb2 as pb
 from .context import caller_id, current
 from .contract import clear_sensitive, restore_sensitive
 from .errors import InvalidArgument
-from .postgres import Base, Database, WriteSession
+from .postgres import Base, Database, ReadSession, WriteSession
 from .timestamps import now
 
 RETENTION = timedelta(days=7)
@@ -60,11 +60,18 @@ class IdempotencyStore:
         claim = insert(IdempotentReply).values(**row).on_conflict_do_nothing().returning(IdempotentReply.request_id)
         if (await tx.execute(claim)).first():
             return None
-        known = await tx.execute(select(IdempotentReply.content_hash, IdempotentReply.reply).where(*_key(request)))
-        stored_hash, reply = known.one()
-        if stored_hash != content_hash:
+        return await self.peek(tx, request, response)
+
+    async def peek(self, tx: ReadSession, request: Any, response: type[Response]) -> Response | None:
+        """Return the reply to an earlier call with this request_id, without claiming the id for this one."""
+        if not request.request_id:
+            return None
+        query = select(IdempotentReply.content_hash, IdempotentReply.reply).where(*_key(request))
+        if (known := (await tx.execute(query)).first()) is None:
+            return None
+        if known.content_hash != self.content_hash(request):
             raise request_id_reused()
-        answer = current.get().answer = response.FromString(reply or b"")
+        answer = current.get().answer = response.FromString(known.reply or b"")
         restore_sensitive(answer, request)
         return answer
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import structlog
 from procrastinate import App, BaseRetryStrategy, PsycopgConnector, RetryDecision
-from procrastinate.jobs import Job
+from procrastinate.exceptions import AlreadyEnqueued, UniqueViolation
+from procrastinate.jobs import Job, Status
 from sqlalchemy import make_url, text
 
 from .postgres import APP_ROLE, ReadSession, WriteSession
@@ -34,7 +35,17 @@ _AT_WORK = text(
     "SELECT task_name, args FROM procrastinate_jobs WHERE task_name = ANY(:names) AND status IN ('todo', 'doing')"
 )
 
-DEFAULT_QUEUE, SLOW_QUEUE = "default", "slow"
+_OTHERS_WAIT = text("""
+  SELECT EXISTS (
+    SELECT FROM procrastinate_jobs j
+    WHERE queue_name = :queue AND status = 'todo' AND lock IS DISTINCT FROM :lock
+      AND (scheduled_at IS NULL OR scheduled_at <= now())
+      AND NOT EXISTS (SELECT FROM procrastinate_jobs d WHERE d.lock = j.lock AND d.status = 'doing'))
+""")
+_SAVE, _RESTORE = text("SAVEPOINT enqueued"), text("ROLLBACK TO SAVEPOINT enqueued")
+
+DEFAULT_QUEUE, SLOW_QUEUE, READING_QUEUE = "default", "slow", "reading"
+_QUEUES = DEFAULT_QUEUE, SLOW_QUEUE, READING_QUEUE
 
 Function = Callable[..., Awaitable[None]]
 Work = tuple[str, frozenset[tuple[str, str]]]  # name and arguments of a job
@@ -49,25 +60,52 @@ class Jobs:
                 conninfo=make_url(url).set(drivername="postgresql").render_as_string(hide_password=False),
                 kwargs={"options": f"-c role={APP_ROLE} -c timezone=UTC", "connect_timeout": 5},
                 min_size=1,
-                max_size=6,  # each worker needs one to listen
+                max_size=8,  # each worker needs one to listen
                 timeout=5,
             )
         )
         tend = self._app.task(name="jobs.tend")(self._tend)
         self._app.periodic(cron=_TENDING)(tend)
 
-    def add(self, name: str, function: Function, queue: str = DEFAULT_QUEUE) -> None:
+    def add(self, name: str, function: Function, queue: str = DEFAULT_QUEUE, *, once: bool = False) -> None:
         """Declare a job. Its function is called with the enqueued arguments and must be idempotent.
 
-        Jobs that may take long belong in the slow queue, so that others, such as mails, do not wait for them.
+        Jobs that may take long belong in the slow queue, so that others, such as mails, do not wait for them. Those
+        that read documents, which are many, have a queue of their own. `once` declares a job for `enqueue_once`.
         """
-        self._app.task(name=name, queue=queue, retry=_Backoff())(function)
+        if once:
+            self._app.task(name=name, queue=queue)(_logging(name, function))
+        else:
+            self._app.task(name=name, queue=queue, retry=_Backoff())(function)
 
     async def enqueue(self, tx: WriteSession, name: str, **arguments: object) -> None:
         """Enqueue a job, which runs after the transaction commits. The arguments become strings."""
         connection = (await (await tx.connection()).get_raw_connection()).driver_connection
         job = self._app.configure_task(name, allow_unknown=False, connection=connection)
         await job.defer_async(**{key: str(value) for key, value in arguments.items()})
+
+    async def others_wait(self, tx: ReadSession, queue: str, name: str, **arguments: object) -> bool:
+        """Return whether a job waits for a worker of this queue, besides the one that `enqueue_once` enqueued.
+
+        One that waits for the end of a running job with the same arguments does not count: no worker would help it.
+        """
+        values = {"queue": queue, "lock": _lock(name, arguments)}
+        return bool((await tx.execute(_OTHERS_WAIT, values)).scalar_one())
+
+    async def enqueue_once(self, tx: WriteSession, name: str, **arguments: object) -> None:
+        """Enqueue a job unless one with these arguments is pending. Two of them never run at the same time.
+
+        It is not retried, since that would collide with a pending one: enqueue it again as long as there is work.
+        """
+        lock = _lock(name, arguments)
+        connection = (await (await tx.connection()).get_raw_connection()).driver_connection
+        job = self._app.configure_task(name, allow_unknown=False, connection=connection, lock=lock, queueing_lock=lock)
+        await tx.flush()
+        await tx.execute(_SAVE)  # not `begin_nested`, which does nothing on a connection with autocommit
+        try:
+            await job.defer_async(**{key: str(value) for key, value in arguments.items()})
+        except AlreadyEnqueued:
+            await tx.execute(_RESTORE)
 
     def every(self, cron: str, name: str, function: Callable[[], Awaitable[None]]) -> None:
         """Declare periodic work, which one of the servers does. After a failure it runs again at the next time."""
@@ -85,8 +123,7 @@ class Jobs:
     async def running(self, shutdown_seconds: float) -> AsyncIterator[None]:
         """Run jobs until the context ends. Jobs in progress then have `shutdown_seconds`; later they are retried."""
         async with self._app.open_async():
-            queues = DEFAULT_QUEUE, SLOW_QUEUE
-            workers = [asyncio.create_task(self._work(queue, shutdown_seconds)) for queue in queues]
+            workers = [asyncio.create_task(self._work(queue, shutdown_seconds)) for queue in _QUEUES]
             try:
                 yield
             finally:
@@ -118,10 +155,29 @@ class Jobs:
         manager = self._app.job_manager
         for job in await manager.get_stalled_jobs(seconds_since_heartbeat=_STALLED_SECONDS):
             log.warning("job_orphaned", job=job.task_name, id=job.id)
-            await manager.retry_job(job)
+            try:
+                await manager.retry_job(job)
+            except UniqueViolation:  # one with the same arguments is pending, and waits for this one to end
+                await manager.finish_job(job, Status.FAILED, delete_job=True)
         await manager.delete_old_jobs(
             nb_hours=_KEPT_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
         )
+
+
+def _lock(name: str, arguments: dict[str, object]) -> str:
+    return " ".join([name, *(str(value) for value in arguments.values())])
+
+
+def _logging(name: str, function: Function) -> Function:
+    """The function of a job that is not retried."""
+
+    async def run(**arguments: str) -> None:
+        try:
+            await function(**arguments)
+        except Exception as error:
+            log.warning("job_failed", job=name, **arguments, error=type(error).__name__, text=str(error))
+
+    return run
 
 
 class _Backoff(BaseRetryStrategy):

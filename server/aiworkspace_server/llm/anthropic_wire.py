@@ -10,12 +10,13 @@ import anthropic
 import httpx2
 import orjson
 
-from .base import FinishReason, ModelRequest, Piece, TokenUsage
+from .base import FinishReason, ModelRequest, Piece, SourceText, TokenUsage
 from .clock import Clocks
 from .failures import Failures
 from .lenient import count, record, string
 from .reply import Reply
 from .sdk import SdkProvider
+from .sources import CAUTION, add_to_prompt, disarm
 from .turns import clean_system
 from .wire import TRANSPORT_ERRORS, read_reply
 
@@ -34,6 +35,7 @@ _FINISH: dict[str, FinishReason] = {
 _TEMPERED = re.compile(r"claude-[a-z]+-4-[0-6]\b")
 _EFFORTLESS = re.compile(r"claude-(?:opus-4-[01]|sonnet-4-[05]|haiku-4-5)\b")
 _MOST_TEMPERATURE = 1.0
+_LONGEST_TITLE = 500  # characters of a document's
 _COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 
 
@@ -82,17 +84,37 @@ class AnthropicProvider(SdkProvider[anthropic.AsyncAnthropic]):
 
 def encode(request: ModelRequest) -> bytes:
     """Return the body of a request."""
-    prompt = clean_system(request.system)
+    prompt = add_to_prompt(request.system, CAUTION) if request.sources else clean_system(request.system)
     system = {"system": prompt} if prompt else {}
     body = {
         "model": request.model,
-        "messages": [{"role": turn.role, "content": turn.text} for turn in request.turns],
+        "messages": _messages(request),
         "max_tokens": request.max_output_tokens,
         "stream": True,
         **system,
         **_parameters(request),
     }
     return orjson.dumps(body)
+
+
+def _messages(request: ModelRequest) -> list[dict[str, object]]:
+    """Return the turns, the last one with the sources in front of it."""
+    messages: list[dict[str, object]] = [{"role": turn.role, "content": turn.text} for turn in request.turns]
+    if request.sources:
+        asked = {"type": "text", "text": request.turns[-1].text}
+        messages[-1]["content"] = [*map(_document, request.sources), asked]
+    return messages
+
+
+def _document(source: SourceText) -> dict[str, object]:
+    """Return a source as a document whose sentences the model cites."""
+    document: dict[str, object] = {
+        "type": "document",
+        "source": {"type": "text", "media_type": "text/plain", "data": disarm(source.text)},
+        "title": source.name[:_LONGEST_TITLE],
+        "citations": {"enabled": True},
+    }
+    return document | ({"context": source.place} if source.place else {})
 
 
 def _parameters(request: ModelRequest) -> dict[str, object]:
@@ -113,6 +135,8 @@ class MessageReply(Reply):
     def __init__(self, request: ModelRequest, failures: Failures) -> None:
         super().__init__(request, failures)
         self._counts: dict[str, int] = {}
+        self._sources = request.sources
+        self._cited: list[tuple[int, str]] = []  # for the block of text that is being said
 
     def take_in(self, document: dict[str, Any]) -> None:
         """Take an event, by its fields rather than by its type, which may be missing."""
@@ -123,6 +147,10 @@ class MessageReply(Reply):
         self.say_all("text", message.get("content"))
         for block in (record(document.get("content_block")), delta):
             self._block(block)
+        if citation := record(delta.get("citation")):
+            self._take_citation(citation)
+        elif self._cited and document.get("type") != "content_block_delta":
+            self._cite_block()
         for ended in (message, delta):
             if reason := string(ended.get("stop_reason")):
                 self.reason, self.whole = _FINISH.get(reason, "other"), True
@@ -150,6 +178,18 @@ class MessageReply(Reply):
     def _block(self, block: dict[str, Any]) -> None:
         self.say_all("thinking", block.get("thinking"))
         self.say_all("text", block.get("text"))
+
+    def _take_citation(self, citation: dict[str, Any]) -> None:
+        """Keep a citation until its block ends: it supports all of the block, also what comes after it."""
+        index, quote = count(citation.get("document_index")), string(citation.get("cited_text"))
+        if index is not None and quote:
+            number = self._sources[index].number if index < len(self._sources) else 0
+            self._cited.append((number, quote))
+
+    def _cite_block(self) -> None:
+        for number, quote in self._cited:
+            self.cite(number, quote)
+        self._cited.clear()
 
     def _usage(self, usage: dict[str, Any]) -> None:
         """Take usage. Counts are cumulative, and each event has only those that changed."""

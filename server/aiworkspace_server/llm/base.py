@@ -33,6 +33,16 @@ class Parameters:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceText:
+    """A passage of a document that the model may cite. It is data: see `sources`."""
+
+    number: int  # by which the model cites it, from 1
+    name: str  # of the document
+    place: str  # in its file, for people; empty: unknown
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRequest:
     """One request to one model."""
 
@@ -42,6 +52,7 @@ class ModelRequest:
     max_output_tokens: int
     parameters: Parameters = Parameters()
     request_id: str = ""  # "run/attempt", for the provider's log and bill; empty: none
+    sources: Sequence[SourceText] = ()  # for the last turn
     # Called when the first byte of the request is sent: until then the provider cannot charge for it.
     on_sent: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
 
@@ -53,6 +64,14 @@ class Delta:
     kind: DeltaKind
     text: str
     tokens: int = 1  # an estimate; at least the number of pieces in which the provider sent it
+
+
+@dataclass(frozen=True, slots=True)
+class Cited:
+    """The provider says that the text so far is supported by a source, in a form of its own rather than in the text."""
+
+    number: int  # of the source
+    quote: str  # words of the source
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +118,7 @@ class Finish:
     reason: FinishReason
 
 
-Piece = Answering | Delta | TokenUsage | Finish
+Piece = Answering | Delta | Cited | TokenUsage | Finish
 
 
 @dataclass(frozen=True, slots=True)

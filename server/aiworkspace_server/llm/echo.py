@@ -5,11 +5,13 @@ import re
 from collections.abc import AsyncGenerator, Sequence
 from itertools import islice
 
-from .base import Delta, Finish, ModelInfo, ModelRequest, Piece, TokenUsage
+from .base import Delta, Finish, ModelInfo, ModelRequest, Piece, SourceText, TokenUsage
 from .prices import ECHO_INPUT_NANOS, ECHO_OUTPUT_NANOS
+from .sources import disarm, with_sources
 
 OPENING = "This is an echo, not an AI. You said: "
 _MOST_ECHOED_WORDS = 500
+_QUOTED_WORDS = 12  # of each source
 _CONTEXT_TOKENS = 400_000  # room for the largest message, so that it can be tried too
 # A token is a word with the space after it. Leading space belongs to no token.
 _WORD = re.compile(r"\S+\s*")
@@ -40,7 +42,8 @@ class EchoProvider:
         request.on_sent()
         words = _answer(request)
         spoken = words[: request.max_output_tokens]
-        inputs = sum(_count(text) for text in (request.system, *(turn.text for turn in request.turns)))
+        whole = with_sources(request)
+        inputs = sum(_count(text) for text in (whole.system, *(turn.text for turn in whole.turns)))
         begin = asyncio.get_running_loop().time()
         for said, word in enumerate(spoken, 1):
             await self._pace(begin, said)
@@ -73,9 +76,17 @@ def _answer(request: ModelRequest) -> list[str]:
     asked = next((turn.text for turn in reversed(request.turns) if turn.role == "user"), "")
     echoed = (word.group() for word in islice(_WORD.finditer(asked), _MOST_ECHOED_WORDS))
     words = [*_WORD.findall(OPENING), *echoed]
+    if request.sources:
+        words = _WORD.findall("\n\n".join(["".join(words).rstrip(), *map(_cite, request.sources)]))
     text = "".join(words)
     ends = [end for stop in request.parameters.stop if (end := text.find(stop)) >= 0]
     return _WORD.findall(text[: min(ends)]) if ends else words
+
+
+def _cite(source: SourceText) -> str:
+    """Return the beginning of a passage as a quotation, so that citations can be tried out too."""
+    quoted = " ".join(disarm(source.text).split()[:_QUOTED_WORDS])
+    return f"{source.name} says: {quoted} [{source.number}]"
 
 
 def _count(text: str) -> int:

@@ -20,6 +20,7 @@ from .clock import Clocks
 from .lenient import count, first, record, string
 from .reply import Reply
 from .sdk import SdkProvider
+from .sources import with_sources
 from .turns import clean_system, fold_system
 from .wire import TRANSPORT_ERRORS, read_reply, read_whole
 
@@ -87,8 +88,9 @@ class OpenAIProvider(SdkProvider[openai.AsyncOpenAI]):
         return client
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
+        reply, request = ChatReply(request, self._failures), with_sources(request)
         body = self.encode(request)
-        return read_reply(lambda: self._send(body, request), ChatReply(request, self._failures), self.clocks)
+        return read_reply(lambda: self._send(body, request), reply, self.clocks)
 
     async def check_key(self) -> None:
         await self._list()

@@ -8,6 +8,7 @@ import structlog
 
 from .base import (
     Answering,
+    Cited,
     Delta,
     DeltaKind,
     Finish,
@@ -147,6 +148,10 @@ class Reply(ABC):
             said = True
         if content and not said and not isinstance(content, list | dict):
             self.skipped += 1
+
+    def cite(self, number: int, quote: str) -> None:
+        """Report that a source supports what was said so far."""
+        self._add(Cited(number, quote))
 
     def answer(self, response_id: object) -> None:
         """Report the provider's id of the answer, unless it has none."""

@@ -5,12 +5,14 @@ prose, for which common vocabularies need fewer tokens: an allowance must have t
 the provider's count: it is charged if the provider reports no usage, and decides what fits into a context.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import orjson
 
-from .base import ModelRequest, TokenUsage
+from .base import ModelRequest, SourceText, TokenUsage
 from .lenient import SURROGATE
+from .sources import INSTRUCTIONS, render, render_one, with_sources
 
 # Overhead of a turn in chat formats: its role and its separators.
 _TOKENS_PER_TURN = 4
@@ -18,6 +20,9 @@ _TOKENS_PER_TURN = 4
 _BYTES_PER_TURN = 32
 # Everything else in the body of a request: field names, numbers, the model's name.
 _OTHER_BYTES = 400
+# What a provider's own format for sources has more than ours: field names for each, and a prompt of its own for citing.
+_BYTES_PER_SOURCE = 256
+_SOURCES_BYTES = 2000
 
 # Eighths of a token for each byte of UTF-8, and how many more for bytes of these classes, for which common vocabularies
 # have fewer letters per token than in English prose.
@@ -82,7 +87,23 @@ def bound_input(request: ModelRequest) -> int:
     its JSON.
     """
     texts = (*_texts(request), *request.parameters.stop)
-    return sum(_json_size(text) + _BYTES_PER_TURN for text in texts) + _OTHER_BYTES
+    added = _SOURCES_BYTES + _BYTES_PER_SOURCE * len(request.sources) if request.sources else 0
+    return sum(_json_size(text) + _BYTES_PER_TURN for text in texts) + _OTHER_BYTES + added
+
+
+def bound_source(source: SourceText) -> int:
+    """Return an upper bound of what one more source adds to the input tokens of a request that has some."""
+    return _json_size(render_one(source)) + _BYTES_PER_SOURCE
+
+
+def count_sources(sources: Sequence[SourceText]) -> int:
+    """Estimate what sources take of a context, as count_turn does."""
+    return count_turn(INSTRUCTIONS + render(sources)) if sources else 0
+
+
+def bound_citing() -> int:
+    """Return an upper bound of what sources add to the input tokens of a request, besides each `bound_source`."""
+    return _json_size(INSTRUCTIONS) + _SOURCES_BYTES
 
 
 def expect_input(request: ModelRequest) -> int:
@@ -138,7 +159,9 @@ def _eighths(text: str) -> int:
 
 
 def _texts(request: ModelRequest) -> list[str]:
-    return [request.system, *(turn.text for turn in request.turns)]
+    """Return the texts of the request, with its sources as part of the last turn."""
+    whole = with_sources(request)
+    return [whole.system, *(turn.text for turn in whole.turns)]
 
 
 def _json_size(text: str) -> int:

@@ -11,6 +11,7 @@ from ..llm.breaker import Breakers
 from ..policies.plan import Plans
 from ..usage.ledger import Ledger
 from .cancellation import Cancellation
+from .citations.sources import DocumentAccess
 from .deps import RunDeps
 from .group_commit import GroupCommit
 from .leases import Lease
@@ -46,7 +47,9 @@ class RunEngine:
             yield
 
 
-def build(platform: Platform, mongo: Mongo, ledger: Ledger, plans: Plans, redis_url: str | None) -> RunEngine:
+def build(
+    platform: Platform, mongo: Mongo, ledger: Ledger, plans: Plans, documents: DocumentAccess, redis_url: str | None
+) -> RunEngine:
     settings, db = platform.settings, platform.db
     deps = RunDeps(
         db=db,
@@ -58,6 +61,7 @@ def build(platform: Platform, mongo: Mongo, ledger: Ledger, plans: Plans, redis_
         load=Load(),
         tasks=platform.tasks,
         group_commit=GroupCommit(db, mongo),
+        documents=documents,
         run_seconds=settings.run_seconds,
     )
     bus = RedisEventBus(redis_url)

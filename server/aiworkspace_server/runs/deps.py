@@ -9,6 +9,7 @@ from ..kit.postgres import Database
 from ..kit.tasks import Tasks
 from ..llm.breaker import Breakers
 from ..usage.ledger import Ledger
+from .citations.sources import DocumentAccess
 from .group_commit import GroupCommit
 from .leases import Lease
 from .streams.coalescer import Load
@@ -27,6 +28,7 @@ class RunDeps:
     load: Load
     tasks: Tasks
     group_commit: GroupCommit
+    documents: DocumentAccess
     run_seconds: float
     store_events_seconds: float = 0.5  # how much of an answer a killed server may lose
     tries_per_target: int = 3

@@ -48,6 +48,8 @@ def encode_terminal(run: Run, sequence: int) -> bytes:
     name, make = _TERMINAL[RunState(run["state"])]
     answer = answer_of(run)
     event = make(run=run_to_proto(run), message=part(answer)[0] if answer else None)
+    if isinstance(event, pb.RunCompleted):
+        event.dropped_citation_count = run.get("dropped_citation_count", 0)
     return encode(run["_id"], sequence, **{name: event})
 
 

@@ -1,23 +1,24 @@
 """Carries one run from its first attempt to its end: the attempt loop."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import structlog
 
-from ..conversations.history import fit, room
+from ..conversations.history import fit, room, source_room
 from ..kit.concurrency import Slot
 from ..kit.errors import AppError
 from ..kit.timestamps import now
-from ..llm.base import ModelRequest, Turn
+from ..llm.base import ModelRequest, SourceText, Turn
 from ..llm.breaker import Asked
 from ..llm.reply import MOST_SAID_BYTES
-from ..llm.tokens import estimate_input
+from ..llm.tokens import count_sources, estimate_input
 from ..policies.plan import Plan, Target
-from ..usage.ledger import BudgetExhausted
+from ..usage.ledger import BudgetExhausted, Spender
 from .attempts.attempt import Attempt, unpaid
 from .attempts.failures import INTERNAL, INTERRUPTED, TIMED_OUT, refusal
 from .attempts.fallback import FallbackPolicy
@@ -25,6 +26,8 @@ from .attempts.hedging import hedge
 from .attempts.log import AttemptLog
 from .attempts.output import OutputSelector
 from .attempts.runner import AttemptRunner
+from .citations.cited import CitedAnswer
+from .citations.sources import Reader
 from .deps import RunDeps
 from .finalize import finalize, store_events
 from .models import ClaimLost, RunState, StopReason
@@ -60,7 +63,8 @@ class RunExecutor:
         self._answered = False  # what is left to store is stored with the end
         self._storing: asyncio.Task[None] | None = None
         self._attempts = AttemptLog(self._store, run)
-        self._output = OutputSelector(run)
+        self._cited = CitedAnswer(deps, run, _reader(reservations.spender)) if run.document.get("retrieval") else None
+        self._output = OutputSelector(run, self._cited)
         self._runner = AttemptRunner(deps, run, self._output, self._attempts, reservations)
 
     def _has_open_breaker(self, target: Target) -> bool:
@@ -68,10 +72,8 @@ class RunExecutor:
 
     async def execute(self, request: ModelRequest, counted_tokens: int, slot: Slot) -> None:
         """Begin with a first attempt for which a reservation and a slot are held."""
-        target = self._fallback.target
-        self._model = target.model
-        first = self._attempt(1, target, request, counted_tokens, self._reservations.spender.run_time)
-        await self._carry_out(self._answer(first, slot))
+        self._model = self._fallback.target.model
+        await self._carry_out(self._answer(partial(self._first, request, counted_tokens), slot))
 
     async def resume(self) -> None:
         """Begin with a new attempt, where another server stopped."""
@@ -81,6 +83,8 @@ class RunExecutor:
         try:
             await answering
             self.run.finish_content()
+            if self._cited:
+                await self._cited.finish()
             self._answered = True
             if self._storing:
                 await self._storing
@@ -89,6 +93,8 @@ class RunExecutor:
             await finalize(self._deps, self.run, self._reservations.settled, self._reservations.unsettled)
         except BaseException:
             self._attempts.close()
+            if self._cited:
+                self._cited.close()
             if self._storing:
                 self._storing.cancel()
                 await asyncio.wait({self._storing})
@@ -112,10 +118,17 @@ class RunExecutor:
         while not self.run.holds_lease:  # noqa: ASYNC110 - the lease is a clock, which has no event
             await asyncio.sleep(_LEASE_POLL_SECONDS)
 
-    async def _answer(self, attempt: Attempt | None, slot: Slot | None) -> None:
-        """Run attempts until one succeeds or the policy is exhausted, and set the run's final state."""
+    async def _answer(self, first: Callable[[], Attempt] | None, slot: Slot | None) -> None:
+        """Run attempts until one succeeds or the policy is exhausted, and set the run's final state.
+
+        `first`: makes the first attempt, for which a reservation is held.
+        """
         try:
-            attempt = attempt or await self._next(self._fallback.target)
+            if self._cited:
+                await self._runner.within(self._cited.find(self._request.turns))
+            attempt = first() if first else await self._next(self._fallback.target)
+            if self._cited:
+                await self._cited.store()
             while not self._is_over(attempt := await self._run_attempt(attempt, slot)):
                 step = self._fallback.after(attempt.error, has_output=attempt.has_output)
                 if step is None or (attempt.has_output and self.run.size_bytes >= MOST_SAID_BYTES):
@@ -174,24 +187,40 @@ class RunExecutor:
             return False
         return True
 
+    def _first(self, request: ModelRequest, counted_tokens: int) -> Attempt:
+        """Make the first attempt. Its reservation has room for the sources, which were found since."""
+        target = self._fallback.target
+        if self._cited and (sources := self._sources_for(target, self._request.turns, 1)):
+            request = replace(request, sources=sources)
+            counted_tokens = estimate_input(request)
+            self.run.document["attempts"][0]["counted_input_tokens"] = counted_tokens
+        return self._attempt(1, target, request, counted_tokens, self._reservations.spender.run_time)
+
+    def _sources_for(self, target: Target, turns: Sequence[Turn], least: int) -> list[SourceText]:
+        tokens = room(target, self._plan.max_output_tokens)
+        return self._cited.give(source_room(turns, self._request.system, tokens, least)) if self._cited else []
+
     def _attempt(
         self, number: int, target: Target, request: ModelRequest, counted_tokens: int, reserve_time: datetime
     ) -> Attempt:
         request = replace(request, model=target.name, request_id=f"{self.run.run_id}/{number}")
         self._output.continue_answer()
         continues = self.run.has_content
-        return Attempt(number, target, request, counted_tokens, self._output.send, reserve_time, continues=continues)
+        send, cite = self._output.send, self._output.cite
+        return Attempt(number, target, request, counted_tokens, send, cite, reserve_time, continues=continues)
 
     def _request_for(self, target: Target) -> ModelRequest:
         """Return what fits into the target's context of the conversation and of the answer so far.
 
         Raise ContextTooLong if that is not even the question and the answer so far.
         """
-        turns, said = list(self._request.turns), self.run.text
+        turns, said = list(self._request.turns), self._output.text
         if continues := bool(said.strip()):
             turns += [Turn("assistant", said), Turn("user", _CONTINUE)]
-        tokens = room(target, self._plan.max_output_tokens)
-        return replace(self._request, turns=fit(turns, self._request.system, tokens, 3 if continues else 1))
+        least = 3 if continues else 1
+        sources = self._sources_for(target, turns, least)
+        tokens = room(target, self._plan.max_output_tokens) - count_sources(sources)
+        return replace(self._request, turns=fit(turns, self._request.system, tokens, least), sources=sources)
 
     async def _next_possible(self, target: Target) -> Attempt:
         """Reserve for an attempt of this target or, if its context or a limit forbids that, of a later one."""
@@ -208,6 +237,8 @@ class RunExecutor:
 
     async def _next(self, target: Target, *, beside: bool = False) -> Attempt:
         """Reserve for the next attempt; settle those before it, unless one goes on beside it."""
+        if self._cited and self.run.has_content:
+            await self._cited.finish()  # what continues the answer gets the markers that were true
         number, request = self._reservations.next_number, self._request_for(target)
         counted = estimate_input(request)
         if target.model != self._model:
@@ -217,3 +248,7 @@ class RunExecutor:
         await self._reservations.reserve(target, request, time, settle=not beside)
         self._model = target.model
         return attempt
+
+
+def _reader(spender: Spender) -> Reader:
+    return Reader(spender.org_id, spender.workspace_id, spender.user_id, spender.key_id)

@@ -35,7 +35,9 @@ async def finalize(
 ) -> None:
     """End a run that has its final state. Raise ClaimLost if another server has ended it or has taken it over."""
     _sum_up(run.document, settled, unsettled)
-    run.document["answer"], run.document["answer_model"] = run.contents, run.model
+    _take_answer(run)
+    if "sources" in run.document:
+        run.document["sources"] = []
     if _size(islice(run.events, run.stored_count, None)) > _WITH_END_BYTES:
         await store_events(deps, run)
     terminal = events.encode_terminal(run.document, run.next_sequence)
@@ -59,10 +61,17 @@ async def complete_end(deps: RunDeps, org_id: UUID, run: Run) -> None:
     if stored.terminal:
         return
     local = LocalRun(org_id, run, deps.load, deps.lease.holds, stored.after(0))
-    run["answer"], run["answer_model"] = local.contents, local.model
+    _take_answer(local)
     run["last_events"] = [events.encode_terminal(run, local.next_sequence)]
     run["event_count"] = local.next_sequence
     await retry_until_available(lambda: store.complete_end(run))
+
+
+def _take_answer(run: LocalRun) -> None:
+    """Put what was said into the run's document."""
+    run.document["answer"], run.document["answer_model"] = run.contents, run.model
+    if run.citations:
+        run.document["citations"] = run.citations
 
 
 async def conclude(deps: RunDeps, org_id: UUID, run: Run) -> None:

@@ -6,11 +6,12 @@ stored in batches while it does; those that are not stored by its end go into th
 
 from datetime import datetime
 from enum import StrEnum
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 from uuid import UUID
 
 from ..conversations.models import Exchange, RunState
 from ..llm.base import Effort
+from ..workspaces.retrieval import Retrieval
 
 __all__ = ["AttemptRecord", "Cost", "EventBatch", "Failure", "Run", "RunPlan", "RunState", "Settlement", "Usage"]
 
@@ -103,6 +104,21 @@ class AttemptRecord(TypedDict):
     end_time: datetime | None
 
 
+class StoredSource(TypedDict):
+    """A passage of a document that the models of a run are given: the slice [start, end) of a version's text."""
+
+    number: int  # by which a model cites it, from 1
+    rank: int  # from 0, the best
+    document_id: UUID
+    version_id: UUID
+    version: int
+    document_name: str
+    place: dict[str, Any]  # fields of Place
+    text: str
+    start: int
+    end: int
+
+
 class Run(Exchange):
     workspace_id: UUID
     user_id: UUID
@@ -121,6 +137,10 @@ class Run(Exchange):
     event_count: int  # 0 while the run is in progress
     end_id: UUID | None  # made by the server that stored the end
     end_time: datetime | None
+    retrieval: NotRequired[Retrieval | None]  # documents to search; missing in runs of earlier releases
+    # Missing until they were searched, and empty after the end: a deleted document must not live on here.
+    sources: NotRequired[list[StoredSource]]
+    dropped_citation_count: NotRequired[int]  # missing if there are none
 
 
 class EventBatch(TypedDict):

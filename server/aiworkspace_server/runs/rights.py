@@ -9,6 +9,7 @@ sees the change.
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from uuid import UUID
 
 from sqlalchemy import text
 
@@ -34,6 +35,16 @@ _PASSED = "CAST(:administering AS text[]), CAST(:sending AS text[]), CAST(:sendi
 MAY_RUN = f"may_run(org_id, workspace_id, user_id, key_id, {_PASSED})"
 LIST_STOPPED = text(f"SELECT list_stopped_runs(:server_id, {_PASSED})")
 
+_READ = "document.read"
+ROLES_THAT_READ = {
+    "administering": _roles_with(ROLES, ADMINISTER),
+    "reading": _roles_with(ROLES, _READ),
+    "reading_inside": _roles_with(WORKSPACE_ROLES, _READ),
+}
+_MAY_READ = text(
+    "SELECT may_read_documents(:org_id, :workspace_id, :user_id, CAST(:key_id AS uuid),"
+    " CAST(:administering AS text[]), CAST(:reading AS text[]), CAST(:reading_inside AS text[]))"
+)
 _CHECK = text(f"SELECT may_run(:org_id, :workspace_id, :user_id, CAST(:key_id AS uuid), {_PASSED})")
 
 
@@ -45,3 +56,11 @@ async def check(tx: ReadSession, spender: Spender) -> None:
     """Raise RightLost if the owner of a run may no longer have it."""
     if not (await tx.execute(_CHECK, asdict(spender) | ROLES_THAT_RUN)).scalar_one():
         raise RightLost
+
+
+async def may_read_documents(
+    tx: ReadSession, org_id: UUID, workspace_id: UUID, user_id: UUID, key_id: UUID | None
+) -> bool:
+    """Return whether the owner of a run may read documents of its workspace, also with the key that started it."""
+    who = {"org_id": org_id, "workspace_id": workspace_id, "user_id": user_id, "key_id": key_id}
+    return bool((await tx.execute(_MAY_READ, who | ROLES_THAT_READ)).scalar_one())

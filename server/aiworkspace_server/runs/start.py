@@ -6,7 +6,7 @@ from uuid import UUID
 
 from aiworkspace.v1 import common_pb2
 
-from ..conversations.history import ContextTooLong, fit, room
+from ..conversations.history import BYTES_PER_TOKEN, ContextTooLong, fit, room, source_room
 from ..conversations.models import Conversation
 from ..conversations.store import ConversationStore, EndedRun, end_runs
 from ..kit import typed
@@ -21,6 +21,7 @@ from ..llm.tokens import bound_input, estimate_input, expect_input
 from ..policies.plan import Plan, Target
 from ..usage import ledger
 from ..usage.ledger import Spender
+from ..workspaces.retrieval import Retrieval
 from . import claims, events
 from .attempts.attempt import new_record
 from .deps import RunDeps
@@ -50,6 +51,7 @@ class RunRequest:
     turns: list[Turn]  # the conversation as far as it was read, and the question
     request_id: UUID | None
     content_hash: bytes
+    retrieval: Retrieval | None = None  # documents to search first
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,8 @@ async def _admit(deps: RunDeps, request: RunRequest) -> tuple[Plan, ModelRequest
             try:
                 model_request = _fit(request, target)
                 counted = estimate_input(model_request)
-                await request.plan.limits.take(target.model, counted + request.plan.max_output_tokens)
+                with_sources = counted + _source_bytes(request, target) // BYTES_PER_TOKEN
+                await request.plan.limits.take(target.model, with_sources + request.plan.max_output_tokens)
             except BaseException:
                 slot.release()
                 raise
@@ -197,13 +200,16 @@ def _acquire(deps: RunDeps, target: Target, org_id: UUID) -> Slot:
 
 def _fit(request: RunRequest, target: Target) -> ModelRequest:
     plan = request.plan
-    return ModelRequest(
-        target.name,
-        request.system_prompt,
-        fit(request.turns, request.system_prompt, room(target, plan.max_output_tokens)),
-        plan.max_output_tokens,
-        plan.parameters,
-    )
+    tokens = room(target, plan.max_output_tokens) - _source_bytes(request, target) // BYTES_PER_TOKEN
+    turns = fit(request.turns, request.system_prompt, tokens)
+    return ModelRequest(target.name, request.system_prompt, turns, plan.max_output_tokens, plan.parameters)
+
+
+def _source_bytes(request: RunRequest, target: Target) -> int:
+    """Return an upper bound of what passages of documents add to the request: they are found after the reservation."""
+    if request.retrieval is None:
+        return 0
+    return source_room(request.turns, request.system_prompt, room(target, request.plan.max_output_tokens))
 
 
 async def _find_existing(deps: RunDeps, request: RunRequest) -> ExistingRun | None:
@@ -230,9 +236,10 @@ async def _reserve(
 
     Raise RightLost if the caller, who was authorized a moment ago, may no longer have this run.
     """
+    more = _source_bytes(request, target)
     amount, expected = (
-        ledger.reservation(target.model, count(model_request), model_request.max_output_tokens, spender.run_time)
-        for count in (bound_input, expect_input)
+        ledger.reservation(target.model, count, model_request.max_output_tokens, spender.run_time)
+        for count in (bound_input(model_request) + more, expect_input(model_request) + more // BYTES_PER_TOKEN)
     )
     reservation = Reservation(target.model, target.own_key, amount, expected.nanos)
     earlier = await start_run(
@@ -320,6 +327,8 @@ def _new_document(request: RunRequest, plan: Plan, model_request: ModelRequest, 
         create_time=now(),
         end_time=None,
     )
+    if request.retrieval:
+        run["retrieval"] = request.retrieval
     run["first_events"] = [events.encode_started(run)]
     return run
 

@@ -9,9 +9,10 @@ from ..kit.mongo import Change, Filter, Mongo
 from .events import is_terminal
 from .models import EventBatch, Run, RunState
 
-_WITHOUT_EVENTS = {"first_events": False, "last_events": False}
-_ANSWERED = {"answer", "answer_model", "last_events", "event_count"}
+_WITHOUT_EVENTS = {"first_events": False, "last_events": False, "sources": False}
+_ANSWERED = {"answer", "answer_model", "citations", "last_events", "event_count"}
 _ENDED = _ANSWERED | {
+    *("sources", "omissions", "dropped_citation_count"),
     *("state", "finish_reason", "failure", "usage", "cost", "attempt_count", "attempts", "unsettled"),
     *("end_time", "end_id"),
 }
@@ -111,6 +112,12 @@ class RunStore:
         """Store the attempts so far, unless another server has taken the run over."""
         own = {"_id": run["_id"], "state": RunState.RUNNING, "takeovers": run["takeovers"]}
         await self._runs.update(own, {"$set": {"attempts": run["attempts"]}})
+
+    async def save_sources(self, run: Run) -> bool:
+        """Store the sources with the attempts so far. Return False if another server has the run."""
+        own = {"_id": run["_id"], "state": RunState.RUNNING, "takeovers": run["takeovers"]}
+        names = ("sources", "omissions", "attempts")
+        return await self._runs.update(own, {"$set": {name: run[name] for name in names}})  # type: ignore[literal-required]
 
     async def has_batch(self, batch_id: UUID) -> bool:
         return await self._batches.find_one({"_id": batch_id}, ["_id"]) is not None

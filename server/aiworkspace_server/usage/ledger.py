@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 
 from aiworkspace.v1 import common_pb2
 
@@ -215,6 +215,12 @@ async def list_reserved(tx: ReadSession, run_id: UUID) -> Sequence[LedgerEntry]:
     ends = select(LedgerEntry.attempt).where(LedgerEntry.run_id == run_id, LedgerEntry.kind.in_(("settle", "release")))
     begins = LedgerEntry.run_id == run_id, LedgerEntry.kind == "reserve", LedgerEntry.attempt.not_in(ends)
     return (await tx.execute(select(LedgerEntry).where(*begins).order_by(LedgerEntry.attempt))).scalars().all()
+
+
+async def last_attempt(tx: ReadSession, run_id: UUID) -> int:
+    """Return the number of a run's last attempt, 0 if it has none."""
+    query = select(func.max(LedgerEntry.attempt)).where(LedgerEntry.run_id == run_id)
+    return (await tx.execute(query)).scalar_one() or 0
 
 
 async def list_settled(tx: ReadSession, run_id: UUID) -> Sequence[LedgerEntry]:

@@ -1,9 +1,11 @@
 """Tables of workspaces and their members."""
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Computed, ForeignKey, ForeignKeyConstraint
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..kit.postgres import Base
@@ -18,6 +20,7 @@ class Workspace(Base):
     default_model: Mapped[str]
     system_prompt: Mapped[str]
     visibility: Mapped[str] = mapped_column(default="org")  # org, members
+    retrieval: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # a Retrieval
     version: Mapped[int] = mapped_column(default=1)
     create_time: Mapped[datetime]
     update_time: Mapped[datetime]

@@ -62,7 +62,7 @@ async def default_model(tx: ReadSession, org_id: UUID) -> str:
     return parse(row.policy if row else None).default_model or DEFAULT_MODEL
 
 
-async def create_workspace(tx: WriteSession, org_id: UUID, values: dict[str, str], creator: Principal) -> Workspace:
+async def create_workspace(tx: WriteSession, org_id: UUID, values: dict[str, Any], creator: Principal) -> Workspace:
     """Create a workspace, with the creator as its manager."""
     await orgs.lock_org(tx, org_id, "org_id")
     await orgs.check_may_grant(tx, creator)  # raises if the creator was just removed

@@ -21,6 +21,7 @@ from ..policies.providers import Providers
 from . import members, service, store
 from .members import Who
 from .models import Workspace, WorkspaceMember
+from .retrieval import AreCollections, check_collections, read_retrieval, retrieval_to_proto
 from .service import WorkspaceFinder
 from .store import WorkspaceRow
 
@@ -39,6 +40,7 @@ class WorkspaceServicer(WorkspaceServiceServicer):
         finder: WorkspaceFinder,
         rights_lost: RightsLost,
         erase: Erase,
+        are_collections: AreCollections,
         pages: Pages,
         idempotency: IdempotencyStore,
     ) -> None:
@@ -47,6 +49,7 @@ class WorkspaceServicer(WorkspaceServiceServicer):
         self._finder = finder
         self._rights_lost = rights_lost
         self._erase = erase
+        self._are_collections = are_collections
         self._pages = pages
         self._idempotency = idempotency
 
@@ -55,10 +58,14 @@ class WorkspaceServicer(WorkspaceServiceServicer):
         await self._providers.check(tenant_id(), model, "default_model")
         values = {"name": request.name, "default_model": model, "system_prompt": request.system_prompt}
         values["visibility"] = _visibility(request.visibility or pb.WORKSPACE_VISIBILITY_ORG)
+        retrieval = read_retrieval(request)
         async with self._db.write(tenant_id(), caller_id()) as tx:
             if reply := await self._idempotency.find(tx, request, pb.CreateWorkspaceResponse):
                 return reply
-            workspace = await service.create_workspace(tx, tenant_id(), values, current_principal())
+            workspace = await service.create_workspace(
+                tx, tenant_id(), {**values, "retrieval": retrieval}, current_principal()
+            )
+            await check_collections(self._are_collections, tx, workspace.id, retrieval, "retrieval")
             reply = pb.CreateWorkspaceResponse(workspace=_workspace_to_proto(workspace))
             return await self._idempotency.save(tx, request, reply)
 
@@ -78,12 +85,16 @@ class WorkspaceServicer(WorkspaceServiceServicer):
 
     async def UpdateWorkspace(self, request: pb.UpdateWorkspaceRequest, context: Any) -> pb.UpdateWorkspaceResponse:
         given = request.workspace
-        values = changes(given, request.update_mask, {"name", "default_model", "system_prompt"})
+        values = changes(given, request.update_mask, {"name", "default_model", "system_prompt", "retrieval"})
+        if "retrieval" in values:
+            values["retrieval"] = read_retrieval(given)
         workspace_id = parse_id(given.workspace_id, "workspace.workspace_id")
         if "default_model" in values:
             await self._providers.check(tenant_id(), values["default_model"], "workspace.default_model")
         async with self._db.write(tenant_id()) as tx:
             workspace = await service.update_workspace(tx, workspace_id, given.etag, values)
+            retrieval = values.get("retrieval")
+            await check_collections(self._are_collections, tx, workspace_id, retrieval, "workspace.retrieval")
         return pb.UpdateWorkspaceResponse(workspace=_workspace_to_proto(workspace))
 
     async def DeleteWorkspace(self, request: pb.DeleteWorkspaceRequest, context: Any) -> pb.DeleteWorkspaceResponse:
@@ -167,6 +178,7 @@ def _workspace_to_proto(workspace: Workspace | WorkspaceRow) -> pb.Workspace:
         create_time=timestamp(workspace.create_time),
         update_time=timestamp(workspace.update_time),
         etag=str(workspace.version),
+        retrieval=retrieval_to_proto(workspace.retrieval),
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, and_, false, func, or_, select, true
@@ -15,7 +15,8 @@ from .models import Workspace, WorkspaceMember
 
 _FIND_SCOPE = "SELECT org_id, visibility, roles FROM find_workspace(%s, %s)"
 _READ = """
-    SELECT name, default_model, system_prompt, visibility, version, create_time, update_time FROM read_workspace(%s, %s)
+    SELECT name, default_model, system_prompt, visibility, version, create_time, update_time, retrieval
+    FROM read_workspace(%s, %s)
 """
 
 
@@ -31,6 +32,7 @@ class WorkspaceRow(NamedTuple):
     version: int
     create_time: datetime
     update_time: datetime
+    retrieval: dict[str, Any] | None
 
 
 async def find_scope(db: Database, workspace_id: UUID, user_id: UUID) -> Scope | None:

@@ -9,11 +9,9 @@ from obstore.store import S3Store
 
 from aiworkspace.v1 import document_pb2 as pb
 from aiworkspace_server.app import App
-from aiworkspace_server.documents.service import DocumentService
 from aiworkspace_server.documents.store import Quota
 from aiworkspace_server.kit.ids import new_id
-from aiworkspace_server.kit.jobs import Jobs
-from tests.support.documents import begin, download, files_in, messages, upload
+from tests.support.documents import begin, document_service, download, messages, upload
 from tests.support.orgs import delete_org
 from tests.support.outcomes import outcome
 from tests.support.people import Place, make_workspace
@@ -51,7 +49,7 @@ async def test_upload_resumes_in_another_server_with_another_setting(
     upload_id = await begin(place.owner, place.workspace_id, data)
     await place.owner.documents.UploadDocument(messages(upload_id, data[: 2 * PIECE], finish=False))
     other_url = "s3://documents/elsewhere"
-    other = DocumentService(app.db, files_in(app.mongo, other_url), Jobs(own_stores.postgres), Quota(1, 1), 1)
+    other = document_service(app.db, app.mongo, own_stores, Quota(1, 1), 1, store=other_url)
     progress = await other.receive(UUID(place.org_id), UUID(upload_id), messages(upload_id, data, offset=PIECE))
     assert progress.found
     document_id = str(progress.found.document.id)
@@ -67,7 +65,7 @@ async def test_document_in_mongodb_is_read_and_deleted_after_the_setting_changes
 ) -> None:
     data = os.urandom(PIECE + 5)
     upload_id = await begin(place.owner, place.workspace_id, data)
-    earlier = DocumentService(app.db, files_in(app.mongo), Jobs(own_stores.postgres), Quota(1, 1), 1)
+    earlier = document_service(app.db, app.mongo, own_stores, Quota(1, 1), 1)
     progress = await earlier.receive(UUID(place.org_id), UUID(upload_id), messages(upload_id, data))
     assert progress.found
     assert await in_mongo(app, place) == {"chunks": 2, "files": 1}

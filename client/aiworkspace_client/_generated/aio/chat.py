@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from aiworkspace.v1 import chat_pb2
+from aiworkspace.v1 import chat_pb2, workspace_pb2
 from aiworkspace_client.pager import AsyncPager
 from aiworkspace_client.transport import Method, Transport
 from aiworkspace_client.values import new_request_id
@@ -79,21 +79,29 @@ class AsyncChat:
         title: str = "",
         model: str = "",
         request_id: str | None = None,
+        retrieval: workspace_pb2.Retrieval | None = None,
         timeout: float | None = None,
     ) -> chat_pb2.Conversation:
         """Creates an empty conversation in a workspace. Callers: members.
 
-        Errors: INVALID_ARGUMENT if the organization cannot use the model.
+        Errors: INVALID_ARGUMENT if the organization cannot use the model; NOT_FOUND if a collection of retrieval is
+        not in the workspace.
 
         Args:
             workspace_id: The workspace.
             title: Title, at most 200 characters. Empty means the beginning of the first message.
             model: Model that answers: one of ListWorkspaceModels. Empty means the workspace's default model.
             request_id: UUID chosen by the client. It makes the call idempotent for seven days. A new one by default.
+            retrieval: Documents that answers are based on, instead of those of the workspace. Not set means those of
+                the workspace; set and empty means none.
             timeout: Seconds for the call, including retries. By default the client's timeout.
         """
         request = chat_pb2.CreateConversationRequest(
-            workspace_id=workspace_id, title=title, model=model, request_id=request_id or new_request_id()
+            workspace_id=workspace_id,
+            title=title,
+            model=model,
+            request_id=request_id or new_request_id(),
+            retrieval=retrieval,
         )
         response = await self._transport.unary(_CREATE_CONVERSATION, request, timeout)
         return response.conversation
@@ -132,15 +140,15 @@ class AsyncChat:
     async def update_conversation(
         self, *, conversation: chat_pb2.Conversation, update_mask: Sequence[str] = (), timeout: float | None = None
     ) -> chat_pb2.Conversation:
-        """Changes title and model.
+        """Changes title, model and retrieval.
 
-        Errors: INVALID_ARGUMENT if the organization cannot use the model; ABORTED if conversation.etag is set and
-        not current.
+        Errors: INVALID_ARGUMENT if the organization cannot use the model; NOT_FOUND if a collection of retrieval is
+        not in the workspace; ABORTED if conversation.etag is set and not current.
 
         Args:
             conversation: The new values, and in conversation_id which conversation to change.
-            update_mask: Which fields to change: "title", "model". Empty means every changeable field that is set in
-                conversation.
+            update_mask: Which fields to change: "title", "model", "retrieval". Empty means every changeable field that
+                is set in conversation.
             timeout: Seconds for the call, including retries. By default the client's timeout.
         """
         request = chat_pb2.UpdateConversationRequest(

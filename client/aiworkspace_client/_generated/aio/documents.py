@@ -38,6 +38,42 @@ DOWNLOAD_DOCUMENT = Method(
     repeatable=True,
     public=False,
 )
+_REPLACE_DOCUMENT = Method(
+    "/aiworkspace.v1.DocumentService/ReplaceDocument",
+    document_pb2.ReplaceDocumentResponse,
+    repeatable=True,
+    public=False,
+)
+_IMPORT_WEB_PAGE = Method(
+    "/aiworkspace.v1.DocumentService/ImportWebPage", document_pb2.ImportWebPageResponse, repeatable=True, public=False
+)
+_RETRY_DOCUMENT = Method(
+    "/aiworkspace.v1.DocumentService/RetryDocument", document_pb2.RetryDocumentResponse, repeatable=True, public=False
+)
+WATCH_DOCUMENT = Method(
+    "/aiworkspace.v1.DocumentService/WatchDocument", document_pb2.WatchDocumentResponse, repeatable=True, public=False
+)
+_REINDEX_DOCUMENTS = Method(
+    "/aiworkspace.v1.DocumentService/ReindexDocuments",
+    document_pb2.ReindexDocumentsResponse,
+    repeatable=True,
+    public=False,
+)
+_GET_DOCUMENT_TEXT = Method(
+    "/aiworkspace.v1.DocumentService/GetDocumentText",
+    document_pb2.GetDocumentTextResponse,
+    repeatable=True,
+    public=False,
+)
+_SEARCH_DOCUMENTS = Method(
+    "/aiworkspace.v1.DocumentService/SearchDocuments",
+    document_pb2.SearchDocumentsResponse,
+    repeatable=True,
+    public=False,
+)
+_GET_SIMILAR = Method(
+    "/aiworkspace.v1.DocumentService/GetSimilar", document_pb2.GetSimilarResponse, repeatable=True, public=False
+)
 _DELETE_DOCUMENT = Method(
     "/aiworkspace.v1.DocumentService/DeleteDocument", document_pb2.DeleteDocumentResponse, repeatable=True, public=False
 )
@@ -77,6 +113,10 @@ class AsyncDocuments:
 
     To upload a file, call CreateUpload, then stream the bytes with UploadDocument. If the stream breaks, ask
     GetUpload how many bytes are stored and go on there with a new stream.
+
+    The server then reads the document in steps: it checks the file, parses its text, cuts the text into chunks,
+    embeds and indexes them. Follow the steps with WatchDocument. Once the document is READY, SearchDocuments finds
+    its text. If a step fails, failure_reason says why, and RetryDocument resumes there.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -196,6 +236,160 @@ class AsyncDocuments:
         request = document_pb2.UpdateDocumentRequest(document=document, update_mask=FieldMask(paths=update_mask))
         response = await self._transport.unary(_UPDATE_DOCUMENT, request, timeout)
         return response.document
+
+    async def replace(
+        self,
+        *,
+        document_id: str,
+        size_bytes: int,
+        sha256: str = "",
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> document_pb2.Upload:
+        """Begins the upload of a new version of a document. The document's latest version answers searches and
+        downloads until the upload is finished; then downloads return the new bytes, and searches find the version
+        that is READY until the new one is. Callers: as for CreateUpload.
+
+        Errors: as for CreateUpload.
+
+        Args:
+            document_id: The document.
+            size_bytes: Size of the new version in bytes, at least 1.
+            sha256: SHA-256 of its bytes, as 64 hexadecimal digits.
+            request_id: UUID chosen by the client. It makes the call idempotent for seven days. A new one by default.
+            timeout: Seconds for the call, including retries. By default the client's timeout.
+        """
+        request = document_pb2.ReplaceDocumentRequest(
+            document_id=document_id, size_bytes=size_bytes, sha256=sha256, request_id=request_id or new_request_id()
+        )
+        response = await self._transport.unary(_REPLACE_DOCUMENT, request, timeout)
+        return response.upload
+
+    async def import_web_page(
+        self,
+        *,
+        workspace_id: str,
+        url: str,
+        collection_ids: Sequence[str] = (),
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> document_pb2.Upload:
+        """Requests a web page and stores it as a document. Only pages of the public internet that are served with https
+        are requested, and those of networks that the server's operator allows. The page is not followed later.
+        Callers: as for CreateUpload.
+
+        Errors: INVALID_ARGUMENT for a URL that is not allowed or has no page; UNAVAILABLE if its server does not
+        answer; INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if the call is repeated and the page has changed
+        since; NOT_FOUND and RESOURCE_EXHAUSTED as for CreateUpload.
+
+        Args:
+            workspace_id: The workspace.
+            url: Address of the page, 1 to 2,048 characters.
+            collection_ids: UUIDs of the collections that the document will be in, at most 50.
+            request_id: UUID chosen by the client. It makes the call idempotent for seven days. A new one by default.
+            timeout: Seconds for the call, including retries. By default the client's timeout.
+        """
+        request = document_pb2.ImportWebPageRequest(
+            workspace_id=workspace_id, url=url, collection_ids=collection_ids, request_id=request_id or new_request_id()
+        )
+        response = await self._transport.unary(_IMPORT_WEB_PAGE, request, timeout)
+        return response.upload
+
+    async def retry(self, document_id: str, *, timeout: float | None = None) -> document_pb2.Document:
+        """Resumes a FAILED document at the step that failed. Callers: as for CreateUpload.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_DOCUMENT_NOT_FAILED if the document is not FAILED.
+
+        Args:
+            document_id: The document.
+            timeout: Seconds for the call, including retries. By default the client's timeout.
+        """
+        request = document_pb2.RetryDocumentRequest(document_id=document_id)
+        response = await self._transport.unary(_RETRY_DOCUMENT, request, timeout)
+        return response.document
+
+    async def reindex(
+        self,
+        workspace_id: str,
+        *,
+        document_ids: Sequence[str] = (),
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> document_pb2.ReindexDocumentsResponse:
+        """Reads documents of a workspace again, each as a new version with the same bytes. The versions that are READY
+        answer searches meanwhile. Documents that are PROCESSING are left out. Callers: as for CreateUpload.
+
+        Args:
+            workspace_id: The workspace.
+            document_ids: UUIDs of the documents, at most 1,000. Empty means all documents of the workspace.
+            request_id: UUID chosen by the client. It makes the call idempotent for seven days. A new one by default.
+            timeout: Seconds for the call, including retries. By default the client's timeout.
+        """
+        request = document_pb2.ReindexDocumentsRequest(
+            workspace_id=workspace_id, document_ids=document_ids, request_id=request_id or new_request_id()
+        )
+        return await self._transport.unary(_REINDEX_DOCUMENTS, request, timeout)
+
+    async def get_text(
+        self, document_id: str, *, version: int = 0, offset: int = 0, length: int = 0, timeout: float | None = None
+    ) -> document_pb2.GetDocumentTextResponse:
+        """Returns a part of a document's text, as the server has read it, with the places of its blocks in the file.
+        Citations and search results point into this text.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_DOCUMENT_NOT_READ if the version has no text yet; NOT_FOUND for
+        a version that was replaced; OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the
+        text.
+
+        Args:
+            document_id: The document.
+            version: Number of the version. 0 means the one that answers searches or, without one, the latest.
+            offset: The first code point to return.
+            length: How many code points to return, 1 to 65,536. 0 means 65,536.
+            timeout: Seconds for the call, including retries. By default the client's timeout.
+        """
+        request = document_pb2.GetDocumentTextRequest(
+            document_id=document_id, version=version, offset=offset, length=length
+        )
+        return await self._transport.unary(_GET_DOCUMENT_TEXT, request, timeout)
+
+    async def search(
+        self,
+        *,
+        workspace_id: str,
+        query: str,
+        filter: document_pb2.SearchFilter | None = None,
+        limit: int = 0,
+        timeout: float | None = None,
+    ) -> document_pb2.SearchDocumentsResponse:
+        """Finds the passages of a workspace's documents that answer a query, the best first. It ranks by the words of
+        the query and by its meaning, and fuses both rankings.
+
+        Args:
+            workspace_id: The workspace.
+            query: What to look for: words or a question, 1 to 2,000 characters.
+            filter: Which documents to search. Not set means all of the workspace.
+            limit: Maximum number of passages to return, 1 to 100. 0 means 10.
+            timeout: Seconds for the call, including retries. By default the client's timeout.
+        """
+        request = document_pb2.SearchDocumentsRequest(
+            workspace_id=workspace_id, query=query, filter=filter, limit=limit
+        )
+        return await self._transport.unary(_SEARCH_DOCUMENTS, request, timeout)
+
+    async def get_similar(
+        self, document_id: str, *, limit: int = 0, timeout: float | None = None
+    ) -> document_pb2.GetSimilarResponse:
+        """Finds the documents of the same workspace that are most like a document, the most similar first.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_DOCUMENT_NOT_READ if no version of the document is READY.
+
+        Args:
+            document_id: The document.
+            limit: Maximum number of documents to return, 1 to 100. 0 means 10.
+            timeout: Seconds for the call, including retries. By default the client's timeout.
+        """
+        request = document_pb2.GetSimilarRequest(document_id=document_id, limit=limit)
+        return await self._transport.unary(_GET_SIMILAR, request, timeout)
 
     async def delete(self, document_id: str, *, timeout: float | None = None) -> None:
         """Deletes a document with its bytes. Callers: as for CreateUpload. The call returns once the document is gone;

@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 
-from aiworkspace.v1 import chat_pb2
+from aiworkspace.v1 import chat_pb2, workspace_pb2
 from aiworkspace_client._generated.aio.chat import AsyncChat
 from aiworkspace_client.pager import Pager
 from aiworkspace_client.portal import Portal
@@ -43,22 +43,26 @@ class Chat:
         title: str = "",
         model: str = "",
         request_id: str | None = None,
+        retrieval: workspace_pb2.Retrieval | None = None,
         timeout: float | None = None,
     ) -> chat_pb2.Conversation:
         """Creates an empty conversation in a workspace. Callers: members.
 
-        Errors: INVALID_ARGUMENT if the organization cannot use the model.
+        Errors: INVALID_ARGUMENT if the organization cannot use the model; NOT_FOUND if a collection of retrieval is
+        not in the workspace.
 
         Args:
             workspace_id: The workspace.
             title: Title, at most 200 characters. Empty means the beginning of the first message.
             model: Model that answers: one of ListWorkspaceModels. Empty means the workspace's default model.
             request_id: UUID chosen by the client. It makes the call idempotent for seven days. A new one by default.
+            retrieval: Documents that answers are based on, instead of those of the workspace. Not set means those of
+                the workspace; set and empty means none.
             timeout: Seconds for the call, including retries. By default the client's timeout.
         """
         return self._portal.run(
             self._namespace.create_conversation(
-                workspace_id, title=title, model=model, request_id=request_id, timeout=timeout
+                workspace_id, title=title, model=model, request_id=request_id, retrieval=retrieval, timeout=timeout
             )
         )
 
@@ -92,15 +96,15 @@ class Chat:
     def update_conversation(
         self, *, conversation: chat_pb2.Conversation, update_mask: Sequence[str] = (), timeout: float | None = None
     ) -> chat_pb2.Conversation:
-        """Changes title and model.
+        """Changes title, model and retrieval.
 
-        Errors: INVALID_ARGUMENT if the organization cannot use the model; ABORTED if conversation.etag is set and
-        not current.
+        Errors: INVALID_ARGUMENT if the organization cannot use the model; NOT_FOUND if a collection of retrieval is
+        not in the workspace; ABORTED if conversation.etag is set and not current.
 
         Args:
             conversation: The new values, and in conversation_id which conversation to change.
-            update_mask: Which fields to change: "title", "model". Empty means every changeable field that is set in
-                conversation.
+            update_mask: Which fields to change: "title", "model", "retrieval". Empty means every changeable field that
+                is set in conversation.
             timeout: Seconds for the call, including retries. By default the client's timeout.
         """
         return self._portal.run(

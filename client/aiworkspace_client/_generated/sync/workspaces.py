@@ -29,11 +29,13 @@ class Workspaces:
         system_prompt: str = "",
         request_id: str | None = None,
         visibility: workspace_pb2.WorkspaceVisibility.ValueType = workspace_pb2.WORKSPACE_VISIBILITY_UNSPECIFIED,
+        retrieval: workspace_pb2.Retrieval | None = None,
         timeout: float | None = None,
     ) -> workspace_pb2.Workspace:
         """Creates a workspace, of which the caller becomes a manager. Callers: members.
 
-        Errors: INVALID_ARGUMENT if the organization cannot use default_model.
+        Errors: INVALID_ARGUMENT if the organization cannot use default_model; NOT_FOUND if retrieval names a
+        collection.
 
         Args:
             org_id: The organization.
@@ -43,6 +45,8 @@ class Workspaces:
             system_prompt: System prompt of every conversation. At most 32,768 characters.
             request_id: UUID chosen by the client. It makes the call idempotent for seven days. A new one by default.
             visibility: Its visibility. Not set means WORKSPACE_VISIBILITY_ORG.
+            retrieval: Documents that answers in its conversations are based on. Not set means none. A new workspace has
+                no collections yet: only all_documents has an effect.
             timeout: Seconds for the call, including retries. By default the client's timeout.
         """
         return self._portal.run(
@@ -53,6 +57,7 @@ class Workspaces:
                 system_prompt=system_prompt,
                 request_id=request_id,
                 visibility=visibility,
+                retrieval=retrieval,
                 timeout=timeout,
             )
         )
@@ -84,16 +89,16 @@ class Workspaces:
     def update(
         self, *, workspace: workspace_pb2.Workspace, update_mask: Sequence[str] = (), timeout: float | None = None
     ) -> workspace_pb2.Workspace:
-        """Changes name, default model and system prompt. Callers: the workspace's editors and managers and, if it is
-        open to its organization, the organization's members.
+        """Changes name, default model, system prompt and retrieval. Callers: the workspace's editors and managers and,
+        if it is open to its organization, the organization's members.
 
-        Errors: INVALID_ARGUMENT if the organization cannot use default_model; ABORTED if workspace.etag is set and
-        not current.
+        Errors: INVALID_ARGUMENT if the organization cannot use default_model; NOT_FOUND if a collection of retrieval
+        is not in the workspace; ABORTED if workspace.etag is set and not current.
 
         Args:
             workspace: The new values, and in workspace_id which workspace to change.
-            update_mask: Which fields to change: "name", "default_model", "system_prompt". Empty means every changeable
-                field that is set in workspace.
+            update_mask: Which fields to change: "name", "default_model", "system_prompt", "retrieval". Empty means
+                every changeable field that is set in workspace.
             timeout: Seconds for the call, including retries. By default the client's timeout.
         """
         return self._portal.run(self._namespace.update(workspace=workspace, update_mask=update_mask, timeout=timeout))

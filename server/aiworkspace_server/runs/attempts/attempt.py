@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, cast
 
 from ...kit.timestamps import now
-from ...llm.base import Answering, Delta, Finish, ModelRequest, Piece, ProviderError, TokenUsage
+from ...llm.base import Answering, Cited, Delta, Finish, ModelRequest, Piece, ProviderError, TokenUsage
 from ...llm.breaker import Pass
 from ...llm.prices import price
 from ...llm.tokens import usage_when_cut
@@ -17,12 +17,13 @@ from ..models import AttemptParameters, AttemptRecord, Cost, Failure, RunState, 
 from .failures import TIMED_OUT, failure_of
 
 Send = Callable[["Attempt", Delta], None]
+Cite = Callable[["Attempt", Cited], None]
 
 _LEAST_OUTPUT = 16  # tokens that some providers charge at least, however few were asked for
 
 
 class Attempt:
-    """Sends its content to `send` and keeps everything else."""
+    """Sends its content to `send`, citations beside it to `cite`, and keeps everything else."""
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class Attempt:
         request: ModelRequest,
         counted_input_tokens: int,
         send: Send,
+        cite: Cite,
         reserve_time: datetime,
         *,
         continues: bool,
@@ -55,6 +57,7 @@ class Attempt:
         self._first_content_time: datetime | None = None
         self._end_time: datetime | None = None
         self._send = send
+        self._cite = cite
         self._said_tokens = 0
         self._usage: TokenUsage | None = None
         self._usage_is_current = False  # nothing was said after the provider's last count
@@ -95,6 +98,8 @@ class Attempt:
                 self.finish_reason = piece.reason
             elif type(piece) is Answering:
                 self._response_id = piece.response_id
+            elif type(piece) is Cited:
+                self._cite(self, piece)
 
     def _note_sent(self) -> None:
         self._sent = True

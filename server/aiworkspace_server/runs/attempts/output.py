@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
-from ...llm.base import Delta
+from ...llm.base import Cited, Delta
+from ..citations.cited import CitedAnswer
 from ..models import RunState
 from ..streams.local import LocalRun
 from .attempt import Attempt
@@ -14,38 +15,61 @@ _SHORTEST_OVERLAP = 12  # characters: a shorter repetition may be chance, and st
 class OutputSelector:
     """Passes the output of one attempt at a time on to the run."""
 
-    def __init__(self, run: LocalRun) -> None:
+    def __init__(self, run: LocalRun, cited: CitedAnswer | None) -> None:
+        """`cited`: takes the text instead of the run, if the run has sources."""
         self.selected = asyncio.Event()  # one of the racing attempts has sent content
         self._run = run
+        self._cited = cited
         self._trimmer: OverlapTrimmer | None = None
         self._held_tokens = 0  # of what the trimmer holds back or has dropped
         self._racing: list[Attempt] = []
 
     def continue_answer(self) -> None:
         """Join the output of the next attempt to what was said so far, if anything was."""
-        self._trimmer = OverlapTrimmer(text) if (text := self._run.text) else None
+        text = self.text
+        self._trimmer = OverlapTrimmer(text) if text else None
+
+    @property
+    def text(self) -> str:
+        """What was said so far, as models write it."""
+        return self._cited.text_with_markers if self._cited else self._run.text
 
     def send(self, attempt: Attempt, delta: Delta) -> None:
         if self._racing:
             self.select(attempt)
         if attempt.lost:
             return
-        if self._trimmer is None or delta.kind != "text":
+        if delta.kind != "text" or (self._trimmer is None and self._cited is None):
             self._run.say(attempt.target.model, delta)
+        elif self._trimmer is None:
+            self._say(attempt, delta)
         else:
             self._held_tokens += delta.tokens
-            self._say(attempt.target.model, self._trimmer.feed(delta.text))
+            self._say_new(attempt, self._trimmer.feed(delta.text))
+
+    def cite(self, attempt: Attempt, cited: Cited) -> None:
+        """Take a citation of what the attempt has said. One of a repetition is not sent again."""
+        if self._cited and not attempt.lost and not (self._trimmer and self._trimmer.undecided):
+            self._cited.cite(attempt, cited)
 
     def finish(self, attempt: Attempt) -> None:
-        """Send what the trimmer holds back of an attempt that has ended."""
+        """Send what is held back of an attempt that has ended."""
         trimmer, self._trimmer = self._trimmer, None
         if trimmer:
-            self._say(attempt.target.model, trimmer.end())
+            self._say_new(attempt, trimmer.end())
+        if self._cited:
+            self._cited.end_attempt(attempt)
 
-    def _say(self, model: str, text: str) -> None:
+    def _say_new(self, attempt: Attempt, text: str) -> None:
         if text:
             tokens, self._held_tokens = self._held_tokens, 0
-            self._run.say(model, Delta("text", text, tokens))
+            self._say(attempt, Delta("text", text, tokens))
+
+    def _say(self, attempt: Attempt, delta: Delta) -> None:
+        if self._cited:
+            self._cited.say(attempt, delta)
+        else:
+            self._run.say(attempt.target.model, delta)
 
     def race(self, attempts: Sequence[Attempt]) -> None:
         """Stream only the first of these attempts that sends content."""
@@ -72,6 +96,11 @@ class OverlapTrimmer:
         self._said = said
         self._held = ""
         self._undecided = len(said) >= _SHORTEST_OVERLAP
+
+    @property
+    def undecided(self) -> bool:
+        """Whether all of the output so far may still be a repetition."""
+        return self._undecided
 
     def feed(self, text: str) -> str:
         """Take the next part of the output and return what is new in it."""

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
-from ...conversations.models import Content
-from ...conversations.proto import KINDS, kind_name
+from ...conversations.models import Citation, Content
+from ...conversations.proto import KINDS, citation_from_proto, citation_to_proto, kind_name
 from ...llm.base import Delta, DeltaKind
 from .. import events
 from ..models import Failure, Run, RunState, StopReason
@@ -44,6 +44,8 @@ class LocalRun(EventBuffer):
         self._holds_lease = holds_lease
         self._via_bus = via_bus
         self._coalescer = DeltaCoalescer(load, self._emit_delta)
+        self.citations: list[Citation] = []
+        self.reported_sources = False  # sources_retrieved was sent
         self._contents: list[tuple[DeltaKind, list[str]]] = []
         self._content_is_open = False
         self._work: set[asyncio.Task[Any]] = set()
@@ -64,6 +66,10 @@ class LocalRun(EventBuffer):
                 self._model = models.get(number, self._model)
             elif event.HasField("content_stopped"):
                 self._content_is_open = False
+            elif event.HasField("citation_added"):
+                self.citations.append(citation_from_proto(event.citation_added.citation))
+            elif event.HasField("sources_retrieved"):
+                self.reported_sources = True
 
     # What was said
 
@@ -101,6 +107,12 @@ class LocalRun(EventBuffer):
         parts = self._contents[-1][1]
         parts.append(delta.text)
         self._coalescer.add(delta, at_once=len(parts) == 1)
+
+    def cite(self, citation: Citation) -> None:
+        """Add a citation to the answer and send it, after the words that it supports."""
+        self.flush()
+        self.citations.append(citation)
+        self.emit(citation_added={"citation": citation_to_proto(citation)})
 
     def flush(self) -> None:
         """Send the deltas that are held back."""

@@ -1,0 +1,94 @@
+"""Reads documents step by step.
+
+Each organization has one job, which does one step of one version after the other. As soon as another organization's job
+waits for a worker, it enqueues itself again behind that, so that nobody waits for an organization with many documents.
+"""
+
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+
+from ..kit.ids import new_id
+from ..kit.jobs import READING_QUEUE, Jobs
+from ..kit.postgres import Database
+from ..kit.stores import STORE_UNAVAILABLE
+from ..kit.timestamps import now
+from . import versions
+from .claims import Claim, ClaimLost, StepFailed
+from .models import DocumentStep, Reason, State
+from .steps import Steps
+
+INGEST = "documents.ingest"
+_MOST_ATTEMPTS = 5  # of a step, unless it makes progress
+_FIRST_BACKOFF_SECONDS = 2
+_BACKOFF_FACTOR = 4  # 2, 8, 32 and 128 seconds between the attempts
+_MOST_WOKEN = 500  # organizations in one pass
+
+log = structlog.get_logger("documents")
+
+
+class Ingestion:
+    """Claims versions, and records how their steps end. `steps` does the work."""
+
+    def __init__(self, db: Database, jobs: Jobs, steps: Steps) -> None:
+        self._db = db
+        self._jobs = jobs
+        self._steps = steps
+
+    async def ingest(self, org_id: str) -> None:
+        """Do the steps of the organization that are due, until others wait. A job."""
+        while await self._do_next(UUID(org_id)):
+            async with self._db.write() as tx:
+                if await self._jobs.others_wait(tx, READING_QUEUE, INGEST, org_id=org_id):
+                    await self._jobs.enqueue_once(tx, INGEST, org_id=org_id)
+                    return
+
+    async def _do_next(self, org_id: UUID) -> bool:
+        """Do the next step that is due. Return False if there is none."""
+        claim_id = new_id()
+        async with self._db.write(org_id) as tx:
+            claimed = await versions.claim(tx, claim_id)
+        if claimed is None:
+            return False
+        version, step = claimed
+        await self._do(Claim(self._db, claim_id, version), step)
+        return True
+
+    async def wake(self) -> None:
+        """Enqueue the jobs of organizations with steps that are due: retries, and whatever was lost."""
+        async with self._db.read() as tx:
+            due = await versions.list_due_orgs(tx, now(), _MOST_WOKEN)
+        for org_id in due:
+            async with self._db.write(org_id) as tx:
+                await self._jobs.enqueue_once(tx, INGEST, org_id=org_id)
+
+    async def _do(self, claim: Claim, step: DocumentStep) -> None:
+        version = claim.version
+        fields = {"version_id": str(version.id), "step": str(step.step), "attempt": step.attempt_count}
+        try:
+            if step.attempt_count > _MOST_ATTEMPTS:  # whoever made the last one did not live to record its failure
+                raise StepFailed(Reason.INTERNAL, "The server stopped during each attempt.", retried=False)
+            await self._steps.do(claim, version.step)
+        except ClaimLost:
+            log.info("document_claim_lost", **fields)
+        except StepFailed as failure:
+            log.warning("document_step_failed", **fields, reason=str(failure.reason), text=str(failure))
+            await self._record(claim, failure)
+        except STORE_UNAVAILABLE:
+            raise  # nothing can be recorded: `wake` enqueues the job again
+        except Exception:
+            log.exception("document_step_failed", **fields, reason=str(Reason.INTERNAL))
+            await self._record(claim, StepFailed(Reason.INTERNAL, "", retried=True))
+
+    async def _record(self, claim: Claim, failure: StepFailed) -> None:
+        try:
+            async with claim.holding() as (_, version, step):
+                step.reason, version.claim_id = failure.reason, None
+                if failure.retried and step.attempt_count < _MOST_ATTEMPTS:
+                    seconds = _FIRST_BACKOFF_SECONDS * _BACKOFF_FACTOR ** (step.attempt_count - 1)
+                    version.due_time = now() + timedelta(seconds=seconds)
+                else:
+                    version.state, version.reason = State.FAILED, failure.reason
+        except ClaimLost:
+            log.info("document_claim_lost", version_id=str(claim.version.id))

@@ -1,0 +1,48 @@
+"""Embedding tokens in the ledger: reserved before the model is called, settled with what it counted.
+
+The run of such entries is the version, its conversation the document, and each call to the model is an attempt.
+"""
+
+from uuid import UUID
+
+from ..kit.postgres import Database, WriteSession
+from ..kit.timestamps import now
+from ..llm.base import TokenUsage
+from ..llm.prices import Price
+from ..usage.embeddings import EmbeddingAttempt, reserve_embedding
+from ..usage.ledger import Ledger, Spender, count_together, last_attempt, list_reserved
+from .models import DocumentVersion
+
+
+class Metering:
+    def __init__(self, db: Database, ledger: Ledger) -> None:
+        self._db = db
+        self._ledger = ledger
+
+    async def reserve(self, version: DocumentVersion, user_id: UUID, model: str, most_tokens: int) -> EmbeddingAttempt:
+        """Reserve a call that embeds at most so many tokens of a version. Raises BudgetExhausted."""
+        spender = Spender(
+            org_id=version.org_id,
+            workspace_id=version.workspace_id,
+            conversation_id=version.live_document_id,
+            run_id=version.id,
+            run_time=now(),
+            user_id=user_id,
+            key_id=None,
+            request_id=None,
+        )
+        async with self._db.write(version.org_id) as tx:
+            await count_together(tx, version.org_id)
+            await self.settle_left(tx, version.org_id, version.id)
+            number = await last_attempt(tx, version.id) + 1
+            return await reserve_embedding(tx, self._ledger, spender, number, model, most_tokens)
+
+    async def settle_left(self, tx: WriteSession, org_id: UUID, version_id: UUID) -> None:
+        """End what a worker that died had reserved: at the full amount, since the model may have done its work."""
+        for left in await list_reserved(tx, version_id):
+            if left.reserved_nanos == 0:
+                await self._ledger.release(tx, org_id, version_id, left.attempt)
+            else:
+                amount = Price(left.reserved_nanos, left.price_version, left.currency)
+                usage = TokenUsage(0, 0, 0, 0, 0, estimated=True)
+                await self._ledger.settle(tx, org_id, version_id, left.attempt, usage, amount)

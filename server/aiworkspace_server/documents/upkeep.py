@@ -1,0 +1,117 @@
+"""Keeps vectors as searches need them: those of a new embedding model, and the indexes of large organizations."""
+
+from uuid import UUID
+
+import structlog
+
+from ..kit.jobs import READING_QUEUE, SLOW_QUEUE, Jobs
+from ..kit.postgres import Database
+from ..search import generations
+from ..search.vector_index import LEAST_INDEXED, VectorIndexes, is_large, needs_index
+from . import versions
+from .claims import ClaimLost
+from .vectors import Vectors
+
+_EMBED_AGAIN, _BUILD_INDEX = "documents.embed_again", "documents.build_vector_index"
+_TEND, _DROP = "documents.tend_vectors", "documents.drop_vector_indexes"
+_EVERY_15_SECONDS, _EVERY_HOUR = "* * * * * */15", "7 * * * *"
+_MOST_ORGS = 500  # in one pass
+_ERASED_AT_ONCE = 1000  # vectors
+
+log = structlog.get_logger("documents")
+
+
+class Upkeep:
+    """Finds organizations that need something, every 15 seconds; a job for each of them does it."""
+
+    def __init__(self, db: Database, jobs: Jobs, vectors: Vectors | None, indexes: VectorIndexes) -> None:
+        self._db = db
+        self._jobs = jobs
+        self._vectors = vectors
+        self._indexes = indexes
+
+    def register(self) -> None:
+        self._jobs.add(_EMBED_AGAIN, self.embed_again, READING_QUEUE, once=True)
+        self._jobs.add(_BUILD_INDEX, self.build_index, SLOW_QUEUE, once=True)
+        self._jobs.every(_EVERY_15_SECONDS, _TEND, self.tend)
+        self._jobs.every(_EVERY_HOUR, _DROP, self.drop_unused)
+
+    async def tend(self) -> None:
+        async with self._db.write() as tx:
+            generation = await self._vectors.generation(tx) if self._vectors else None
+            to_embed = await generations.list_orgs_to_embed(tx, generation, _MOST_ORGS) if generation else ()
+            large = await generations.list_large_orgs(tx, LEAST_INDEXED, _MOST_ORGS)
+        for org_id in to_embed:
+            async with self._db.write(org_id) as tx:
+                await self._jobs.enqueue_once(tx, _EMBED_AGAIN, org_id=org_id)
+        for org_id in large:
+            async with self._db.write(org_id) as tx:
+                active = await generations.active_generation(tx, org_id)
+                if active and await needs_index(tx, org_id, active.id):
+                    await self._jobs.enqueue_once(tx, _BUILD_INDEX, org_id=org_id)
+
+    async def drop_unused(self) -> None:
+        """Drop indexes of organizations that are gone or have become small, and of models that are replaced."""
+        for org_id, number in await self._indexes.list():
+            async with self._db.read(org_id) as tx:
+                active = await generations.active_generation(tx, org_id)
+                used = active and active.id == number and await is_large(tx, org_id)
+            if not used:
+                await self._indexes.drop(org_id, number)
+
+    async def embed_again(self, org_id: str) -> None:
+        """Embed what answers searches with the server's model. The old vectors answer until all is done. A job."""
+        id = UUID(org_id)
+        while await self._embed_next(id):
+            async with self._db.write() as tx:
+                if await self._jobs.others_wait(tx, READING_QUEUE, _EMBED_AGAIN, org_id=org_id):
+                    await self._jobs.enqueue_once(tx, _EMBED_AGAIN, org_id=org_id)
+                    return
+
+    async def _embed_next(self, org_id: UUID) -> bool:
+        """Embed a batch. Return False if there is nothing to embed: then the model's vectors answer."""
+        if self._vectors is None:
+            return False
+        async with self._db.write(org_id) as tx:
+            generation = await self._vectors.generation(tx)
+            await generations.build_next(tx, org_id, generation)
+            missing = await generations.list_unembedded(tx, org_id, generation, 1)
+        if not missing:
+            await self._activate(org_id)
+            return False
+        async with self._db.read(org_id) as tx:
+            version = await versions.find_ready(tx, missing[0].version_id)
+        if version is None:  # deleted meanwhile
+            return True
+        try:
+            batch = await self._vectors.embed_next(version)
+            async with self._db.write(org_id) as tx:
+                if await versions.hold(tx, version.id):
+                    await batch.store(tx)
+                else:
+                    await batch.attempt.settle(tx, batch.embedded.token_count)
+        except ClaimLost:
+            log.info("document_deleted", version_id=str(version.id))
+        return True
+
+    async def _activate(self, org_id: UUID) -> None:
+        async with self._db.write(org_id) as tx:
+            old = await generations.active_generation(tx, org_id)
+            activated = await generations.activate(tx, org_id)
+        if not activated:
+            return
+        log.info("embedding_model_changed", org_id=str(org_id))
+        erased = 1
+        while erased:
+            async with self._db.write(org_id) as tx:
+                erased = await generations.erase_old(tx, org_id, _ERASED_AT_ONCE)
+        if old:
+            await self._indexes.drop(org_id, old.id)
+
+    async def build_index(self, org_id: str) -> None:
+        """Build the index of an organization's vectors. A job."""
+        id = UUID(org_id)
+        async with self._db.read(id) as tx:
+            generation = await generations.active_generation(tx, id)
+        if generation:
+            await self._indexes.build(id, generation)

@@ -1,0 +1,213 @@
+"""Queries on versions of documents and their steps. The session sets the tenant, or the function that is called."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import delete, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from ..kit.ids import new_id
+from ..kit.postgres import ReadSession, WriteSession, any_of
+from ..kit.timestamps import now
+from .models import Blob, Document, DocumentStep, DocumentVersion, State, Step
+
+_LIST_DUE_ORGS = text("SELECT org_id FROM list_due_orgs(:before, :limit) AS orgs(org_id)")
+_LIST_ENDED = text("SELECT org_id, id FROM list_ended_versions(:before, :limit)")
+_STEPS = list(Step)
+
+
+async def list_due_orgs(tx: ReadSession, before: datetime, limit: int) -> Sequence[UUID]:
+    """Return the organizations with versions whose next step is due before a time."""
+    return (await tx.execute(_LIST_DUE_ORGS, {"before": before, "limit": limit})).scalars().all()
+
+
+async def list_ended(tx: ReadSession, before: datetime, limit: int) -> Sequence[tuple[UUID, UUID]]:
+    """Return organization and id of versions that ended before a time."""
+    return [(row.org_id, row.id) for row in await tx.execute(_LIST_ENDED, {"before": before, "limit": limit})]
+
+
+async def add(tx: WriteSession, document: Document, blob_id: UUID) -> DocumentVersion:
+    """Add a version to a locked document, and make it the latest. It is received, and the next step is due."""
+    numbers = select(func.max(DocumentVersion.number)).where(DocumentVersion.document_id == document.id)
+    time, last = now(), (await tx.execute(numbers)).scalar_one()
+    version = DocumentVersion(
+        org_id=document.org_id,
+        id=new_id(),
+        workspace_id=document.workspace_id,
+        document_id=document.id,
+        number=(last or 0) + 1,
+        blob_id=blob_id,
+        state=State.PROCESSING,
+        step=Step.CHECKED,
+        due_time=time,
+        media_type="",
+        language="",
+        text_length=0,
+        page_count=0,
+        unread_pages=[],
+        chunk_count=0,
+        create_time=time,
+    )
+    tx.add(version)
+    await tx.flush()
+    received = DocumentStep(
+        org_id=document.org_id,
+        version_id=version.id,
+        step=Step.RECEIVED,
+        attempt_count=1,
+        start_time=time,
+        end_time=time,
+        fraction=1.0,
+    )
+    tx.add(received)
+    document.latest_version_id = version.id
+    return version
+
+
+async def claim(tx: WriteSession, claim_id: UUID) -> tuple[DocumentVersion, DocumentStep] | None:
+    """Claim the version of the organization that is due first, and count an attempt of its step."""
+    due = (
+        select(DocumentVersion.id)
+        .where(DocumentVersion.state == State.PROCESSING, DocumentVersion.due_time <= now())
+        .order_by(DocumentVersion.due_time, DocumentVersion.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    if (found := (await tx.execute(due)).scalar_one_or_none()) is None:
+        return None
+    changed = update(DocumentVersion).where(DocumentVersion.id == found).values(claim_id=claim_id)
+    version = (await tx.execute(changed.returning(DocumentVersion))).scalar_one()
+    key = {"org_id": version.org_id, "version_id": version.id, "step": version.step}
+    begin = insert(DocumentStep).values(**key, attempt_count=1, start_time=now(), fraction=0.0)
+    more = begin.on_conflict_do_update(
+        index_elements=list(key), set_={"attempt_count": DocumentStep.attempt_count + 1}
+    ).returning(DocumentStep)
+    return version, (await tx.execute(more)).scalar_one()
+
+
+async def lock_claimed(tx: WriteSession, version_id: UUID, claim_id: UUID) -> DocumentVersion | None:
+    """Lock a version. Return None if somebody else has claimed it since, or it has ended."""
+    mine = DocumentVersion.id == version_id, DocumentVersion.claim_id == claim_id
+    return (await tx.execute(select(DocumentVersion).where(*mine).with_for_update())).scalar_one_or_none()
+
+
+async def is_claimed(tx: ReadSession, version_id: UUID, claim_id: UUID) -> bool:
+    mine = DocumentVersion.id == version_id, DocumentVersion.claim_id == claim_id
+    return (await tx.execute(select(DocumentVersion.id).where(*mine))).first() is not None
+
+
+async def find_step(tx: ReadSession, version: DocumentVersion) -> DocumentStep:
+    """Return the step that a version is at."""
+    here = DocumentStep.version_id == version.id, DocumentStep.step == version.step
+    return (await tx.execute(select(DocumentStep).where(*here))).scalar_one()
+
+
+def advance(version: DocumentVersion, step: DocumentStep) -> None:
+    """Complete a step, and go on with the next one at once."""
+    step.end_time, step.reason, step.fraction = now(), None, 1.0
+    version.claim_id = None
+    version.step = _STEPS[min(_STEPS.index(version.step) + 1, len(_STEPS) - 1)]
+
+
+def pause(version: DocumentVersion) -> None:
+    """End this part of a step. The next part comes after all that is due already."""
+    version.claim_id, version.due_time = None, now()
+
+
+async def find_name(tx: ReadSession, document_id: UUID) -> str:
+    """Return the name of a document; empty if it was deleted."""
+    return (await tx.execute(select(Document.name).where(Document.id == document_id))).scalar_one_or_none() or ""
+
+
+async def find_user(tx: ReadSession, document_id: UUID) -> UUID | None:
+    """Return who uploaded a document, unless it was deleted."""
+    return (await tx.execute(select(Document.user_id).where(Document.id == document_id))).scalar_one_or_none()
+
+
+async def find(tx: ReadSession, document_id: UUID, number: int) -> DocumentVersion | None:
+    """Return a version of a document that has not ended."""
+    here = DocumentVersion.document_id == document_id, DocumentVersion.number == number
+    query = select(DocumentVersion).where(*here, DocumentVersion.state != State.ENDED)
+    return (await tx.execute(query)).scalar_one_or_none()
+
+
+async def find_several(tx: ReadSession, ids: Collection[UUID]) -> dict[UUID, tuple[DocumentVersion, str]]:
+    """Return versions with the names of their documents, by id."""
+    query = (
+        select(DocumentVersion, Document.name)
+        .join(Document, Document.id == DocumentVersion.document_id)
+        .where(DocumentVersion.id == any_of(ids))
+    )
+    return {version.id: (version, name) for version, name in await tx.execute(query)}
+
+
+async def find_ready(tx: ReadSession, version_id: UUID) -> DocumentVersion | None:
+    """Return a version that has not ended and is ready."""
+    here = DocumentVersion.id == version_id, DocumentVersion.state == State.READY
+    return (await tx.execute(select(DocumentVersion).where(*here))).scalar_one_or_none()
+
+
+async def hold(tx: WriteSession, version_id: UUID) -> bool:
+    """Keep a version from ending until the transaction ends. Return False if it has ended."""
+    here = DocumentVersion.id == version_id, DocumentVersion.state != State.ENDED
+    return (await tx.execute(select(DocumentVersion.id).where(*here).with_for_update())).first() is not None
+
+
+async def is_readable(tx: ReadSession, workspace_id: UUID, document_id: UUID, version_id: UUID) -> bool:
+    """Return whether a version of a document of the workspace has not ended."""
+    here = DocumentVersion.id == version_id, DocumentVersion.document_id == document_id
+    query = select(DocumentVersion.id).where(*here, DocumentVersion.workspace_id == workspace_id)
+    return (await tx.execute(query.where(DocumentVersion.state != State.ENDED))).first() is not None
+
+
+async def lock_of(tx: WriteSession, document_id: UUID) -> Sequence[tuple[DocumentVersion, Blob]]:
+    """Lock the versions of a document that have not ended. Return them with their bytes."""
+    query = (
+        select(DocumentVersion, Blob)
+        .join(Blob, Blob.id == DocumentVersion.blob_id)
+        .where(DocumentVersion.document_id == document_id, DocumentVersion.state != State.ENDED)
+        .with_for_update(of=DocumentVersion)
+    )
+    return [(version, blob) for version, blob in await tx.execute(query)]
+
+
+def end(version: DocumentVersion) -> None:
+    """Make a version a tombstone."""
+    version.state, version.end_time = State.ENDED, now()
+    version.document_id = version.claim_id = version.blob_id = version.reason = None
+    version.media_type, version.unread_pages = "", []
+
+
+async def find_ended(tx: ReadSession, version_id: UUID) -> UUID | None:
+    """Return the workspace of a version that has ended."""
+    query = select(DocumentVersion.workspace_id).where(DocumentVersion.id == version_id)
+    return (await tx.execute(query.where(DocumentVersion.state == State.ENDED))).scalar_one_or_none()
+
+
+async def forget(tx: WriteSession, version_id: UUID) -> None:
+    await tx.execute(delete(DocumentVersion).where(DocumentVersion.id == version_id))
+
+
+async def list_ended_in(tx: ReadSession, workspace_id: UUID | None, limit: int) -> Sequence[UUID]:
+    """Return ids of ended versions of a workspace, or of the whole organization."""
+    query = select(DocumentVersion.id).where(DocumentVersion.state == State.ENDED).limit(limit)
+    if workspace_id:
+        query = query.where(DocumentVersion.workspace_id == workspace_id)
+    return (await tx.execute(query)).scalars().all()
+
+
+async def list_to_reindex(
+    tx: WriteSession, workspace_id: UUID, ids: Collection[UUID]
+) -> Sequence[tuple[Document, UUID]]:
+    """Lock and return documents of a workspace, all if no ids are given, with their bytes. Not those in progress."""
+    query = (
+        select(Document, DocumentVersion.blob_id)
+        .join(DocumentVersion, DocumentVersion.id == Document.latest_version_id)
+        .where(Document.workspace_id == workspace_id, DocumentVersion.state != State.PROCESSING)
+        .order_by(Document.id)
+        .with_for_update(of=Document)
+    )
+    if ids:
+        query = query.where(Document.id == any_of(ids))
+    return [(document, blob_id) for document, blob_id in await tx.execute(query) if blob_id]

@@ -1,0 +1,94 @@
+"""Web pages that become documents."""
+
+import uuid
+from collections.abc import AsyncIterator
+from ipaddress import ip_network
+
+import pytest
+from aiohttp import web
+
+from aiworkspace.v1 import document_pb2 as pb
+from aiworkspace_server.app import App, running
+from aiworkspace_server.settings import Settings
+from tests.support.documents import download, search, watch
+from tests.support.outcomes import INVALID, outcome, refusal
+from tests.support.people import Place, new_place, people
+from tests.support.settings import store_settings
+from tests.support.stores import Stores, other_databases
+
+PAGE = "<html><head><title>Harbours</title></head><body><h1>Opening</h1><p>The harbour opens at dawn.</p></body></html>"
+
+
+class Site:
+    """A web site whose one page can change."""
+
+    def __init__(self) -> None:
+        self.page, self.requests, self.url = PAGE, 0, ""
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.requests += 1
+        return web.Response(text=self.page, content_type="text/html")
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    site, application = Site(), web.Application()
+    application.router.add_get("/{path:.*}", site.answer)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    listener = web.TCPSite(runner, "127.0.0.1", 0)
+    await listener.start()
+    site.url = f"http://127.0.0.1:{runner.addresses[0][1]}/harbours"
+    yield site
+    await runner.cleanup()
+
+
+@pytest.fixture(scope="module")
+async def open_app(stores: Stores) -> AsyncIterator[App]:
+    """A server that may request pages of this machine."""
+    own = await other_databases(stores, "web_pages")
+    allowed = {"egress_allowed_networks": (ip_network("127.0.0.0/8"),)}
+    async with running(Settings.model_validate(store_settings(own) | allowed), migrating=True) as app:
+        yield app
+
+
+@pytest.fixture
+async def visitor(open_app: App) -> AsyncIterator[Place]:
+    async with people(open_app.address) as new_person:
+        yield await new_place(new_person)
+
+
+def importing(place: Place, url: str, request_id: str = "") -> pb.ImportWebPageRequest:
+    return pb.ImportWebPageRequest(workspace_id=place.workspace_id, url=url, request_id=request_id)
+
+
+async def test_a_page_becomes_a_document_that_is_found(visitor: Place, site: Site) -> None:
+    made = await visitor.owner.documents.ImportWebPage(importing(visitor, site.url))
+    document = (await watch(visitor.owner, made.upload.document_id))[-1]
+    assert (document.name, document.media_type, document.state) == ("Harbours", "text/html", pb.DOCUMENT_STATE_READY)
+    assert await download(visitor.owner, document.document_id) == PAGE.encode()
+    [passage, *_] = await search(visitor.owner, visitor.workspace_id, "When does the harbour open?")
+    assert passage.document_id == document.document_id
+    assert list(passage.place.headings) == ["Opening"]
+
+
+async def test_a_repeated_call_imports_nothing_again(visitor: Place, site: Site) -> None:
+    request = importing(visitor, site.url, str(uuid.uuid4()))
+    first = await visitor.owner.documents.ImportWebPage(request)
+    site.page = "something else"
+    again = await visitor.owner.documents.ImportWebPage(request)
+    assert again.upload.document_id == first.upload.document_id
+    assert site.requests == 1
+
+
+async def test_a_missing_page_is_named(visitor: Place, site: Site) -> None:
+    site.page = ""
+    refused = await refusal(visitor.owner.documents.ImportWebPage(importing(visitor, site.url)))
+    assert refused
+    assert refused.code == "INVALID_ARGUMENT"
+    assert "url" in refused.message
+
+
+async def test_this_machine_is_refused_by_default(place: Place, site: Site) -> None:
+    assert await outcome(place.owner.documents.ImportWebPage(importing(place, site.url))) == INVALID
+    assert site.requests == 0
