@@ -20,9 +20,22 @@ from rich.markup import escape
 from rich.rule import Rule
 
 from aiworkspace_client import AiWorkspaceError, Client
-from aiworkspace_client.cli import output
+from aiworkspace_client.cli import output, reading, sources
 from aiworkspace_client.cli.usage import Dimension, show
-from aiworkspace_client.types import ChatEvent, Org, Role, Run, RunState, UsageDimension, Workspace
+from aiworkspace_client.types import (
+    ChatEvent,
+    Document,
+    DocumentState,
+    IngestionStep,
+    Org,
+    Place,
+    Retrieval,
+    Role,
+    Run,
+    RunState,
+    UsageDimension,
+    Workspace,
+)
 from tools.own_server import ServerFailedError, own_server
 
 console = Console(highlight=False)
@@ -47,6 +60,19 @@ LONG_STORY = (
     "that glow in the dark room, the first transistors under glass, the cabinets of the mainframe, the home computers "
     "that visitors may touch, and at last the empty room in which a voice answers every question that they ask it."
 )
+GUIDE = """\
+# Museum guide
+
+## Opening hours
+
+The museum is open from ten to six, and closed on Mondays.
+
+## Difference engine
+
+The difference engine is cranked every Tuesday at three. Its brass gears may not be touched.
+"""
+QUESTION = "When is the difference engine cranked?"
+READ_SECONDS = 120.0
 CANCEL_AFTER = 20  # deltas of about 120 in the echo of the story
 
 
@@ -73,12 +99,14 @@ def tour(target: str) -> None:
         org, workspace = _set_up(ada)
         _invite(ada, grace, org)
         _share(ada, grace, workspace)
+        guide = _read(ada, grace, workspace)
         model = _model(ada)
+        cited = _ask(ada, workspace, guide, model)
         conversation = ada.chat.create_conversation(workspace.workspace_id, model=model)
         runs = _talk(ada, conversation.conversation_id, model)
         events = _cancel(ada, conversation.conversation_id)
         _resume(ada, events)
-        _show_usage(ada, org, [*runs, events[-1].run_cancelled.run])
+        _show_usage(ada, org, model, [cited, *runs, events[-1].run_cancelled.run])
 
 
 @contextmanager
@@ -130,6 +158,52 @@ def _share(ada: Client, grace: Client, workspace: Workspace) -> None:
     if grace.documents.read(document.document_id) != catalogue:
         raise DemoFailedError("the document is not what was uploaded")
     _done("And all of it, byte for byte")
+    ada.documents.delete(document.document_id)
+    _done("Deleted it")
+
+
+def _read(ada: Client, grace: Client, workspace: Workspace) -> Document:
+    """Upload a document, wait until the server has read it, and search it."""
+    _chapter("A document that the AI can read")
+    document = ada.documents.upload(workspace.workspace_id, GUIDE.encode(), name="guide.md")
+    _done(f"Uploaded {document.name}, {document.size_bytes:,} bytes")
+    document = ada.documents.wait(document.document_id, timeout=READ_SECONDS)
+    _expect(document.state == DocumentState.DOCUMENT_STATE_READY, f"guide.md is not ready: {reading.state(document)}.")
+    steps = ", ".join(output.word(IngestionStep.Name, step.step) for step in document.steps)
+    _done(f"It is ready: {steps}")
+    found = grace.documents.search(workspace_id=workspace.workspace_id, query=QUESTION, limit=1)
+    _expect(len(found.passages) == 1, "The search found nothing.")
+    passage = found.passages[0]
+    _done(f"Grace searches, and finds {_quoted(passage.document_name, passage.place, passage.text)}")
+    return document
+
+
+def _ask(ada: Client, workspace: Workspace, guide: Document, model: str) -> Run:
+    """Ask a question that the document answers, and print the answer with its citation. Return its run."""
+    retrieval = Retrieval(all_documents=True, max_passages=1)
+    conversation = ada.chat.create_conversation(workspace.workspace_id, model=model, retrieval=retrieval)
+    console.print(f"[bold cyan]Ada:[/] {QUESTION}")
+    with ada.chat.send(conversation.conversation_id, QUESTION) as stream:
+        for text in stream.text:
+            _token(text)
+        citations = stream.final_message().citations
+        run = stream.run or Run()
+    console.print()
+    _expect(len(citations) > 0, "The answer cites no document.")
+    for number, citation in enumerate(citations, 1):
+        console.print(f"\\[{number}] {escape(_quoted(citation.document_name, citation.place, citation.quote))}")
+        quote = ada.documents.get_text(
+            citation.document_id, offset=citation.quote_start, length=citation.quote_end - citation.quote_start
+        )
+        _expect(citation.document_id == guide.document_id, "The answer cites another document.")
+        _expect(quote.text == citation.quote, "A citation is not in the document.")
+    _done("Every quote is in the document, where its citation says")
+    return run
+
+
+def _quoted(name: str, place: Place, text: str) -> str:
+    where = sources.describe(place)
+    return output.one_line(f'{name}{f", {where}" if where else ""}: "{text}"')
 
 
 def _model(ada: Client) -> str:
@@ -193,14 +267,16 @@ def _in_short(event: ChatEvent) -> str:
     return f"{kind} {escape(repr(event.content_delta.text))}" if kind == "content_delta" else f"[bold]{kind}[/]"
 
 
-def _show_usage(ada: Client, org: Org, runs: list[Run]) -> None:
+def _show_usage(ada: Client, org: Org, model: str, runs: list[Run]) -> None:
     _chapter("What it cost")
     page = ada.usage.get(
         org.org_id, group_by=[UsageDimension.USAGE_DIMENSION_MODEL, UsageDimension.USAGE_DIMENSION_DAY]
     ).first_page()
     show([Dimension.MODEL, Dimension.DAY], list(page.rows), page.total)
-    _expect(page.total.request_count == len(runs), "The ledger does not have every run.")
-    _expect(page.total.cost.nanos == sum(run.cost.nanos for run in runs), "The ledger does not add up.")
+    rows = [row for row in page.rows if row.model == model]  # the others are of the embedding model
+    _expect(sum(row.total.request_count for row in rows) == len(runs), "The ledger does not have every run.")
+    cost = sum(row.total.cost.nanos for row in rows)
+    _expect(cost == sum(run.cost.nanos for run in runs), "The ledger does not add up.")
     _done("The ledger has every run once, and its sum is exact to the nano")
 
 

@@ -4,25 +4,28 @@ import asyncio
 import hashlib
 import io
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
 import grpc
+from google.protobuf.message import Message
 
 from aiworkspace.v1.document_pb2 import (
+    DOCUMENT_STATE_PROCESSING,
     Document,
     DownloadDocumentRequest,
-    DownloadDocumentResponse,
     Upload,
     UploadDocumentRequest,
+    WatchDocumentRequest,
 )
 from aiworkspace_client import errors
 from aiworkspace_client._generated.aio import documents as aio
 from aiworkspace_client._generated.sync import documents as sync
+from aiworkspace_client.pager import anext_or_none
 from aiworkspace_client.portal import Portal
 from aiworkspace_client.reconnection import Reconnection
-from aiworkspace_client.transport import Deadline
+from aiworkspace_client.transport import Deadline, Method, ResponseT
 from aiworkspace_client.values import new_request_id
 
 _MESSAGE_BYTES = 256 << 10
@@ -74,6 +77,84 @@ class AsyncDocuments(aio.AsyncDocuments):
                 timeout=timeout,
             )
             return await self._send(file, upload, progress, reconnection)
+
+    async def upload_version(
+        self,
+        document_id: str,
+        source: Source,
+        *,
+        progress: Progress | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - it is sent to the server
+    ) -> Document:
+        """Upload a new version of a document. After a broken connection, the upload goes on where it stopped.
+
+        The old version answers searches until the new one is READY.
+
+        Args:
+            document_id: The document.
+            source: Path of a file, or the bytes themselves.
+            progress: Called with the bytes sent so far and the size.
+            request_id: UUID that makes the call idempotent. A new one by default.
+            timeout: Seconds after which DeadlineExceededError is raised. None means no timeout.
+        """
+        reconnection = self._reconnection(timeout)
+        with _opened(source) as file:
+            size, sha256 = await asyncio.to_thread(_measure, file)
+            upload = await self.replace(
+                document_id=document_id,
+                size_bytes=size,
+                sha256=sha256,
+                request_id=request_id or new_request_id(),
+                timeout=timeout,
+            )
+            return await self._send(file, upload, progress, reconnection)
+
+    async def watch(
+        self,
+        document_id: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - it is sent to the server
+    ) -> AsyncGenerator[Document, None]:
+        """Yield the document at once and whenever a step makes progress, until it is READY or FAILED.
+
+        After a broken connection, it is watched on.
+
+        Args:
+            document_id: The document.
+            timeout: Seconds after which DeadlineExceededError is raised. None means no timeout.
+        """
+        reconnection, seen = self._reconnection(timeout, "The document was not read in time."), None
+        request = WatchDocumentRequest(document_id=document_id)
+        while seen is None or seen.state == DOCUMENT_STATE_PROCESSING:
+            try:
+                async with aclosing(self._responses(aio.WATCH_DOCUMENT, request, reconnection)) as responses:
+                    async for response in responses:
+                        reconnection.progressed()
+                        if response.document != seen:
+                            seen = response.document
+                            yield seen
+                if seen is None or seen.state == DOCUMENT_STATE_PROCESSING:
+                    raise errors.UnavailableError("The stream ended before the document was read.")
+            except errors.AiWorkspaceError as error:
+                await reconnection.recover(error)
+
+    async def wait(
+        self,
+        document_id: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - it is sent to the server
+    ) -> Document:
+        """Return the document once it is READY or FAILED: see its state and failure_reason.
+
+        Args:
+            document_id: The document.
+            timeout: Seconds after which DeadlineExceededError is raised. None means no timeout.
+        """
+        async with aclosing(self.watch(document_id, timeout=timeout)) as documents:
+            async for document in documents:
+                last = document
+        return last
 
     async def _send(
         self, file: io.BufferedIOBase, upload: Upload, progress: Progress | None, reconnection: Reconnection
@@ -166,20 +247,28 @@ class AsyncDocuments(aio.AsyncDocuments):
     async def _connection(
         self, request: DownloadDocumentRequest, reconnection: Reconnection
     ) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes that one connection brings."""
+        async with aclosing(self._responses(aio.DOWNLOAD_DOCUMENT, request, reconnection)) as responses:
+            async for response in responses:
+                yield response.data
+
+    async def _responses(
+        self, method: Method[ResponseT], request: Message, reconnection: Reconnection
+    ) -> AsyncGenerator[ResponseT, None]:
         """Yield what one connection brings. Raises its end as a typed error."""
         tokens, seconds = await reconnection.tokens(), reconnection.seconds(_CONNECTION_SECONDS)
-        call = self._transport.stream(aio.DOWNLOAD_DOCUMENT, request, tokens, seconds)
+        call = self._transport.stream(method, request, tokens, seconds)
         try:
-            while isinstance(response := await call.read(), DownloadDocumentResponse):
-                yield response.data
+            while isinstance(response := await call.read(), method.response):
+                yield response
         except grpc.aio.AioRpcError as error:
             raise errors.from_rpc(error) from error
         finally:
             call.cancel()
 
-    def _reconnection(self, seconds: float | None) -> Reconnection:
+    def _reconnection(self, seconds: float | None, overdue: str = "The transfer did not end in time.") -> Reconnection:
         deadline = None if seconds is None else Deadline(seconds)
-        return Reconnection(self._transport, deadline, _GIVE_UP_SECONDS, "The transfer did not end in time.", _is_cut)
+        return Reconnection(self._transport, deadline, _GIVE_UP_SECONDS, overdue, _is_cut)
 
 
 class Documents(sync.Documents):
@@ -222,6 +311,57 @@ class Documents(sync.Documents):
                 timeout=timeout,
             )
         )
+
+    def upload_version(
+        self,
+        document_id: str,
+        source: Source,
+        *,
+        progress: Progress | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Document:
+        """Upload a new version of a document. After a broken connection, the upload goes on where it stopped.
+
+        The old version answers searches until the new one is READY.
+
+        Args:
+            document_id: The document.
+            source: Path of a file, or the bytes themselves.
+            progress: Called with the bytes sent so far and the size, in another thread.
+            request_id: UUID that makes the call idempotent. A new one by default.
+            timeout: Seconds after which DeadlineExceededError is raised. None means no timeout.
+        """
+        return self._portal.run(
+            self._documents.upload_version(
+                document_id, source, progress=progress, request_id=request_id, timeout=timeout
+            )
+        )
+
+    def watch(self, document_id: str, *, timeout: float | None = None) -> Iterator[Document]:
+        """Yield the document at once and whenever a step makes progress, until it is READY or FAILED.
+
+        After a broken connection, it is watched on.
+
+        Args:
+            document_id: The document.
+            timeout: Seconds after which DeadlineExceededError is raised. None means no timeout.
+        """
+        documents = self._documents.watch(document_id, timeout=timeout)
+        try:
+            while (document := self._portal.run(anext_or_none(documents))) is not None:
+                yield document
+        finally:
+            self._portal.run(documents.aclose())
+
+    def wait(self, document_id: str, *, timeout: float | None = None) -> Document:
+        """Return the document once it is READY or FAILED: see its state and failure_reason.
+
+        Args:
+            document_id: The document.
+            timeout: Seconds after which DeadlineExceededError is raised. None means no timeout.
+        """
+        return self._portal.run(self._documents.wait(document_id, timeout=timeout))
 
     def download(
         self,

@@ -13,6 +13,7 @@ class Page(Protocol):
 
 
 ItemT = TypeVar("ItemT")
+T = TypeVar("T")
 PageT = TypeVar("PageT", bound=Page)
 
 
@@ -79,7 +80,7 @@ class Pager(Generic[ItemT, PageT]):
     def pages(self) -> Iterator[PageT]:
         """Return the responses, one for each page. A page's next_page_token can be passed as page_token later."""
         pages = self._pager.pages()
-        while (page := self._portal.run(_next(pages))) is not None:
+        while (page := self._portal.run(anext_or_none(pages))) is not None:
             yield page
 
     def first_page(self) -> PageT:
@@ -87,5 +88,6 @@ class Pager(Generic[ItemT, PageT]):
         return self._portal.run(self._pager.first_page())
 
 
-async def _next(pages: AsyncIterator[PageT]) -> PageT | None:
-    return await anext(pages, None)
+async def anext_or_none(items: AsyncIterator[T]) -> T | None:
+    """Return the next item, or None after the last one."""
+    return await anext(items, None)

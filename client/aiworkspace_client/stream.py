@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-from aiworkspace.v1.chat_pb2 import CONTENT_KIND_THINKING, ChatEvent, Message, Run
+from aiworkspace.v1.chat_pb2 import CONTENT_KIND_THINKING, ChatEvent, Citation, Message, Run
 from aiworkspace_client.errors import RunFailedError
 from aiworkspace_client.follower import RunFollower
 from aiworkspace_client.portal import Portal
@@ -35,6 +35,8 @@ class AsyncChatStream:
         """Sequence of the last event. Pass it to stream_run to resume after it."""
         self.model = ""
         """Id of the model of the latest attempt. It changes on a fallback, perhaps in mid-sentence."""
+        self.citations: list[Citation] = []
+        """Passages of documents that support the answer so far. Positions are code points of the answer's text."""
 
     @property
     def run_id(self) -> str:
@@ -113,9 +115,12 @@ class AsyncChatStream:
                 self.run = event.run_started.run
             case "attempt_started":
                 self.model = event.attempt_started.model
+            case "citation_added":
+                self.citations.append(event.citation_added.citation)
             case "run_completed" | "run_failed" | "run_cancelled" as kind:
                 self._terminal = event
                 self.run = getattr(event, kind).run
+                self.citations = list(getattr(event, kind).message.citations)
 
     async def _answer(self) -> Message:
         event = self._terminal or ChatEvent()
@@ -153,6 +158,11 @@ class ChatStream:
     def model(self) -> str:
         """Id of the model of the latest attempt. It changes on a fallback, perhaps in mid-sentence."""
         return self._stream.model
+
+    @property
+    def citations(self) -> list[Citation]:
+        """Passages of documents that support the answer so far. Positions are code points of the answer's text."""
+        return self._stream.citations
 
     def __enter__(self) -> Self:
         self._portal.run(self._stream.__aenter__())

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import grpc
 from google.protobuf.message import Message as AnyMessage
 
-from aiworkspace.v1 import chat_pb2
+from aiworkspace.v1 import chat_pb2, document_pb2
 from aiworkspace.v1.chat_pb2 import ChatEvent, Message, Run
 from tests.client.scripted import Context, ScriptedServer
 
@@ -49,6 +49,20 @@ def completed(text: str = TEXT) -> ChatEvent:
 def whole_run() -> list[ChatEvent]:
     """Sequences: 1 started, 2 content started, 3 to 7 the words, 8 content stopped, 9 completed."""
     return number([started(), *piece(WORDS), completed()])
+
+
+QUOTED = chat_pb2.Citation(
+    end=3, document_name="a\n.pdf", place=document_pb2.Place(page=3, headings=["Guide"]), quote="One,\nindeed"
+)
+
+
+def cited_run() -> list[ChatEvent]:
+    """A run whose answer cites one passage twice, after a search that left something out."""
+    cited = [ChatEvent(citation_added=chat_pb2.CitationAdded(citation=QUOTED)) for _ in range(2)]
+    end = completed()
+    end.run_completed.message.citations.extend([QUOTED, QUOTED])
+    end.run_completed.message.retrieval_omissions.append(chat_pb2.RETRIEVAL_OMISSION_VECTORS)
+    return number([started(), *piece(WORDS), *cited, end])
 
 
 def two_models() -> list[ChatEvent]:

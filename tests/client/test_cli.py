@@ -26,7 +26,7 @@ from aiworkspace.v1 import (
 from aiworkspace_client.cli import output
 from tests.client import runs
 from tests.client.conftest import ORG, USER, WORKSPACE, Aiws
-from tests.client.runs import TEXT, connections, two_models, whole_run
+from tests.client.runs import TEXT, cited_run, connections, two_models, whole_run
 from tests.client.scripted import Context, ScriptedServer, answer, answers, failure
 
 
@@ -94,6 +94,15 @@ async def test_the_only_workspace_needs_no_choice(server: ScriptedServer, aiws: 
     conversation(server)
     connections(server, (whole_run(), None))
     assert (await aiws("chat", "Count!")).stdout == TEXT + "\n"
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_sources_of_an_answer_are_numbered_below_it(server: ScriptedServer, aiws: Aiws) -> None:
+    conversation(server)
+    connections(server, (cited_run(), None))
+    ran = await aiws("chat", "Count!")
+    assert ran.stdout.rstrip() == TEXT + '\n\n[1] a .pdf, Guide, page 3: "One, indeed"'
+    assert "[documents: documents were searched by their words only]" in ran.stderr
 
 
 @pytest.mark.usefixtures("signed_in")

@@ -54,6 +54,45 @@ async def test_documents_from_upload_to_deletion(member: Aiws, tmp_path: Path) -
     assert len((await member("documents", "list")).stdout.splitlines()) == 2
 
 
+GUIDE = """# Museum guide
+
+## Difference engine
+
+The difference engine is cranked every Tuesday at three.
+"""
+
+
+async def test_a_document_is_read_searched_cited_and_replaced(member: Aiws, tmp_path: Path) -> None:
+    guide = tmp_path / "here" / "guide.md"
+    guide.write_text(GUIDE)
+    ran = await member("documents", "upload", "guide.md", "--wait", "--json")
+    assert ran.returncode == 0, ran.stderr
+    document_id = json.loads(ran.stdout)["document_id"]
+    found = (await member("documents", "search", "When is the engine cranked?")).stdout.splitlines()
+    assert found[0] == "1. guide.md, Museum guide > Difference engine"
+    assert found[1].endswith("The difference engine is cranked every Tuesday at three.")
+    assert "every Tuesday at three." in (await member("documents", "text", document_id)).stdout
+    ran = await member("chat", "When is the engine cranked?", "--model", "echo/echo", "--documents")
+    assert ran.returncode == 0, ran.stderr
+    cited = 'guide.md, Museum guide > Difference engine: "The difference engine is cranked every Tuesday at three."'
+    assert any(line.startswith("[") and line.endswith(f"] {cited}") for line in ran.stdout.splitlines())
+    guide.write_text(GUIDE.replace("Tuesday", "Friday"))
+    ran = await member("documents", "replace", document_id, "guide.md", "--wait")
+    assert (ran.returncode, ran.stderr) == (0, f"guide.md ({document_id}): ready\n")
+    assert "every Friday at three." in (await member("documents", "search", "engine")).stdout
+
+
+async def test_a_file_that_cannot_be_read_says_why_and_what_to_do(member: Aiws, tmp_path: Path) -> None:
+    (tmp_path / "here" / "noise.bin").write_bytes(b"\x89PNG\r\n\x1a\n" + os.urandom(100))
+    ran = await member("documents", "upload", "noise.bin", "--wait")
+    assert ran.returncode == 1
+    said = ran.stderr.splitlines()
+    assert said[0].startswith("noise.bin (")
+    assert said[0].endswith("): failed (unsupported)")
+    assert said[1] == "The file is of a kind that the server cannot read. Upload it in another format."
+    assert said[2].startswith("Next: aiws documents replace ")
+
+
 async def test_a_file_that_is_not_there_is_named(member: Aiws) -> None:
     ran = await member("documents", "upload", "none.txt")
     assert (ran.returncode, "none.txt" in ran.stderr) == (2, True)

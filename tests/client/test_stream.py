@@ -11,7 +11,19 @@ from aiworkspace.v1 import auth_pb2, chat_pb2, common_pb2
 from aiworkspace.v1.chat_pb2 import ChatEvent
 from aiworkspace_client import AsyncClient, StreamTiming, errors
 from tests.client import runs
-from tests.client.runs import CONVERSATION_ID, RUN_ID, TEXT, WORDS, connections, hang, heartbeat, reset, whole_run
+from tests.client.runs import (
+    CONVERSATION_ID,
+    QUOTED,
+    RUN_ID,
+    TEXT,
+    WORDS,
+    cited_run,
+    connections,
+    hang,
+    heartbeat,
+    reset,
+    whole_run,
+)
 from tests.client.scripted import ScriptedServer, answer, failure
 
 SEND, STREAM, REFRESH = "ChatService.SendMessage", "ChatService.StreamRun", "AuthService.Refresh"
@@ -41,6 +53,15 @@ async def test_text_events_and_answer(server: ScriptedServer, client: AsyncClien
     assert (await client.chat.send(CONVERSATION_ID, "Count!").final_message()).contents[0].text == TEXT
     assert server.calls[1].request.model == "echo/echo"
     assert server.calls[1].token == "access-1"
+
+
+async def test_citations_are_known_while_they_come_and_at_the_end(server: ScriptedServer, client: AsyncClient) -> None:
+    connections(server, (cited_run(), None))
+    async with client.chat.send(CONVERSATION_ID, "Count!") as stream:
+        counts = [len(stream.citations) async for _ in stream]
+        assert counts == [0] * 8 + [1, 2, 2]
+        message = await stream.final_message()
+    assert list(message.citations) == stream.citations == [QUOTED, QUOTED]
 
 
 async def test_thinking_is_no_text(server: ScriptedServer, client: AsyncClient) -> None:

@@ -22,7 +22,9 @@ from aiworkspace_client.cli import (
     models,
     orgs,
     output,
+    passages,
     policies,
+    reading,
     roles,
     service_accounts,
     sharing,
@@ -82,6 +84,10 @@ for about_sharing in (sharing.members, sharing.share, sharing.unshare, sharing.v
     workspaces.app.command()(about_sharing)
 app.add_typer(workspaces.app, name="workspaces")
 app.add_typer(conversation_commands.app, name="conversations")
+for about_reading in (reading.show, reading.wait, reading.retry, reading.reindex):
+    documents.app.command()(about_reading)
+for about_text in (passages.search, passages.similar, passages.text):
+    documents.app.command()(about_text)
 app.add_typer(documents.app, name="documents")
 app.add_typer(documents.collections, name="collections")
 app.add_typer(account.app, name="account")

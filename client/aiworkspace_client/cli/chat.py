@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Annotated
@@ -11,10 +11,19 @@ from typing import Annotated
 import typer
 
 from aiworkspace_client import AiWorkspaceError, ChatStream, errors
-from aiworkspace_client.cli import failures, output, text
+from aiworkspace_client.cli import failures, output, sources, text
 from aiworkspace_client.cli.conversations import Workspace
 from aiworkspace_client.cli.session import Server, Session, connected, stop
-from aiworkspace_client.types import ChatEvent, ContentKind, FinishReason, Message, Run, RunState
+from aiworkspace_client.types import (
+    ChatEvent,
+    ContentKind,
+    Conversation,
+    FinishReason,
+    Message,
+    Retrieval,
+    Run,
+    RunState,
+)
 
 # Errors after which no run exists.
 _REFUSALS = (
@@ -33,13 +42,28 @@ def chat(
     workspace: Workspace = "",
     conversation: Annotated[str, typer.Option("--conversation", "-c", help="Id of a conversation to continue.")] = "",
     last: Annotated[bool, typer.Option("--last", "-l", help="Continue the conversation that was used last.")] = False,
+    documents: Annotated[
+        bool | None,
+        typer.Option(
+            "--documents/--no-documents",
+            help="Base the answers of the conversation on all documents of the workspace, or on none.",
+            show_default="as the workspace says",
+        ),
+    ] = None,
+    collection: Annotated[
+        list[str] | None, typer.Option("--collection", help="Base them on this collection; may be repeated.")
+    ] = None,
 ) -> None:
     """Talk to a model. Ctrl-C during an answer cancels it."""
+    retrieval = _retrieval(documents, collection)
     if not message and not sys.stdin.isatty():
         message = text.read_all().strip() or stop("There is nothing to send.")
     with connected(ctx) as session:
         given = conversation or (_last(session) if last else "")
-        conversation_id = given or _new_conversation(session, workspace)
+        conversation_id = given or _new_conversation(session, workspace, retrieval)
+        if given and retrieval is not None:
+            changed = Conversation(conversation_id=given, retrieval=retrieval)
+            session.client.chat.update_conversation(conversation=changed, update_mask=["retrieval"])
         if message:
             with _without_refused(session, conversation_id, keep=bool(given)):
                 run = _answer(session, conversation_id, message, model)
@@ -54,8 +78,18 @@ def _last(session: Session) -> str:
     return session.saved.recall("conversation_id") or stop("There is no last conversation.")
 
 
-def _new_conversation(session: Session, workspace: str) -> str:
-    return session.client.chat.create_conversation(session.workspace_id(workspace)).conversation_id
+def _retrieval(documents: bool | None, collections: Sequence[str] | None) -> Retrieval | None:
+    """Return which documents answers are based on, None for those of the workspace."""
+    if collections:
+        if documents is not None:
+            raise typer.BadParameter("Either --collection or --documents.")
+        return Retrieval(collection_ids=collections)
+    return None if documents is None else Retrieval(all_documents=documents)
+
+
+def _new_conversation(session: Session, workspace: str, retrieval: Retrieval | None) -> str:
+    workspace_id = session.workspace_id(workspace)
+    return session.client.chat.create_conversation(workspace_id, retrieval=retrieval).conversation_id
 
 
 @contextmanager
@@ -99,6 +133,9 @@ def _answer(session: Session, conversation_id: str, message: str, model: str) ->
             for event in stream:
                 said |= _print_event(event, said=said)
             answer = stream.final_message()
+            if answer.citations or answer.retrieval_omissions:
+                output.write("\n\n")
+                sources.show(answer)
     finally:
         if stream.run:
             session.saved.remember(conversation_id=conversation_id)

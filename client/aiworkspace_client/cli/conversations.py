@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from aiworkspace_client.cli import output
+from aiworkspace_client.cli import output, sources
 from aiworkspace_client.cli.account import Json
 from aiworkspace_client.cli.session import connected
 from aiworkspace_client.types import ContentKind, Message, MessageRole, MessageState
@@ -38,7 +38,9 @@ def show(ctx: typer.Context, conversation_id: str, json: Json = False) -> None:
             return output.as_json(found)
         for message in found:
             output.out.print(_speaker(message), style="bold", markup=False)
-            output.write(f"{text_of(message)}\n\n")
+            output.write(f"{text_of(message)}\n")
+            sources.show(message)
+            output.write("\n")
 
 
 @app.command()

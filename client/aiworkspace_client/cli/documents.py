@@ -9,14 +9,16 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from aiworkspace_client.cli import output
+from aiworkspace.v1 import document_pb2 as pb
+from aiworkspace_client.cli import failures, output, reading
 from aiworkspace_client.cli.account import Json, Yes
 from aiworkspace_client.cli.conversations import Workspace
-from aiworkspace_client.cli.session import connected
+from aiworkspace_client.cli.session import Session, connected
 
 app = typer.Typer(no_args_is_help=True, help="Documents: the files of a workspace.")
 collections = typer.Typer(no_args_is_help=True, help="Collections: groups of documents.")
 
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is read.")]
 Collections = Annotated[
     list[str] | None, typer.Option("--collection", "-c", help="Collection to put it into; may be repeated.")
 ]
@@ -27,21 +29,37 @@ def upload(
     ctx: typer.Context,
     paths: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="The files.")],
     collection: Collections = None,
+    wait: Wait = False,
     workspace: Workspace = "",
     json: Json = False,
 ) -> None:
     """Upload files."""
     with connected(ctx) as session:
-        workspace_id = session.workspace_id(workspace)
+        workspace_id, ready = session.workspace_id(workspace), True
         for path in paths:
             with _bar(path.name) as progress:
                 document = session.client.documents.upload(
                     workspace_id, path, collection_ids=collection or [], progress=progress
                 )
-            if json:
-                output.as_json(document)
-            else:
-                output.say(f"Uploaded {document.name} ({document.document_id}).", "green")
+            ready = _uploaded(session, document, wait=wait, json=json) and ready
+        if not ready:
+            raise typer.Exit(failures.REFUSED)
+
+
+@app.command()
+def replace(
+    ctx: typer.Context,
+    document_id: str,
+    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The file.")],
+    wait: Wait = False,
+    json: Json = False,
+) -> None:
+    """Upload a new version of a document. The old one answers searches until the new one is read."""
+    with connected(ctx) as session:
+        with _bar(path.name) as progress:
+            document = session.client.documents.upload_version(document_id, path, progress=progress)
+        if not _uploaded(session, document, wait=wait, json=json):
+            raise typer.Exit(failures.REFUSED)
 
 
 @app.command("list")
@@ -57,8 +75,17 @@ def list_documents(
         if json:
             return output.as_json(found)
         output.table(
-            ("DOCUMENT", "NAME", "BYTES", "UPLOADED"),
-            ((each.document_id, each.name, f"{each.size_bytes:,}", output.time(each.create_time)) for each in found),
+            ("DOCUMENT", "NAME", "BYTES", "UPLOADED", "STATE"),
+            (
+                (
+                    each.document_id,
+                    each.name,
+                    f"{each.size_bytes:,}",
+                    output.time(each.create_time),
+                    reading.state(each),
+                )
+                for each in found
+            ),
             right=["BYTES"],
         )
 
@@ -128,6 +155,17 @@ def delete_collection(ctx: typer.Context, collection_id: str, yes: Yes = False) 
         output.confirm(f"Delete {collection.name}? Its documents stay.", yes=yes)
         session.client.documents.delete_collection(collection_id)
         output.say(f"Deleted {collection.name}.")
+
+
+def _uploaded(session: Session, document: pb.Document, *, wait: bool, json: bool) -> bool:
+    """Report an upload, once the document is read if `wait`. Return False if it could not be read."""
+    if wait:
+        return reading.read(session, document, json=json)
+    if json:
+        output.as_json(document)
+    else:
+        output.say(f"Uploaded {document.name} ({document.document_id}).", "green")
+    return True
 
 
 @contextmanager

@@ -27,6 +27,9 @@ _NEXT_BY_REASON = {
     "RUN_INTERRUPTED": "Send the message again.",
     "SESSION_REQUIRED": "Unset AIWS_API_KEY and sign in: aiws login",
     "BUDGET_EXHAUSTED": "aiws limits shows all budgets that apply. Owners, admins and billing members change them.",
+    "DOCUMENT_NOT_FAILED": "aiws documents show ID shows its state; aiws documents reindex ID reads it again.",
+    "DOCUMENT_NOT_READ": "Wait until it is read: aiws documents wait ID",
+    "DOCUMENT_QUOTA": "Delete documents, or ask the server's operator for more room.",
     "API_KEY_ENDED": "Create another one: aiws api-keys create",
 }
 _NEXT_BY_CLASS: dict[type[AiWorkspaceError], str] = {

@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC
+from typing import Any
 
 import typer
 from google.protobuf.json_format import MessageToDict
@@ -31,6 +32,11 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def clean(text: str) -> str:
     """Return the text without control characters."""
     return _CONTROL.sub("", text)
+
+
+def one_line(text: str) -> str:
+    """Return the text without control characters and line ends, for a line of its own."""
+    return " ".join(clean(text).split())
 
 
 def write(text: str) -> None:
@@ -80,6 +86,18 @@ def role(value: Role.ValueType, custom_role_id: str = "") -> str:
     """Return the role as it is typed on the command line."""
     name = Role.Name(value).removeprefix("ROLE_").lower()
     return f"{name}:{custom_role_id}" if custom_role_id else name
+
+
+def word(name: Callable[[Any], str], value: int) -> str:
+    """Return the name of an enum's value without the enum's own, in small letters. `name` is the enum's Name.
+
+    Values that only a newer server knows are numbers.
+    """
+    try:
+        found = name(value)
+    except ValueError:
+        return str(value)
+    return found.removeprefix(name(0).removesuffix("UNSPECIFIED")).lower().replace("_", " ")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
