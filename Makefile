@@ -21,7 +21,7 @@ BIN := $(patsubst %/,%,$(dir $(PYTHON)))
 PYTHON3 ?= python3
 PIP := $(PYTHON) -m pip --disable-pip-version-check --no-input -qq
 
-.PHONY: help setup run demo test test-loaded security faults bench bench-peers gen lint check-gen format typecheck docs baseline lock clean
+.PHONY: help setup run demo test test-loaded security faults bench bench-peers bench-search gen lint check-gen format typecheck docs baseline lock clean
 
 help:  ## list the tasks
 	@grep -hE '^[a-z][a-z-]*:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' \
@@ -71,6 +71,9 @@ faults: $(READY)  ## break the server and its stores on purpose, and count what 
 
 bench: $(READY)  ## run the measurements
 	@$(PYTHON) -m tests.bench $(ARGS)
+
+bench-search: $(READY)  ## measure search; ARGS='--collection DIR' names the Cranfield collection
+	@$(PYTHON) -m tests.bench.search $(ARGS)
 
 # LiteLLM's packages do not agree with ours, so they have an environment of their own.
 PEERS := .venv-peers

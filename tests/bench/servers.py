@@ -15,7 +15,7 @@ from .machine import Cores
 
 _ROOT = Path(__file__).parents[2]
 _STOP_SECONDS = 20
-_SETTINGS = {
+SETTINGS = {
     "PORT": "0",
     "LOG_FORMAT": "json",
     "LOG_LEVEL": "info",
@@ -61,7 +61,7 @@ class Site:
 
     def server(self, provider: Server | None = None, workers: int = 1) -> AbstractContextManager[Server]:
         """The server under test, on its core; with OpenAI's models when there is somebody to play OpenAI."""
-        settings = {**_SETTINGS, **self.stores}
+        settings = {**SETTINGS, **self.stores}
         if provider:
             settings |= {"OPENAI_API_KEY": "sk-bench", "OPENAI_BASE_URL": f"http://{provider.address}/v1"}
         if workers > 1:

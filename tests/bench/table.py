@@ -16,6 +16,7 @@ class Row:
     notes: Sequence[str] = field(default=())
     unit: str = ""
     least: bool = True  # whether the goal is the least ratio; otherwise the greatest
+    digits: int = 2
 
     @property
     def verdict(self) -> str:
@@ -30,7 +31,7 @@ def show(rows: Sequence[Row]) -> str:
     for row in rows:
         sign = "≥" if row.least else "≤"
         goal = "" if row.goal is None else f"{sign} {row.goal:g}{row.unit}"
-        lines.append(_line(row.what, f"{row.ratio:.2f}{row.unit}", goal, row.verdict))
+        lines.append(_line(row.what, f"{row.ratio:.{row.digits}f}{row.unit}", goal, row.verdict))
         lines.extend(f"    {note}" for note in row.notes)
     return "\n".join(lines)
 

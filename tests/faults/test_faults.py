@@ -27,6 +27,8 @@ _NAMES = (
     "clients read nothing",
     "a hundred runs at once, a budget for ten",
     "kill -9 of everything",
+    "documents: kill -9 while they are chunked",
+    "documents: kill -9 while they are embedded",
 )
 _DEFECTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}
 

@@ -21,7 +21,7 @@ from .trial import Trial
 _TERMINAL = {"run_completed", "run_failed", "run_cancelled"}
 _REFUSED = grpc.StatusCode.RESOURCE_EXHAUSTED
 _OPEN_CLAIMS = "SELECT run_id FROM run_claims WHERE org_id = %s AND state = 'open'"
-_OPEN_RESERVATIONS = """
+OPEN_RESERVATIONS = """
   SELECT run_id FROM ledger_entries WHERE org_id = %s GROUP BY run_id, attempt HAVING sum(reserved_nanos) <> 0
 """
 _PAID = "SELECT DISTINCT run_id FROM ledger_entries WHERE org_id = %s AND cost_nanos <> 0"
@@ -79,7 +79,7 @@ async def _stuck(trial: Trial) -> set[UUID]:
     deadline = time.monotonic() + trial.site.end_seconds
     org_id = UUID(trial.org_id)
     while True:
-        held = await trial.site.rows(_OPEN_CLAIMS, org_id) + await trial.site.rows(_OPEN_RESERVATIONS, org_id)
+        held = await trial.site.rows(_OPEN_CLAIMS, org_id) + await trial.site.rows(OPEN_RESERVATIONS, org_id)
         busy = await trial.site.documents("conversations", {"org_id": org_id, "active_run_id": {"$ne": None}})
         running = await trial.site.documents("runs", {"org_id": org_id, "state": "running"})
         windows = await trial.site.rows(_WINDOWS, org_id)

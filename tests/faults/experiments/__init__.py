@@ -5,7 +5,7 @@ from random import Random
 
 from ..site import Site
 from ..verdict import Figures
-from . import attempts, budgets, clients, kills, providers, stores
+from . import attempts, budgets, clients, documents, kills, providers, stores
 
 Experiment = Callable[[Site, Random], Awaitable[Figures]]
 
@@ -16,4 +16,5 @@ EXPERIMENTS: dict[str, Experiment] = {
     **clients.EXPERIMENTS,
     **budgets.EXPERIMENTS,
     **stores.EXPERIMENTS,
+    **documents.EXPERIMENTS,
 }
