@@ -32,9 +32,11 @@ def _is_constant(argument: ast.expr) -> bool:
 
 
 def test_no_function_makes_sql() -> None:
-    found = {
-        f"{path.relative_to(ROOT)}: {sql}" for path in ROOT.rglob("*.py") for sql in made_in_functions(path.read_text())
-    }
+    sources = [path.relative_to(ROOT) for path in ROOT.rglob("*.py")]
+    speaking = [
+        path for path in sources if path.parts[0] != "parsing"
+    ]  # its texts are of files, and it has no database
+    found = {f"{path}: {sql}" for path in speaking for sql in made_in_functions((ROOT / path).read_text())}
     assert found == _SPELLED
 
 
