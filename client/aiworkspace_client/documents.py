@@ -1,10 +1,9 @@
 """The documents namespace: the generated methods, uploads and downloads."""
 
 import asyncio
-import hashlib
 import io
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from aiworkspace.v1.document_pb2 import (
     Document,
     DownloadDocumentRequest,
     Upload,
-    UploadDocumentRequest,
     WatchDocumentRequest,
 )
 from aiworkspace_client import errors
@@ -26,14 +24,11 @@ from aiworkspace_client.pager import anext_or_none
 from aiworkspace_client.portal import Portal
 from aiworkspace_client.reconnection import Reconnection
 from aiworkspace_client.transport import Deadline, Method, ResponseT
+from aiworkspace_client.upload_source import Progress, Source, measure, messages, opened
 from aiworkspace_client.values import new_request_id
 
-_MESSAGE_BYTES = 256 << 10
 _GIVE_UP_SECONDS = 60.0  # without any progress
 _CONNECTION_SECONDS = 3600.0
-
-Source = str | os.PathLike[str] | bytes
-Progress = Callable[[int, int], None]
 
 
 class AsyncDocuments(aio.AsyncDocuments):
@@ -65,8 +60,8 @@ class AsyncDocuments(aio.AsyncDocuments):
         if not name:
             raise ValueError("name: bytes need a name")
         reconnection = self._reconnection(timeout)
-        with _opened(source) as file:
-            size, sha256 = await asyncio.to_thread(_measure, file)
+        with opened(source) as file:
+            size, sha256 = await asyncio.to_thread(measure, file)
             upload = await self.create_upload(
                 workspace_id=workspace_id,
                 name=name,
@@ -99,8 +94,8 @@ class AsyncDocuments(aio.AsyncDocuments):
             timeout: Seconds after which DeadlineExceededError is raised. None means no timeout.
         """
         reconnection = self._reconnection(timeout)
-        with _opened(source) as file:
-            size, sha256 = await asyncio.to_thread(_measure, file)
+        with opened(source) as file:
+            size, sha256 = await asyncio.to_thread(measure, file)
             upload = await self.replace(
                 document_id=document_id,
                 size_bytes=size,
@@ -162,10 +157,10 @@ class AsyncDocuments(aio.AsyncDocuments):
         """Send the bytes of an upload until there is a document."""
         offset = upload.committed_bytes
         while True:
-            messages = _messages(file, upload, offset, progress)
+            parts = messages(file, upload, offset, progress)
             try:
                 tokens, seconds = await reconnection.tokens(), reconnection.seconds(_CONNECTION_SECONDS)
-                return (await self._transport.send_stream(aio.UPLOAD_DOCUMENT, messages, tokens, seconds)).document
+                return (await self._transport.send_stream(aio.UPLOAD_DOCUMENT, parts, tokens, seconds)).document
             except errors.AiWorkspaceError as error:
                 await reconnection.recover(error)
             committed = (await self.get_upload(upload.upload_id)).committed_bytes
@@ -398,30 +393,3 @@ class Documents(sync.Documents):
 def _is_cut(error: errors.AiWorkspaceError) -> bool:
     """Return whether another connection may help."""
     return errors.is_cut(error) or error.reason == "UPLOAD_TAKEN_OVER"
-
-
-def _opened(source: Source) -> io.BufferedIOBase:
-    return io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
-
-
-def _measure(file: io.BufferedIOBase) -> tuple[int, str]:
-    """Return size and SHA-256."""
-    digest, size = hashlib.sha256(), 0
-    while data := file.read(_MESSAGE_BYTES):
-        digest.update(data)
-        size += len(data)
-    return size, digest.hexdigest()
-
-
-async def _messages(
-    file: io.BufferedIOBase, upload: Upload, offset: int, progress: Progress | None
-) -> AsyncIterator[UploadDocumentRequest]:
-    await asyncio.to_thread(file.seek, offset)
-    finish = False
-    while not finish:
-        data = await asyncio.to_thread(file.read, _MESSAGE_BYTES)
-        finish = offset + len(data) >= upload.size_bytes or not data
-        yield UploadDocumentRequest(upload_id=upload.upload_id, offset=offset, data=data, finish=finish)
-        offset += len(data)
-        if progress:
-            progress(offset, upload.size_bytes)

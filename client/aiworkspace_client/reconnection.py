@@ -44,7 +44,7 @@ class Reconnection:
         return most if self._deadline is None else min(most, self._deadline.left)
 
     def progressed(self) -> None:
-        """Begin to count failures anew."""
+        """Reset the count of failures."""
         self._failures, self._renewed = 0, False
 
     async def recover(self, error: errors.AiWorkspaceError) -> None:

@@ -22,9 +22,9 @@ def prepare_streams() -> None:
     The descriptors of closed streams are occupied, too: otherwise output could go into a connection.
     """
     # They live as long as the process.
-    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115 - open to the end
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
     for stream, errors in ((sys.stdin, _UNREAD), (sys.stdout, _UNSHOWN), (sys.stderr, _UNSHOWN)):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)

@@ -1,6 +1,7 @@
-"""Claims on versions: whoever does a step holds one, and stores its result only while the claim holds.
+"""Claims on versions. A worker holds a claim during a step, and stores the result only while the claim is valid.
 
-So a worker that was taken for dead, or whose document was deleted, changes nothing any more.
+A claim ends when another worker claims the version, or when the version ends. So a worker that was taken for dead, or
+whose document was deleted, changes nothing any more.
 """
 
 from collections.abc import AsyncIterator

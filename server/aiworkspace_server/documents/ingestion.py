@@ -67,7 +67,7 @@ class Ingestion:
         version = claim.version
         fields = {"version_id": str(version.id), "step": str(step.step), "attempt": step.attempt_count}
         try:
-            if step.attempt_count > _MOST_ATTEMPTS:  # whoever made the last one did not live to record its failure
+            if step.attempt_count > _MOST_ATTEMPTS:  # the server died before it recorded the last failure
                 raise StepFailed(Reason.INTERNAL, "The server stopped during each attempt.", retried=False)
             await self._steps.do(claim, version.step)
         except ClaimLost:

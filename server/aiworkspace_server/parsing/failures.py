@@ -13,7 +13,7 @@ class FailureReason(StrEnum):
     NO_TEXT = "NO_TEXT"
     """The file holds no text, for example only scanned pages. Run text recognition on it and upload the result."""
     EXPANDS_TOO_FAR = "EXPANDS_TOO_FAR"
-    """The file unpacks to more than the server accepts. Split it, or save it anew from the program that made it."""
+    """The file unpacks to more than the server accepts. Split it, or save it again with the program that made it."""
     TOO_MUCH_TEXT = "TOO_MUCH_TEXT"
     """The file has more text or pages than one document may have. Split it into several files."""
     PARSER_TIMEOUT = "PARSER_TIMEOUT"
@@ -21,7 +21,7 @@ class FailureReason(StrEnum):
     PARSER_MEMORY = "PARSER_MEMORY"
     """Parsing needed too much memory. Split the file or save it in a simpler format."""
     MALFORMED = "MALFORMED"
-    """The file is damaged. Open it in the program that made it, save it anew, and upload that."""
+    """The file is damaged. Save it again with the program that made it, and upload the result."""
     PARSER_CRASHED = "PARSER_CRASHED"
     """The parser ended unexpectedly. Retry; if it fails again, save the file in another format."""
 

@@ -18,7 +18,7 @@ SELECT g.id, g.model, g.dimension FROM search_generations s JOIN embedding_gener
 WHERE s.org_id = :org_id
 """)
 _NEXT = text("SELECT next FROM search_generations WHERE org_id = :org_id")
-# What is active already needs no building; what is built already is gone on with.
+# If the generation is active, nothing has to be built. If it is being built, the build continues.
 _BUILD_NEXT = text("""
 INSERT INTO search_generations (org_id, next) VALUES (:org_id, :generation)
 ON CONFLICT (org_id) DO UPDATE SET next = nullif(excluded.next, search_generations.active)

@@ -1,6 +1,6 @@
 """JSON as indented lines `key: value`, in the order of the file.
 
-Quotes, braces and commas are left out: they are in the way of whoever reads a quote, and of the search for whole words.
+Quotes, braces and commas are left out: they make quotes hard to read, and get in the way of searches for whole words.
 """
 
 import json
