@@ -74,7 +74,7 @@ def _forge(resource: Any, kept: set[str], values: Mapping[str, Any]) -> dict[str
 def _set(resource: Any, field: Any, value: Any) -> None:
     if field.is_repeated:
         resource.ClearField(field.name)
-        getattr(resource, field.name).extend(value)
+        getattr(resource, field.name).extend(value if isinstance(value, list) else [value])
     elif field.message_type:
         getattr(resource, field.name).CopyFrom(value)
     else:
