@@ -4,16 +4,17 @@ import asyncio
 import uuid
 from dataclasses import replace
 
-from aiworkspace.v1 import account_pb2, auth_pb2, chat_pb2, org_pb2, workspace_pb2
+from aiworkspace.v1 import account_pb2, auth_pb2, chat_pb2, document_pb2, org_pb2, workspace_pb2
 from tests.erasure.canaries import endpoints, write
 from tests.erasure.conftest import Site
-from tests.standin import Standin
+from tests.standin import Script, Standin
 from tests.support.belongings import furnish
-from tests.support.documents import begin, upload
+from tests.support.documents import begin, read, upload
 from tests.support.mailbox import CHANGE, Mailbox
 from tests.support.people import Person, Place, join, make_conversation, make_place
 from tests.support.postgres import sql, until_no_jobs
-from tests.support.runs import OPENAI, say, talk
+from tests.support.runs import OPENAI, messages_of, play, say, talk
+from tests.support.sources import citations_of, read_all
 from tests.support.waiting import until
 
 IN_CONVERSATION = ("conversation_id", "run_id")
@@ -138,6 +139,40 @@ async def test_a_deleted_conversation_leaves_no_text(site: Site, standin: Standi
     assert await site.find(canary) == {}
     assert await site.count("runs", conversation_id=conversation_id) == 0
     assert await site.count("run_events", org_id=place.org_id) == 0
+
+
+async def test_a_deleted_document_leaves_no_text(site: Site, standin: Standin) -> None:
+    canary, place = new_canary(), await make_place(await site.person())
+    later = replace(place, conversation_id=await make_conversation(place.owner, place.workspace_id))
+    for each in (place, later):
+        await read_all(each)
+    text = f"# {canary}\n\nThe {canary} is blue."
+    document = await read(place.owner, place.workspace_id, text.encode(), name=f"{canary}.md")
+    enough, blue = asyncio.Event(), ("The sea is blue", " [1]", ". ")
+    lasting = Script(tokens=(*blue, *("word ",) * 600), seconds_per_token=0.1, enough=enough)
+    model = play(standin, OPENAI, Script(tokens=blue), lasting)
+    (citation,) = citations_of(await say(place.owner, place.conversation_id, "What is blue?", model=model))
+    assert canary in citation.quote
+    reading = asyncio.create_task(say(later.owner, later.conversation_id, "What is blue?", model=model))
+    await until(lambda: site.count("run_events", org_id=place.org_id))
+    assert {"documents", "chunks", "postings", "document_texts", "runs"} <= (await site.find(canary)).keys()
+    await place.owner.documents.DeleteDocument(document_pb2.DeleteDocumentRequest(document_id=document.document_id))
+    await until(lambda: no_text_but_of_runs(site, canary))
+    enough.set()
+    await reading
+    await until(lambda: nothing_of(site, canary))
+    for message in [(await messages_of(each))[-1] for each in (place, later)]:
+        (left,) = message.citations
+        assert (left.document_id, left.quote, left.document_name) == (document.document_id, "", "")
+        assert (left.end, left.version_id, left.HasField("place")) == (citation.end, citation.version_id, True)
+
+
+async def no_text_but_of_runs(site: Site, text: str) -> bool:
+    return (await site.find(text)).keys() <= {"runs", "run_events"}
+
+
+async def nothing_of(site: Site, text: str) -> bool:
+    return await site.find(text) == {}
 
 
 async def test_a_deleted_account_leaves_no_text(site: Site, mailbox: Mailbox) -> None:

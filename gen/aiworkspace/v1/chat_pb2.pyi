@@ -567,7 +567,7 @@ class Citation(_message.Message):
     version: _builtins.int
     """Number of the version, from 1."""
     document_name: _builtins.str
-    """Name of the document when it was searched."""
+    """Name of the document when it was searched. Empty, like place and quote, once the document was deleted."""
     quote: _builtins.str
     """The quoted words of the document, at most 1,000 characters."""
     quote_start: _builtins.int

@@ -10,6 +10,7 @@ from uuid import UUID
 from ..kit.jobs import Jobs
 from ..kit.mongo import Mongo
 from ..kit.postgres import Database, WriteSession
+from ..runs.citations.forgetting import forget_document
 from ..search import index
 from . import store, versions
 from .content import Files
@@ -31,7 +32,7 @@ class Ending:
     async def end_document(self, tx: WriteSession, document: Document) -> None:
         """Delete a locked document with all its versions."""
         found = await versions.lock_of(tx, document.id)
-        await self._end(tx, document, {version.id for version, _ in found})
+        await self._end(tx, document, {version.id for version, _ in found}, deleted=True)
         await tx.delete(document)
         await tx.flush()
         await store.release(tx, 0, 1)
@@ -47,7 +48,9 @@ class Ending:
         version.state, document.ready_version_id = State.READY, version.id
         await self.end_superseded(tx, document, version)
 
-    async def _end(self, tx: WriteSession, document: Document, ids: Collection[UUID]) -> None:
+    async def _end(
+        self, tx: WriteSession, document: Document, ids: Collection[UUID], *, deleted: bool = False
+    ) -> None:
         """End these versions. Bytes that no other version of the document has no longer count, and go if unused."""
         found = await versions.lock_of(tx, document.id)
         kept = {version.blob_id for version, _ in found if version.id not in ids}
@@ -55,7 +58,7 @@ class Ending:
         for version, _ in found:
             if version.id in ids:
                 await index.retire(tx, version.org_id, version.id)
-                versions.end(version)
+                versions.end(version, deleted=deleted)
                 await self._jobs.enqueue(tx, ERASE_VERSION, org_id=version.org_id, version_id=version.id)
         await tx.flush()
         for blob_id, size in unused.items():
@@ -74,16 +77,24 @@ class Ending:
         """Delete what is stored of an ended version. A job."""
         await self.erase(UUID(org_id), UUID(version_id))
 
-    async def erase(self, org_id: UUID, version_id: UUID) -> None:
+    async def erase(self, org_id: UUID, version_id: UUID) -> bool:
+        """Return False while a run in progress may still quote the version's document."""
         async with self._db.read(org_id) as tx:
-            workspace_id = await versions.find_ended(tx, version_id)
-        if workspace_id:
-            await index.erase_version(self._db, org_id, workspace_id, version_id)
-            await Texts(self._mongo, org_id).delete(version_id)
+            ended = await versions.find_ended(tx, version_id)
+        if ended is None:
+            return True
+        workspace_id, document_id = ended
+        await index.erase_version(self._db, org_id, workspace_id, version_id)
+        await Texts(self._mongo, org_id).delete(version_id)
+        return document_id is None or await forget_document(self._mongo, org_id, document_id)
 
-    async def forget(self, org_id: UUID, version_id: UUID) -> None:
-        """Erase an ended version again, and then its tombstone."""
-        await self.erase(org_id, version_id)
+    async def forget(self, org_id: UUID, version_id: UUID, *, with_runs: bool = False) -> None:
+        """Erase an ended version again, and then its tombstone, which stays while a run may still quote the document.
+
+        `with_runs`: the runs are being erased, too.
+        """
+        if not (await self.erase(org_id, version_id) or with_runs):
+            return
         async with self._db.write(org_id) as tx:
             await self._metering.settle_left(tx, org_id, version_id)
             await versions.forget(tx, version_id)

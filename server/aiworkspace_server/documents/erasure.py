@@ -60,7 +60,7 @@ class DocumentEraser:
             found = True
         while ids := await self._list_ended(org_id, workspace_id):
             for version_id in ids:
-                await self._ending.forget(org_id, version_id)
+                await self._ending.forget(org_id, version_id, with_runs=True)
             found = True
         while await self._delete_collections(org_id, workspace_id):
             found = True

@@ -134,6 +134,7 @@ class DocumentVersion(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True)
     workspace_id: Mapped[UUID]
     document_id: Mapped[UUID | None]  # None: ended
+    deleted_document_id: Mapped[UUID | None]  # of a version that ended with its document
     number: Mapped[int] = mapped_column(Integer())
     blob_id: Mapped[UUID | None]  # None: ended
     state: Mapped[State] = mapped_column(_OneOf(State))

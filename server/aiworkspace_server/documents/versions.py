@@ -172,17 +172,19 @@ async def lock_of(tx: WriteSession, document_id: UUID) -> Sequence[tuple[Documen
     return [(version, blob) for version, blob in await tx.execute(query)]
 
 
-def end(version: DocumentVersion) -> None:
-    """Make a version a tombstone."""
+def end(version: DocumentVersion, *, deleted: bool) -> None:
+    """Make a version a tombstone. `deleted`: its document ends, too."""
     version.state, version.end_time = State.ENDED, now()
+    version.deleted_document_id = version.document_id if deleted else None
     version.document_id = version.claim_id = version.blob_id = version.reason = None
     version.media_type, version.unread_pages = "", []
 
 
-async def find_ended(tx: ReadSession, version_id: UUID) -> UUID | None:
-    """Return the workspace of a version that has ended."""
-    query = select(DocumentVersion.workspace_id).where(DocumentVersion.id == version_id)
-    return (await tx.execute(query.where(DocumentVersion.state == State.ENDED))).scalar_one_or_none()
+async def find_ended(tx: ReadSession, version_id: UUID) -> tuple[UUID, UUID | None] | None:
+    """Return the workspace of a version that has ended, and its document if that was deleted."""
+    query = select(DocumentVersion.workspace_id, DocumentVersion.deleted_document_id)
+    ended = query.where(DocumentVersion.id == version_id, DocumentVersion.state == State.ENDED)
+    return (await tx.execute(ended)).tuples().one_or_none()
 
 
 async def forget(tx: WriteSession, version_id: UUID) -> None:

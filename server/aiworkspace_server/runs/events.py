@@ -20,7 +20,7 @@ _TERMINAL = {
     RunState.INTERRUPTED: ("run_failed", pb.RunFailed),
     RunState.CANCELLED: ("run_cancelled", pb.RunCancelled),
 }
-_TERMINAL_NAMES = {name for name, _ in _TERMINAL.values()}
+TERMINAL_NAMES = {name for name, _ in _TERMINAL.values()}
 
 
 def encode(run_id: UUID, sequence: int, **event: Any) -> bytes:
@@ -34,7 +34,7 @@ def decode(data: bytes) -> pb.ChatEvent:
 
 
 def is_terminal(data: bytes) -> bool:
-    return decode(data).WhichOneof("event") in _TERMINAL_NAMES
+    return decode(data).WhichOneof("event") in TERMINAL_NAMES
 
 
 def encode_started(run: Run) -> bytes:
