@@ -89,6 +89,23 @@ async def test_heading_is_the_path_and_no_part_of_the_chunk(process: TextProcess
     assert two.token_count == 2 + 3 + 3
 
 
+async def test_heading_above_another_is_found_with_what_is_below(process: TextProcess) -> None:
+    lines = ["# Guide", "## 2. Install *it*", "Run the script.", "## Use", "# End"]
+    paths = [["Guide"], ["Guide", "2. Install it"], ["Guide", "2. Install it"], ["Guide", "Use"], ["End"]]
+    text, blocks = "", list[tuple[int, int, dict[str, object]]]()
+    for line, path in zip(lines, paths, strict=True):
+        blocks.append((len(text), len(text) + len(line), {"headings": path}))
+        text += f"{line}\n"
+    chunks = await process.split(text, blocks)
+    found = [(chunk.heading, text[chunk.start : chunk.end]) for chunk in chunks]
+    assert found == [
+        ("Guide > 2. Install it", "## 2. Install *it*"),
+        ("Guide > 2. Install it", "Run the script."),
+        ("Guide > Use", "## Use"),
+        ("End", "# End"),
+    ]
+
+
 def test_long_heading_keeps_its_end_and_a_quarter_of_the_window(weights: Path) -> None:
     count, special = token_counter(weights / "tokenizer.json")
     split = Splitter(count, special, 64)

@@ -54,6 +54,14 @@ def test_chosen_quote_is_short_and_within_the_passage(text: str, statement: str)
     assert (end > start) == bool(text.strip())
 
 
+def test_a_heading_is_quoted_only_if_there_is_nothing_else() -> None:
+    text, statement = "## Days of *Mars*\n\nIts day lasts 24.6 hours.", "The days of Mars"
+    start, end = choose_quote(text, statement, ["Planets", "Days of Mars"])
+    assert text[start:end] == "Its day lasts 24.6 hours."
+    start, end = choose_quote("## Days of *Mars*", statement, ["Planets", "Days of Mars"])
+    assert (start, end) == (0, 17)
+
+
 @pytest.mark.parametrize(
     ("given_words", "found"),
     [

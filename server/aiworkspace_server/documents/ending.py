@@ -48,9 +48,7 @@ class Ending:
         version.state, document.ready_version_id = State.READY, version.id
         await self.end_superseded(tx, document, version)
 
-    async def _end(
-        self, tx: WriteSession, document: Document, ids: Collection[UUID], *, deleted: bool = False
-    ) -> None:
+    async def _end(self, tx: WriteSession, document: Document, ids: Collection[UUID], *, deleted: bool = False) -> None:
         """End these versions. Bytes that no other version of the document has no longer count, and go if unused."""
         found = await versions.lock_of(tx, document.id)
         kept = {version.blob_id for version, _ in found if version.id not in ids}

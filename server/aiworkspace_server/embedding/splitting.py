@@ -23,6 +23,7 @@ _SEGMENT = 20_000  # characters that the splitter gets at once: at each step it 
 _RUN = re.compile(r"[^\s\u3000-\u303f\uff01\uff0c\uff0e\uff1a\uff1b\uff1f]{100,}")
 _PLACES = re.compile(r"\s|[\u3000-\u303f\uff01\uff0c\uff0e\uff1a\uff1b\uff1f]")
 _NO_WORD = re.compile(r"\W")
+_WORDS = re.compile(r"\w+")
 _JOINER = "\u200d"
 _LONGEST_CLUSTER = 32  # code points that are kept together, such as a letter and its accents
 
@@ -58,12 +59,14 @@ class Splitter:
     def split(self, text: str, blocks: Sequence[tuple[int, int, str]]) -> list[Cut]:
         """Return the chunks of blocks [start, end) with their headings, in order.
 
-        They cover everything but white space, and do not overlap. Each has at most MOST_CHARACTERS, and with its
-        heading at most the tokens of the window.
+        They cover everything but white space, and headings directly above another heading, which has them in its path.
+        They do not overlap. Each has at most MOST_CHARACTERS, and with its heading at most the tokens of the window.
         """
         cuts: list[Cut] = []
         for number, (start, end, heading) in enumerate(blocks):
             block = text[start:end]
+            if number + 1 < len(blocks) and _is_heading(block, heading, blocks[number + 1][2]):
+                continue
             room = self._window - self._count_inputs(heading, [""])[0]
             found = [_trim(block, *each) for each in self._split_block(block, room)]
             found = [(at, stop) for at, stop in found if at < stop]
@@ -151,6 +154,12 @@ class Splitter:
                 start = stop
             else:
                 size = (stop - start + 1) // 2
+
+
+def _is_heading(block: str, heading: str, next_heading: str) -> bool:
+    """Return whether a block is nothing but the last heading of its path, which that of the next block continues."""
+    words = _WORDS.findall(block) if len(block) <= 2 * _LONGEST_HEADING else []
+    return bool(words) and next_heading.startswith(f"{heading} > ") and _WORDS.findall(heading)[-len(words) :] == words
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:

@@ -100,7 +100,7 @@ def _quote(source: StoredSource, given: str, statement: str) -> Span | None:
     if found is None or (given and found[1] - found[0] <= MOST_QUOTED):
         return found
     start, end = found
-    first, last = choose_quote(text[start:end], statement)
+    first, last = choose_quote(text[start:end], statement, source["place"].get("headings", ()))
     return start + first, start + last
 
 

@@ -17,7 +17,7 @@ _QUOTING = ["citations", "first_events", "last_events"]
 async def forget_document(mongo: Mongo, org_id: UUID, document_id: UUID) -> bool:
     """Leave ids and positions of the citations of a document, and nothing that was in it.
 
-    Return False while a run is in progress that was given passages of it: its end may still store some. May be repeated.
+    Return False while a run is in progress that was given passages of it: its end may store some. May be repeated.
     """
     runs, batches = mongo.tenant("runs", org_id), mongo.tenant("run_events", org_id)
     quoting = {"citations": {"$elemMatch": {"document_id": document_id, "document_name": {"$ne": ""}}}}

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ...llm.sources import disarm
 
@@ -31,12 +31,16 @@ def find_quote(text: str, quote: str) -> Span | None:
     return found.span() if found else None
 
 
-def choose_quote(text: str, statement: str) -> Span:
+def choose_quote(text: str, statement: str, headings: Collection[str] = ()) -> Span:
     """Return the sentence of a passage, or up to three in a row, that have the most words of a statement in common.
 
-    Rare words count more. At most 300 characters; the first sentence if nothing is in common.
+    Rare words count more. At most 300 characters; the first sentence if nothing is in common. The headings of the
+    passage say nothing by themselves: a quote begins with none of them if there is anything else.
     """
     sentences = _sentences(text)
+    titles = [_WORD.findall(heading) for heading in headings]
+    said = [(start, end) for start, end in sentences if _WORD.findall(text[start:end]) not in titles]
+    sentences = said or sentences
     words = [Counter(_words(text[start:end])) for start, end in sentences]
     spread = Counter(word for each in words for word in each)
     weights = {word: math.log(1 + len(sentences) / spread[word]) for word in set(_words(statement)) if word in spread}
