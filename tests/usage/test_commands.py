@@ -16,7 +16,8 @@ from sqlalchemy import text
 from aiworkspace_server.app import App
 from aiworkspace_server.commands import CommandError, read_bill
 from aiworkspace_server.llm.base import TokenUsage
-from aiworkspace_server.llm.prices import price
+from aiworkspace_server.llm.prices import embedding_price, price
+from aiworkspace_server.usage.embeddings import reserve_embedding
 from aiworkspace_server.usage.ledger import Spender
 from tests.support.budgets import counted, make_budget, reserve, settle, spender
 from tests.support.ledger import check_books, read_entries
@@ -126,15 +127,20 @@ async def test_a_complete_bill_takes_back_what_it_lacks(
     time = datetime(2026, 1, 5, 12, 30, tzinfo=UTC)
     billed, missing = [await used(app, spender(place, run_time=time)) for _ in range(2)]
     own = await used(app, spender(place, run_time=time), own_key=True)
+    embedding, model = spender(place, run_time=time), "openai/text-embedding-3-small"
+    async with app.db.write(embedding.org_id) as tx:
+        attempt = await reserve_embedding(tx, app.ledger, embedding, 1, model, 10**6)
+        await attempt.settle(tx, 10**6)
     bill = write(tmp_path / "bill.jsonl", line(billed))
     arguments = "reconcile", "--provider", "openai", bill, "--complete", "--start", "2026-01-05T12:00"
     ran = await run(stores, mailbox, *arguments, "--end", "2026-01-05T13:00Z")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines()[2].split() == ["not", "billed", "1", "-0.000027", "USD"]
-    costs = {who: 0 for who in (billed.run_id, missing.run_id, own.run_id)}
+    costs = {who.run_id: 0 for who in (billed, missing, own, embedding)}
     for entry in await read_entries(stores, place.org_id):
         costs[entry.run_id] += entry.cost
-    assert costs == {billed.run_id: COST, missing.run_id: 0, own.run_id: COST}
+    embedded = embedding_price(model, 10**6, time).nanos
+    assert costs == {billed.run_id: COST, missing.run_id: 0, own.run_id: COST, embedding.run_id: embedded}
 
 
 async def test_an_alert_that_reconciling_brings_is_sent_by_the_server(

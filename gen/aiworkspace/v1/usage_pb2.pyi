@@ -607,7 +607,7 @@ class ReconcileUsageRequest(_message.Message):
     """Name of the provider."""
     complete: _builtins.bool
     """Whether requests has everything that was billed for runs that began between start_time and end_time. Other requests
-    in the ledger are then corrected to 0.
+    of runs in the ledger are then corrected to 0; calls to embedding models are not.
     """
     dry_run: _builtins.bool
     """Whether to compare only and write nothing."""

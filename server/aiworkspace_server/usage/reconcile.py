@@ -31,12 +31,14 @@ _ATTEMPTS = f"""
   FROM ledger_entries
 """
 _OF_RUNS = text(f"{_ATTEMPTS} WHERE run_id = ANY(CAST(:run_ids AS uuid[])) GROUP BY run_id, attempt")
-# No entry is older than its run, but clocks may differ a little.
+# No entry is older than its run, but clocks may differ a little. Only runs have claims: a provider's bill names no single
+# calls to embedding models.
 _IN_TIME = text(f"""
   SELECT * FROM (
     {_ATTEMPTS}
     WHERE create_time >= CAST(:start AS timestamptz) - interval '1 hour' AND run_time >= :start AND run_time < :end
       AND starts_with(model, :provider || '/')
+      AND EXISTS (SELECT FROM run_claims c WHERE c.org_id = ledger_entries.org_id AND c.run_id = ledger_entries.run_id)
     GROUP BY run_id, attempt) AS attempts
   WHERE own_key = :own_key AND ended AND (cost_nanos <> 0 OR {" OR ".join(f"{name} <> 0" for name in TOKENS)})
   ORDER BY run_id, attempt LIMIT {_MOST_IN_TIME + 1}

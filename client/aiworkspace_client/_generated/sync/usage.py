@@ -144,7 +144,8 @@ class Usage:
             provider: Name of the provider.
             requests: The billed requests, at most 1000 per call.
             complete: Whether requests has everything that was billed for runs that began between start_time and
-                end_time. Other requests in the ledger are then corrected to 0.
+                end_time. Other requests of runs in the ledger are then corrected to 0; calls to embedding models are
+                not.
             start_time: Start of the period. Required with complete.
             end_time: End of the period, exclusive. Required with complete.
             dry_run: Whether to compare only and write nothing.
