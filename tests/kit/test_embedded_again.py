@@ -10,7 +10,7 @@ from psycopg import OperationalError
 from pymongo.errors import PyMongoError
 from redis.exceptions import RedisError
 
-from tests.kit.test_embedded import NAMES, leader_of, read, urls_of, write
+from tests.support.embedded import leader_of, read, urls_of, write
 from tests.support.store_processes import stores
 from tests.support.waiting import until
 
@@ -25,7 +25,7 @@ async def test_a_database_that_ends_by_itself_is_started_again_with_what_it_was_
                 await store.start()
             urls = urls_of(*(store.url for store in all_stores))
             await write(urls, "acknowledged")
-            killed = [leader_of(data_dir, name) for name in NAMES]
+            killed = [leader_of(data_dir, store.name) for store in all_stores]
             for leader in killed:
                 os.kill(leader, signal.SIGKILL)
 
@@ -36,4 +36,4 @@ async def test_a_database_that_ends_by_itself_is_started_again_with_what_it_was_
                     return False
 
             await until(back)
-            assert not set(killed) & {leader_of(data_dir, name) for name in NAMES}
+            assert not set(killed) & {leader_of(data_dir, store.name) for store in all_stores}

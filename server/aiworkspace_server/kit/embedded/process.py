@@ -93,7 +93,7 @@ async def _revive(place: Place, process: Child, start: Start, ready: Ready, runn
             await until(place, process, ready)
             log.warning("database_started_again", database=place.path.name)
         except (EmbeddedError, OSError) as error:  # OSError: there is no room even for its log
-            log.error("database_not_started", database=place.path.name, error=str(error))
+            log.warning("database_not_started", database=place.path.name, error=str(error))
         await asyncio.sleep(_REVIVE_SECONDS)
 
 
@@ -102,7 +102,7 @@ async def _see_end(place: Place, process: Child) -> None:
     while True:
         if (code := process.poll()) is not None:
             # Only where its log is: a statement in there may quote what people wrote.
-            log.error("database_ended", database=place.path.name, code=code, log=str(place.log))
+            log.warning("database_ended", database=place.path.name, code=code, log=str(place.log))
             return
         await asyncio.sleep(_LOOK_SECONDS)
 
