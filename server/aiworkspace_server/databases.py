@@ -45,10 +45,10 @@ async def databases(settings: Settings, *, several: bool = False) -> AsyncIterat
     async with AsyncExitStack() as stack:
         log.info("databases_starting", data_dir=str(settings.data_dir))
         if several and redis_url is None:  # first, since it is the one that may be missing
-            redis_url = await stack.enter_async_context(embedded_redis(settings.data_dir))
+            redis_url = await stack.enter_async_context(embedded_redis(settings.data_dir, revived=True))
         url, mongo_uri = await asyncio.gather(
-            stack.enter_async_context(embedded_postgres(settings.data_dir)),
-            stack.enter_async_context(embedded_mongo(settings.data_dir)),
+            stack.enter_async_context(embedded_postgres(settings.data_dir, revived=True)),
+            stack.enter_async_context(embedded_mongo(settings.data_dir, revived=True)),
         )
         yield Databases(url, url, mongo_uri, redis_url)
 

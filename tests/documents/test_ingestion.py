@@ -8,9 +8,14 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from pymongo.errors import AutoReconnect
 
 from aiworkspace.v1 import document_pb2 as pb
 from aiworkspace_server.app import App
+from aiworkspace_server.documents.claims import Claim
+from aiworkspace_server.documents.models import Step
+from aiworkspace_server.documents.steps import Steps
+from aiworkspace_server.kit.stores import StoreFull
 from tests.support.documents import download, get, read, read_text, replace, search, upload, watch
 from tests.support.outcomes import INVALID, NOT_FOUND, outcome, refusal
 from tests.support.people import Person, Place, make_workspace
@@ -123,6 +128,24 @@ async def test_only_failed_documents_are_retried(place: Place) -> None:
     assert (await retry(failed.document_id)).document.state == PROCESSING
     again = (await watch(place.owner, failed.document_id))[-1]
     assert (again.state, again.steps[2].failure_reason) == (FAILED, pb.FAILURE_REASON_UNSUPPORTED)
+
+
+async def test_attempts_that_a_database_ends_do_not_count(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    do, failed = Steps.do, dict[UUID, Exception]()
+    outages: list[Exception] = [AutoReconnect(), psycopg.errors.DiskFull(), StoreFull()]
+
+    async def fail(steps: Steps, claim: Claim, step: Step) -> None:
+        if step == Step.CHUNKED and str(claim.org_id) == place.org_id and claim.version.id not in failed:
+            failed[claim.version.id] = outages.pop()
+            raise failed[claim.version.id]
+        await do(steps, claim, step)
+
+    monkeypatch.setattr(Steps, "do", fail)
+    documents = [await upload(place.owner, place.workspace_id, b"word %d" % number) for number in range(3)]
+    lasts = [(await watch(place.owner, each.document_id))[-1] for each in documents]
+    assert outages == []
+    assert [each.state for each in lasts] == [READY] * 3
+    assert {step.attempt_count for each in lasts for step in each.steps} == {1}
 
 
 async def test_documents_are_read_again(place: Place) -> None:

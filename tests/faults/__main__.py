@@ -18,8 +18,8 @@ from aiworkspace_server.settings import Settings
 
 from .experiments import EXPERIMENTS
 from .site import Site, site
-from .table import HEAD, line, show_faults
-from .verdict import Figures
+from .table import HEAD, Row, line, show_faults
+from .verdict import Skipped
 
 _END_SECONDS = 30.0  # also on a machine with other work to do; the table shows how long it took
 
@@ -43,7 +43,7 @@ def main() -> int:
 
 async def _run(names: Sequence[str], seed: int) -> int:
     started = time.monotonic()
-    rows: dict[str, Figures | None] = {}
+    rows: dict[str, Row] = {}
     print(HEAD, flush=True)
     with tempfile.TemporaryDirectory(prefix="aiworkspace-faults-") as directory:
         async with site(Path(directory), _END_SECONDS) as where:
@@ -54,10 +54,12 @@ async def _run(names: Sequence[str], seed: int) -> int:
     return show_faults(rows)
 
 
-async def _experiment(where: Site, name: str, seed: int) -> Figures | None:
+async def _experiment(where: Site, name: str, seed: int) -> Row:
     """None when it could not be carried through. The name is part of the seed: each is the same on its own."""
     try:
         return await EXPERIMENTS[name](where, Random(f"{seed} {name}"))
+    except Skipped as why:
+        return why
     except Exception:
         traceback.print_exc()
         return None

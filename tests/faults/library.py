@@ -1,6 +1,8 @@
 """Documents that are read while something breaks."""
 
 import asyncio
+import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -10,7 +12,7 @@ from typing import Any
 import grpc
 
 from aiworkspace.v1 import document_pb2 as pb
-from tests.support.documents import replace, upload, watch
+from tests.support.documents import begin, messages, replace, upload, watch
 from tests.support.files import distinct_words
 
 from .trial import Trial
@@ -18,8 +20,12 @@ from .trial import Trial
 # Vectors come from the stand-in: they are not what is tried, and the built-in model would take most of the time.
 SETTINGS = {"embedding_model": "openai/text-embedding-3-small", "embedding_dimension": 16}
 _LONG = distinct_words(70_000)  # several pieces of text, parts of the embedding, and blocks of postings
+_LATE = distinct_words(2_000)  # enough that databases need room for it
 _UNREADABLE = b"\x00\x01\x02\x03" * 100
 _SMALL = 10
+_ANSWER_SECONDS = 60.0  # of a call, whatever is broken
+_AGAIN_SECONDS = 0.1  # between two attempts of a caller
+_TRY_AGAIN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
 _numbers = count(1)
 
 
@@ -33,12 +39,27 @@ class Held:
 
 
 @dataclass
+class Unfinished:
+    """An upload that nobody has acknowledged. Its caller repeats each call until it is."""
+
+    word: str
+    request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    upload_id: str = ""
+
+    @property
+    def text(self) -> str:
+        return f"{self.word} {_LATE}"
+
+
+@dataclass
 class Library:
     """What somebody has uploaded in a trial, and what is to be left of it."""
 
     at: Trial
     held: list[Held] = field(default_factory=list)
     deleted: list[Held] = field(default_factory=list)
+    unfinished: list[Unfinished] = field(default_factory=list)
+    refusals: Counter[grpc.StatusCode] = field(default_factory=Counter)  # of uploads
 
     async def prepare(self) -> None:
         """Upload two documents that are READY before anything breaks."""
@@ -59,6 +80,36 @@ class Library:
             each.word = _word()
             each.text = f"{each.word} takes its place"
             await replace(self._person, each.id, each.text.encode())
+
+    def begin(self) -> None:
+        """Have one more document to upload."""
+        self.unfinished.append(Unfinished(_word()))
+
+    async def go_on(self, each: Unfinished) -> None:
+        """Try to finish an upload. It may be refused, but only so that the caller knows to try again."""
+        data = each.text.encode()
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                each.upload_id = each.upload_id or await begin(
+                    self._person, self.at.workspace_id, data, name=each.word, request_id=each.request_id
+                )
+                response = await self._person.documents.UploadDocument(messages(each.upload_id, data))
+        except TimeoutError:
+            self.at.wrong.append(f"{each.word}: its upload got no answer in {_ANSWER_SECONDS:g} s")
+        except grpc.aio.AioRpcError as error:
+            self.refusals[error.code()] += 1
+            if error.code() not in _TRY_AGAIN:
+                self.at.wrong.append(f"{each.word}: its upload was refused with {error.code().name}: {error.details()}")
+            await asyncio.sleep(_AGAIN_SECONDS)
+        else:
+            self.unfinished.remove(each)
+            self.held.append(Held(response.document.document_id, each.word, each.text))
+
+    async def complete(self) -> None:
+        """Finish what is not finished."""
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            while self.unfinished:
+                await self.go_on(self.unfinished[0])
 
     async def delete(self, chance: Random, number: int) -> None:
         """Delete some of the short ones, whatever state they are in. Repeats what gets no answer."""
@@ -92,7 +143,7 @@ class Library:
                     return
                 if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                     raise
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(_AGAIN_SECONDS)
             else:
                 return
 

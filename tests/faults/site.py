@@ -60,9 +60,9 @@ class Site:
 
 
 @asynccontextmanager
-async def site(directory: Path, end_seconds: float) -> AsyncIterator[Site]:
-    """With all databases started, and at the present schema."""
-    all_stores = postgres, mongo, redis = stores(directory / "data")
+async def site(directory: Path, end_seconds: float, *, revived: bool = False) -> AsyncIterator[Site]:
+    """With all databases started, and at the present schema. `revived`: again when they end by themselves."""
+    all_stores = postgres, mongo, redis = stores(directory / "data", revived=revived)
     try:
         await asyncio.gather(*(store.start() for store in all_stores))
         client = Mongo(mongo.url)

@@ -28,6 +28,10 @@ _PAID = "SELECT DISTINCT run_id FROM ledger_entries WHERE org_id = %s AND cost_n
 _WINDOWS = "SELECT reserved_nanos FROM budget_windows WHERE org_id = %s AND reserved_nanos <> 0"
 
 
+class Skipped(Exception):
+    """An experiment cannot take place on this machine; the text says why. It is no evidence that anything holds."""
+
+
 @dataclass
 class Figures:
     """One row of the table. `wrong` is what did not hold besides."""

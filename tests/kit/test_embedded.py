@@ -13,18 +13,16 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import NamedTuple
 from urllib.parse import unquote
 
 import pytest
 from psycopg import AsyncConnection
-from pymongo import AsyncMongoClient
-from redis.asyncio import Redis
 
 from aiworkspace_server.kit.embedded import EmbeddedError, embedded_mongo, embedded_postgres, embedded_redis, postgres
 from aiworkspace_server.kit.embedded.place import claim
 from aiworkspace_server.kit.embedded.process import child, ended
 from aiworkspace_server.kit.embedded.programs import program
+from tests.support.embedded import Urls, leader_of, read, urls_of, write
 from tests.support.waiting import until_true
 
 Database = Callable[[Path], AbstractAsyncContextManager[str]]
@@ -45,45 +43,10 @@ asyncio.run(serve(Path(sys.argv[1]), sys.argv[2], sys.argv[3].split(",")))
 """
 
 
-class Urls(NamedTuple):
-    postgres: str  # without the name of the driver
-    mongo: str
-    redis: str
-
-
 @asynccontextmanager
 async def all_three(data_dir: Path) -> AsyncIterator[Urls]:
     async with AsyncExitStack() as stack:
         yield urls_of(*await asyncio.gather(*(stack.enter_async_context(database(data_dir)) for database in DATABASES)))
-
-
-def urls_of(postgres: str, mongo: str, redis: str) -> Urls:
-    return Urls(postgres.replace("+psycopg", ""), mongo, redis)
-
-
-async def write(urls: Urls, value: str) -> None:
-    async with await AsyncConnection.connect(urls.postgres) as connection:
-        await connection.execute("CREATE TABLE IF NOT EXISTS kept (value text)")
-        await connection.execute("INSERT INTO kept VALUES (%s)", [value])
-    async with (
-        AsyncMongoClient[dict[str, str]](urls.mongo) as client,
-        client.start_session() as session,
-        await session.start_transaction(),
-    ):
-        await client.get_default_database().kept.insert_one({"value": value}, session=session)
-    async with Redis.from_url(urls.redis, decode_responses=True) as redis:
-        await redis.rpush("kept", value)
-
-
-async def read(urls: Urls) -> list[list[str]]:
-    """What each database has kept, in order."""
-    async with await AsyncConnection.connect(urls.postgres) as connection:
-        rows = await (await connection.execute("SELECT value FROM kept")).fetchall()
-    async with AsyncMongoClient[dict[str, str]](urls.mongo) as client:
-        documents = await client.get_default_database().kept.find().to_list()
-    async with Redis.from_url(urls.redis, decode_responses=True) as redis:
-        items = await redis.lrange("kept", 0, -1)
-    return [[row[0] for row in rows], [document["value"] for document in documents], items]
 
 
 @pytest.fixture
@@ -119,10 +82,6 @@ async def server(
             yield process
         finally:
             process.kill()
-
-
-def leader_of(data_dir: Path, name: str) -> int:
-    return int((data_dir / name / "process.lock").read_text())
 
 
 def running(process: int) -> bool:

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import grpc
 import pytest
 from pymongo import AsyncMongoClient
+from pymongo.errors import BulkWriteError, WriteError
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 from pymongo.uri_parser import parse_uri
 
@@ -17,7 +18,7 @@ from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace_server.app import App, running
 from aiworkspace_server.kit import mongo
 from aiworkspace_server.kit.mongo import Mongo, Tenant
-from aiworkspace_server.kit.stores import STORE_UNAVAILABLE
+from aiworkspace_server.kit.stores import STORE_UNAVAILABLE, StoreFull
 from aiworkspace_server.settings import Settings
 from tests.standin import Standin
 from tests.support.belongings import Belongings, furnish
@@ -176,6 +177,43 @@ async def test_a_read_that_loses_every_connection_finds_the_database_unavailable
     with pytest.raises(STORE_UNAVAILABLE):
         await tenant.find_latest({}, ["name"], 2)
     assert 2 <= link.lost < 10
+
+
+# A disk that is full
+
+
+class _Full:
+    """The driver's collection, of a MongoDB that has no room."""
+
+    async def write(self, *_: object, **__: object) -> None:
+        raise WriteError("not enough room", 14031)
+
+    async def write_many(self, *_: object, **__: object) -> None:
+        errors = [{"index": 0, "code": 11000}, {"index": 1, "code": 14031}]
+        raise BulkWriteError({"writeErrors": errors, "writeConcernErrors": []})
+
+    insert_one = update_one = delete_many = write
+    insert_many = bulk_write = write_many
+
+
+async def test_a_write_for_which_there_is_no_room_finds_the_database_unavailable(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Mongo(stores.mongo)
+    monkeypatch.setattr(client, "database", {"things": _Full()})
+    tenant, id, change = client.tenant("things", uuid4()), uuid4(), {"$set": {"name": "x"}}
+    for write in (
+        lambda: tenant.insert({"_id": 1}),
+        lambda: tenant.save({"_id": 1}),
+        lambda: tenant.update({"_id": 1}, change),
+        lambda: tenant.delete({"_id": 1}),
+        lambda: client.insert_all("things", [(id, {"_id": 1}), (id, {"_id": 2})]),
+        lambda: client.update_all("things", [(id, {"_id": 1}, change), (id, {"_id": 2}, change)]),
+    ):
+        with pytest.raises(StoreFull):
+            await write()
+    assert issubclass(StoreFull, STORE_UNAVAILABLE)
+    await client.close()
 
 
 # Every command of the server

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from aiworkspace_server.kit.embedded import embedded_mongo, embedded_postgres, embedded_redis
@@ -52,12 +53,12 @@ class Store:
                 continue
 
 
-def stores(data_dir: Path) -> tuple[Store, Store, Store]:
-    """PostgreSQL, MongoDB and Redis, not yet started."""
+def stores(data_dir: Path, *, revived: bool = False) -> tuple[Store, Store, Store]:
+    """PostgreSQL, MongoDB and Redis, not yet started. `revived`: again when they end by themselves, as in a server."""
     return (
-        Store("postgres", data_dir, embedded_postgres),
-        Store("mongo", data_dir, embedded_mongo),
-        Store("redis", data_dir, embedded_redis),
+        Store("postgres", data_dir, partial(embedded_postgres, revived=revived)),
+        Store("mongo", data_dir, partial(embedded_mongo, revived=revived)),
+        Store("redis", data_dir, partial(embedded_redis, revived=revived)),
     )
 
 

@@ -58,7 +58,7 @@ def build(
     steps = Steps(mongo, files, Parser(), embedding.process, vectors, ending, settings.clamd_address)
     service = DocumentService(db, files, jobs, ending, quota, settings.document_bytes)
     UploadJobs(db, service).register(jobs)
-    VersionJobs(db, ending, Ingestion(db, jobs, steps)).register(jobs)
+    VersionJobs(db, ending, Ingestion(db, jobs, steps, platform.tasks)).register(jobs)
     LostWrites(db, files).register(jobs)
     Upkeep(db, jobs, vectors, VectorIndexes(owner_url)).register()
     egress = Egress(settings.egress_allowed_networks or ())

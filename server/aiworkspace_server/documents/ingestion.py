@@ -4,7 +4,9 @@ Each organization has one job, which does one step of one version after the othe
 waits for a worker, it enqueues itself again behind that, so that nobody waits for an organization with many documents.
 """
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -12,7 +14,8 @@ import structlog
 from ..kit.ids import new_id
 from ..kit.jobs import READING_QUEUE, Jobs
 from ..kit.postgres import Database
-from ..kit.stores import STORE_UNAVAILABLE
+from ..kit.stores import STORE_UNAVAILABLE, retry_until_available
+from ..kit.tasks import Tasks
 from ..kit.timestamps import now
 from . import versions
 from .claims import Claim, ClaimLost, StepFailed
@@ -23,6 +26,7 @@ INGEST = "documents.ingest"
 _MOST_ATTEMPTS = 5  # of a step, unless it makes progress
 _FIRST_BACKOFF_SECONDS = 2
 _BACKOFF_FACTOR = 4  # 2, 8, 32 and 128 seconds between the attempts
+_AFTER_OUTAGE = timedelta(seconds=5)  # before the next attempt, so that other documents are not kept waiting
 _MOST_WOKEN = 500  # organizations in one pass
 
 log = structlog.get_logger("documents")
@@ -31,10 +35,11 @@ log = structlog.get_logger("documents")
 class Ingestion:
     """Claims versions, and records how their steps end. `steps` does the work."""
 
-    def __init__(self, db: Database, jobs: Jobs, steps: Steps) -> None:
+    def __init__(self, db: Database, jobs: Jobs, steps: Steps, tasks: Tasks) -> None:
         self._db = db
         self._jobs = jobs
         self._steps = steps
+        self._tasks = tasks
 
     async def ingest(self, org_id: str) -> None:
         """Do the steps of the organization that are due, until others wait. A job."""
@@ -74,14 +79,30 @@ class Ingestion:
             log.info("document_claim_lost", **fields)
         except StepFailed as failure:
             log.warning("document_step_failed", **fields, reason=str(failure.reason), text=str(failure))
-            await self._record(claim, failure)
+            await self._surely(partial(self._record, claim, failure))
         except STORE_UNAVAILABLE:
-            raise  # nothing can be recorded: `wake` enqueues the job again
+            await self._surely(partial(self._take_back, claim))
+            raise  # `wake` enqueues the job again
         except Exception:
             log.exception("document_step_failed", **fields, reason=str(Reason.INTERNAL))
-            await self._record(claim, StepFailed(Reason.INTERNAL, "", retried=True))
+            unexpected = StepFailed(Reason.INTERNAL, "", retried=True)
+            await self._surely(partial(self._record, claim, unexpected))
+
+    async def _surely(self, record: Callable[[], Awaitable[None]]) -> None:
+        """Record how an attempt ended, also if the job is aborted meanwhile: it is when PostgreSQL is gone for long."""
+        await self._tasks.complete(retry_until_available(record))
+
+    async def _take_back(self, claim: Claim) -> None:
+        """Let an attempt not count: a database ended it, which may happen to any document, and for hours."""
+        try:
+            async with claim.holding() as (_, version, step):
+                step.attempt_count -= 1
+                version.claim_id, version.due_time = None, now() + _AFTER_OUTAGE
+        except ClaimLost:  # among others when this was committed, and the connection lost before the answer
+            log.info("document_claim_lost", version_id=str(claim.version.id))
 
     async def _record(self, claim: Claim, failure: StepFailed) -> None:
+        """Record a failure. Idempotent, since only the first time has the claim."""
         try:
             async with claim.holding() as (_, version, step):
                 step.reason, version.claim_id = failure.reason, None

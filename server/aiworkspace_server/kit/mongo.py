@@ -4,7 +4,8 @@ All other code uses these collections. A filter or document that names org_id it
 cannot be overridden.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 from uuid import UUID
 
@@ -19,8 +20,10 @@ from pymongo.errors import (
     WriteConcernError,
 )
 
+from .stores import StoreFull
+
 _BATCH = 1000
-_DUPLICATE_KEY = 11000
+_DUPLICATE_KEY, _OUT_OF_DISK_SPACE = 11000, 14031
 
 Document = dict[str, Any]
 Filter = Mapping[str, Any]
@@ -50,23 +53,27 @@ class Tenant:
 
     async def insert(self, document: Document) -> None:
         """Insert a document. Raise DuplicateKeyError if one with its _id is there."""
-        await self._collection.insert_one(self.own(document))
+        with _noticing_full():
+            await self._collection.insert_one(self.own(document))
 
     async def save(self, document: Document) -> None:
         """Insert the document unless one with its _id exists. Idempotent."""
         content = self.own(document)
         key = {"_id": content.pop("_id"), "org_id": content.pop("org_id")}
-        await self._collection.update_one(key, {"$setOnInsert": content}, upsert=True)
+        with _noticing_full():
+            await self._collection.update_one(key, {"$setOnInsert": content}, upsert=True)
 
     async def update(self, where: Filter, change: Change) -> bool:
         """Change the one document that matches. Return False if none does."""
         _check_change(change)
-        result = await self._collection.update_one(self.own(where), change)
+        with _noticing_full():
+            result = await self._collection.update_one(self.own(where), change)
         return result.matched_count == 1
 
     async def delete(self, where: Filter) -> int:
         """Delete all matching documents. Return their number."""
-        return (await self._collection.delete_many(self.own(where))).deleted_count
+        with _noticing_full():
+            return (await self._collection.delete_many(self.own(where))).deleted_count
 
     async def delete_in_batches(self, where: Filter) -> int:
         """Delete all matching documents in batches, so that no command takes long. Return their number."""
@@ -113,7 +120,8 @@ class Mongo:
         """
         own = [self.tenant(collection, org_id).own(document) for org_id, document in documents]
         try:
-            await self._collection(collection).insert_many(own, ordered=False)
+            with _noticing_full():
+                await self._collection(collection).insert_many(own, ordered=False)
         except BulkWriteError as error:
             _check_durable(error)
             if any(each["code"] != _DUPLICATE_KEY for each in error.details["writeErrors"]):
@@ -134,7 +142,8 @@ class Mongo:
             _check_change(change)
             updates.append(UpdateOne(self.tenant(collection, org_id).own(where), change))
         try:
-            result = await self._collection(collection).bulk_write(updates, ordered=False)
+            with _noticing_full():
+                result = await self._collection(collection).bulk_write(updates, ordered=False)
         except BulkWriteError as error:
             _check_durable(error)
             raise
@@ -152,6 +161,21 @@ class Mongo:
         if name not in self._collections:
             self._collections[name] = self.database[name]
         return self._collections[name]
+
+
+@contextmanager
+def _noticing_full() -> Iterator[None]:
+    """Raise StoreFull in place of the driver's error, which is the same for a write that is at fault itself."""
+    try:
+        yield
+    except BulkWriteError as error:
+        if any(each["code"] == _OUT_OF_DISK_SPACE for each in error.details["writeErrors"]):
+            raise StoreFull from error
+        raise
+    except OperationFailure as error:
+        if error.code == _OUT_OF_DISK_SPACE:
+            raise StoreFull from error
+        raise
 
 
 def _check_change(change: Change) -> None:

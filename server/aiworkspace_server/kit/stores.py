@@ -10,6 +10,11 @@ import pymongo.errors
 import sqlalchemy.exc
 import structlog
 
+
+class StoreFull(Exception):
+    """MongoDB lacks the room for a write. PostgreSQL's error of this kind is an OperationalError."""
+
+
 # Raised when a database is unavailable, rather than when the server is at fault.
 STORE_UNAVAILABLE: tuple[type[Exception], ...] = (
     sqlalchemy.exc.OperationalError,
@@ -20,6 +25,7 @@ STORE_UNAVAILABLE: tuple[type[Exception], ...] = (
     procrastinate.exceptions.ConnectorException,
     pymongo.errors.ConnectionFailure,
     pymongo.errors.WaitQueueTimeoutError,
+    StoreFull,
     pymongo.errors.WriteConcernError,  # the primary steps down or stops; writes themselves have no time limit
 )
 _MAX_BACKOFF_SECONDS = 5.0

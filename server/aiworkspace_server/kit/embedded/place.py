@@ -47,7 +47,8 @@ class Place:
         return self.path / "log"
 
     def last_words(self) -> str:
-        return " / ".join(self.log.read_text(errors="replace").splitlines()[-3:])[-1000:] or "its log is empty"
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""  # there may be no room for one
+        return " / ".join(text.splitlines()[-3:])[-1000:] or "its log is empty"
 
     @contextmanager
     def sockets(self) -> Iterator[Path]:

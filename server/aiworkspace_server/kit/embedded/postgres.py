@@ -5,14 +5,15 @@ import pwd
 import shutil
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 from psycopg import AsyncConnection, OperationalError
 
 from aiworkspace_server.kit.embedded.place import EmbeddedError, Place, claim
-from aiworkspace_server.kit.embedded.process import child, ended, until
+from aiworkspace_server.kit.embedded.process import Child, child, ended, service
 from aiworkspace_server.kit.embedded.programs import program
 
 _OWNER = "aiworkspace"
@@ -34,21 +35,28 @@ _AS_NOBODY = (
 
 
 @asynccontextmanager
-async def embedded_postgres(data_dir: Path) -> AsyncIterator[str]:
-    """Run PostgreSQL. Yield the URL of the owner, for migrations, which create the server's own role."""
+async def embedded_postgres(data_dir: Path, *, revived: bool = False) -> AsyncIterator[str]:
+    """Run PostgreSQL. Yield the URL of the owner, for migrations, which create the server's own role.
+
+    `revived`: start it again whenever it ends by itself.
+    """
     async with claim(data_dir, "postgres", stop=_FAST_SHUTDOWN) as place:
         cluster = place.path / "data"
         if not cluster.exists():
             await _initialize(place, cluster)
-        # A killed server leaves this file, and its process id may belong to another process by now. The claim ensures
-        # that no database runs here; PostgreSQL also checks its shared memory.
-        (cluster / "postmaster.pid").unlink(missing_ok=True)
         with place.sockets() as sockets:
             url = postgres_url(sockets)
-            command = [postgres_program("postgres"), "-D", str(cluster), *_options(sockets)]
-            async with child(place, command, directory=place.path, privileges=_privileges()) as process:
-                await until(place, process, lambda: _answers(url.replace("+psycopg", "", 1)))
+            start = partial(_started, place, cluster, sockets)
+            async with service(place, start, lambda: _answers(url.replace("+psycopg", "", 1)), revived=revived):
                 yield url
+
+
+def _started(place: Place, cluster: Path, sockets: Path) -> AbstractAsyncContextManager[Child]:
+    # A killed server leaves this file, and its process id may belong to another process by now. The claim ensures
+    # that no database runs here; PostgreSQL also checks its shared memory.
+    (cluster / "postmaster.pid").unlink(missing_ok=True)
+    command = [postgres_program("postgres"), "-D", str(cluster), *_options(sockets)]
+    return child(place, command, directory=place.path, privileges=_privileges())
 
 
 def postgres_url(sockets: Path) -> str:

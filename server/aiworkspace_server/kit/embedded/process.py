@@ -12,12 +12,17 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
+import structlog
+
 from aiworkspace_server.kit.embedded.place import POLL_SECONDS, STOP_SECONDS, EmbeddedError, Place
+from aiworkspace_server.kit.tasks import cancel_all
 
 START_SECONDS = 60
+_LOOK_SECONDS = 0.5
+_REVIVE_SECONDS = 2.0
 
 # The variables that a database inherits; others may hold secrets. LD_ locates libraries; libfaketime must show the same
 # clock to the server and its databases.
@@ -25,6 +30,10 @@ _PASSED = {"HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "SHELL", "TEMP", "TMP"
 _PASSED_PREFIXES = ("LC_", "LD_", "DYLD_", "FAKETIME")
 
 Child = subprocess.Popen[bytes]
+Start = Callable[[], AbstractAsyncContextManager[Child]]
+Ready = Callable[[], Awaitable[bool]]
+
+log = structlog.get_logger("databases")
 
 
 @asynccontextmanager
@@ -50,7 +59,7 @@ async def child(
         await _stop(place, process, stop_seconds)
 
 
-async def until(place: Place, process: Child, ready: Callable[[], Awaitable[bool]]) -> None:
+async def until(place: Place, process: Child, ready: Ready) -> None:
     """Wait until `ready` returns True. Raises EmbeddedError with the end of the log if the child ends before."""
     deadline = time.monotonic() + START_SECONDS
     while not await ready():
@@ -59,6 +68,43 @@ async def until(place: Place, process: Child, ready: Callable[[], Awaitable[bool
         if time.monotonic() > deadline:
             raise EmbeddedError(f"{place.path.name} was not ready after {START_SECONDS} s; see {place.log}")
         await asyncio.sleep(POLL_SECONDS)
+
+
+@asynccontextmanager
+async def service(place: Place, start: Start, ready: Ready, *, revived: bool) -> AsyncIterator[None]:
+    """Run a database until the block ends. `revived`: start it again whenever it ends by itself."""
+    async with AsyncExitStack() as running:
+        process = await running.enter_async_context(start())
+        await until(place, process, ready)
+        reviving = [asyncio.create_task(_revive(place, process, start, ready, running))] if revived else []
+        try:
+            yield
+        finally:
+            await cancel_all(reviving)  # before the process is stopped, which nothing may interrupt
+
+
+async def _revive(place: Place, process: Child, start: Start, ready: Ready, running: AsyncExitStack) -> None:
+    """Databases end when they lack disk space or memory. They may need several attempts, until there is some again."""
+    while True:
+        try:
+            await _see_end(place, process)
+            await running.aclose()
+            process = await running.enter_async_context(start())
+            await until(place, process, ready)
+            log.warning("database_started_again", database=place.path.name)
+        except (EmbeddedError, OSError) as error:  # OSError: there is no room even for its log
+            log.warning("database_not_started", database=place.path.name, error=str(error))
+        await asyncio.sleep(_REVIVE_SECONDS)
+
+
+async def _see_end(place: Place, process: Child) -> None:
+    """Wait as `ended` does, but without a thread, which no cancellation would end."""
+    while True:
+        if (code := process.poll()) is not None:
+            # Only where its log is: a statement in there may quote what people wrote.
+            log.warning("database_ended", database=place.path.name, code=code, log=str(place.log))
+            return
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 async def ended(process: Child) -> int:

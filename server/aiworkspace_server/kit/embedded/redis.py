@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,15 +12,20 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from aiworkspace_server.kit.embedded.place import STOP_SECONDS, claim
-from aiworkspace_server.kit.embedded.process import child, until
+from aiworkspace_server.kit.embedded.process import child, service
 from aiworkspace_server.kit.embedded.programs import ON_COMMON_LINUX, program
 
 _PACKAGED = ON_COMMON_LINUX and sys.version_info < (3, 13)
 
 
 @asynccontextmanager
-async def embedded_redis(data_dir: Path, stop_seconds: float = STOP_SECONDS) -> AsyncIterator[str]:
-    """Run Redis and yield its URL. Only a failure of the machine can lose writes: those of the last second."""
+async def embedded_redis(
+    data_dir: Path, stop_seconds: float = STOP_SECONDS, *, revived: bool = False
+) -> AsyncIterator[str]:
+    """Run Redis and yield its URL. Only a failure of the machine can lose writes: those of the last second.
+
+    `revived`: start it again whenever it ends by itself.
+    """
     async with claim(data_dir, "redis", stop=signal.SIGTERM) as place:
         with place.sockets() as sockets:
             socket, data = sockets / "redis.sock", place.path / "data"
@@ -31,8 +37,8 @@ async def embedded_redis(data_dir: Path, stop_seconds: float = STOP_SECONDS) -> 
             )
             url = f"unix://{quote(str(socket))}"
             command = [str(server), *_options(data, socket)]
-            async with child(place, command, directory=data, stop_seconds=stop_seconds) as process:
-                await until(place, process, lambda: _answers(url))
+            start = partial(child, place, command, directory=data, stop_seconds=stop_seconds)
+            async with service(place, start, lambda: _answers(url), revived=revived):
                 yield url
 
 
