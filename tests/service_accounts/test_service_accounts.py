@@ -8,6 +8,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, usage_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
+from tests.standin import Standin
 from tests.support.outcomes import (
     INVALID,
     INVITATION_CLOSED,
@@ -23,7 +24,7 @@ from tests.support.outcomes import (
 )
 from tests.support.pagination import read_all
 from tests.support.people import Person, join, make_conversation, make_org, make_workspace
-from tests.support.runs import say
+from tests.support.runs import OPENAI, say, talk
 from tests.support.service_accounts import EVERY, NewBackend, make_account, make_custom_role, make_key
 from tests.support.staff import ADMIN, OWNER, VIEWER, Team
 from tests.support.stores import Stores
@@ -151,11 +152,12 @@ async def test_what_a_deleted_account_said_and_spent_stays(team: Team, new_backe
     assert await outcome(call(deletion(team, user_id))) == NOT_FOUND
 
 
-async def test_deleting_cancels_what_is_in_progress(team: Team, new_backend: NewBackend) -> None:
+async def test_deleting_cancels_what_is_in_progress(team: Team, new_backend: NewBackend, standin: Standin) -> None:
+    talk(standin)
     user_id = await make_account(team.owner, team.org_id)
     backend = new_backend((await make_key(team.owner, team.org_id, user_id)).secret)
     conversation_id = await make_conversation(backend, await make_workspace(team.owner, team.org_id))
-    request = chat_pb2.SendMessageRequest(conversation_id=conversation_id, content="word " * 20_000)
+    request = chat_pb2.SendMessageRequest(conversation_id=conversation_id, content="hello", model=OPENAI)
     stream = backend.chat.SendMessage(request)
     await stream.read()
     await team.owner.service_accounts.DeleteServiceAccount(deletion(team, user_id))

@@ -4,7 +4,8 @@ Only the owner of the table can create them, so a job does it under the login of
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from uuid import UUID
 
 import structlog
@@ -25,9 +26,9 @@ SELECT (SELECT coalesce(sum(chunk_count), 0) FROM search_stats WHERE org_id = :o
 """)
 _IS_LARGE = text("SELECT coalesce(sum(chunk_count), 0) > :least FROM search_stats WHERE org_id = :org_id")
 _VALID = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)"
-# Without it a second builder would wait for the first, and both for every transaction that is open.
 _LIST = "SELECT relname FROM pg_class WHERE relkind = 'i' AND relname LIKE 'chunk\\_vectors\\_%'"
 _NAME = re.compile(r"chunk_vectors_([0-9a-f]{32})_(\d+)")
+# Without it a second builder would wait for the first, and both for every transaction that is open.
 _LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
 _CREATE = """
 CREATE INDEX CONCURRENTLY {name} ON chunk_vectors
@@ -64,8 +65,8 @@ class VectorIndexes:
         Writes go on meanwhile. Waits for transactions that began before.
         """
         name = index_name(org_id, generation.id)
-        async with await self._connect() as connection:
-            if not (await (await connection.execute(_LOCK, (name,))).fetchone() or (False,))[0]:
+        async with self._holding(name) as connection:
+            if connection is None:
                 return False
             valid = await (await connection.execute(_VALID, (name,))).fetchone()
             if valid and valid[0]:
@@ -86,10 +87,21 @@ class VectorIndexes:
         found = [_NAME.fullmatch(str(name)) for (name,) in rows]
         return [(UUID(hex=each[1]), int(each[2])) for each in found if each]
 
-    async def drop(self, org_id: UUID, generation: int) -> None:
-        """Drop an organization's index, if it has one."""
+    async def drop(self, org_id: UUID, generation: int) -> bool:
+        """Drop an organization's index, if it has one. Return False while another process creates or drops it."""
+        name = index_name(org_id, generation)
+        async with self._holding(name) as connection:
+            if connection is None:
+                return False
+            await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}".encode())
+            return True
+
+    @asynccontextmanager
+    async def _holding(self, name: str) -> AsyncIterator[AsyncConnection[tuple[object, ...]] | None]:
+        """Yield a connection that holds an index, or None if another process does."""
         async with await self._connect() as connection:
-            await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(org_id, generation)}".encode())
+            held = await (await connection.execute(_LOCK, (name,))).fetchone()
+            yield connection if held and held[0] else None
 
     async def _connect(self) -> AsyncConnection[tuple[object, ...]]:
         return await AsyncConnection.connect(self._url, autocommit=True, connect_timeout=5)

@@ -31,8 +31,8 @@ _ATTEMPTS = f"""
   FROM ledger_entries
 """
 _OF_RUNS = text(f"{_ATTEMPTS} WHERE run_id = ANY(CAST(:run_ids AS uuid[])) GROUP BY run_id, attempt")
-# No entry is older than its run, but clocks may differ a little. Only runs have claims: a provider's bill names no single
-# calls to embedding models.
+# No entry is older than its run, but clocks may differ a little. Only runs have claims: bills name no single calls to
+# embedding models.
 _IN_TIME = text(f"""
   SELECT * FROM (
     {_ATTEMPTS}

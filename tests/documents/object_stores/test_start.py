@@ -28,7 +28,7 @@ async def test_server_does_not_start_with_an_unusable_store(
         monkeypatch.setenv(name, value)
     settings = Settings.model_validate(store_settings(own_stores) | {"document_store": url})
     with pytest.raises(SettingsError, match=f"DOCUMENT_STORE: {url} cannot be used: ") as raised:
-        async with running(settings, migrating=False):
+        async with running(settings, migrating=True):
             pass
     assert "canary-secret" not in str(raised.value)
     assert len(raised.value.problems) == 1
