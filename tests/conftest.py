@@ -5,16 +5,15 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from types import SimpleNamespace
 
 import bcrypt
 import hypothesis
-import limits.aio.storage.memory
 import pytest
 
 from aiworkspace_server.app import App, running
-from aiworkspace_server.kit import logs
+from aiworkspace_server.kit import limits, logs
 from aiworkspace_server.kit.embedded import embedded_mongo, embedded_postgres, embedded_redis
+from aiworkspace_server.kit.windows import WindowStorage
 from aiworkspace_server.settings import Settings
 from tests.standin import Standin
 from tests.support.accounts import SignIn, login
@@ -104,9 +103,9 @@ async def app(settings: Settings) -> AsyncIterator[App]:
 
 @pytest.fixture
 def one_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits that are counted in memory stay in the minute in which the test began, however long it takes."""
+    """Limits of servers that start now stay in the minute in which the test began, however long it takes."""
     begin = time.time()
-    monkeypatch.setattr(limits.aio.storage.memory, "time", SimpleNamespace(time=lambda: begin))
+    monkeypatch.setattr(limits, "WindowStorage", lambda: WindowStorage(lambda: begin))
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,7 @@ _COPIED = (
 class Synthetic:
     """Random texts and vectors, and an embedder that knows the vectors of questions."""
 
-    model, dimension, window = "bench/random", _DIMENSION, 256
+    model, dimension, window = "local/random", _DIMENSION, 256
 
     def __init__(self) -> None:
         self._chance = random.Random(1)

@@ -105,6 +105,7 @@ async def _value(redis: Any, key: bytes) -> Any:
         "list": lambda: redis.lrange(key, 0, -1),
         "set": lambda: redis.smembers(key),
         "zset": lambda: redis.zrange(key, 0, -1),
+        "none": lambda: redis.get(key),  # it has expired since
     }
     return await read[kind]()
 

@@ -88,7 +88,7 @@ def _options(sockets: Path) -> list[str]:
         "unix_socket_directories": str(sockets),
         "unix_socket_permissions": "0700",
         "max_connections": "400",  # for a dozen processes
-        "shared_buffers": "64MB",
+        "shared_buffers": "256MB",  # touched as data comes, so that it costs nothing at rest
         "max_wal_size": "256MB",
         "min_wal_size": "32MB",
         "timezone": "UTC",
