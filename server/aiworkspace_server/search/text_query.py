@@ -29,30 +29,37 @@ SELECT lexeme FROM (
 ) counted WHERE found > 0 ORDER BY found, lexeme COLLATE "C" LIMIT :most
 """)
 
-# How rare a lexeme is counts in all versions of the workspace that answer, whatever the filters are. What does not
-# depend on the occurrence is computed once for each row of postings. A chunk is one integer, which is grouped twice as
-# fast as its key. Its parts are not the halves of a bigint: PostgreSQL hashes the exclusive or of the halves, so that
-# versions with serial numbers in a row would collide, and grouping would take minutes. Scores are rounded to single
-# precision, so that equal ones stay equal in whatever order they were added up.
+# Without the values, the planner would expect one row of postings and one version, and compare all with all.
+_PLAN_WITH_VALUES = text("SELECT set_config('plan_cache_mode', 'force_custom_plan', true)")
+# How rare a lexeme is counts in all versions of the workspace that answer, whatever the filters are. A chunk is one
+# integer, which is grouped twice as fast as its key. Its parts are not the halves of a bigint: PostgreSQL hashes the
+# exclusive or of the halves, so that versions with serial numbers in a row would collide, and grouping would take
+# minutes. Scores are rounded to single precision, so that equal ones stay equal in whatever order they were added up.
 _RANK = text(f"""
 WITH stats AS MATERIALIZED (
-  SELECT sum(chunk_count)::double precision AS chunks,
-         sum(lexeme_count)::double precision / nullif(sum(chunk_count), 0)::double precision AS average
+  SELECT sum(chunk_count)::double precision AS chunks, CAST(:k1 AS double precision) * (1 - :b) AS least,
+         CAST(:k1 AS double precision) * :b * sum(chunk_count)::double precision
+           / nullif(sum(lexeme_count), 0)::double precision AS slope
   FROM search_stats WHERE org_id = :org_id AND workspace_id = :workspace_id
-), found AS MATERIALIZED (
-  SELECT CAST(v.serial AS bigint) * 1000000 + p.block * 128 AS first, p.occurrences, {ALLOWED} AS allowed, s.chunks,
-         (sum(cardinality(p.occurrences)) OVER (PARTITION BY p.lexeme))::double precision AS occupied,
-         CAST(:k1 AS double precision) * (1 - :b) AS least, CAST(:k1 AS double precision) * :b / s.average AS slope
-  FROM stats s, postings p JOIN search_versions v ON v.org_id = :org_id AND v.version_id = p.version_id
+), versions AS MATERIALIZED (
+  SELECT v.version_id, v.serial, {ALLOWED} AS allowed
+  FROM search_versions v WHERE v.org_id = :org_id AND v.workspace_id = :workspace_id
+), stored AS MATERIALIZED (
+  SELECT p.lexeme, p.version_id, p.block, p.occurrences FROM postings p
   WHERE p.org_id = :org_id AND p.workspace_id = :workspace_id AND p.lexeme = ANY (CAST(:lexemes AS text[]))
-), weighed AS MATERIALIZED (
-  SELECT first, occurrences, ln(1 + (chunks - occupied + 0.5) / (occupied + 0.5)) AS rarity, least, slope
-  FROM found WHERE allowed
+), found AS MATERIALIZED (
+  SELECT s.lexeme, CAST(v.serial AS bigint) * 1000000 + s.block * 128 AS first, s.occurrences, v.allowed
+  FROM stored s JOIN versions v ON v.version_id = s.version_id
+), weights AS MATERIALIZED (
+  SELECT lexeme, ln(1 + (chunks - occupied + 0.5) / (occupied + 0.5)) AS rarity
+  FROM (SELECT lexeme, sum(cardinality(occurrences))::double precision AS occupied FROM found GROUP BY lexeme) o, stats
 ), occurring AS (
-  SELECT first, rarity, least, slope, unnest(occurrences) AS o FROM weighed
+  SELECT f.first, w.rarity, unnest(f.occurrences) AS o FROM found f JOIN weights w ON w.lexeme = f.lexeme
+  WHERE f.allowed
 ), best AS (
   SELECT first + (o >> 24) AS chunk,
-         CAST(sum(rarity * ((o >> 16) & 255) / (((o >> 16) & 255) + least + slope * (o & 65535))) AS real) AS score
+         CAST(sum(rarity / (1 + ((SELECT least FROM stats) + (SELECT slope FROM stats) * (o & 65535))
+                                / ((o >> 16) & 255))) AS real) AS score
   FROM occurring GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT :limit
 )
 SELECT v.version_id, CAST(mod(chunk, 1000000) AS integer) AS number
@@ -70,6 +77,7 @@ async def rank_lexemes(tx: ReadSession, scope: Scope, lexemes: list[str], limit:
     """Return the chunks with the best scores for these lexemes."""
     if not lexemes:
         return []
+    await tx.execute(_PLAN_WITH_VALUES)
     values = {**scope.values, "lexemes": lexemes, "k1": K1, "b": B, "limit": limit}
     return [(row.version_id, row.number) for row in await tx.execute(_RANK, values)]
 

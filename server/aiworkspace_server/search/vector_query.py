@@ -17,7 +17,7 @@ from .vector_index import index_name
 
 MOST_EXACT = 10_000  # vectors that are compared one by one; a few milliseconds
 _LEAST_PART = 50  # of a smaller part of an organization's vectors the index would visit too many others
-_LEAST_LIST, _MOST_LIST = 100, 1000  # candidates that the index keeps: more find more of the nearest, more slowly
+_LEAST_LIST, _MOST_LIST = 120, 1000  # candidates that the index keeps: more find more of the nearest, more slowly
 _MOST_SCANNED = 50_000  # vectors that the index visits for filters, after which all are compared one by one
 
 _COUNT = text(f"""
