@@ -48,7 +48,7 @@ class CitationChecker:
         known = {source["number"]: source for source in sources}
         statement = self._run.text[marker.start : marker.end]
         for number in marker.numbers:
-            source = known.get(number)
+            source = known.get(number) if self._has_room else None
             quote = _quote(source, marker.quote, statement) if source else None
             if source and quote:
                 self._waiting.append(_Cited(source, marker.start, marker.end, quote))
@@ -56,6 +56,10 @@ class CitationChecker:
                 self.dropped_count += 1
         if self._waiting and (self._checking is None or self._checking.done()):
             self._checking = asyncio.create_task(self._check())
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._run.citations) + len(self._waiting) < MOST_CITATIONS
 
     async def finish(self) -> None:
         """Wait until everything is checked."""

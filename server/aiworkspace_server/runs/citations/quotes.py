@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from ...llm.sources import disarm
 
@@ -15,6 +15,7 @@ _SENTENCE = re.compile(
 _WORD = re.compile(r"[^\W_]+")
 _UNSPACED = re.compile("[\u0e01-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7ff]+")
 _MOST_SENTENCES = 3
+_MOST_WORDS = 100  # of a statement that are looked for: the rarest
 
 Span = tuple[int, int]
 
@@ -39,27 +40,25 @@ def choose_quote(text: str, statement: str, headings: Collection[str] = ()) -> S
     """
     sentences = _sentences(text)
     titles = [_WORD.findall(heading) for heading in headings]
-    said = [(start, end) for start, end in sentences if _WORD.findall(text[start:end]) not in titles]
-    sentences = said or sentences
-    words = [Counter(_words(text[start:end])) for start, end in sentences]
-    spread = Counter(word for each in words for word in each)
-    weights = {word: math.log(1 + len(sentences) / spread[word]) for word in set(_words(statement)) if word in spread}
+    sentences = [each for each in sentences if _WORD.findall(text[slice(*each)]) not in titles] or sentences
+    words = [_words(text[start:end]) for start, end in sentences]
+    spread = Counter(word for each in words for word in set(each))
+    sought = sorted({word for word in _words(statement) if word in spread}, key=lambda word: (spread[word], word))
+    weights = {word: math.log(1 + len(sentences) / spread[word]) for word in sought[:_MOST_WORDS]}
+    common = [weights.keys() & each for each in words]
     best, chosen = 0.0, sentences[0]
     for first in range(len(sentences)):
+        said = set[str]()
         for last in range(first, min(first + _MOST_SENTENCES, len(sentences))):
             start, end = sentences[first][0], sentences[last][1]
             if end - start > LONGEST_QUOTE:
                 break
-            score = _score(words[first : last + 1], weights)
+            said |= common[last]
+            # A further sentence has to add something.
+            score = sum(map(weights.__getitem__, said)) - 0.01 * sum(map(len, words[first : last + 1]))
             if score > best:
                 best, chosen = score, (start, end)
     return chosen
-
-
-def _score(sentences: Sequence[Counter[str]], weights: dict[str, float]) -> float:
-    """Weigh what is in common against the length: a further sentence has to add something."""
-    common = sum(weight for word, weight in weights.items() if any(word in each for each in sentences))
-    return common - 0.01 * sum(each.total() for each in sentences)
 
 
 def _words(text: str) -> list[str]:
