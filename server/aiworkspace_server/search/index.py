@@ -277,6 +277,16 @@ async def stored_chunks(
     return [IndexedChunk(*row) for row in await tx.execute(_STORED, values)]
 
 
+_HAS_WORDS = text("""
+SELECT EXISTS (SELECT FROM chunks WHERE org_id = :org_id AND version_id = :version_id AND lexeme_count > 0)
+""")
+
+
+async def has_words(tx: ReadSession, org_id: UUID, version_id: UUID) -> bool:
+    """Return whether a version's chunks have a word that full-text search can find: no stop word, and no symbol."""
+    return bool((await tx.execute(_HAS_WORDS, {"org_id": org_id, "version_id": version_id})).scalar_one())
+
+
 _COUNT_VECTORS = text("""
 SELECT count(*) FROM chunk_vectors WHERE org_id = :org_id AND generation = :generation AND version_id = :version_id
 """)

@@ -76,9 +76,8 @@ async def alike_by_words(tx: ReadSession, scope: Scope, version_id: UUID, limit:
     values = {"org_id": scope.org_id, "version_id": version_id, "read": _READ, "frequent": _FREQUENT}
     frequent = list((await tx.execute(_FREQUENT_LEXEMES, values)).scalars())
     telling = await rarest(tx, scope, frequent, _TELLING)
-    ranked = await rank_lexemes(tx, scope, telling, _RANKED)
-    others = [key for key in dict.fromkeys(version for version, _ in ranked) if key != version_id][:limit]
-    return await _documents(tx, scope, others)
+    ranked = await rank_lexemes(tx, scope, telling, _RANKED, version_id)
+    return await _documents(tx, scope, list(dict.fromkeys(version for version, _ in ranked))[:limit])
 
 
 async def _documents(tx: ReadSession, scope: Scope, version_ids: Sequence[UUID]) -> list[SimilarDocument]:

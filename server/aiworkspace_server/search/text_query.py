@@ -4,6 +4,8 @@
 Here only equalities of lexemes are looked up, which row-level security lets an index answer.
 """
 
+from uuid import UUID
+
 from sqlalchemy import text
 
 from ..kit.postgres import ReadSession
@@ -42,7 +44,7 @@ WITH stats AS MATERIALIZED (
            / nullif(sum(lexeme_count), 0)::double precision AS slope
   FROM search_stats WHERE org_id = :org_id AND workspace_id = :workspace_id
 ), versions AS MATERIALIZED (
-  SELECT v.version_id, v.serial, {ALLOWED} AS allowed
+  SELECT v.version_id, v.serial, {ALLOWED} AND v.version_id IS DISTINCT FROM CAST(:excluded AS uuid) AS allowed
   FROM search_versions v WHERE v.org_id = :org_id AND v.workspace_id = :workspace_id
 ), stored AS MATERIALIZED (
   SELECT p.lexeme, p.version_id, p.block, p.occurrences FROM postings p
@@ -73,12 +75,14 @@ async def search_text(tx: ReadSession, scope: Scope, question: str, limit: int) 
     return await rank_lexemes(tx, scope, await _lexemes(tx, scope, question), limit)
 
 
-async def rank_lexemes(tx: ReadSession, scope: Scope, lexemes: list[str], limit: int) -> list[Key]:
-    """Return the chunks with the best scores for these lexemes."""
+async def rank_lexemes(
+    tx: ReadSession, scope: Scope, lexemes: list[str], limit: int, excluded: UUID | None = None
+) -> list[Key]:
+    """Return the chunks with the best scores for these lexemes, without those of one version."""
     if not lexemes:
         return []
     await tx.execute(_PLAN_WITH_VALUES)
-    values = {**scope.values, "lexemes": lexemes, "k1": K1, "b": B, "limit": limit}
+    values = {**scope.values, "lexemes": lexemes, "k1": K1, "b": B, "limit": limit, "excluded": excluded}
     return [(row.version_id, row.number) for row in await tx.execute(_RANK, values)]
 
 
