@@ -39,6 +39,7 @@ class Snapshots:
         self._mongo = app.mongo.database
         self._callers = list(callers)
         self._query = b""
+        self._at_rest: Rows | None = None  # the last one
 
     async def take(self) -> Rows:
         self._query = self._query or await self._build_query()
@@ -49,10 +50,11 @@ class Snapshots:
         return frozenset(rows)
 
     async def take_at_rest(self) -> Rows:
-        """When what goes on in the background has ended."""
-        before, now = None, await self.take()
+        """When what goes on in the background has ended: after two that are equal, of which one may be the last one."""
+        before, now = self._at_rest, await self.take()
         while before != now or await self._reads_documents():
             before, now = now, await self.take()
+        self._at_rest = now
         return now
 
     async def _reads_documents(self) -> bool:

@@ -15,6 +15,7 @@ from aiworkspace_server.app import App
 from aiworkspace_server.documents.claims import Claim
 from aiworkspace_server.documents.models import Step
 from aiworkspace_server.documents.steps import Steps
+from aiworkspace_server.kit.errors import Unavailable
 from aiworkspace_server.kit.stores import StoreFull
 from tests.support.documents import download, get, read, read_text, replace, search, upload, watch
 from tests.support.outcomes import INVALID, NOT_FOUND, outcome, refusal
@@ -130,9 +131,9 @@ async def test_only_failed_documents_are_retried(place: Place) -> None:
     assert (again.state, again.steps[2].failure_reason) == (FAILED, pb.FAILURE_REASON_UNSUPPORTED)
 
 
-async def test_attempts_that_a_database_ends_do_not_count(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_attempts_that_a_store_ends_do_not_count(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     do, failed = Steps.do, dict[UUID, Exception]()
-    outages: list[Exception] = [AutoReconnect(), psycopg.errors.DiskFull(), StoreFull()]
+    outages: list[Exception] = [AutoReconnect(), psycopg.errors.DiskFull(), StoreFull(), Unavailable("S3", 1)]
 
     async def fail(steps: Steps, claim: Claim, step: Step) -> None:
         if step == Step.CHUNKED and str(claim.org_id) == place.org_id and claim.version.id not in failed:
@@ -141,10 +142,10 @@ async def test_attempts_that_a_database_ends_do_not_count(place: Place, monkeypa
         await do(steps, claim, step)
 
     monkeypatch.setattr(Steps, "do", fail)
-    documents = [await upload(place.owner, place.workspace_id, b"word %d" % number) for number in range(3)]
+    documents = [await upload(place.owner, place.workspace_id, b"word %d" % number) for number in range(4)]
     lasts = [(await watch(place.owner, each.document_id))[-1] for each in documents]
     assert outages == []
-    assert [each.state for each in lasts] == [READY] * 3
+    assert [each.state for each in lasts] == [READY] * 4
     assert {step.attempt_count for each in lasts for step in each.steps} == {1}
 
 

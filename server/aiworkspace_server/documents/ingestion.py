@@ -11,6 +11,7 @@ from uuid import UUID
 
 import structlog
 
+from ..kit.errors import Unavailable
 from ..kit.ids import new_id
 from ..kit.jobs import READING_QUEUE, Jobs
 from ..kit.postgres import Database
@@ -28,6 +29,7 @@ _FIRST_BACKOFF_SECONDS = 2
 _BACKOFF_FACTOR = 4  # 2, 8, 32 and 128 seconds between the attempts
 _AFTER_OUTAGE = timedelta(seconds=5)  # before the next attempt, so that other documents are not kept waiting
 _MOST_WOKEN = 500  # organizations in one pass
+_STORES_UNAVAILABLE: tuple[type[Exception], ...] = (*STORE_UNAVAILABLE, Unavailable)  # the last: an object store
 
 log = structlog.get_logger("documents")
 
@@ -80,7 +82,7 @@ class Ingestion:
         except StepFailed as failure:
             log.warning("document_step_failed", **fields, reason=str(failure.reason), text=str(failure))
             await self._surely(partial(self._record, claim, failure))
-        except STORE_UNAVAILABLE:
+        except _STORES_UNAVAILABLE:
             await self._surely(partial(self._take_back, claim))
             raise  # `wake` enqueues the job again
         except Exception:
@@ -93,7 +95,7 @@ class Ingestion:
         await self._tasks.complete(retry_until_available(record))
 
     async def _take_back(self, claim: Claim) -> None:
-        """Let an attempt not count: a database ended it, which may happen to any document, and for hours."""
+        """Let an attempt not count: a store ended it, which may happen to any document, and for hours."""
         try:
             async with claim.holding() as (_, version, step):
                 step.attempt_count -= 1

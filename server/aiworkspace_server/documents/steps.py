@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
 
-from ..embedding.base import Chunk, EmbeddingUnavailable
+from ..embedding.base import Chunk, EmbeddingRefused, EmbeddingUnavailable
 from ..embedding.process import TextProcess
 from ..kit.mongo import Mongo
 from ..parsing.failures import FailureReason, ParseFailed
@@ -83,9 +83,13 @@ class Steps:
     async def _parse(self, claim: Claim) -> None:
         version, texts = claim.version, Texts(self._mongo, claim.org_id)
         async with claim.db.read(claim.org_id) as tx:
-            name = await versions.find_name(tx, version.live_document_id)
+            found = await versions.find_file(tx, version)
+        if found is None:
+            raise ClaimLost
+        name, size = found
         with tempfile.NamedTemporaryFile(prefix="aiworkspace-") as file:
-            await self._download(version, Path(file.name))
+            if await self._download(version, Path(file.name)) != size:
+                raise StepFailed(Reason.INTERNAL, "The stored file is not complete.", retried=True)
             try:
                 parsed = await self._parser.parse(Path(file.name), name)
             except ParseFailed as failed:
@@ -105,11 +109,14 @@ class Steps:
             raise
         await texts.delete(version.id, keep=claim.id)
 
-    async def _download(self, version: DocumentVersion, path: Path) -> None:
+    async def _download(self, version: DocumentVersion, path: Path) -> int:
+        """Return the number of bytes."""
+        size = 0
         with path.open("wb") as file:
             async with self._reading(version) as parts:
                 async for part in parts:
-                    await asyncio.to_thread(file.write, part)
+                    size += await asyncio.to_thread(file.write, part)
+        return size
 
     async def _chunk(self, claim: Claim) -> None:
         version = claim.version
@@ -126,7 +133,9 @@ class Steps:
                 number += len(chunks)
         if number == 0:
             raise StepFailed(Reason.NO_TEXT, "The text has no chunk.", retried=False)
-        async with claim.holding() as (_, held, step):
+        async with claim.holding() as (tx, held, step):
+            if self._vectors is None and not await index.has_words(tx, held.org_id, held.id):
+                raise StepFailed(Reason.NO_TEXT, "The text has no word that a search could find.", retried=False)
             held.chunk_count = number
             versions.advance(held, step)
 
@@ -136,6 +145,8 @@ class Steps:
             return await self._process.split(piece.text, blocks)
         except EmbeddingUnavailable as failed:
             raise StepFailed(Reason.INTERNAL, str(failed), retried=True) from None
+        except EmbeddingRefused as failed:
+            raise StepFailed(Reason.INTERNAL, str(failed), retried=False) from None
 
     def _pieces(self, version: DocumentVersion) -> AsyncGenerator[Piece, None]:
         assert version.text_id

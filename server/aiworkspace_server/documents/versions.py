@@ -115,9 +115,11 @@ def pause(version: DocumentVersion) -> None:
     version.claim_id, version.due_time = None, now()
 
 
-async def find_name(tx: ReadSession, document_id: UUID) -> str:
-    """Return the name of a document; empty if it was deleted."""
-    return (await tx.execute(select(Document.name).where(Document.id == document_id))).scalar_one_or_none() or ""
+async def find_file(tx: ReadSession, version: DocumentVersion) -> tuple[str, int] | None:
+    """Return the name and the size of a version's file, unless its document was deleted."""
+    query = select(Document.name, Blob.size_bytes).join(Blob, Blob.id == version.blob_id)
+    row = (await tx.execute(query.where(Document.id == version.document_id))).one_or_none()
+    return (row.name, row.size_bytes) if row else None
 
 
 async def find_user(tx: ReadSession, document_id: UUID) -> UUID | None:
@@ -184,7 +186,8 @@ async def find_ended(tx: ReadSession, version_id: UUID) -> tuple[UUID, UUID | No
     """Return the workspace of a version that has ended, and its document if that was deleted."""
     query = select(DocumentVersion.workspace_id, DocumentVersion.deleted_document_id)
     ended = query.where(DocumentVersion.id == version_id, DocumentVersion.state == State.ENDED)
-    return (await tx.execute(ended)).tuples().one_or_none()
+    row = (await tx.execute(ended)).one_or_none()
+    return (row.workspace_id, row.deleted_document_id) if row else None
 
 
 async def forget(tx: WriteSession, version_id: UUID) -> None:
