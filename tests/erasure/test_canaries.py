@@ -167,12 +167,16 @@ async def test_a_deleted_document_leaves_no_text(site: Site, standin: Standin) -
         assert (left.end, left.version_id, left.HasField("place")) == (citation.end, citation.version_id, True)
 
 
+# Where the events of a run stay for a minute after its end.
+EVENTS = {"redis"}
+
+
 async def no_text_but_of_runs(site: Site, text: str) -> bool:
-    return (await site.find(text)).keys() <= {"runs", "run_events"}
+    return (await site.find(text)).keys() <= {"runs", "run_events"} | EVENTS
 
 
 async def nothing_of(site: Site, text: str) -> bool:
-    return await site.find(text) == {}
+    return (await site.find(text)).keys() <= EVENTS
 
 
 async def test_a_deleted_account_leaves_no_text(site: Site, mailbox: Mailbox) -> None:

@@ -323,7 +323,8 @@ class DocumentServiceServicer:
     def DeleteDocument(self, request, context):
         """DeleteDocument deletes a document with its bytes. Callers: as for CreateUpload. The call returns once the document
         is gone; its bytes are erased within seconds, also after a crash of the server. Another document with the same
-        bytes keeps them.
+        bytes keeps them. Citations of it lose its name, place and words within seconds, or when the run that cites it ends;
+        events of runs stay in Redis for a minute after their end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

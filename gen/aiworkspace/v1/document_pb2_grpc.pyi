@@ -129,7 +129,8 @@ class DocumentServiceStub:
     DeleteDocument: _grpc.UnaryUnaryMultiCallable[_document_pb2.DeleteDocumentRequest, _document_pb2.DeleteDocumentResponse]
     """DeleteDocument deletes a document with its bytes. Callers: as for CreateUpload. The call returns once the document
     is gone; its bytes are erased within seconds, also after a crash of the server. Another document with the same
-    bytes keeps them.
+    bytes keeps them. Citations of it lose its name, place and words within seconds, or when the run that cites it ends;
+    events of runs stay in Redis for a minute after their end.
     """
     CreateCollection: _grpc.UnaryUnaryMultiCallable[_document_pb2.CreateCollectionRequest, _document_pb2.CreateCollectionResponse]
     """CreateCollection creates an empty collection in a workspace. Callers: as for CreateUpload."""
@@ -246,7 +247,8 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     DeleteDocument: _aio.UnaryUnaryMultiCallable[_document_pb2.DeleteDocumentRequest, _document_pb2.DeleteDocumentResponse]  # type: ignore[assignment]
     """DeleteDocument deletes a document with its bytes. Callers: as for CreateUpload. The call returns once the document
     is gone; its bytes are erased within seconds, also after a crash of the server. Another document with the same
-    bytes keeps them.
+    bytes keeps them. Citations of it lose its name, place and words within seconds, or when the run that cites it ends;
+    events of runs stay in Redis for a minute after their end.
     """
     CreateCollection: _aio.UnaryUnaryMultiCallable[_document_pb2.CreateCollectionRequest, _document_pb2.CreateCollectionResponse]  # type: ignore[assignment]
     """CreateCollection creates an empty collection in a workspace. Callers: as for CreateUpload."""
@@ -462,7 +464,8 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_document_pb2.DeleteDocumentResponse, _abc.Awaitable[_document_pb2.DeleteDocumentResponse]]:
         """DeleteDocument deletes a document with its bytes. Callers: as for CreateUpload. The call returns once the document
         is gone; its bytes are erased within seconds, also after a crash of the server. Another document with the same
-        bytes keeps them.
+        bytes keeps them. Citations of it lose its name, place and words within seconds, or when the run that cites it ends;
+        events of runs stay in Redis for a minute after their end.
         """
 
     @_abc_1.abstractmethod

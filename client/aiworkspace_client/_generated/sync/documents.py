@@ -288,7 +288,8 @@ class Documents:
     def delete(self, document_id: str, *, timeout: float | None = None) -> None:
         """Deletes a document with its bytes. Callers: as for CreateUpload. The call returns once the document is gone;
         its bytes are erased within seconds, also after a crash of the server. Another document with the same bytes
-        keeps them.
+        keeps them. Citations of it lose its name, place and words within seconds, or when the run that cites it
+        ends; events of runs stay in Redis for a minute after their end.
 
         Args:
             document_id: The document.
