@@ -168,7 +168,7 @@ class DocumentServicer(DocumentServiceServicer):
             return pb.ImportWebPageResponse(upload=upload_to_proto(upload, upload.size_bytes))
         page = await self._web_pages.fetch(request.url)
         if reply is None:
-            values = page.declared() | {"collection_ids": collection_ids}
+            values = await page.declared() | {"collection_ids": collection_ids}
             async with self._db.write(tenant_id(), caller_id()) as tx:
                 if (reply := await self._idempotency.find(tx, request, pb.ImportWebPageResponse)) is None:
                     upload = await self._documents.create_upload(tx, tenant_id(), workspace_id, caller_id(), values)
