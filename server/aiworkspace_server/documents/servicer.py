@@ -29,7 +29,7 @@ from . import store, versions
 from .content import PIECE_BYTES, Files
 from .models import DocumentVersion
 from .proto import (
-    block_to_proto,
+    add_blocks,
     collection_to_proto,
     document_to_proto,
     omissions_to_proto,
@@ -216,14 +216,16 @@ class DocumentServicer(DocumentServiceServicer):
             message = f"offset: the text has {length:,} code points."
             raise OutOfRange(common_pb2.ERROR_REASON_OFFSET_TOO_LARGE, message, metadata=metadata)
         end = min(length, start + (request.length or _MOST_TEXT))
-        text, blocks = "", list[pb.Block]()
+        response = pb.GetDocumentTextResponse(version=version.number, offset=start, text_length=length)
+        text = ""
         async with aclosing(Texts(self._mongo, tenant_id()).read(version.id, version.text_id, start, end)) as pieces:
             async for piece in pieces:
                 text += piece.text[max(0, start - piece.start) : end - piece.start]
-                blocks += [block_to_proto(each) for each in piece.blocks if each.start < end and each.end > start]
-        return pb.GetDocumentTextResponse(
-            version=version.number, offset=start, text=text, blocks=blocks, text_length=length
-        )
+                await add_blocks(response, [each for each in piece.blocks if each.start < end and each.end > start])
+        if len(text) < end - start:  # the version ended meanwhile
+            raise NotFound("version")
+        response.text = text
+        return response
 
     async def _find_version(self, document_id: UUID, number: int) -> DocumentVersion:
         async with self._db.read(tenant_id()) as tx:
