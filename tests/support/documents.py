@@ -12,6 +12,7 @@ from aiworkspace_server.documents.metering import Metering
 from aiworkspace_server.documents.objects import ObjectStores
 from aiworkspace_server.documents.service import DocumentService
 from aiworkspace_server.documents.store import Quota
+from aiworkspace_server.documents.streams import Streams
 from aiworkspace_server.kit.jobs import Jobs
 from aiworkspace_server.kit.mongo import Mongo
 from aiworkspace_server.kit.postgres import Database
@@ -33,11 +34,20 @@ def document_service(
     db: Database, mongo: Mongo, stores: Stores, quota: Quota, largest_bytes: int, *, store: str | None = None
 ) -> DocumentService:
     """The service of another server on the same databases, whose jobs are done by whoever works on the queue."""
+    files, jobs, ending = _parts(db, mongo, stores, store)
+    return DocumentService(db, files, jobs, ending, quota, largest_bytes)
+
+
+def upload_streams(db: Database, mongo: Mongo, stores: Stores, check_seconds: float) -> Streams:
+    """What takes streams of uploads in another server."""
+    return Streams(db, *_parts(db, mongo, stores, None), check_seconds)
+
+
+def _parts(db: Database, mongo: Mongo, stores: Stores, store: str | None) -> tuple[Files, Jobs, Ending]:
     jobs, files = Jobs(stores.postgres), files_in(mongo, store)
     for name in (INGEST, ERASE_BYTES, ERASE_VERSION):
         jobs.add(name, _not_here)
-    ending = Ending(db, mongo, files, jobs, Metering(db, Ledger(None)))
-    return DocumentService(db, files, jobs, ending, quota, largest_bytes)
+    return files, jobs, Ending(db, mongo, files, jobs, Metering(db, Ledger(None)))
 
 
 async def _not_here(**arguments: str) -> None:
