@@ -3,24 +3,20 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from uuid import UUID
 
 import pytest
 
 from aiworkspace.v1 import document_pb2 as pb
 from aiworkspace_server.app import App
-from aiworkspace_server.documents.jobs import UploadJobs
 from aiworkspace_server.documents.store import Quota
 from aiworkspace_server.kit.errors import Aborted, AppError, NotFound
 from aiworkspace_server.kit.mongo import Mongo
 from aiworkspace_server.kit.postgres import Database
-from aiworkspace_server.kit.timestamps import now
-from tests.support.documents import begin, document_service, download, messages, upload_streams
+from tests.support.documents import begin, document_service, download, forget_upload, messages, upload_streams
 from tests.support.orgs import suspend
 from tests.support.outcomes import NOT_FOUND, outcome
 from tests.support.people import Place, make_workspace
-from tests.support.postgres import sql
 from tests.support.staff import Team
 from tests.support.stores import Stores
 from tests.support.waiting import until
@@ -87,14 +83,6 @@ class Paused:
         return bool(found.upload.committed_bytes == PIECE)
 
 
-async def forget(app: App, stores: Stores, upload_id: str, column: str) -> None:
-    """Let an upload be one that ended or expired long ago, and do the server's job that deletes it."""
-    time = now() - timedelta(days=1)
-    await sql(stores, f"UPDATE uploads SET {column} = %s WHERE id = %s", time, UUID(upload_id))
-    await UploadJobs(app.db, document_service(app.db, app.mongo, stores, Quota(1, 1), 1)).end_uploads()
-    assert await sql(stores, "SELECT FROM uploads WHERE id = %s", UUID(upload_id)) == []
-
-
 async def pieces(app: App, upload_id: str) -> int:
     return await app.mongo.database["documents.chunks"].count_documents({"files_id": UUID(upload_id)})
 
@@ -112,7 +100,7 @@ async def test_a_stream_that_outlives_its_upload_leaves_nothing(
     stream = Paused(place, upload_id, data, finish=ends == "finishing")
     await until(stream.begun)
     await place.owner.documents.CancelUpload(pb.CancelUploadRequest(upload_id=upload_id))
-    await forget(app, stores, upload_id, "end_time")
+    await forget_upload(app, stores, upload_id, "end_time")
     stream.goes_on.set()
     if ends == "broken":
         await until(lambda: pieces(app, upload_id))
@@ -133,7 +121,7 @@ async def test_a_stream_that_was_overtaken_leaves_the_document_as_it_is(app: App
     stream = Paused(place, upload_id, data)
     await until(stream.begun)
     document = (await place.owner.documents.UploadDocument(messages(upload_id, data))).document
-    await forget(app, stores, upload_id, "expire_time")
+    await forget_upload(app, stores, upload_id, "expire_time")
     stream.goes_on.set()
     stream.ends.set()
     assert await outcome(stream.call) == NOT_FOUND

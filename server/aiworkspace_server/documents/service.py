@@ -18,7 +18,7 @@ from .ending import Ending
 from .ingestion import INGEST
 from .models import Collection, State, Upload
 from .store import FoundDocument, Quota
-from .streams import Messages, Progress, Streams
+from .streams import Messages, Progress, Streams, Then
 
 _LIFETIME = timedelta(days=1)  # of an upload
 
@@ -122,9 +122,9 @@ class DocumentService:
         if upload.document_id is None:
             await self._files.of(org_id).delete(upload_id)
 
-    async def receive(self, org_id: UUID, upload_id: UUID, messages: Messages) -> Progress:
-        """Take the bytes of a stream and, if it finishes, make the document."""
-        return await self._streams.receive(org_id, upload_id, messages)
+    async def receive(self, org_id: UUID, upload_id: UUID, messages: Messages, then: Then | None = None) -> Progress:
+        """Take the bytes of a stream and, if it finishes, make the document. `then` is a part of its transaction."""
+        return await self._streams.receive(org_id, upload_id, messages, then)
 
     async def end_expired(self, org_id: UUID, upload_id: UUID) -> None:
         """Give up an upload that has expired. What is left of a finished one is deleted."""

@@ -5,7 +5,7 @@ CHECK_SECONDS, before it stores a piece, and whenever it ends. Then it deletes w
 """
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
 from uuid import UUID
 
@@ -28,6 +28,7 @@ from .store import FoundDocument
 CHECK_SECONDS = 10.0  # between two checks whether a stream may still store pieces
 
 Messages = AsyncIterator[document_pb2.UploadDocumentRequest]
+Then = Callable[[WriteSession, Upload], Awaitable[object]]  # what else is written when an upload has become a document
 
 
 class Progress(NamedTuple):
@@ -88,18 +89,18 @@ class Streams:
         self._ending = ending
         self._check_seconds = check_seconds
 
-    async def receive(self, org_id: UUID, upload_id: UUID, messages: Messages) -> Progress:
-        """Take the bytes of a stream and, if it finishes, make the document."""
+    async def receive(self, org_id: UUID, upload_id: UUID, messages: Messages, then: Then | None = None) -> Progress:
+        """Take the bytes of a stream and, if it finishes, make the document. `then` is a part of its transaction."""
         turn = Turn(self._db, org_id, upload_id, self._check_seconds)
         upload = await turn.begin()
         if upload.document_id:
             return await self._finished(org_id, upload, upload.document_id)
         try:
-            return await self._take(upload, turn, messages)
+            return await self._take(upload, turn, messages, then)
         finally:
             await self._delete_if_ended(org_id, upload_id)
 
-    async def _take(self, upload: Upload, turn: Turn, messages: Messages) -> Progress:
+    async def _take(self, upload: Upload, turn: Turn, messages: Messages, then: Then | None) -> Progress:
         content = self._files.of(upload.org_id)
         receiver = Receiver(upload, content, await content.stored(upload.id), turn.check)
         try:
@@ -116,7 +117,7 @@ class Streams:
         except (PieceExists, PiecesMissing):
             await turn.check_now()
             raise _taken_over() from None
-        progress = await self._make_document(upload.org_id, upload.id, turn)
+        progress = await self._make_document(upload, turn, then)
         if write_id:
             await content.end_write(write_id)
         return progress
@@ -128,8 +129,9 @@ class Streams:
         if not kept:
             await self._files.of(org_id).delete(upload_id)
 
-    async def _make_document(self, org_id: UUID, upload_id: UUID, turn: Turn) -> Progress:
-        async with self._db.write(org_id) as tx:
+    async def _make_document(self, known: Upload, turn: Turn, then: Then | None) -> Progress:
+        org_id, upload_id = known.org_id, known.id
+        async with self._db.write(org_id, known.user_id) as tx:
             upload = turn.check_row(await store.lock_upload(tx, upload_id))
             if upload.document_id is None:
                 if not await store.hold_workspace(tx, upload.workspace_id):
@@ -138,6 +140,8 @@ class Streams:
                 if blob_id != upload_id:
                     await self._ending.erase_bytes_soon(tx, org_id, upload_id)
                 await self._add_version(tx, upload, blob_id)
+                if then:
+                    await then(tx, upload)
             document_id = upload.document_id
         assert document_id
         return await self._finished(org_id, upload, document_id)
