@@ -10,7 +10,7 @@ from aiohttp import web
 from aiworkspace.v1 import document_pb2 as pb
 from aiworkspace_server.app import App, running
 from aiworkspace_server.settings import Settings
-from tests.support.documents import download, search, watch
+from tests.support.documents import download, forget_upload, search, watch
 from tests.support.outcomes import INVALID, outcome, refusal
 from tests.support.people import Place, new_place, people
 from tests.support.settings import store_settings
@@ -44,11 +44,15 @@ async def site() -> AsyncIterator[Site]:
 
 
 @pytest.fixture(scope="module")
-async def open_app(stores: Stores) -> AsyncIterator[App]:
+async def own_stores(stores: Stores) -> Stores:
+    return await other_databases(stores, "web_pages")
+
+
+@pytest.fixture(scope="module")
+async def open_app(own_stores: Stores) -> AsyncIterator[App]:
     """A server that may request pages of this machine."""
-    own = await other_databases(stores, "web_pages")
     allowed = {"egress_allowed_networks": (ip_network("127.0.0.0/8"),)}
-    async with running(Settings.model_validate(store_settings(own) | allowed), migrating=True) as app:
+    async with running(Settings.model_validate(store_settings(own_stores) | allowed), migrating=True) as app:
         yield app
 
 
@@ -78,6 +82,38 @@ async def test_a_repeated_call_imports_nothing_again(visitor: Place, site: Site)
     site.page = "something else"
     again = await visitor.owner.documents.ImportWebPage(request)
     assert again.upload.document_id == first.upload.document_id
+    assert site.requests == 1
+
+
+async def test_a_repeated_call_is_answered_after_its_upload_was_deleted(
+    open_app: App, visitor: Place, own_stores: Stores, site: Site
+) -> None:
+    made = pb.CreateCollectionRequest(workspace_id=visitor.workspace_id, name="Ports")
+    collection_id = (await visitor.owner.documents.CreateCollection(made)).collection.collection_id
+    request = importing(visitor, site.url, str(uuid.uuid4()))
+    request.collection_ids.append(collection_id)
+    first = await visitor.owner.documents.ImportWebPage(request)
+    deleted = pb.DeleteCollectionRequest(collection_id=collection_id)
+    await visitor.owner.documents.DeleteCollection(deleted)
+    assert await visitor.owner.documents.ImportWebPage(request) == first
+    await forget_upload(open_app, own_stores, first.upload.upload_id, "expire_time")
+    without_name = pb.ImportWebPageResponse()
+    without_name.CopyFrom(first)
+    without_name.upload.name = ""  # sensitive: it is not stored with the reply
+    assert await visitor.owner.documents.ImportWebPage(request) == without_name
+    document_id = first.upload.document_id
+    await visitor.owner.documents.DeleteDocument(pb.DeleteDocumentRequest(document_id=document_id))
+    assert await visitor.owner.documents.ImportWebPage(request) == without_name
+    assert site.requests == 1
+
+
+async def test_a_repeated_call_is_answered_after_its_document_was_deleted(visitor: Place, site: Site) -> None:
+    request = importing(visitor, site.url, str(uuid.uuid4()))
+    first = await visitor.owner.documents.ImportWebPage(request)
+    document_id = first.upload.document_id
+    await visitor.owner.documents.DeleteDocument(pb.DeleteDocumentRequest(document_id=document_id))
+    again = await visitor.owner.documents.ImportWebPage(request)
+    assert (again.upload.upload_id, again.upload.document_id) == (first.upload.upload_id, document_id)
     assert site.requests == 1
 
 

@@ -14,10 +14,13 @@ from aiworkspace.v1 import document_pb2 as pb
 from aiworkspace_server.app import App
 from aiworkspace_server.documents.claims import Claim
 from aiworkspace_server.documents.models import Step
+from aiworkspace_server.documents.proto import add_blocks
 from aiworkspace_server.documents.steps import Steps
 from aiworkspace_server.kit.errors import Unavailable
 from aiworkspace_server.kit.stores import StoreFull
+from aiworkspace_server.parsing.text import Block
 from tests.support.documents import download, get, read, read_text, replace, search, upload, watch
+from tests.support.loop_time import watching_loop
 from tests.support.outcomes import INVALID, NOT_FOUND, outcome, refusal
 from tests.support.people import Person, Place, make_workspace
 from tests.support.postgres import sql
@@ -208,7 +211,7 @@ async def test_a_deleted_document_is_unfound_at_once_and_leaves_nothing(
     await until(gone)
 
 
-async def test_the_text_is_read_in_parts(place: Place) -> None:
+async def test_the_text_is_read_in_parts_and_never_cut_short(app: App, place: Place) -> None:
     words = " ".join(f"word{number:06d}" for number in range(8_000))
     document = await read(place.owner, place.workspace_id, words.encode())
     text = await read_text(place.owner, document.document_id)
@@ -220,6 +223,22 @@ async def test_the_text_is_read_in_parts(place: Place) -> None:
     assert (refused.code, refused.metadata) == ("OUT_OF_RANGE", {"text_length": str(len(text))})
     for query in ("word000000", "word007999"):
         assert any(query in each.text for each in await search(place.owner, place.workspace_id, query))
+    across = pb.GetDocumentTextRequest(document_id=document.document_id, offset=65_000, length=1_000)
+    for first_erased in (1, 0):  # of two pieces: the version ends while it is read
+        where = {"version_id": UUID(document.version_id), "n": {"$gte": first_erased}}
+        assert (await app.mongo.database["document_texts"].delete_many(where)).deleted_count == 1
+        refused = await refusal(place.owner.documents.GetDocumentText(across))
+        assert refused
+        assert (refused.code, refused.message) == ("NOT_FOUND", "version: not found.")
+
+
+async def test_many_small_blocks_hold_the_loop_shortly() -> None:
+    blocks = [Block(4 * line, 4 * line + 3, {"line": line + 1}) for line in range(16_000)]
+    response = pb.GetDocumentTextResponse()
+    with watching_loop() as loop:
+        await add_blocks(response, blocks)
+    assert [(each.start, each.end, {"line": each.place.line}) for each in response.blocks] == blocks
+    assert loop.longest < 0.02, (loop.longest, loop.what)
 
 
 async def test_filters_select_documents(place: Place) -> None:

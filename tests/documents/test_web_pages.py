@@ -1,5 +1,6 @@
 """Web pages that become documents: their bytes, their names, and what is refused."""
 
+import hashlib
 from ipaddress import ip_network
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from aiworkspace_server.documents.web_pages import WebPage, fetch
 from aiworkspace_server.kit.egress import Egress
 from aiworkspace_server.kit.errors import AppError, InvalidArgument, Unavailable
+from tests.support.loop_time import watching_loop
 from tests.support.sites import replying, site
 
 LARGEST = 100_000
@@ -79,3 +81,12 @@ async def test_internal_page_is_refused_by_its_field(url: str) -> None:
 async def test_site_that_is_away_may_be_retried() -> None:
     with pytest.raises(Unavailable):
         await fetch(Egress([ip_network("127.0.0.0/8")]), "http://localhost:9/", LARGEST)
+
+
+async def test_hash_of_the_largest_page_holds_the_loop_shortly() -> None:
+    page = WebPage("https://example.com/", "text/plain", "", "page", bytes(20 << 20))
+    with watching_loop() as loop:
+        declared = await page.declared()
+    sha256 = hashlib.sha256(page.content).digest()
+    assert declared == {"name": "page", "size_bytes": 20 << 20, "sha256": sha256}
+    assert loop.longest < 0.005, (loop.longest, loop.what)

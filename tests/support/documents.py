@@ -2,19 +2,25 @@
 
 import hashlib
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from aiworkspace.v1 import document_pb2 as pb
+from aiworkspace_server.app import App
 from aiworkspace_server.documents.content import Files
 from aiworkspace_server.documents.ending import ERASE_BYTES, ERASE_VERSION, Ending
 from aiworkspace_server.documents.ingestion import INGEST
+from aiworkspace_server.documents.jobs import UploadJobs
 from aiworkspace_server.documents.metering import Metering
 from aiworkspace_server.documents.objects import ObjectStores
 from aiworkspace_server.documents.service import DocumentService
 from aiworkspace_server.documents.store import Quota
+from aiworkspace_server.documents.streams import Streams
 from aiworkspace_server.kit.jobs import Jobs
 from aiworkspace_server.kit.mongo import Mongo
 from aiworkspace_server.kit.postgres import Database
+from aiworkspace_server.kit.timestamps import now
 from aiworkspace_server.usage.ledger import Ledger
 
 from .people import Person
@@ -33,11 +39,20 @@ def document_service(
     db: Database, mongo: Mongo, stores: Stores, quota: Quota, largest_bytes: int, *, store: str | None = None
 ) -> DocumentService:
     """The service of another server on the same databases, whose jobs are done by whoever works on the queue."""
+    files, jobs, ending = _parts(db, mongo, stores, store)
+    return DocumentService(db, files, jobs, ending, quota, largest_bytes)
+
+
+def upload_streams(db: Database, mongo: Mongo, stores: Stores, check_seconds: float) -> Streams:
+    """What takes streams of uploads in another server."""
+    return Streams(db, *_parts(db, mongo, stores, None), check_seconds)
+
+
+def _parts(db: Database, mongo: Mongo, stores: Stores, store: str | None) -> tuple[Files, Jobs, Ending]:
     jobs, files = Jobs(stores.postgres), files_in(mongo, store)
     for name in (INGEST, ERASE_BYTES, ERASE_VERSION):
         jobs.add(name, _not_here)
-    ending = Ending(db, mongo, files, jobs, Metering(db, Ledger(None)))
-    return DocumentService(db, files, jobs, ending, quota, largest_bytes)
+    return files, jobs, Ending(db, mongo, files, jobs, Metering(db, Ledger(None)))
 
 
 async def _not_here(**arguments: str) -> None:
@@ -90,6 +105,14 @@ async def replace(person: Person, document_id: str, data: bytes) -> pb.Document:
     upload_id = (await person.documents.ReplaceDocument(request)).upload.upload_id
     response: pb.UploadDocumentResponse = await person.documents.UploadDocument(messages(upload_id, data))
     return response.document
+
+
+async def forget_upload(app: App, stores: Stores, upload_id: str, column: str) -> None:
+    """Let an upload be one that ended or expired long ago, and do the server's job that deletes it."""
+    time = now() - timedelta(days=1)
+    await sql(stores, f"UPDATE uploads SET {column} = %s WHERE id = %s", time, UUID(upload_id))
+    await UploadJobs(app.db, document_service(app.db, app.mongo, stores, Quota(1, 1), 1)).end_uploads()
+    assert await sql(stores, "SELECT FROM uploads WHERE id = %s", UUID(upload_id)) == []
 
 
 async def watch(person: Person, document_id: str) -> list[pb.Document]:

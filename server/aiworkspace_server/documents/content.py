@@ -22,14 +22,17 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from pymongo.errors import DuplicateKeyError
+import pymongo
+from pymongo.errors import DuplicateKeyError, ExecutionTimeout
 
+from ..kit.errors import Unavailable
 from ..kit.ids import new_id
 from ..kit.mongo import Mongo, Tenant
 from ..kit.timestamps import now
 from .objects import Objects, ObjectStores
 
 PIECE_BYTES = 256 << 10
+PIECE_SECONDS = 20.0  # the longest time in which one is stored
 _PIECES_READ_AT_ONCE = 4
 _WRITES = "documents.writes"
 
@@ -88,9 +91,12 @@ class Content:
     async def append(self, file_id: UUID, number: int, data: bytes) -> None:
         """Store a piece, the first of which has number 0. All but the last have PIECE_BYTES. Raises PieceExists."""
         try:
-            await self._pieces.insert({"files_id": file_id, "n": number, "data": data})
+            with pymongo.timeout(PIECE_SECONDS):
+                await self._pieces.insert({"files_id": file_id, "n": number, "data": data})
         except DuplicateKeyError:
             raise PieceExists from None
+        except ExecutionTimeout:  # of MongoDB; the driver's own timeouts count as an unavailable database already
+            raise Unavailable from None
 
     async def complete(self, file_id: UUID, size: int) -> UUID | None:
         """Note that all pieces are stored, and move them to the object store if there is one. Idempotent.

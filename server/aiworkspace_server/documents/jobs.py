@@ -6,15 +6,18 @@ from ..kit.jobs import READING_QUEUE, SLOW_QUEUE, Jobs
 from ..kit.postgres import Database
 from ..kit.timestamps import now
 from . import store, versions
+from .content import PIECE_SECONDS
 from .ending import ERASE_BYTES, ERASE_VERSION, Ending
 from .ingestion import INGEST, Ingestion
 from .service import DocumentService
+from .streams import CHECK_SECONDS
 
 _END_UPLOADS, _FORGET_VERSIONS, _WAKE = "documents.end_uploads", "documents.forget_versions", "documents.wake"
 _EVERY_MINUTE = "* * * * *"
 _EVERY_5_SECONDS = "* * * * * */5"
 _AT_ONCE = 500
-_SETTLED = timedelta(minutes=1)  # after which no stream can still store something of an upload that was given up
+# After which no stream can still store a piece of an upload that was given up. Twice that, because clocks differ.
+_SETTLED = timedelta(seconds=2 * (CHECK_SECONDS + PIECE_SECONDS))
 _NOTICED = timedelta(seconds=10)  # after which no step can still store something of a version that has ended
 
 

@@ -1,10 +1,11 @@
 """Documents in the contract's messages."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from aiworkspace.v1 import document_pb2 as pb
 
+from ..kit.slices import in_slices
 from ..kit.timestamps import timestamp
 from ..parsing.text import Block
 from ..search.models import Hit, LeftOut
@@ -75,8 +76,10 @@ def place_to_proto(place: Mapping[str, Any]) -> pb.Place:
     return pb.Place(**place)
 
 
-def block_to_proto(block: Block) -> pb.Block:
-    return pb.Block(start=block.start, end=block.end, place=place_to_proto(block.place))
+async def add_blocks(response: pb.GetDocumentTextResponse, blocks: Iterable[Block]) -> None:
+    """Add blocks to a response: tens of thousands, if they are small. Other tasks run in between."""
+    async for block in in_slices(blocks):
+        response.blocks.append(pb.Block(start=block.start, end=block.end, place=place_to_proto(block.place)))
 
 
 def passage_to_proto(hit: Hit, version: DocumentVersion, document_name: str) -> pb.Passage:

@@ -1,7 +1,7 @@
 """Takes the bytes of an upload from a stream."""
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiworkspace.v1 import common_pb2 as pb
 from aiworkspace.v1 import document_pb2
@@ -18,9 +18,11 @@ class Mismatch(Exception):
 class Receiver:
     """Takes the bytes of one stream, and stores them piece by piece."""
 
-    def __init__(self, upload: Upload, content: Content, stored: Stored) -> None:
+    def __init__(self, upload: Upload, content: Content, stored: Stored, check: Callable[[], Awaitable[None]]) -> None:
+        """`check` is called before a piece is stored, and raises if it must not be stored."""
         self._upload = upload
         self._content = content
+        self._check = check
         self._pieces = stored.pieces
         self.committed_bytes = stored.size
         self._received = stored.size
@@ -56,6 +58,7 @@ class Receiver:
         self._rest += new
 
     async def _store(self, size: int) -> None:
+        await self._check()
         await self._content.append(self._upload.id, self._pieces, bytes(self._rest[:size]))
         del self._rest[:size]
         self._pieces += 1

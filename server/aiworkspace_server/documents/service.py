@@ -1,35 +1,26 @@
 """Use cases of documents: uploads from their beginning to the document, changes and deletions."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from aiworkspace.v1 import common_pb2 as pb
-from aiworkspace.v1 import document_pb2
 
-from ..kit.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, RateLimited, check_etag
+from ..kit.errors import FailedPrecondition, InvalidArgument, NotFound, RateLimited, check_etag
 from ..kit.ids import new_id
 from ..kit.jobs import Jobs
 from ..kit.postgres import Database, WriteSession
 from ..kit.timestamps import now
 from . import store, versions
-from .content import Files, PieceExists, PiecesMissing
+from .content import Files
 from .ending import Ending
 from .ingestion import INGEST
-from .models import Collection, Document, State, Upload
-from .receiver import Mismatch, Receiver
+from .models import Collection, State, Upload
 from .store import FoundDocument, Quota
+from .streams import Messages, Progress, Streams, Then
 
 _LIFETIME = timedelta(days=1)  # of an upload
-
-
-class Progress(NamedTuple):
-    """An upload, and what is stored of it."""
-
-    upload: Upload
-    committed_bytes: int
-    found: FoundDocument | None = None  # once it is finished
 
 
 class DocumentService:
@@ -43,6 +34,7 @@ class DocumentService:
         self._ending = ending
         self._quota = quota
         self._largest_bytes = largest_bytes
+        self._streams = Streams(db, files, jobs, ending)
 
     # Uploads
 
@@ -126,94 +118,13 @@ class DocumentService:
             if upload is None or upload.end_time:
                 raise NotFound("upload_id")
             if upload.document_id is None:
-                await _give_up(tx, upload)
+                await store.give_up(tx, upload)
         if upload.document_id is None:
             await self._files.of(org_id).delete(upload_id)
 
-    async def receive(
-        self, org_id: UUID, upload_id: UUID, messages: AsyncIterator[document_pb2.UploadDocumentRequest]
-    ) -> Progress:
-        """Take the bytes of a stream and, if it finishes, make the document."""
-        stream_id = new_id()
-        async with self._db.write(org_id) as tx:
-            upload = await store.take_over(tx, upload_id, stream_id)
-        if upload is None:
-            raise NotFound("upload_id")
-        if upload.document_id:
-            return await self._finished(org_id, upload, upload.document_id)
-        content = self._files.of(org_id)
-        receiver = Receiver(upload, content, await content.stored(upload_id))
-        try:
-            if not await receiver.take_all(messages):
-                return Progress(upload, receiver.committed_bytes)
-            await receiver.check_content()
-            write_id = await content.complete(upload_id, upload.size_bytes)
-        except Mismatch as mismatch:
-            await self._drop(org_id, upload_id, stream_id)
-            raise InvalidArgument({"data": str(mismatch)}, pb.ERROR_REASON_UPLOAD_MISMATCH) from None
-        except (PieceExists, PiecesMissing):
-            raise _taken_over() from None
-        progress = await self._make_document(org_id, upload_id, stream_id)
-        if write_id:
-            await content.end_write(write_id)
-        return progress
-
-    async def _make_document(self, org_id: UUID, upload_id: UUID, stream_id: UUID) -> Progress:
-        async with self._db.write(org_id) as tx:
-            upload = await store.lock_upload(tx, upload_id)
-            if upload is None or upload.end_time:
-                raise NotFound("upload_id")
-            if upload.stream_id != stream_id:
-                raise _taken_over()
-            if upload.document_id is None:
-                await _hold_workspace(tx, upload.workspace_id)
-                blob_id = await store.keep_blob(tx, org_id, upload_id, upload.sha256, upload.size_bytes)
-                if blob_id != upload_id:
-                    await self._ending.erase_bytes_soon(tx, org_id, upload_id)
-                await self._add_version(tx, upload, blob_id)
-            document_id = upload.document_id
-        assert document_id
-        return await self._finished(org_id, upload, document_id)
-
-    async def _add_version(self, tx: WriteSession, upload: Upload, blob_id: UUID) -> None:
-        """Make the document of an upload, or a new version of the document that it replaces."""
-        if upload.replaces_id is None:
-            document = await _add_document(tx, upload)
-        elif found := await store.lock_document(tx, upload.replaces_id):
-            document = found
-            document.version += 1
-            document.update_time = now()
-        else:
-            raise NotFound("upload_id")  # the upload expires
-        before = await versions.lock_of(tx, document.id)
-        version = await versions.add(tx, document, blob_id)
-        if blob_id in {blob.id for _, blob in before}:
-            await store.release(tx, upload.size_bytes, 0)  # these bytes of the document count already
-        await self._ending.end_superseded(tx, document, version)
-        upload.document_id = document.id
-        await tx.flush()
-        if upload.replaces_id is None:
-            there = await store.hold_collections(tx, upload.workspace_id, upload.collection_ids)
-            await store.put_into(tx, upload.org_id, document.id, there)
-        await self._jobs.enqueue_once(tx, INGEST, org_id=upload.org_id)
-
-    async def _finished(self, org_id: UUID, upload: Upload, document_id: UUID) -> Progress:
-        async with self._db.read(org_id) as tx:
-            found = await store.find_document(tx, document_id)
-        if found is None:  # deleted since
-            raise NotFound("upload_id")
-        return Progress(upload, upload.size_bytes, found)
-
-    async def _drop(self, org_id: UUID, upload_id: UUID, stream_id: UUID) -> None:
-        """Give up an upload whose bytes are wrong, unless another stream brings them now."""
-        async with self._db.write(org_id) as tx:
-            upload = await store.lock_upload(tx, upload_id)
-            if upload is None or upload.end_time:
-                return
-            if upload.stream_id != stream_id:
-                raise _taken_over()
-            await _give_up(tx, upload)
-        await self._files.of(org_id).delete(upload_id)
+    async def receive(self, org_id: UUID, upload_id: UUID, messages: Messages, then: Then | None = None) -> Progress:
+        """Take the bytes of a stream and, if it finishes, make the document. `then` is a part of its transaction."""
+        return await self._streams.receive(org_id, upload_id, messages, then)
 
     async def end_expired(self, org_id: UUID, upload_id: UUID) -> None:
         """Give up an upload that has expired. What is left of a finished one is deleted."""
@@ -222,7 +133,7 @@ class DocumentService:
             if upload and upload.document_id:
                 await tx.delete(upload)
             elif upload and not upload.end_time:
-                await _give_up(tx, upload)
+                await store.give_up(tx, upload)
 
     async def erase_upload(self, org_id: UUID, upload_id: UUID) -> None:
         """Delete an upload, with everything that is stored of it unless there is a document."""
@@ -231,7 +142,7 @@ class DocumentService:
             if upload is None:
                 return
             if not (upload.document_id or upload.end_time):
-                await _release(tx, upload)
+                await store.release_upload(tx, upload)
             await tx.delete(upload)
         if upload.document_id is None:
             await self._files.of(org_id).delete(upload_id)
@@ -354,36 +265,3 @@ async def _hold_workspace(tx: WriteSession, workspace_id: UUID) -> None:
 async def _check_collections(tx: WriteSession, workspace_id: UUID, ids: Sequence[UUID], field: str) -> None:
     if await store.hold_collections(tx, workspace_id, ids) != set(ids):
         raise NotFound(field)
-
-
-async def _give_up(tx: WriteSession, upload: Upload) -> None:
-    """Mark an upload as given up, and release its room."""
-    upload.end_time = now()
-    upload.name = ""
-    await _release(tx, upload)
-
-
-async def _release(tx: WriteSession, upload: Upload) -> None:
-    await store.release(tx, upload.size_bytes, 0 if upload.replaces_id else 1)
-
-
-async def _add_document(tx: WriteSession, upload: Upload) -> Document:
-    time = now()
-    document = Document(
-        org_id=upload.org_id,
-        id=new_id(),
-        workspace_id=upload.workspace_id,
-        user_id=upload.user_id,
-        latest_version_id=new_id(),  # replaced when the version is added
-        name=upload.name,
-        version=1,
-        create_time=time,
-        update_time=time,
-    )
-    tx.add(document)
-    await tx.flush()
-    return document
-
-
-def _taken_over() -> Aborted:
-    return Aborted(pb.ERROR_REASON_UPLOAD_TAKEN_OVER, "Another stream of this upload has taken over.")

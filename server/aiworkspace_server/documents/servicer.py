@@ -19,7 +19,7 @@ from ..kit.ids import parse_id
 from ..kit.masks import changes
 from ..kit.mongo import Mongo
 from ..kit.pages import Pages
-from ..kit.postgres import Database
+from ..kit.postgres import Database, WriteSession
 from ..kit.tasks import Tasks
 from ..kit.timestamps import parse_timestamp
 from ..search.models import Filters
@@ -27,9 +27,9 @@ from ..search.query import Search
 from ..search.questions import Asker
 from . import store, versions
 from .content import PIECE_BYTES, Files
-from .models import DocumentVersion
+from .models import DocumentVersion, Upload
 from .proto import (
-    block_to_proto,
+    add_blocks,
     collection_to_proto,
     document_to_proto,
     omissions_to_proto,
@@ -162,23 +162,34 @@ class DocumentServicer(DocumentServiceServicer):
         collection_ids = [UUID(each) for each in request.collection_ids]
         async with self._db.read(tenant_id(), caller_id()) as tx:
             reply = await self._idempotency.peek(tx, request, pb.ImportWebPageResponse)
-            if not await store.are_collections(tx, workspace_id, collection_ids):
+            if reply is None and not await store.are_collections(tx, workspace_id, collection_ids):
                 raise NotFound("collection_ids")
         if reply and (upload := await self._documents.find_finished(tenant_id(), UUID(reply.upload.upload_id))):
             return pb.ImportWebPageResponse(upload=upload_to_proto(upload, upload.size_bytes))
+        if reply and reply.upload.document_id:  # the upload was deleted since, a day later or with the document
+            return reply
         page = await self._web_pages.fetch(request.url)
         if reply is None:
-            values = page.declared() | {"collection_ids": collection_ids}
+            values = await page.declared() | {"collection_ids": collection_ids}
             async with self._db.write(tenant_id(), caller_id()) as tx:
                 if (reply := await self._idempotency.find(tx, request, pb.ImportWebPageResponse)) is None:
                     upload = await self._documents.create_upload(tx, tenant_id(), workspace_id, caller_id(), values)
-                    reply = pb.ImportWebPageResponse(upload=upload_to_proto(upload, 0))
-                    reply = await self._idempotency.save(tx, request, reply)
+                    reply = await self._save_import(tx, request, upload, 0)
+
+        async def save(tx: WriteSession, upload: Upload) -> None:
+            await self._save_import(tx, request, upload, upload.size_bytes)
+
         upload_id = UUID(reply.upload.upload_id)
-        progress = await self._tasks.complete(self._documents.receive(tenant_id(), upload_id, page.messages()))
-        finished = await self._documents.find_finished(tenant_id(), upload_id)
-        assert progress.found  # its last message finishes
-        return pb.ImportWebPageResponse(upload=upload_to_proto(finished or progress.upload, progress.committed_bytes))
+        receiving = self._documents.receive(tenant_id(), upload_id, page.messages(), save)
+        progress = await self._tasks.complete(receiving)
+        return pb.ImportWebPageResponse(upload=upload_to_proto(progress.upload, progress.committed_bytes))
+
+    async def _save_import(
+        self, tx: WriteSession, request: pb.ImportWebPageRequest, upload: Upload, committed_bytes: int
+    ) -> pb.ImportWebPageResponse:
+        """Store the reply: first with the upload, by which a repeated call goes on, and then with the document."""
+        reply = pb.ImportWebPageResponse(upload=upload_to_proto(upload, committed_bytes))
+        return await self._idempotency.save(tx, request, reply)
 
     async def RetryDocument(self, request: pb.RetryDocumentRequest, context: Any) -> pb.RetryDocumentResponse:
         async with self._db.write(tenant_id()) as tx:
@@ -216,14 +227,16 @@ class DocumentServicer(DocumentServiceServicer):
             message = f"offset: the text has {length:,} code points."
             raise OutOfRange(common_pb2.ERROR_REASON_OFFSET_TOO_LARGE, message, metadata=metadata)
         end = min(length, start + (request.length or _MOST_TEXT))
-        text, blocks = "", list[pb.Block]()
+        response = pb.GetDocumentTextResponse(version=version.number, offset=start, text_length=length)
+        text = ""
         async with aclosing(Texts(self._mongo, tenant_id()).read(version.id, version.text_id, start, end)) as pieces:
             async for piece in pieces:
                 text += piece.text[max(0, start - piece.start) : end - piece.start]
-                blocks += [block_to_proto(each) for each in piece.blocks if each.start < end and each.end > start]
-        return pb.GetDocumentTextResponse(
-            version=version.number, offset=start, text=text, blocks=blocks, text_length=length
-        )
+                await add_blocks(response, [each for each in piece.blocks if each.start < end and each.end > start])
+        if len(text) < end - start:  # the version ended meanwhile
+            raise NotFound("version")
+        response.text = text
+        return response
 
     async def _find_version(self, document_id: UUID, number: int) -> DocumentVersion:
         async with self._db.read(tenant_id()) as tx:

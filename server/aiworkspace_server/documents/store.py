@@ -155,6 +155,17 @@ async def take_over(tx: WriteSession, upload_id: UUID, stream_id: UUID) -> Uploa
     return changed.scalar_one_or_none()
 
 
+async def give_up(tx: WriteSession, upload: Upload) -> None:
+    """Mark a locked upload as given up, and release its room."""
+    upload.end_time = now()
+    upload.name = ""
+    await release_upload(tx, upload)
+
+
+async def release_upload(tx: WriteSession, upload: Upload) -> None:
+    await release(tx, upload.size_bytes, 0 if upload.replaces_id else 1)
+
+
 async def list_uploads(
     tx: ReadSession, *, workspace_id: UUID | None = None, user_id: UUID | None = None, limit: int
 ) -> Sequence[UUID]:
@@ -193,8 +204,9 @@ async def drop_blob(tx: WriteSession, blob_id: UUID) -> bool:
 
 
 async def has_file(tx: ReadSession, file_id: UUID) -> bool:
-    """Return whether a blob or an upload has the file."""
-    query = select(exists().where(Blob.id == file_id) | exists().where(Upload.id == file_id))
+    """Return whether a blob has the file, or an upload that was not given up."""
+    upload = exists().where(Upload.id == file_id, Upload.end_time.is_(None))
+    query = select(exists().where(Blob.id == file_id) | upload)
     return bool((await tx.execute(query)).scalar_one())
 
 
