@@ -208,11 +208,13 @@ async def test_email_without_plain_text_is_read_from_its_html(parse: Parse) -> N
     assert parsed.text.endswith("\n\nHi\nthere")
 
 
-async def test_json_lines_have_the_number_of_their_line(parse: Parse) -> None:
-    parsed = await parse(b'{"a": 1}\n\nnot json\n', "a.jsonl")
+async def test_json_lines_are_grouped_with_the_first_line_of_each_group(parse: Parse) -> None:
+    long = "word " * 500
+    parsed = await parse(f'\n{{"a": 1}}\n\nnot json\n"{long}"\n{{"b": 2}}\n'.encode(), "a.jsonl")
     assert [(parsed.text[block.start : block.end], block.place) for block in parsed.blocks] == [
-        ("a: 1", {"line": 1}),
-        ("not json", {"line": 3}),
+        ("a: 1\n\nnot json", {"line": 2}),
+        (long.strip(), {"line": 5}),
+        ("b: 2", {"line": 6}),
     ]
 
 

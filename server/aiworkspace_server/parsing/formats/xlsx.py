@@ -15,7 +15,7 @@ from openpyxl.worksheet.formula import ArrayFormula, DataTableFormula  # noqa: E
 
 from ..archives import checked_package  # noqa: E402
 from ..failures import FailureReason, ParseFailed  # noqa: E402
-from ..text import TextBuilder  # noqa: E402
+from ..text import MOST_OF_HEADING, TextBuilder  # noqa: E402
 from .tables import add_rows, padded, row_text  # noqa: E402
 
 
@@ -24,7 +24,7 @@ def parse(file: BinaryIO, out: TextBuilder) -> None:
     try:
         workbook = load_workbook(package, read_only=True, data_only=True, keep_links=False)
         for sheet in workbook.worksheets:
-            add_rows(out, _rows(workbook, sheet), {"sheet": sheet.title})
+            add_rows(out, _rows(workbook, sheet), {"sheet": sheet.title[:MOST_OF_HEADING]})
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise ParseFailed(FailureReason.MALFORMED, f"The workbook cannot be read: {error}.") from error
 
