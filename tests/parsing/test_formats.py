@@ -181,6 +181,16 @@ async def test_docx_reads_boxes_controls_and_moved_text_but_nothing_hidden(parse
     assert parsed.text == "box\n\ncontrol\n\nmoved link\n\nrow\n\n- one\n- two"
 
 
+async def test_docx_without_styles_is_read(parse: Parse) -> None:
+    parts = files.members(files.docx_with(files.paragraph("text", style="Heading1")))
+    parts = {name: part for name, part in parts.items() if name != "word/styles.xml"}
+    rels = "word/_rels/document.xml.rels"
+    parts[rels] = re.sub(rb'<Relationship [^>]*Target="styles.xml"[^>]*/>', b"", parts[rels])
+    assert b"styles.xml" not in parts[rels]
+    parsed = await parse(files.archive(parts))
+    assert (parsed.text, places(parsed)) == ("text", [{}])
+
+
 async def test_docx_headings_nest_and_letterheads_come_last(parse: Parse) -> None:
     document = docx.Document()
     document.sections[0].header.paragraphs[0].text = "letterhead"
