@@ -2,6 +2,8 @@
 
 import datetime
 import re
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
 
 import docx
 import pytest
@@ -216,6 +218,30 @@ async def test_pdf_forms_show_their_values(parse: Parse) -> None:
 async def test_email_without_plain_text_is_read_from_its_html(parse: Parse) -> None:
     parsed = await parse(files.email("s", "", html="<h1>Hi</h1><p>there</p>"), "a.eml")
     assert parsed.text.endswith("\n\nHi\nthere")
+
+
+async def test_email_leaves_html_out_only_where_plain_text_is_its_alternative(parse: Parse) -> None:
+    mail = MIMEMultipart("mixed")
+    choice, tree = MIMEMultipart("alternative"), MIMEMultipart("related")
+    tree.attach(MIMEText("<p>left out</p>", "html"))
+    picture = MIMEText("-")
+    picture.add_header("Content-Disposition", "inline", filename="a.txt")
+    tree.attach(picture)
+    for part in (MIMEText("plain body"), tree):
+        choice.attach(part)
+    for part in (MIMEText("<p>HTML body</p>", "html"), choice, MIMEText("footer of the list")):
+        mail.attach(part)
+    parsed = await parse(mail.as_bytes(), "a.eml")
+    assert parsed.text == "HTML body\n\nplain body\n\nfooter of the list\n\nAttachment: a.txt"
+
+
+async def test_email_headers_in_raw_utf_8_or_latin_1_are_read(parse: Parse) -> None:
+    attachment = 'Content-Type: text/x-a\nContent-Disposition: attachment; filename="übung.a"'
+    head = "Subject: Grüße =?utf-8?q?=C3=A4?= 漢字\nFrom: Jörg <a@example.com>\n"
+    parsed = await parse(f"{head}{attachment}\n\nbody".encode(), "a.eml")
+    assert parsed.text == "Subject: Grüße ä 漢字\nFrom: Jörg <a@example.com>\n\nAttachment: übung.a"
+    legacy = await parse("Subject: Grüße aus München\n\nbody".encode("latin-1"), "a.eml")
+    assert legacy.text == "Subject: Grüße aus München\n\nbody"
 
 
 async def test_json_lines_are_grouped_with_the_first_line_of_each_group(parse: Parse) -> None:
