@@ -56,6 +56,21 @@ async def test_xlsx_writes_values_as_people_do(parse: Parse) -> None:
     ]
 
 
+async def test_xlsx_shows_a_formula_only_where_nothing_has_calculated_it(parse: Parse) -> None:
+    parts = files.members(files.workbook({"S": {"A1": "=IF(1,,)", "A2": "=1+1", "A3": "=2+2"}}))
+    sheet = "xl/worksheets/sheet1.xml"
+    first, second, third = re.findall(rb"<c r=.*?</c>", parts[sheet])
+    changed = parts[sheet].replace(first, b'<c r="A1" t="str"><f>IF(1,,)</f><v></v></c>')
+    changed = changed.replace(second, b'<c r="A2"><f>1+1</f><v>2</v></c>')
+    changed = changed.replace(third, b'<c r="A3"><f>2+2</f></c>')
+    assert (await parse(files.archive(parts | {sheet: changed}))).text == "2\n=2+2"
+
+
+async def test_drawings_that_are_not_read_need_not_be_well_formed(parse: Parse) -> None:
+    parts = files.members(files.workbook({"S": {"A1": "text"}}))
+    assert (await parse(files.archive(parts | {"xl/drawings/vmlDrawing1.vml": b"<xml><br></xml>"}))).text == "text"
+
+
 async def test_html_drops_what_is_not_shown(parse: Parse) -> None:
     page = """<title>Page</title><style>p{}</style><h1>Top</h1><p>Some <b>bold</b> text<br>next</p><script>no()</script>
     <p hidden>no</p><p style="display: none">no</p><h2>Sub</h2><table><tr><th>n<th>v<tr><td>a
@@ -63,6 +78,15 @@ async def test_html_drops_what_is_not_shown(parse: Parse) -> None:
     parsed = await parse(page.encode(), "page.html")
     assert parsed.text == "Page\n\nTop\nSome bold text\nnext\n\nSub\nn\tv\na b\t2\n- one\n- two\nx\n  y"
     assert places(parsed) == [{}, {"headings": ["Top"]}, {"headings": ["Top", "Sub"]}]
+
+
+async def test_html_leaves_out_hidden_rows_cells_and_headings(parse: Parse) -> None:
+    hidden = ["hidden", 'style="Display : none"', 'style="visibility:hidden"']
+    rows = "".join(f"<tr {how}><td>no</tr><tr><td>yes<td {how}>no<td>too</tr>" for how in hidden)
+    page = f"a<p hidden>no</p>b<table>{rows}<tr><td>x<b hidden>no</b>y</table><h1 hidden>no</h1>last<br hidden>line"
+    parsed = await parse(page.encode(), "page.html")
+    assert parsed.text == "ab\nyes\ttoo\nyes\ttoo\nyes\ttoo\nxy\nlastline"
+    assert places(parsed) == [{}]
 
 
 async def test_epub_reads_chapters_in_the_order_of_the_spine(parse: Parse) -> None:
