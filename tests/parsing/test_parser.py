@@ -186,3 +186,13 @@ def test_child_that_ignores_the_limits_of_the_text_is_stopped(messages: list[dic
     with pytest.raises(ParseFailed) as caught:
         assembled(messages)
     assert caught.value.reason == FailureReason.TOO_MUCH_TEXT
+
+
+def test_places_of_all_blocks_together_are_bounded() -> None:
+    """Each place alone is within its bound, and they are few, but together they take 80 MiB."""
+    assembly = Assembly(Limits())
+    assembly.add({"text": "a" * 5_000})
+    place = {"headings": ["a" * 200] * 80}
+    with pytest.raises(ParseFailed) as caught:
+        assembly.add({"blocks": [[at, at + 1, place] for at in range(5_000)]})
+    assert caught.value.reason == FailureReason.TOO_MUCH_TEXT
