@@ -159,6 +159,15 @@ async def test_chinese_is_cut_after_sentences(new_process: NewProcess, weights: 
     assert len(chunks) <= len(text) / (most - 45) + 1, "each is as full as sentences allow"
 
 
+async def test_chunks_in_bytes_leave_room_for_the_special_tokens_of_a_server(new_process: NewProcess) -> None:
+    text = "天地玄黄" * 200
+    chunks = await new_process(TextConfig(128, None)).split(text, [(0, len(text), {})])
+    assert "".join(text[chunk.start : chunk.end] for chunk in chunks) == text
+    sizes = [len(text[chunk.start : chunk.end].encode()) for chunk in chunks]
+    assert max(sizes) <= 120
+    assert [chunk.token_count for chunk in chunks] == [size + 8 for size in sizes]
+
+
 async def test_text_a_little_longer_than_the_window_has_two_even_chunks(process: TextProcess) -> None:
     text = "This sentence has eight tokens in it. " * 33
     chunks = await process.split(text, [(0, len(text), {})])

@@ -344,6 +344,34 @@ async def test_server_that_speaks_no_http_is_refused(answer: bytes) -> None:
     server.close()
 
 
+CONTENT_TYPES: dict[bytes, tuple[str, str]] = {
+    b"Text/HTML; Charset=UTF-8": ("text/html", "utf-8"),
+    b"text/html; a=b; charset='koi8-r' ; c=d": ("text/html", "koi8-r"),
+    b'text/html;charset="latin1"': ("text/html", "latin1"),
+    b"text/html; charset=\xe9": ("text/html", ""),
+    b"text/\xe9; charset=utf-8": ("", "utf-8"),
+    b"text/html; charset*0=a; charset*=b": ("text/html", ""),
+    b"html": ("", ""),
+    b"": ("", ""),
+}
+
+
+@pytest.mark.parametrize(("value", "wanted"), CONTENT_TYPES.items(), ids=range(len(CONTENT_TYPES)))
+async def test_content_type_of_any_bytes_is_read(value: bytes, wanted: tuple[str, str]) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\nContent-Type: "
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head + value + b"\r\n\r\nhi")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    found = await Egress(LOCAL, resolve=Dns(["127.0.0.1"])).get(f"http://a.example:{port}/", LIMITS)
+    server.close()
+    assert (found.media_type, found.charset, found.body) == (*wanted, b"hi")
+
+
 async def test_closed_port_is_unreachable() -> None:
     assert await reason(Egress(LOCAL, resolve=Dns(["127.0.0.1"])), "http://a.example:9/") == "unreachable"
 

@@ -70,6 +70,17 @@ async def test_more_text_or_pages_than_allowed_is_too_much(refusal: Refusal) -> 
     assert (await refusal(files.pdf("a", "b", "c"), "a.pdf", limits)).reason == FailureReason.TOO_MUCH_TEXT
 
 
+async def test_more_blocks_than_allowed_are_too_much(parse: Parse, refusal: Refusal) -> None:
+    """Each block is an object in the server."""
+    headings = b"# a\n\nb\n\n" * 101
+    error = await refusal(headings.replace(b"a", b"a\n# c"), "a.md", Limits(blocks=100))
+    assert error.reason == FailureReason.TOO_MUCH_TEXT
+    assert "more than 100 parts" in error.detail
+    values = await parse(b"1\n" * 300_000, "a.jsonl")
+    assert values.text == "\n\n".join("1" * 300_000)
+    assert len(values.blocks) < 600
+
+
 async def test_more_memory_than_allowed_is_its_own_reason(refusal: Refusal) -> None:
     data = b"[" + b'{"a":1},' * 2_000_000 + b"1]"
     assert (await refusal(data, "a.json", Limits(memory_bytes=256 * MIB))).reason == FailureReason.PARSER_MEMORY

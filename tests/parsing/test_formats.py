@@ -2,6 +2,8 @@
 
 import datetime
 import re
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
 
 import docx
 import pytest
@@ -54,6 +56,21 @@ async def test_xlsx_writes_values_as_people_do(parse: Parse) -> None:
     ]
 
 
+async def test_xlsx_shows_a_formula_only_where_nothing_has_calculated_it(parse: Parse) -> None:
+    parts = files.members(files.workbook({"S": {"A1": "=IF(1,,)", "A2": "=1+1", "A3": "=2+2"}}))
+    sheet = "xl/worksheets/sheet1.xml"
+    first, second, third = re.findall(rb"<c r=.*?</c>", parts[sheet])
+    changed = parts[sheet].replace(first, b'<c r="A1" t="str"><f>IF(1,,)</f><v></v></c>')
+    changed = changed.replace(second, b'<c r="A2"><f>1+1</f><v>2</v></c>')
+    changed = changed.replace(third, b'<c r="A3"><f>2+2</f></c>')
+    assert (await parse(files.archive(parts | {sheet: changed}))).text == "2\n=2+2"
+
+
+async def test_drawings_that_are_not_read_need_not_be_well_formed(parse: Parse) -> None:
+    parts = files.members(files.workbook({"S": {"A1": "text"}}))
+    assert (await parse(files.archive(parts | {"xl/drawings/vmlDrawing1.vml": b"<xml><br></xml>"}))).text == "text"
+
+
 async def test_html_drops_what_is_not_shown(parse: Parse) -> None:
     page = """<title>Page</title><style>p{}</style><h1>Top</h1><p>Some <b>bold</b> text<br>next</p><script>no()</script>
     <p hidden>no</p><p style="display: none">no</p><h2>Sub</h2><table><tr><th>n<th>v<tr><td>a
@@ -61,6 +78,15 @@ async def test_html_drops_what_is_not_shown(parse: Parse) -> None:
     parsed = await parse(page.encode(), "page.html")
     assert parsed.text == "Page\n\nTop\nSome bold text\nnext\n\nSub\nn\tv\na b\t2\n- one\n- two\nx\n  y"
     assert places(parsed) == [{}, {"headings": ["Top"]}, {"headings": ["Top", "Sub"]}]
+
+
+async def test_html_leaves_out_hidden_rows_cells_and_headings(parse: Parse) -> None:
+    hidden = ["hidden", 'style="Display : none"', 'style="visibility:hidden"']
+    rows = "".join(f"<tr {how}><td>no</tr><tr><td>yes<td {how}>no<td>too</tr>" for how in hidden)
+    page = f"a<p hidden>no</p>b<table>{rows}<tr><td>x<b hidden>no</b>y</table><h1 hidden>no</h1>last<br hidden>line"
+    parsed = await parse(page.encode(), "page.html")
+    assert parsed.text == "ab\nyes\ttoo\nyes\ttoo\nyes\ttoo\nxy\nlastline"
+    assert places(parsed) == [{}]
 
 
 async def test_epub_reads_chapters_in_the_order_of_the_spine(parse: Parse) -> None:
@@ -181,6 +207,16 @@ async def test_docx_reads_boxes_controls_and_moved_text_but_nothing_hidden(parse
     assert parsed.text == "box\n\ncontrol\n\nmoved link\n\nrow\n\n- one\n- two"
 
 
+async def test_docx_without_styles_is_read(parse: Parse) -> None:
+    parts = files.members(files.docx_with(files.paragraph("text", style="Heading1")))
+    parts = {name: part for name, part in parts.items() if name != "word/styles.xml"}
+    rels = "word/_rels/document.xml.rels"
+    parts[rels] = re.sub(rb'<Relationship [^>]*Target="styles.xml"[^>]*/>', b"", parts[rels])
+    assert b"styles.xml" not in parts[rels]
+    parsed = await parse(files.archive(parts))
+    assert (parsed.text, places(parsed)) == ("text", [{}])
+
+
 async def test_docx_headings_nest_and_letterheads_come_last(parse: Parse) -> None:
     document = docx.Document()
     document.sections[0].header.paragraphs[0].text = "letterhead"
@@ -208,11 +244,37 @@ async def test_email_without_plain_text_is_read_from_its_html(parse: Parse) -> N
     assert parsed.text.endswith("\n\nHi\nthere")
 
 
-async def test_json_lines_have_the_number_of_their_line(parse: Parse) -> None:
-    parsed = await parse(b'{"a": 1}\n\nnot json\n', "a.jsonl")
+async def test_email_leaves_html_out_only_where_plain_text_is_its_alternative(parse: Parse) -> None:
+    mail = MIMEMultipart("mixed")
+    choice, tree = MIMEMultipart("alternative"), MIMEMultipart("related")
+    tree.attach(MIMEText("<p>left out</p>", "html"))
+    picture = MIMEText("-")
+    picture.add_header("Content-Disposition", "inline", filename="a.txt")
+    tree.attach(picture)
+    for part in (MIMEText("plain body"), tree):
+        choice.attach(part)
+    for part in (MIMEText("<p>HTML body</p>", "html"), choice, MIMEText("footer of the list")):
+        mail.attach(part)
+    parsed = await parse(mail.as_bytes(), "a.eml")
+    assert parsed.text == "HTML body\n\nplain body\n\nfooter of the list\n\nAttachment: a.txt"
+
+
+async def test_email_headers_in_raw_utf_8_or_latin_1_are_read(parse: Parse) -> None:
+    attachment = 'Content-Type: text/x-a\nContent-Disposition: attachment; filename="übung.a"'
+    head = "Subject: Grüße =?utf-8?q?=C3=A4?= 漢字\nFrom: Jörg <a@example.com>\n"
+    parsed = await parse(f"{head}{attachment}\n\nbody".encode(), "a.eml")
+    assert parsed.text == "Subject: Grüße ä 漢字\nFrom: Jörg <a@example.com>\n\nAttachment: übung.a"
+    legacy = await parse("Subject: Grüße aus München\n\nbody".encode("latin-1"), "a.eml")
+    assert legacy.text == "Subject: Grüße aus München\n\nbody"
+
+
+async def test_json_lines_are_grouped_with_the_first_line_of_each_group(parse: Parse) -> None:
+    long = "word " * 500
+    parsed = await parse(f'\n{{"a": 1}}\n\nnot json\n"{long}"\n{{"b": 2}}\n'.encode(), "a.jsonl")
     assert [(parsed.text[block.start : block.end], block.place) for block in parsed.blocks] == [
-        ("a: 1", {"line": 1}),
-        ("not json", {"line": 3}),
+        ("a: 1\n\nnot json", {"line": 2}),
+        (long.strip(), {"line": 5}),
+        ("b: 2", {"line": 6}),
     ]
 
 

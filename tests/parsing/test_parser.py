@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,13 +111,15 @@ async def test_page_that_tesseract_fails_on_stays_unread(tmp_path: Path) -> None
 
 
 DONE = {"media_type": "text/plain", "page_count": 0, "unread_pages": [], "peak_memory": 0}
+TEXT = {"text": "abc"}
+BLOCK = {"blocks": [[0, 3, {"line": 1}]]}
 
 
-def assembled(messages: list[dict[str, object]]) -> Parsed:
-    assembly = Assembly(Limits(text_code_points=10))
+def assembled(messages: list[dict[str, Any]], **done: object) -> Parsed:
+    assembly = Assembly(Limits(text_code_points=10, blocks=2, pages=5))
     for message in messages:
         assembly.add(message)
-    return assembly.finish(DONE)
+    return assembly.finish(DONE | done)
 
 
 @pytest.mark.parametrize(
@@ -129,10 +132,67 @@ def assembled(messages: list[dict[str, object]]) -> Parsed:
         [{"text": "abc"}, {"blocks": [[2, 2, {}]]}],
         [{"text": "abc"}, {"blocks": [[0, 2, {}], [1, 3, {}]]}],
         [{"text": "abc"}, {"blocks": [[0, 2, "page"]]}],
-        [{"text": "a" * 11}, {"blocks": [[0, 1, {}]]}],
+        [{"text": "abc"}, {"blocks": [[0, 2.5, {}]]}],
+        [{"text": "abc"}, {"blocks": [[0, True, {}]]}],
+        [{"text": "abc"}, {"blocks": [[0, 3, {"page": "1"}]]}],
+        [{"text": "abc"}, {"blocks": [[0, 3, {"page": 1 << 31}]]}],
+        [{"text": "abc"}, {"blocks": [[0, 3, {"unknown": 1}]]}],
+        [{"text": "abc"}, {"blocks": [[0, 3, {"headings": ["a\0"]}]]}],
+        [{"text": "abc"}, {"blocks": [[0, 3, {"headings": ["a" * 200] * 90}]]}],
+        [{"text": ""}],
     ],
 )
-def test_result_that_breaks_the_rules_of_the_text_is_refused(messages: list[dict[str, object]]) -> None:
+def test_result_that_breaks_the_rules_of_the_text_is_refused(messages: list[dict[str, Any]]) -> None:
     with pytest.raises(ParseFailed) as caught:
         assembled(messages)
     assert caught.value.reason == FailureReason.PARSER_CRASHED
+
+
+@pytest.mark.parametrize(
+    "done",
+    [
+        {"media_type": 1},
+        {"media_type": "text/plain\0"},
+        {"media_type": "text/" + "x" * 101},
+        {"page_count": "1"},
+        {"page_count": -1},
+        {"page_count": 6},
+        {"page_count": True},
+        {"page_count": 2, "unread_pages": [3]},
+        {"page_count": 2, "unread_pages": [1, 1]},
+        {"page_count": 2, "unread_pages": [1.0]},
+        {"peak_memory": None},
+    ],
+)
+def test_last_message_that_breaks_its_rules_is_refused(done: dict[str, object]) -> None:
+    with pytest.raises(ParseFailed) as caught:
+        assembled([TEXT, BLOCK], **done)
+    assert caught.value.reason == FailureReason.PARSER_CRASHED
+
+
+def test_result_within_the_rules_is_accepted() -> None:
+    parsed = assembled([TEXT, BLOCK], page_count=5, unread_pages=[2, 5])
+    assert (parsed.text, parsed.page_count, parsed.unread_pages) == ("abc", 5, [2, 5])
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"text": "a" * 11}, {"blocks": [[0, 1, {}]]}],
+        [TEXT, {"blocks": [[at, at + 1, {"line": at + 1}] for at in range(3)]}],
+    ],
+)
+def test_child_that_ignores_the_limits_of_the_text_is_stopped(messages: list[dict[str, Any]]) -> None:
+    with pytest.raises(ParseFailed) as caught:
+        assembled(messages)
+    assert caught.value.reason == FailureReason.TOO_MUCH_TEXT
+
+
+def test_places_of_all_blocks_together_are_bounded() -> None:
+    """Each place alone is within its bound, and they are few, but together they take 80 MiB."""
+    assembly = Assembly(Limits())
+    assembly.add({"text": "a" * 5_000})
+    place = {"headings": ["a" * 200] * 80}
+    with pytest.raises(ParseFailed) as caught:
+        assembly.add({"blocks": [[at, at + 1, place] for at in range(5_000)]})
+    assert caught.value.reason == FailureReason.TOO_MUCH_TEXT

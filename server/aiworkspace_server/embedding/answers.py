@@ -10,9 +10,7 @@ import numpy as np
 from ..llm.failures import Failures
 from ..llm.lenient import count, loads, record
 from ..llm.tokens import estimate_tokens
-from .base import Embedded, EmbeddingRefused, Vectors
-
-_SPECIAL_TOKENS = 8  # that a server may add to each text
+from .base import SPECIAL_TOKENS, Embedded, EmbeddingRefused, Vectors
 
 
 def read_answer(data: bytes, texts: list[str], dimension: int, failures: Failures) -> Embedded:
@@ -65,7 +63,7 @@ def _vector(value: object, dimension: int) -> Vectors:
 def _tokens(usage: Mapping[str, Any], texts: list[str]) -> int:
     """Return the tokens that the server counted, or an estimate if it cannot be right."""
     counted = count(usage.get("prompt_tokens"))
-    most = sum(len(text.encode("utf-8", "replace")) + _SPECIAL_TOKENS for text in texts)
+    most = sum(len(text.encode("utf-8", "replace")) + SPECIAL_TOKENS for text in texts)
     if counted is not None and len(texts) <= counted <= most:
         return counted
     return sum(map(estimate_tokens, texts))

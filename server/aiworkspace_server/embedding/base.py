@@ -11,6 +11,8 @@ Vectors = NDArray[np.float32]
 Place = Mapping[str, object]  # where a block is in its file
 Block = tuple[int, int, Place]  # [start, end) in code points of a text
 
+SPECIAL_TOKENS = 8  # that a server whose tokenizer is not known may add to each text
+
 
 class EmbeddingUnavailable(Exception):
     """No vectors now, for a reason that is not in the texts: try again later. The text is for logs."""

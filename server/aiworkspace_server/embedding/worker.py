@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 
-from .base import Vectors
+from .base import SPECIAL_TOKENS, Vectors
 from .counting import count_bytes, load_tokenizer, token_counter
 from .frames import LENGTHS, pack, unpack_texts
 from .model import Ids, Model
@@ -65,7 +65,7 @@ class Worker:
     def __init__(self, config: dict[str, Any]) -> None:
         """`config` has the tokenizer's file and the directory of the weights, or null, and the window."""
         tokenizer, self._weights, self._window = config["tokenizer"], config["weights"], config["window"]
-        count, special = token_counter(Path(tokenizer)) if tokenizer else (count_bytes, 0)
+        count, special = token_counter(Path(tokenizer)) if tokenizer else (count_bytes, SPECIAL_TOKENS)
         self._splitter = Splitter(count, special, self._window)
         self._model: LocalModel | None = None
 

@@ -6,13 +6,13 @@ direct: a proxy would resolve names itself, so that HTTP_PROXY and its like are 
 """
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from email.message import Message
 from functools import cache
 from typing import NoReturn
 from urllib.parse import urljoin
@@ -30,6 +30,8 @@ _CONNECT_SECONDS = 10.0
 _REDIRECTS = {301, 302, 303, 307, 308}
 _READ_BYTES = 64 << 10
 _HEADERS = {"User-Agent": "aiworkspace", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
+_MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+", re.IGNORECASE | re.ASCII)
+_CHARSET = re.compile(r""";\s*charset\s*=\s*["']?([a-z0-9_.:+-]+)["']?\s*(?:;|$)""", re.IGNORECASE | re.ASCII)
 
 Resolve = Callable[[str], Awaitable[Sequence[str]]]  # the addresses of a host name; raises OSError
 
@@ -209,10 +211,16 @@ async def _read(target: Target, response: aiohttp.ClientResponse, limit: int) ->
                 raise too_large
             await asyncio.sleep(0)  # 64 KiB may inflate to 64 MiB, which takes many steps
     inflater.finish()
-    header = Message()
-    header["Content-Type"] = response.headers.get("Content-Type", "")
-    media_type = header.get_content_type() if "/" in header["Content-Type"] else ""
-    return EgressResponse(target.url, response.status, media_type, header.get_content_charset("") or "", bytes(body))
+    media_type, charset = _content_type(response.headers.get("Content-Type", ""))
+    return EgressResponse(target.url, response.status, media_type, charset, bytes(body))
+
+
+def _content_type(value: str) -> tuple[str, str]:
+    """The media type and the charset that a header names, each empty if it is not well-formed."""
+    media_type, _, parameters = value.partition(";")
+    charset = _CHARSET.search(";" + parameters)
+    valid = _MEDIA_TYPE.fullmatch(media_type.strip())
+    return (valid[0].lower() if valid else ""), (charset[1].lower() if charset else "")
 
 
 def _refuse(error: Exception) -> NoReturn:

@@ -42,6 +42,8 @@ _NEVER: list[IpNetwork] = [
         *("100.100.100.200/32", "192.0.0.192/32", "168.63.129.16/32"),
     )
 ]
+# IPv6 networks whose last 32 bits are an IPv4 address, beside those that `ipaddress` knows.
+_COMPATIBLE, _NAT64 = IPv6Network("::/96"), IPv6Network("64:ff9b::/96")
 
 
 class EgressReason(StrEnum):
@@ -164,7 +166,14 @@ class AddressPolicy:
         raise not_public()
 
     def _allows(self, address: IpAddress) -> bool:
-        return _is_in(address, self._allowed) and not _is_in(address, _NEVER)
+        if not _is_in(address, self._allowed) or _is_in(address, _NEVER):
+            return False
+        inner = _inner(address)
+        if inner is None:
+            return True
+        if _is_in(inner, _NEVER):
+            return False
+        return address not in _NAT64 or is_public(inner) or _is_in(inner, self._allowed)
 
 
 def is_public(address: IpAddress) -> bool:
@@ -172,6 +181,15 @@ def is_public(address: IpAddress) -> bool:
     if isinstance(address, IPv4Address):
         return not _is_in(address, _FORBIDDEN_4)
     return address in _PUBLIC_6 and address.scope_id is None and not _is_in(address, _FORBIDDEN_6)
+
+
+def _inner(address: IpAddress) -> IPv4Address | None:
+    """Return the IPv4 address that a connection to this one may end at: mapped, compatible, NAT64, 6to4 or Teredo."""
+    if isinstance(address, IPv4Address):
+        return None
+    if address.ipv4_mapped or address in _COMPATIBLE or address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.sixtofour or (address.teredo[1] if address.teredo else None)
 
 
 def _is_in(address: IpAddress, networks: Sequence[IpNetwork]) -> bool:

@@ -16,7 +16,7 @@ from .limits import Limits
 
 _READ = 1 << 16
 _IS_ENCRYPTED = 0x1  # bit of a member's flags
-_XML = (".xml", ".rels", ".vml")
+_XML = (".xml", ".rels")
 # Files in the strict variant of the format name the same things by other namespaces, which the libraries do not know.
 _STRICT = re.compile(rb"http://purl\.oclc\.org/ooxml/(\w+)/")
 _TRANSITIONAL = rb"http://schemas.openxmlformats.org/\1/2006/"

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from . import decoding, frames, media_types
-from .failures import FailureReason, ParseFailed
+from .failures import MOST_OF_DETAIL, FailureReason, ParseFailed
 from .limits import Limits
 from .sandbox import Sandbox, die_with_parent
 from .text import TextBuilder, too_much_text
@@ -42,7 +42,6 @@ _FROM_BYTES = {media_types.EML, media_types.HTML}  # they name their encoding
 _SHRINKING = {media_types.JSON, media_types.JSON_LINES}  # of which not all characters become text
 _CODECS_OF_LIBRARIES = ("ascii", "utf-8-sig", "latin-1", "cp437", "utf-16", "utf-16-le", "utf-16-be")
 _MOST_BYTES_A_CODE_POINT = 4
-_MOST_OF_DETAIL = 300
 _XML_NO_MEMORY = 2  # libxml2's XML_ERR_NO_MEMORY
 
 
@@ -61,7 +60,7 @@ def main() -> None:
         builder.finish()
     except Exception as error:
         failed = _failure(error)
-        end: dict[str, Any] = {"failed": {"reason": failed.reason, "detail": failed.detail[:_MOST_OF_DETAIL]}}
+        end: dict[str, Any] = {"failed": {"reason": failed.reason, "detail": failed.detail[:MOST_OF_DETAIL]}}
     else:
         counts = {"page_count": builder.page_count, "unread_pages": builder.unread_pages}
         end = {"done": {"media_type": media_type} | counts}

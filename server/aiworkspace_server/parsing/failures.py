@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+MOST_OF_DETAIL = 300  # characters
+
 
 class FailureReason(StrEnum):
     """Stable reasons. The text below each says what the person who uploaded the file should do."""

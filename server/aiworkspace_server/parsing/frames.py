@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LENGTH = struct.Struct(">I")
-LONGEST = 4 << 20  # bytes of a message; the longest that is sent has 64 Ki code points, or 500 places
+LONGEST = 4 << 20  # bytes of a message; the longest that is sent has 64 Ki code points, or 250 places
 
 
 def write(descriptor: int, message: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ Magic bytes decide first, then what a container declares about itself. The exten
 kinds of text.
 """
 
+import codecs
 import os.path
 import re
 from types import ModuleType
@@ -69,18 +70,15 @@ _OF_EXTENSION = {
     for extension in extensions.split()
 }
 
-# Beginnings of files that no parser reads, and what they look like.
+# Beginnings of files that no parser reads, and what they look like. No other text begins with these.
 _UNSUPPORTED = {
     b"{\\rtf": "a Rich Text document; save it as DOCX",
     b"\x89PNG\r\n\x1a\n": "a PNG picture; put pictures of text into a PDF",
     b"\xff\xd8\xff": "a JPEG picture; put pictures of text into a PDF",
-    b"GIF87a": "a GIF picture",
-    b"GIF89a": "a GIF picture",
     b"II*\0": "a TIFF picture; put pictures of text into a PDF",
     b"MM\0*": "a TIFF picture; put pictures of text into a PDF",
     b"8BPS\0": "a Photoshop picture",
     b"\x1f\x8b": "a gzip archive; unpack it and upload what is inside",
-    b"BZh": "a bzip2 archive; unpack it and upload what is inside",
     b"\xfd7zXZ\0": "an xz archive; unpack it and upload what is inside",
     b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive; unpack it and upload what is inside",
     b"Rar!\x1a\x07": "a RAR archive; unpack it and upload what is inside",
@@ -91,12 +89,17 @@ _UNSUPPORTED = {
     b"\0asm": "a program",
     b"%!PS": "a PostScript document; save it as PDF",
     b"SQLite format 3\0": "a SQLite database",
+    b"\x1aE\xdf\xa3": "a Matroska video",
+}
+# The same for beginnings that are letters: a text may begin with them too.
+_UNSUPPORTED_BINARY = {
+    b"GIF87a": "a GIF picture",
+    b"GIF89a": "a GIF picture",
+    b"BZh": "a bzip2 archive; unpack it and upload what is inside",
     b"PAR1": "a Parquet file; save it as CSV",
     b"OggS": "an Ogg recording",
     b"fLaC": "a FLAC recording",
-    b"ID3\x03": "an MP3 recording",
-    b"ID3\x04": "an MP3 recording",
-    b"\x1aE\xdf\xa3": "a Matroska video",
+    b"ID3": "an MP3 recording",
     b"wOFF": "a font",
     b"wOF2": "a font",
 }
@@ -109,7 +112,9 @@ _AT_OFFSET = [
 ]
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _HTML_START = re.compile(
-    rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL
+    # Each comment is atomic: to look for another end of it takes exponential time.
+    rb"\s*(?:<\?xml[^>]*>\s*)?(?><!--.*?-->\s*)*<(?:!doctype\s+html|html)\b",
+    re.IGNORECASE | re.DOTALL,
 )
 _MARKS = b"\xef\xbb\xbf\xff\xfe"  # of byte order
 _HEAD = 4096
@@ -128,19 +133,34 @@ def detect(file: BinaryIO, text_type: str) -> str:
     file.seek(0)
     head = file.read(_HEAD)
     file.seek(0)
-    if b"%PDF-" in head[:1024]:
+    if _is_pdf(head):
         return PDF
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return str(_containers().of_archive(file))
     if head.startswith(_OLE):
         raise _containers().of_ole(file)
-    for magic, looks_like in _UNSUPPORTED.items():
+    for magic, looks_like in (_UNSUPPORTED | (_UNSUPPORTED_BINARY if _is_binary(head) else {})).items():
         if head.startswith(magic):
             raise unsupported(looks_like)
     for offset, magic, looks_like in _AT_OFFSET:
         if head[offset : offset + len(magic)] == magic and b"\0" in head:
             raise unsupported(looks_like)
     return HTML if text_type == PLAIN and _HTML_START.match(head.replace(b"\0", b"").lstrip(_MARKS)) else text_type
+
+
+def _is_pdf(head: bytes) -> bool:
+    """Whether the mark of a PDF is at the beginning, or soon after what a printer or a server has put before it."""
+    before, mark, _ = head[:1024].partition(b"%PDF-")
+    return bool(mark) and (not before.strip(_MARKS + b" \t\r\n\f\0") or _is_binary(head))
+
+
+def _is_binary(head: bytes) -> bool:
+    """Whether this is no text in UTF-8. The last character of the head may be cut."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return True
+    return b"\0" in head
 
 
 def _containers() -> ModuleType:

@@ -16,7 +16,7 @@ import orjson
 import structlog
 
 from .assembly import Assembly, Parsed, broken_rules, require
-from .failures import FailureReason, ParseFailed
+from .failures import MOST_OF_DETAIL, FailureReason, ParseFailed
 from .frames import LENGTH, LONGEST
 from .limits import Limits
 from .media_types import text_type
@@ -81,7 +81,8 @@ class Parser:
                 failed = message["failed"]
                 _log_errors(await stderr)
                 reason = FailureReason(failed["reason"])
-                raise ParseFailed(reason, str(failed["detail"]), peak_memory=int(failed["peak_memory"]))
+                detail = str(failed["detail"])[:MOST_OF_DETAIL]
+                raise ParseFailed(reason, detail, peak_memory=int(failed["peak_memory"]))
             assembly.add(message)
         raise _crash(await process.wait(), await stderr)
 

@@ -1,7 +1,7 @@
 """Reads pictures of text with tesseract, which the sandboxed parser may not start itself.
 
 A helper is forked before the sandbox is entered. It takes pictures from a pipe and runs tesseract on each. Neither has
-the network, and both end with the child: they are in its process group.
+the network, and both end with the child: they are in its process group, and the kernel kills them if it is gone.
 """
 
 import os
@@ -10,20 +10,23 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 
 from .limits import Limits
-from .sandbox import forbid_network
+from .sandbox import die_with_parent, forbid_network
 
 _LENGTH = struct.Struct(">I")
 _SHARE_OF_TIME = 0.6  # of the limit, after which pages are left unread: the text of the others is worth having
+_SHARE_OF_PAGE = 0.3  # of the limit, after which one page is given up; both together leave some time
 _MOST_OF_TEXT = 1 << 20  # bytes of one page
 
 
 def start_recognizer(tesseract: str, limits: Limits) -> Callable[[bytes], str]:
-    """Start the helper. Return a function that returns the text in a picture, "" when its time is over."""
-    requests, replies = os.pipe(), os.pipe()
+    """Start the helper. Return a function that returns the text in a picture, "" if there is none in time."""
+    requests, replies, parent_id = os.pipe(), os.pipe(), os.getpid()
     if os.fork() == 0:
         try:
+            die_with_parent(parent_id)
             os.close(requests[1])
             os.close(replies[0])
             os.dup2(os.open(os.devnull, os.O_RDWR), 1)  # the parent waits until nobody has this end of its pipe
@@ -37,7 +40,10 @@ def start_recognizer(tesseract: str, limits: Limits) -> Callable[[bytes], str]:
     def recognize(picture: bytes) -> str:
         if time.monotonic() > deadline:
             return ""
-        _write(requests[1], picture)
+        try:
+            _write(requests[1], picture)
+        except BrokenPipeError:  # the helper has ended
+            return ""
         return _read(replies[0]).decode(errors="replace")
 
     return recognize
@@ -54,10 +60,24 @@ def _serve(tesseract: str, limits: Limits, requests: int, replies: int) -> None:
         resource.setrlimit(which, (most, most))
     forbid_network()
     while picture := _read(requests):
-        command = [tesseract, "stdin", "stdout"]
-        environment = {"LANG": "C.UTF-8", "OMP_THREAD_LIMIT": "1"}
-        done = subprocess.run(command, input=picture, capture_output=True, env=environment, check=False)
-        _write(replies, done.stdout[:_MOST_OF_TEXT] if done.returncode == 0 else b"")
+        _write(replies, _recognized(tesseract, picture, limits.seconds * _SHARE_OF_PAGE))
+
+
+def _recognized(tesseract: str, picture: bytes, seconds: float) -> bytes:
+    """Return the text in a picture, b"" if tesseract cannot be started, fails, or takes too long."""
+    try:
+        done = subprocess.run(
+            [tesseract, "stdin", "stdout"],
+            input=picture,
+            capture_output=True,
+            env={"LANG": "C.UTF-8", "OMP_THREAD_LIMIT": "1"},
+            check=False,
+            timeout=seconds,
+            preexec_fn=partial(die_with_parent, os.getpid()),
+        )
+    except (OSError, subprocess.SubprocessError):
+        return b""
+    return done.stdout[:_MOST_OF_TEXT] if done.returncode == 0 else b""
 
 
 def _write(descriptor: int, data: bytes) -> None:

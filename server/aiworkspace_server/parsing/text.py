@@ -9,7 +9,7 @@ from .failures import FailureReason, ParseFailed
 from .limits import Limits
 
 PIECE = 1 << 16  # code points of text that are handed on at once
-BLOCKS_AT_ONCE = 500
+BLOCKS_AT_ONCE = 250
 MOST_OF_HEADING = 200  # characters of a heading in a place; the text has all of it
 
 _NEWLINES = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
@@ -70,13 +70,15 @@ class TextBuilder:
         self._pieces: list[str] = []
         self._pending = 0  # code points in _pieces
         self._blocks: list[tuple[int, int, Place]] = []
+        self._block_count = 0
         self._start = 0
         self._place: Place | None = None
 
     def add(self, text: str, place: Place, *, joiner: str = "\n\n") -> None:
         """Append text. The joiner stands before it if the text before has the same place, which makes them one block.
 
-        Text without a visible character is dropped. Raises ParseFailed if the text grows beyond its limit.
+        Text without a visible character is dropped. Raises ParseFailed if the text, or the number of its blocks,
+        grows beyond its limit.
         """
         text = _BLANK_LINES.sub("\n\n", clean(text)).strip("\n").rstrip()
         if not is_visible(text):
@@ -85,6 +87,9 @@ class TextBuilder:
             self._write(joiner)
         else:
             self._close_block()
+            self._block_count += 1
+            if self._block_count > self.limits.blocks:
+                raise too_many_blocks(self.limits)
             self._write("\n\n" if self.length else "")
             self._start, self._place = self.length, dict(place)
         self._write(text)
@@ -134,6 +139,11 @@ class TextBuilder:
 
 def too_much_text(limits: Limits) -> ParseFailed:
     detail = f"The file has more than {limits.text_code_points} characters of text."
+    return ParseFailed(FailureReason.TOO_MUCH_TEXT, detail)
+
+
+def too_many_blocks(limits: Limits) -> ParseFailed:
+    detail = f"The text falls into more than {limits.blocks} parts, such as sections, pages or groups of rows."
     return ParseFailed(FailureReason.TOO_MUCH_TEXT, detail)
 
 

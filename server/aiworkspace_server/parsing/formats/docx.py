@@ -128,7 +128,7 @@ def _styles(part: DocumentPart) -> tuple[dict[str, int], set[str]]:
     levels: dict[str, int] = {}
     lists: set[str] = set()
     parents: dict[str, str] = {}
-    for style in part.styles.element.iterchildren(qn("w:style")):
+    for style in _definitions(part):
         style_id = style.get(qn("w:styleId"), "")
         name = (_value(style.find(qn("w:name"))) or "").lower()
         parents[style_id] = _value(style.find(qn("w:basedOn"))) or ""
@@ -149,6 +149,15 @@ def _styles(part: DocumentPart) -> tuple[dict[str, int], set[str]]:
                 break
             ancestor = parents.get(ancestor, "")
     return levels, lists - set(levels)
+
+
+def _definitions(part: DocumentPart) -> Iterator[Any]:
+    """The styles of a document, which it may do without. python-docx would open its own template then."""
+    try:
+        related = part.part_related_by(RELATIONSHIP_TYPE.STYLES)
+    except KeyError:
+        return
+    yield from parse_xml(related.blob).iterchildren(qn("w:style"))
 
 
 def _notes(part: DocumentPart, kind: str) -> dict[str, str]:

@@ -1,12 +1,14 @@
 """E-mail: subject and addresses, the text, and the names of attachments."""
 
-from email import policy
 from email.errors import MessageError
 from email.header import decode_header
 from email.message import Message
 from email.parser import BytesParser
+from email.policy import Compat32
+from functools import lru_cache
 
 from ..decoding import decode
+from ..failures import ParseFailed
 from ..text import TextBuilder, is_visible, one_line
 from . import html, lines
 
@@ -16,36 +18,62 @@ _MOST_PARTS = 1_000
 
 
 def parse(data: bytes, out: TextBuilder) -> None:
-    """The plain text is preferred to HTML. A message that is nested too deep is kept as plain text."""
+    """All texts in order, of alternatives the plain one. A message that is nested too deep is kept as plain text."""
     try:
-        # This policy leaves headers as they are. The newer ones take quadratic time for hostile addresses.
-        message = BytesParser(policy=policy.compat32).parsebytes(data)
+        message = BytesParser(policy=_Policy()).parsebytes(data)
         parts = _parts(message)
     except (RecursionError, MessageError, ValueError, LookupError):
         lines.parse(decode(data), out)
         return
     out.add("\n".join(_header_lines(message)), {})
+    for part in parts:
+        if _is_text(part, "plain"):
+            out.add(_text(part), {})
+        elif _is_text(part, "html"):
+            html.parse_text(_text(part), out)
     names = [name for part in parts if (name := _file_name(part))]
-    plain = [part for part in parts if part.get_content_type() == "text/plain" and not _file_name(part)]
-    marked_up = [part for part in parts if part.get_content_type() == "text/html" and not _file_name(part)]
-    text = "\n\n".join(map(_text, plain))
-    out.add(text, {})
-    for part in () if is_visible(text) else marked_up:
-        html.parse_text(_text(part), out)
     out.add("\n".join(f"Attachment: {name}" for name in names), {})
 
 
+class _Policy(Compat32):
+    """Leaves headers as they are written. The newer policies take quadratic time for hostile addresses."""
+
+    def header_fetch_parse(self, name: str, value: str) -> str:
+        """What is not ASCII is text as well, mostly in UTF-8 (RFC 6532)."""
+        return value if value.isascii() else _decoded_bytes(value[:_MOST_OF_HEADER])
+
+
+@lru_cache(1_000)  # types are asked for again and again
+def _decoded_bytes(value: str) -> str:
+    data = value.encode(errors="surrogateescape")
+    try:
+        return decode(data)
+    except ParseFailed:  # no text in any encoding
+        return data.decode(errors="replace")
+
+
 def _parts(message: Message) -> list[Message]:
-    """The leaves of the message in order, without what is inside of attached messages."""
+    """The leaves of the message in order, without what is inside of attached messages, and HTML if plain text has it.
+
+    The HTML version may be a whole tree of texts, pictures and attachments.
+    """
     parts: list[Message] = []
-    stack = [message]
+    stack = [(message, False)]
     while stack and len(parts) < _MOST_PARTS:
-        part = stack.pop()
-        if part.get_content_maintype() == "multipart" and isinstance(children := part.get_payload(), list):
-            stack.extend(child for child in reversed(children) if isinstance(child, Message))
-        else:
+        part, has_plain = stack.pop()
+        if part.get_content_maintype() == "multipart" and isinstance(payload := part.get_payload(), list):
+            children = [child for child in payload if isinstance(child, Message)]
+            if part.get_content_type() == "multipart/alternative":
+                has_plain |= any(_is_text(child, "plain") and is_visible(_text(child)) for child in children)
+            stack.extend((child, has_plain) for child in reversed(children))
+        elif not (has_plain and _is_text(part, "html")):
             parts.append(part)
     return parts
+
+
+def _is_text(part: Message, subtype: str) -> bool:
+    """Whether a leaf is to be read, and is no attachment."""
+    return part.get_content_type() == f"text/{subtype}" and not _file_name(part)
 
 
 def _header_lines(message: Message) -> list[str]:
@@ -59,7 +87,13 @@ def _decoded(value: object) -> str:
         pieces = decode_header(raw)
     except (MessageError, ValueError):
         return one_line(raw)
-    return one_line("".join(piece if isinstance(piece, str) else decode(piece, charset) for piece, charset in pieces))
+    # Outside of encoded words, decode_header escapes what is not ASCII. The codec would also unescape "C:\\users".
+    plain = "latin-1" if raw.isascii() else "raw-unicode-escape"
+    texts = (
+        piece if isinstance(piece, str) else decode(piece, charset) if charset else piece.decode(plain, "replace")
+        for piece, charset in pieces
+    )
+    return one_line("".join(texts))
 
 
 def _file_name(part: Message) -> str:

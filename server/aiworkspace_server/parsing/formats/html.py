@@ -134,6 +134,8 @@ def _steps(root: LexborNode) -> Iterator[tuple[LexborNode, bool]]:
     stack = [(root, True)]
     while stack:
         node, entering = stack.pop()
+        if entering and _is_hidden(node):
+            continue
         yield node, entering
         if not entering:
             continue
@@ -151,7 +153,7 @@ def _children(node: LexborNode) -> Iterator[LexborNode]:
 
 
 def _is_closed(node: LexborNode) -> bool:
-    return node.tag in _DROPPED or node.tag == "-comment" or _is_hidden(node) or (node.tag == "tr" and _is_data(node))
+    return node.tag in _DROPPED or node.tag == "-comment" or (node.tag == "tr" and _is_data(node))
 
 
 def _is_hidden(node: LexborNode) -> bool:

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from ..text import TextBuilder, one_line
+from ..text import TextBuilder, is_visible, one_line
 from . import lines
 
 _DEEPEST_INDENT = 20
 _BATCH = 1_000  # lines
+_MOST_OF_GROUP = 2_000  # characters of the values in one block
 
 
 def parse(text: str, out: TextBuilder) -> None:
@@ -26,23 +27,33 @@ def parse(text: str, out: TextBuilder) -> None:
 
 
 def parse_lines(text: str, out: TextBuilder) -> None:
-    """One JSON value a line, each in a block with the number of its line."""
+    """One JSON value a line, in blocks of a bounded size with the number of their first line. Values stay whole."""
+    group: list[str] = []
+    first = size = 0
     for number, line in enumerate(text.split("\n"), 1):
-        place = {"line": number}
         try:
             written = "\n".join(_lines(_load(line))) if line.strip() else ""
         except (ValueError, RecursionError):
             written = line
-        out.add(written, place)
+        if not is_visible(written):
+            continue
+        if group and size + len(written) > _MOST_OF_GROUP:
+            out.add("\n\n".join(group), {"line": first})
+            group, size = [], 0
+        first = first if group else number
+        group.append(written)
+        size += len(written) + 2
+    out.add("\n\n".join(group), {"line": first})
 
 
 class _Pairs(list[tuple[str, Any]]):
     """An object of the file. Keys may repeat, and all are kept."""
 
 
-def _load(text: str) -> Any:
-    # Numbers stay as they are written: they may have thousands of digits, or more than a float holds.
-    return json.loads(text, object_pairs_hook=_Pairs, parse_int=str, parse_float=str, parse_constant=str, strict=False)
+# Numbers stay as they are written: they may have thousands of digits, or more than a float holds.
+_load = json.JSONDecoder(
+    object_pairs_hook=_Pairs, parse_int=str, parse_float=str, parse_constant=str, strict=False
+).decode
 
 
 def _write(value: Any, out: TextBuilder) -> None:

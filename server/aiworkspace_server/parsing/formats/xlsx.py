@@ -10,12 +10,12 @@ sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
 sys.modules.setdefault("PIL", None)  # type: ignore[arg-type]
 
 from openpyxl import load_workbook  # noqa: E402  # see above
-from openpyxl.worksheet._reader import FORMULA_TAG, WorkSheetParser  # noqa: E402
+from openpyxl.worksheet._reader import FORMULA_TAG, VALUE_TAG, WorkSheetParser  # noqa: E402
 from openpyxl.worksheet.formula import ArrayFormula, DataTableFormula  # noqa: E402
 
 from ..archives import checked_package  # noqa: E402
 from ..failures import FailureReason, ParseFailed  # noqa: E402
-from ..text import TextBuilder  # noqa: E402
+from ..text import MOST_OF_HEADING, TextBuilder  # noqa: E402
 from .tables import add_rows, padded, row_text  # noqa: E402
 
 
@@ -24,17 +24,21 @@ def parse(file: BinaryIO, out: TextBuilder) -> None:
     try:
         workbook = load_workbook(package, read_only=True, data_only=True, keep_links=False)
         for sheet in workbook.worksheets:
-            add_rows(out, _rows(workbook, sheet), {"sheet": sheet.title})
+            add_rows(out, _rows(workbook, sheet), {"sheet": sheet.title[:MOST_OF_HEADING]})
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise ParseFailed(FailureReason.MALFORMED, f"The workbook cannot be read: {error}.") from error
 
 
 class _Parser(WorkSheetParser):  # type: ignore[misc]  # openpyxl has no types
-    """Reads values, and the formula where a cell has no value: no program has calculated it yet."""
+    """Reads values, and the formula where a cell has none: no program has calculated it yet.
+
+    The value of a text that is empty has this type. openpyxl writes empty values without it, which are none.
+    """
 
     def parse_cell(self, element: Any) -> dict[str, Any]:
         cell: dict[str, Any] = super().parse_cell(element)
-        if cell["value"] is None and element.find(FORMULA_TAG) is not None:
+        is_empty_text = element.get("t") == "str" and element.find(VALUE_TAG) is not None
+        if cell["value"] is None and not is_empty_text and element.find(FORMULA_TAG) is not None:
             cell["value"] = self.parse_formula(element)
         return cell
 
