@@ -67,3 +67,24 @@ async def test_another_model_takes_over_when_everything_is_embedded(stores: Stor
         entries = await sql(own, COUNT_ENTRIES, "openai/text-embedding-3-small")
         assert sorted(entries) == [("reserve", 4, 4), ("settle", 4, 4)], "three documents and a question"
         await person.channel.close()
+
+
+async def test_documents_that_were_read_without_a_model_are_embedded_when_there_is_one(
+    stores: Stores, standin: Standin
+) -> None:
+    own = await other_databases(stores, "first_model")
+    async with server(own, standin, embedding_model="none") as app, people(app.address) as new_person:
+        place, nobody = await new_place(new_person), await new_place(new_person)
+        await read(place.owner, place.workspace_id, b"A heron eats fish.")
+        assert await models_of(own, place) == (None, 0, 0)
+        assert await omissions(place.owner, place.workspace_id) == [pb.SEARCH_OMISSION_NO_EMBEDDER]
+    async with server(own, standin) as app:
+        person = reconnected(place.owner, app.address)
+
+        async def embedded() -> bool:
+            return await models_of(own, place) == ("local/all-minilm-l6-v2", 1, 0)
+
+        await until(embedded)
+        assert await omissions(person, place.workspace_id) == []
+        assert await models_of(own, nobody) == (None, 0, 0), "it has nothing to embed"
+        await person.channel.close()

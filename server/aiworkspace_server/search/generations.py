@@ -118,7 +118,7 @@ async def erase_old(tx: WriteSession, org_id: UUID, limit: int) -> int:
 
 
 async def list_orgs_to_embed(tx: ReadSession, generation: int, limit: int) -> Sequence[UUID]:
-    """Return organizations of all tenants whose vectors are of another generation, or become so."""
+    """Return organizations of all tenants whose chunks have no vectors, or those of another generation, or get them."""
     return (await tx.execute(_LIST_TO_EMBED, {"generation": generation, "limit": limit})).scalars().all()
 
 
