@@ -79,7 +79,8 @@ class Library:
         async with self.db.write(self.org_id) as tx:
             for first in range(0, len(vectors), _BATCH):
                 some = vectors[first : first + _BATCH]
-                await index.put_vectors(tx, self.org_id, version.version_id, generation, first, some)
+                numbers = range(first, first + len(some))
+                await index.put_vectors(tx, self.org_id, version.version_id, generation, numbers, some)
             return await index.mark_embedded(tx, self.org_id, version.version_id, generation)
 
     async def publish(self, version: IndexedVersion) -> UUID | None:

@@ -89,7 +89,7 @@ class Upkeep:
                 if await versions.hold(tx, version.id):
                     await batch.store(tx)
                 else:
-                    await batch.attempt.settle(tx, batch.embedded.token_count)
+                    await batch.settle(tx)
         except ClaimLost:
             log.info("document_deleted", version_id=str(version.id))
         return True
