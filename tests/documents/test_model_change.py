@@ -11,10 +11,9 @@ import pytest
 
 from aiworkspace.v1 import document_pb2 as pb
 from aiworkspace_server.app import App, running
-from aiworkspace_server.documents import upkeep as upkeep_module
 from aiworkspace_server.documents import versions
 from aiworkspace_server.documents.metering import Metering
-from aiworkspace_server.documents.upkeep import Upkeep
+from aiworkspace_server.documents.upkeep import MOST_FAILURES, Upkeep
 from aiworkspace_server.documents.vectors import Vectors
 from aiworkspace_server.embedding.base import Embedded, EmbeddingRefused
 from aiworkspace_server.kit.jobs import Jobs
@@ -146,8 +145,9 @@ class Desk:
     def vectors(self, embedder: Recorder) -> Vectors:
         return Vectors(self.db, embedder, Metering(self.db, self.app.ledger))
 
-    def upkeep(self, embedder: Recorder) -> Upkeep:
-        return Upkeep(self.db, Jobs(self.stores.postgres), self.vectors(embedder), VectorIndexes(self.stores.postgres))
+    def upkeep(self, embedder: Recorder, most_failures: int = MOST_FAILURES) -> Upkeep:
+        jobs, indexes = Jobs(self.stores.postgres), VectorIndexes(self.stores.postgres)
+        return Upkeep(self.db, jobs, self.vectors(embedder), indexes, most_failures)
 
     async def embed(self, embedder: Recorder) -> None:
         await self.upkeep(embedder).embed_again(self.place.org_id)
@@ -211,11 +211,10 @@ async def test_version_that_is_refused_keeps_no_other_from_being_embedded(desk: 
     assert sorted(await desk.sql(ended, desk.org_id)) == [("release", 2), ("reserve", 6), ("settle", 4)]
 
 
-async def test_next_job_goes_on_behind_the_versions_that_failed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep_module, "_MOST_FAILURES", 1)
+async def test_next_job_goes_on_behind_the_versions_that_failed(desk: Desk) -> None:
     await desk.read("poison one", "poison two", "heron")
     recorder = Recorder(NEW, refused="poison")
-    upkeep = desk.upkeep(recorder)
+    upkeep = desk.upkeep(recorder, most_failures=1)
     for _ in range(3):
         await upkeep.embed_again(desk.place.org_id)
     assert sorted(recorder.texts) == ["heron", "poison one", "poison two"]

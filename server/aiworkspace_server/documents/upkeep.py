@@ -18,7 +18,7 @@ _TEND, _DROP = "documents.tend_vectors", "documents.drop_vector_indexes"
 _EVERY_15_SECONDS, _EVERY_HOUR = "* * * * * */15", "7 * * * *"
 _MOST_ORGS = 500  # in one pass
 _ERASED_AT_ONCE = 1000  # vectors
-_MOST_FAILURES = 20  # of versions in one job; the next one goes on behind them
+MOST_FAILURES = 20
 
 log = structlog.get_logger("documents")
 
@@ -26,11 +26,20 @@ log = structlog.get_logger("documents")
 class Upkeep:
     """Finds organizations that need something, every 15 seconds; a job for each of them does it."""
 
-    def __init__(self, db: Database, jobs: Jobs, vectors: Vectors | None, indexes: VectorIndexes) -> None:
+    def __init__(
+        self,
+        db: Database,
+        jobs: Jobs,
+        vectors: Vectors | None,
+        indexes: VectorIndexes,
+        most_failures: int = MOST_FAILURES,
+    ) -> None:
+        """`most_failures`: of versions in one job. The next one goes on behind them."""
         self._db = db
         self._jobs = jobs
         self._vectors = vectors
         self._indexes = indexes
+        self._most_failures = most_failures
         self._failed: dict[UUID, set[UUID]] = {}  # versions of organizations, until all others were tried
 
     def register(self) -> None:
@@ -72,7 +81,7 @@ class Upkeep:
         while version_id := await self._find_next(id):
             if not await self._embed(id, version_id):
                 failures += 1
-                if failures == _MOST_FAILURES:
+                if failures == self._most_failures:
                     return
                 continue
             async with self._db.write() as tx:
