@@ -63,6 +63,7 @@ from .runs.build import build as build_runs
 from .runs.cancellation import Cancellation
 from .runs.manager import RunManager
 from .search.build import build as build_search
+from .search.open_questions import OpenQuestions
 from .search.query import Search
 from .service_accounts.build import build as build_service_accounts
 from .service_accounts.service import revoke_made_by
@@ -185,7 +186,8 @@ def _build(
         },
         verified_email_required=settings.verified_email_required,
     )
-    search = build_search(settings, db, embedding.embedders, usage.ledger)
+    search = build_search(settings, db, embedding.embedders, usage.ledger, platform.tasks)
+    OpenQuestions(db, usage.ledger).register(jobs)
     documents = build_documents(platform, mongo, files, embedding, search, usage.ledger, where.owner_url)
     engine = build_runs(platform, mongo, usage.ledger, policies.plans, documents.access, where.redis_url)
     chat = build_chat(platform, mongo, registry, policies, engine, access.authorize_again)

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from aiworkspace_server.kit.postgres import Database
+from aiworkspace_server.kit.tasks import Tasks
 from aiworkspace_server.llm.clock import Clocks
 from aiworkspace_server.search.build import build
 from aiworkspace_server.search.models import Filters, LeftOut, SearchResult
@@ -119,7 +120,7 @@ async def test_late_answer_changes_nothing(db: Database, library: Library) -> No
 )
 async def test_settings_that_do_not_agree_are_named(db: Database, settings: dict[str, str], problem: str) -> None:
     with pytest.raises(SettingsError, match=problem):
-        build(Deployment.model_validate(settings), db, {}, Ledger(None))
+        build(Deployment.model_validate(settings), db, {}, Ledger(None), Tasks())
 
 
 async def test_settings_name_the_server(db: Database, library: Library) -> None:
@@ -128,7 +129,7 @@ async def test_settings_name_the_server(db: Database, library: Library) -> None:
 
     async with served(handle) as url:
         settings = {"rerank_base_url": url, "rerank_model": "m"}
-        search = build(Deployment.model_validate(settings), db, {}, Ledger(None))
+        search = build(Deployment.model_validate(settings), db, {}, Ledger(None), Tasks())
         await library.add(*TEXTS)
         result = await search.search(library.asker, "alpha", Filters(), 10)
         await search.aclose()

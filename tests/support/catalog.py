@@ -45,6 +45,7 @@ LEADING_ELSEWHERE = {
     "uploads_end_time": "uploads that were given up, whosever they are",
     "document_versions_due_time": "organizations with documents to read",
     "document_versions_end_time": "versions that have ended, whosever they are",
+    "ledger_entries_questions": "questions whose reservation nobody ended, whosever they are",
     "replies_time": "answers that were kept for long enough, whosever they are",
 }
 # Rows that are written once and never changed.
@@ -81,6 +82,7 @@ DOORS = {
     "list_ended_versions(p_before timestamp with time zone, p_limit integer)": True,
     "list_orgs_to_embed(p_generation integer, p_limit integer)": True,
     "list_large_orgs(p_least bigint, p_limit integer)": True,
+    "list_open_questions(p_after timestamp with time zone, p_before timestamp with time zone, p_limit integer)": True,
     "active_memberships(p_user_id uuid)": False,
 }
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from aiworkspace_server.embedding.base import Embedder
 from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.kit.postgres import Database
+from aiworkspace_server.kit.tasks import Tasks
 from aiworkspace_server.kit.timestamps import now
 from aiworkspace_server.search import generations, index
 from aiworkspace_server.search.languages import detect_language
@@ -25,7 +26,7 @@ _BATCH = 100
 
 
 def searching(db: Database, embedders: Mapping[str, Embedder], reranker: Reranker | None) -> Search:
-    return Search(db, QuestionEmbedder(db, embedders, Ledger(None)), reranker)
+    return Search(db, QuestionEmbedder(db, embedders, Ledger(None), Tasks()), reranker)
 
 
 def chunks_of(texts: Sequence[str], heading: str = "") -> list[IndexedChunk]:
@@ -79,7 +80,8 @@ class Library:
         async with self.db.write(self.org_id) as tx:
             for first in range(0, len(vectors), _BATCH):
                 some = vectors[first : first + _BATCH]
-                await index.put_vectors(tx, self.org_id, version.version_id, generation, first, some)
+                numbers = range(first, first + len(some))
+                await index.put_vectors(tx, self.org_id, version.version_id, generation, numbers, some)
             return await index.mark_embedded(tx, self.org_id, version.version_id, generation)
 
     async def publish(self, version: IndexedVersion) -> UUID | None:

@@ -7,10 +7,8 @@ from uuid import UUID
 
 from ..kit.postgres import Database, WriteSession
 from ..kit.timestamps import now
-from ..llm.base import TokenUsage
-from ..llm.prices import Price
 from ..usage.embeddings import EmbeddingAttempt, reserve_embedding
-from ..usage.ledger import Ledger, Spender, count_together, last_attempt, list_reserved
+from ..usage.ledger import Ledger, Spender, count_together, last_attempt
 from .models import DocumentVersion
 
 
@@ -38,11 +36,5 @@ class Metering:
             return await reserve_embedding(tx, self._ledger, spender, number, model, most_tokens)
 
     async def settle_left(self, tx: WriteSession, org_id: UUID, version_id: UUID) -> None:
-        """End what a worker that died had reserved: at the full amount, since the model may have done its work."""
-        for left in await list_reserved(tx, version_id):
-            if left.reserved_nanos == 0:
-                await self._ledger.release(tx, org_id, version_id, left.attempt)
-            else:
-                amount = Price(left.reserved_nanos, left.price_version, left.currency)
-                usage = TokenUsage(0, 0, 0, 0, 0, estimated=True)
-                await self._ledger.settle(tx, org_id, version_id, left.attempt, usage, amount)
+        """End what a worker that died had reserved for a version."""
+        await self._ledger.settle_left(tx, org_id, version_id)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from ..embedding.base import Embedder
 from ..kit.postgres import Database
+from ..kit.tasks import Tasks
 from ..llm.clock import Clocks
 from ..settings import Deployment, SettingsError
 from ..usage.ledger import Ledger
@@ -12,9 +13,11 @@ from .questions import QuestionEmbedder
 from .reranker import Reranker
 
 
-def build(settings: Deployment, db: Database, embedders: Mapping[str, Embedder], ledger: Ledger) -> Search:
+def build(
+    settings: Deployment, db: Database, embedders: Mapping[str, Embedder], ledger: Ledger, tasks: Tasks
+) -> Search:
     """Return the search; `embedders` by their model. Raises SettingsError if the settings do not agree."""
-    return Search(db, QuestionEmbedder(db, embedders, ledger), _reranker(settings))
+    return Search(db, QuestionEmbedder(db, embedders, ledger, tasks), _reranker(settings))
 
 
 def _reranker(settings: Deployment) -> Reranker | None:

@@ -1,6 +1,6 @@
 """Generations of vectors: a model and its dimension. An organization searches in one while the next is built."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -18,10 +18,12 @@ SELECT g.id, g.model, g.dimension FROM search_generations s JOIN embedding_gener
 WHERE s.org_id = :org_id
 """)
 _NEXT = text("SELECT next FROM search_generations WHERE org_id = :org_id")
-# If the generation is active, nothing has to be built. If it is being built, the build continues.
+# If the generation is active, nothing has to be built. If it is being built, the build continues. Instead of another
+# one, vectors of that one are left.
 _BUILD_NEXT = text("""
 INSERT INTO search_generations (org_id, next) VALUES (:org_id, :generation)
-ON CONFLICT (org_id) DO UPDATE SET next = nullif(excluded.next, search_generations.active)
+ON CONFLICT (org_id) DO UPDATE SET next = nullif(excluded.next, search_generations.active),
+  has_old = search_generations.has_old OR coalesce(search_generations.next <> excluded.next, false)
 """)
 _HOLD = text("SELECT next FROM search_generations WHERE org_id = :org_id FOR UPDATE")
 _MISSING = text("""
@@ -29,9 +31,12 @@ SELECT v.workspace_id, v.version_id, v.chunk_count FROM search_versions v
 WHERE v.org_id = :org_id AND NOT EXISTS (
   SELECT FROM embedded_versions e
   WHERE e.org_id = :org_id AND e.generation = :generation AND e.version_id = v.version_id)
+  AND v.version_id <> ALL (CAST(:without AS uuid[]))
 LIMIT :limit
 """)
-_ACTIVATE = text("UPDATE search_generations SET active = next, next = NULL WHERE org_id = :org_id")
+_ACTIVATE = text("""
+UPDATE search_generations SET active = next, next = NULL, has_old = has_old OR active IS NOT NULL WHERE org_id = :org_id
+""")
 _ALL_EMBEDDED = text("UPDATE search_versions SET embedded = true WHERE org_id = :org_id AND NOT embedded")
 _ERASE_OLD = text("""
 WITH gone AS (
@@ -47,6 +52,13 @@ SELECT count(*) FROM gone
 _ERASE_OLD_MEANS = text("""
 DELETE FROM embedded_versions e WHERE e.org_id = :org_id AND NOT EXISTS (
   SELECT FROM search_generations s WHERE s.org_id = :org_id AND e.generation IN (s.active, s.next))
+""")
+# Not if another generation has become an old one meanwhile.
+_NO_OLD = text("""
+UPDATE search_generations s SET has_old = false WHERE s.org_id = :org_id AND s.has_old AND NOT EXISTS (
+  SELECT FROM embedding_generations g
+  WHERE g.id IS DISTINCT FROM s.active AND g.id IS DISTINCT FROM s.next
+    AND EXISTS (SELECT FROM chunk_vectors v WHERE v.org_id = :org_id AND v.generation = g.id))
 """)
 _LIST_TO_EMBED = text("SELECT org_id FROM list_orgs_to_embed(:generation, :limit) AS orgs(org_id)")
 _LIST_LARGE = text("SELECT org_id FROM list_large_orgs(:least, :limit) AS orgs(org_id)")
@@ -94,9 +106,11 @@ async def build_next(tx: WriteSession, org_id: UUID, generation: int) -> None:
     await tx.execute(_BUILD_NEXT, {"org_id": org_id, "generation": generation})
 
 
-async def list_unembedded(tx: ReadSession, org_id: UUID, generation: int, limit: int) -> Sequence[Unembedded]:
+async def list_unembedded(
+    tx: ReadSession, org_id: UUID, generation: int, limit: int, without: Collection[UUID] = ()
+) -> Sequence[Unembedded]:
     """Return versions that answer and lack vectors in a generation, for the job that embeds them."""
-    values = {"org_id": org_id, "generation": generation, "limit": limit}
+    values = {"org_id": org_id, "generation": generation, "limit": limit, "without": list(without)}
     return [Unembedded(*row) for row in await tx.execute(_MISSING, values)]
 
 
@@ -114,11 +128,13 @@ async def erase_old(tx: WriteSession, org_id: UUID, limit: int) -> int:
     """Delete vectors of generations that are neither active nor being built. Return their number, 0 at the end."""
     await tx.execute(_ERASE_OLD_MEANS, {"org_id": org_id})
     count: int = (await tx.execute(_ERASE_OLD, {"org_id": org_id, "limit": limit})).scalar_one()
+    if count == 0:
+        await tx.execute(_NO_OLD, {"org_id": org_id})
     return count
 
 
 async def list_orgs_to_embed(tx: ReadSession, generation: int, limit: int) -> Sequence[UUID]:
-    """Return organizations of all tenants whose vectors are of another generation, or become so."""
+    """Return organizations of all tenants whose chunks lack vectors of a generation, or that have old ones."""
     return (await tx.execute(_LIST_TO_EMBED, {"generation": generation, "limit": limit})).scalars().all()
 
 

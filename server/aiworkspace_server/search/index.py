@@ -57,8 +57,8 @@ ON CONFLICT (org_id, workspace_id, lexeme, version_id, block) DO UPDATE SET occu
 
 _PUT_VECTORS = text("""
 INSERT INTO chunk_vectors (org_id, generation, version_id, number, embedding)
-SELECT :org_id, :generation, :version_id, :first + v.position - 1, CAST(v.embedding AS halfvec)
-FROM unnest(CAST(:embeddings AS text[])) WITH ORDINALITY AS v(embedding, position)
+SELECT :org_id, :generation, :version_id, v.number, CAST(v.embedding AS halfvec)
+FROM unnest(CAST(:numbers AS integer[]), CAST(:embeddings AS text[])) AS v(number, embedding)
 ON CONFLICT (org_id, generation, version_id, number) DO UPDATE SET embedding = excluded.embedding
 """)
 _MARK_EMBEDDED = text("""
@@ -185,10 +185,15 @@ async def write_postings(tx: WriteSession, version: IndexedVersion, block: int) 
 
 
 async def put_vectors(
-    tx: WriteSession, org_id: UUID, version_id: UUID, generation: int, first: int, vectors: NDArray[np.float32]
+    tx: WriteSession,
+    org_id: UUID,
+    version_id: UUID,
+    generation: int,
+    numbers: Sequence[int],
+    vectors: NDArray[np.float32],
 ) -> None:
-    """Store the vectors of consecutive chunks, one a row, scaled to length one. `first` is the first one's number."""
-    values = {"org_id": org_id, "version_id": version_id, "generation": generation, "first": first}
+    """Store the vectors of the chunks with these numbers, one a row, scaled to length one."""
+    values = {"org_id": org_id, "version_id": version_id, "generation": generation, "numbers": list(numbers)}
     await tx.execute(_PUT_VECTORS, {**values, "embeddings": await _each(halfvec, vectors)})
 
 
@@ -263,18 +268,22 @@ async def _erase(db: Database, org_id: UUID, values: dict[str, UUID]) -> bool:
         return chunks + vectors > 0
 
 
-_STORED = text("""
-SELECT number, start_offset, end_offset, text, heading, place, token_count FROM chunks
-WHERE org_id = :org_id AND version_id = :version_id AND number >= :first ORDER BY number LIMIT :limit
+# Those without a vector may be anywhere: an erasure of old vectors that was interrupted leaves any of them.
+_WITHOUT_VECTORS = text("""
+SELECT c.number, c.start_offset, c.end_offset, c.text, c.heading, c.place, c.token_count FROM chunks c
+WHERE c.org_id = :org_id AND c.version_id = :version_id AND NOT EXISTS (
+  SELECT FROM chunk_vectors v
+  WHERE v.org_id = :org_id AND v.generation = :generation AND v.version_id = :version_id AND v.number = c.number)
+ORDER BY c.number LIMIT :limit
 """)
 
 
-async def stored_chunks(
-    tx: ReadSession, org_id: UUID, version_id: UUID, first: int, limit: int
+async def chunks_without_vectors(
+    tx: ReadSession, org_id: UUID, version_id: UUID, generation: int, limit: int
 ) -> Sequence[IndexedChunk]:
-    """Return chunks of a version from a number on, to embed them."""
-    values = {"org_id": org_id, "version_id": version_id, "first": first, "limit": limit}
-    return [IndexedChunk(*row) for row in await tx.execute(_STORED, values)]
+    """Return the first chunks of a version that have no vector in a generation."""
+    values = {"org_id": org_id, "version_id": version_id, "generation": generation, "limit": limit}
+    return [IndexedChunk(*row) for row in await tx.execute(_WITHOUT_VECTORS, values)]
 
 
 _HAS_WORDS = text("""
@@ -293,7 +302,7 @@ SELECT count(*) FROM chunk_vectors WHERE org_id = :org_id AND generation = :gene
 
 
 async def count_vectors(tx: ReadSession, org_id: UUID, version_id: UUID, generation: int) -> int:
-    """Return how many chunks of a version have vectors: the first ones, since they are stored in their order."""
+    """Return how many chunks of a version have vectors in a generation."""
     values = {"org_id": org_id, "version_id": version_id, "generation": generation}
     found: int = (await tx.execute(_COUNT_VECTORS, values)).scalar_one()
     return found

@@ -1,6 +1,7 @@
 """Embeds questions, for those who ask them: what a provider charges is in the ledger."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
@@ -10,6 +11,7 @@ import structlog
 from ..embedding.base import Embedded, Embedder, EmbeddingRefused, EmbeddingUnavailable
 from ..kit.ids import new_id
 from ..kit.postgres import Database
+from ..kit.tasks import Tasks
 from ..kit.timestamps import now
 from ..llm.prices import embedding_price
 from ..usage.embeddings import reserve_embedding
@@ -45,29 +47,29 @@ class Asked(NamedTuple):
 
 
 class QuestionEmbedder:
-    def __init__(self, db: Database, embedders: Mapping[str, Embedder], ledger: Ledger) -> None:
+    def __init__(self, db: Database, embedders: Mapping[str, Embedder], ledger: Ledger, tasks: Tasks) -> None:
         """`embedders` by their model: until new vectors are complete, questions are embedded as the old ones were."""
         self._db = db
         self._embedders = embedders
         self._ledger = ledger
+        self._tasks = tasks
 
     async def embed(self, asker: Asker, question: str) -> Asked:
-        """Return the question's vector, or why there is none. Never fails for want of a model or of money."""
+        """Return the question's vector, or why there is none. Never fails for want of a model or of money.
+
+        What is paid for goes on if the caller is cancelled: its reservation would stay open.
+        """
         async with self._db.read(asker.org_id) as tx:
             generation = await active_generation(tx, asker.org_id)
         embedder = self._embedders.get(generation.model) if generation else None
         if generation is None or embedder is None or embedder.dimension != generation.dimension:
             return Asked(None, frozenset({LeftOut.NO_EMBEDDER}))
-        try:
-            embedded = await self._embed(asker, embedder, question)
-        except (EmbeddingUnavailable, EmbeddingRefused, BudgetExhausted) as error:
-            log.warning("question_not_embedded", model=embedder.model, error=str(error))
-            return Asked(None, frozenset({LeftOut.EMBEDDING_UNAVAILABLE}))
-        return Asked(generation, frozenset(), halfvec(embedded.vectors[0]), embedder.model, embedded.token_count)
-
-    async def _embed(self, asker: Asker, embedder: Embedder, question: str) -> Embedded:
         if embedding_price(embedder.model, _MILLION).nanos == 0:
-            return await embedder.embed([question], query=True)
+            return await _asked(generation, embedder.embed([question], query=True))
+        paying = _asked(generation, self._pay(asker, embedder, question))
+        return await asyncio.shield(self._tasks.spawn(paying))
+
+    async def _pay(self, asker: Asker, embedder: Embedder, question: str) -> Embedded:
         question_id, most = new_id(), len(question.encode()) + _SPECIAL_TOKENS  # a token has at least a byte
         # The question is a run of its own, in no conversation.
         spender = Spender(
@@ -88,3 +90,13 @@ class QuestionEmbedder:
         async with self._db.write(asker.org_id) as tx:
             await attempt.settle(tx, embedded.token_count)
         return embedded
+
+
+async def _asked(generation: Generation, embedding: Awaitable[Embedded]) -> Asked:
+    try:
+        embedded = await embedding
+    except (EmbeddingUnavailable, EmbeddingRefused, BudgetExhausted) as error:
+        log.warning("question_not_embedded", model=generation.model, error=str(error))
+        return Asked(None, frozenset({LeftOut.EMBEDDING_UNAVAILABLE}))
+    vector = halfvec(embedded.vectors[0])
+    return Asked(generation, frozenset(), vector, generation.model, embedded.token_count)

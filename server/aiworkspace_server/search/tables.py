@@ -103,6 +103,7 @@ class SearchGeneration(Base):
     org_id: Mapped[UUID] = mapped_column(ForeignKey("orgs.id"), primary_key=True)
     active: Mapped[int | None] = mapped_column(ForeignKey("embedding_generations.id"), type_=Integer)
     next: Mapped[int | None] = mapped_column(ForeignKey("embedding_generations.id"), type_=Integer)
+    has_old: Mapped[bool]  # vectors of other generations may be left
 
 
 class EmbeddedVersion(Base):

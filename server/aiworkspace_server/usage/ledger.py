@@ -171,6 +171,15 @@ class Ledger:
         """End the reservation of an attempt that cost nothing. Return False if it has ended or does not exist."""
         return await self._end(tx, org_id, run_id, attempt, "release", TokenUsage(0, 0, 0, 0, 0), Price(0, NOT_PRICED))
 
+    async def settle_left(self, tx: WriteSession, org_id: UUID, run_id: UUID) -> None:
+        """End what a process that died had reserved: at the full amount, since the model may have done its work."""
+        for left in await list_reserved(tx, run_id):
+            if left.reserved_nanos == 0:
+                await self.release(tx, org_id, run_id, left.attempt)
+            else:
+                amount = Price(left.reserved_nanos, left.price_version, left.currency)
+                await self.settle(tx, org_id, run_id, left.attempt, TokenUsage(0, 0, 0, 0, 0, estimated=True), amount)
+
     async def _end(
         self, tx: WriteSession, org_id: UUID, run_id: UUID, attempt: int, kind: str, usage: TokenUsage, cost: Price
     ) -> bool:
