@@ -17,7 +17,7 @@ from aiworkspace_server.documents.upkeep import MOST_FAILURES, Upkeep
 from aiworkspace_server.documents.vectors import Vectors
 from aiworkspace_server.embedding.base import Embedded, EmbeddingRefused
 from aiworkspace_server.kit.jobs import Jobs
-from aiworkspace_server.kit.postgres import Database
+from aiworkspace_server.kit.postgres import Database, ReadSession
 from aiworkspace_server.search import generations
 from aiworkspace_server.search.vector_index import VectorIndexes
 from aiworkspace_server.settings import Settings
@@ -126,6 +126,13 @@ class Recorder:
     async def aclose(self) -> None: ...
 
 
+class Patient(Jobs):
+    """For a job that makes way for nobody, whatever the server enqueues meanwhile."""
+
+    async def others_wait(self, tx: ReadSession, queue: str, name: str, **arguments: object) -> bool:
+        return False
+
+
 @dataclass(frozen=True)
 class Desk:
     """Databases whose server has no model, so that nothing happens in the background."""
@@ -146,7 +153,7 @@ class Desk:
         return Vectors(self.db, embedder, Metering(self.db, self.app.ledger))
 
     def upkeep(self, embedder: Recorder, most_failures: int = MOST_FAILURES) -> Upkeep:
-        jobs, indexes = Jobs(self.stores.postgres), VectorIndexes(self.stores.postgres)
+        jobs, indexes = Patient(self.stores.postgres), VectorIndexes(self.stores.postgres)
         return Upkeep(self.db, jobs, self.vectors(embedder), indexes, most_failures)
 
     async def embed(self, embedder: Recorder) -> None:

@@ -77,9 +77,11 @@ class Upkeep:
         Versions that cannot be embedded keep the old vectors in use, but not others from being embedded. `tend` has
         them tried again.
         """
+        if self._vectors is None:
+            return
         id, failures = UUID(org_id), 0
-        while version_id := await self._find_next(id):
-            if not await self._embed(id, version_id):
+        while version_id := await self._find_next(self._vectors, id):
+            if not await self._embed(self._vectors, id, version_id):
                 failures += 1
                 if failures == self._most_failures:
                     return
@@ -92,18 +94,16 @@ class Upkeep:
         await self._activate(id)
         await self._erase_old(id)
 
-    async def _find_next(self, org_id: UUID) -> UUID | None:
+    async def _find_next(self, vectors: Vectors, org_id: UUID) -> UUID | None:
         """Return a version that lacks vectors and has not failed."""
-        if self._vectors is None:
-            return None
         async with self._db.write(org_id) as tx:
-            generation = await self._vectors.generation(tx)
+            generation = await vectors.generation(tx)
             await generations.build_next(tx, org_id, generation)
             failed = self._failed.get(org_id, ())
             missing = await generations.list_unembedded(tx, org_id, generation, 1, failed)
         return missing[0].version_id if missing else None
 
-    async def _embed(self, org_id: UUID, version_id: UUID) -> bool:
+    async def _embed(self, vectors: Vectors, org_id: UUID, version_id: UUID) -> bool:
         """Embed a batch of a version. Return False if that failed. Raises StepFailed if nothing can be embedded now."""
         async with self._db.read(org_id) as tx:
             version = await versions.find_ready(tx, version_id)
@@ -112,7 +112,7 @@ class Upkeep:
         try:
             if version is None:
                 raise ClaimLost
-            await self._embed_batch(version)
+            await self._embed_batch(vectors, version)
         except ClaimLost:
             log.info("document_deleted", version_id=str(version_id))
             return False
@@ -124,9 +124,8 @@ class Upkeep:
         failed.remove(version_id)
         return True
 
-    async def _embed_batch(self, version: DocumentVersion) -> None:
-        assert self._vectors
-        batch = await self._vectors.embed_next(version)
+    async def _embed_batch(self, vectors: Vectors, version: DocumentVersion) -> None:
+        batch = await vectors.embed_next(version)
         async with self._db.write(version.org_id) as tx:
             if await versions.hold(tx, version.id):
                 await batch.store(tx)
