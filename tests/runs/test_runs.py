@@ -308,7 +308,7 @@ async def test_silence_is_filled_with_heartbeats(
     place: Place, app: App, standin: Standin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app.engine.manager, "heartbeat_seconds", 0.3)
-    model = play(standin, OPENAI, Script(tokens=WORDS[:2], seconds_before=1))
+    model = play(standin, OPENAI, Script(tokens=WORDS[:2], seconds_before=3))
     events = await say(place.owner, place.conversation_id, "hello", model=model)
     assert any(event.HasField("heartbeat") for event in events)
     for before, event in pairwise(events):
