@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from aiworkspace_server.embedding.base import Embedded, EmbeddingRefused, EmbeddingUnavailable
 from aiworkspace_server.kit.postgres import Database
-from aiworkspace_server.search import generations, similar
+from aiworkspace_server.search import generations
 from aiworkspace_server.search.fusion import fuse
 from aiworkspace_server.search.generations import Generation
 from aiworkspace_server.search.index import halfvec
@@ -271,11 +271,8 @@ async def test_similar_documents_without_vectors_share_rare_words(db: Database, 
     assert await alike(db, library, source) == [near.document_id, far.document_id]
 
 
-async def test_chunks_of_a_large_document_do_not_displace_what_is_like_it(
-    db: Database, library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(similar, "_RANKED", 2)
-    source, near = await library.add("alpha beta", "alpha beta", "alpha beta"), await library.add("alpha gamma delta")
+async def test_chunks_of_a_large_document_do_not_displace_what_is_like_it(db: Database, library: Library) -> None:
+    source, near = await library.add(*["alpha beta"] * 1001), await library.add("alpha gamma delta")
     assert await alike(db, library, source) == [near.document_id]
 
 
