@@ -13,8 +13,8 @@ from tests.support.documents import begin, read, upload
 from tests.support.mailbox import CHANGE, Mailbox
 from tests.support.people import Person, Place, join, make_conversation, make_place
 from tests.support.postgres import sql, until_no_jobs
-from tests.support.runs import OPENAI, messages_of, play, say, talk
-from tests.support.sources import citations_of, read_all
+from tests.support.runs import OPENAI, events_of, messages_of, play, say, send, talk
+from tests.support.sources import citations_of, read_all, until_cited
 from tests.support.waiting import until
 
 IN_CONVERSATION = ("conversation_id", "run_id")
@@ -153,13 +153,14 @@ async def test_a_deleted_document_leaves_no_text(site: Site, standin: Standin) -
     model = play(standin, OPENAI, Script(tokens=blue), lasting)
     (citation,) = citations_of(await say(place.owner, place.conversation_id, "What is blue?", model=model))
     assert canary in citation.quote
-    reading = asyncio.create_task(say(later.owner, later.conversation_id, "What is blue?", model=model))
+    stream = send(later, "What is blue?", model=model)
+    await until_cited(stream)
     await until(lambda: site.count("run_events", org_id=place.org_id))
     assert {"documents", "chunks", "postings", "document_texts", "runs"} <= (await site.find(canary)).keys()
     await place.owner.documents.DeleteDocument(document_pb2.DeleteDocumentRequest(document_id=document.document_id))
     await until(lambda: no_text_but_of_runs(site, canary))
     enough.set()
-    await reading
+    await events_of(stream)
     await until(lambda: nothing_of(site, canary))
     for message in [(await messages_of(each))[-1] for each in (place, later)]:
         (left,) = message.citations

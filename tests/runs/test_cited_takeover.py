@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import pytest
 
@@ -18,7 +17,7 @@ from tests.support.people import Person, Place, make_place, reconnected
 from tests.support.postgres import as_owner
 from tests.support.runs import OPENAI, events_of, follow, kinds_of, play, send, text_of
 from tests.support.settings import provider_settings, store_settings
-from tests.support.sources import MARS, MOON, Library, citations_of, make_source, read_all
+from tests.support.sources import MARS, MOON, Library, citations_of, make_source, read_all, until_cited
 from tests.support.stores import Stores, other_databases
 from tests.support.waiting import until_true
 
@@ -68,13 +67,6 @@ async def scene(
             library.serve(app, monkeypatch)
             monkeypatch.setattr(app.engine.deps.documents, "seconds", 3600)
         yield Scene(shared, other, place, library)
-
-
-async def until_cited(stream: Any) -> list[pb.ChatEvent]:
-    events: list[pb.ChatEvent] = []
-    while not (events and events[-1].HasField("citation_added")):
-        events.append((await stream.read()).event)
-    return events
 
 
 async def test_run_that_is_taken_over_keeps_its_sources_and_citations(scene: Scene, standin: Standin) -> None:

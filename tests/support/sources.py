@@ -69,6 +69,14 @@ def citations_of(events: Sequence[pb.ChatEvent]) -> list[pb.Citation]:
     return [event.citation_added.citation for event in events if event.HasField("citation_added")]
 
 
+async def until_cited(stream: Any) -> list[pb.ChatEvent]:
+    """Reads the stream until the first citation has come."""
+    events: list[pb.ChatEvent] = []
+    while not (events and events[-1].HasField("citation_added")):
+        events.append((await stream.read()).event)
+    return events
+
+
 def omissions_of(events: Sequence[pb.ChatEvent]) -> list[str]:
     """Why passages were left out, by the event that reports the search."""
     (found,) = [event.sources_retrieved for event in events if event.HasField("sources_retrieved")]
