@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.migrate import migrations_dir
-from tests.support.postgres import as_owner, sql
+from tests.support.postgres import Owner, as_owner, sql
 from tests.support.stores import Stores, other_databases
 
 _OWNER = "owner_of_upgraded"
@@ -100,3 +100,51 @@ async def test_a_ledger_with_entries_is_migrated_by_a_plain_owner(stores: Stores
         assert len(await sql(where, allowances)) == 2  # also of one that a server of before makes meanwhile
         open_tables = "SELECT relname FROM pg_class WHERE relrowsecurity AND NOT relforcerowsecurity"
         assert await sql(where, open_tables) == []
+
+
+_ALPHA = "SELECT first_chunk, last_chunk, cardinality(occurrences) FROM postings WHERE lexeme = 'alpha' ORDER BY 1"
+_BETA = "SELECT o >> 24, (o >> 16) & 255, o & 65535 FROM postings, unnest(occurrences) o WHERE lexeme = 'beta'"
+
+
+async def one_version(admin: Owner, key: dict[str, Any], chunks: int, answers: bool) -> None:
+    """A version in the tables of revision 0022, whose chunks all have "alpha", and the 200th "beta"."""
+    version_id, length = new_id(), 9
+    for block in range(-(-chunks // 128)):
+        alpha = [(n << 24) | (1 << 16) | length for n in range(min(128, chunks - 128 * block))]
+        values = {"version_id": version_id, "block": block}
+        await insert(admin, "postings", **key, **values, lexeme="alpha", occurrences=alpha)
+        if chunks == 200 and block == 1:
+            beta = [(71 << 24) | (3 << 16) | length]
+            await insert(admin, "postings", **key, **values, lexeme="beta", occurrences=beta)
+    if answers:
+        kind = {"document_id": new_id(), "media_type": "text/plain", "language": "english", "embedded": False}
+        counts = {"chunk_count": chunks, "lexeme_count": length * chunks, "create_time": "2026-01-02T03:04:05Z"}
+        await insert(admin, "search_versions", **key, version_id=version_id, **kind, **counts)
+
+
+async def many_versions(where: Stores) -> None:
+    org_id, workspace_id = new_id(), new_id()
+    then: dict[str, Any] = dict.fromkeys(("create_time", "update_time"), "2026-01-02T03:04:05Z")
+    key = {"org_id": org_id, "workspace_id": workspace_id}
+    async with as_owner(where) as admin:
+        await insert(admin, "orgs", id=org_id, name="A", **then)
+        named = {"name": "A", "default_model": "echo/echo", "system_prompt": ""}
+        await insert(admin, "workspaces", org_id=org_id, id=workspace_id, **named, **then)
+        await admin.execute("SET session_replication_role = replica")  # there are no documents
+        await one_version(admin, key, 200, answers=True)
+        for _ in range(98):
+            await one_version(admin, key, 1, answers=True)
+        await one_version(admin, key, 1, answers=False)
+
+
+@pytest.mark.usefixtures("app")  # which made the server's roles
+async def test_postings_are_packed_by_a_plain_owner(stores: Stores) -> None:
+    where = await other_databases(stores, "packed")
+    async with owned_by_a_plain_role(where) as url:
+        await upgrade(url, "0022")
+        await many_versions(where)
+        await upgrade(url, "head")
+        assert await sql(where, _ALPHA) == [(0, 127, 128), (128, 255, 128), (256, 297, 42)]
+        assert await sql(where, _BETA) == [(199, 3, 9)]
+        numbered = "SELECT first_chunk FROM search_versions ORDER BY create_time, first_chunk"
+        assert [first for (first,) in await sql(where, numbered)] == [0, *range(200, 298)]

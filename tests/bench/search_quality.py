@@ -15,7 +15,7 @@ from aiworkspace_server.embedding.base import with_heading
 from aiworkspace_server.embedding.process import TextConfig, TextProcess
 from aiworkspace_server.embedding.weights import find_weights
 from aiworkspace_server.kit.postgres import Database
-from aiworkspace_server.search import index
+from aiworkspace_server.search import index, postings
 from aiworkspace_server.search.generations import Generation, active_generation
 from aiworkspace_server.search.index import halfvec
 from aiworkspace_server.search.models import Filters, IndexedChunk
@@ -77,7 +77,7 @@ async def _fill(
         vectors = (await embedder.embed(texts, query=False)).vectors
         async with library.db.write(library.org_id) as tx:
             await index.put_chunks(tx, version, chunks)
-            await index.write_postings(tx, version, 0)
+            await postings.write_postings(tx, version, 0)
         await library.embed(version, generation, vectors)
         await library.publish(version)
         numbers[version.document_id] = number

@@ -103,6 +103,7 @@ async def measure(stores: Stores, quick: bool) -> list[Row]:
     await _copy(stores, small, tenants - 1)
     questions = synthetic.texts(20, 6)
     before = [await _ask(db, small, question) for question in questions]
+    bytes_before = await _size_of_postings(stores)
     large = await _tenant(stores, db, synthetic, chunks // _CHUNKS, _CHUNKS)
     started = time.monotonic()
     await VectorIndexes(stores.postgres).build(large.library.org_id, large.generation)
@@ -113,6 +114,9 @@ async def measure(stores: Stores, quick: bool) -> list[Row]:
     rows = await _vectors(db, large, synthetic, rounds) + await _texts(db, large, synthetic, rounds)
     rows += [await _small(db, small, synthetic, rounds), _unchanged(before, after)]
     rows.append(await _filters(db, large, synthetic))
+    bytes_each = (await _size_of_postings(stores) - bytes_before) / chunks
+    name = "postings of a chunk in a large tenant, with their index"
+    rows.append(Row(name, bytes_each, 2048, unit=" B", least=False, digits=0))
     await db.close()
     return rows
 
@@ -147,8 +151,16 @@ async def _copy(stores: Stores, tenant: Tenant, count: int) -> None:
     _say(f"copied it {count:,} times in {time.monotonic() - started:.0f} s")
 
 
+async def _size_of_postings(stores: Stores) -> int:
+    async with as_owner(stores) as owner:
+        row = await (await owner.execute("SELECT pg_total_relation_size('postings')")).fetchone()
+    assert row
+    return int(row[0])
+
+
 async def _copying(owner: Owner, table: str) -> str:
-    columns = "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 ORDER BY attnum"
+    columns = """SELECT attname::text FROM pg_attribute
+                 WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped"""
     names = [name for (name,) in await (await owner.execute(columns, (table,))).fetchall()]
     ids = {"orgs": {"id": "org_id"}, "workspaces": {"org_id": "org_id", "id": "workspace_id"}}
     changed = ids.get(table, {"org_id": "org_id", "workspace_id": "workspace_id"})

@@ -204,9 +204,10 @@ async def test_a_deleted_document_is_unfound_at_once_and_leaves_nothing(
             for (table,) in tables
         ]
         [(left,)] = await sql(stores, "SELECT count(*) FROM document_versions WHERE id = %s", version)
+        postings = await sql(stores, "SELECT FROM postings WHERE workspace_id = %s", place.workspace_id)
         texts = await app.mongo.database["document_texts"].count_documents({"version_id": UUID(str(version))})
         jobs = await sql(stores, "SELECT FROM procrastinate_jobs WHERE args::text LIKE %s", f"%{version}%")
-        return not (any(counts) or left or texts or jobs)
+        return not (any(counts) or left or postings or texts or jobs)
 
     await until(gone)
 

@@ -27,9 +27,16 @@ _INDEXED = """
             ON (v.org_id, v.generation) = (g.org_id, g.active)
           WHERE v.version_id = %(id)s),
          (SELECT coalesce(sum((SELECT count(*) FROM unnest(lexemes))), 0) FROM chunks WHERE version_id = %(id)s),
-         (SELECT coalesce(sum(cardinality(occurrences)), 0) FROM postings WHERE version_id = %(id)s),
+         (SELECT count(*) FROM search_versions v JOIN postings p USING (org_id, workspace_id), unnest(p.occurrences) o
+          WHERE v.version_id = %(id)s AND o >> 24 >= v.first_chunk AND o >> 24 < v.first_chunk + v.chunk_count),
          (SELECT count(*) FROM search_versions WHERE version_id = %(id)s AND embedded),
          (SELECT count(*) FROM search_versions WHERE document_id = %(document_id)s)
+"""
+# Of chunks that no version has any more.
+_POSTINGS = """
+  SELECT count(*) FROM postings p, unnest(p.occurrences) o WHERE p.org_id = %s AND NOT EXISTS (
+    SELECT FROM search_versions v WHERE v.org_id = p.org_id AND v.workspace_id = p.workspace_id
+      AND o >> 24 >= v.first_chunk AND o >> 24 < v.first_chunk + v.chunk_count)
 """
 _TOKENS = """
   SELECT coalesce(sum(input_tokens) FILTER (WHERE NOT estimated), 0)::bigint FROM ledger_entries WHERE run_id = %s
@@ -132,6 +139,9 @@ async def _remains(library: Library) -> list[str]:
         query = f"SELECT count(*) FROM {table} WHERE org_id = %s AND {column} <> ALL (%s)"
         if rows := (await at.site.rows(query, org_id, alive))[0][0]:
             left.append(f"{table} has {rows} rows of what was deleted")
+    [(postings,)] = await at.site.rows(_POSTINGS, org_id)
+    if postings:
+        left.append(f"{postings} postings are of chunks that were deleted")
     for each in library.deleted:
         if await at.site.rows("SELECT 1 FROM procrastinate_jobs WHERE args::text LIKE %s", f"%{each.id}%"):
             left.append(f"a job has {each.id}")

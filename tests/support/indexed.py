@@ -12,7 +12,7 @@ from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.kit.postgres import Database
 from aiworkspace_server.kit.tasks import Tasks
 from aiworkspace_server.kit.timestamps import now
-from aiworkspace_server.search import generations, index
+from aiworkspace_server.search import generations, index, postings
 from aiworkspace_server.search.languages import detect_language
 from aiworkspace_server.search.models import IndexedChunk, IndexedVersion
 from aiworkspace_server.search.query import Search
@@ -72,9 +72,9 @@ class Library:
         for first in range(0, len(chunks), _BATCH):
             async with self.db.write(self.org_id) as tx:
                 await index.put_chunks(tx, version, chunks[first : first + _BATCH])
-        for block in index.blocks(len(chunks)):
+        for block in postings.blocks(len(chunks)):
             async with self.db.write(self.org_id) as tx:
-                await index.write_postings(tx, version, block)
+                await postings.write_postings(tx, version, block)
 
     async def embed(self, version: IndexedVersion, generation: int, vectors: NDArray[np.float32]) -> bool:
         async with self.db.write(self.org_id) as tx:

@@ -11,7 +11,7 @@ from ..embedding.process import TextProcess
 from ..kit.mongo import Mongo
 from ..parsing.failures import FailureReason, ParseFailed
 from ..parsing.parser import Parser
-from ..search import generations, index
+from ..search import generations, index, postings
 from ..search.languages import detect_language
 from ..search.models import IndexedChunk, IndexedVersion
 from . import store, versions
@@ -168,10 +168,10 @@ class Steps:
 
     async def _index(self, claim: Claim) -> None:
         """Write the postings, and let the version answer searches."""
-        blocks = index.blocks(claim.version.chunk_count)
+        blocks = postings.blocks(claim.version.chunk_count)
         for block in blocks:
             async with claim.holding() as (tx, held, step):
-                await index.write_postings(tx, _indexed_version(held), block)
+                await postings.write_postings(tx, _indexed_version(held), block)
                 step.fraction = block / len(blocks)
         async with claim.db.write(claim.org_id) as tx:
             document = await store.lock_document(

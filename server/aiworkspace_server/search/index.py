@@ -19,8 +19,8 @@ from ..embedding.base import with_heading
 from ..kit.postgres import Database, ReadSession, WriteSession
 from .lexing import lex
 from .models import IndexedChunk, IndexedVersion
+from .postings import erase_postings
 
-BLOCK = 128  # chunks whose occurrences of a lexeme are one row of postings
 _ERASED_CHUNKS, _ERASED_VECTORS = 64, 1000  # in one transaction
 
 Item = TypeVar("Item")
@@ -41,18 +41,6 @@ ON CONFLICT (org_id, version_id, number) DO UPDATE SET
   start_offset = excluded.start_offset, end_offset = excluded.end_offset, text = excluded.text,
   heading = excluded.heading, place = excluded.place, token_count = excluded.token_count,
   lexeme_count = excluded.lexeme_count, lexemes = excluded.lexemes
-""")
-
-# Ordered by lexeme, so that two transactions which write the same rows wait for each other instead of deadlocking.
-_WRITE_POSTINGS = text("""
-INSERT INTO postings (org_id, workspace_id, lexeme, version_id, block, occurrences)
-SELECT :org_id, :workspace_id, l.lexeme, :version_id, :block,
-       array_agg(((c.number - :first) << 24) | (least(cardinality(l.positions), 255) << 16)
-                 | least(c.lexeme_count, 65535) ORDER BY c.number)
-FROM chunks c, unnest(c.lexemes) l
-WHERE c.org_id = :org_id AND c.version_id = :version_id AND c.number >= :first AND c.number < :first + :size
-GROUP BY l.lexeme ORDER BY l.lexeme COLLATE "C"
-ON CONFLICT (org_id, workspace_id, lexeme, version_id, block) DO UPDATE SET occurrences = excluded.occurrences
 """)
 
 _PUT_VECTORS = text("""
@@ -81,19 +69,28 @@ WHERE v.org_id = :org_id AND v.version_id = :version_id AND NOT v.embedded
 # Activation locks this row, so it waits for a publication in progress, or the publication sees what it made active.
 _HOLD_GENERATION = text("SELECT active FROM search_generations WHERE org_id = :org_id FOR SHARE")
 _PUBLISH = text("""
+WITH shown AS (
+  DELETE FROM hidden_versions WHERE org_id = :org_id AND version_id = :version_id RETURNING first_chunk
+)
 INSERT INTO search_versions (org_id, version_id, workspace_id, document_id, media_type, language, create_time,
-                             chunk_count, lexeme_count, embedded)
+                             first_chunk, chunk_count, lexeme_count, embedded)
 SELECT :org_id, :version_id, :workspace_id, :document_id, :media_type, :language, :create_time,
-       count(*), coalesce(sum(c.lexeme_count), 0),
+       (SELECT first_chunk FROM shown), count(*), coalesce(sum(c.lexeme_count), 0),
        EXISTS (SELECT FROM embedded_versions e
                WHERE e.org_id = :org_id AND e.generation = :generation AND e.version_id = :version_id)
 FROM chunks c WHERE c.org_id = :org_id AND c.version_id = :version_id
 RETURNING chunk_count, lexeme_count
 """)
 _RETIRE = text("""
-DELETE FROM search_versions
-WHERE org_id = :org_id AND (version_id = :version_id OR document_id = :document_id)
-RETURNING version_id, workspace_id, language, chunk_count, lexeme_count
+WITH retired AS (
+  DELETE FROM search_versions
+  WHERE org_id = :org_id AND (version_id = :version_id OR document_id = :document_id)
+  RETURNING version_id, workspace_id, language, first_chunk, chunk_count, lexeme_count
+), hidden AS (
+  INSERT INTO hidden_versions (org_id, version_id, workspace_id, first_chunk, chunk_count, posted_count)
+  SELECT :org_id, version_id, workspace_id, first_chunk, chunk_count, chunk_count FROM retired
+)
+SELECT version_id, workspace_id, language, chunk_count, lexeme_count FROM retired
 """)
 _COUNT = text("""
 INSERT INTO search_stats (org_id, workspace_id, language, version_count, chunk_count, lexeme_count)
@@ -110,18 +107,6 @@ WHERE org_id = :org_id AND workspace_id = :workspace_id AND language = :language
 """)
 _DROP_EMPTY_STATS = text("DELETE FROM search_stats WHERE workspace_id = :workspace_id AND version_count = 0")
 
-# An array, so that the index is asked for each lexeme: a join might compare every lexeme with every row.
-_ERASE_CHUNKS = text("""
-WITH gone AS (
-  DELETE FROM chunks WHERE org_id = :org_id AND version_id = :version_id AND number IN (
-    SELECT number FROM chunks WHERE org_id = :org_id AND version_id = :version_id ORDER BY number LIMIT :limit)
-  RETURNING lexemes
-), postings_gone AS (
-  DELETE FROM postings WHERE org_id = :org_id AND workspace_id = :workspace_id AND version_id = :version_id
-    AND lexeme = ANY (ARRAY(SELECT DISTINCT l.lexeme FROM gone, unnest(gone.lexemes) l))
-)
-SELECT count(*) FROM gone
-""")
 _ERASE_VECTORS = text("""
 WITH gone AS (
   DELETE FROM chunk_vectors WHERE ctid = ANY (ARRAY(
@@ -164,24 +149,6 @@ async def _each(work: Callable[[Item], Result], items: Iterable[Item]) -> list[R
         results.append(work(item))
         await asyncio.sleep(0)
     return results
-
-
-def blocks(chunk_count: int) -> range:
-    """Return the numbers of the blocks of a version, for `write_postings`."""
-    return range(-(-chunk_count // BLOCK))
-
-
-async def write_postings(tx: WriteSession, version: IndexedVersion, block: int) -> None:
-    """Write the postings of one block of stored chunks. A block of 2 MB of distinct words takes a few seconds."""
-    values = {
-        "org_id": version.org_id,
-        "workspace_id": version.workspace_id,
-        "version_id": version.version_id,
-        "block": block,
-        "first": block * BLOCK,
-        "size": BLOCK,
-    }
-    await tx.execute(_WRITE_POSTINGS, values)
 
 
 async def put_vectors(
@@ -263,7 +230,7 @@ async def erase_version(db: Database, org_id: UUID, workspace_id: UUID, version_
 async def _erase(db: Database, org_id: UUID, values: dict[str, UUID]) -> bool:
     """Return whether something was left to delete."""
     async with db.write(org_id) as tx:
-        chunks: int = (await tx.execute(_ERASE_CHUNKS, {**values, "limit": _ERASED_CHUNKS})).scalar_one()
+        chunks = await erase_postings(tx, **values, limit=_ERASED_CHUNKS)
         vectors: int = (await tx.execute(_ERASE_VECTORS, {**values, "limit": _ERASED_VECTORS})).scalar_one()
         return chunks + vectors > 0
 

@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from pgvector.sqlalchemy import HALFVEC
-from sqlalchemy import ARRAY, ForeignKey, ForeignKeyConstraint, Identity, Integer, UniqueConstraint
+from sqlalchemy import ARRAY, BigInteger, ForeignKey, ForeignKeyConstraint, Integer, UniqueConstraint
 from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -20,7 +20,7 @@ class SearchVersion(Base):
     __tablename__ = "search_versions"
     __table_args__ = (
         UniqueConstraint("org_id", "document_id"),
-        UniqueConstraint("org_id", "serial"),
+        UniqueConstraint("org_id", "workspace_id", "first_chunk"),
         ForeignKeyConstraint(*_WORKSPACE),
         ForeignKeyConstraint(["org_id", "document_id"], ["documents.org_id", "documents.id"]),
     )
@@ -32,10 +32,27 @@ class SearchVersion(Base):
     media_type: Mapped[str]
     language: Mapped[str]
     create_time: Mapped[datetime]
+    first_chunk: Mapped[int]
     chunk_count: Mapped[int] = mapped_column(Integer)
     lexeme_count: Mapped[int]
     embedded: Mapped[bool]
-    serial: Mapped[int] = mapped_column(Integer, Identity(always=True))
+
+
+class HiddenVersion(Base):
+    """A version that has postings and does not answer searches: it is being indexed, or has to be erased."""
+
+    __tablename__ = "hidden_versions"
+    __table_args__ = (
+        UniqueConstraint("org_id", "workspace_id", "first_chunk"),
+        ForeignKeyConstraint(*_WORKSPACE),
+    )
+
+    org_id: Mapped[UUID] = mapped_column(primary_key=True)
+    version_id: Mapped[UUID] = mapped_column(primary_key=True)
+    workspace_id: Mapped[UUID]
+    first_chunk: Mapped[int]
+    chunk_count: Mapped[int] = mapped_column(Integer)
+    posted_count: Mapped[int] = mapped_column(Integer)  # all chunks with smaller numbers have their postings
 
 
 class SearchStats(Base):
@@ -71,7 +88,7 @@ class Chunk(Base):
 
 
 class Posting(Base):
-    """Where a lexeme occurs in a block of a version's chunks: see the migration for the integers."""
+    """Occurrences of a lexeme in chunks of a workspace: see the migration for the integers."""
 
     __tablename__ = "postings"
     __table_args__ = (ForeignKeyConstraint(*_WORKSPACE),)
@@ -79,9 +96,9 @@ class Posting(Base):
     org_id: Mapped[UUID] = mapped_column(primary_key=True)
     workspace_id: Mapped[UUID] = mapped_column(primary_key=True)
     lexeme: Mapped[str] = mapped_column(primary_key=True)
-    version_id: Mapped[UUID] = mapped_column(primary_key=True)
-    block: Mapped[int] = mapped_column(Integer, primary_key=True)
-    occurrences: Mapped[list[int]] = mapped_column(ARRAY(Integer))
+    first_chunk: Mapped[int] = mapped_column(primary_key=True)
+    last_chunk: Mapped[int]
+    occurrences: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
 
 
 class EmbeddingGeneration(Base):

@@ -14,7 +14,7 @@ from .scope import ALLOWED, Key, Scope
 
 K1, B = 1.5, 0.75
 _MOST_LEXEMES = 64  # of a question; of more, those are used that the fewest chunks have
-_PROBED = 200  # rows of postings of a lexeme whose chunks are counted, to choose among many
+_PROBED = 50  # rows of postings of a lexeme whose chunks are counted, to choose among many
 
 # A question is lexed as each language of the workspace lexes it, since every version has the lexemes of its own.
 _LEXEMES = text("""
@@ -33,41 +33,53 @@ SELECT lexeme FROM (
 
 # Without the values, the planner would expect one row of postings and one version, and compare all with all.
 _PLAN_WITH_VALUES = text("SELECT set_config('plan_cache_mode', 'force_custom_plan', true)")
-# How rare a lexeme is counts in all versions of the workspace that answer, whatever the filters are. A chunk is one
-# integer, which is grouped twice as fast as its key. Its parts are not the halves of a bigint: PostgreSQL hashes the
-# exclusive or of the halves, so that versions with serial numbers in a row would collide, and grouping would take
-# minutes. Scores are rounded to single precision, so that equal ones stay equal in whatever order they were added up.
-_RANK = text(f"""
+# Numbers of chunks that may be found, as ranges, of which those that touch become one. Without a filter they are all
+# but those of versions that are being indexed or erased: NULL, if there is none.
+_EVERYWHERE = "SELECT int8multirange(int8range(0, NULL)) - ranges AS ranges FROM hidden"
+_FILTERED = f"""SELECT coalesce(range_agg(int8range(v.first_chunk, v.first_chunk + v.chunk_count)), '{{}}') AS ranges
+  FROM search_versions v WHERE {ALLOWED} AND v.version_id IS DISTINCT FROM CAST(:excluded AS uuid)"""
+# How rare a lexeme is counts in all versions of the workspace that answer, whatever the filters are. Scores are rounded
+# to single precision, so that equal ones stay equal in whatever order they were added up.
+_RANK = """
 WITH stats AS MATERIALIZED (
   SELECT sum(chunk_count)::double precision AS chunks, CAST(:k1 AS double precision) * (1 - :b) AS least,
          CAST(:k1 AS double precision) * :b * sum(chunk_count)::double precision
            / nullif(sum(lexeme_count), 0)::double precision AS slope
   FROM search_stats WHERE org_id = :org_id AND workspace_id = :workspace_id
-), versions AS MATERIALIZED (
-  SELECT v.version_id, v.serial, {ALLOWED} AND v.version_id IS DISTINCT FROM CAST(:excluded AS uuid) AS allowed
-  FROM search_versions v WHERE v.org_id = :org_id AND v.workspace_id = :workspace_id
-), stored AS MATERIALIZED (
-  SELECT p.lexeme, p.version_id, p.block, p.occurrences FROM postings p
-  WHERE p.org_id = :org_id AND p.workspace_id = :workspace_id AND p.lexeme = ANY (CAST(:lexemes AS text[]))
+), hidden AS MATERIALIZED (
+  SELECT range_agg(int8range(first_chunk, first_chunk + chunk_count)) AS ranges
+  FROM hidden_versions WHERE org_id = :org_id AND workspace_id = :workspace_id
+), allowed AS MATERIALIZED (
+  {allowed}
 ), found AS MATERIALIZED (
-  SELECT s.lexeme, CAST(v.serial AS bigint) * 1000000 + s.block * 128 AS first, s.occurrences, v.allowed
-  FROM stored s JOIN versions v ON v.version_id = s.version_id
+  SELECT p.lexeme, p.occurrences, n.numbers,
+         CASE WHEN (SELECT ranges FROM hidden) && n.numbers
+              THEN (SELECT count(*) FROM unnest(p.occurrences) o WHERE NOT (SELECT ranges FROM hidden) @> (o >> 24))
+              ELSE cardinality(p.occurrences) END AS occupied
+  FROM postings p, LATERAL (SELECT int8range(p.first_chunk, p.last_chunk, '[]') AS numbers) n
+  WHERE p.org_id = :org_id AND p.workspace_id = :workspace_id AND p.lexeme = ANY (CAST(:lexemes AS text[]))
 ), weights AS MATERIALIZED (
   SELECT lexeme, ln(1 + (chunks - occupied + 0.5) / (occupied + 0.5)) AS rarity
-  FROM (SELECT lexeme, sum(cardinality(occurrences))::double precision AS occupied FROM found GROUP BY lexeme) o, stats
+  FROM (SELECT lexeme, sum(occupied)::double precision AS occupied FROM found GROUP BY lexeme) o, stats
 ), occurring AS (
-  SELECT f.first, w.rarity, unnest(f.occurrences) AS o FROM found f JOIN weights w ON w.lexeme = f.lexeme
-  WHERE f.allowed
+  SELECT w.rarity, unnest(f.occurrences) AS o FROM found f JOIN weights w ON w.lexeme = f.lexeme
+  WHERE (SELECT ranges FROM allowed) IS NULL OR (SELECT ranges FROM allowed) && f.numbers
 ), best AS (
-  SELECT first + (o >> 24) AS chunk,
+  SELECT o >> 24 AS chunk,
          CAST(sum(rarity / (1 + ((SELECT least FROM stats) + (SELECT slope FROM stats) * (o & 65535))
                                 / ((o >> 16) & 255))) AS real) AS score
-  FROM occurring GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT :limit
+  FROM occurring
+  WHERE (SELECT ranges FROM allowed) IS NULL OR (SELECT ranges FROM allowed) @> (o >> 24)
+  GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT :limit
 )
-SELECT v.version_id, CAST(mod(chunk, 1000000) AS integer) AS number
-FROM best JOIN search_versions v ON v.org_id = :org_id AND v.serial = chunk / 1000000
+SELECT v.version_id, CAST(chunk - v.first_chunk AS integer) AS number
+FROM best, LATERAL (
+  SELECT version_id, first_chunk FROM search_versions
+  WHERE org_id = :org_id AND workspace_id = :workspace_id AND first_chunk <= chunk
+  ORDER BY first_chunk DESC LIMIT 1) v
 ORDER BY score DESC, chunk
-""")
+"""
+_RANK_ALL, _RANK_FILTERED = (text(_RANK.format(allowed=allowed)) for allowed in (_EVERYWHERE, _FILTERED))
 
 
 async def search_text(tx: ReadSession, scope: Scope, question: str, limit: int) -> list[Key]:
@@ -82,8 +94,12 @@ async def rank_lexemes(
     if not lexemes:
         return []
     await tx.execute(_PLAN_WITH_VALUES)
-    values = {**scope.values, "lexemes": lexemes, "k1": K1, "b": B, "limit": limit, "excluded": excluded}
-    return [(row.version_id, row.number) for row in await tx.execute(_RANK, values)]
+    values = {"org_id": scope.org_id, "workspace_id": scope.workspace_id, "lexemes": lexemes, "k1": K1, "b": B}
+    if scope.filtered or excluded:
+        rows = await tx.execute(_RANK_FILTERED, {**scope.values, **values, "limit": limit, "excluded": excluded})
+    else:
+        rows = await tx.execute(_RANK_ALL, {**values, "limit": limit})
+    return [(row.version_id, row.number) for row in rows]
 
 
 async def _lexemes(tx: ReadSession, scope: Scope, question: str) -> list[str]:
