@@ -235,9 +235,12 @@ class DocumentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DownloadDocument(self, request, context):
-        """DownloadDocument streams the bytes of a document, or a range of them.
+        """DownloadDocument streams the bytes of a version of a document, or a range of them. The first message names the
+        version. If the stream breaks, ask for the rest of that version: the document may have been replaced meanwhile.
 
-        Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document.
+        Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document; NOT_FOUND for a
+        version that is not one of the document, and for one that is deleted, also while its bytes are sent. An earlier
+        version is deleted when a later one answers searches.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -77,9 +77,12 @@ class DocumentServiceStub:
     Errors: NOT_FOUND for a collection that is not in the workspace; ABORTED if document.etag is set and not current.
     """
     DownloadDocument: _grpc.UnaryStreamMultiCallable[_document_pb2.DownloadDocumentRequest, _document_pb2.DownloadDocumentResponse]
-    """DownloadDocument streams the bytes of a document, or a range of them.
+    """DownloadDocument streams the bytes of a version of a document, or a range of them. The first message names the
+    version. If the stream breaks, ask for the rest of that version: the document may have been replaced meanwhile.
 
-    Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document.
+    Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document; NOT_FOUND for a
+    version that is not one of the document, and for one that is deleted, also while its bytes are sent. An earlier
+    version is deleted when a later one answers searches.
     """
     ReplaceDocument: _grpc.UnaryUnaryMultiCallable[_document_pb2.ReplaceDocumentRequest, _document_pb2.ReplaceDocumentResponse]
     """ReplaceDocument begins the upload of a new version of a document. The document's latest version answers searches and
@@ -195,9 +198,12 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     Errors: NOT_FOUND for a collection that is not in the workspace; ABORTED if document.etag is set and not current.
     """
     DownloadDocument: _aio.UnaryStreamMultiCallable[_document_pb2.DownloadDocumentRequest, _document_pb2.DownloadDocumentResponse]  # type: ignore[assignment]
-    """DownloadDocument streams the bytes of a document, or a range of them.
+    """DownloadDocument streams the bytes of a version of a document, or a range of them. The first message names the
+    version. If the stream breaks, ask for the rest of that version: the document may have been replaced meanwhile.
 
-    Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document.
+    Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document; NOT_FOUND for a
+    version that is not one of the document, and for one that is deleted, also while its bytes are sent. An earlier
+    version is deleted when a later one answers searches.
     """
     ReplaceDocument: _aio.UnaryUnaryMultiCallable[_document_pb2.ReplaceDocumentRequest, _document_pb2.ReplaceDocumentResponse]  # type: ignore[assignment]
     """ReplaceDocument begins the upload of a new version of a document. The document's latest version answers searches and
@@ -358,9 +364,12 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _document_pb2.DownloadDocumentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_document_pb2.DownloadDocumentResponse], _abc.AsyncIterator[_document_pb2.DownloadDocumentResponse]]:
-        """DownloadDocument streams the bytes of a document, or a range of them.
+        """DownloadDocument streams the bytes of a version of a document, or a range of them. The first message names the
+        version. If the stream breaks, ask for the rest of that version: the document may have been replaced meanwhile.
 
-        Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document.
+        Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document; NOT_FOUND for a
+        version that is not one of the document, and for one that is deleted, also while its bytes are sent. An earlier
+        version is deleted when a later one answers searches.
         """
 
     @_abc_1.abstractmethod

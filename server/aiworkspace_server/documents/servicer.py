@@ -27,7 +27,7 @@ from ..search.query import Search
 from ..search.questions import Asker
 from . import store, versions
 from .content import PIECE_BYTES, Files
-from .models import DocumentVersion, Upload
+from .models import Blob, DocumentVersion, Upload
 from .proto import (
     add_blocks,
     collection_to_proto,
@@ -126,20 +126,35 @@ class DocumentServicer(DocumentServiceServicer):
     async def DownloadDocument(
         self, request: pb.DownloadDocumentRequest, context: Any
     ) -> AsyncIterator[pb.DownloadDocumentResponse]:
-        blob, offset = (await self._find(request.document_id)).blob, request.offset
+        version_id, blob = await self._find_bytes(request.document_id, request.version_id)
+        offset = request.offset
         if offset > blob.size_bytes:
             message = f"offset: the document has {blob.size_bytes:,} bytes."
             metadata = {"size_bytes": str(blob.size_bytes)}
             raise OutOfRange(common_pb2.ERROR_REASON_OFFSET_TOO_LARGE, message, metadata=metadata)
         end = min(blob.size_bytes, offset + request.length) if request.length else blob.size_bytes
+        response = pb.DownloadDocumentResponse(
+            version_id=str(version_id), size_bytes=blob.size_bytes, sha256=blob.sha256.hex(), offset=offset
+        )
+        if offset == end:
+            yield response
         async with aclosing(self._files.of(tenant_id()).read(blob.id, offset, end)) as parts:
             async for part in parts:
                 for begin in range(0, len(part), PIECE_BYTES):
-                    data = part[begin : begin + PIECE_BYTES]
-                    yield pb.DownloadDocumentResponse(offset=offset, data=data)
-                    offset += len(data)
-        if offset < end:  # the document was deleted meanwhile
-            raise NotFound("document_id")
+                    response.data = part[begin : begin + PIECE_BYTES]
+                    yield response
+                    offset += len(response.data)
+                    response = pb.DownloadDocumentResponse(offset=offset)
+        if offset < end:  # the version was deleted meanwhile
+            raise NotFound("version_id")
+
+    async def _find_bytes(self, document_id: str, version_id: str) -> tuple[UUID, Blob]:
+        named = parse_id(version_id, "version_id") if version_id else None
+        async with self._db.read(tenant_id()) as tx:
+            found = await versions.find_bytes(tx, parse_id(document_id, "document_id"), named)
+        if found is None:
+            raise NotFound("version_id" if named else "document_id")
+        return found
 
     async def DeleteDocument(self, request: pb.DeleteDocumentRequest, context: Any) -> pb.DeleteDocumentResponse:
         document_id = parse_id(request.document_id, "document_id")

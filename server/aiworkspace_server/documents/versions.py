@@ -134,6 +134,18 @@ async def find(tx: ReadSession, document_id: UUID, number: int) -> DocumentVersi
     return (await tx.execute(query)).scalar_one_or_none()
 
 
+async def find_bytes(tx: ReadSession, document_id: UUID, version_id: UUID | None) -> tuple[UUID, Blob] | None:
+    """Return the id and the bytes of a version of a document that has not ended; None stands for the latest one."""
+    query = (
+        select(DocumentVersion.id, Blob)
+        .join(Blob, Blob.id == DocumentVersion.blob_id)
+        .join(Document, Document.id == DocumentVersion.document_id)
+        .where(Document.id == document_id, DocumentVersion.id == (version_id or Document.latest_version_id))
+    )
+    row = (await tx.execute(query)).one_or_none()
+    return (row[0], row[1]) if row else None
+
+
 async def find_several(tx: ReadSession, ids: Collection[UUID]) -> dict[UUID, tuple[DocumentVersion, str]]:
     """Return versions with the names of their documents, by id."""
     query = (
