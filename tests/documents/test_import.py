@@ -10,6 +10,7 @@ from aiohttp import web
 from aiworkspace.v1 import document_pb2 as pb
 from aiworkspace_server.app import App, running
 from aiworkspace_server.settings import Settings
+from tests.support import files
 from tests.support.documents import download, forget_upload, search, watch
 from tests.support.outcomes import INVALID, outcome, refusal
 from tests.support.people import Place, new_place, people
@@ -23,11 +24,11 @@ class Site:
     """A web site whose one page can change."""
 
     def __init__(self) -> None:
-        self.page, self.requests, self.url = PAGE, 0, ""
+        self.page, self.requests, self.url, self.content_type = PAGE.encode(), 0, "", "text/html"
 
     async def answer(self, request: web.Request) -> web.Response:
         self.requests += 1
-        return web.Response(text=self.page, content_type="text/html")
+        return web.Response(body=self.page, headers={"Content-Type": self.content_type})
 
 
 @pytest.fixture
@@ -76,10 +77,38 @@ async def test_a_page_becomes_a_document_that_is_found(visitor: Place, site: Sit
     assert list(passage.place.headings) == ["Opening"]
 
 
+FRAGMENT = b"<title>Release notes v1.csv</title><h1>Changes</h1><p>The harbour, old and new, opens at dawn.</p>"
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "page", "name", "media_type"),
+    [
+        ("/notes", "text/html; charset=utf-8", FRAGMENT, "Release notes v1.csv", "text/html"),
+        ("/notes", "application/xhtml+xml", FRAGMENT, "Release notes v1.csv", "text/html"),
+        ("/api/harbours", "application/json", b'{"harbour": "opens at dawn"}', "harbours", "application/json"),
+        ("/harbours", "text/markdown", b"# Harbours\n\nopen at dawn", "harbours", "text/markdown"),
+        ("/README.md", "text/plain", b"# Harbours\n\nopen at dawn", "README.md", "text/markdown"),
+        ("/harbours.csv", "text/csv", PAGE.encode(), "harbours.csv", "text/html"),
+        ("/harbours", "text/html", files.pdf("The harbour opens at dawn."), "harbours", "application/pdf"),
+    ],
+)
+async def test_a_page_is_of_the_kind_that_its_site_declares(
+    visitor: Place, site: Site, path: str, content_type: str, page: bytes, name: str, media_type: str
+) -> None:
+    site.page, site.content_type = page, content_type
+    made = await visitor.owner.documents.ImportWebPage(importing(visitor, site.url.replace("/harbours", path)))
+    document = (await watch(visitor.owner, made.upload.document_id))[-1]
+    assert (document.name, document.media_type, document.state) == (name, media_type, pb.DOCUMENT_STATE_READY)
+    request = pb.ReindexDocumentsRequest(workspace_id=visitor.workspace_id)
+    assert (await visitor.owner.documents.ReindexDocuments(request)).document_count == 1
+    again = (await watch(visitor.owner, made.upload.document_id))[-1]
+    assert (again.version, again.media_type, again.state) == (2, media_type, pb.DOCUMENT_STATE_READY)
+
+
 async def test_a_repeated_call_imports_nothing_again(visitor: Place, site: Site) -> None:
     request = importing(visitor, site.url, str(uuid.uuid4()))
     first = await visitor.owner.documents.ImportWebPage(request)
-    site.page = "something else"
+    site.page = b"something else"
     again = await visitor.owner.documents.ImportWebPage(request)
     assert again.upload.document_id == first.upload.document_id
     assert site.requests == 1
@@ -118,7 +147,7 @@ async def test_a_repeated_call_is_answered_after_its_document_was_deleted(visito
 
 
 async def test_a_missing_page_is_named(visitor: Place, site: Site) -> None:
-    site.page = ""
+    site.page = b""
     refused = await refusal(visitor.owner.documents.ImportWebPage(importing(visitor, site.url)))
     assert refused
     assert refused.code == "INVALID_ARGUMENT"

@@ -439,7 +439,9 @@ class Document(_message.Message):
     failure_reason: Global___FailureReason.ValueType
     """Why a step of its latest version failed. Output only."""
     media_type: _builtins.str
-    """Media type of its latest version, such as "application/pdf". Empty until it is known. Output only."""
+    """Media type of its latest version, such as "application/pdf". Empty until it is known; that of a web page is what its
+    site declared until the page is read. Output only.
+    """
     text_length: _builtins.int
     """Length of its latest version's text in code points. Output only."""
     page_count: _builtins.int

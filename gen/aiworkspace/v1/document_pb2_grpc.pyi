@@ -94,7 +94,7 @@ class DocumentServiceStub:
     ImportWebPage: _grpc.UnaryUnaryMultiCallable[_document_pb2.ImportWebPageRequest, _document_pb2.ImportWebPageResponse]
     """ImportWebPage requests a web page and stores it as a document. Only pages of the public internet that are served
     with https are requested, and those of networks that the server's operator allows. The page is not followed later.
-    Callers: as for CreateUpload.
+    Its Content-Type says what kind of text it is. Callers: as for CreateUpload.
 
     Errors: INVALID_ARGUMENT for a URL that is not allowed or has no page; UNAVAILABLE if its server does not answer;
     INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if the call is repeated and the page has changed since; NOT_FOUND
@@ -215,7 +215,7 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     ImportWebPage: _aio.UnaryUnaryMultiCallable[_document_pb2.ImportWebPageRequest, _document_pb2.ImportWebPageResponse]  # type: ignore[assignment]
     """ImportWebPage requests a web page and stores it as a document. Only pages of the public internet that are served
     with https are requested, and those of networks that the server's operator allows. The page is not followed later.
-    Callers: as for CreateUpload.
+    Its Content-Type says what kind of text it is. Callers: as for CreateUpload.
 
     Errors: INVALID_ARGUMENT for a URL that is not allowed or has no page; UNAVAILABLE if its server does not answer;
     INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if the call is repeated and the page has changed since; NOT_FOUND
@@ -393,7 +393,7 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_document_pb2.ImportWebPageResponse, _abc.Awaitable[_document_pb2.ImportWebPageResponse]]:
         """ImportWebPage requests a web page and stores it as a document. Only pages of the public internet that are served
         with https are requested, and those of networks that the server's operator allows. The page is not followed later.
-        Callers: as for CreateUpload.
+        Its Content-Type says what kind of text it is. Callers: as for CreateUpload.
 
         Errors: INVALID_ARGUMENT for a URL that is not allowed or has no page; UNAVAILABLE if its server does not answer;
         INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if the call is repeated and the page has changed since; NOT_FOUND

@@ -22,6 +22,7 @@ from ..kit.pages import Pages
 from ..kit.postgres import Database, WriteSession
 from ..kit.tasks import Tasks
 from ..kit.timestamps import parse_timestamp
+from ..parsing.media_types import declared_type
 from ..search.models import Filters
 from ..search.query import Search
 from ..search.questions import Asker
@@ -192,6 +193,8 @@ class DocumentServicer(DocumentServiceServicer):
                     reply = await self._save_import(tx, request, upload, 0)
 
         async def save(tx: WriteSession, upload: Upload) -> None:
+            if upload.document_id and (declared := declared_type(page.media_type)):
+                await versions.declare(tx, upload.document_id, declared)
             await self._save_import(tx, request, upload, upload.size_bytes)
 
         upload_id = UUID(reply.upload.upload_id)
