@@ -97,8 +97,9 @@ class DocumentServiceStub:
     Its Content-Type says what kind of text it is. Callers: as for CreateUpload.
 
     Errors: INVALID_ARGUMENT for a URL that is not allowed or has no page; UNAVAILABLE if its server does not answer;
-    INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if the call is repeated and the page has changed since; NOT_FOUND
-    and RESOURCE_EXHAUSTED as for CreateUpload.
+    INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if a call that was interrupted is repeated and the page has
+    changed since, after which another repetition imports the page as it is; NOT_FOUND and RESOURCE_EXHAUSTED as for
+    CreateUpload.
     """
     RetryDocument: _grpc.UnaryUnaryMultiCallable[_document_pb2.RetryDocumentRequest, _document_pb2.RetryDocumentResponse]
     """RetryDocument resumes a FAILED document at the step that failed. Callers: as for CreateUpload.
@@ -218,8 +219,9 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     Its Content-Type says what kind of text it is. Callers: as for CreateUpload.
 
     Errors: INVALID_ARGUMENT for a URL that is not allowed or has no page; UNAVAILABLE if its server does not answer;
-    INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if the call is repeated and the page has changed since; NOT_FOUND
-    and RESOURCE_EXHAUSTED as for CreateUpload.
+    INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if a call that was interrupted is repeated and the page has
+    changed since, after which another repetition imports the page as it is; NOT_FOUND and RESOURCE_EXHAUSTED as for
+    CreateUpload.
     """
     RetryDocument: _aio.UnaryUnaryMultiCallable[_document_pb2.RetryDocumentRequest, _document_pb2.RetryDocumentResponse]  # type: ignore[assignment]
     """RetryDocument resumes a FAILED document at the step that failed. Callers: as for CreateUpload.
@@ -396,8 +398,9 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         Its Content-Type says what kind of text it is. Callers: as for CreateUpload.
 
         Errors: INVALID_ARGUMENT for a URL that is not allowed or has no page; UNAVAILABLE if its server does not answer;
-        INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if the call is repeated and the page has changed since; NOT_FOUND
-        and RESOURCE_EXHAUSTED as for CreateUpload.
+        INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if a call that was interrupted is repeated and the page has
+        changed since, after which another repetition imports the page as it is; NOT_FOUND and RESOURCE_EXHAUSTED as for
+        CreateUpload.
         """
 
     @_abc_1.abstractmethod

@@ -40,7 +40,7 @@ from .proto import (
 from .service import DocumentService
 from .store import FoundDocument
 from .texts import Texts
-from .web_pages import WebPages
+from .web_pages import WebPage, WebPages
 
 _WATCH_SECONDS = 0.3
 _MOST_TEXT = 65_536  # code points in one response
@@ -185,22 +185,28 @@ class DocumentServicer(DocumentServiceServicer):
         if reply and reply.upload.document_id:  # the upload was deleted since, a day later or with the document
             return reply
         page = await self._web_pages.fetch(request.url)
-        if reply is None:
-            values = await page.declared() | {"collection_ids": collection_ids}
-            async with self._db.write(tenant_id(), caller_id()) as tx:
-                if (reply := await self._idempotency.find(tx, request, pb.ImportWebPageResponse)) is None:
-                    upload = await self._documents.create_upload(tx, tenant_id(), workspace_id, caller_id(), values)
-                    reply = await self._save_import(tx, request, upload, 0)
+        upload_id = await self._begin_import(request, workspace_id, page)
 
         async def save(tx: WriteSession, upload: Upload) -> None:
             if upload.document_id and (declared := declared_type(page.media_type)):
                 await versions.declare(tx, upload.document_id, declared)
             await self._save_import(tx, request, upload, upload.size_bytes)
 
-        upload_id = UUID(reply.upload.upload_id)
         receiving = self._documents.receive(tenant_id(), upload_id, page.messages(), save)
         progress = await self._tasks.complete(receiving)
         return pb.ImportWebPageResponse(upload=upload_to_proto(progress.upload, progress.committed_bytes))
+
+    async def _begin_import(self, request: pb.ImportWebPageRequest, workspace_id: UUID, page: WebPage) -> UUID:
+        """Return the upload of a page: that of an earlier call, or a new one if there was none or it has ended."""
+        values = await page.declared() | {"collection_ids": [UUID(each) for each in request.collection_ids]}
+        async with self._db.write(tenant_id(), caller_id()) as tx:
+            if reply := await self._idempotency.find(tx, request, pb.ImportWebPageResponse):
+                earlier_id = UUID(reply.upload.upload_id)
+                if reply.upload.document_id or await store.find_upload(tx, earlier_id):
+                    return earlier_id
+            upload = await self._documents.create_upload(tx, tenant_id(), workspace_id, caller_id(), values)
+            await self._save_import(tx, request, upload, 0)
+        return upload.id
 
     async def _save_import(
         self, tx: WriteSession, request: pb.ImportWebPageRequest, upload: Upload, committed_bytes: int
