@@ -106,7 +106,7 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     FAILURE_REASON_EXPANDS_TOO_FAR: _FailureReason.ValueType  # 4
     """The file is compressed and grows beyond the server's limits. Split it, or upload it in another format."""
     FAILURE_REASON_TOO_MUCH_TEXT: _FailureReason.ValueType  # 5
-    """The text, or the number of pages, is beyond the server's limits. Split the file."""
+    """The file has more than 10,000,000 characters or 5,000 pages, or too many sections. Split it and upload its parts."""
     FAILURE_REASON_PARSER_TIMEOUT: _FailureReason.ValueType  # 6
     """Reading the file took too long. Split it, or upload it in another format."""
     FAILURE_REASON_PARSER_MEMORY: _FailureReason.ValueType  # 7
@@ -144,7 +144,7 @@ FAILURE_REASON_NO_TEXT: FailureReason.ValueType  # 3
 FAILURE_REASON_EXPANDS_TOO_FAR: FailureReason.ValueType  # 4
 """The file is compressed and grows beyond the server's limits. Split it, or upload it in another format."""
 FAILURE_REASON_TOO_MUCH_TEXT: FailureReason.ValueType  # 5
-"""The text, or the number of pages, is beyond the server's limits. Split the file."""
+"""The file has more than 10,000,000 characters or 5,000 pages, or too many sections. Split it and upload its parts."""
 FAILURE_REASON_PARSER_TIMEOUT: FailureReason.ValueType  # 6
 """Reading the file took too long. Split it, or upload it in another format."""
 FAILURE_REASON_PARSER_MEMORY: FailureReason.ValueType  # 7
