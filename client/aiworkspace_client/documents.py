@@ -13,13 +13,13 @@ from google.protobuf.message import Message
 from aiworkspace.v1.document_pb2 import (
     DOCUMENT_STATE_PROCESSING,
     Document,
-    DownloadDocumentRequest,
     Upload,
     WatchDocumentRequest,
 )
 from aiworkspace_client import errors
 from aiworkspace_client._generated.aio import documents as aio
 from aiworkspace_client._generated.sync import documents as sync
+from aiworkspace_client.downloads import Download, replacing, version_is_gone
 from aiworkspace_client.pager import anext_or_none
 from aiworkspace_client.portal import Portal
 from aiworkspace_client.reconnection import Reconnection
@@ -176,9 +176,9 @@ class AsyncDocuments(aio.AsyncDocuments):
         progress: Progress | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - it is sent to the server
     ) -> Document:
-        """Download a document into a file, which is there once it is complete. Return the document.
+        """Download a document into a file, which is there once it is complete and checked. Return the document.
 
-        After a broken connection, the download goes on where it stopped.
+        After a broken connection, the download goes on where it stopped, with the same version of the document.
 
         Args:
             document_id: The document.
@@ -187,20 +187,13 @@ class AsyncDocuments(aio.AsyncDocuments):
             timeout: Seconds after which DeadlineExceededError is raised. None means no timeout.
         """
         document = await self.get(document_id)
-        target = Path(path)
-        part = target.with_name(f"{target.name}.part")
-        try:
-            received = 0
-            async with aclosing(self._parts(document_id, 0, 0, timeout)) as parts:
-                with part.open("wb") as file:
-                    async for data in parts:
-                        await asyncio.to_thread(file.write, data)
-                        received += len(data)
-                        if progress:
-                            progress(received, document.size_bytes)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        download = Download(document_id, document.version_id)
+        with replacing(Path(path)) as file:
+            async with aclosing(self._parts(download, timeout)) as parts:
+                async for data in parts:
+                    await asyncio.to_thread(file.write, data)
+                    if progress:
+                        progress(download.offset, document.size_bytes)
         return document
 
     async def read(
@@ -209,6 +202,7 @@ class AsyncDocuments(aio.AsyncDocuments):
         *,
         offset: int = 0,
         length: int = 0,
+        version_id: str = "",
         timeout: float | None = None,  # noqa: ASYNC109 - it is sent to the server
     ) -> bytes:
         """Return the bytes of a document, or a range of them.
@@ -217,35 +211,30 @@ class AsyncDocuments(aio.AsyncDocuments):
             document_id: The document.
             offset: The first byte to return.
             length: How many bytes to return. 0 means all to the end.
+            version_id: The version. By default the latest one.
             timeout: Seconds after which DeadlineExceededError is raised. None means no timeout.
         """
-        return b"".join([data async for data in self._parts(document_id, offset, length, timeout)])
+        download = Download(document_id, version_id, offset, length)
+        return b"".join([data async for data in self._parts(download, timeout)])
 
-    async def _parts(
-        self, document_id: str, offset: int, length: int, seconds: float | None
-    ) -> AsyncGenerator[bytes, None]:
-        reconnection = self._reconnection(seconds)
-        end = offset + length if length else None
-        while end is None or offset < end:
-            request = DownloadDocumentRequest(document_id=document_id, offset=offset, length=(end or offset) - offset)
+    async def _parts(self, download: Download, seconds: float | None) -> AsyncGenerator[bytes, None]:
+        reconnection, ended = self._reconnection(seconds), False
+        while not (ended or download.is_complete):
             try:
-                async with aclosing(self._connection(request, reconnection)) as parts:
-                    async for data in parts:
-                        offset += len(data)
+                request = download.request()
+                async with aclosing(self._responses(aio.DOWNLOAD_DOCUMENT, request, reconnection)) as responses:
+                    async for response in responses:
+                        data = download.take(response)
                         reconnection.progressed()
                         yield data
+                ended = True
+            except errors.NotFoundError as error:
+                if error.metadata.get("field") != "version_id":
+                    raise
+                raise version_is_gone(error) from error
             except errors.AiWorkspaceError as error:
                 await reconnection.recover(error)
-            else:
-                return
-
-    async def _connection(
-        self, request: DownloadDocumentRequest, reconnection: Reconnection
-    ) -> AsyncGenerator[bytes, None]:
-        """Yield the bytes that one connection brings."""
-        async with aclosing(self._responses(aio.DOWNLOAD_DOCUMENT, request, reconnection)) as responses:
-            async for response in responses:
-                yield response.data
+        download.check()
 
     async def _responses(
         self, method: Method[ResponseT], request: Message, reconnection: Reconnection
@@ -366,9 +355,9 @@ class Documents(sync.Documents):
         progress: Progress | None = None,
         timeout: float | None = None,
     ) -> Document:
-        """Download a document into a file, which is there once it is complete. Return the document.
+        """Download a document into a file, which is there once it is complete and checked. Return the document.
 
-        After a broken connection, the download goes on where it stopped.
+        After a broken connection, the download goes on where it stopped, with the same version of the document.
 
         Args:
             document_id: The document.
@@ -378,16 +367,27 @@ class Documents(sync.Documents):
         """
         return self._portal.run(self._documents.download(document_id, path, progress=progress, timeout=timeout))
 
-    def read(self, document_id: str, *, offset: int = 0, length: int = 0, timeout: float | None = None) -> bytes:
+    def read(
+        self,
+        document_id: str,
+        *,
+        offset: int = 0,
+        length: int = 0,
+        version_id: str = "",
+        timeout: float | None = None,
+    ) -> bytes:
         """Return the bytes of a document, or a range of them.
 
         Args:
             document_id: The document.
             offset: The first byte to return.
             length: How many bytes to return. 0 means all to the end.
+            version_id: The version. By default the latest one.
             timeout: Seconds after which DeadlineExceededError is raised. None means no timeout.
         """
-        return self._portal.run(self._documents.read(document_id, offset=offset, length=length, timeout=timeout))
+        return self._portal.run(
+            self._documents.read(document_id, offset=offset, length=length, version_id=version_id, timeout=timeout)
+        )
 
 
 def _is_cut(error: errors.AiWorkspaceError) -> bool:

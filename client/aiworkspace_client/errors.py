@@ -14,6 +14,7 @@ AiWorkspaceError
 ├── DeadlineExceededError     no answer in time; the call may have taken effect
 ├── CallCancelledError        the call was cancelled, or the client closed, before the answer
 ├── InternalError             a defect of the server; report request_id
+├── DataLossError             the bytes of a download are not those of the document
 └── RunFailedError            the model's answer failed; run and partial message are attached
 """
 
@@ -162,6 +163,12 @@ class InternalError(AiWorkspaceError):
     code = grpc.StatusCode.INTERNAL
 
 
+class DataLossError(AiWorkspaceError):
+    """What a download received is not what the server has of the document. No file was written."""
+
+    code = grpc.StatusCode.DATA_LOSS
+
+
 class RunFailedError(AiWorkspaceError):
     """A run failed or was interrupted. It is charged for what it used until then."""
 
@@ -189,6 +196,7 @@ _BY_CODE: dict[grpc.StatusCode, type[AiWorkspaceError]] = {
         DeadlineExceededError,
         CallCancelledError,
         InternalError,
+        DataLossError,
     )
 }
 

@@ -24,6 +24,7 @@ ORG_ID = "0199c0de-0000-7000-8000-000000000001"
         (grpc.StatusCode.OUT_OF_RANGE, errors.OutOfRangeError),
         (grpc.StatusCode.DEADLINE_EXCEEDED, errors.DeadlineExceededError),
         (grpc.StatusCode.CANCELLED, errors.CallCancelledError),
+        (grpc.StatusCode.DATA_LOSS, errors.DataLossError),
         (grpc.StatusCode.INTERNAL, errors.InternalError),
         (grpc.StatusCode.UNIMPLEMENTED, errors.AiWorkspaceError),
     ],

@@ -1,6 +1,7 @@
 """Documents and collections: read, listed, changed, deleted, and what stays of equal bytes."""
 
 import asyncio
+import hashlib
 import os
 import uuid
 from typing import Any
@@ -11,7 +12,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from aiworkspace.v1 import document_pb2 as pb
 from aiworkspace_server.app import App
-from tests.support.documents import begin, download, get, messages, read, upload
+from tests.support.documents import begin, download, get, messages, read, replace, upload, watch
 from tests.support.orgs import delete_org
 from tests.support.outcomes import ETAG_MISMATCH, INVALID, NOT_FOUND, OK, PERMISSION_MISSING, outcome, refusal
 from tests.support.pagination import read_all
@@ -127,6 +128,42 @@ async def test_ranges(place: Place) -> None:
     assert refused
     assert (refused.code, refused.reason) == ("OUT_OF_RANGE", "OFFSET_TOO_LARGE")
     assert refused.metadata == {"size_bytes": str(len(data))}
+
+
+async def test_a_download_names_the_version_and_its_bytes(place: Place) -> None:
+    data = os.urandom(2 * PIECE + 100)
+    document = await upload(place.owner, place.workspace_id, data)
+    for offset, length, count in [(0, 0, 3), (PIECE + 1, 5, 1), (len(data), 0, 1)]:
+        request = pb.DownloadDocumentRequest(document_id=document.document_id, offset=offset, length=length)
+        first, *others = [each async for each in place.owner.documents.DownloadDocument(request)]
+        assert (first.version_id, first.size_bytes) == (document.version_id, len(data))
+        assert first.sha256 == document.sha256 == hashlib.sha256(data).hexdigest()
+        assert [(each.version_id, each.size_bytes, each.sha256) for each in others] == [("", 0, "")] * (count - 1)
+
+
+async def test_an_earlier_version_is_downloaded_until_it_ends(place: Place) -> None:
+    old, new = b"\x89PNG\r\n\x1a\n" + os.urandom(PIECE), os.urandom(PIECE)
+    first = await read(place.owner, place.workspace_id, b"old " * 10)
+    document_id = first.document_id
+    second = await replace(place.owner, document_id, old)  # which is never READY
+    assert (await watch(place.owner, document_id))[-1].state == pb.DOCUMENT_STATE_FAILED
+    assert await download(place.owner, document_id) == old
+    assert await download(place.owner, document_id, version_id=second.version_id, offset=PIECE) == old[PIECE:]
+    assert await download(place.owner, document_id, version_id=first.version_id) == b"old " * 10
+    await replace(place.owner, document_id, new)
+    assert await outcome(download(place.owner, document_id, version_id=second.version_id)) == NOT_FOUND
+    assert await download(place.owner, document_id, version_id=first.version_id) == b"old " * 10
+    await delete(place.owner, document_id)
+    assert await outcome(download(place.owner, document_id, version_id=first.version_id)) == NOT_FOUND
+
+
+async def test_a_version_of_another_document_is_not_found(place: Place) -> None:
+    one = await upload(place.owner, place.workspace_id, b"one")
+    other = await upload(place.owner, place.workspace_id, b"other")
+    for version_id in (other.version_id, str(uuid.uuid4())):
+        refused = await refusal(download(place.owner, one.document_id, version_id=version_id))
+        assert refused
+        assert (refused.code, refused.metadata) == ("NOT_FOUND", {"field": "version_id"})
 
 
 async def test_a_deleted_document_is_gone_with_its_bytes(app: App, place: Place) -> None:

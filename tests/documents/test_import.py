@@ -1,18 +1,25 @@
 """Web pages that become documents."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
+from typing import NoReturn
+from uuid import UUID
 
 import pytest
 from aiohttp import web
 
 from aiworkspace.v1 import document_pb2 as pb
 from aiworkspace_server.app import App, running
+from aiworkspace_server.documents.service import DocumentService
+from aiworkspace_server.kit.errors import Unavailable
 from aiworkspace_server.settings import Settings
+from tests.support import files
 from tests.support.documents import download, forget_upload, search, watch
-from tests.support.outcomes import INVALID, outcome, refusal
+from tests.support.outcomes import INVALID, OK, UNAVAILABLE, UPLOAD_TAKEN_OVER, outcome, refusal
 from tests.support.people import Place, new_place, people
+from tests.support.postgres import sql
 from tests.support.settings import store_settings
 from tests.support.stores import Stores, other_databases
 
@@ -23,11 +30,11 @@ class Site:
     """A web site whose one page can change."""
 
     def __init__(self) -> None:
-        self.page, self.requests, self.url = PAGE, 0, ""
+        self.page, self.requests, self.url, self.content_type = PAGE.encode(), 0, "", "text/html"
 
     async def answer(self, request: web.Request) -> web.Response:
         self.requests += 1
-        return web.Response(text=self.page, content_type="text/html")
+        return web.Response(body=self.page, headers={"Content-Type": self.content_type})
 
 
 @pytest.fixture
@@ -76,10 +83,38 @@ async def test_a_page_becomes_a_document_that_is_found(visitor: Place, site: Sit
     assert list(passage.place.headings) == ["Opening"]
 
 
+FRAGMENT = b"<title>Release notes v1.csv</title><h1>Changes</h1><p>The harbour, old and new, opens at dawn.</p>"
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "page", "name", "media_type"),
+    [
+        ("/notes", "text/html; charset=utf-8", FRAGMENT, "Release notes v1.csv", "text/html"),
+        ("/notes", "application/xhtml+xml", FRAGMENT, "Release notes v1.csv", "text/html"),
+        ("/api/harbours", "application/json", b'{"harbour": "opens at dawn"}', "harbours", "application/json"),
+        ("/harbours", "text/markdown", b"# Harbours\n\nopen at dawn", "harbours", "text/markdown"),
+        ("/README.md", "text/plain", b"# Harbours\n\nopen at dawn", "README.md", "text/markdown"),
+        ("/harbours.csv", "text/csv", PAGE.encode(), "harbours.csv", "text/html"),
+        ("/harbours", "text/html", files.pdf("The harbour opens at dawn."), "harbours", "application/pdf"),
+    ],
+)
+async def test_a_page_is_of_the_kind_that_its_site_declares(
+    visitor: Place, site: Site, path: str, content_type: str, page: bytes, name: str, media_type: str
+) -> None:
+    site.page, site.content_type = page, content_type
+    made = await visitor.owner.documents.ImportWebPage(importing(visitor, site.url.replace("/harbours", path)))
+    document = (await watch(visitor.owner, made.upload.document_id))[-1]
+    assert (document.name, document.media_type, document.state) == (name, media_type, pb.DOCUMENT_STATE_READY)
+    request = pb.ReindexDocumentsRequest(workspace_id=visitor.workspace_id)
+    assert (await visitor.owner.documents.ReindexDocuments(request)).document_count == 1
+    again = (await watch(visitor.owner, made.upload.document_id))[-1]
+    assert (again.version, again.media_type, again.state) == (2, media_type, pb.DOCUMENT_STATE_READY)
+
+
 async def test_a_repeated_call_imports_nothing_again(visitor: Place, site: Site) -> None:
     request = importing(visitor, site.url, str(uuid.uuid4()))
     first = await visitor.owner.documents.ImportWebPage(request)
-    site.page = "something else"
+    site.page = b"something else"
     again = await visitor.owner.documents.ImportWebPage(request)
     assert again.upload.document_id == first.upload.document_id
     assert site.requests == 1
@@ -117,8 +152,54 @@ async def test_a_repeated_call_is_answered_after_its_document_was_deleted(visito
     assert site.requests == 1
 
 
+async def interrupt(place: Place, stores: Stores, request: pb.ImportWebPageRequest) -> UUID:
+    """Let an import end between its upload and the document. Return the id of the upload."""
+
+    async def interrupted(*_: object) -> NoReturn:
+        raise Unavailable
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DocumentService, "receive", interrupted)
+        assert await outcome(place.owner.documents.ImportWebPage(request)) == UNAVAILABLE
+    [(upload_id,)] = await sql(stores, "SELECT id FROM uploads WHERE workspace_id = %s", UUID(place.workspace_id))
+    assert isinstance(upload_id, UUID)
+    return upload_id
+
+
+@pytest.mark.parametrize("upload", ["there", "given up", "gone"])
+async def test_an_interrupted_import_is_repeated_whatever_became_of_its_upload(
+    open_app: App, visitor: Place, own_stores: Stores, site: Site, upload: str
+) -> None:
+    request = importing(visitor, site.url, str(uuid.uuid4()))
+    upload_id = await interrupt(visitor, own_stores, request)
+    if upload == "given up":
+        await sql(own_stores, "UPDATE uploads SET end_time = now() WHERE id = %s", upload_id)
+    if upload == "gone":
+        await forget_upload(open_app, own_stores, str(upload_id), "end_time")
+    calls = [outcome(visitor.owner.documents.ImportWebPage(request)) for _ in range(2)]
+    assert set(await asyncio.gather(*calls)) <= {OK, UPLOAD_TAKEN_OVER}
+    made = await visitor.owner.documents.ImportWebPage(request)
+    assert (made.upload.upload_id == str(upload_id)) == (upload == "there")
+    listed = pb.ListDocumentsRequest(workspace_id=visitor.workspace_id)
+    [document] = (await visitor.owner.documents.ListDocuments(listed)).documents
+    assert document.document_id == made.upload.document_id
+
+
+async def test_an_interrupted_import_of_a_page_that_changed_is_refused_once(
+    visitor: Place, own_stores: Stores, site: Site
+) -> None:
+    request = importing(visitor, site.url, str(uuid.uuid4()))
+    await interrupt(visitor, own_stores, request)
+    site.page = PAGE.replace("dawn", "noon").encode()
+    refused = await refusal(visitor.owner.documents.ImportWebPage(request))
+    assert refused
+    assert (refused.code, refused.reason) == ("INVALID_ARGUMENT", "UPLOAD_MISMATCH")
+    made = await visitor.owner.documents.ImportWebPage(request)
+    assert await download(visitor.owner, made.upload.document_id) == site.page
+
+
 async def test_a_missing_page_is_named(visitor: Place, site: Site) -> None:
-    site.page = ""
+    site.page = b""
     refused = await refusal(visitor.owner.documents.ImportWebPage(importing(visitor, site.url)))
     assert refused
     assert refused.code == "INVALID_ARGUMENT"

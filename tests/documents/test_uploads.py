@@ -14,14 +14,13 @@ import pytest
 from aiworkspace.v1 import document_pb2 as pb
 from aiworkspace_server.app import App
 from tests.support.documents import begin, download, messages, upload
-from tests.support.outcomes import INVALID, NOT_FOUND, OK, REQUEST_ID_REUSED, outcome, refusal
+from tests.support.outcomes import INVALID, NOT_FOUND, OK, REQUEST_ID_REUSED, UPLOAD_TAKEN_OVER, outcome, refusal
 from tests.support.people import Place, make_workspace
 from tests.support.staff import Team
 from tests.support.waiting import until
 
 MISMATCH = "INVALID_ARGUMENT UPLOAD_MISMATCH"
 GAP = "OUT_OF_RANGE UPLOAD_GAP"
-TAKEN_OVER = "ABORTED UPLOAD_TAKEN_OVER"
 PIECE = 256 << 10
 
 
@@ -143,7 +142,7 @@ async def test_of_two_streams_one_finishes(place: Place) -> None:
     calls = [place.owner.documents.UploadDocument(messages(upload_id, data)) for _ in range(2)]
     outcomes = sorted([await outcome(call) for call in calls])
     if outcomes != [OK, OK]:  # the second began when the first had finished
-        assert outcomes.count(TAKEN_OVER) >= 1
+        assert outcomes.count(UPLOAD_TAKEN_OVER) >= 1
     response = await place.owner.documents.UploadDocument(messages(upload_id, data))
     assert await download(place.owner, response.document.document_id) == data
     listed = await place.owner.documents.ListDocuments(pb.ListDocumentsRequest(workspace_id=place.workspace_id))

@@ -50,6 +50,18 @@ def test_unicode_with_a_mark_or_in_utf_8_is_read(encoding: str) -> None:
     assert decode("Ünïcode 漢字 😀".encode(encoding)) == "Ünïcode 漢字 😀"
 
 
+@pytest.mark.parametrize("encoding", ["utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("text", ["a", "Hello world\n", "Ünïcode 漢字 😀", "季度报告\uff1a销售额增长百分之十二"])
+def test_utf_32_without_a_mark_is_read(encoding: str, text: str) -> None:
+    assert decode(text.encode(encoding)) == text
+
+
+@pytest.mark.parametrize("data", [bytes(4000), b"\1\0\0\0\2\0\0\0" * 500, b"\0\0\0\1" * 500])
+def test_numbers_are_no_utf_32(data: bytes) -> None:
+    with pytest.raises(ParseFailed):
+        decode(data)
+
+
 def test_one_invalid_byte_in_utf_8_spoils_nothing_else() -> None:
     assert decode("Über naïve Café-Gäste. ".encode() * 3 + b"\xff") == "Über naïve Café-Gäste. " * 3 + "\ufffd"
 
@@ -77,6 +89,8 @@ FILES = [
     ("a.csv", CHINESE.encode("utf-16-le"), "我们去公园"),
     ("a.csv", GERMAN.encode("cp1252"), "5 €\tgroß"),
     ("a.txt", GERMAN.encode("utf-16"), "Größe"),
+    ("a.csv", GERMAN.encode("utf-32-le"), "5 €\tgroß"),
+    ("a.txt", GERMAN.encode("utf-32-be"), "Größe"),
     ("a.html", "<meta charset=iso-2022-jp><p>日本語</p>".encode("iso-2022-jp"), "日本語"),
     ("a.html", "<meta charset='windows-1251'><p>Привет, мир</p>".encode("cp1251"), "Привет, мир"),
     ("a.eml", "Subject: s\nContent-Type: text/plain; charset=koi8-u\n\n(привіт)".encode("koi8-u"), "(привіт)"),

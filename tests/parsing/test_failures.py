@@ -64,10 +64,26 @@ async def test_archive_bomb_expands_too_far_in_bounded_memory(refusal: Refusal, 
 
 
 async def test_more_text_or_pages_than_allowed_is_too_much(refusal: Refusal) -> None:
-    limits = Limits(text_code_points=100, pages=2)
-    assert (await refusal(b"word " * 30, "a.txt", limits)).reason == FailureReason.TOO_MUCH_TEXT
-    assert (await refusal(b"a,b\n" + b"x" * 1000, "a.csv", limits)).reason == FailureReason.TOO_MUCH_TEXT
-    assert (await refusal(files.pdf("a", "b", "c"), "a.pdf", limits)).reason == FailureReason.TOO_MUCH_TEXT
+    limits, split = Limits(text_code_points=100, pages=2), "Split the file and upload its parts."
+    most, pages = "The file has more than 100 characters of text", "The file has 3 pages; at most 2 are accepted"
+    for data, name, detail in [
+        (b"word " * 30, "a.txt", f"{most}. {split}"),
+        (b"a,b\n" + b"x" * 1000, "a.csv", f"{most}. {split}"),
+        (files.pdf("a", "b", "c"), "a.pdf", f"{pages}. {split}"),
+        (files.pdf("a", "b" * 200), "a.pdf", f"{most}; the limit is reached at page 2. {split}"),
+        (
+            files.presentation(("a", "b", ""), ("c", "d" * 200, "")),
+            "a.pptx",
+            f"{most}; the limit is reached at slide 2. {split}",
+        ),
+        (
+            files.workbook({"Secret": {"A1": "x" * 90, "A400": "y" * 90}}),
+            "a.xlsx",
+            f"{most}; the limit is reached at row 400. {split}",
+        ),
+    ]:
+        error = await refusal(data, name, limits)
+        assert (error.reason, error.detail) == (FailureReason.TOO_MUCH_TEXT, detail)
 
 
 async def test_more_blocks_than_allowed_are_too_much(parse: Parse, refusal: Refusal) -> None:
@@ -76,6 +92,7 @@ async def test_more_blocks_than_allowed_are_too_much(parse: Parse, refusal: Refu
     error = await refusal(headings.replace(b"a", b"a\n# c"), "a.md", Limits(blocks=100))
     assert error.reason == FailureReason.TOO_MUCH_TEXT
     assert "more than 100 parts" in error.detail
+    assert "Split the file" in error.detail
     values = await parse(b"1\n" * 300_000, "a.jsonl")
     assert values.text == "\n\n".join("1" * 300_000)
     assert len(values.blocks) < 600

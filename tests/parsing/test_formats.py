@@ -15,6 +15,9 @@ from tests.support import files
 
 from .conftest import Parse
 
+COMPATIBILITY = "http://schemas.openxmlformats.org/markup-compatibility/2006"
+MATH = "http://schemas.openxmlformats.org/officeDocument/2006/math"
+
 
 def places(parsed: Parsed) -> list[Place]:
     return [block.place for block in parsed.blocks]
@@ -123,6 +126,29 @@ async def test_csv_separates_cells_by_tabs_and_counts_rows(parse: Parse) -> None
     assert all(block.end - block.start <= 2_000 for block in parsed.blocks)
 
 
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        ("Birne;2,30\nApfel;1,50", "Birne\t2,30\nApfel\t1,50"),
+        ("1,5;2,5;3,5\n4,5;5,5;6,5", "1,5\t2,5\t3,5\n4,5\t5,5\t6,5"),
+        ("Miller, Ada;Berlin\nSmith, Bob;Rome", "Miller, Ada\tBerlin\nSmith, Bob\tRome"),
+        ('x,"a;b"\ny,"c;d"', "x\ta;b\ny\tc;d"),
+        ('"a;b",x\n"c;d",y', "a;b\tx\nc;d\ty"),
+        ('x;"a,b"\ny;"c,d"', "x\ta,b\ny\tc,d"),
+        ("a,b,c;d\ne,f,g;h", "a\tb\tc;d\ne\tf\tg;h"),
+        ("1,2,3\n4,5,6", "1\t2\t3\n4\t5\t6"),
+        ('name,size\npipe,5"\nrod;long,7"', 'name\tsize\npipe\t5"\nrod;long\t7"'),
+        ('a;"one\ntwo, three";c\nd;e;f', "a\tone two, three\tc\nd\te\tf"),
+        ('a,"say ""no; never"""\nb,"yes; sir"', 'a\tsay "no; never"\nb\tyes; sir'),
+        ("a,b|c,d\ne,f|g,h", "a\tb|c\td\ne\tf|g\th"),
+        ("a, b\tc\nd, e\tf", "a, b\tc\nd, e\tf"),
+        ("one column", "one column"),
+    ],
+)
+async def test_csv_is_split_where_its_lines_have_equally_many_fields(parse: Parse, rows: str, text: str) -> None:
+    assert (await parse(rows.encode(), "a.csv")).text == text
+
+
 async def test_json_becomes_lines_of_keys_and_values(parse: Parse) -> None:
     data = b'{"order": {"id": 12345678901234567890, "open": true, "lines": [{"sku": "a"}, "b"], "none": null}}'
     parsed = await parse(data, "order.json")
@@ -186,18 +212,13 @@ async def test_strict_office_files_are_read(parse: Parse, kind: str) -> None:
 
 
 async def test_docx_reads_boxes_controls_and_moved_text_but_nothing_hidden(parse: Parse) -> None:
-    box = f"<w:txbxContent>{files.paragraph('box')}</w:txbxContent>"
-    compatibility = "http://schemas.openxmlformats.org/markup-compatibility/2006"
-    choice = f"<mc:Choice Requires='wps'><w:drawing>{box}</w:drawing></mc:Choice>"
-    versions = f"{choice}<mc:Fallback>{box}</mc:Fallback>"
-    drawing = f"<mc:AlternateContent xmlns:mc='{compatibility}'>{versions}</mc:AlternateContent>"
     hidden = "<w:r><w:rPr><w:vanish/></w:rPr><w:t>no</w:t></w:r>"
     moved = f"<w:moveFrom>{files.run('no')}</w:moveFrom><w:moveTo>{files.run('moved')}</w:moveTo>"
     field = "<w:r><w:instrText>PAGE no</w:instrText></w:r>"
     row = "<w:tr>{}<w:tc>{}</w:tc></w:tr>"
     rows = row.format("<w:trPr><w:del/></w:trPr>", files.paragraph("no")) + row.format("", files.paragraph("row"))
     body = (
-        f"<w:p><w:r>{drawing}</w:r></w:p>"
+        f"<w:p>{drawn(files.paragraph('box'))}</w:p>"
         f"<w:sdt><w:sdtContent>{files.paragraph('control')}</w:sdtContent></w:sdt>"
         f"<w:p>{hidden}{moved}{field}<w:hyperlink>{files.run(' link')}</w:hyperlink></w:p><w:tbl>{rows}</w:tbl>"
         + files.paragraph("one", style="ListBullet")
@@ -205,6 +226,48 @@ async def test_docx_reads_boxes_controls_and_moved_text_but_nothing_hidden(parse
     )
     parsed = await parse(files.docx_with(body))
     assert parsed.text == "box\n\ncontrol\n\nmoved link\n\nrow\n\n- one\n- two"
+
+
+def drawn(text: str, fallback: str | None = None) -> str:
+    """A DOCX run with a text box, as Word writes it for new and for old programs."""
+    box = "<w:txbxContent>{}</w:txbxContent>".format
+    choice = f"<mc:Choice Requires='wps'><w:drawing>{box(text)}</w:drawing></mc:Choice>"
+    versions = f"{choice}<mc:Fallback><w:pict>{box(text if fallback is None else fallback)}</w:pict></mc:Fallback>"
+    return f"<w:r><mc:AlternateContent xmlns:mc='{COMPATIBILITY}'>{versions}</mc:AlternateContent></w:r>"
+
+
+async def test_docx_headers_have_each_box_once_and_the_rows_of_tables(parse: Parse) -> None:
+    document = docx.Document()
+    document.add_paragraph("body")
+    for part in (document.sections[0].header, document.sections[0].footer):
+        part.paragraphs[0].text = "content"
+    parts = files.members(files.saved(document))
+    inner = files.table(["in", "box"])
+    for name in ("header", "footer"):
+        content = (
+            f"<w:p>{files.run(name)}{drawn(files.paragraph('box') + inner)}</w:p>",
+            files.table([f"{name} 1", "b"], ["c", f"<w:p>{drawn(files.paragraph('in a cell'))}</w:p>"]),
+            f"<w:sdt><w:sdtContent>{files.paragraph('page')}</w:sdtContent></w:sdt>",
+        )
+        path = f"word/{name}1.xml"
+        parts[path] = re.sub(rb"<w:p\b.*</w:p>", "".join(content).encode(), parts[path], flags=re.DOTALL)
+    parsed = await parse(files.archive(parts))
+    rest = "box\nin\tbox\n{} 1\tb\nc\tin a cell\npage"
+    assert parsed.text == f"body\n\nheader\n{rest.format('header')}\n\nfooter\n{rest.format('footer')}"
+
+
+async def test_docx_leaves_out_notes_of_deleted_rows_and_hidden_text(parse: Parse) -> None:
+    def noted(text: str, number: int, properties: str = "") -> str:
+        return f'<w:p>{files.run(text)}<w:r>{properties}<w:footnoteReference w:id="{number}"/></w:r></w:p>'
+
+    row = "<w:tr>{}<w:tc>{}</w:tc></w:tr>"
+    deleted = "<w:trPr><w:del/></w:trPr>"
+    inner = f"<w:tbl>{row.format(deleted, noted('no', 4))}{row.format('', noted('inner', 5))}</w:tbl>"
+    rows = row.format(deleted, noted("no", 2)) + row.format("", noted("row", 3)) + row.format("", inner + "<w:p/>")
+    body = f"<w:tbl>{rows}</w:tbl>" + noted("hidden note", 6, "<w:rPr><w:vanish/></w:rPr>")
+    notes = {number: f"note {number}" for number in range(2, 7)}
+    parsed = await parse(files.docx_with(body, footnotes=notes))
+    assert parsed.text == "row\ninner note 5\nnote 3\n\nhidden note"
 
 
 async def test_docx_without_styles_is_read(parse: Parse) -> None:
@@ -227,6 +290,47 @@ async def test_docx_headings_nest_and_letterheads_come_last(parse: Parse) -> Non
     paths = [["Title"], ["Title", "One"], ["Title", "One", "Two"], ["Title", "Again"]]
     assert places(parsed) == [*({"headings": path} for path in paths), {}]
     assert parsed.text.endswith("Again\n\nletterhead")
+
+
+def shape(text: str, tag: str = "a:t") -> str:
+    """A shape of a PPTX with this text."""
+    return (
+        '<p:sp><p:nvSpPr><p:cNvPr id="9" name="s"/><p:cNvSpPr/><p:nvPr/></p:nvSpPr><p:spPr/>'
+        f"<p:txBody><a:bodyPr/><a:p><a:r><{tag}>{text}</{tag}></a:r></a:p></p:txBody></p:sp>"
+    )
+
+
+def versions(choice: str, fallback: str) -> str:
+    kinds = f'<mc:Choice Requires="a14">{choice}</mc:Choice><mc:Fallback>{fallback}</mc:Fallback>'
+    return f'<mc:AlternateContent xmlns:mc="{COMPATIBILITY}">{kinds}</mc:AlternateContent>'
+
+
+GROUP = "<p:grpSp><p:nvGrpSpPr><p:cNvPr id='8' name='g'/><p:cNvGrpSpPr/><p:nvPr/></p:nvGrpSpPr><p:grpSpPr/>{}</p:grpSp>"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (versions(shape("new"), shape("old")), "new"),
+        (versions(shape(" "), shape("old")), "old"),
+        (versions("<p:contentPart/>", shape("old")), "old"),
+        (versions(shape("E=mc", "m:t"), shape(" ")), "E=mc"),
+        (versions(GROUP.format(shape("one") + shape("two")), shape("old")), "one\n\ntwo"),
+        (GROUP.format(versions(shape("new"), shape("old"))), "new"),
+        (versions(GROUP.format(versions(shape("inner"), shape("no"))), shape("old")), "inner"),
+        (
+            shape("a</a:t></a:r>" + versions("<a:r><a:t>b</a:t></a:r>", "<a:r><a:t>c</a:t></a:r>") + "<a:r><a:t>d"),
+            "abd",
+        ),
+        (versions("", "") + shape("last"), "last"),
+    ],
+)
+async def test_pptx_reads_one_version_of_each_shape(parse: Parse, content: str, text: str) -> None:
+    parts = files.members(files.presentation(("Title", "body", "")))
+    name, end = "ppt/slides/slide1.xml", b"</p:spTree>"
+    declared = parts[name].replace(b"<p:sld ", f'<p:sld xmlns:m="{MATH}" '.encode())
+    parts[name] = declared.replace(end, content.encode() + end)
+    assert (await parse(files.archive(parts))).text == f"Title\n\nbody\n\n{text}"
 
 
 async def test_pptx_reads_charts(parse: Parse) -> None:

@@ -43,3 +43,47 @@ def test_other_format_whose_beginning_is_printable_is_unsupported(data: bytes) -
 @pytest.mark.parametrize("before", [b"", b"\r\n \t", b"\xef\xbb\xbf", b"\x1b%-12345X@PJL\n\xff\0", b"\xff" * 900])
 def test_pdf_may_have_something_before_it(before: bytes) -> None:
     assert detected(before + files.pdf("text")) == media_types.PDF
+
+
+@pytest.mark.parametrize("text_type", [media_types.PLAIN, media_types.CSV, media_types.TSV, media_types.JSON])
+def test_html_is_no_table_whatever_its_name(text_type: str) -> None:
+    assert detected(b"\n<!DOCTYPE html><p>a, b, c", text_type) == media_types.HTML
+    assert detected(b"<p>a, b, c", text_type) == text_type
+
+
+def test_source_code_that_begins_as_html_is_source_code() -> None:
+    assert detected(b"<!DOCTYPE html><?php echo 1; ?>", "text/x-php") == "text/x-php"
+
+
+@pytest.mark.parametrize(
+    ("declared", "kind"),
+    [
+        ("text/html", media_types.HTML),
+        ("application/xhtml+xml", media_types.HTML),
+        ("application/geo+json", media_types.JSON),
+        ("application/rss+xml", "application/xml"),
+        ("text/x-markdown", media_types.MARKDOWN),
+        ("text/csv", media_types.CSV),
+        ("text/css", "text/css"),
+        ("text/plain", ""),
+        ("application/octet-stream", ""),
+        ("application/pdf", ""),
+        ("", ""),
+    ],
+)
+def test_content_type_says_what_kind_of_text_it_is(declared: str, kind: str) -> None:
+    assert media_types.declared_type(declared) == kind
+
+
+@pytest.mark.parametrize(
+    ("media_type", "name", "kept"),
+    [
+        (media_types.HTML, "Release notes v1.csv", media_types.HTML),
+        (media_types.JSON, "data", media_types.JSON),
+        (media_types.CSV, "renamed.md", ""),
+        (media_types.PLAIN, "data", ""),
+        (media_types.PDF, "data", ""),
+    ],
+)
+def test_same_bytes_stay_the_kind_of_text_that_their_name_does_not_say(media_type: str, name: str, kept: str) -> None:
+    assert media_types.type_to_keep(media_type, name) == kept

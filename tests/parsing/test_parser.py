@@ -4,9 +4,12 @@ import asyncio
 import os
 import signal
 import sys
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import orjson
 import pytest
 
 from aiworkspace_server.parsing.assembly import Assembly, Parsed
@@ -188,11 +191,53 @@ def test_child_that_ignores_the_limits_of_the_text_is_stopped(messages: list[dic
     assert caught.value.reason == FailureReason.TOO_MUCH_TEXT
 
 
-def test_places_of_all_blocks_together_are_bounded() -> None:
-    """Each place alone is within its bound, and they are few, but together they take 80 MiB."""
+def placed(first: int, names: Callable[[int], list[str]]) -> dict[str, Any]:
+    """A message as it is read: with 10 blocks of one character, each with these headings."""
+    blocks = [[at, at + 1, {"line": at + 1, "headings": names(at), "sheet": "one"}] for at in range(first, first + 10)]
+    return cast(dict[str, Any], orjson.loads(orjson.dumps({"blocks": blocks})))
+
+
+def test_places_of_all_blocks_together_are_bounded_in_memory() -> None:
+    """Each place alone is within its bound, and they are few, but short names take twelve times their size."""
+    assembly = Assembly(Limits())
+    assembly.add({"text": "a" * 5_000})
+
+    def add_all() -> None:
+        for first in range(0, 5_000, 10):
+            assembly.add(placed(first, lambda at: [f"{(at + name) % 89:02}" for name in range(3_000)]))
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(ParseFailed) as caught:
+            add_all()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert caught.value.reason == FailureReason.TOO_MUCH_TEXT
+    assert peak < 160 << 20
+
+
+def test_places_of_all_blocks_together_are_bounded_in_length() -> None:
+    """Each place alone is within its bound, and they are few and equal, but together they take 80 MiB."""
     assembly = Assembly(Limits())
     assembly.add({"text": "a" * 5_000})
     place = {"headings": ["a" * 200] * 80}
     with pytest.raises(ParseFailed) as caught:
         assembly.add({"blocks": [[at, at + 1, place] for at in range(5_000)]})
     assert caught.value.reason == FailureReason.TOO_MUCH_TEXT
+
+
+def test_places_with_the_names_of_the_one_before_share_them() -> None:
+    assembly = Assembly(Limits())
+    assembly.add({"text": "a" * 20_000})
+    tracemalloc.start()
+    try:
+        for first in range(0, 20_000, 10):
+            assembly.add(placed(first, lambda at: ["b" * 200] * 9 + [f"section {at // 100}"]))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 << 20
+    done = {"media_type": "text/plain", "page_count": 0, "unread_pages": [], "peak_memory": 0}
+    last = assembly.finish(done).blocks[-1]
+    assert last == (19_999, 20_000, {"line": 20_000, "headings": ["b" * 200] * 9 + ["section 199"], "sheet": "one"})

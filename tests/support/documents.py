@@ -163,6 +163,8 @@ async def read_text(person: Person, document_id: str, *, version: int = 0, offse
     return text
 
 
-async def download(person: Person, document_id: str, *, offset: int = 0, length: int = 0) -> bytes:
-    request = pb.DownloadDocumentRequest(document_id=document_id, offset=offset, length=length)
+async def download(
+    person: Person, document_id: str, *, offset: int = 0, length: int = 0, version_id: str = ""
+) -> bytes:
+    request = pb.DownloadDocumentRequest(document_id=document_id, offset=offset, length=length, version_id=version_id)
     return b"".join([response.data async for response in person.documents.DownloadDocument(request)])

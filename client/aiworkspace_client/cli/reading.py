@@ -23,8 +23,8 @@ WHAT_TO_DO = {
     "Upload a version with text.",
     FailureReason.FAILURE_REASON_EXPANDS_TOO_FAR: "The file is compressed and grows beyond the server's limits. "
     "Split it, or upload it in another format.",
-    FailureReason.FAILURE_REASON_TOO_MUCH_TEXT: "The text, or the number of pages, is beyond the server's limits. "
-    "Split the file.",
+    FailureReason.FAILURE_REASON_TOO_MUCH_TEXT: "The file has more than 10,000,000 characters or 5,000 pages, "
+    "or too many sections. Split it and upload its parts.",
     FailureReason.FAILURE_REASON_PARSER_TIMEOUT: "Reading the file took too long. "
     "Split it, or upload it in another format.",
     FailureReason.FAILURE_REASON_PARSER_MEMORY: "Reading the file took too much memory. "

@@ -106,7 +106,7 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     FAILURE_REASON_EXPANDS_TOO_FAR: _FailureReason.ValueType  # 4
     """The file is compressed and grows beyond the server's limits. Split it, or upload it in another format."""
     FAILURE_REASON_TOO_MUCH_TEXT: _FailureReason.ValueType  # 5
-    """The text, or the number of pages, is beyond the server's limits. Split the file."""
+    """The file has more than 10,000,000 characters or 5,000 pages, or too many sections. Split it and upload its parts."""
     FAILURE_REASON_PARSER_TIMEOUT: _FailureReason.ValueType  # 6
     """Reading the file took too long. Split it, or upload it in another format."""
     FAILURE_REASON_PARSER_MEMORY: _FailureReason.ValueType  # 7
@@ -144,7 +144,7 @@ FAILURE_REASON_NO_TEXT: FailureReason.ValueType  # 3
 FAILURE_REASON_EXPANDS_TOO_FAR: FailureReason.ValueType  # 4
 """The file is compressed and grows beyond the server's limits. Split it, or upload it in another format."""
 FAILURE_REASON_TOO_MUCH_TEXT: FailureReason.ValueType  # 5
-"""The text, or the number of pages, is beyond the server's limits. Split the file."""
+"""The file has more than 10,000,000 characters or 5,000 pages, or too many sections. Split it and upload its parts."""
 FAILURE_REASON_PARSER_TIMEOUT: FailureReason.ValueType  # 6
 """Reading the file took too long. Split it, or upload it in another format."""
 FAILURE_REASON_PARSER_MEMORY: FailureReason.ValueType  # 7
@@ -439,7 +439,9 @@ class Document(_message.Message):
     failure_reason: Global___FailureReason.ValueType
     """Why a step of its latest version failed. Output only."""
     media_type: _builtins.str
-    """Media type of its latest version, such as "application/pdf". Empty until it is known. Output only."""
+    """Media type of its latest version, such as "application/pdf". Empty until it is known; that of a web page is what its
+    site declared until the page is read. Output only.
+    """
     text_length: _builtins.int
     """Length of its latest version's text in code points. Output only."""
     page_count: _builtins.int
@@ -937,22 +939,26 @@ class DownloadDocumentRequest(_message.Message):
     DOCUMENT_ID_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     LENGTH_FIELD_NUMBER: _builtins.int
+    VERSION_ID_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     """The document."""
     offset: _builtins.int
     """The first byte to return. 0 means the beginning."""
     length: _builtins.int
     """How many bytes to return. 0 means all to the end."""
+    version_id: _builtins.str
+    """UUID of the version. Empty means the latest one."""
     def __init__(
         self,
         *,
         document_id: _builtins.str = ...,
         offset: _builtins.int = ...,
         length: _builtins.int = ...,
+        version_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "length", b"length", "offset", b"offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "length", b"length", "offset", b"offset", "version_id", b"version_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -966,19 +972,31 @@ class DownloadDocumentResponse(_message.Message):
 
     OFFSET_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    VERSION_ID_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
     offset: _builtins.int
     """Where data belongs, in bytes from the beginning of the document."""
     data: _builtins.bytes
-    """The bytes, at most 262,144."""
+    """The bytes, at most 262,144. Empty in the only message of a range without bytes."""
+    version_id: _builtins.str
+    """UUID of the version. Only in the first message."""
+    size_bytes: _builtins.int
+    """Size of the version in bytes. Only in the first message."""
+    sha256: _builtins.str
+    """SHA-256 of all bytes of the version, as 64 hexadecimal digits. Only in the first message."""
     def __init__(
         self,
         *,
         offset: _builtins.int = ...,
         data: _builtins.bytes = ...,
+        version_id: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "offset", b"offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "offset", b"offset", "sha256", b"sha256", "size_bytes", b"size_bytes", "version_id", b"version_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -235,9 +235,12 @@ class DocumentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DownloadDocument(self, request, context):
-        """DownloadDocument streams the bytes of a document, or a range of them.
+        """DownloadDocument streams the bytes of a version of a document, or a range of them. The first message names the
+        version. If the stream breaks, ask for the rest of that version: the document may have been replaced meanwhile.
 
-        Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document.
+        Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document; NOT_FOUND for a
+        version that is not one of the document, and for one that is deleted, also while its bytes are sent. An earlier
+        version is deleted when a later one answers searches.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -257,11 +260,12 @@ class DocumentServiceServicer:
     def ImportWebPage(self, request, context):
         """ImportWebPage requests a web page and stores it as a document. Only pages of the public internet that are served
         with https are requested, and those of networks that the server's operator allows. The page is not followed later.
-        Callers: as for CreateUpload.
+        Its Content-Type says what kind of text it is. Callers: as for CreateUpload.
 
         Errors: INVALID_ARGUMENT for a URL that is not allowed or has no page; UNAVAILABLE if its server does not answer;
-        INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if the call is repeated and the page has changed since; NOT_FOUND
-        and RESOURCE_EXHAUSTED as for CreateUpload.
+        INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if a call that was interrupted is repeated and the page has
+        changed since, after which another repetition imports the page as it is; NOT_FOUND and RESOURCE_EXHAUSTED as for
+        CreateUpload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -77,9 +77,12 @@ class DocumentServiceStub:
     Errors: NOT_FOUND for a collection that is not in the workspace; ABORTED if document.etag is set and not current.
     """
     DownloadDocument: _grpc.UnaryStreamMultiCallable[_document_pb2.DownloadDocumentRequest, _document_pb2.DownloadDocumentResponse]
-    """DownloadDocument streams the bytes of a document, or a range of them.
+    """DownloadDocument streams the bytes of a version of a document, or a range of them. The first message names the
+    version. If the stream breaks, ask for the rest of that version: the document may have been replaced meanwhile.
 
-    Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document.
+    Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document; NOT_FOUND for a
+    version that is not one of the document, and for one that is deleted, also while its bytes are sent. An earlier
+    version is deleted when a later one answers searches.
     """
     ReplaceDocument: _grpc.UnaryUnaryMultiCallable[_document_pb2.ReplaceDocumentRequest, _document_pb2.ReplaceDocumentResponse]
     """ReplaceDocument begins the upload of a new version of a document. The document's latest version answers searches and
@@ -91,11 +94,12 @@ class DocumentServiceStub:
     ImportWebPage: _grpc.UnaryUnaryMultiCallable[_document_pb2.ImportWebPageRequest, _document_pb2.ImportWebPageResponse]
     """ImportWebPage requests a web page and stores it as a document. Only pages of the public internet that are served
     with https are requested, and those of networks that the server's operator allows. The page is not followed later.
-    Callers: as for CreateUpload.
+    Its Content-Type says what kind of text it is. Callers: as for CreateUpload.
 
     Errors: INVALID_ARGUMENT for a URL that is not allowed or has no page; UNAVAILABLE if its server does not answer;
-    INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if the call is repeated and the page has changed since; NOT_FOUND
-    and RESOURCE_EXHAUSTED as for CreateUpload.
+    INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if a call that was interrupted is repeated and the page has
+    changed since, after which another repetition imports the page as it is; NOT_FOUND and RESOURCE_EXHAUSTED as for
+    CreateUpload.
     """
     RetryDocument: _grpc.UnaryUnaryMultiCallable[_document_pb2.RetryDocumentRequest, _document_pb2.RetryDocumentResponse]
     """RetryDocument resumes a FAILED document at the step that failed. Callers: as for CreateUpload.
@@ -195,9 +199,12 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     Errors: NOT_FOUND for a collection that is not in the workspace; ABORTED if document.etag is set and not current.
     """
     DownloadDocument: _aio.UnaryStreamMultiCallable[_document_pb2.DownloadDocumentRequest, _document_pb2.DownloadDocumentResponse]  # type: ignore[assignment]
-    """DownloadDocument streams the bytes of a document, or a range of them.
+    """DownloadDocument streams the bytes of a version of a document, or a range of them. The first message names the
+    version. If the stream breaks, ask for the rest of that version: the document may have been replaced meanwhile.
 
-    Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document.
+    Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document; NOT_FOUND for a
+    version that is not one of the document, and for one that is deleted, also while its bytes are sent. An earlier
+    version is deleted when a later one answers searches.
     """
     ReplaceDocument: _aio.UnaryUnaryMultiCallable[_document_pb2.ReplaceDocumentRequest, _document_pb2.ReplaceDocumentResponse]  # type: ignore[assignment]
     """ReplaceDocument begins the upload of a new version of a document. The document's latest version answers searches and
@@ -209,11 +216,12 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     ImportWebPage: _aio.UnaryUnaryMultiCallable[_document_pb2.ImportWebPageRequest, _document_pb2.ImportWebPageResponse]  # type: ignore[assignment]
     """ImportWebPage requests a web page and stores it as a document. Only pages of the public internet that are served
     with https are requested, and those of networks that the server's operator allows. The page is not followed later.
-    Callers: as for CreateUpload.
+    Its Content-Type says what kind of text it is. Callers: as for CreateUpload.
 
     Errors: INVALID_ARGUMENT for a URL that is not allowed or has no page; UNAVAILABLE if its server does not answer;
-    INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if the call is repeated and the page has changed since; NOT_FOUND
-    and RESOURCE_EXHAUSTED as for CreateUpload.
+    INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if a call that was interrupted is repeated and the page has
+    changed since, after which another repetition imports the page as it is; NOT_FOUND and RESOURCE_EXHAUSTED as for
+    CreateUpload.
     """
     RetryDocument: _aio.UnaryUnaryMultiCallable[_document_pb2.RetryDocumentRequest, _document_pb2.RetryDocumentResponse]  # type: ignore[assignment]
     """RetryDocument resumes a FAILED document at the step that failed. Callers: as for CreateUpload.
@@ -358,9 +366,12 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _document_pb2.DownloadDocumentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_document_pb2.DownloadDocumentResponse], _abc.AsyncIterator[_document_pb2.DownloadDocumentResponse]]:
-        """DownloadDocument streams the bytes of a document, or a range of them.
+        """DownloadDocument streams the bytes of a version of a document, or a range of them. The first message names the
+        version. If the stream breaks, ask for the rest of that version: the document may have been replaced meanwhile.
 
-        Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document.
+        Errors: OUT_OF_RANGE with ERROR_REASON_OFFSET_TOO_LARGE if offset is larger than the document; NOT_FOUND for a
+        version that is not one of the document, and for one that is deleted, also while its bytes are sent. An earlier
+        version is deleted when a later one answers searches.
         """
 
     @_abc_1.abstractmethod
@@ -384,11 +395,12 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_document_pb2.ImportWebPageResponse, _abc.Awaitable[_document_pb2.ImportWebPageResponse]]:
         """ImportWebPage requests a web page and stores it as a document. Only pages of the public internet that are served
         with https are requested, and those of networks that the server's operator allows. The page is not followed later.
-        Callers: as for CreateUpload.
+        Its Content-Type says what kind of text it is. Callers: as for CreateUpload.
 
         Errors: INVALID_ARGUMENT for a URL that is not allowed or has no page; UNAVAILABLE if its server does not answer;
-        INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if the call is repeated and the page has changed since; NOT_FOUND
-        and RESOURCE_EXHAUSTED as for CreateUpload.
+        INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if a call that was interrupted is repeated and the page has
+        changed since, after which another repetition imports the page as it is; NOT_FOUND and RESOURCE_EXHAUSTED as for
+        CreateUpload.
         """
 
     @_abc_1.abstractmethod

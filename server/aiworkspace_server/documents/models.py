@@ -142,7 +142,7 @@ class DocumentVersion(Base):
     reason: Mapped[Reason | None] = mapped_column(_OneOf(Reason))  # of a failed one
     due_time: Mapped[datetime]  # when the step is done or retried; orders the versions of an organization
     claim_id: Mapped[UUID | None]  # who works on the step; anybody else must store nothing
-    media_type: Mapped[str]
+    media_type: Mapped[str]  # until the file is parsed: its kind of text if that is known, see media_types
     text_id: Mapped[UUID | None]  # of the attempt that read the text
     language: Mapped[str]  # of the text, as search names it
     text_length: Mapped[int]  # in code points

@@ -12,6 +12,7 @@ from ..kit.ids import new_id
 from ..kit.jobs import Jobs
 from ..kit.postgres import Database, WriteSession
 from ..kit.timestamps import now
+from ..parsing.media_types import type_to_keep
 from . import store, versions
 from .content import Files
 from .ending import Ending
@@ -213,8 +214,8 @@ class DocumentService:
         """Make a new version with the same bytes of each document. Return their number."""
         await _hold_workspace(tx, workspace_id)
         documents = await versions.list_to_reindex(tx, workspace_id, document_ids)
-        for document, blob_id in documents:
-            version = await versions.add(tx, document, blob_id)
+        for document, blob_id, media_type in documents:
+            version = await versions.add(tx, document, blob_id, type_to_keep(media_type, document.name))
             await self._ending.end_superseded(tx, document, version)
         if documents:
             await tx.flush()

@@ -22,12 +22,13 @@ from ..kit.pages import Pages
 from ..kit.postgres import Database, WriteSession
 from ..kit.tasks import Tasks
 from ..kit.timestamps import parse_timestamp
+from ..parsing.media_types import declared_type
 from ..search.models import Filters
 from ..search.query import Search
 from ..search.questions import Asker
 from . import store, versions
 from .content import PIECE_BYTES, Files
-from .models import DocumentVersion, Upload
+from .models import Blob, DocumentVersion, Upload
 from .proto import (
     add_blocks,
     collection_to_proto,
@@ -39,7 +40,7 @@ from .proto import (
 from .service import DocumentService
 from .store import FoundDocument
 from .texts import Texts
-from .web_pages import WebPages
+from .web_pages import WebPage, WebPages
 
 _WATCH_SECONDS = 0.3
 _MOST_TEXT = 65_536  # code points in one response
@@ -126,20 +127,35 @@ class DocumentServicer(DocumentServiceServicer):
     async def DownloadDocument(
         self, request: pb.DownloadDocumentRequest, context: Any
     ) -> AsyncIterator[pb.DownloadDocumentResponse]:
-        blob, offset = (await self._find(request.document_id)).blob, request.offset
+        version_id, blob = await self._find_bytes(request.document_id, request.version_id)
+        offset = request.offset
         if offset > blob.size_bytes:
             message = f"offset: the document has {blob.size_bytes:,} bytes."
             metadata = {"size_bytes": str(blob.size_bytes)}
             raise OutOfRange(common_pb2.ERROR_REASON_OFFSET_TOO_LARGE, message, metadata=metadata)
         end = min(blob.size_bytes, offset + request.length) if request.length else blob.size_bytes
+        response = pb.DownloadDocumentResponse(
+            version_id=str(version_id), size_bytes=blob.size_bytes, sha256=blob.sha256.hex(), offset=offset
+        )
+        if offset == end:
+            yield response
         async with aclosing(self._files.of(tenant_id()).read(blob.id, offset, end)) as parts:
             async for part in parts:
                 for begin in range(0, len(part), PIECE_BYTES):
-                    data = part[begin : begin + PIECE_BYTES]
-                    yield pb.DownloadDocumentResponse(offset=offset, data=data)
-                    offset += len(data)
-        if offset < end:  # the document was deleted meanwhile
-            raise NotFound("document_id")
+                    response.data = part[begin : begin + PIECE_BYTES]
+                    yield response
+                    offset += len(response.data)
+                    response = pb.DownloadDocumentResponse(offset=offset)
+        if offset < end:  # the version was deleted meanwhile
+            raise NotFound("version_id")
+
+    async def _find_bytes(self, document_id: str, version_id: str) -> tuple[UUID, Blob]:
+        named = parse_id(version_id, "version_id") if version_id else None
+        async with self._db.read(tenant_id()) as tx:
+            found = await versions.find_bytes(tx, parse_id(document_id, "document_id"), named)
+        if found is None:
+            raise NotFound("version_id" if named else "document_id")
+        return found
 
     async def DeleteDocument(self, request: pb.DeleteDocumentRequest, context: Any) -> pb.DeleteDocumentResponse:
         document_id = parse_id(request.document_id, "document_id")
@@ -169,20 +185,28 @@ class DocumentServicer(DocumentServiceServicer):
         if reply and reply.upload.document_id:  # the upload was deleted since, a day later or with the document
             return reply
         page = await self._web_pages.fetch(request.url)
-        if reply is None:
-            values = await page.declared() | {"collection_ids": collection_ids}
-            async with self._db.write(tenant_id(), caller_id()) as tx:
-                if (reply := await self._idempotency.find(tx, request, pb.ImportWebPageResponse)) is None:
-                    upload = await self._documents.create_upload(tx, tenant_id(), workspace_id, caller_id(), values)
-                    reply = await self._save_import(tx, request, upload, 0)
+        upload_id = await self._begin_import(request, workspace_id, page)
 
         async def save(tx: WriteSession, upload: Upload) -> None:
+            if upload.document_id and (declared := declared_type(page.media_type)):
+                await versions.declare(tx, upload.document_id, declared)
             await self._save_import(tx, request, upload, upload.size_bytes)
 
-        upload_id = UUID(reply.upload.upload_id)
         receiving = self._documents.receive(tenant_id(), upload_id, page.messages(), save)
         progress = await self._tasks.complete(receiving)
         return pb.ImportWebPageResponse(upload=upload_to_proto(progress.upload, progress.committed_bytes))
+
+    async def _begin_import(self, request: pb.ImportWebPageRequest, workspace_id: UUID, page: WebPage) -> UUID:
+        """Return the upload of a page: that of an earlier call, or a new one if there was none or it has ended."""
+        values = await page.declared() | {"collection_ids": [UUID(each) for each in request.collection_ids]}
+        async with self._db.write(tenant_id(), caller_id()) as tx:
+            if reply := await self._idempotency.find(tx, request, pb.ImportWebPageResponse):
+                earlier_id = UUID(reply.upload.upload_id)
+                if reply.upload.document_id or await store.find_upload(tx, earlier_id):
+                    return earlier_id
+            upload = await self._documents.create_upload(tx, tenant_id(), workspace_id, caller_id(), values)
+            await self._save_import(tx, request, upload, 0)
+        return upload.id
 
     async def _save_import(
         self, tx: WriteSession, request: pb.ImportWebPageRequest, upload: Upload, committed_bytes: int

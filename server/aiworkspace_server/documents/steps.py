@@ -91,7 +91,7 @@ class Steps:
             if await self._download(version, Path(file.name)) != size:
                 raise StepFailed(Reason.INTERNAL, "The stored file is not complete.", retried=True)
             try:
-                parsed = await self._parser.parse(Path(file.name), name)
+                parsed = await self._parser.parse(Path(file.name), name, version.media_type)
             except ParseFailed as failed:
                 retried = failed.reason in _RETRIED
                 raise StepFailed(Reason[failed.reason.name], failed.detail, retried=retried) from None

@@ -2,6 +2,9 @@
 
 All offsets are code points of the version's whole text. The pieces follow each other without gaps and, where they
 can, end between blocks. Each attempt to read a file stores its own pieces, so that two of them never mix.
+
+The driver decodes a batch of pieces at once, on the event loop. The bounds of a piece keep that to a few milliseconds,
+and a piece far below the 16 MiB of a document of MongoDB.
 """
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -10,9 +13,13 @@ from uuid import UUID
 
 from ..kit.ids import new_id
 from ..kit.mongo import Mongo
-from ..parsing.text import Block
+from ..parsing.text import Block, Place
 
-_PIECE = 64 << 10  # code points: with a block for each, still far below the 16 MiB of a document of MongoDB
+_PIECE = 64 << 10  # code points
+MOST_BLOCKS = 1000  # of a piece
+MOST_OF_PLACES = 256 << 10  # of a piece, unless a single block has more; in characters, and some for each heading
+_PIECES_READ_AT_ONCE = 4
+_OF_HEADING = 16  # characters that stand for the cost of a heading besides its own
 
 
 class Piece(NamedTuple):
@@ -44,17 +51,32 @@ def cut(text: str, blocks: Sequence[Block]) -> Iterator[Piece]:
 
 
 def _end_of_piece(text: str, blocks: Sequence[Block], first: int, start: int) -> int:
-    limit = start + _PIECE
-    if limit >= len(text):
-        return len(text)
+    limit, after_last = min(start + _PIECE, len(text)), _after_last_block(blocks, first)
+    if limit == len(text) and after_last == len(blocks):
+        return limit
     end = start
-    while first < len(blocks) and blocks[first].end <= limit:
+    while first < after_last and blocks[first].end <= limit:
         end = blocks[first].end
         first += 1
     if end > start:
         return end
     space = max(text.rfind("\n", start, limit), text.rfind(" ", start, limit))
     return space + 1 if space > start else limit
+
+
+def _after_last_block(blocks: Sequence[Block], first: int) -> int:
+    """Return the index of the first block that is too much for a piece whose first block is `first`."""
+    end, size = first, 0
+    while end < min(len(blocks), first + MOST_BLOCKS):
+        size += size_of_place(blocks[end].place)
+        if size > MOST_OF_PLACES and end > first:
+            break
+        end += 1
+    return end
+
+
+def size_of_place(place: Place) -> int:
+    return len(place.get("sheet", "")) + sum(len(each) + _OF_HEADING for each in place.get("headings", ()))
 
 
 class Texts:
@@ -77,7 +99,9 @@ class Texts:
         where: dict[str, Any] = {"version_id": version_id, "text_id": text_id, "end": {"$gt": start}}
         if end is not None:
             where["start"] = {"$lt": end}
-        async for each in self._pieces.find(where, ["start", "text", "blocks"]).sort("n", 1).batch_size(4):
+        async for each in (
+            self._pieces.find(where, ["start", "text", "blocks"]).sort("n", 1).batch_size(_PIECES_READ_AT_ONCE)
+        ):
             yield Piece(each["start"], each["text"], [Block(*block) for block in each["blocks"]])
 
     async def delete(self, version_id: UUID, *, keep: UUID | None = None) -> None:

@@ -27,8 +27,11 @@ async def list_ended(tx: ReadSession, before: datetime, limit: int) -> Sequence[
     return [(row.org_id, row.id) for row in await tx.execute(_LIST_ENDED, {"before": before, "limit": limit})]
 
 
-async def add(tx: WriteSession, document: Document, blob_id: UUID) -> DocumentVersion:
-    """Add a version to a locked document, and make it the latest. It is received, and the next step is due."""
+async def add(tx: WriteSession, document: Document, blob_id: UUID, media_type: str = "") -> DocumentVersion:
+    """Add a version to a locked document, and make it the latest. It is received, and the next step is due.
+
+    `media_type` is its kind of text if that is known.
+    """
     numbers = select(func.max(DocumentVersion.number)).where(DocumentVersion.document_id == document.id)
     time, last = now(), (await tx.execute(numbers)).scalar_one()
     version = DocumentVersion(
@@ -41,7 +44,7 @@ async def add(tx: WriteSession, document: Document, blob_id: UUID) -> DocumentVe
         state=State.PROCESSING,
         step=Step.CHECKED,
         due_time=time,
-        media_type="",
+        media_type=media_type,
         language="",
         text_length=0,
         page_count=0,
@@ -63,6 +66,12 @@ async def add(tx: WriteSession, document: Document, blob_id: UUID) -> DocumentVe
     tx.add(received)
     document.latest_version_id = version.id
     return version
+
+
+async def declare(tx: WriteSession, document_id: UUID, media_type: str) -> None:
+    """Record the kind of text of a new document's only version."""
+    here = DocumentVersion.document_id == document_id
+    await tx.execute(update(DocumentVersion).where(here).values(media_type=media_type))
 
 
 async def claim(tx: WriteSession, claim_id: UUID) -> tuple[DocumentVersion, DocumentStep] | None:
@@ -132,6 +141,18 @@ async def find(tx: ReadSession, document_id: UUID, number: int) -> DocumentVersi
     here = DocumentVersion.document_id == document_id, DocumentVersion.number == number
     query = select(DocumentVersion).where(*here, DocumentVersion.state != State.ENDED)
     return (await tx.execute(query)).scalar_one_or_none()
+
+
+async def find_bytes(tx: ReadSession, document_id: UUID, version_id: UUID | None) -> tuple[UUID, Blob] | None:
+    """Return the id and the bytes of a version of a document that has not ended; None stands for the latest one."""
+    query = (
+        select(DocumentVersion.id, Blob)
+        .join(Blob, Blob.id == DocumentVersion.blob_id)
+        .join(Document, Document.id == DocumentVersion.document_id)
+        .where(Document.id == document_id, DocumentVersion.id == (version_id or Document.latest_version_id))
+    )
+    row = (await tx.execute(query)).one_or_none()
+    return (row[0], row[1]) if row else None
 
 
 async def find_several(tx: ReadSession, ids: Collection[UUID]) -> dict[UUID, tuple[DocumentVersion, str]]:
@@ -204,10 +225,13 @@ async def list_ended_in(tx: ReadSession, workspace_id: UUID | None, limit: int) 
 
 async def list_to_reindex(
     tx: WriteSession, workspace_id: UUID, ids: Collection[UUID]
-) -> Sequence[tuple[Document, UUID]]:
-    """Lock and return documents of a workspace, all if no ids are given, with their bytes. Not those in progress."""
+) -> Sequence[tuple[Document, UUID, str]]:
+    """Lock and return documents of a workspace, all if no ids are given, with their bytes and media types.
+
+    Not those in progress.
+    """
     query = (
-        select(Document, DocumentVersion.blob_id)
+        select(Document, DocumentVersion.blob_id, DocumentVersion.media_type)
         .join(DocumentVersion, DocumentVersion.id == Document.latest_version_id)
         .where(Document.workspace_id == workspace_id, DocumentVersion.state != State.PROCESSING)
         .order_by(Document.id)
@@ -215,4 +239,5 @@ async def list_to_reindex(
     )
     if ids:
         query = query.where(Document.id == any_of(ids))
-    return [(document, blob_id) for document, blob_id in await tx.execute(query) if blob_id]
+    rows = await tx.execute(query)
+    return [(document, blob_id, media_type) for document, blob_id, media_type in rows if blob_id]

@@ -1,6 +1,7 @@
 """Counts the tokens of texts: by the embedder's tokenizer, or by an upper bound when it has none here."""
 
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 # What no tokenizer joins with its neighbors: a word with the space before it, or one Chinese character. Some join
 # characters of Chinese words; the sum over the pieces is then too high, never too low.
 _PIECE = re.compile(r"\s*(?:[\u3400-\u4dbf\u4e00-\u9fff]|[^\s\u3400-\u4dbf\u4e00-\u9fff]+)|\s+\Z")
-_MOST_KNOWN = 200_000  # pieces whose counts are remembered, about 20 MB
+_MOST_KNOWN_BYTES = 32 << 20  # of the pieces whose counts are remembered: about 200,000 words, or 8,000 long runs
+_OF_ENTRY = 80  # bytes that each of them takes besides its text
 _TEXTS_AT_ONCE = 256  # encoded texts take a hundred times their size
 
 Count = Callable[[list[str]], list[int]]  # returns the number of tokens of each text
@@ -50,19 +52,26 @@ def count_bytes(texts: list[str]) -> list[int]:
 
 
 class Tally:
-    """Counts the same words again and again, as a splitter wants them, but has each counted only once."""
+    """Counts the same words again and again, as a splitter wants them, but has each counted only once.
 
-    def __init__(self, count: Count) -> None:
+    It forgets all words once they take more memory than `most_bytes`, which one call can exceed by its own pieces.
+    """
+
+    def __init__(self, count: Count, most_bytes: int = _MOST_KNOWN_BYTES) -> None:
         self._count = count
+        self._most_bytes = most_bytes
         self._known: dict[str, int] = {}
+        self._known_bytes = 0
 
     def learn(self, texts: Iterable[str]) -> None:
         """Count all new pieces of the texts in one call."""
-        if len(self._known) > _MOST_KNOWN:
+        if self._known_bytes > self._most_bytes:
             self._known.clear()
+            self._known_bytes = 0
         known = self._known
         new = list({piece for text in texts for piece in _PIECE.findall(text) if piece not in known})
         known.update(zip(new, self._count(new), strict=True))
+        self._known_bytes += sum(map(sys.getsizeof, new)) + _OF_ENTRY * len(new)
 
     def count(self, text: str) -> int:
         """Return the tokens of a text, as the sum over its pieces."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from google.protobuf.message import Message
-from sqlalchemy import LargeBinary, delete, select, text, update
+from sqlalchemy import LargeBinary, Result, Select, delete, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -51,6 +51,8 @@ class IdempotencyStore:
     async def find(self, tx: WriteSession, request: Any, response: type[Response]) -> Response | None:
         """Return the reply to an earlier call with this request_id, or None if this is the first.
 
+        Either way, other calls with the request_id wait until the transaction ends.
+
         Raises InvalidArgument if the earlier call had other content.
         """
         if not request.request_id:
@@ -60,14 +62,16 @@ class IdempotencyStore:
         claim = insert(IdempotentReply).values(**row).on_conflict_do_nothing().returning(IdempotentReply.request_id)
         if (await tx.execute(claim)).first():
             return None
-        return await self.peek(tx, request, response)
+        return self._answer(await tx.execute(_select(request).with_for_update()), request, response)
 
     async def peek(self, tx: ReadSession, request: Any, response: type[Response]) -> Response | None:
         """Return the reply to an earlier call with this request_id, without claiming the id for this one."""
         if not request.request_id:
             return None
-        query = select(IdempotentReply.content_hash, IdempotentReply.reply).where(*_key(request))
-        if (known := (await tx.execute(query)).first()) is None:
+        return self._answer(await tx.execute(_select(request)), request, response)
+
+    def _answer(self, rows: Result[bytes, bytes | None], request: Any, response: type[Response]) -> Response | None:
+        if (known := rows.first()) is None:
             return None
         if known.content_hash != self.content_hash(request):
             raise request_id_reused()
@@ -112,6 +116,10 @@ def request_id_reused() -> InvalidArgument:
     return InvalidArgument(
         {"request_id": "was used before for another request; make a new one"}, pb.ERROR_REASON_REQUEST_ID_REUSED
     )
+
+
+def _select(request: Any) -> Select[bytes, bytes | None]:
+    return select(IdempotentReply.content_hash, IdempotentReply.reply).where(*_key(request))
 
 
 def _key(request: Any) -> tuple[Any, Any]:

@@ -1,7 +1,9 @@
 """Puts the messages of a child together."""
 
 import re
+import sys
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import orjson
@@ -12,6 +14,7 @@ from .text import Block, Place, too_many_blocks, too_much_text
 
 _MOST_OF_PLACE = 16 << 10  # bytes as JSON; the longest that a parser of ours sends has ten headings of 200 characters
 _MOST_OF_PLACES = 64 << 20  # bytes as JSON; of all blocks together
+_MOST_MEMORY = 128 << 20  # bytes of the places of all blocks. Short headings take twelve times as much as in JSON
 _NUMBERS = frozenset(("page", "slide", "first_row", "last_row", "chapter", "line"))
 _MOST_OF_NUMBER = (1 << 31) - 1
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]{1,100}")
@@ -39,6 +42,9 @@ class Assembly:
         self._blocks: list[Block] = []
         self._end = 0  # of the last block
         self._place_bytes = 0
+        self._memory = 0  # of the places
+        self._headings: list[str] = []  # of the last block
+        self._sheet = ""
 
     def add(self, message: dict[str, Any]) -> None:
         """Raises ParseFailed if the message breaks a rule of the canonical text."""
@@ -68,10 +74,30 @@ class Assembly:
         size = len(orjson.dumps(place))
         require(size <= _MOST_OF_PLACE)
         self._place_bytes += size
-        if len(self._blocks) >= self._limits.blocks or self._place_bytes > _MOST_OF_PLACES:
+        self._memory += sys.getsizeof(place) + self._share(place)
+        too_large = self._place_bytes > _MOST_OF_PLACES or self._memory > _MOST_MEMORY
+        if len(self._blocks) >= self._limits.blocks or too_large:
             raise too_many_blocks(self._limits)
         self._blocks.append(Block(start, end, place))
         self._end = end
+
+    def _share(self, place: Place) -> int:
+        """Let a place have the names of the place before it where they are equal. Return the bytes of the others."""
+        size = 0
+        if "sheet" in place:
+            if place["sheet"] != self._sheet:
+                self._sheet = place["sheet"]
+                size += sys.getsizeof(self._sheet)
+            place["sheet"] = self._sheet
+        if "headings" in place:
+            if place["headings"] != self._headings:
+                pairs = zip(self._headings, place["headings"], strict=False)
+                same = [old for old, new in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+                others = place["headings"][len(same) :]
+                self._headings = same + others
+                size += sys.getsizeof(self._headings) + sum(map(sys.getsizeof, others))
+            place["headings"] = self._headings
+        return size
 
 
 def _is_number(value: object, least: int, most: int) -> bool:

@@ -40,7 +40,7 @@ _FROM_FILE = {media_types.PDF, media_types.DOCX, media_types.PPTX, media_types.X
 _OF_MANY_TEXTS = {media_types.EPUB, media_types.EML}  # each in its own encoding
 _FROM_BYTES = {media_types.EML, media_types.HTML}  # they name their encoding
 _SHRINKING = {media_types.JSON, media_types.JSON_LINES}  # of which not all characters become text
-_CODECS_OF_LIBRARIES = ("ascii", "utf-8-sig", "latin-1", "cp437", "utf-16", "utf-16-le", "utf-16-be")
+_CODECS_OF_LIBRARIES = ("ascii", "utf-8-sig", "latin-1", "cp437", "utf-16", *decoding.UTF_16, *decoding.UTF_32)
 _MOST_BYTES_A_CODE_POINT = 4
 _XML_NO_MEMORY = 2  # libxml2's XML_ERR_NO_MEMORY
 

@@ -1,8 +1,8 @@
 """Decodes text.
 
-A byte order mark decides, then NULs in every second byte (UTF-16), then strict UTF-8, then the encoding that the file
-names, then what reads most like text. UTF-8 comes before the name: what is valid in UTF-8 is hardly ever anything else,
-and names are often wrong.
+A byte order mark decides, then NULs in every fourth byte (UTF-32) or every second one (UTF-16), then strict UTF-8, then
+the encoding that the file names, then what reads most like text. UTF-8 comes before the name: what is valid in UTF-8 is
+hardly ever anything else, and names are often wrong.
 """
 
 import codecs
@@ -12,6 +12,7 @@ from .failures import FailureReason, ParseFailed
 
 SAMPLE = 1 << 15  # bytes, or characters, that are looked at
 UTF_16 = ("utf-16-le", "utf-16-be")
+UTF_32 = {"utf-32-le": 3, "utf-32-be": 0}  # which byte of each character is always NUL
 TEXT_CONTROLS = frozenset("\t\n\r\f\v\x1b")
 
 _BOMS = {
@@ -41,6 +42,8 @@ def decode(data: bytes, declared: str | None = None) -> str:
     for bom, of_bom in _BOMS.items():
         if data.startswith(bom):
             return _checked(data.decode(of_bom, "replace"))
+    if (text := _in_utf_32(data)) is not None:
+        return _checked(text)
     if utf_16 := _utf_16_by_nuls(data):
         return _checked(data.decode(utf_16, "replace"))
     if declared in _SEVEN_BIT and (text := _in_declared(data, declared)) is not None:
@@ -107,6 +110,19 @@ def _in_declared(data: bytes, declared: str | None) -> str | None:
         return None if name.startswith("utf") else data.decode(_MEANT.get(name, name))
     except (LookupError, ValueError, OSError):
         return None
+
+
+def _in_utf_32(data: bytes) -> str | None:
+    """The text if it is UTF-32 without a byte order mark. Hardly anything else is valid in it."""
+    for name, upper in UTF_32.items():
+        if data and len(data) % 4 == 0 and not any(data[upper:SAMPLE:4]):
+            try:
+                text = data.decode(name)
+            except UnicodeDecodeError:
+                continue
+            if text[:SAMPLE].count("\0") * 2 < len(text[:SAMPLE]):
+                return text
+    return None
 
 
 def _utf_16_by_nuls(data: bytes) -> str | None:

@@ -1,7 +1,7 @@
 """What kind of file these bytes are.
 
-Magic bytes decide first, then what a container declares about itself. The extension of the name only chooses among
-kinds of text.
+Magic bytes decide first, then what a container declares about itself. What a web site declared, or else the extension
+of the name, only chooses among kinds of text.
 """
 
 import codecs
@@ -64,6 +64,17 @@ _OTHER_TEXT = {
     EML: "eml mht mhtml",
 }
 SOURCE_TYPES = frozenset(_SOURCE)
+_DECLARED = {each: each for each in _SOURCE | _OTHER_TEXT} | {  # other names that web sites use
+    "application/xhtml+xml": HTML,
+    "application/csv": CSV,
+    "text/x-markdown": MARKDOWN,
+    "text/json": JSON,
+    "application/jsonl": JSON_LINES,
+    "application/x-jsonlines": JSON_LINES,
+    "text/xml": "application/xml",
+    "application/javascript": "text/javascript",
+}
+_SUFFIXES = {"+json": JSON, "+xml": "application/xml"}
 _OF_EXTENSION = {
     f".{extension}": media_type
     for media_type, extensions in (_SOURCE | _OTHER_TEXT).items()
@@ -116,6 +127,7 @@ _HTML_START = re.compile(
     rb"\s*(?:<\?xml[^>]*>\s*)?(?><!--.*?-->\s*)*<(?:!doctype\s+html|html)\b",
     re.IGNORECASE | re.DOTALL,
 )
+_NEVER_HTML = {PLAIN, CSV, TSV, JSON, JSON_LINES}  # unlike source code, of which a page may be a part
 _MARKS = b"\xef\xbb\xbf\xff\xfe"  # of byte order
 _HEAD = 4096
 
@@ -123,6 +135,22 @@ _HEAD = 4096
 def text_type(name: str) -> str:
     """Return the media type that the extension of a file name stands for, if the file is text."""
     return _OF_EXTENSION.get(os.path.splitext(name)[1].lower(), PLAIN)
+
+
+def declared_type(media_type: str) -> str:
+    """Return the kind of text that a Content-Type stands for; "" if it says no more than that it is text, or less."""
+    suffix = media_type[media_type.rfind("+") :] if "+" in media_type else ""
+    return _DECLARED.get(media_type) or _SUFFIXES.get(suffix, "")
+
+
+def type_to_keep(media_type: str, name: str) -> str:
+    """Return the kind of text as which the same bytes should be read again, "" if their name says it.
+
+    `media_type` is what they were read as. A web page stays HTML whatever its title looks like, and other text without
+    an extension stays what its site declared.
+    """
+    says_nothing = text_type(name) == PLAIN
+    return declared_type(media_type) if media_type == HTML or says_nothing else ""
 
 
 def detect(file: BinaryIO, text_type: str) -> str:
@@ -145,7 +173,9 @@ def detect(file: BinaryIO, text_type: str) -> str:
     for offset, magic, looks_like in _AT_OFFSET:
         if head[offset : offset + len(magic)] == magic and b"\0" in head:
             raise unsupported(looks_like)
-    return HTML if text_type == PLAIN and _HTML_START.match(head.replace(b"\0", b"").lstrip(_MARKS)) else text_type
+    return (
+        HTML if text_type in _NEVER_HTML and _HTML_START.match(head.replace(b"\0", b"").lstrip(_MARKS)) else text_type
+    )
 
 
 def _is_pdf(head: bytes) -> bool:

@@ -38,13 +38,15 @@ class Parser:
         self._slots = asyncio.Semaphore(concurrency or os.cpu_count() or 1)
         self._tesseract = (shutil.which("tesseract") or "") if tesseract is None else tesseract
 
-    async def parse(self, path: Path, name: str) -> Parsed:
+    async def parse(self, path: Path, name: str, declared: str = "") -> Parsed:
         """Return the text of the file at `path`, which was uploaded under `name`.
+
+        `declared` is its kind of text, see `media_types.declared_type`; without it, the name decides.
 
         Raises ParseFailed. Cancelling kills the child.
         """
         async with self._slots:
-            process = await self._start(path, text_type(name))
+            process = await self._start(path, declared or text_type(name))
             stderr = asyncio.create_task(_beginning(process))
             try:
                 async with asyncio.timeout(self._limits.seconds):

@@ -46,7 +46,9 @@ _REFUSED_LATER = ("open", "os.listdir", "os.scandir", "os.remove", "os.rename", 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _NO_NEW_PRIVILEGES, _SET_SECCOMP, _FILTER_MODE = 38, 22, 2  # of prctl
 _PARENT_DEATH_SIGNAL = 1  # of prctl
-_ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
+_ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x80000000
+_IF_EQUAL, _IF_AT_LEAST = 0x15, 0x35
+_X32 = 0x40000000  # bit of the numbers by which x86_64 offers the same system calls for 32-bit pointers
 
 
 class _Program(ctypes.Structure):
@@ -134,8 +136,9 @@ def _install_filter(calls: dict[str, tuple[int, int]], *, refuse: bool = False) 
     program = [
         _statement(0x20, 4),  # load the architecture
         _jump(architecture, 1, 0),
-        _statement(0x06, 0),  # kill: another architecture has other numbers
+        _statement(0x06, _KILL),  # another architecture has other numbers
         _statement(0x20, 0),  # load the number of the system call
+        *(_refused_numbers(_X32) if machine == "x86_64" else []),
         *([] if refuse else _own_signals(_SEND_SIGNAL[column])),
         *(_jump(number, len(listed) - at, 0) for at, number in enumerate(listed)),
         _statement(0x06, _ALLOW if refuse else _REFUSE),
@@ -143,6 +146,11 @@ def _install_filter(calls: dict[str, tuple[int, int]], *, refuse: bool = False) 
     ]
     code = ctypes.create_string_buffer(b"".join(program))
     _prctl(_SET_SECCOMP, _FILTER_MODE, ctypes.byref(_Program(len(program), ctypes.addressof(code))))
+
+
+def _refused_numbers(least: int) -> list[bytes]:
+    """Refuse all system calls from this number on."""
+    return [_jump(least, 0, 1, _IF_AT_LEAST), _statement(0x06, _REFUSE)]
 
 
 def _own_signals(number: int) -> list[bytes]:
@@ -160,5 +168,5 @@ def _statement(code: int, value: int) -> bytes:
     return struct.pack("=HBBI", code, 0, 0, value)
 
 
-def _jump(value: int, if_equal: int, otherwise: int) -> bytes:
-    return struct.pack("=HBBI", 0x15, if_equal, otherwise, value)
+def _jump(value: int, if_true: int, otherwise: int, comparison: int = _IF_EQUAL) -> bytes:
+    return struct.pack("=HBBI", comparison, if_true, otherwise, value)

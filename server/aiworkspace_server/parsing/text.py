@@ -12,6 +12,8 @@ PIECE = 1 << 16  # code points of text that are handed on at once
 BLOCKS_AT_ONCE = 250
 MOST_OF_HEADING = 200  # characters of a heading in a place; the text has all of it
 
+_SPLIT = "Split the file and upload its parts."
+
 _NEWLINES = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
 # Controls and lone surrogates, which neither PostgreSQL nor UTF-8 can hold; marks that are invisible inside words.
 _REMOVED = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\ufeff\ufffe\uffff\ud800-\udfff]")
@@ -89,7 +91,7 @@ class TextBuilder:
             self._close_block()
             self._block_count += 1
             if self._block_count > self.limits.blocks:
-                raise too_many_blocks(self.limits)
+                raise too_many_blocks(self.limits, place)
             self._write("\n\n" if self.length else "")
             self._start, self._place = self.length, dict(place)
         self._write(text)
@@ -105,13 +107,13 @@ class TextBuilder:
     def check_pages(self, count: int) -> None:
         """Raise ParseFailed if the file has more pages than the limit."""
         if count > self.limits.pages:
-            detail = f"The file has {count} pages; at most {self.limits.pages} are accepted."
+            detail = f"The file has {count:,} pages; at most {self.limits.pages:,} are accepted. {_SPLIT}"
             raise ParseFailed(FailureReason.TOO_MUCH_TEXT, detail)
 
     def _write(self, text: str) -> None:
         self.length += len(text)
         if self.length > self.limits.text_code_points:
-            raise too_much_text(self.limits)
+            raise too_much_text(self.limits, self._place)
         self._pieces.append(text)
         self._pending += len(text)
         if self._pending >= PIECE:
@@ -137,14 +139,22 @@ class TextBuilder:
             self._blocks = []
 
 
-def too_much_text(limits: Limits) -> ParseFailed:
-    detail = f"The file has more than {limits.text_code_points} characters of text."
-    return ParseFailed(FailureReason.TOO_MUCH_TEXT, detail)
+def too_much_text(limits: Limits, place: Place | None = None) -> ParseFailed:
+    """`place` is where the limit is reached, if that is known."""
+    most = f"The file has more than {limits.text_code_points:,} characters of text"
+    return ParseFailed(FailureReason.TOO_MUCH_TEXT, f"{most}{_up_to(place)}. {_SPLIT}")
 
 
-def too_many_blocks(limits: Limits) -> ParseFailed:
-    detail = f"The text falls into more than {limits.blocks} parts, such as sections, pages or groups of rows."
-    return ParseFailed(FailureReason.TOO_MUCH_TEXT, detail)
+def too_many_blocks(limits: Limits, place: Place | None = None) -> ParseFailed:
+    most = f"The text falls into more than {limits.blocks:,} parts, such as sections, pages or groups of rows"
+    return ParseFailed(FailureReason.TOO_MUCH_TEXT, f"{most}{_up_to(place)}. {_SPLIT}")
+
+
+def _up_to(place: Place | None) -> str:
+    """Say where a place is, without words of the file: reasons are logged."""
+    numbers = {"page": "page", "slide": "slide", "chapter": "chapter", "line": "line", "first_row": "row"}
+    found = [f"{name} {place[key]}" for key, name in numbers.items() if place and key in place]
+    return f"; the limit is reached at {found[0]}" if found else ""
 
 
 class Headings:

@@ -275,12 +275,13 @@ class AsyncDocuments:
         timeout: float | None = None,
     ) -> document_pb2.Upload:
         """Requests a web page and stores it as a document. Only pages of the public internet that are served with https
-        are requested, and those of networks that the server's operator allows. The page is not followed later.
-        Callers: as for CreateUpload.
+        are requested, and those of networks that the server's operator allows. The page is not followed later. Its
+        Content-Type says what kind of text it is. Callers: as for CreateUpload.
 
         Errors: INVALID_ARGUMENT for a URL that is not allowed or has no page; UNAVAILABLE if its server does not
-        answer; INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if the call is repeated and the page has changed
-        since; NOT_FOUND and RESOURCE_EXHAUSTED as for CreateUpload.
+        answer; INVALID_ARGUMENT with ERROR_REASON_UPLOAD_MISMATCH if a call that was interrupted is repeated and the
+        page has changed since, after which another repetition imports the page as it is; NOT_FOUND and
+        RESOURCE_EXHAUSTED as for CreateUpload.
 
         Args:
             workspace_id: The workspace.

@@ -10,7 +10,9 @@ from ..failures import FailureReason, ParseFailed
 from ..text import TextBuilder, clean
 from .tables import add_rows, row_text
 
-_DELIMITERS = ",;\t|"
+_DELIMITERS = "\t;|,"  # of equal ones the first: a comma inside of a field is more likely than the others
+_QUOTED = re.compile(r'(?<![^,;\t|\n])"[^"]*(?:""[^"]*)*"(?![^,;\t|\n])')
+_DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)")
 _LINES_TO_LOOK_AT = 50
 
 
@@ -39,12 +41,14 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _delimiter(text: str) -> str:
-    lines = [line for line in text[: 1 << 16].split("\n")[:_LINES_TO_LOOK_AT] if line.strip()]
+    sample = _QUOTED.sub("", text[: 1 << 16])
+    lines = [line for line in sample.split("\n")[:_LINES_TO_LOOK_AT] if line.strip()]
+    only_decimal = "," not in _DECIMAL_COMMA.sub("", "\n".join(lines))
 
-    def evenness(delimiter: str) -> tuple[int, int]:
-        """How many lines have the usual number of fields, and what that number is."""
-        counts = Counter(len(row) for row in csv.reader(lines, delimiter=delimiter))
+    def evenness(delimiter: str) -> tuple[int, bool, int]:
+        """How many lines have the usual number of fields, whether no number has it inside, and the number of fields."""
+        counts = Counter(line.count(delimiter) + 1 for line in lines)
         fields, lines_with = counts.most_common(1)[0] if counts else (1, 0)
-        return (lines_with, fields) if fields > 1 else (0, 0)
+        return (lines_with, delimiter != "," or not only_decimal, fields) if fields > 1 else (0, False, 0)
 
     return max(_DELIMITERS, key=evenness)

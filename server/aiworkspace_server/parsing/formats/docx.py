@@ -53,7 +53,8 @@ class _Body:
         self._out = out
         self._headings = Headings()
         self._levels, self._lists = _styles(part)
-        self._notes = {reference: _notes(part, kind) for reference, kind in _NOTES.items()}
+        self._notes: dict[str, dict[str, str]] = {}  # what is left to be added, by the tag that refers to it
+        self._notes = {reference: self._all_notes(kind) for reference, kind in _NOTES.items()}
         self._in_list = False
 
     def run(self) -> None:
@@ -63,7 +64,7 @@ class _Body:
             else:
                 self._paragraph(element)
 
-        for text in _headers_and_footers(self._part):
+        for text in self._headers_and_footers():
             self._out.add(text, {})
 
     def _paragraph(self, paragraph: Any) -> None:
@@ -94,22 +95,43 @@ class _Body:
     def _text(self, paragraph: Any) -> str:
         return "".join(_pieces(paragraph))
 
+    def _lines(self, parent: Any) -> Iterator[str]:
+        """The paragraphs below an element, each followed by its text boxes, and the rows of tables."""
+        for block in _blocks(parent):
+            if block.tag == _TABLE:
+                yield from self._rows(block)
+            else:
+                yield self._text(block)
+                yield from self._boxes(block)
+
     def _boxes(self, paragraph: Any) -> Iterator[str]:
         """The text boxes that are anchored in a paragraph."""
         for box in _inside(paragraph, qn("w:txbxContent")):
-            yield "\n".join(
-                "\n".join(self._rows(block)) if block.tag == _TABLE else self._text(block) for block in _blocks(box)
-            )
+            yield "\n".join(self._lines(box))
 
     def _note_texts(self, element: Any) -> Iterator[str]:
         for reference, notes in self._notes.items():
             for found in _inside(element, reference):
                 yield notes.pop(found.get(qn("w:id"), ""), "")
 
+    def _all_notes(self, kind: str) -> dict[str, str]:
+        """The texts of footnotes or endnotes by id."""
+        try:
+            blob = self._part.part_related_by(kind).blob
+        except KeyError:
+            return {}
+        return {note.get(qn("w:id"), ""): "\n".join(self._lines(note)).strip() for note in parse_xml(blob)}
+
+    def _headers_and_footers(self) -> list[str]:
+        """The texts of headers and footers, each once however many sections have it."""
+        kinds = (RELATIONSHIP_TYPE.HEADER, RELATIONSHIP_TYPE.FOOTER)
+        roots = [each.target_part.element for each in self._part.rels.values() if each.reltype in kinds]
+        return list(dict.fromkeys("\n".join(self._lines(root)).strip() for root in roots))
+
     def _rows(self, table: Any) -> Iterator[str]:
         """The rows of a table, each followed by the notes in it. A cell that continues one above is empty."""
         for row in _children(table, _ROW):
-            if row.find(_DELETED_ROW) is not None:
+            if _is_deleted(row):
                 continue
             yield "\t".join(self._cell(cell) for cell in _children(row, _CELL)).rstrip("\t")
         yield from (text for text in self._note_texts(table) if text)
@@ -160,26 +182,6 @@ def _definitions(part: DocumentPart) -> Iterator[Any]:
     yield from parse_xml(related.blob).iterchildren(qn("w:style"))
 
 
-def _notes(part: DocumentPart, kind: str) -> dict[str, str]:
-    """The texts of footnotes or endnotes by id."""
-    try:
-        blob = part.part_related_by(kind).blob
-    except KeyError:
-        return {}
-    return {
-        note.get(qn("w:id"), ""): "\n".join("".join(_pieces(each)) for each in note.iter(_PARAGRAPH)).strip()
-        for note in parse_xml(blob)
-    }
-
-
-def _headers_and_footers(part: DocumentPart) -> list[str]:
-    """The texts of headers and footers, each once however many sections have it."""
-    kinds = (RELATIONSHIP_TYPE.HEADER, RELATIONSHIP_TYPE.FOOTER)
-    roots = [each.target_part.element for each in part.rels.values() if each.reltype in kinds]
-    texts = ["\n".join("".join(_pieces(each)) for each in root.iter(_PARAGRAPH)).strip() for root in roots]
-    return list(dict.fromkeys(texts))
-
-
 def _style_id(paragraph: Any) -> str:
     return _value(paragraph.find(f"{qn('w:pPr')}/{qn('w:pStyle')}")) or ""
 
@@ -207,11 +209,11 @@ def _children(parent: Any, tag: str) -> Iterator[Any]:
 
 
 def _inside(element: Any, tag: str) -> Iterator[Any]:
-    """The elements with a tag below this one, without those in deleted text or inside of each other."""
+    """The elements with a tag below this one, without those in deleted or hidden text or inside of each other."""
     for child in element:
         if child.tag == tag:
             yield child
-        elif child.tag not in _SKIPPED:
+        elif child.tag not in _SKIPPED and not _is_vanished(child) and not _is_deleted(child):
             yield from _inside(child, tag)
 
 
@@ -221,12 +223,18 @@ def _pieces(element: Any) -> Iterator[str]:
             yield child.text or ""
         elif child.tag in _TEXT:
             yield _TEXT[child.tag]
-        elif child.tag == _RUN and _is_vanished(child):
+        elif _is_vanished(child):
             continue
         elif child.tag not in _SKIPPED and isinstance(child.tag, str):
             yield from _pieces(child)
 
 
-def _is_vanished(run: Any) -> bool:
-    vanish = run.find(f"{qn('w:rPr')}/{qn('w:vanish')}")
+def _is_vanished(element: Any) -> bool:
+    """Whether this is a hidden run."""
+    vanish = element.find(f"{qn('w:rPr')}/{qn('w:vanish')}") if element.tag == _RUN else None
     return vanish is not None and _value(vanish) not in ("0", "false", "off")
+
+
+def _is_deleted(element: Any) -> bool:
+    """Whether this is a deleted row."""
+    return element.tag == _ROW and element.find(_DELETED_ROW) is not None

@@ -11,9 +11,12 @@ from pptx.parts.presentation import PresentationPart
 
 from ..archives import checked_package
 from ..failures import FailureReason, ParseFailed
-from ..text import TextBuilder, one_line
+from ..text import TextBuilder, is_visible, one_line
 
-_PARAGRAPH, _TEXT, _CHART_VALUE = qn("a:p"), qn("a:t"), qn("c:v")
+_PARAGRAPH, _TEXT, _CHART_VALUE, _FRAME = qn("a:p"), qn("a:t"), qn("c:v"), qn("p:graphicFrame")
+_TEXTS = _TEXT, "{http://schemas.openxmlformats.org/officeDocument/2006/math}t"
+_BREAK = qn("a:br")
+_VERSIONS = "{http://schemas.openxmlformats.org/markup-compatibility/2006}AlternateContent"
 _MAIN_TYPES = (
     "application/vnd.openxmlformats-officedocument.presentationml.slideshow.main+xml",
     "application/vnd.openxmlformats-officedocument.presentationml.template.main+xml",
@@ -33,13 +36,31 @@ def parse(file: BinaryIO, out: TextBuilder) -> None:
     slides = part.presentation.slides
     out.check_pages(len(slides))
     for number, slide in enumerate(slides, 1):
+        _choose_versions(slide.element)
         title = slide.shapes.title
         heading = one_line(title.text_frame.text)[:200] if title is not None and title.has_text_frame else ""
         place = {"slide": number, "headings": [heading]} if heading else {"slide": number}
         for text in (*_texts(slide.shapes), *_diagrams(slide.part)):
             out.add(text, place)
         if slide.has_notes_slide and (notes := slide.notes_slide.notes_text_frame) is not None:
-            out.add(notes.text, place)
+            _choose_versions(slide.notes_slide.element)
+            out.add(_text(notes), place)
+
+
+def _choose_versions(root: Any) -> None:
+    """Put one version in place of each group of versions of the same content, of which python-pptx sees none.
+
+    The versions are those for newer programs first, then one for all others. The first one with content is taken.
+    """
+    for group in list(root.iter(_VERSIONS)):
+        for child in list(next(filter(_has_content, group.iterchildren("{*}*")), ())):
+            group.addprevious(child)
+        group.getparent().remove(group)
+
+
+def _has_content(version: Any) -> bool:
+    """Whether a version has text, or a table, chart or diagram."""
+    return is_visible("".join(version.itertext(*_TEXTS))) or next(version.iter(_FRAME), None) is not None
 
 
 def _texts(shapes: Iterable[Any]) -> Iterator[str]:
@@ -51,7 +72,15 @@ def _texts(shapes: Iterable[Any]) -> Iterator[str]:
         elif getattr(shape, "has_chart", False):
             yield "\t".join(each.text or "" for each in shape.chart._chartSpace.iter(_TEXT, _CHART_VALUE))
         elif shape.has_text_frame:
-            yield shape.text_frame.text
+            yield _text(shape.text_frame)
+
+
+def _text(frame: Any) -> str:
+    """The paragraphs of a text frame. python-pptx leaves formulas out."""
+    return "\n".join(
+        "".join("\n" if each.tag == _BREAK else each.text or "" for each in paragraph.iter(*_TEXTS, _BREAK))
+        for paragraph in frame._txBody.iterchildren(_PARAGRAPH)
+    )
 
 
 def _diagrams(part: Any) -> Iterator[str]:

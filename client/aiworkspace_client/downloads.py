@@ -1,0 +1,84 @@
+"""What a download receives: one version of a document, over as many connections as that takes."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+from aiworkspace.v1.document_pb2 import DownloadDocumentRequest, DownloadDocumentResponse
+from aiworkspace_client import errors
+
+
+class Download:
+    """A range of the bytes of a document.
+
+    The first message of the server says which version they are of. All later requests ask for the same version, so
+    that the bytes of two versions never mix.
+    """
+
+    def __init__(self, document_id: str, version_id: str = "", offset: int = 0, length: int = 0) -> None:
+        """Without `version_id`, the latest version is received. A `length` of 0 means all to the end."""
+        self.offset = offset
+        """Of the next byte."""
+        self._document_id = document_id
+        self._version_id = version_id
+        self._end = offset + length if length else None
+        self._is_whole = not (offset or length)
+        self._size = -1
+        self._sha256 = ""
+        self._digest = hashlib.sha256()
+
+    @property
+    def is_complete(self) -> bool:
+        return self.offset in (self._end, self._size)
+
+    def request(self) -> DownloadDocumentRequest:
+        """Return the request for the bytes that are missing."""
+        length = self._end - self.offset if self._end else 0
+        return DownloadDocumentRequest(
+            document_id=self._document_id, version_id=self._version_id, offset=self.offset, length=length
+        )
+
+    def take(self, response: DownloadDocumentResponse) -> bytes:
+        """Return the bytes of a message. Raises DataLossError if they are of another version."""
+        if response.version_id:
+            if self._version_id not in ("", response.version_id):
+                raise errors.DataLossError("The server sent another version of the document. Download it again.")
+            self._version_id = response.version_id
+            self._size, self._sha256 = response.size_bytes, response.sha256
+        self.offset += len(response.data)
+        if self._is_whole:
+            self._digest.update(response.data)
+        return response.data
+
+    def check(self) -> None:
+        """Raise DataLossError if all bytes of a version were asked for and those received are different."""
+        if self._is_whole and self._sha256 and self._digest.hexdigest() != self._sha256:
+            raise errors.DataLossError("The bytes received are not those of the document. Download it again.")
+
+
+def version_is_gone(error: errors.NotFoundError) -> errors.NotFoundError:
+    """Return what to raise instead of the server's error about a version, so that it says what to do."""
+    return errors.NotFoundError(
+        "This version of the document is gone: the document was replaced or deleted. Download the document again.",
+        reason=error.reason,
+        metadata=error.metadata,
+        request_id=error.request_id,
+    )
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[BinaryIO]:
+    """Open a new file in the target's folder, which takes the target's place at the end.
+
+    After an error there is no such file, and the target is as it was.
+    """
+    part = target.with_name(f".{uuid4().hex}.part")
+    try:
+        with part.open("xb") as file:
+            yield file
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
