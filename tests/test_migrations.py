@@ -1,37 +1,29 @@
 """Migrations of databases with rows, by an owner of the tables who is no superuser."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from psycopg import AsyncConnection
-from sqlalchemy import Connection, make_url
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import make_url
+from sqlalchemy.exc import OperationalError
 
 from aiworkspace_server.kit.ids import new_id
-from aiworkspace_server.migrate import migrations_dir
+from aiworkspace_server.migrate import migrate_postgres
 from tests.support.postgres import Owner, as_owner, sql
 from tests.support.stores import Stores, other_databases
+from tests.support.waiting import until
 
 _OWNER = "owner_of_upgraded"
+_INDEX_STATE = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('ledger_entries_questions')"
+_BUILDER = """
+  SELECT pid FROM pg_stat_activity
+  WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%%ledger_entries_questions%%'
+"""
 _ROLES = ("aiworkspace_app", "aiworkspace_lookup")
-
-
-async def upgrade(url: str, revision: str) -> None:
-    def run(connection: Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(migrations_dir()))
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-
-    engine = create_async_engine(url)
-    async with engine.begin() as connection:
-        await connection.run_sync(run)
-    await engine.dispose()
 
 
 @asynccontextmanager
@@ -82,9 +74,9 @@ async def one_run(where: Stores) -> UUID:
 async def test_a_ledger_with_entries_is_migrated_by_a_plain_owner(stores: Stores) -> None:
     where = await other_databases(stores, "upgraded")
     async with owned_by_a_plain_role(where) as url:
-        await upgrade(url, "0003")
+        await migrate_postgres(url, "0003")
         run_id = await one_run(where)
-        await upgrade(url, "head")
+        await migrate_postgres(url, "head")
         entries = "SELECT run_id, kind, attempt, cost_nanos, run_time = create_time FROM ledger_entries"
         assert await sql(where, entries) == [(run_id, "settle", 1, 7, True)]
         assert await sql(where, "SELECT run_id, state FROM run_claims") == [(run_id, "closed")]
@@ -141,10 +133,44 @@ async def many_versions(where: Stores) -> None:
 async def test_postings_are_packed_by_a_plain_owner(stores: Stores) -> None:
     where = await other_databases(stores, "packed")
     async with owned_by_a_plain_role(where) as url:
-        await upgrade(url, "0022")
+        await migrate_postgres(url, "0022")
         await many_versions(where)
-        await upgrade(url, "head")
+        await migrate_postgres(url)
         assert await sql(where, _ALPHA) == [(0, 127, 128), (128, 255, 128), (256, 297, 42)]
         assert await sql(where, _BETA) == [(199, 3, 9)]
         numbered = "SELECT first_chunk FROM search_versions ORDER BY create_time, first_chunk"
         assert [first for (first,) in await sql(where, numbered)] == [0, *range(200, 298)]
+
+
+@asynccontextmanager
+async def index_waits(where: Stores, migrations: int) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """Migrations that run at once, one of which waits with the index of the ledger for the end of a transaction."""
+    async with as_owner(where) as paying:
+        await paying.execute("BEGIN")
+        await paying.execute("LOCK TABLE ledger_entries IN ROW EXCLUSIVE MODE")
+        tasks = [asyncio.create_task(migrate_postgres(where.postgres)) for _ in range(migrations)]
+        await until(lambda: sql(where, _BUILDER))
+        yield tasks
+        await paying.execute("ROLLBACK")
+        await asyncio.gather(*tasks)
+
+
+@pytest.mark.usefixtures("app")
+async def test_index_of_the_ledger_keeps_nobody_from_writing(stores: Stores) -> None:
+    where = await other_databases(stores, "written_meanwhile")
+    await migrate_postgres(where.postgres, "0021")
+    async with index_waits(where, 2), as_owner(where) as other, other.transaction():
+        await other.execute("LOCK TABLE ledger_entries IN ROW EXCLUSIVE MODE NOWAIT")
+    assert await sql(where, _INDEX_STATE) == [(True,)]
+
+
+@pytest.mark.usefixtures("app")
+async def test_index_that_was_interrupted_is_built_anew(stores: Stores) -> None:
+    where = await other_databases(stores, "half_indexed")
+    await migrate_postgres(where.postgres, "0021")
+    with pytest.raises(OperationalError):
+        async with index_waits(where, 1):
+            await sql(where, f"SELECT pg_cancel_backend(pid) FROM ({_BUILDER}) AS builder")
+    assert await sql(where, _INDEX_STATE) == [(False,)]
+    await migrate_postgres(where.postgres)
+    assert await sql(where, _INDEX_STATE) == [(True,)]

@@ -5,9 +5,11 @@ from alembic import op
 revision = "0022"
 down_revision = "0021"
 
-# A question is a run of its own, in no conversation: both ids are its own.
+# What an interrupted migration left has the name and is not valid.
+DROP = "DROP INDEX CONCURRENTLY IF EXISTS ledger_entries_questions"
+# A question is a run of its own, in no conversation: both ids are its own. Entries are written meanwhile.
 INDEX = """
-CREATE INDEX ledger_entries_questions ON ledger_entries (create_time)
+CREATE INDEX CONCURRENTLY ledger_entries_questions ON ledger_entries (create_time)
 WHERE kind = 'reserve' AND run_id = conversation_id
 """
 
@@ -28,7 +30,9 @@ FUNCTION = "list_open_questions(timestamptz, timestamptz, integer)"
 
 
 def upgrade() -> None:
-    op.execute(INDEX)
+    with op.get_context().autocommit_block():
+        op.execute(DROP)
+        op.execute(INDEX)
     op.execute(LOOKUP)
     op.execute("GRANT CREATE ON SCHEMA public TO aiworkspace_lookup")  # PostgreSQL asks this of a function's new owner
     op.execute(f"REVOKE ALL ON FUNCTION {FUNCTION} FROM PUBLIC")

@@ -1,5 +1,6 @@
 """Migrates both databases to the current schema. Safe to run at any time, also concurrently."""
 
+import asyncio
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, NullPool, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -20,6 +21,8 @@ from .kit.timestamps import now
 log = structlog.get_logger("migrate")
 
 _LOCK = 0x61697773  # advisory lock under which PostgreSQL is migrated
+_LOCKED_SECONDS = 0.5
+_TRY_LOCK = text("SELECT pg_try_advisory_lock(:lock)")
 
 
 def migrations_dir() -> Path:
@@ -31,12 +34,22 @@ def migrations_dir() -> Path:
 
 async def migrate(owner_url: str, mongo: Mongo) -> None:
     """Migrate both databases. `owner_url` names a login that may create tables and roles."""
-    engine = create_async_engine(owner_url, connect_args={"connect_timeout": 5})
-    async with engine.begin() as connection:
-        await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        await connection.run_sync(_upgrade)
-    await engine.dispose()
+    await migrate_postgres(owner_url)
     await _migrate_mongo(mongo)
+
+
+async def migrate_postgres(owner_url: str, revision: str = "head") -> None:
+    """Run each migration up to a revision, in a transaction of its own. One process at a time does it.
+
+    Who waits for the lock has no transaction open meanwhile. CREATE INDEX CONCURRENTLY waits for all of them.
+    """
+    engine = create_async_engine(owner_url, connect_args={"connect_timeout": 5}, poolclass=NullPool)
+    async with engine.connect() as connection:  # which has the lock until it is closed
+        while not await connection.scalar(_TRY_LOCK, {"lock": _LOCK}):
+            await connection.rollback()
+            await asyncio.sleep(_LOCKED_SECONDS)
+        await connection.commit()
+        await connection.run_sync(_upgrade, revision)
 
 
 def _config() -> Config:
@@ -45,10 +58,10 @@ def _config() -> Config:
     return config
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, revision: str) -> None:
     config = _config()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 async def _migrate_mongo(mongo: Mongo) -> None:

@@ -16,6 +16,7 @@ from aiworkspace.v1 import (
 from aiworkspace_server.app import App
 from aiworkspace_server.kit.contract import clear_sensitive, is_sensitive, restore_sensitive
 from aiworkspace_server.kit.idempotency import purge_idempotent_replies
+from aiworkspace_server.kit.passes import Pass
 from tests.support.people import NewPerson, Place
 from tests.support.postgres import sql
 from tests.support.stores import Stores
@@ -136,6 +137,6 @@ async def test_an_answer_is_kept_for_seven_days(place: Place, app: App, stores: 
     age = "UPDATE replies SET create_time = now() - %s::interval WHERE request_id = %s"
     await sql(stores, age, "7 days 1 minute", make[0].request_id)
     await sql(stores, age, "6 days 23 hours", make[1].request_id)
-    await purge_idempotent_replies(app.db)
+    await purge_idempotent_replies(app.db, Pass("purge"))
     assert (await place.owner.teams.CreateTeam(make[1])).team.team_id == young.team.team_id
     assert (await place.owner.teams.CreateTeam(make[0])).team.team_id != old.team.team_id

@@ -1,6 +1,6 @@
 """Another embedding model: the old vectors answer until there are new ones, which happens in the background."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from aiworkspace_server.search import generations
 from aiworkspace_server.search.vector_index import VectorIndexes
 from aiworkspace_server.settings import Settings
 from tests.standin import Standin
+from tests.support.budgets import change_limit, make_budget
 from tests.support.documents import read
 from tests.support.people import Person, Place, new_place, people, reconnected
 from tests.support.postgres import sql
@@ -32,6 +33,12 @@ from tests.support.waiting import until
 COUNT_ENTRIES = """
   SELECT kind, count(*), count(DISTINCT (run_id, attempt)) FROM ledger_entries WHERE model = %s GROUP BY kind
 """
+# A job has begun with another model, and has ended.
+TRIED = """
+  SELECT 1 FROM search_generations WHERE org_id = %s AND next IS NOT NULL
+    AND NOT EXISTS (SELECT FROM procrastinate_jobs WHERE task_name = 'documents.embed_again')
+"""
+ROOM = 999_999_999  # nanos
 OPENAI = {"embedding_model": "openai/text-embedding-3-small"}
 
 
@@ -54,6 +61,15 @@ async def models_of(stores: Stores, place: Place) -> tuple[str | None, int, int]
     return rows[0] if rows else (None, 0, 0)
 
 
+async def until_model(stores: Stores, place: Place, model: str, count: int) -> None:
+    """Waits until a model answers, with so many vectors, and those of others are erased."""
+
+    async def changed() -> bool:
+        return await models_of(stores, place) == (model, count, 0)
+
+    await until(changed)
+
+
 async def omissions(person: Person, workspace_id: str) -> list[int]:
     request = pb.SearchDocumentsRequest(workspace_id=workspace_id, query="What do herons eat?")
     response = await person.documents.SearchDocuments(request)
@@ -72,11 +88,7 @@ async def test_another_model_takes_over_when_everything_is_embedded(stores: Stor
     async with server(own, standin, **OPENAI) as app:
         person = reconnected(place.owner, app.address)
         assert await omissions(person, place.workspace_id) == [], "the old model embeds the question"
-
-        async def changed() -> bool:
-            return await models_of(own, place) == ("openai/text-embedding-3-small", 3, 0)
-
-        await until(changed)
+        await until_model(own, place, "openai/text-embedding-3-small", 3)
         assert await omissions(person, place.workspace_id) == []
         entries = await sql(own, COUNT_ENTRIES, "openai/text-embedding-3-small")
         assert sorted(entries) == [("reserve", 4, 4), ("settle", 4, 4)], "three documents and a question"
@@ -94,13 +106,35 @@ async def test_documents_that_were_read_without_a_model_are_embedded_when_there_
         assert await omissions(place.owner, place.workspace_id) == [pb.SEARCH_OMISSION_NO_EMBEDDER]
     async with server(own, standin) as app:
         person = reconnected(place.owner, app.address)
-
-        async def embedded() -> bool:
-            return await models_of(own, place) == ("local/all-minilm-l6-v2", 1, 0)
-
-        await until(embedded)
+        await until_model(own, place, "local/all-minilm-l6-v2", 1)
         assert await omissions(person, place.workspace_id) == []
         assert await models_of(own, nobody) == (None, 0, 0), "it has nothing to embed"
+        await person.channel.close()
+
+
+async def test_exhausted_budget_leaves_the_old_model_answering_until_there_is_room(
+    stores: Stores, standin: Standin
+) -> None:
+    own = await other_databases(stores, "no_room")
+    async with server(own, standin) as app, people(app.address) as new_person:
+        place = await new_place(new_person)
+        for number in range(3):
+            await read(place.owner, place.workspace_id, b"Heron number %d eats fish." % number)
+        budget = await make_budget(place.owner, place.org_id, 1)
+    async with server(own, standin, **OPENAI) as app:
+        person = reconnected(place.owner, app.address)
+
+        async def tried() -> bool:
+            return bool(await sql(own, TRIED, UUID(place.org_id)))
+
+        await until(tried)
+        assert await omissions(person, place.workspace_id) == []
+        assert await models_of(own, place) == ("local/all-minilm-l6-v2", 3, 0)
+        assert await sql(own, COUNT_ENTRIES, "openai/text-embedding-3-small") == []
+        await change_limit(person, budget, ROOM)
+        await until_model(own, place, "openai/text-embedding-3-small", 3)
+        entries = await sql(own, COUNT_ENTRIES, "openai/text-embedding-3-small")
+        assert sorted(entries) == [("reserve", 3, 3), ("settle", 3, 3)], "each document once"
         await person.channel.close()
 
 
@@ -112,15 +146,20 @@ class Recorder:
 
     dimension, window = 8, 256
 
-    def __init__(self, model: str, refused: str = "") -> None:
+    def __init__(self, model: str, refused: str = "", then: Callable[[], Awaitable[object]] | None = None) -> None:
+        """`then`: done once, with the first answer."""
         self.model = model
         self.refused = refused
+        self.then = then
         self.texts: list[str] = []
 
     async def embed(self, texts: Sequence[str], *, query: bool) -> Embedded:
         self.texts += texts
         if self.refused and any(self.refused in text for text in texts):
             raise EmbeddingRefused("no")
+        if then := self.then:
+            self.then = None
+            await then()
         return Embedded(np.ones((len(texts), 8), np.float32), len(texts))
 
     async def aclose(self) -> None: ...
@@ -280,3 +319,23 @@ async def test_only_chunks_without_vectors_are_embedded_after_a_return_to_the_ol
     assert await desk.models() == (OLD, len(every), 0)
     assert (len(old.texts), set(old.texts) <= set(every)) == (2, True)
     assert not any("one chunk" in text for text in old.texts), "it had all its vectors"
+
+
+async def test_budget_that_ends_within_a_document_has_no_chunk_paid_twice(desk: Desk) -> None:
+    await desk.read("\n\n".join(f"Heron {n} stands in the water. " * 40 for n in range(40)), "one chunk")
+    old = Recorder(OLD)
+    await desk.embed(old)
+    budget, every = await make_budget(desk.place.owner, desk.place.org_id, ROOM), len(old.texts)
+    new = Recorder(NEW, then=lambda: change_limit(desk.place.owner, budget, 1))
+    for _ in range(2):
+        await desk.embed(new)
+        assert await desk.models() == (OLD, every, len(new.texts))
+        assert await desk.is_to_embed(new)
+    assert 0 < len(new.texts) < every, "nothing was embedded after the budget had ended"
+    await change_limit(desk.place.owner, budget, ROOM)
+    await desk.embed(new)
+    assert await desk.models() == (NEW, every, 0)
+    assert sorted(new.texts) == sorted(old.texts)
+    paid = "SELECT kind, sum(input_tokens) FROM ledger_entries WHERE model = %s AND org_id = %s GROUP BY kind"
+    assert dict(await desk.sql(paid, NEW, desk.org_id))["settle"] == every
+    assert not await desk.is_to_embed(new)

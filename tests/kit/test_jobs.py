@@ -14,6 +14,9 @@ from aiworkspace_server.kit.jobs import SLOW_QUEUE, Jobs
 from aiworkspace_server.kit.postgres import APP_ROLE, Database
 from tests.support.postgres import sql, until_no_jobs
 from tests.support.stores import Stores, migrated_databases
+from tests.support.waiting import until
+
+EVERY_SECOND = "* * * * * *"
 
 
 @dataclass
@@ -24,6 +27,8 @@ class Queue:
     db: Database
     ran: list[str] = field(default_factory=list)
     failures: int = 0  # that are yet to come
+    hanging: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))  # released by each that began
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     def worker(self, url: str = "") -> Jobs:
         jobs = Jobs(url or self.stores.postgres)
@@ -35,6 +40,19 @@ class Queue:
             self.failures -= 1
             raise RuntimeError("not yet")
         self.ran.append(word)
+
+    async def tick(self) -> None:
+        await self.note("tick")
+
+    async def hang(self, number: str) -> None:
+        self.hanging.release()
+        await self.go_on.wait()
+
+    async def fill(self, jobs: Jobs, count: int) -> None:
+        """Enqueue jobs that hang."""
+        async with self.db.write() as tx:
+            for number in range(count):
+                await jobs.enqueue(tx, "hang", number=number)
 
     async def put(self, *words: str) -> None:
         async with self.db.write() as tx:
@@ -204,25 +222,80 @@ async def test_a_job_in_progress_when_the_server_stops_is_done_by_the_next(queue
 
 
 async def test_slow_jobs_that_fill_their_queue_keep_no_other_job_waiting(queue: Queue) -> None:
-    started, go_on = asyncio.Semaphore(0), asyncio.Event()
-
-    async def hang(number: str) -> None:
-        started.release()
-        await go_on.wait()
-
     jobs = queue.worker()
-    jobs.add("hang", hang, SLOW_QUEUE)
+    jobs.add("hang", queue.hang, SLOW_QUEUE)
     async with jobs.running(60):
-        async with queue.db.write() as tx:
-            for number in range(30):
-                await jobs.enqueue(tx, "hang", number=number)
+        await queue.fill(jobs, 30)
         for _ in range(10):
-            await started.acquire()
+            await queue.hanging.acquire()
         await queue.put("word")
         await queue.until_ran()
         assert queue.ran == ["word"]
-        go_on.set()
+        queue.go_on.set()
         await until_no_jobs(queue.stores)
+
+
+async def test_periodic_work_never_overlaps_and_does_not_pile_up(queue: Queue) -> None:
+    running, most, go_on = 0, 0, asyncio.Event()
+
+    async def linger() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await go_on.wait()
+        running -= 1
+        queue.ran.append("pass")
+
+    workers = [queue.worker() for _ in range(2)]
+    for jobs in workers:
+        jobs.every(EVERY_SECOND, "linger", linger)
+    async with workers[0].running(60), workers[1].running(60):
+
+        async def rows() -> list[tuple[object, ...]]:
+            query = "SELECT status FROM procrastinate_jobs WHERE task_name = 'linger' ORDER BY status"
+            return await sql(queue.stores, query)
+
+        await until(rows)
+        await asyncio.sleep(4)  # in which it would be enqueued four times
+        assert await rows() == [("todo",), ("doing",)]
+        go_on.set()
+        await queue.until_ran(3)
+    assert most == 1
+
+
+async def test_periodic_work_goes_on_after_its_server_was_killed(queue: Queue) -> None:
+    """Also where the work that finds jobs of dead servers was killed."""
+    jobs = queue.worker()
+    jobs.add("hang", queue.hang)
+    jobs.every(EVERY_SECOND, "tick", queue.tick)
+    periodic = "SELECT id FROM procrastinate_jobs WHERE task_name IN ('tick', 'jobs.tend')"
+    await queue.fill(jobs, 10)  # as many as run at the same time, so that nothing periodic does
+    async with jobs.running(60):
+        for _ in range(10):
+            await queue.hanging.acquire()
+        queue.ran.clear()
+
+        async def both_wait() -> bool:
+            return len(await sql(queue.stores, periodic)) == 2
+
+        await until(both_wait)
+        killed = f"UPDATE procrastinate_jobs SET status = 'doing' WHERE id IN ({periodic}) RETURNING id"
+        ids = [id for (id,) in await sql(queue.stores, killed)]
+        queue.go_on.set()
+        await queue.until_ran(2)
+
+        async def none_is_left() -> bool:
+            return not await sql(queue.stores, "SELECT 1 FROM procrastinate_jobs WHERE id = ANY (%s)", ids)
+
+        assert await until(none_is_left, seconds=60)
+
+
+async def test_periodic_work_that_fails_leaves_nothing_in_the_queue(queue: Queue) -> None:
+    jobs, queue.failures = queue.worker(), 1
+    jobs.every(EVERY_SECOND, "tick", queue.tick)
+    async with jobs.running(60):
+        await queue.until_ran()
+    assert await sql(queue.stores, "SELECT 1 FROM procrastinate_jobs WHERE status = 'failed'") == []
 
 
 async def test_an_idle_worker_stops_at_once(queue: Queue) -> None:

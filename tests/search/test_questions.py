@@ -12,7 +12,7 @@ import pytest
 
 from aiworkspace_server.embedding.base import Embedded
 from aiworkspace_server.kit.ids import new_id
-from aiworkspace_server.kit.postgres import Database
+from aiworkspace_server.kit.postgres import Database, WriteSession
 from aiworkspace_server.kit.tasks import Tasks
 from aiworkspace_server.kit.timestamps import now
 from aiworkspace_server.llm.prices import Price, embedding_price
@@ -121,3 +121,25 @@ async def test_questions_of_a_dead_server_are_settled_in_full(db: Database, libr
     assert await sql(library.stores, settled, left) == [("settle", 700, True)]
     await job.end()
     assert len(await sql(library.stores, settled, left)) == 1
+
+
+class Picky(Ledger):
+    """Fails with one question."""
+
+    def __init__(self, refused: UUID) -> None:
+        super().__init__(None)
+        self.refused = refused
+
+    async def settle_left(self, tx: WriteSession, org_id: UUID, run_id: UUID) -> None:
+        if run_id == self.refused:
+            raise ValueError("no")
+        await super().settle_left(tx, org_id, run_id)
+
+
+async def test_question_that_cannot_be_settled_keeps_no_other_waiting(db: Database, library: Library) -> None:
+    first = await reserve(db, library, timedelta(minutes=17))
+    await reserve(db, library, timedelta(minutes=16))
+    await OpenQuestions(db, Picky(first)).end()
+    assert await sql(library.stores, OPEN, library.org_id) == [(first,)]
+    await OpenQuestions(db, Ledger(None)).end()
+    assert await sql(library.stores, OPEN, library.org_id) == []

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from google.protobuf.field_mask_pb2 import FieldMask
 from sqlalchemy import text
 
 from aiworkspace.v1 import budget_pb2 as pb
@@ -41,6 +42,12 @@ async def make_budget(person: Person, org_id: str, nanos: int, **fields: Any) ->
     request = pb.CreateBudgetRequest(org_id=org_id, limit=usd(nanos), **wanted)
     budget: pb.Budget = (await person.budgets.CreateBudget(request)).budget
     return budget
+
+
+async def change_limit(person: Person, budget: pb.Budget, nanos: int) -> None:
+    """Change the limit, whatever was changed since the budget was read."""
+    changed = pb.Budget(org_id=budget.org_id, budget_id=budget.budget_id, limit=usd(nanos))
+    await person.budgets.UpdateBudget(pb.UpdateBudgetRequest(budget=changed, update_mask=FieldMask(paths=["limit"])))
 
 
 async def get_budget(person: Person, budget: pb.Budget) -> pb.Budget:

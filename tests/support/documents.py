@@ -14,6 +14,7 @@ from aiworkspace_server.documents.ingestion import INGEST
 from aiworkspace_server.documents.jobs import UploadJobs
 from aiworkspace_server.documents.metering import Metering
 from aiworkspace_server.documents.objects import ObjectStores
+from aiworkspace_server.documents.reindexing import REINDEX, Reindexing
 from aiworkspace_server.documents.service import DocumentService
 from aiworkspace_server.documents.store import Quota
 from aiworkspace_server.documents.streams import Streams
@@ -41,6 +42,13 @@ def document_service(
     """The service of another server on the same databases, whose jobs are done by whoever works on the queue."""
     files, jobs, ending = _parts(db, mongo, stores, store)
     return DocumentService(db, files, jobs, ending, quota, largest_bytes)
+
+
+def document_reindexing(db: Database, mongo: Mongo, stores: Stores, page: int) -> Reindexing:
+    """What has documents read again, in another server. No server does the jobs that it enqueues for further pages."""
+    _, jobs, ending = _parts(db, mongo, stores, None)
+    jobs.add(REINDEX, _not_here, "nobody")
+    return Reindexing(db, jobs, ending, page)
 
 
 def upload_streams(db: Database, mongo: Mongo, stores: Stores, check_seconds: float) -> Streams:

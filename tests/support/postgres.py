@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from psycopg import AsyncConnection
+from psycopg.pq import ExecStatus
 
 from tests.support.stores import Stores
 
@@ -32,7 +33,8 @@ async def sql(stores: Stores, statement: str, *values: Any) -> list[tuple[Any, .
         connection = idle.pop() if kept else await AsyncConnection.connect(stores.libpq, autocommit=True)
         try:
             cursor = await connection.execute(statement.encode(), values)
-            rows = await cursor.fetchall() if cursor.description else []
+            # A query without columns has rows, too.
+            rows = await cursor.fetchall() if cursor.pgresult and cursor.pgresult.status == ExecStatus.TUPLES_OK else []
         except BaseException:
             ended_before = kept and connection.broken  # by a test, or with its server
             await connection.close()

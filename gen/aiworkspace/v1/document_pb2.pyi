@@ -1291,7 +1291,7 @@ class ReindexDocumentsResponse(_message.Message):
 
     DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
     document_count: _builtins.int
-    """Number of documents that will be read again."""
+    """Number of documents that are read again, as of the call."""
     def __init__(
         self,
         *,

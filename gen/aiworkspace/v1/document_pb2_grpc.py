@@ -290,7 +290,9 @@ class DocumentServiceServicer:
 
     def ReindexDocuments(self, request, context):
         """ReindexDocuments reads documents of a workspace again, each as a new version with the same bytes. The versions that
-        are READY answer searches meanwhile. Documents that are PROCESSING are left out. Callers: as for CreateUpload.
+        are READY answer searches meanwhile. The first 100 documents, in the order of their ids, have the new version when the
+        call returns; the others get it soon after. Documents that are PROCESSING when it is their turn are left out, and so
+        are those that were uploaded or replaced after the call. Callers: as for CreateUpload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -112,7 +112,9 @@ class DocumentServiceStub:
     """
     ReindexDocuments: _grpc.UnaryUnaryMultiCallable[_document_pb2.ReindexDocumentsRequest, _document_pb2.ReindexDocumentsResponse]
     """ReindexDocuments reads documents of a workspace again, each as a new version with the same bytes. The versions that
-    are READY answer searches meanwhile. Documents that are PROCESSING are left out. Callers: as for CreateUpload.
+    are READY answer searches meanwhile. The first 100 documents, in the order of their ids, have the new version when the
+    call returns; the others get it soon after. Documents that are PROCESSING when it is their turn are left out, and so
+    are those that were uploaded or replaced after the call. Callers: as for CreateUpload.
     """
     GetDocumentText: _grpc.UnaryUnaryMultiCallable[_document_pb2.GetDocumentTextRequest, _document_pb2.GetDocumentTextResponse]
     """GetDocumentText returns a part of a document's text, as the server has read it, with the places of its blocks in the
@@ -234,7 +236,9 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     """
     ReindexDocuments: _aio.UnaryUnaryMultiCallable[_document_pb2.ReindexDocumentsRequest, _document_pb2.ReindexDocumentsResponse]  # type: ignore[assignment]
     """ReindexDocuments reads documents of a workspace again, each as a new version with the same bytes. The versions that
-    are READY answer searches meanwhile. Documents that are PROCESSING are left out. Callers: as for CreateUpload.
+    are READY answer searches meanwhile. The first 100 documents, in the order of their ids, have the new version when the
+    call returns; the others get it soon after. Documents that are PROCESSING when it is their turn are left out, and so
+    are those that were uploaded or replaced after the call. Callers: as for CreateUpload.
     """
     GetDocumentText: _aio.UnaryUnaryMultiCallable[_document_pb2.GetDocumentTextRequest, _document_pb2.GetDocumentTextResponse]  # type: ignore[assignment]
     """GetDocumentText returns a part of a document's text, as the server has read it, with the places of its blocks in the
@@ -431,7 +435,9 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_document_pb2.ReindexDocumentsResponse, _abc.Awaitable[_document_pb2.ReindexDocumentsResponse]]:
         """ReindexDocuments reads documents of a workspace again, each as a new version with the same bytes. The versions that
-        are READY answer searches meanwhile. Documents that are PROCESSING are left out. Callers: as for CreateUpload.
+        are READY answer searches meanwhile. The first 100 documents, in the order of their ids, have the new version when the
+        call returns; the others get it soon after. Documents that are PROCESSING when it is their turn are left out, and so
+        are those that were uploaded or replaced after the call. Callers: as for CreateUpload.
         """
 
     @_abc_1.abstractmethod

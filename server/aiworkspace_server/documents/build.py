@@ -23,6 +23,7 @@ from .ingestion import Ingestion
 from .jobs import UploadJobs, VersionJobs
 from .lost_writes import LostWrites
 from .metering import Metering
+from .reindexing import Reindexing
 from .service import DocumentService
 from .servicer import DocumentServicer
 from .steps import Steps
@@ -61,9 +62,12 @@ def build(
     VersionJobs(db, ending, Ingestion(db, jobs, steps, platform.tasks)).register(jobs)
     LostWrites(db, files).register(jobs)
     Upkeep(db, jobs, vectors, VectorIndexes(owner_url)).register()
+    reindexing = Reindexing(db, jobs, ending)
+    reindexing.register()
     egress = Egress(settings.egress_allowed_networks or ())
     servicer = DocumentServicer(
         service,
+        reindexing,
         search,
         db,
         mongo,

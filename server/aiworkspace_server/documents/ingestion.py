@@ -14,6 +14,7 @@ import structlog
 from ..kit.errors import Unavailable
 from ..kit.ids import new_id
 from ..kit.jobs import READING_QUEUE, Jobs
+from ..kit.passes import Pass
 from ..kit.postgres import Database
 from ..kit.stores import STORE_UNAVAILABLE, retry_until_available
 from ..kit.tasks import Tasks
@@ -23,7 +24,7 @@ from .claims import Claim, ClaimLost, StepFailed
 from .models import DocumentStep, Reason, State
 from .steps import Steps
 
-INGEST = "documents.ingest"
+INGEST, WAKE = "documents.ingest", "documents.wake"
 _MOST_ATTEMPTS = 5  # of a step, unless it makes progress
 _FIRST_BACKOFF_SECONDS = 2
 _BACKOFF_FACTOR = 4  # 2, 8, 32 and 128 seconds between the attempts
@@ -66,9 +67,11 @@ class Ingestion:
         """Enqueue the jobs of organizations with steps that are due: retries, and whatever was lost."""
         async with self._db.read() as tx:
             due = await versions.list_due_orgs(tx, now(), _MOST_WOKEN)
+        this = Pass(WAKE)
         for org_id in due:
-            async with self._db.write(org_id) as tx:
-                await self._jobs.enqueue_once(tx, INGEST, org_id=org_id)
+            with this.item(org_id=org_id):
+                async with self._db.write(org_id) as tx:
+                    await self._jobs.enqueue_once(tx, INGEST, org_id=org_id)
 
     async def _do(self, claim: Claim, step: DocumentStep) -> None:
         version = claim.version

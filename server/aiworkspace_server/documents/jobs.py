@@ -3,16 +3,17 @@
 from datetime import timedelta
 
 from ..kit.jobs import READING_QUEUE, SLOW_QUEUE, Jobs
+from ..kit.passes import Pass
 from ..kit.postgres import Database
 from ..kit.timestamps import now
 from . import store, versions
 from .content import PIECE_SECONDS
 from .ending import ERASE_BYTES, ERASE_VERSION, Ending
-from .ingestion import INGEST, Ingestion
+from .ingestion import INGEST, WAKE, Ingestion
 from .service import DocumentService
 from .streams import CHECK_SECONDS
 
-_END_UPLOADS, _FORGET_VERSIONS, _WAKE = "documents.end_uploads", "documents.forget_versions", "documents.wake"
+_END_UPLOADS, _FORGET_VERSIONS = "documents.end_uploads", "documents.forget_versions"
 _EVERY_MINUTE = "* * * * *"
 _EVERY_5_SECONDS = "* * * * * */5"
 _AT_ONCE = 500
@@ -34,10 +35,13 @@ class UploadJobs:
         async with self._db.read() as tx:
             expired = await store.list_expired_uploads(tx, now(), _AT_ONCE)
             ended = await store.list_ended_uploads(tx, now() - _SETTLED, _AT_ONCE)
+        this = Pass(_END_UPLOADS)
         for org_id, upload_id in expired:
-            await self._documents.end_expired(org_id, upload_id)
+            with this.item(org_id=org_id, upload_id=upload_id):
+                await self._documents.end_expired(org_id, upload_id)
         for org_id, upload_id in ended:
-            await self._documents.forget_ended(org_id, upload_id)
+            with this.item(org_id=org_id, upload_id=upload_id):
+                await self._documents.forget_ended(org_id, upload_id)
 
 
 class VersionJobs:
@@ -51,12 +55,14 @@ class VersionJobs:
         jobs.add(INGEST, self._ingestion.ingest, READING_QUEUE, once=True)
         jobs.add(ERASE_BYTES, self._ending.erase_bytes, SLOW_QUEUE)
         jobs.add(ERASE_VERSION, self._ending.erase_version, SLOW_QUEUE)
-        jobs.every(_EVERY_5_SECONDS, _WAKE, self._ingestion.wake)
+        jobs.every(_EVERY_5_SECONDS, WAKE, self._ingestion.wake)
         jobs.every(_EVERY_5_SECONDS, _FORGET_VERSIONS, self.forget_versions)
 
     async def forget_versions(self) -> None:
         """Delete the tombstones of ended versions, with what late steps stored of them."""
         async with self._db.read() as tx:
             ended = await versions.list_ended(tx, now() - _NOTICED, _AT_ONCE)
+        this = Pass(_FORGET_VERSIONS)
         for org_id, version_id in ended:
-            await self._ending.forget(org_id, version_id)
+            with this.item(org_id=org_id, version_id=version_id):
+                await self._ending.forget(org_id, version_id)

@@ -1,11 +1,13 @@
 """Writes to object stores whose process died, or whose upload was given up meanwhile."""
 
 from datetime import timedelta
+from uuid import UUID
 
 import structlog
 
 from ..kit.errors import Unavailable
 from ..kit.jobs import Jobs
+from ..kit.passes import Pass
 from ..kit.postgres import Database
 from ..kit.timestamps import now
 from . import store
@@ -30,17 +32,22 @@ class LostWrites:
 
     async def settle(self) -> None:
         """Delete what old writes stored for no document. What an upload has is deleted when that is given up."""
+        this = Pass(_SETTLE)
         for org_id, write_id in await self._files.list_writes(now() - _OVER, _AT_ONCE):
-            content = self._files.of(org_id)
-            file_id = await content.find_write(write_id)
-            if file_id is None:  # ended by another server
-                continue
-            async with self._db.read(org_id) as tx:
-                kept = await store.has_file(tx, file_id)
-            try:
-                if not kept:
-                    await content.delete(file_id)
-                    log.info("lost_object_deleted", org_id=str(org_id), file_id=str(file_id))
-            except Unavailable:  # which is logged; the others may be in another store
-                continue
-            await content.end_write(write_id)
+            with this.item(org_id=org_id, write_id=write_id):
+                await self._settle(org_id, write_id)
+
+    async def _settle(self, org_id: UUID, write_id: UUID) -> None:
+        content = self._files.of(org_id)
+        file_id = await content.find_write(write_id)
+        if file_id is None:  # ended by another server
+            return
+        async with self._db.read(org_id) as tx:
+            kept = await store.has_file(tx, file_id)
+        try:
+            if not kept:
+                await content.delete(file_id)
+                log.info("lost_object_deleted", org_id=str(org_id), file_id=str(file_id))
+        except Unavailable:  # which is logged; the others may be in another store
+            return
+        await content.end_write(write_id)

@@ -12,8 +12,7 @@ from ..kit.ids import new_id
 from ..kit.jobs import Jobs
 from ..kit.postgres import Database, WriteSession
 from ..kit.timestamps import now
-from ..parsing.media_types import type_to_keep
-from . import store, versions
+from . import store
 from .content import Files
 from .ending import Ending
 from .ingestion import INGEST
@@ -207,20 +206,6 @@ class DocumentService:
         await tx.flush()
         await self._jobs.enqueue_once(tx, INGEST, org_id=version.org_id)
         return found
-
-    async def reindex_documents(
-        self, tx: WriteSession, org_id: UUID, workspace_id: UUID, document_ids: Sequence[UUID]
-    ) -> int:
-        """Make a new version with the same bytes of each document. Return their number."""
-        await _hold_workspace(tx, workspace_id)
-        documents = await versions.list_to_reindex(tx, workspace_id, document_ids)
-        for document, blob_id, media_type in documents:
-            version = await versions.add(tx, document, blob_id, type_to_keep(media_type, document.name))
-            await self._ending.end_superseded(tx, document, version)
-        if documents:
-            await tx.flush()
-            await self._jobs.enqueue_once(tx, INGEST, org_id=org_id)
-        return len(documents)
 
     # Collections
 

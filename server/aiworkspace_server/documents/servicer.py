@@ -37,6 +37,7 @@ from .proto import (
     passage_to_proto,
     upload_to_proto,
 )
+from .reindexing import Reindexing
 from .service import DocumentService
 from .store import FoundDocument
 from .texts import Texts
@@ -51,6 +52,7 @@ class DocumentServicer(DocumentServiceServicer):
     def __init__(
         self,
         documents: DocumentService,
+        reindexing: Reindexing,
         search: Search,
         db: Database,
         mongo: Mongo,
@@ -61,6 +63,7 @@ class DocumentServicer(DocumentServiceServicer):
         idempotency: IdempotencyStore,
     ) -> None:
         self._documents = documents
+        self._reindexing = reindexing
         self._search = search
         self._db = db
         self._mongo = mongo
@@ -238,7 +241,7 @@ class DocumentServicer(DocumentServiceServicer):
         async with self._db.write(tenant_id(), caller_id()) as tx:
             if reply := await self._idempotency.find(tx, request, pb.ReindexDocumentsResponse):
                 return reply
-            count = await self._documents.reindex_documents(tx, tenant_id(), workspace_id, ids)
+            count = await self._reindexing.begin(tx, tenant_id(), workspace_id, ids)
             return await self._idempotency.save(tx, request, pb.ReindexDocumentsResponse(document_count=count))
 
     async def GetDocumentText(self, request: pb.GetDocumentTextRequest, context: Any) -> pb.GetDocumentTextResponse:

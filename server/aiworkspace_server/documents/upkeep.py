@@ -5,6 +5,7 @@ from uuid import UUID
 import structlog
 
 from ..kit.jobs import READING_QUEUE, SLOW_QUEUE, Jobs
+from ..kit.passes import Pass
 from ..kit.postgres import Database
 from ..search import generations
 from ..search.vector_index import LEAST_INDEXED, VectorIndexes, is_large, needs_index
@@ -53,23 +54,31 @@ class Upkeep:
             generation = await self._vectors.generation(tx) if self._vectors else None
             to_embed = await generations.list_orgs_to_embed(tx, generation, _MOST_ORGS) if generation else ()
             large = await generations.list_large_orgs(tx, LEAST_INDEXED, _MOST_ORGS)
+        this = Pass(_TEND)
         for org_id in to_embed:
-            async with self._db.write(org_id) as tx:
-                await self._jobs.enqueue_once(tx, _EMBED_AGAIN, org_id=org_id)
+            with this.item(org_id=org_id):
+                async with self._db.write(org_id) as tx:
+                    await self._jobs.enqueue_once(tx, _EMBED_AGAIN, org_id=org_id)
         for org_id in large:
-            async with self._db.write(org_id) as tx:
-                active = await generations.active_generation(tx, org_id)
-                if active and await needs_index(tx, org_id, active.id):
-                    await self._jobs.enqueue_once(tx, _BUILD_INDEX, org_id=org_id)
+            with this.item(org_id=org_id):
+                await self._index_soon(org_id)
+
+    async def _index_soon(self, org_id: UUID) -> None:
+        async with self._db.write(org_id) as tx:
+            active = await generations.active_generation(tx, org_id)
+            if active and await needs_index(tx, org_id, active.id):
+                await self._jobs.enqueue_once(tx, _BUILD_INDEX, org_id=org_id)
 
     async def drop_unused(self) -> None:
         """Drop indexes of organizations that are gone or have become small, and of models that are replaced."""
+        this = Pass(_DROP)
         for org_id, number in await self._indexes.list():
-            async with self._db.read(org_id) as tx:
-                active = await generations.active_generation(tx, org_id)
-                used = active and active.id == number and await is_large(tx, org_id)
-            if not used:
-                await self._indexes.drop(org_id, number)
+            with this.item(org_id=org_id, generation=number):
+                async with self._db.read(org_id) as tx:
+                    active = await generations.active_generation(tx, org_id)
+                    used = active and active.id == number and await is_large(tx, org_id)
+                if not used:
+                    await self._indexes.drop(org_id, number)
 
     async def embed_again(self, org_id: str) -> None:
         """Embed what answers searches with the server's model. The old vectors answer until all is done. A job.

@@ -1,10 +1,11 @@
 """Queries on versions of documents and their steps. The session sets the tenant, or the function that is called."""
 
-from collections.abc import Collection, Sequence
-from datetime import datetime
+from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import ColumnElement, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from ..kit.ids import new_id
@@ -15,6 +16,7 @@ from .models import Blob, Document, DocumentStep, DocumentVersion, State, Step
 _LIST_DUE_ORGS = text("SELECT org_id FROM list_due_orgs(:before, :limit) AS orgs(org_id)")
 _LIST_ENDED = text("SELECT org_id, id FROM list_ended_versions(:before, :limit)")
 _STEPS = list(Step)
+_CLOCK_STEP = timedelta(milliseconds=1)
 
 
 async def list_due_orgs(tx: ReadSession, before: datetime, limit: int) -> Sequence[UUID]:
@@ -27,10 +29,13 @@ async def list_ended(tx: ReadSession, before: datetime, limit: int) -> Sequence[
     return [(row.org_id, row.id) for row in await tx.execute(_LIST_ENDED, {"before": before, "limit": limit})]
 
 
-async def add(tx: WriteSession, document: Document, blob_id: UUID, media_type: str = "") -> DocumentVersion:
+async def add(
+    tx: WriteSession, document: Document, blob_id: UUID, media_type: str = "", later_than: datetime | None = None
+) -> DocumentVersion:
     """Add a version to a locked document, and make it the latest. It is received, and the next step is due.
 
-    `media_type` is its kind of text if that is known.
+    `media_type` is its kind of text if that is known. Its create_time is after `later_than`, also if the clock of this
+    server is behind.
     """
     numbers = select(func.max(DocumentVersion.number)).where(DocumentVersion.document_id == document.id)
     time, last = now(), (await tx.execute(numbers)).scalar_one()
@@ -50,7 +55,7 @@ async def add(tx: WriteSession, document: Document, blob_id: UUID, media_type: s
         page_count=0,
         unread_pages=[],
         chunk_count=0,
-        create_time=time,
+        create_time=max(time, later_than + _CLOCK_STEP) if later_than else time,
     )
     tx.add(version)
     await tx.flush()
@@ -223,21 +228,43 @@ async def list_ended_in(tx: ReadSession, workspace_id: UUID | None, limit: int) 
     return (await tx.execute(query)).scalars().all()
 
 
-async def list_to_reindex(
-    tx: WriteSession, workspace_id: UUID, ids: Collection[UUID]
-) -> Sequence[tuple[Document, UUID, str]]:
-    """Lock and return documents of a workspace, all if no ids are given, with their bytes and media types.
+class Reindexed(NamedTuple):
+    """Documents of a workspace that are to be read again, in the order of their ids."""
 
-    Not those in progress.
-    """
+    workspace_id: UUID
+    ids: Collection[UUID]  # all if there are none
+    after: UUID | None = None  # the last document of the page before
+    until: datetime | None = None  # when the latest version of any of them was made
+
+
+async def list_to_reindex(tx: WriteSession, which: Reindexed, limit: int) -> Sequence[tuple[Document, UUID, str]]:
+    """Lock and return documents with their bytes and media types. Not those in progress."""
     query = (
         select(Document, DocumentVersion.blob_id, DocumentVersion.media_type)
         .join(DocumentVersion, DocumentVersion.id == Document.latest_version_id)
-        .where(Document.workspace_id == workspace_id, DocumentVersion.state != State.PROCESSING)
+        .where(*_to_reindex(which))
         .order_by(Document.id)
+        .limit(limit)
         .with_for_update(of=Document)
     )
-    if ids:
-        query = query.where(Document.id == any_of(ids))
     rows = await tx.execute(query)
     return [(document, blob_id, media_type) for document, blob_id, media_type in rows if blob_id]
+
+
+async def count_to_reindex(tx: ReadSession, which: Reindexed) -> tuple[int, datetime | None]:
+    """Return the number of documents, and when the latest version of any of them was made."""
+    query = select(func.count(), func.max(DocumentVersion.create_time))
+    joined = query.join_from(Document, DocumentVersion, DocumentVersion.id == Document.latest_version_id)
+    count, latest = (await tx.execute(joined.where(*_to_reindex(which)))).one()
+    return count, latest
+
+
+def _to_reindex(which: Reindexed) -> Iterator[ColumnElement[bool]]:
+    yield Document.workspace_id == which.workspace_id
+    yield DocumentVersion.state.not_in((State.PROCESSING, State.ENDED))
+    if which.ids:
+        yield Document.id == any_of(which.ids)
+    if which.after:
+        yield Document.id > which.after
+    if which.until:
+        yield DocumentVersion.create_time <= which.until

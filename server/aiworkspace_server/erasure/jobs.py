@@ -19,6 +19,7 @@ from ..chat.erasure import SETTLED, ChatEraser
 from ..documents.erasure import DocumentEraser
 from ..kit.idempotency import purge_idempotent_replies
 from ..kit.jobs import SLOW_QUEUE, Jobs, Work
+from ..kit.passes import Pass
 from ..kit.postgres import Database, ReadSession, WriteSession
 from ..kit.timestamps import now
 from ..orgs.models import Org
@@ -93,10 +94,15 @@ class Erasure:
 
     async def purge(self) -> None:
         """Delete rows whose retention has ended."""
-        await purge_idempotent_replies(self._db)
-        async with self._db.write() as tx:
-            await accounts.delete_old_tokens(tx, now() - _TOKENS_KEPT)
-            await forget_former_addresses(tx)
+        this = Pass(_PURGE)
+        with this.item(table="replies"):
+            await purge_idempotent_replies(self._db, this)
+        with this.item(table="tokens"):
+            async with self._db.write() as tx:
+                await accounts.delete_old_tokens(tx, now() - _TOKENS_KEPT)
+        with this.item(table="former_addresses"):
+            async with self._db.write() as tx:
+                await forget_former_addresses(tx)
 
     async def _erase_org(self, org_id: str) -> None:
         id = UUID(org_id)

@@ -21,6 +21,7 @@ from aiworkspace.v1 import common_pb2 as pb
 from .context import caller_id, current
 from .contract import clear_sensitive, restore_sensitive
 from .errors import InvalidArgument
+from .passes import Pass
 from .postgres import Base, Database, ReadSession, WriteSession
 from .timestamps import now
 
@@ -98,13 +99,16 @@ class IdempotencyStore:
         return hmac.digest(self._key, current.get().method.path.encode() + b"\0" + content, "sha256")
 
 
-async def purge_idempotent_replies(db: Database) -> None:
-    """Delete replies older than RETENTION."""
-    before = now() - RETENTION
-    while user_ids := await _list_expired(db, before):
+async def purge_idempotent_replies(db: Database, this: Pass) -> None:
+    """Delete replies older than RETENTION, in a pass over their users."""
+    before, failed = now() - RETENTION, 0
+    while len(user_ids := await _list_expired(db, before)) > failed:
+        had_failed = this.failed
         for user_id in user_ids:
-            async with db.write(user_id=user_id) as tx:
-                await tx.execute(delete(IdempotentReply).where(IdempotentReply.create_time < before))
+            with this.item(user_id=user_id):
+                async with db.write(user_id=user_id) as tx:
+                    await tx.execute(delete(IdempotentReply).where(IdempotentReply.create_time < before))
+        failed = this.failed - had_failed
 
 
 async def _list_expired(db: Database, before: datetime) -> Sequence[UUID]:

@@ -16,7 +16,9 @@ from procrastinate.exceptions import AlreadyEnqueued, UniqueViolation
 from procrastinate.jobs import Job, Status
 from sqlalchemy import make_url, text
 
+from .passes import Pass
 from .postgres import APP_ROLE, ReadSession, WriteSession
+from .stores import STORE_UNAVAILABLE
 from .tasks import cancel_all
 
 log = structlog.get_logger("jobs")
@@ -26,7 +28,7 @@ _POLL_SECONDS = 2.0  # new jobs are announced by NOTIFY; retries have to be poll
 _RESTART_SECONDS = 2.0
 _LATE_SECONDS = 5.0  # after the end of its jobs, in which a worker has to stop; then it is cancelled again
 _HEARTBEAT_SECONDS, _STALLED_SECONDS = 5.0, 15.0
-_TENDING = "* * * * * */5"  # every five seconds (the last field)
+_TEND, _TENDING = "jobs.tend", "* * * * * */5"  # every five seconds (the last field)
 _KEPT_HOURS = 30 * 24  # of failed jobs; others are deleted when they have succeeded
 _MOST_ATTEMPTS = 35  # after 1, 2, 4 … 2048 seconds, then every hour: about a day
 _MOST_WAIT_SECONDS = 3600
@@ -64,7 +66,8 @@ class Jobs:
                 timeout=5,
             )
         )
-        tend = self._app.task(name="jobs.tend")(self._tend)
+        # Without a lock, which a server that dies in `_tend` would hold until somebody ran `_tend`.
+        tend = self._app.task(name=_TEND, queueing_lock=_TEND)(self._tend)
         self._app.periodic(cron=_TENDING)(tend)
 
     def add(self, name: str, function: Function, queue: str = DEFAULT_QUEUE, *, once: bool = False) -> None:
@@ -108,12 +111,20 @@ class Jobs:
             await tx.execute(_RESTORE)
 
     def every(self, cron: str, name: str, function: Callable[[], Awaitable[None]]) -> None:
-        """Declare periodic work, which one of the servers does. After a failure it runs again at the next time."""
+        """Declare periodic work, which one of the servers does. After a failure it runs again at the next time.
+
+        It never runs twice at the same time, and a run that takes longer has at most one waiting for it.
+        """
 
         async def work(timestamp: int) -> None:
-            await function()
+            try:
+                await function()
+            except STORE_UNAVAILABLE as error:
+                log.warning("job_failed", job=name, error=type(error).__name__, text=str(error))
+            except Exception:
+                log.exception("job_failed", job=name)
 
-        self._app.periodic(cron=cron)(self._app.task(name=name)(work))
+        self._app.periodic(cron=cron)(self._app.task(name=name, lock=name, queueing_lock=name)(work))
 
     async def at_work(self, tx: ReadSession, *names: str) -> set[Work]:
         """Return the jobs of these names that are running or pending, including failed ones that will be retried."""
@@ -152,13 +163,14 @@ class Jobs:
 
     async def _tend(self, timestamp: int) -> None:
         """Retry jobs of dead servers, and delete old ones. One of the servers runs this periodically."""
-        manager = self._app.job_manager
+        manager, this = self._app.job_manager, Pass(_TEND)
         for job in await manager.get_stalled_jobs(seconds_since_heartbeat=_STALLED_SECONDS):
             log.warning("job_orphaned", job=job.task_name, id=job.id)
-            try:
-                await manager.retry_job(job)
-            except UniqueViolation:  # one with the same arguments is pending, and waits for this one to end
-                await manager.finish_job(job, Status.FAILED, delete_job=True)
+            with this.item(orphan=job.task_name, id=job.id):  # another server may have been faster
+                try:
+                    await manager.retry_job(job)
+                except UniqueViolation:  # one with the same arguments is pending, and waits for this one to end
+                    await manager.finish_job(job, Status.FAILED, delete_job=True)
         await manager.delete_old_jobs(
             nb_hours=_KEPT_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
         )

@@ -6,6 +6,7 @@ import structlog
 from sqlalchemy import text
 
 from ..kit.jobs import Jobs
+from ..kit.passes import Pass
 from ..kit.postgres import Database
 from ..kit.timestamps import now
 from ..usage.ledger import Ledger
@@ -35,8 +36,10 @@ class OpenQuestions:
             time = now()
             values = {"after": time - _LOOKED_BACK, "before": time - _ANSWERED, "limit": _MOST}
             found = (await tx.execute(_LIST, values)).all()
+        this = Pass(_END)
         for org_id, question_id in found:
-            async with self._db.write(org_id) as tx:
-                await self._ledger.settle_left(tx, org_id, question_id)
+            with this.item(org_id=org_id, question_id=question_id):
+                async with self._db.write(org_id) as tx:
+                    await self._ledger.settle_left(tx, org_id, question_id)
         if found:
-            log.warning("open_questions_ended", count=len(found))
+            log.warning("open_questions_ended", count=len(found) - this.failed)

@@ -216,7 +216,9 @@ class Documents:
         timeout: float | None = None,
     ) -> document_pb2.ReindexDocumentsResponse:
         """Reads documents of a workspace again, each as a new version with the same bytes. The versions that are READY
-        answer searches meanwhile. Documents that are PROCESSING are left out. Callers: as for CreateUpload.
+        answer searches meanwhile. The first 100 documents, in the order of their ids, have the new version when the
+        call returns; the others get it soon after. Documents that are PROCESSING when it is their turn are left out,
+        and so are those that were uploaded or replaced after the call. Callers: as for CreateUpload.
 
         Args:
             workspace_id: The workspace.
