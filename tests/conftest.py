@@ -13,6 +13,7 @@ import pytest
 from aiworkspace_server.app import App, running
 from aiworkspace_server.kit import limits, logs
 from aiworkspace_server.kit.embedded import embedded_mongo, embedded_postgres, embedded_redis
+from aiworkspace_server.kit.memory import collect_rarely
 from aiworkspace_server.kit.windows import WindowStorage
 from aiworkspace_server.settings import Settings
 from tests.standin import Standin
@@ -25,6 +26,11 @@ from tests.support.service_accounts import NewBackend
 from tests.support.settings import mail_settings, provider_settings, store_settings
 from tests.support.staff import Team, hire, make_team
 from tests.support.stores import Stores
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _garbage_as_in_a_server() -> None:
+    collect_rarely()
 
 
 @pytest.fixture(scope="session", autouse=True)
