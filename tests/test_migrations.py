@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.migrate import migrations_dir
 from tests.support.postgres import as_owner, sql
-from tests.support.stores import Stores, other_databases
+from tests.support.stores import Stores, empty_databases
 
 _OWNER = "owner_of_upgraded"
 _ROLES = ("aiworkspace_app", "aiworkspace_lookup")
@@ -80,7 +80,7 @@ async def one_run(where: Stores) -> UUID:
 
 @pytest.mark.usefixtures("app")  # which made the server's roles
 async def test_a_ledger_with_entries_is_migrated_by_a_plain_owner(stores: Stores) -> None:
-    where = await other_databases(stores, "upgraded")
+    where = await empty_databases(stores, "upgraded")
     async with owned_by_a_plain_role(where) as url:
         await upgrade(url, "0003")
         run_id = await one_run(where)

@@ -29,7 +29,7 @@ from tests.support.service_accounts import (
 )
 from tests.support.staff import VIEWER
 from tests.support.stores import Stores
-from tests.support.surface import CLOSED, Endpoint, Outcome, id_fields, name_of, put, random_id
+from tests.support.surface import CLOSED, Endpoint, Outcome, id_fields, name_of, names_documents, put, random_id
 
 SESSIONS = [endpoint for endpoint in CLOSED if endpoint.access.mode == options.ACCESS_MODE_SESSION]
 SCOPED = [endpoint for endpoint in CLOSED if endpoint.access.mode == options.ACCESS_MODE_PERMISSION]
@@ -57,13 +57,6 @@ class World:
 
 
 UNKNOWN = random_id()
-OF_DOCUMENTS = {"document_id", "version_id", "collection_id", "upload_id"}
-
-
-def names_documents(endpoint: Endpoint) -> bool:
-    """Whether a request holds the id of a document, or of what documents are kept in."""
-    named = {path.rpartition(".")[2].removesuffix("s") for path in id_fields(endpoint.descriptor.input_type)}
-    return not named.isdisjoint(OF_DOCUMENTS)
 
 
 async def make_world(
