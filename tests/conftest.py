@@ -19,6 +19,7 @@ from aiworkspace_server.settings import Settings
 from tests.standin import Standin
 from tests.support.accounts import SignIn, login
 from tests.support.mailbox import Mailbox
+from tests.support.order import in_order
 from tests.support.passwords import real_salt
 from tests.support.people import PASSWORD, NewPerson, Person, Place, connections, make_place, people
 from tests.support.postgres import close_idle
@@ -29,17 +30,21 @@ from tests.support.stores import Stores
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _garbage_as_in_a_server() -> None:
-    collect_rarely()
-
-
-@pytest.fixture(scope="session", autouse=True)
 def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No setting and no key of the machine reaches a test."""
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
     os.chdir(tmp_path_factory.mktemp("work"))
     logs.configure("json", "error")
+
+
+def pytest_configure() -> None:
+    """Collect garbage as rarely as a server: more often, that takes a tenth of the CPU of all tests."""
+    collect_rarely()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = in_order(items)
 
 
 # How long an example takes is a matter of the machine and of what else it does.
