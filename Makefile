@@ -57,11 +57,12 @@ demo: $(READY)  ## a tour through the running product
 
 # Each of the JOBS has its own databases. Tests mostly wait, so that more jobs than cores are faster.
 JOBS ?= 3
+PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 test: $(READY)  ## run the tests; ARGS='-k name' is passed on to pytest
-	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(PYTHON) -m pytest $(PARALLEL) $(ARGS)
 
 test-loaded: $(READY)  ## run the tests while every core is kept busy by another process
-	@$(PYTHON) tools/busy.py $(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(PYTHON) tools/busy.py $(PYTHON) -m pytest $(PARALLEL) $(ARGS)
 
 security: $(READY)  ## run the security checks; ARGS='--strict' also fails if pip-audit reaches no service
 	@$(PYTHON) -m tests.security $(ARGS)

@@ -13,11 +13,13 @@ import pytest
 from aiworkspace_server.app import App, running
 from aiworkspace_server.kit import limits, logs
 from aiworkspace_server.kit.embedded import embedded_mongo, embedded_postgres, embedded_redis
+from aiworkspace_server.kit.memory import collect_rarely
 from aiworkspace_server.kit.windows import WindowStorage
 from aiworkspace_server.settings import Settings
 from tests.standin import Standin
 from tests.support.accounts import SignIn, login
 from tests.support.mailbox import Mailbox
+from tests.support.order import in_order
 from tests.support.passwords import real_salt
 from tests.support.people import PASSWORD, NewPerson, Person, Place, connections, make_place, people
 from tests.support.postgres import close_idle
@@ -34,6 +36,15 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
         os.environ.pop(name.upper(), None)
     os.chdir(tmp_path_factory.mktemp("work"))
     logs.configure("json", "error")
+
+
+def pytest_configure() -> None:
+    """Collect garbage as rarely as a server: more often, that takes a tenth of the CPU of all tests."""
+    collect_rarely()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = in_order(items)
 
 
 # How long an example takes is a matter of the machine and of what else it does.

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.migrate import migrate_postgres
 from tests.support.postgres import Owner, as_owner, sql
-from tests.support.stores import Stores, other_databases
+from tests.support.stores import Stores, empty_databases
 from tests.support.waiting import until
 
 _OWNER = "owner_of_upgraded"
@@ -72,7 +72,7 @@ async def one_run(where: Stores) -> UUID:
 
 @pytest.mark.usefixtures("app")  # which made the server's roles
 async def test_a_ledger_with_entries_is_migrated_by_a_plain_owner(stores: Stores) -> None:
-    where = await other_databases(stores, "upgraded")
+    where = await empty_databases(stores, "upgraded")
     async with owned_by_a_plain_role(where) as url:
         await migrate_postgres(url, "0003")
         run_id = await one_run(where)
@@ -131,7 +131,7 @@ async def many_versions(where: Stores) -> None:
 
 @pytest.mark.usefixtures("app")  # which made the server's roles
 async def test_postings_are_packed_by_a_plain_owner(stores: Stores) -> None:
-    where = await other_databases(stores, "packed")
+    where = await empty_databases(stores, "packed")
     async with owned_by_a_plain_role(where) as url:
         await migrate_postgres(url, "0022")
         await many_versions(where)
@@ -157,7 +157,7 @@ async def index_waits(where: Stores, migrations: int) -> AsyncIterator[list[asyn
 
 @pytest.mark.usefixtures("app")
 async def test_index_of_the_ledger_keeps_nobody_from_writing(stores: Stores) -> None:
-    where = await other_databases(stores, "written_meanwhile")
+    where = await empty_databases(stores, "written_meanwhile")
     await migrate_postgres(where.postgres, "0021")
     async with index_waits(where, 2), as_owner(where) as other, other.transaction():
         await other.execute("LOCK TABLE ledger_entries IN ROW EXCLUSIVE MODE NOWAIT")
@@ -166,7 +166,7 @@ async def test_index_of_the_ledger_keeps_nobody_from_writing(stores: Stores) -> 
 
 @pytest.mark.usefixtures("app")
 async def test_index_that_was_interrupted_is_built_anew(stores: Stores) -> None:
-    where = await other_databases(stores, "half_indexed")
+    where = await empty_databases(stores, "half_indexed")
     await migrate_postgres(where.postgres, "0021")
     with pytest.raises(OperationalError):
         async with index_waits(where, 1):

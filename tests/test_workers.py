@@ -20,8 +20,8 @@ from tests.standin import Script, Standin
 from tests.support.people import PASSWORD, Person, Place, make_conversation, make_place, reconnected
 from tests.support.runs import events_of, follow, kinds_of, say, send, text_of
 from tests.support.server_process import ServerProcess
-from tests.support.settings import provider_settings, store_settings
-from tests.support.stores import Stores, other_databases
+from tests.support.settings import openai_settings, store_settings
+from tests.support.stores import Stores, empty_databases
 from tests.support.waiting import until_true
 
 MODEL = "openai/gpt-4o-mini"
@@ -31,7 +31,7 @@ COUNT = 2
 
 @pytest.fixture(scope="module")
 async def _process(tmp_path_factory: pytest.TempPathFactory, standin: Standin) -> AsyncIterator[ServerProcess]:
-    environment = provider_settings(standin) | {"password_hash_cost": 10, "shutdown_seconds": 0.5}
+    environment = openai_settings(standin) | {"password_hash_cost": 10, "shutdown_seconds": 0.5}
     data_dir = tmp_path_factory.mktemp("workers") / "data"
     async with ServerProcess(data_dir, environment, "--workers", str(COUNT)) as server:
         yield server
@@ -185,7 +185,7 @@ async def test_several_workers_without_redis_are_refused(stores: Stores, tmp_pat
 
 
 async def test_what_keeps_workers_from_starting_is_said_once(stores: Stores, tmp_path: Path) -> None:
-    empty = await other_databases(stores, "never_migrated")
+    empty = await empty_databases(stores, "never_migrated")
     code, errors = await refused(tmp_path, store_settings(empty) | {"redis_url": stores.redis})
     assert code == 1
     assert errors.count("run the migrate command") == 1

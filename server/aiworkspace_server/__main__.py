@@ -2,8 +2,11 @@
 
 import signal
 
+from .kit.memory import collect_rarely
+
 # Until there is something to stop gracefully, Ctrl-C ends the process at once: the imports below take seconds.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
+collect_rarely()
 
 import argparse
 import asyncio

@@ -25,7 +25,7 @@ from tests.support.people import NewPerson, Person, join, make_conversation, mak
 from tests.support.postgres import as_owner, sql, until_blocked, until_no_jobs
 from tests.support.settings import store_settings
 from tests.support.stores import Stores, other_databases
-from tests.support.surface import ENDPOINTS, Endpoint, name_of
+from tests.support.surface import ENDPOINTS, Endpoint, name_of, names_documents
 from tests.support.waiting import until
 
 PUBLIC = options.ACCESS_MODE_PUBLIC
@@ -73,7 +73,7 @@ async def test_an_audited_call_leaves_one_entry_and_others_none(
         owner, ids = scene.owner, scene.ids
     else:
         owner, member = await new_person(), await new_person()
-        ids = await _belongings(owner, member)
+        ids = await _belongings(owner, member, documents=names_documents(endpoint))
     if name_of(endpoint) == "DocumentService.RetryDocument":
         await fail(stores, ids["document_id"])
     code, entries = await _call(stores, endpoint, owner, ids)
@@ -189,9 +189,9 @@ async def _mailed_token(stores: Stores, person: Person, purpose: str) -> str:
 
 
 async def _belongings(
-    owner: Person, member: Person, role: org_pb2.Role.ValueType = org_pb2.ROLE_MEMBER
+    owner: Person, member: Person, role: org_pb2.Role.ValueType = org_pb2.ROLE_MEMBER, *, documents: bool = True
 ) -> dict[str, str]:
-    """Ids of an organization's things, for a request of any method."""
+    """Ids of an organization's things, for a request of any method, or of any that names no documents."""
     place = await make_place(owner)
     await join(owner, place.org_id, member, role)
     org_id, permissions = place.org_id, ["workspace.read"]
@@ -209,8 +209,7 @@ async def _belongings(
     await owner.teams.AddTeamMember(in_team)
     budget = await make_budget(owner, org_id, 10**12)
     return {
-        **await keep_documents(owner, place.workspace_id),
-        "upload_id": await begin(owner, place.workspace_id, b"on its way"),
+        **(await _documents(owner, place.workspace_id) if documents else {}),
         "budget_id": budget.budget_id,
         "run_id": str(uuid.uuid4()),
         "team_id": team.team.team_id,
@@ -224,6 +223,11 @@ async def _belongings(
         "invitation_id": (await owner.orgs.CreateInvitation(invitation)).invitation.invitation_id,
         "session_id": owner.tokens.session_id,
     }
+
+
+async def _documents(owner: Person, workspace_id: str) -> dict[str, str]:
+    kept = await keep_documents(owner, workspace_id)
+    return {**kept, "upload_id": await begin(owner, workspace_id, b"on its way")}
 
 
 async def _call(

@@ -57,6 +57,14 @@ class Snapshots:
         self._at_rest = now
         return now
 
+    async def before_call(self) -> Rows:
+        """The last one at rest, unless something was done since."""
+        return self._at_rest or await self.take_at_rest()
+
+    def forget(self) -> None:
+        """To be called when something may have changed."""
+        self._at_rest = None
+
     async def _reads_documents(self) -> bool:
         """Whether documents are being read, or what was stored of ended versions is being erased."""
         found = await (await self._owner.execute(_READING)).fetchone()

@@ -9,22 +9,16 @@ from sqlalchemy import text
 
 from aiworkspace.v1 import org_pb2
 from aiworkspace_server.app import App
-from aiworkspace_server.kit.mongo import Mongo
-from aiworkspace_server.migrate import migrate
 from tests.support.catalog import GLOBAL, LEADING_ELSEWHERE, breaches, tenant_tables
 from tests.support.people import NewPerson, join, make_place
 from tests.support.postgres import Owner, as_owner, sql
-from tests.support.stores import Stores, other_databases
+from tests.support.stores import Stores, migrated_databases
 
 
 @pytest.fixture(scope="module")
 async def scratch(stores: Stores) -> AsyncIterator[Owner]:
     """The owner of a migrated database of its own."""
-    elsewhere = await other_databases(stores, "catalogue")
-    mongo = Mongo(elsewhere.mongo)
-    await migrate(elsewhere.postgres, mongo)
-    await mongo.close()
-    async with as_owner(elsewhere) as connection:
+    async with as_owner(await migrated_databases(stores, "catalogue")) as connection:
         yield connection
 
 

@@ -4,6 +4,8 @@ import asyncio
 import uuid
 from dataclasses import replace
 
+import pytest
+
 from aiworkspace.v1 import account_pb2, auth_pb2, chat_pb2, document_pb2, org_pb2, workspace_pb2
 from tests.erasure.canaries import endpoints, write
 from tests.erasure.conftest import Site
@@ -16,6 +18,8 @@ from tests.support.postgres import sql, until_no_jobs
 from tests.support.runs import OPENAI, events_of, messages_of, play, say, send, talk
 from tests.support.sources import citations_of, read_all, until_cited
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.waits
 
 IN_CONVERSATION = ("conversation_id", "run_id")
 IN_DOCUMENTS = ("document_id", "collection_id", "upload_id")

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import pytest
+
 from aiworkspace.v1 import chat_pb2, org_pb2, service_account_pb2, workspace_pb2
 from tests.erasure.conftest import Site
 from tests.standin import Script, Standin
@@ -16,6 +18,8 @@ from tests.support.people import Person, Place, make_conversation, make_place
 from tests.support.postgres import as_owner, sql
 from tests.support.runs import say
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.waits
 
 COLLECTIONS = ("conversations", "runs", "run_events")
 MODEL = "openai/gpt-4o-mini"

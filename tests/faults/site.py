@@ -15,7 +15,7 @@ from aiworkspace_server.kit.mongo import Mongo
 from aiworkspace_server.migrate import migrate
 from tests.standin import Standin
 from tests.support.server_process import ServerProcess
-from tests.support.settings import provider_settings, store_settings
+from tests.support.settings import openai_settings, store_settings
 from tests.support.store_processes import Store, stores
 from tests.support.stores import Stores
 
@@ -35,9 +35,9 @@ class Site:
     numbers: Any  # of the servers
 
     def server(self, settings: Mapping[str, object] | None = None, *options: str) -> ServerProcess:
-        """Not yet started. Alone it needs no Redis, so it has none unless the settings say so."""
+        """Not yet started. It asks OpenAI alone, and alone it has no Redis, unless the settings say otherwise."""
         where = Stores(self.postgres.url, self.mongo.url, self.redis.url)
-        values = store_settings(where) | provider_settings(self.standin) | _PATIENT
+        values = store_settings(where) | openai_settings(self.standin) | _PATIENT
         return ServerProcess(self.directory / f"server{next(self.numbers)}", values | dict(settings or {}), *options)
 
     @asynccontextmanager

@@ -15,7 +15,7 @@ from tests.standin import Script, Standin
 from tests.support.people import Person, make_place
 from tests.support.runs import events_of, first_deltas, follow, kinds_of, say, send, text_of
 from tests.support.server_process import ServerProcess
-from tests.support.settings import provider_settings
+from tests.support.settings import openai_settings
 
 MODEL = "openai/gpt-4o-mini"
 WORDS = tuple(f"word{n} " for n in range(1500))
@@ -23,7 +23,7 @@ WORDS = tuple(f"word{n} " for n in range(1500))
 
 @pytest.fixture(scope="module")
 async def _process(tmp_path_factory: pytest.TempPathFactory, standin: Standin) -> AsyncIterator[ServerProcess]:
-    environment = provider_settings(standin) | {"password_hash_cost": 10, "shutdown_seconds": 0.5}
+    environment = openai_settings(standin) | {"password_hash_cost": 10, "shutdown_seconds": 0.5}
     async with ServerProcess(tmp_path_factory.mktemp("crash") / "data", environment) as server:
         yield server
 

@@ -28,7 +28,7 @@ from tests.support.outcomes import refusal
 from tests.support.people import Person, Place, join, make_conversation, make_place, reconnected
 from tests.support.runs import events_of, first_deltas, follow, kinds_of, say, send, send_in, text_of
 from tests.support.server_process import ServerProcess
-from tests.support.settings import provider_settings, store_settings
+from tests.support.settings import openai_settings, store_settings
 from tests.support.stores import Stores, other_databases
 
 MODEL = "openai/gpt-4o-mini"
@@ -49,7 +49,7 @@ class Pair:
 async def values(stores: Stores, standin: Standin) -> dict[str, object]:
     """Settings of servers that share databases and Redis."""
     shared = await other_databases(stores, "replicas")
-    return store_settings(shared) | provider_settings(standin) | {"redis_url": stores.redis}
+    return store_settings(shared) | openai_settings(standin) | {"redis_url": stores.redis}
 
 
 @pytest.fixture(scope="module")
@@ -345,7 +345,7 @@ async def test_a_server_that_wakes_up_too_late_does_no_harm(
 async def test_both_go_on_when_redis_is_gone(stores: Stores, standin: Standin, tmp_path: Path) -> None:
     async with AsyncExitStack() as stack, AsyncExitStack() as redis:
         url = await redis.enter_async_context(embedded_redis(tmp_path))
-        values = store_settings(await other_databases(stores, "no_redis")) | provider_settings(standin)
+        values = store_settings(await other_databases(stores, "no_redis")) | openai_settings(standin)
         settings = Settings.model_validate(values | {"redis_url": url})
         one = await stack.enter_async_context(running(settings, migrating=True))
         other = await stack.enter_async_context(running(settings, migrating=False))

@@ -29,7 +29,7 @@ from tests.support.service_accounts import (
 )
 from tests.support.staff import VIEWER
 from tests.support.stores import Stores
-from tests.support.surface import CLOSED, Endpoint, Outcome, id_fields, name_of, put, random_id
+from tests.support.surface import CLOSED, Endpoint, Outcome, id_fields, name_of, names_documents, put, random_id
 
 SESSIONS = [endpoint for endpoint in CLOSED if endpoint.access.mode == options.ACCESS_MODE_SESSION]
 SCOPED = [endpoint for endpoint in CLOSED if endpoint.access.mode == options.ACCESS_MODE_PERMISSION]
@@ -59,8 +59,10 @@ class World:
 UNKNOWN = random_id()
 
 
-async def make_world(owner: Person, member: Person, stores: Stores, new_backend: NewBackend | None) -> World:
-    """The caller is a backend or, without one, the owner."""
+async def make_world(
+    owner: Person, member: Person, stores: Stores, new_backend: NewBackend | None, *, documents: bool = True
+) -> World:
+    """The caller is a backend or, without one, the owner. Documents take longer than all else."""
     org_id = await make_org(owner)
     await join(owner, org_id, member, VIEWER)
     role_id = await make_custom_role(stores, org_id, EVERY)
@@ -73,8 +75,9 @@ async def make_world(owner: Person, member: Person, stores: Stores, new_backend:
     conversation_id = await make_conversation(caller, workspace_id)
     events = await say(caller, conversation_id, "hello")
     ids = {"org_id": org_id, "workspace_id": workspace_id, "conversation_id": conversation_id}
-    ids |= await keep_documents(caller, workspace_id)
-    ids["upload_id"] = await begin(caller, workspace_id, b"on its way")
+    if documents:
+        ids |= await keep_documents(caller, workspace_id)
+        ids["upload_id"] = await begin(caller, workspace_id, b"on its way")
     ids |= {"run_id": events[0].run_id, "user_id": member.user_id, "api_key_id": key.api_key.api_key_id}
     return World(owner, caller, account_id, ids)
 
@@ -83,6 +86,12 @@ async def make_world(owner: Person, member: Person, stores: Stores, new_backend:
 async def world(staff: dict[str, Person], stores: Stores, new_backend: NewBackend) -> World:
     """One that no test changes."""
     return await make_world(staff["owner"], staff["member"], stores, new_backend)
+
+
+@pytest.fixture(scope="session")
+async def persons_world(staff: dict[str, Person], stores: Stores) -> World:
+    """The same for a person. No test changes it either."""
+    return await make_world(staff["owner"], staff["member"], stores, None)
 
 
 def reason_of(outcome: Outcome) -> tuple[str, Mapping[str, str]]:
@@ -100,13 +109,19 @@ async def test_what_needs_a_session_refuses_keys(endpoint: Endpoint, world: Worl
 
 @pytest.mark.parametrize("endpoint", OPEN_TO_KEYS, ids=name_of)
 async def test_all_else_works_for_a_key_as_for_a_person(
-    endpoint: Endpoint, staff: dict[str, Person], stores: Stores, new_backend: NewBackend
+    endpoint: Endpoint,
+    world: World,
+    persons_world: World,
+    staff: dict[str, Person],
+    stores: Stores,
+    new_backend: NewBackend,
 ) -> None:
-    outcomes = []
-    for backend in (new_backend, None):
-        own = await make_world(staff["owner"], staff["member"], stores, backend)
-        outcomes.append(await endpoint.call(own.caller, own.request(endpoint)))
-    of_key, of_person = outcomes
+    worlds = [world, persons_world]
+    if not endpoint.reads:
+        people = staff["owner"], staff["member"]
+        documents = names_documents(endpoint)
+        worlds = [await make_world(*people, stores, each, documents=documents) for each in (new_backend, None)]
+    of_key, of_person = [await endpoint.call(own.caller, own.request(endpoint)) for own in worlds]
     assert (of_key.code, of_key.message) == (of_person.code, of_person.message)
     assert reason_of(of_key) == reason_of(of_person)
     assert of_key.code not in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)

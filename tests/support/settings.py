@@ -28,18 +28,24 @@ def store_settings(stores: Stores) -> dict[str, object]:
     }
 
 
-def provider_settings(standin: Standin) -> dict[str, object]:
+def openai_settings(standin: Standin) -> dict[str, object]:
+    """For a process that asks no other provider: without the SDK of Anthropic it starts a second sooner."""
     return {
         "openai_api_key": "sk-openai-canary",
         "openai_base_url": f"{standin.url}/v1",
-        "anthropic_api_key": "sk-ant-canary",
-        "anthropic_base_url": standin.url,
-        "deepseek_api_key": "sk-deepseek-canary",
-        "deepseek_base_url": f"{standin.url}/v1",
         "echo_tokens_per_second": 2000,
         "provider_first_token_seconds": 60,
         "provider_idle_seconds": 60,
     }
+
+
+def anthropic_settings(standin: Standin) -> dict[str, object]:
+    return {"anthropic_api_key": "sk-ant-canary", "anthropic_base_url": standin.url}
+
+
+def provider_settings(standin: Standin) -> dict[str, object]:
+    deepseek = {"deepseek_api_key": "sk-deepseek-canary", "deepseek_base_url": f"{standin.url}/v1"}
+    return openai_settings(standin) | anthropic_settings(standin) | deepseek
 
 
 def mail_settings(mailbox: Mailbox) -> dict[str, object]:

@@ -124,6 +124,12 @@ def id_fields(message: Any, prefix: str = "") -> Iterator[str]:
             yield prefix + field.name
 
 
+def names_documents(endpoint: Endpoint) -> bool:
+    """Whether a request holds the id of a document, or of what documents are kept in or uploaded by."""
+    named = {path.rpartition(".")[2].removesuffix("s") for path in id_fields(endpoint.descriptor.input_type)}
+    return not named.isdisjoint({"document_id", "version_id", "collection_id", "upload_id"})
+
+
 def enum_fields(message: Any, prefix: str = "") -> Iterator[tuple[str, list[int]]]:
     """Dotted paths of all fields that hold one value of an enum, and the values to choose from."""
     for field in message.fields:

@@ -24,7 +24,7 @@ from tests.support.people import Place, make_place, people
 from tests.support.postgres import as_owner, sql, until_no_jobs
 from tests.support.runs import say
 from tests.support.settings import mail_settings, store_settings
-from tests.support.stores import Stores, other_databases
+from tests.support.stores import Stores, empty_databases
 
 APIA = "Pacific/Apia"  # 13 hours ahead: for most of a day another day, at the end of a month another month
 
@@ -42,7 +42,7 @@ def _machine() -> Iterator[None]:
 @pytest.fixture(scope="module")
 async def odd(stores: Stores, _machine: None) -> Stores:
     """A database that believes to be elsewhere, as do its roles."""
-    found = await other_databases(stores, "apia")
+    found = await empty_databases(stores, "apia")
     async with as_owner(found) as owner:
         await owner.execute(f"ALTER DATABASE apia SET timezone TO '{APIA}'".encode())
     return found

@@ -12,9 +12,14 @@ _TRIM_SECONDS = 15.0
 _THRESHOLDS = (20_000, 20, 50)
 
 
+def collect_rarely() -> None:
+    """Collect garbage less often from now on. Before the imports this also shortens the start by an eighth."""
+    gc.set_threshold(*_THRESHOLDS)
+
+
 @asynccontextmanager
 async def tended_memory() -> AsyncIterator[None]:
-    """Exempt existing objects from garbage collection, collect less often, and return freed memory until the end.
+    """Exempt existing objects from garbage collection, and return freed memory until the end.
 
     Enter it when the server has started: collecting all the objects of modules and descriptors would block the event
     loop for 50 ms. glibc does not return freed memory that lies between used blocks, so that after a burst of requests
@@ -22,14 +27,11 @@ async def tended_memory() -> AsyncIterator[None]:
     """
     gc.collect()
     gc.freeze()
-    thresholds = gc.get_threshold()
-    gc.set_threshold(*_THRESHOLDS)
     trimming = asyncio.create_task(_trim())
     try:
         yield
     finally:
         trimming.cancel()
-        gc.set_threshold(*thresholds)
 
 
 async def _trim() -> None:

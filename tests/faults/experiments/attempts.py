@@ -5,6 +5,7 @@ import signal
 from random import Random
 
 from tests.standin import Cut, ErrorEvent, HttpError, Script
+from tests.support.settings import anthropic_settings
 
 from ..asking import Asked, until_deltas
 from ..site import Site
@@ -17,7 +18,7 @@ _ATTEMPTS = "SELECT run_id, count(DISTINCT attempt) FROM ledger_entries WHERE or
 
 async def fall_back(site: Site, chance: Random) -> Figures:
     """Before anything was said."""
-    async with trial(site) as at:
+    async with trial(site, anthropic_settings(site.standin)) as at:
         await at.allow(fallback_models=[ANTHROPIC])
         for fault in (HttpError(500), HttpError(401), HttpError(429, headers=(("retry-after", "60"),))):
             await at.ask_two(3, Script(tokens=_WORDS, fault=fault), Script(tokens=_WORDS), ANTHROPIC)
@@ -26,7 +27,7 @@ async def fall_back(site: Site, chance: Random) -> Figures:
 
 async def go_on(site: Site, chance: Random) -> Figures:
     """In the middle of an answer."""
-    async with trial(site) as at:
+    async with trial(site, anthropic_settings(site.standin)) as at:
         await at.allow(fallback_models=[ANTHROPIC], continue_broken_answers=True)
         for fault in (Cut, ErrorEvent):
             for _ in range(3):
@@ -38,7 +39,7 @@ async def go_on(site: Site, chance: Random) -> Figures:
 async def hedge(site: Site, chance: Random) -> Figures:
     """Beside a model that keeps silent for long: the first that speaks answers, and what the other costs is known."""
     slow, silent = Script(tokens=_WORDS, seconds_before=1), Script(tokens=_WORDS, until=asyncio.Event())
-    async with trial(site) as at:
+    async with trial(site, anthropic_settings(site.standin)) as at:
         await at.allow(fallback_models=[ANTHROPIC], hedge_after_seconds=0.5)
         await at.ask_two(3, silent, Script(tokens=_WORDS), ANTHROPIC)
         await at.ask_two(3, slow, silent, ANTHROPIC)

@@ -6,6 +6,7 @@ from random import Random
 
 from aiworkspace_server.llm.base import TokenUsage
 from tests.standin import Cut, ErrorEvent, HttpError, Script, Stall
+from tests.support.settings import anthropic_settings
 
 from ..site import Site
 from ..trial import ANTHROPIC, OPENAI, Trial, trial, words
@@ -31,7 +32,7 @@ async def refusals(site: Site, chance: Random) -> Figures:
     """Each for good, and each once before a good answer."""
     good = Script(tokens=_TOKENS, seconds_per_token=_PACE)
     refused = [Script(tokens=_TOKENS, fault=fault) for fault in _REFUSALS]
-    async with trial(site) as at:
+    async with trial(site, anthropic_settings(site.standin)) as at:
         await _ask(at, *((script, good) for script in refused), *((script,) for script in refused))
         return await figures(at, cut=False)
 
@@ -46,7 +47,7 @@ async def stalls(site: Site, chance: Random) -> Figures:
 
 async def counts(site: Site, chance: Random) -> Figures:
     """The ledger has an estimate then, which is marked, and the bill corrects it."""
-    async with trial(site) as at:
+    async with trial(site, anthropic_settings(site.standin)) as at:
         await _ask(at, *((Script(tokens=_TOKENS, usage=usage),) for usage in (None, *_ABSURD)))
         found = await figures(at)
         found.wrong += [f"{run_id}: an estimate is not marked" for (run_id,) in await site.rows(_UNMARKED, at.org_id)]
@@ -59,7 +60,7 @@ async def endless(site: Site, chance: Random) -> Figures:
 
 
 async def _faulty(site: Site, scripts: Iterable[Script]) -> Figures:
-    async with trial(site, _HURRIED) as at:
+    async with trial(site, anthropic_settings(site.standin) | _HURRIED) as at:
         await _ask(at, *((script,) for script in scripts))
         return await figures(at)
 
