@@ -56,7 +56,7 @@ def test_utf_32_without_a_mark_is_read(encoding: str, text: str) -> None:
     assert decode(text.encode(encoding)) == text
 
 
-@pytest.mark.parametrize("data", [bytes(4000), b"\1\0\0\0\2\0\0\0" * 500, b"\0\0\0\1" * 500])
+@pytest.mark.parametrize("data", [bytes(4000), b"\1\0\0\0\2\0\0\0" * 500, b"\0\0\0\1" * 500, b"\0\1\2\3" * 100])
 def test_numbers_are_no_utf_32(data: bytes) -> None:
     with pytest.raises(ParseFailed):
         decode(data)

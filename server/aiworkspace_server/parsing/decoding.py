@@ -7,12 +7,14 @@ hardly ever anything else, and names are often wrong.
 
 import codecs
 import re
+import unicodedata
 
 from .failures import FailureReason, ParseFailed
 
 SAMPLE = 1 << 15  # bytes, or characters, that are looked at
 UTF_16 = ("utf-16-le", "utf-16-be")
 UTF_32 = {"utf-32-le": 3, "utf-32-be": 0}  # which byte of each character is always NUL
+_UNASSIGNED = ("Cn", "Co")
 TEXT_CONTROLS = frozenset("\t\n\r\f\v\x1b")
 
 _BOMS = {
@@ -113,14 +115,16 @@ def _in_declared(data: bytes, declared: str | None) -> str | None:
 
 
 def _in_utf_32(data: bytes) -> str | None:
-    """The text if it is UTF-32 without a byte order mark. Hardly anything else is valid in it."""
+    """The text if it is UTF-32 without a byte order mark: numbers of four bytes name characters that do not exist."""
     for name, upper in UTF_32.items():
         if data and len(data) % 4 == 0 and not any(data[upper:SAMPLE:4]):
             try:
                 text = data.decode(name)
             except UnicodeDecodeError:
                 continue
-            if text[:SAMPLE].count("\0") * 2 < len(text[:SAMPLE]):
+            sample = text[:SAMPLE]
+            bad = sum(each == "\0" or unicodedata.category(each) in _UNASSIGNED for each in sample)
+            if bad * 50 <= len(sample):
                 return text
     return None
 
