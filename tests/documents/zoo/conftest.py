@@ -15,9 +15,9 @@ def peaks(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     found: dict[str, int] = {}
     parse = Parser.parse
 
-    async def noted(parser: Parser, path: Path, name: str) -> Parsed:
+    async def noted(parser: Parser, path: Path, name: str, declared: str) -> Parsed:
         try:
-            parsed = await parse(parser, path, name)
+            parsed = await parse(parser, path, name, declared)
         except ParseFailed as failed:
             found[name] = failed.peak_memory
             raise
