@@ -20,7 +20,7 @@ from tests.support.postgres import as_owner, sql
 from tests.support.stores import Stores
 
 ENTRIES = 3000
-MOST_SECONDS = 0.02  # of the loop for a batch, on a machine that others slow down
+MOST_SECONDS = 0.05  # of the loop for a batch, on a machine that others slow down; all entries take five times as long
 COLUMNS = [column.name for column in AuditEvent.__table__.columns]
 
 
