@@ -19,7 +19,7 @@ from aiworkspace.v1.document_pb2 import (
 from aiworkspace_client import errors
 from aiworkspace_client._generated.aio import documents as aio
 from aiworkspace_client._generated.sync import documents as sync
-from aiworkspace_client.downloads import Download, replacing, version_is_gone
+from aiworkspace_client.downloads import Download, replacing
 from aiworkspace_client.pager import anext_or_none
 from aiworkspace_client.portal import Portal
 from aiworkspace_client.reconnection import Reconnection
@@ -231,7 +231,7 @@ class AsyncDocuments(aio.AsyncDocuments):
             except errors.NotFoundError as error:
                 if error.metadata.get("field") != "version_id":
                     raise
-                raise version_is_gone(error) from error
+                download.lose_version(error)
             except errors.AiWorkspaceError as error:
                 await reconnection.recover(error)
         download.check()

@@ -14,8 +14,8 @@ from aiworkspace_client import errors
 class Download:
     """A range of the bytes of a document.
 
-    The first message of the server says which version they are of. All later requests ask for the same version, so
-    that the bytes of two versions never mix.
+    The first message of the server says which version they are of. All later requests ask for the same version, or, if
+    that has ended, for one with the same bytes, so that the bytes of two versions never mix.
     """
 
     def __init__(self, document_id: str, version_id: str = "", offset: int = 0, length: int = 0) -> None:
@@ -28,6 +28,7 @@ class Download:
         self._is_whole = not (offset or length)
         self._size = -1
         self._sha256 = ""
+        self._gone: errors.NotFoundError | None = None
         self._digest = hashlib.sha256()
 
     @property
@@ -42,19 +43,35 @@ class Download:
         )
 
     def take(self, response: DownloadDocumentResponse) -> bytes:
-        """Return the bytes of a message. Raises DataLossError if they are of another version."""
+        """Return the bytes of a message. Raises DataLossError if they are of another version.
+
+        Raises NotFoundError if the version has ended, and the one that the document has now has other bytes.
+        """
         if response.version_id:
             if self._version_id not in ("", response.version_id):
                 raise errors.DataLossError("The server sent another version of the document. Download it again.")
-            self._version_id = response.version_id
+            if self._gone and self._sha256 not in ("", response.sha256):
+                raise version_is_gone(self._gone)
+            self._version_id, self._gone = response.version_id, None
             self._size, self._sha256 = response.size_bytes, response.sha256
         self.offset += len(response.data)
         if self._is_whole:
             self._digest.update(response.data)
         return response.data
 
+    def lose_version(self, error: errors.NotFoundError) -> None:
+        """Ask for the version that the document has now, because the one before has ended: its bytes may be the same.
+
+        Raises NotFoundError if nothing is known of its bytes.
+        """
+        if self._gone or not self._sha256:
+            raise version_is_gone(error) from error
+        self._version_id, self._gone = "", error
+
     def check(self) -> None:
-        """Raise DataLossError if all bytes of a version were asked for and those received are different."""
+        """Raise DataLossError if bytes are missing, or if those of a whole version are different."""
+        if self.offset < min(self._end or self._size, self._size):
+            raise errors.DataLossError("The server sent less than the document has. Download it again.")
         if self._is_whole and self._sha256 and self._digest.hexdigest() != self._sha256:
             raise errors.DataLossError("The bytes received are not those of the document. Download it again.")
 
@@ -73,9 +90,10 @@ def version_is_gone(error: errors.NotFoundError) -> errors.NotFoundError:
 def replacing(target: Path) -> Iterator[BinaryIO]:
     """Open a new file in the target's folder, which takes the target's place at the end.
 
-    After an error there is no such file, and the target is as it was.
+    After an error there is no such file, and the target is as it was. A process that is killed leaves
+    `.<name>.<random>.part`.
     """
-    part = target.with_name(f".{uuid4().hex}.part")
+    part = target.with_name(f".{target.name[:100]}.{uuid4().hex}.part")
     try:
         with part.open("xb") as file:
             yield file

@@ -199,6 +199,48 @@ async def test_a_download_whose_last_bytes_arrived_asks_for_no_more(
     assert len(server.called("DocumentService.DownloadDocument")) == 1
 
 
+def replaced(old: bytes, new: bytes) -> Handler:
+    """Sends the beginning of a version, which another one has replaced when the client comes again."""
+
+    async def give(request: pb.DownloadDocumentRequest, context: Context) -> AsyncIterator[pb.DownloadDocumentResponse]:
+        number, data = (0, old) if not request.offset else (1, new)
+        if request.offset and request.version_id:
+            gone = failure(grpc.StatusCode.NOT_FOUND, "RESOURCE_NOT_FOUND", metadata={"field": "version_id"})
+            await gone(context)
+        facts: dict[str, Any] = {"version_id": f"version-{number}", "size_bytes": len(data)}
+        part = data[request.offset :] if number else data[:PIECE]
+        yield pb.DownloadDocumentResponse(data=part, sha256=hashlib.sha256(data).hexdigest(), **facts)
+        if not number:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
+
+    return give
+
+
+async def test_a_download_goes_on_in_a_version_with_the_same_bytes(
+    server: ScriptedServer, client: AsyncClient, tmp_path: Path
+) -> None:
+    data = os.urandom(2 * PIECE)
+    Store(server, []).data[:] = data
+    server.script("DocumentService.DownloadDocument", replaced(data, data))
+    await client.documents.download("document-1", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == data
+    server.script("DocumentService.DownloadDocument", replaced(data, os.urandom(2 * PIECE)))
+    with pytest.raises(errors.NotFoundError, match="was replaced or deleted"):
+        await client.documents.download("document-1", tmp_path / "other")
+    assert [each.name for each in tmp_path.iterdir()] == ["copy"]
+
+
+async def test_a_range_that_ends_early_is_an_error(server: ScriptedServer, client: AsyncClient) -> None:
+    async def give(request: pb.DownloadDocumentRequest, context: Context) -> AsyncIterator[pb.DownloadDocumentResponse]:
+        yield pb.DownloadDocumentResponse(data=b"12345", offset=request.offset, version_id="version-0", size_bytes=20)
+
+    Store(server, [])
+    server.script("DocumentService.DownloadDocument", give)
+    assert await client.documents.read("document-1", offset=15, length=100) == b"12345"
+    with pytest.raises(errors.DataLossError, match="less than the document has"):
+        await client.documents.read("document-1", offset=5, length=10)
+
+
 def faulty(fault: str, data: bytes) -> Handler:
     """Sends the document in two connections, of which the second is wrong."""
     facts: dict[str, Any] = {
@@ -230,7 +272,7 @@ def faulty(fault: str, data: bytes) -> Handler:
         ("deleted version", errors.NotFoundError, "the document was replaced or deleted"),
         ("another version", errors.DataLossError, "another version"),
         ("wrong bytes", errors.DataLossError, "not those of the document"),
-        ("missing bytes", errors.DataLossError, "not those of the document"),
+        ("missing bytes", errors.DataLossError, "less than the document has"),
     ],
 )
 async def test_a_download_of_wrong_bytes_fails_and_leaves_no_file(

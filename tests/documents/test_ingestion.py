@@ -12,7 +12,7 @@ from pymongo.errors import AutoReconnect
 
 from aiworkspace.v1 import document_pb2 as pb
 from aiworkspace_server.app import App
-from aiworkspace_server.documents.claims import Claim
+from aiworkspace_server.documents.claims import Claim, ClaimLost
 from aiworkspace_server.documents.models import Step
 from aiworkspace_server.documents.proto import add_blocks
 from aiworkspace_server.documents.steps import Steps
@@ -132,6 +132,22 @@ async def test_only_failed_documents_are_retried(place: Place) -> None:
     assert (await retry(failed.document_id)).document.state == PROCESSING
     again = (await watch(place.owner, failed.document_id))[-1]
     assert (again.state, again.steps[2].failure_reason) == (FAILED, pb.FAILURE_REASON_UNSUPPORTED)
+
+
+async def test_a_worker_that_was_taken_for_dead_changes_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    do, claimed = Steps.do, list[tuple[Steps, Claim]]()
+
+    async def note(steps: Steps, claim: Claim, step: Step) -> None:
+        if claim.version.workspace_id == UUID(place.workspace_id):
+            claimed.append((steps, claim))
+        await do(steps, claim, step)
+
+    monkeypatch.setattr(Steps, "do", note)
+    await read(place.owner, place.workspace_id, b"The walrus lives in the north.")
+    for step in (Step.CHUNKED, Step.INDEXED):
+        with pytest.raises(ClaimLost):
+            await do(*claimed[0], step)
+    assert len(await search(place.owner, place.workspace_id, "walrus")) == 1
 
 
 async def test_attempts_that_a_store_ends_do_not_count(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

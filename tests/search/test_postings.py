@@ -101,6 +101,31 @@ async def test_number_of_an_erased_chunk_may_be_given_again(search: Search, libr
     assert [found for found, _, _ in await scores(search, library, "gamma")] == [again.version_id]
 
 
+async def test_rows_of_postings_span_a_bounded_part_of_a_workspace(search: Search, library: Library) -> None:
+    """So that an erasure need not look at all rows of a lexeme."""
+    first = await library.add("alpha", "alpha")
+    far = "INSERT INTO hidden_versions VALUES (%s, gen_random_uuid(), %s, 200000, 1, 1)"
+    await sql(library.stores, far, library.org_id, library.workspace_id)
+    second = await library.add("alpha")
+    assert await sizes(library, "alpha") == [2, 1]
+    assert {found for found, _, _ in await scores(search, library, "alpha")} == {first.version_id, second.version_id}
+    await library.erase(second)
+    assert await sizes(library, "alpha") == [2]
+    await library.erase(first)
+    assert await sizes(library, "alpha") == []
+
+
+async def test_chunks_that_are_missing_give_nobody_their_numbers(search: Search, library: Library) -> None:
+    """The version lost its first chunks to an erasure that should not have been."""
+    first = await put(library, ["alpha"] * 5)
+    await sql(library.stores, "DELETE FROM chunks WHERE version_id = %s AND number < 3", first.version_id)
+    await write(library, first, 0)
+    await library.publish(first)
+    second = await library.add("beta")
+    assert [found for found, _, _ in await scores(search, library, "beta")] == [second.version_id]
+    assert {found for found, _, _ in await scores(search, library, "alpha")} == {first.version_id}
+
+
 async def test_hidden_versions_change_no_score(search: Search, library: Library) -> None:
     await library.add("alpha beta", "alpha gamma gamma", "delta", "epsilon")
     before = await scores(search, library, "alpha gamma")

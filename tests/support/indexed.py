@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from uuid import UUID
 
 import numpy as np
@@ -93,7 +94,8 @@ class Library:
             return await index.retire(tx, self.org_id, version.version_id)
 
     async def erase(self, version: IndexedVersion) -> None:
-        await index.erase_version(self.db, self.org_id, self.workspace_id, version.version_id)
+        begin = partial(self.db.write, self.org_id)
+        await index.erase_version(begin, self.org_id, self.workspace_id, version.version_id)
 
     async def add(self, *texts: str, heading: str = "", **fields: object) -> IndexedVersion:
         """A new document that answers; `fields` are those of its version."""

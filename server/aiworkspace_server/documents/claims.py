@@ -52,6 +52,13 @@ class Claim:
             version = await self.lock(tx)
             yield tx, version, await versions.find_step(tx, version)
 
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[WriteSession]:
+        """As `holding`, for what is stored beside the version."""
+        async with self.db.write(self.org_id) as tx:
+            await self.lock(tx)
+            yield tx
+
     async def lock(self, tx: WriteSession) -> DocumentVersion:
         """Keep the claim until the transaction ends. Raises ClaimLost."""
         version = await versions.lock_claimed(tx, self.version.id, self.id)

@@ -5,6 +5,7 @@ pass erases again after every step has noticed; then the tombstone goes, too.
 """
 
 from collections.abc import Collection
+from functools import partial
 from uuid import UUID
 
 from ..kit.jobs import Jobs
@@ -82,7 +83,7 @@ class Ending:
         if ended is None:
             return True
         workspace_id, document_id = ended
-        await index.erase_version(self._db, org_id, workspace_id, version_id)
+        await index.erase_version(partial(self._db.write, org_id), org_id, workspace_id, version_id)
         await Texts(self._mongo, org_id).delete(version_id)
         return document_id is None or await forget_document(self._mongo, org_id, document_id)
 

@@ -1,8 +1,8 @@
 """Reads documents of a workspace again, each as a new version with the same bytes, a page in each transaction.
 
 The call makes the versions of the first page, and a job those of each further page. The job of the next page is
-enqueued in the transaction of the one before, so a server that dies loses none. If a job runs twice, it finds its
-documents done: it leaves out those whose latest version was made after the call.
+enqueued in the transaction of the one before, so a server that dies loses none. If a job runs twice, the
+second run leaves out the documents of the first: their latest versions were made after the call.
 """
 
 from collections.abc import Sequence

@@ -120,7 +120,7 @@ class Steps:
 
     async def _chunk(self, claim: Claim) -> None:
         version = claim.version
-        await index.erase_version(claim.db, claim.org_id, version.workspace_id, version.id)
+        await index.erase_version(claim.writing, claim.org_id, version.workspace_id, version.id)
         number = 0
         async with aclosing(self._pieces(version)) as pieces:
             async for piece in pieces:

@@ -12,8 +12,9 @@ from typing import Any
 
 import structlog
 from procrastinate import App, BaseRetryStrategy, PsycopgConnector, RetryDecision
-from procrastinate.exceptions import AlreadyEnqueued, UniqueViolation
+from procrastinate.exceptions import AlreadyEnqueued, ConnectorException, UniqueViolation
 from procrastinate.jobs import Job, Status
+from psycopg.errors import RaiseException
 from sqlalchemy import make_url, text
 
 from .passes import Pass
@@ -166,11 +167,15 @@ class Jobs:
         manager, this = self._app.job_manager, Pass(_TEND)
         for job in await manager.get_stalled_jobs(seconds_since_heartbeat=_STALLED_SECONDS):
             log.warning("job_orphaned", job=job.task_name, id=job.id)
-            with this.item(orphan=job.task_name, id=job.id):  # another server may have been faster
+            with this.item(orphan=job.task_name, id=job.id):
                 try:
                     await manager.retry_job(job)
                 except UniqueViolation:  # one with the same arguments is pending, and waits for this one to end
                     await manager.finish_job(job, Status.FAILED, delete_job=True)
+                except ConnectorException as error:
+                    if not isinstance(error.__cause__, RaiseException):
+                        raise
+                    # Another server was faster: it is not running any more.
         await manager.delete_old_jobs(
             nb_hours=_KEPT_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
         )

@@ -27,7 +27,7 @@ class Pass:
             yield
         except STORE_UNAVAILABLE as error:
             self._outages += 1
-            if self._outages == _MOST_OUTAGES:
+            if self._outages >= _MOST_OUTAGES:
                 raise
             self.failed += 1
             log.warning("job_item_failed", **self._fields(about), error=type(error).__name__, text=str(error))

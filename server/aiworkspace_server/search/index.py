@@ -7,6 +7,7 @@ version in the same transaction, so that nothing is written of a version that is
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 from uuid import UUID
 
@@ -16,13 +17,14 @@ from numpy.typing import NDArray
 from sqlalchemy import text
 
 from ..embedding.base import with_heading
-from ..kit.postgres import Database, ReadSession, WriteSession
+from ..kit.postgres import ReadSession, WriteSession
 from .lexing import lex
 from .models import IndexedChunk, IndexedVersion
 from .postings import erase_postings
 
 _ERASED_CHUNKS, _ERASED_VECTORS = 64, 1000  # in one transaction
 
+Begin = Callable[[], AbstractAsyncContextManager[WriteSession]]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -70,12 +72,13 @@ WHERE v.org_id = :org_id AND v.version_id = :version_id AND NOT v.embedded
 _HOLD_GENERATION = text("SELECT active FROM search_generations WHERE org_id = :org_id FOR SHARE")
 _PUBLISH = text("""
 WITH shown AS (
-  DELETE FROM hidden_versions WHERE org_id = :org_id AND version_id = :version_id RETURNING first_chunk
+  DELETE FROM hidden_versions WHERE org_id = :org_id AND version_id = :version_id
+  RETURNING first_chunk, chunk_count
 )
 INSERT INTO search_versions (org_id, version_id, workspace_id, document_id, media_type, language, create_time,
                              first_chunk, chunk_count, lexeme_count, embedded)
 SELECT :org_id, :version_id, :workspace_id, :document_id, :media_type, :language, :create_time,
-       (SELECT first_chunk FROM shown), count(*), coalesce(sum(c.lexeme_count), 0),
+       (SELECT first_chunk FROM shown), (SELECT chunk_count FROM shown), coalesce(sum(c.lexeme_count), 0),
        EXISTS (SELECT FROM embedded_versions e
                WHERE e.org_id = :org_id AND e.generation = :generation AND e.version_id = :version_id)
 FROM chunks c WHERE c.org_id = :org_id AND c.version_id = :version_id
@@ -217,19 +220,19 @@ async def _retire(tx: WriteSession, org_id: UUID, version_id: UUID, document_id:
     return [row.version_id for row in gone]
 
 
-async def erase_version(db: Database, org_id: UUID, workspace_id: UUID, version_id: UUID) -> None:
-    """Retire a version and delete all that is stored of it here, in many small transactions."""
+async def erase_version(begin: Begin, org_id: UUID, workspace_id: UUID, version_id: UUID) -> None:
+    """Retire a version and delete all that is stored of it here, in many small transactions that `begin` begins."""
     values = {"org_id": org_id, "workspace_id": workspace_id, "version_id": version_id}
-    async with db.write(org_id) as tx:
+    async with begin() as tx:
         await retire(tx, org_id, version_id)
         await tx.execute(_ERASE_EMBEDDED, values)
-    while await _erase(db, org_id, values):
+    while await _erase(begin, values):
         pass
 
 
-async def _erase(db: Database, org_id: UUID, values: dict[str, UUID]) -> bool:
+async def _erase(begin: Begin, values: dict[str, UUID]) -> bool:
     """Return whether something was left to delete."""
-    async with db.write(org_id) as tx:
+    async with begin() as tx:
         chunks = await erase_postings(tx, **values, limit=_ERASED_CHUNKS)
         vectors: int = (await tx.execute(_ERASE_VECTORS, {**values, "limit": _ERASED_VECTORS})).scalar_one()
         return chunks + vectors > 0

@@ -1,9 +1,8 @@
 """Writes postings: which chunks of a workspace have a lexeme.
 
-Each chunk of a version has a number in its workspace; those of a version follow each other, and none is given twice
-while rows are left of whoever had it. A row has up to 128 occurrences of a lexeme, whichever versions they are of, so
-that a lexeme costs few rows, and few pages are read for it. Only a lexeme's last row grows, and only by greater
-numbers.
+Each chunk of a version has a number in its workspace. Those of a version follow each other, and are given again only
+when all its postings are erased. A row has up to 128 occurrences of a lexeme, whichever versions they are of, so that a
+lexeme costs few rows, and few pages are read for it. Only a lexeme's last row grows, and only by greater numbers.
 """
 
 from uuid import UUID
@@ -15,6 +14,7 @@ from .models import IndexedVersion
 
 BLOCK = 128  # chunks whose postings are written in one transaction
 _ROW = 128  # occurrences
+_SPAN = 1 << 17  # all chunks of a row have numbers below its first one and this together, so that erasure finds them
 
 # Rows are shared by the versions of a workspace: one transaction at a time changes them.
 _ALONE = text("SELECT pg_advisory_xact_lock(hashtextextended('postings ' || CAST(:workspace_id AS text), 0))")
@@ -29,7 +29,7 @@ SELECT :org_id, :version_id, :workspace_id,
                  WHERE org_id = :org_id AND workspace_id = :workspace_id ORDER BY first_chunk DESC LIMIT 1),
                 (SELECT first_chunk + chunk_count FROM search_versions
                  WHERE org_id = :org_id AND workspace_id = :workspace_id ORDER BY first_chunk DESC LIMIT 1)),
-       (SELECT count(*) FROM chunks WHERE org_id = :org_id AND version_id = :version_id), 0
+       (SELECT max(number) + 1 FROM chunks WHERE org_id = :org_id AND version_id = :version_id), 0
 WHERE NOT EXISTS (SELECT FROM search_versions WHERE org_id = :org_id AND version_id = :version_id)
 RETURNING first_chunk, posted_count
 """)
@@ -48,7 +48,8 @@ FROM (
   SELECT p.first_chunk, p.last_chunk, cardinality(p.occurrences) AS count FROM postings p
   WHERE p.org_id = :org_id AND p.workspace_id = :workspace_id AND p.lexeme = n.lexeme
   ORDER BY p.first_chunk DESC LIMIT 1
-) l ON l.last_chunk < n.first_chunk AND l.count + cardinality(n.occurrences) <= :row
+) l ON l.last_chunk < n.first_chunk AND n.last_chunk < l.first_chunk + :span
+     AND l.count + cardinality(n.occurrences) <= :row
 ON CONFLICT (org_id, workspace_id, lexeme, first_chunk) DO UPDATE SET
   occurrences = postings.occurrences || excluded.occurrences, last_chunk = excluded.last_chunk
 """)
@@ -72,7 +73,7 @@ WITH gone AS (
   FROM numbers n, postings p
   WHERE p.org_id = :org_id AND p.workspace_id = :workspace_id
     AND p.lexeme = ANY (ARRAY(SELECT DISTINCT l.lexeme FROM gone, unnest(gone.lexemes) l))
-    AND p.first_chunk <= n.high AND p.last_chunk >= n.low
+    AND p.first_chunk > n.low - :span AND p.first_chunk <= n.high AND p.last_chunk >= n.low
 ), emptied AS (
   DELETE FROM postings WHERE ctid = ANY (ARRAY(SELECT a.row FROM affected a WHERE a.kept = '{}'))
 ), shortened AS (
@@ -101,16 +102,19 @@ async def write_postings(tx: WriteSession, version: IndexedVersion, block: int) 
     written = {"first": block * BLOCK, "size": BLOCK}
     if found is None or found.posted_count > written["first"]:
         return  # all postings of a version that answers are written
-    values = {**in_workspace, **written, "first_chunk": found.first_chunk, "row": _ROW}
+    values = {**in_workspace, **written, "first_chunk": found.first_chunk, "row": _ROW, "span": _SPAN}
     await tx.execute(_WRITE, values)
     await tx.execute(_WRITTEN, {**where, **written})
 
 
 async def erase_postings(tx: WriteSession, org_id: UUID, workspace_id: UUID, version_id: UUID, limit: int) -> int:
     """Delete the first chunks of a version that does not answer, with their postings. Return how many there were."""
-    values = {"org_id": org_id, "workspace_id": workspace_id, "version_id": version_id}
-    await tx.execute(_ALONE, {"workspace_id": workspace_id})
-    count: int = (await tx.execute(_ERASE, {**values, "limit": limit})).scalar_one()
-    if count < limit:
-        await tx.execute(_FORGET, {"org_id": org_id, "version_id": version_id})
+    where = {"org_id": org_id, "version_id": version_id}
+    has_postings = (await tx.execute(_FIND, where)).first() is not None
+    if has_postings:
+        await tx.execute(_ALONE, {"workspace_id": workspace_id})
+    values = {**where, "workspace_id": workspace_id, "limit": limit, "span": _SPAN}
+    count: int = (await tx.execute(_ERASE, values)).scalar_one()
+    if has_postings and count < limit:
+        await tx.execute(_FORGET, where)
     return count
