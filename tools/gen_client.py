@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tools import contract
-from tools.namespaces import HEADER, Namespaces, docstring
+from tools.namespaces import HEADER, docstring, namespaces
 
 CLIENT = contract.ROOT / "client" / "aiworkspace_client"
 _EVERY_FILE = HEADER.format(file="*.proto")
@@ -26,9 +26,9 @@ def main() -> None:
     for part, doc in _PACKAGES.items():
         write(folder / part / "__init__.py", _EVERY_FILE + docstring(doc, 0))
     for service in types.services:
-        namespaces = Namespaces(service, types)
-        write(folder / "aio" / f"{namespaces.name}.py", namespaces.async_source())
-        write(folder / "sync" / f"{namespaces.name}.py", namespaces.sync_source())
+        for each in namespaces(service, types):
+            write(folder / "aio" / f"{each.name}.py", each.async_source())
+            write(folder / "sync" / f"{each.name}.py", each.sync_source())
     write(CLIENT / "types.py", types_source(types))
 
 

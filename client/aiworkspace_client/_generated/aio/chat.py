@@ -2,32 +2,13 @@
 # ruff: noqa: ASYNC109 (the timeout of a call is its deadline, which is sent to the server)
 """Conversations with models."""
 
-from collections.abc import Sequence
-
-from google.protobuf.field_mask_pb2 import FieldMask
-
-from aiworkspace.v1 import chat_pb2, workspace_pb2
+from aiworkspace.v1 import chat_pb2
+from aiworkspace_client._generated.aio.conversations import AsyncConversations
 from aiworkspace_client.pager import AsyncPager
-from aiworkspace_client.transport import Method, Transport
-from aiworkspace_client.values import new_request_id
+from aiworkspace_client.transport import Method
 
 _LIST_MODELS = Method(
     "/aiworkspace.v1.ChatService/ListModels", chat_pb2.ListModelsResponse, repeatable=True, public=False
-)
-_CREATE_CONVERSATION = Method(
-    "/aiworkspace.v1.ChatService/CreateConversation", chat_pb2.CreateConversationResponse, repeatable=True, public=False
-)
-_GET_CONVERSATION = Method(
-    "/aiworkspace.v1.ChatService/GetConversation", chat_pb2.GetConversationResponse, repeatable=True, public=False
-)
-_LIST_CONVERSATIONS = Method(
-    "/aiworkspace.v1.ChatService/ListConversations", chat_pb2.ListConversationsResponse, repeatable=True, public=False
-)
-_UPDATE_CONVERSATION = Method(
-    "/aiworkspace.v1.ChatService/UpdateConversation", chat_pb2.UpdateConversationResponse, repeatable=True, public=False
-)
-_DELETE_CONVERSATION = Method(
-    "/aiworkspace.v1.ChatService/DeleteConversation", chat_pb2.DeleteConversationResponse, repeatable=True, public=False
 )
 _LIST_MESSAGES = Method(
     "/aiworkspace.v1.ChatService/ListMessages", chat_pb2.ListMessagesResponse, repeatable=True, public=False
@@ -43,16 +24,13 @@ _LIST_ATTEMPTS = Method(
 _GET_RUN = Method("/aiworkspace.v1.ChatService/GetRun", chat_pb2.GetRunResponse, repeatable=True, public=False)
 
 
-class AsyncChat:
+class AsyncChat(AsyncConversations):
     """ChatService manages conversations and runs.
 
     A message from a person starts a run: the work of one answer. The run belongs to the server, not to the call that
     started it. If the client disconnects, the run continues and is charged; the client resumes the stream with
     StreamRun. A conversation is visible only to the person who created it; for everybody else its ids are NOT_FOUND.
     """
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def list_models(
         self, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
@@ -71,104 +49,6 @@ class AsyncChat:
             return await self._transport.unary(_LIST_MODELS, request, timeout)
 
         return AsyncPager(fetch, lambda page: page.models, page_token)
-
-    async def create_conversation(
-        self,
-        workspace_id: str,
-        *,
-        title: str = "",
-        model: str = "",
-        request_id: str | None = None,
-        retrieval: workspace_pb2.Retrieval | None = None,
-        timeout: float | None = None,
-    ) -> chat_pb2.Conversation:
-        """Creates an empty conversation in a workspace. Callers: members.
-
-        Errors: INVALID_ARGUMENT if the organization cannot use the model; NOT_FOUND if a collection of retrieval is
-        not in the workspace.
-
-        Args:
-            workspace_id: The workspace.
-            title: Title, at most 200 characters. Empty means the beginning of the first message.
-            model: Model that answers: one of ListWorkspaceModels. Empty means the workspace's default model.
-            request_id: UUID chosen by the client. It makes the call idempotent for seven days. A new one by default.
-            retrieval: Documents that answers are based on, instead of those of the workspace. Not set means those of
-                the workspace; set and empty means none.
-            timeout: Seconds for the call, including retries. By default the client's timeout.
-        """
-        request = chat_pb2.CreateConversationRequest(
-            workspace_id=workspace_id,
-            title=title,
-            model=model,
-            request_id=request_id or new_request_id(),
-            retrieval=retrieval,
-        )
-        response = await self._transport.unary(_CREATE_CONVERSATION, request, timeout)
-        return response.conversation
-
-    async def get_conversation(self, conversation_id: str, *, timeout: float | None = None) -> chat_pb2.Conversation:
-        """Returns a conversation.
-
-        Args:
-            conversation_id: The conversation.
-            timeout: Seconds for the call, including retries. By default the client's timeout.
-        """
-        request = chat_pb2.GetConversationRequest(conversation_id=conversation_id)
-        response = await self._transport.unary(_GET_CONVERSATION, request, timeout)
-        return response.conversation
-
-    def list_conversations(
-        self, workspace_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
-    ) -> AsyncPager[chat_pb2.Conversation, chat_pb2.ListConversationsResponse]:
-        """Lists the caller's conversations in a workspace, newest first.
-
-        Args:
-            workspace_id: The workspace.
-            page_size: Maximum number of conversations to return, 1 to 1000. 0 means 50.
-            page_token: next_page_token of the previous page. Empty for the first page.
-            timeout: Seconds for each page. By default the client's timeout.
-        """
-
-        async def fetch(page_token: str) -> chat_pb2.ListConversationsResponse:
-            request = chat_pb2.ListConversationsRequest(
-                workspace_id=workspace_id, page_size=page_size, page_token=page_token
-            )
-            return await self._transport.unary(_LIST_CONVERSATIONS, request, timeout)
-
-        return AsyncPager(fetch, lambda page: page.conversations, page_token)
-
-    async def update_conversation(
-        self, *, conversation: chat_pb2.Conversation, update_mask: Sequence[str] = (), timeout: float | None = None
-    ) -> chat_pb2.Conversation:
-        """Changes title, model and retrieval.
-
-        Errors: INVALID_ARGUMENT if the organization cannot use the model; NOT_FOUND if a collection of retrieval is
-        not in the workspace; ABORTED if conversation.etag is set and not current.
-
-        Args:
-            conversation: The new values, and in conversation_id which conversation to change.
-            update_mask: Which fields to change: "title", "model", "retrieval". Empty means every changeable field that
-                is set in conversation.
-            timeout: Seconds for the call, including retries. By default the client's timeout.
-        """
-        request = chat_pb2.UpdateConversationRequest(
-            conversation=conversation, update_mask=FieldMask(paths=update_mask)
-        )
-        response = await self._transport.unary(_UPDATE_CONVERSATION, request, timeout)
-        return response.conversation
-
-    async def delete_conversation(self, conversation_id: str, *, timeout: float | None = None) -> None:
-        """Deletes a conversation with its messages, runs and attempts. A run in progress is cancelled first. When the
-        call returns, nobody can read the conversation, and normally its content is erased. If the run does not end,
-        Redis does not answer, or the server dies, the content is erased within minutes of their return. The
-        conversation's id stays, and so does its usage.
-
-        Args:
-            conversation_id: The conversation.
-            timeout: Seconds for the call, including retries. By default the client's timeout.
-        """
-        request = chat_pb2.DeleteConversationRequest(conversation_id=conversation_id)
-        await self._transport.unary(_DELETE_CONVERSATION, request, timeout)
 
     def list_messages(
         self,

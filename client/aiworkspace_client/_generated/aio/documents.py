@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from aiworkspace.v1 import document_pb2
+from aiworkspace_client._generated.aio.collections import AsyncCollections
 from aiworkspace_client.pager import AsyncPager
-from aiworkspace_client.transport import Method, Transport
+from aiworkspace_client.transport import Method
 from aiworkspace_client.values import new_request_id
 
 _CREATE_UPLOAD = Method(
@@ -77,36 +78,9 @@ _GET_SIMILAR = Method(
 _DELETE_DOCUMENT = Method(
     "/aiworkspace.v1.DocumentService/DeleteDocument", document_pb2.DeleteDocumentResponse, repeatable=True, public=False
 )
-_CREATE_COLLECTION = Method(
-    "/aiworkspace.v1.DocumentService/CreateCollection",
-    document_pb2.CreateCollectionResponse,
-    repeatable=True,
-    public=False,
-)
-_GET_COLLECTION = Method(
-    "/aiworkspace.v1.DocumentService/GetCollection", document_pb2.GetCollectionResponse, repeatable=True, public=False
-)
-_LIST_COLLECTIONS = Method(
-    "/aiworkspace.v1.DocumentService/ListCollections",
-    document_pb2.ListCollectionsResponse,
-    repeatable=True,
-    public=False,
-)
-_UPDATE_COLLECTION = Method(
-    "/aiworkspace.v1.DocumentService/UpdateCollection",
-    document_pb2.UpdateCollectionResponse,
-    repeatable=True,
-    public=False,
-)
-_DELETE_COLLECTION = Method(
-    "/aiworkspace.v1.DocumentService/DeleteCollection",
-    document_pb2.DeleteCollectionResponse,
-    repeatable=True,
-    public=False,
-)
 
 
-class AsyncDocuments:
+class AsyncDocuments(AsyncCollections):
     """DocumentService stores the documents of workspaces. A document is a file with a name; collections group the
     documents of a workspace. With document.read in a workspace, a caller sees all its documents and collections. For
     callers who may not see a workspace, the ids of its documents and collections are NOT_FOUND.
@@ -118,9 +92,6 @@ class AsyncDocuments:
     embeds and indexes them. Follow the steps with WatchDocument. Once the document is READY, SearchDocuments finds
     its text. If a step fails, failure_reason says why, and RetryDocument resumes there.
     """
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     async def create_upload(
         self,
@@ -406,85 +377,3 @@ class AsyncDocuments:
         """
         request = document_pb2.DeleteDocumentRequest(document_id=document_id)
         await self._transport.unary(_DELETE_DOCUMENT, request, timeout)
-
-    async def create_collection(
-        self,
-        *,
-        workspace_id: str,
-        name: str,
-        description: str = "",
-        request_id: str | None = None,
-        timeout: float | None = None,
-    ) -> document_pb2.Collection:
-        """Creates an empty collection in a workspace. Callers: as for CreateUpload.
-
-        Args:
-            workspace_id: The workspace.
-            name: Name, 1 to 100 characters.
-            description: What it is for, at most 1000 characters.
-            request_id: UUID chosen by the client. It makes the call idempotent for seven days. A new one by default.
-            timeout: Seconds for the call, including retries. By default the client's timeout.
-        """
-        request = document_pb2.CreateCollectionRequest(
-            workspace_id=workspace_id, name=name, description=description, request_id=request_id or new_request_id()
-        )
-        response = await self._transport.unary(_CREATE_COLLECTION, request, timeout)
-        return response.collection
-
-    async def get_collection(self, collection_id: str, *, timeout: float | None = None) -> document_pb2.Collection:
-        """Returns a collection.
-
-        Args:
-            collection_id: The collection.
-            timeout: Seconds for the call, including retries. By default the client's timeout.
-        """
-        request = document_pb2.GetCollectionRequest(collection_id=collection_id)
-        response = await self._transport.unary(_GET_COLLECTION, request, timeout)
-        return response.collection
-
-    def list_collections(
-        self, workspace_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
-    ) -> AsyncPager[document_pb2.Collection, document_pb2.ListCollectionsResponse]:
-        """Lists the collections of a workspace, oldest first.
-
-        Args:
-            workspace_id: The workspace.
-            page_size: Maximum number of collections to return, 1 to 1000. 0 means 50.
-            page_token: next_page_token of the previous page. Empty for the first page.
-            timeout: Seconds for each page. By default the client's timeout.
-        """
-
-        async def fetch(page_token: str) -> document_pb2.ListCollectionsResponse:
-            request = document_pb2.ListCollectionsRequest(
-                workspace_id=workspace_id, page_size=page_size, page_token=page_token
-            )
-            return await self._transport.unary(_LIST_COLLECTIONS, request, timeout)
-
-        return AsyncPager(fetch, lambda page: page.collections, page_token)
-
-    async def update_collection(
-        self, *, collection: document_pb2.Collection, update_mask: Sequence[str] = (), timeout: float | None = None
-    ) -> document_pb2.Collection:
-        """Changes the name and the description of a collection. Callers: as for CreateUpload.
-
-        Errors: ABORTED if collection.etag is set and not current.
-
-        Args:
-            collection: The new values, and in collection_id which collection to change.
-            update_mask: Which fields to change: "name", "description". Empty means every changeable field that is set
-                in collection.
-            timeout: Seconds for the call, including retries. By default the client's timeout.
-        """
-        request = document_pb2.UpdateCollectionRequest(collection=collection, update_mask=FieldMask(paths=update_mask))
-        response = await self._transport.unary(_UPDATE_COLLECTION, request, timeout)
-        return response.collection
-
-    async def delete_collection(self, collection_id: str, *, timeout: float | None = None) -> None:
-        """Deletes a collection. Its documents stay. Callers: as for CreateUpload.
-
-        Args:
-            collection_id: The collection.
-            timeout: Seconds for the call, including retries. By default the client's timeout.
-        """
-        request = document_pb2.DeleteCollectionRequest(collection_id=collection_id)
-        await self._transport.unary(_DELETE_COLLECTION, request, timeout)

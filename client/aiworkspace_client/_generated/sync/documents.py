@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 from aiworkspace.v1 import document_pb2
 from aiworkspace_client._generated.aio.documents import AsyncDocuments
+from aiworkspace_client._generated.sync.collections import Collections
 from aiworkspace_client.pager import Pager
 from aiworkspace_client.portal import Portal
 
 
-class Documents:
+class Documents(Collections):
     """DocumentService stores the documents of workspaces. A document is a file with a name; collections group the
     documents of a workspace. With document.read in a workspace, a caller sees all its documents and collections. For
     callers who may not see a workspace, the ids of its documents and collections are NOT_FOUND.
@@ -23,8 +24,8 @@ class Documents:
     """
 
     def __init__(self, portal: Portal, namespace: AsyncDocuments) -> None:
-        self._portal = portal
-        self._namespace = namespace
+        super().__init__(portal, namespace)
+        self._namespace: AsyncDocuments = namespace
 
     def create_upload(
         self,
@@ -299,78 +300,3 @@ class Documents:
             timeout: Seconds for the call, including retries. By default the client's timeout.
         """
         self._portal.run(self._namespace.delete(document_id, timeout=timeout))
-
-    def create_collection(
-        self,
-        *,
-        workspace_id: str,
-        name: str,
-        description: str = "",
-        request_id: str | None = None,
-        timeout: float | None = None,
-    ) -> document_pb2.Collection:
-        """Creates an empty collection in a workspace. Callers: as for CreateUpload.
-
-        Args:
-            workspace_id: The workspace.
-            name: Name, 1 to 100 characters.
-            description: What it is for, at most 1000 characters.
-            request_id: UUID chosen by the client. It makes the call idempotent for seven days. A new one by default.
-            timeout: Seconds for the call, including retries. By default the client's timeout.
-        """
-        return self._portal.run(
-            self._namespace.create_collection(
-                workspace_id=workspace_id, name=name, description=description, request_id=request_id, timeout=timeout
-            )
-        )
-
-    def get_collection(self, collection_id: str, *, timeout: float | None = None) -> document_pb2.Collection:
-        """Returns a collection.
-
-        Args:
-            collection_id: The collection.
-            timeout: Seconds for the call, including retries. By default the client's timeout.
-        """
-        return self._portal.run(self._namespace.get_collection(collection_id, timeout=timeout))
-
-    def list_collections(
-        self, workspace_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
-    ) -> Pager[document_pb2.Collection, document_pb2.ListCollectionsResponse]:
-        """Lists the collections of a workspace, oldest first.
-
-        Args:
-            workspace_id: The workspace.
-            page_size: Maximum number of collections to return, 1 to 1000. 0 means 50.
-            page_token: next_page_token of the previous page. Empty for the first page.
-            timeout: Seconds for each page. By default the client's timeout.
-        """
-        return Pager(
-            self._portal,
-            self._namespace.list_collections(workspace_id, page_size=page_size, page_token=page_token, timeout=timeout),
-        )
-
-    def update_collection(
-        self, *, collection: document_pb2.Collection, update_mask: Sequence[str] = (), timeout: float | None = None
-    ) -> document_pb2.Collection:
-        """Changes the name and the description of a collection. Callers: as for CreateUpload.
-
-        Errors: ABORTED if collection.etag is set and not current.
-
-        Args:
-            collection: The new values, and in collection_id which collection to change.
-            update_mask: Which fields to change: "name", "description". Empty means every changeable field that is set
-                in collection.
-            timeout: Seconds for the call, including retries. By default the client's timeout.
-        """
-        return self._portal.run(
-            self._namespace.update_collection(collection=collection, update_mask=update_mask, timeout=timeout)
-        )
-
-    def delete_collection(self, collection_id: str, *, timeout: float | None = None) -> None:
-        """Deletes a collection. Its documents stay. Callers: as for CreateUpload.
-
-        Args:
-            collection_id: The collection.
-            timeout: Seconds for the call, including retries. By default the client's timeout.
-        """
-        self._portal.run(self._namespace.delete_collection(collection_id, timeout=timeout))
