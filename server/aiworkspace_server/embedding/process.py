@@ -1,17 +1,20 @@
 """The server's side of the text process."""
 
 import asyncio
-import sys
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import numpy as np
 import orjson
 import structlog
 
+from ..kit import children
+from ..kit.children import Child
 from .base import Block, Chunk, Embedded, EmbeddingRefused, EmbeddingUnavailable
 from .frames import LENGTHS, pack, pack_texts
 from .parts import parts
@@ -47,14 +50,15 @@ class TextProcess:
         self._config = config
         self._seconds = seconds
         self._turn = asyncio.Lock()
-        self._child: asyncio.subprocess.Process | None = None
+        self._child: Child | None = None
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._exchange: asyncio.Task[tuple[dict[str, Any], bytes]] | None = None
         self._closed = False
 
     @property
     def pid(self) -> int | None:
         """Return the id of the process; None if none is running."""
-        return self._child.pid if self._child and self._child.returncode is None else None
+        return self._child.pid if self._child and self._child.is_running else None
 
     async def split(self, text: str, blocks: Sequence[Block]) -> list[Chunk]:
         """Return the chunks of the blocks [start, end) of a text, in order. No chunk crosses a block.
@@ -125,17 +129,14 @@ class TextProcess:
 
     async def _ask(self, message: bytes) -> tuple[dict[str, Any], bytes]:
         """Send a request and return the answer. Raises OSError, EOFError or RuntimeError if the process dies."""
-        child = self._child or await self._start()
-        reader, writer = child.stdout, child.stdin
-        assert reader is not None
-        assert writer is not None
+        reader, writer = self._streams or await self._start()
         for at in range(0, len(message), _WRITE_BYTES):
             writer.write(message[at : at + _WRITE_BYTES])
             await writer.drain()
         header, body = LENGTHS.unpack(await reader.readexactly(LENGTHS.size))
         return orjson.loads(await reader.readexactly(header)), await reader.readexactly(body)
 
-    async def _start(self) -> asyncio.subprocess.Process:
+    async def _start(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._closed:
             raise EOFError
         config = {
@@ -143,29 +144,24 @@ class TextProcess:
             "tokenizer": self._config.tokenizer and str(self._config.tokenizer),
             "weights": self._config.weights and str(self._config.weights),
         }
-        # Its standard error is dropped: a panic in Rust may quote the text. Ctrl-C is for the server alone.
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-m", f"{__package__}.worker"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=_ENVIRONMENT,
-            start_new_session=True,
-        )
-        self._child = child
+        here, there = socket.socketpair()
+        with there:
+            # Its standard error is dropped: a panic in Rust may quote the text.
+            self._child = children.start(
+                f"{__package__}.worker", env=_ENVIRONMENT, stdin=there.fileno(), stdout=there.fileno(), stderr=DEVNULL
+            )
+        self._streams = reader, writer = await self._child.connect(here)
         if self._closed:  # meanwhile
             raise EOFError
-        assert child.stdin
-        child.stdin.write(pack(config))
-        return child
+        writer.write(pack(config))
+        return reader, writer
 
     async def _end(self, *, kill: bool = False) -> int | None:
         """End the process, and return its exit code. Its input ends first, unless it is to be killed."""
-        child, self._child = self._child, None
+        child, self._child, self._streams = self._child, None, None
         if child is None:
             return None
-        if child.stdin:
-            child.stdin.close()
+        child.close()
         if not kill:
             with suppress(TimeoutError):
                 return await asyncio.wait_for(child.wait(), _END_SECONDS)

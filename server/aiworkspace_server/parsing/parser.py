@@ -5,16 +5,17 @@ import json
 import os
 import shutil
 import signal
-import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import orjson
 import structlog
 
+from ..kit import children
+from ..kit.children import Child
 from .assembly import Assembly, Parsed, broken_rules, require
 from .failures import MOST_OF_DETAIL, FailureReason, ParseFailed
 from .frames import LENGTH, LONGEST
@@ -23,7 +24,6 @@ from .media_types import text_type
 
 _log = structlog.get_logger(__name__)
 _ENVIRONMENT = {"LANG": "C.UTF-8"}
-_MOST_BUFFERED = 1 << 20
 _MOST_OF_STDERR = 4_000  # bytes that are logged
 
 
@@ -46,37 +46,35 @@ class Parser:
         Raises ParseFailed. Cancelling kills the child.
         """
         async with self._slots:
-            process = await self._start(path, declared or text_type(name))
-            stderr = asyncio.create_task(_beginning(process))
+            child = await self._start(path, declared or text_type(name))
+            stderr = asyncio.create_task(_beginning(child))
             try:
                 async with asyncio.timeout(self._limits.seconds):
-                    return await self._result(process, stderr)
+                    return await self._result(child, stderr)
             except TimeoutError:
                 detail = f"Parsing took longer than {self._limits.seconds:g} seconds."
                 raise ParseFailed(FailureReason.PARSER_TIMEOUT, detail) from None
             except (ValueError, LookupError, TypeError) as error:  # of messages that no parser of ours sends
                 raise broken_rules() from error
             finally:
-                await _end(process, stderr)
+                await _end(child, stderr)
 
-    async def _start(self, path: Path, text_type: str) -> Process:
+    async def _start(self, path: Path, text_type: str) -> Child:
         arguments = (text_type, str(os.getpid()), json.dumps(self._limits._asdict()), self._tesseract)
         with await asyncio.to_thread(path.open, "rb") as file:
-            return await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-X", "utf8", "-m", f"{__package__}.child", *arguments),
+            return children.start(
+                f"{__package__}.child",
+                *arguments,
+                env=_ENVIRONMENT,
                 stdin=file,
                 stdout=PIPE,
                 stderr=PIPE,
-                env=_ENVIRONMENT,
                 cwd="/",  # it can open nothing there
-                limit=_MOST_BUFFERED,
-                start_new_session=True,
             )
 
-    async def _result(self, process: Process, stderr: asyncio.Task[bytes]) -> Parsed:
-        assert process.stdout is not None
+    async def _result(self, child: Child, stderr: asyncio.Task[bytes]) -> Parsed:
         assembly = Assembly(self._limits)
-        async for message in _messages(process.stdout):
+        async for message in _messages(await child.stdout()):
             if "done" in message:
                 return assembly.finish(message["done"])
             if "failed" in message:
@@ -86,7 +84,7 @@ class Parser:
                 detail = str(failed["detail"])[:MOST_OF_DETAIL]
                 raise ParseFailed(reason, detail, peak_memory=int(failed["peak_memory"]))
             assembly.add(message)
-        raise _crash(await process.wait(), await stderr)
+        raise _crash(await child.wait(), await stderr)
 
 
 async def _messages(stream: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
@@ -114,17 +112,19 @@ def _log_errors(stderr: bytes) -> None:
         _log.warning("parser_error", stderr=stderr.decode(errors="replace"))
 
 
-async def _beginning(process: Process) -> bytes:
+async def _beginning(child: Child) -> bytes:
     """Return the first bytes of what the child writes to stderr. Reads all of it: a full pipe would stop the child."""
-    assert process.stderr is not None
-    kept = b""
-    while piece := await process.stderr.read(_MOST_OF_STDERR):
+    kept, stream = b"", await child.stderr()
+    while piece := await stream.read(_MOST_OF_STDERR):
         kept += piece[: _MOST_OF_STDERR - len(kept)]
     return kept
 
 
-async def _end(process: Process, stderr: asyncio.Task[bytes]) -> None:
+async def _end(child: Child, stderr: asyncio.Task[bytes]) -> None:
     """Kill the child with all that it started, and reap it."""
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    await asyncio.shield(asyncio.gather(process.wait(), stderr, return_exceptions=True))
+        os.killpg(child.pid, signal.SIGKILL)
+    try:
+        await asyncio.shield(asyncio.gather(child.wait(), stderr, return_exceptions=True))
+    finally:
+        child.close()
