@@ -7,6 +7,7 @@ from statistics import median
 
 from aiworkspace.v1 import document_pb2 as pb
 from aiworkspace_server.app import running
+from aiworkspace_server.kit.memory import collect_rarely, tended_memory
 from aiworkspace_server.settings import Settings
 from tests.support import files
 from tests.support.documents import read, upload, watch
@@ -79,10 +80,11 @@ async def _upload(server: Server, new_person: NewPerson) -> Row:
 
 
 async def _loop(site: Site, pages: int) -> Row:
-    """A server in this process, whose event loop is watched while it reads a PDF."""
+    """A server in this process, with its memory tended as elsewhere. Its loop is watched while it reads a PDF."""
     settings = Settings.model_validate({name.lower(): value for name, value in {**SETTINGS, **site.stores}.items()})
     data = files.pdf(*(f"Page {number}.\n{_PAGE}" for number in range(pages)))
-    async with running(settings, migrating=False) as app, people(app.address) as new_person:
+    collect_rarely()
+    async with running(settings, migrating=False) as app, people(app.address) as new_person, tended_memory():
         place = await make_place(await new_person())
         lags: list[float] = []
         ticking = asyncio.create_task(_tick(lags))
