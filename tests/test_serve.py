@@ -62,8 +62,8 @@ async def test_a_server_that_stops_taking_calls_by_itself_ends_the_process(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @asynccontextmanager
-    async def stopping(settings: Settings, *, migrating: bool) -> AsyncIterator[App]:
-        async with running(settings, migrating=migrating) as app:
+    async def stopping(settings: Settings, **options: Any) -> AsyncIterator[App]:
+        async with running(settings, **options) as app:
             asyncio.get_running_loop().call_soon(asyncio.create_task, app.server.stop(None))
             yield app
 

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from aiworkspace.v1 import chat_pb2 as pb
+from aiworkspace.v1 import model_pb2
 from aiworkspace_client import AsyncClient
 from aiworkspace_server.databases import Databases
 from aiworkspace_server.workers import Supervisor, WorkerFailedError
 from tests.standin import Script, Standin
 from tests.support.people import PASSWORD, Person, Place, make_conversation, make_place, reconnected
-from tests.support.runs import events_of, follow, kinds_of, say, send, text_of
+from tests.support.runs import OPENAI, events_of, follow, kinds_of, say, send, talk, text_of
 from tests.support.server_process import ServerProcess
 from tests.support.settings import openai_settings, store_settings
 from tests.support.stores import Stores, empty_databases
@@ -143,6 +144,43 @@ async def test_all_workers_read_their_keys_anew(server: ServerProcess) -> None:
     await until_true(lambda: server.log.read_text().count(read) == before + COUNT)
     lines = [line for line in server.log.read_text().splitlines() if read in line][before:]
     assert {json.loads(line)["worker"] for line in lines} == {1, 2}
+
+
+async def test_workers_are_replaced_under_load_and_nobody_notices(
+    server: ServerProcess, home: Place, standin: Standin
+) -> None:
+    policy = model_pb2.ModelPolicy(resume_interrupted_runs=True)
+    request = model_pb2.SetWorkspaceModelPolicyRequest(workspace_id=home.workspace_id, policy=policy)
+    await home.owner.models.SetWorkspaceModelPolicy(request)
+    enough = asyncio.Event()
+    standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.05, enough=enough, goes_on=True))
+    before, replaced = server.workers, server.log.read_text().count('"worker_replaced"')
+
+    async def ask(number: int) -> str:
+        async with AsyncClient(server.address) as client:
+            await client.auth.login(email=home.owner.email, password=PASSWORD)
+            conversation = await client.chat.create_conversation(home.workspace_id, title=str(number))
+            async with client.chat.send(conversation.conversation_id, "hello", model=MODEL) as stream:
+                return (await stream.final_message()).contents[0].text
+
+    asking = [asyncio.create_task(ask(number)) for number in range(8)]
+    server.send(signal.SIGUSR1)
+    server.send(signal.SIGUSR1)  # while it is done it is done once more
+    await until_true(lambda: server.log.read_text().count('"worker_replaced"') >= replaced + COUNT)
+    enough.set()
+    assert await asyncio.gather(*asking) == ["".join(WORDS)] * 8
+    assert not set(server.workers) & set(before)
+    assert "worker_not_replaced" not in server.log.read_text()
+
+
+async def test_a_second_signal_ends_the_workers_at_once(server: ServerProcess, home: Place, standin: Standin) -> None:
+    talk(standin)
+    await send(home, model=OPENAI).read()
+    workers = server.workers
+    server.send(signal.SIGTERM)
+    await server.read_until("stopping")
+    assert await server.end(signal.SIGTERM) == 128 + signal.SIGTERM
+    assert await until_true(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers))
 
 
 async def test_workers_end_with_their_parent(server: ServerProcess) -> None:

@@ -1,4 +1,4 @@
-"""The commands of `python -m aiworkspace_server`: serve, migrate, register, allowance, rebuild-usage and more."""
+"""The commands of `python -m aiworkspace_server`: serve, jobs, migrate, register, allowance and more."""
 
 import signal
 
@@ -12,7 +12,8 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -21,26 +22,29 @@ import structlog
 import uvloop
 
 from . import settings as configuration
-from .app import App, check, running, serving
+from .app import App, check, running, serving, working
 from .auth.keys import read_keys
 from .commands import CommandError, allowance, rebuild_usage, reconcile_bill
 from .databases import databases, prepare
 from .inspection import inspect
 from .kit import logs
+from .kit.condition import Condition
 from .kit.contract import ContractError
 from .kit.embedded import EmbeddedError
 from .kit.memory import tended_memory
+from .kit.metrics import keep_in_files
 from .kit.mongo import Mongo
 from .kit.postgres import Database
 from .kit.stores import STORE_UNAVAILABLE
 from .listening import address_of, read_certificate, reserved_port
 from .migrate import SchemaError, migrate
+from .ops import ops_door
 from .policies.rotation import rotate_keys
 from .policies.vault import Vault
 from .registration import register as make_account
 from .runs.leases import DatabaseInUseError
 from .settings import Settings, SettingsError
-from .workers import STOP_SECONDS, Parent, Supervisor, WorkerFailedError
+from .workers import RETIRE, STOP_SECONDS, Parent, Supervisor, WorkerFailedError
 
 log = structlog.get_logger("serve")
 
@@ -75,6 +79,7 @@ def parse_arguments() -> argparse.Namespace:
     serve.add_argument(
         "--workers", type=_count, default=1, metavar="N", help="number of processes; more than one need Redis"
     )
+    commands.add_parser("jobs", help="work the jobs of the queue, and serve no calls")
     commands.add_parser("migrate", help="migrate the databases to the current schema")
     commands.add_parser("rotate-keys", help="encrypt all stored provider keys with ENCRYPTION_SECRET")
     commands.add_parser("rebuild-usage", help="rebuild usage and budgets from the ledger; servers may run")
@@ -127,6 +132,8 @@ async def _work(settings: Settings, arguments: argparse.Namespace) -> None:
             await _serve_with_workers(settings, arguments.migrate, arguments.workers)
         case "serve":
             await serve(settings, arguments.migrate)
+        case "jobs":
+            await _work_jobs(settings)
         case "worker":
             await _be_worker(settings)
         case "migrate":
@@ -153,13 +160,36 @@ async def _work(settings: Settings, arguments: argparse.Namespace) -> None:
 
 async def serve(settings: Settings, migrating: bool) -> None:
     configuration.check_allowance(settings)
-    stop = _stop_signals()
-    async with running(settings, migrating=migrating) as app:
-        _on_hang_up(stop, lambda: read_anew(app))
-        async with tended_memory():
-            _welcome(settings, app.address)
-            await _until_stopped(app, stop)
-            print("stopping", flush=True)
+    stop, condition = _stop_signals(), Condition()
+    _ignore_replacement("has no workers, which `serve --workers N` starts")
+    with _alone_at_door(settings, condition):
+        async with running(settings, migrating=migrating, condition=condition) as app:
+            _on_hang_up(stop, lambda: read_anew(app))
+            async with tended_memory():
+                _welcome(settings, app.address)
+                await _until_stopped(app, stop)
+                print("stopping", flush=True)
+
+
+@contextmanager
+def _alone_at_door(settings: Settings, condition: Condition) -> Iterator[None]:
+    """Answer operators for this process alone."""
+    with ops_door(settings, lambda: condition.unready, lambda: condition.failing) as door:
+        if door:
+            keep_in_files(door.directory, 1)
+        yield
+
+
+async def _work_jobs(settings: Settings) -> None:
+    stop, condition = _stop_signals(), Condition()
+    _ignore_replacement("works jobs alone")
+    with _alone_at_door(settings, condition):
+        async with databases(settings) as where:
+            await prepare(settings, where, migrating=False)
+            async with working(settings, where, condition), tended_memory():
+                print("aiworkspace working jobs", flush=True)
+                await stop.wait()
+                print("stopping", flush=True)
 
 
 async def _until_stopped(app: App, stop: asyncio.Event) -> None:
@@ -176,14 +206,29 @@ async def _serve_with_workers(settings: Settings, migrating: bool, count: int) -
     configuration.check_allowance(settings)
     if settings.redis_url is None and not settings.embedded:
         raise SettingsError(["REDIS_URL is not set; several workers need Redis to reach each other's answers"])
-    stop = _stop_signals()
     check(settings)
-    with reserved_port(settings.host, settings.port) as port:
+    supervisor: Supervisor | None = None
+
+    def unready() -> str:
+        return supervisor.condition.unready if supervisor else "starting"
+
+    def failing() -> str:
+        return supervisor.failing if supervisor else ""
+
+    def kill() -> None:
+        if supervisor:
+            supervisor.send(signal.SIGKILL)
+
+    stop = _stop_signals(kill)
+    _ignore_replacement("is starting")
+    with ops_door(settings, unready, failing) as door, reserved_port(settings.host, settings.port) as port:
         async with databases(settings, several=True) as where:
             await prepare(settings, where, migrating=migrating)
-            supervisor = Supervisor(where, port, count, settings.shutdown_seconds)
+            seconds = settings.drain_seconds + settings.shutdown_seconds
+            supervisor = Supervisor(where, port, count, seconds, door.directory if door else None)
             async with supervisor.running():
                 _on_hang_up(stop, lambda: supervisor.send(signal.SIGHUP))
+                asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, supervisor.replace)
                 _welcome(settings, address_of(settings, port))
                 await stop.wait()
                 print("stopping", flush=True)
@@ -191,16 +236,24 @@ async def _serve_with_workers(settings: Settings, migrating: bool, count: int) -
 
 async def _be_worker(settings: Settings) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there are keys to reload
-    stop, parent = _stop_signals(), await Parent.connect()
+    stop, condition, parent = _stop_signals(), Condition(), await Parent.connect()
     config = await parent.read_config()
     logs.configure(settings.log_format, settings.log_level, worker=config.number)
+    if config.metrics:
+        keep_in_files(Path(config.metrics), config.number)
     watching = asyncio.create_task(parent.gone())
     watching.add_done_callback(lambda _: _stop_alone(settings, stop))
+
+    def retire() -> None:
+        condition.replaced = True
+        stop.set()
+
+    asyncio.get_running_loop().add_signal_handler(RETIRE, retire)
     own = settings.model_copy(update={"port": config.port})
-    async with serving(own, config.databases, sharing_port=True) as app:
+    async with serving(own, config.databases, sharing_port=True, condition=condition) as app:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, read_anew, app)
         async with tended_memory():
-            saying = asyncio.create_task(parent.say_ready())
+            saying = asyncio.create_task(parent.say_ready(condition))
             await _until_stopped(app, stop)
     saying.cancel()
 
@@ -208,14 +261,36 @@ async def _be_worker(settings: Settings) -> None:
 def _stop_alone(settings: Settings, stop: asyncio.Event) -> None:
     """Stop, and exit after a timeout: without a supervisor, nothing would kill a worker that does not stop."""
     stop.set()
-    asyncio.get_running_loop().call_later(settings.shutdown_seconds + STOP_SECONDS, os._exit, 1)
+    asyncio.get_running_loop().call_later(
+        settings.drain_seconds + settings.shutdown_seconds + STOP_SECONDS, os._exit, 1
+    )
 
 
-def _stop_signals() -> asyncio.Event:
+def _stop_signals(at_once: Callable[[], object] = lambda: None) -> asyncio.Event:
+    """Return an event for the first SIGTERM or Ctrl-C. The second one calls `at_once` and ends this process at once.
+
+    What it had in progress is found by other servers, or at the next start, as after a crash.
+    """
     stop = asyncio.Event()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            at_once()
+            os._exit(128 + number)
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
     return stop
+
+
+def _ignore_replacement(why: str) -> None:
+    """Log SIGUSR1, which replaces workers, where there are none. It would end the process otherwise."""
+
+    def ignore() -> None:
+        log.warning("no_workers_replaced", reason=f"this server {why}")
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, ignore)
 
 
 def _on_hang_up(stop: asyncio.Event, read_anew: Callable[[], None]) -> None:

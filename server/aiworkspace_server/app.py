@@ -8,7 +8,6 @@ from functools import partial
 from uuid import UUID
 
 import grpc
-from grpc_health.v1 import health
 
 from .access.authorize import Access
 from .access.build import build as build_access
@@ -40,12 +39,16 @@ from .embedding.build import Embedding
 from .embedding.build import build as build_embedding
 from .erasure.build import build as build_erasure
 from .kit.addresses import TrustedProxies
+from .kit.condition import Condition
 from .kit.contract import Method
+from .kit.health import Health
 from .kit.jobs import Jobs
 from .kit.limits import Counters
+from .kit.metrics import Metrics
 from .kit.mongo import Mongo
 from .kit.platform import Platform
 from .kit.postgres import Database
+from .kit.probes import Ask, Probes
 from .kit.stores import retry_until_available
 from .kit.tasks import Tasks
 from .listening import Tls, check_port, listen, read_certificate
@@ -61,7 +64,7 @@ from .rpc import Services, add_services, build_server, read_surface
 from .runs.build import RunEngine
 from .runs.build import build as build_runs
 from .runs.cancellation import Cancellation
-from .runs.manager import RunManager
+from .sampling import Sampler
 from .search.build import build as build_search
 from .search.open_questions import OpenQuestions
 from .search.query import Search
@@ -75,6 +78,8 @@ from .usage.ledger import Ledger
 from .workspaces.build import build as build_workspaces
 from .workspaces.members import check_may_take_all
 from .workspaces.service import WorkspaceFinder
+
+_LAST_SECONDS = 2.0  # for calls that are in progress when the last run has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,7 @@ class App:
     tasks: Tasks
     tls: Tls | None
     server: grpc.aio.Server
+    metrics: Metrics
 
     @property
     def ledger(self) -> Ledger:
@@ -124,39 +130,77 @@ def check(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def running(settings: Settings, *, migrating: bool) -> AsyncIterator[App]:
+async def running(settings: Settings, *, migrating: bool, condition: Condition | None = None) -> AsyncIterator[App]:
     """Run a server, with embedded databases if the settings name none, until the context ends."""
     check(settings)
     async with databases(settings) as where:
         await prepare(settings, where, migrating=migrating)
-        async with serving(settings, where) as app:
+        async with serving(settings, where, condition=condition) as app:
             yield app
 
 
 @asynccontextmanager
-async def serving(settings: Settings, where: Databases, *, sharing_port: bool = False) -> AsyncIterator[App]:
+async def serving(
+    settings: Settings, where: Databases, *, sharing_port: bool = False, condition: Condition | None = None
+) -> AsyncIterator[App]:
     """Run a server on databases that are up and migrated."""
-    keys = read_keys(settings)
     async with AsyncExitStack() as stack:
-        mongo = Mongo(where.mongo_uri)
-        stack.push_async_callback(mongo.close)
-        db = Database(where.url)
-        stack.push_async_callback(db.close)
-        await check_schema(db, embedded=settings.embedded)
-        counters = Counters(where.redis_url)
-        stack.push_async_callback(counters.close)
-        stores = ObjectStores(settings.document_store)
-        if stores.current:
-            await stores.current.check()
-        registry = await stack.enter_async_context(Registry(settings))
-        platform = Platform.make(settings, db, Jobs(where.url), counters)
-        stack.push_async_callback(platform.tasks.close)
-        embedding = build_embedding(settings)
-        stack.push_async_callback(embedding.aclose)
-        parts = _build(platform, keys, mongo, Files(mongo, stores), registry, embedding, where)
-        stack.push_async_callback(parts.search.aclose)
-        stack.callback(parts.documents.egress.close)
-        yield await _start(stack, platform, parts, mongo, registry, sharing_port=sharing_port)
+        base = await _open(stack, settings, where)
+        yield await _start(stack, base, condition or Condition(), sharing_port=sharing_port)
+
+
+@asynccontextmanager
+async def working(settings: Settings, where: Databases, condition: Condition) -> AsyncIterator[None]:
+    """Work the jobs of the queue, and serve no calls, until the context ends."""
+    async with AsyncExitStack() as stack:
+        base = await _open(stack, settings, where)
+        _services(base.platform, base.parts)  # which declare their jobs
+        bus, manager = base.parts.engine.bus, base.parts.engine.manager
+        await stack.enter_async_context(bus.running(manager.stop))
+        await stack.enter_async_context(base.platform.jobs.running(settings.shutdown_seconds))
+        await stack.enter_async_context(base.sampler(condition).running(works_jobs=True))
+        condition.unready = ""
+        yield
+        condition.unready = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What is built and open in every process, before it works."""
+
+    platform: Platform
+    parts: _Parts
+    mongo: Mongo
+    registry: Registry
+
+    def sampler(self, condition: Condition) -> Sampler:
+        platform, engine, providers = self.platform, self.parts.engine, self.registry.providers
+        return Sampler(platform.metrics, condition, platform.db, self.mongo, platform.jobs, engine, providers)
+
+
+async def _open(stack: AsyncExitStack, settings: Settings, where: Databases) -> _Base:
+    keys = read_keys(settings)
+    mongo = Mongo(where.mongo_uri)
+    stack.push_async_callback(mongo.close)
+    db = Database(where.url)
+    stack.push_async_callback(db.close)
+    await check_schema(db, embedded=settings.embedded)
+    counters = Counters(where.redis_url)
+    stack.push_async_callback(counters.close)
+    stores = ObjectStores(settings.document_store)
+    if stores.current:
+        await stores.current.check()
+    registry = await stack.enter_async_context(Registry(settings))
+    platform = Platform.make(settings, db, Jobs(where.url), counters, Metrics())
+    stack.push_async_callback(platform.tasks.close)
+    embedding = build_embedding(settings)
+    stack.push_async_callback(embedding.aclose)
+    parts = _build(platform, keys, mongo, Files(mongo, stores), registry, embedding, where)
+    stack.push_async_callback(parts.search.aclose)
+    stack.callback(parts.documents.egress.close)
+    stack.callback(parts.auth.credentials.passwords.close)
+    stack.push_async_callback(parts.audit.recorder.close)
+    return _Base(platform, parts, mongo, registry)
 
 
 def _build(
@@ -254,40 +298,75 @@ def _rights_lost(workspaces: WorkspaceFinder, cancellation: Cancellation, tasks:
     return rights_lost
 
 
-async def _start(
-    stack: AsyncExitStack, platform: Platform, parts: _Parts, mongo: Mongo, registry: Registry, *, sharing_port: bool
-) -> App:
+async def _start(stack: AsyncExitStack, base: _Base, condition: Condition, *, sharing_port: bool) -> App:
     """Start runs, jobs and the server, in this order."""
-    settings, db, tasks, engine = platform.settings, platform.db, platform.tasks, parts.engine
-    credentials, recorder, plans = parts.auth.credentials, parts.audit.recorder, parts.policies.plans
+    platform, parts = base.platform, base.parts
+    settings, db, jobs, engine = platform.settings, platform.db, platform.jobs, parts.engine
+    recorder = parts.audit.recorder
     await stack.enter_async_context(engine.running())
-    stack.callback(credentials.passwords.close)
-    stack.push_async_callback(recorder.close)
     db.before_commit = recorder.before_commit
     server = build_server(
         parts.methods,
+        platform.metrics,
         TrustedProxies(settings.trusted_proxies or ()),
-        credentials.authenticator,
+        parts.auth.credentials.authenticator,
         platform.limits,
         recorder,
         parts.access,
         sharing_port=sharing_port,
     )
-    health_servicer = await add_services(server, _services(platform, parts))
-    await stack.enter_async_context(platform.jobs.running(settings.shutdown_seconds))
+    health = add_services(server, _services(platform, parts))
+    at_work = jobs.running(settings.shutdown_seconds) if settings.jobs_in_server else jobs.enqueuing()
+    await stack.enter_async_context(at_work)
+    await stack.enter_async_context(base.sampler(condition).running(works_jobs=settings.jobs_in_server))
+    probes = _probes(base, health)
+    await health.tell(probes.up)
+    await stack.enter_async_context(probes.running())
     certificate = read_certificate(settings)
     tls = Tls(certificate) if certificate else None
-    address = listen(server, settings, tls)
+    app = App(
+        listen(server, settings, tls),
+        db,
+        base.mongo,
+        base.registry,
+        engine,
+        parts.policies.plans,
+        parts.auth.credentials,
+        parts.workspaces,
+        platform.tasks,
+        tls,
+        server,
+        platform.metrics,
+    )
     await server.start()
-    stack.push_async_callback(_drain, server, health_servicer, engine.manager, settings.shutdown_seconds)
-    return App(address, db, mongo, registry, engine, plans, credentials, parts.workspaces, tasks, tls, server)
+    condition.unready = ""
+    stack.push_async_callback(_stop, app, health, condition, jobs, settings)
+    return app
 
 
-async def _drain(
-    server: grpc.aio.Server, health_servicer: health.aio.HealthServicer, runs: RunManager, seconds: float
-) -> None:
-    """Refuse new calls, let runs and their readers finish, then stop."""
-    await health_servicer.enter_graceful_shutdown()
-    stopping = asyncio.create_task(server.stop(seconds + runs.interrupt_seconds))
-    await runs.close(seconds)
+def _probes(base: _Base, health: Health) -> Probes:
+    counters, lease, metrics = base.platform.counters, base.parts.engine.deps.lease, base.platform.metrics
+    stores: dict[str, Ask] = {"postgres": base.platform.db.ping, "mongo": base.mongo.ping}
+    if counters.has_redis:
+        stores["redis"] = counters.ping
+
+    async def tell(up: Mapping[str, bool]) -> None:
+        for store in stores:
+            metrics.store_up.labels(store).set(up[store])
+        await health.tell(up)
+
+    return Probes({**stores, "lease": lease.check}, tell)
+
+
+async def _stop(app: App, health: Health, condition: Condition, jobs: Jobs, settings: Settings) -> None:
+    """Say that the server is not ready and serve on for a while. Then refuse calls, let runs finish, and stop."""
+    condition.unready = "stopping"
+    if not condition.replaced:
+        await health.drain()
+        await asyncio.sleep(settings.drain_seconds)
+    jobs.stop()
+    manager, seconds = app.engine.manager, settings.shutdown_seconds
+    stopping = asyncio.create_task(app.server.stop(seconds + manager.interrupt_seconds))
+    await manager.close(seconds)
+    await app.server.stop(_LAST_SECONDS)  # streams that would never end
     await stopping

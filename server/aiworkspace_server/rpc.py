@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from aiworkspace.v1 import (
@@ -52,8 +52,10 @@ from .kit import interceptors, requests, typed
 from .kit.addresses import TrustedProxies
 from .kit.at_once import CallsAtOnce
 from .kit.contract import MOST_REQUEST_BYTES, Method, read_methods
+from .kit.health import Health
 from .kit.interceptors import Chain, Step
 from .kit.limits import Limits
+from .kit.metrics import OTHER, Metrics
 from .kit.reflection import Reflection
 from .kit.requests import Reading
 from .kit.serving import make_server
@@ -82,6 +84,8 @@ SERVICES = tuple(
         (audit_pb2, "AuditService"),
     )
 )
+# What services need besides PostgreSQL, by the names of the probes in app.py.
+_NEEDS = {"ChatService": ("mongo", "lease"), "DocumentService": ("mongo",)}
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 OPTIONS = (
     ("grpc.max_receive_message_length", MOST_REQUEST_BYTES),
@@ -100,6 +104,7 @@ OPTIONS = (
 
 
 def steps(
+    metrics: Metrics,
     proxies: TrustedProxies,
     authenticator: Authenticator,
     limits: Limits,
@@ -112,6 +117,7 @@ def steps(
     return [
         interceptors.request_id,  # first, so that all logs and errors can name the call
         interceptors.map_errors,  # outside of everything that can raise
+        interceptors.measure_calls(metrics),  # the outcome and time of all steps below
         proxies.step,  # sets the address that limits and the audit log use
         interceptors.log_calls,  # logs the outcome of all steps below
         interceptors.authenticate(authenticator.authenticate),  # before any work for the caller
@@ -137,6 +143,7 @@ def read_surface(access: Access, services: Iterable[ServiceDescriptor] = SERVICE
 
 def build_server(
     methods: Mapping[str, Method],
+    metrics: Metrics,
     proxies: TrustedProxies,
     authenticator: Authenticator,
     limits: Limits,
@@ -150,6 +157,7 @@ def build_server(
     open_steps = [
         interceptors.request_id,
         interceptors.map_errors,
+        interceptors.measure_calls(metrics),
         proxies.step,
         at_once.step,
         reading.step,
@@ -158,11 +166,13 @@ def build_server(
     ]
     chain = Chain(
         methods,
-        steps(proxies, authenticator, limits, at_once, reading, recorder, access),
+        steps(metrics, proxies, authenticator, limits, at_once, reading, recorder, access),
         open_services=(_HEALTH, reflection.SERVICE_NAME),
         open_steps=open_steps,
     )
-    return make_server(chain.wrap, (*OPTIONS, ("grpc.so_reuseport", int(sharing_port))))
+    unknown = metrics.rpc_seconds.labels(OTHER, grpc.StatusCode.UNIMPLEMENTED.name)
+    options = (*OPTIONS, ("grpc.so_reuseport", int(sharing_port)))
+    return make_server(chain.wrap, options, lambda: unknown.observe(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +194,8 @@ class Services:
     audit: AuditServicer
 
 
-async def add_services(server: grpc.aio.Server, services: Services) -> health.aio.HealthServicer:
-    """Add every service, health and reflection. Return the health service, whose status the caller changes."""
+def add_services(server: grpc.aio.Server, services: Services) -> Health:
+    """Add every service, health and reflection. Return the health service, which the caller tells what is there."""
     add_AuthServiceServicer_to_server(services.auth, server)
     add_AccountServiceServicer_to_server(services.accounts, server)
     add_OrgServiceServicer_to_server(services.orgs, server)
@@ -199,11 +209,8 @@ async def add_services(server: grpc.aio.Server, services: Services) -> health.ai
     add_UsageServiceServicer_to_server(services.usage, server)
     add_BudgetServiceServicer_to_server(services.budgets, server)
     add_AuditServiceServicer_to_server(services.audit, server)
-    health_servicer = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    names = [service.full_name for service in SERVICES]
-    for name in names:
-        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    names = [*names, _HEALTH, reflection.SERVICE_NAME]
+    health = Health({service.full_name: ("postgres", *_NEEDS.get(service.name, ())) for service in SERVICES})
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    names = [*(service.full_name for service in SERVICES), _HEALTH, reflection.SERVICE_NAME]
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(Reflection(names), server)  # type: ignore[no-untyped-call]
-    return health_servicer
+    return health

@@ -152,7 +152,11 @@ class Deployment(BaseSettings):
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     trusted_proxies: Annotated[tuple[Network, ...] | None, *Listed] = None  # whose x-forwarded-for is trusted
+    drain_seconds: Annotated[float, Field(ge=0, le=_MOST, allow_inf_nan=False)] = 0  # serving, after SIGTERM
     shutdown_seconds: Annotated[float, Field(ge=0, le=_MOST, allow_inf_nan=False)] = 5
+    jobs_in_server: bool = True  # otherwise `jobs` works them
+    ops_host: Host = "127.0.0.1"
+    ops_port: Annotated[int, Field(ge=0, le=65535)] | None = None  # 0: any free one; unset: no metrics and probes
 
     data_dir: Path = Path(".data")
     database_url: PostgresUrl | None = None

@@ -227,10 +227,11 @@ def test_the_order_of_the_chain() -> None:
             return step
 
     anything: Any = Anything()
-    names = [step.__qualname__.split(".")[0] for step in steps(*[anything] * 7)]
+    names = [step.__qualname__.split(".")[0] for step in steps(*[anything] * 8)]
     assert names == [
         "request_id",
         "map_errors",
+        "measure_calls",
         "step",  # addresses
         "log_calls",
         "authenticate",

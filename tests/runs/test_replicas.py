@@ -26,7 +26,7 @@ from tests.standin import Script, Standin
 from tests.support.ledger import usage_entries
 from tests.support.outcomes import refusal
 from tests.support.people import Person, Place, join, make_conversation, make_place, reconnected
-from tests.support.runs import events_of, first_deltas, follow, kinds_of, say, send, send_in, text_of
+from tests.support.runs import attempts_of, events_of, first_deltas, follow, kinds_of, say, send, send_in, text_of
 from tests.support.server_process import ServerProcess
 from tests.support.settings import openai_settings, store_settings
 from tests.support.stores import Stores, other_databases
@@ -258,8 +258,9 @@ async def test_a_run_whose_server_is_killed_is_ended_by_another(
     assert await say(there, talking.conversation_id, "on", model="echo/echo")
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_a_run_whose_policy_says_so_goes_on_in_another_server(
-    pair: Pair, doomed: ServerProcess, talking: Place, standin: Standin
+    pair: Pair, doomed: ServerProcess, talking: Place, standin: Standin, number: signal.Signals
 ) -> None:
     policy = model_pb2.ModelPolicy(resume_interrupted_runs=True)
     request = model_pb2.SetWorkspaceModelPolicyRequest(workspace_id=talking.workspace_id, policy=policy)
@@ -270,7 +271,7 @@ async def test_a_run_whose_policy_says_so_goes_on_in_another_server(
     told = [asyncio.create_task(events_of(follow(reader, seen[0].run_id))) for reader in readers]
     seen += await first_deltas(stream, 30)
     standin.script("gpt-4o-mini", Script(tokens=WORDS, seconds_per_token=0.02))
-    await doomed.end(signal.SIGKILL)
+    await doomed.end(number)
     one, other = await asyncio.gather(*told)
     assert one == other
     assert is_whole(one)
@@ -279,6 +280,13 @@ async def test_a_run_whose_policy_says_so_goes_on_in_another_server(
     assert ended.message.contents[0].text == text_of(one)
     assert text_of(one).endswith("".join(WORDS))
     assert await events_of(follow(readers[0], seen[0].run_id, seen[-1].sequence)) == one[seen[-1].sequence :]
+    first, second = await attempts_of(replace(talking, owner=readers[0]), seen[0].run_id)
+    assert (first.state, second.state) == (pb.ATTEMPT_STATE_INTERRUPTED, pb.ATTEMPT_STATE_COMPLETED)
+    said = sum(event.content_delta.token_count for event in one[: kinds_of(one).index("attempt_failed")])
+    assert first.usage.output_tokens == said > 60
+    entries = await usage_entries(readers[0], talking.org_id)
+    assert sum(entry.cost.nanos for entry in entries) == ended.run.cost.nanos
+    assert len(entries) == 2
 
 
 async def test_an_orphan_is_taken_over_by_one_server_alone(

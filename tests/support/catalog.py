@@ -45,6 +45,7 @@ LEADING_ELSEWHERE = {
     "uploads_end_time": "uploads that were given up, whosever they are",
     "document_versions_due_time": "organizations with documents to read",
     "document_versions_end_time": "versions that have ended, whosever they are",
+    "document_versions_unready": "how many versions are not ready, whosever they are",
     "ledger_entries_questions": "questions whose reservation nobody ended, whosever they are",
     "replies_time": "answers that were kept for long enough, whosever they are",
 }
@@ -78,6 +79,7 @@ DOORS = {
     "list_expired_uploads(p_before timestamp with time zone, p_limit integer)": True,
     "list_ended_uploads(p_before timestamp with time zone, p_limit integer)": True,
     "list_upload_orgs(p_user_id uuid)": True,
+    "count_unready_versions()": True,
     "list_due_orgs(p_before timestamp with time zone, p_limit integer)": True,
     "list_ended_versions(p_before timestamp with time zone, p_limit integer)": True,
     "list_orgs_to_embed(p_generation integer, p_limit integer)": True,

@@ -13,10 +13,16 @@ from ..kit.postgres import ReadSession, WriteSession, any_of
 from ..kit.timestamps import now
 from .models import Blob, Document, DocumentStep, DocumentVersion, State, Step
 
+_COUNT_UNREADY = text("SELECT step, state, count FROM count_unready_versions()")
 _LIST_DUE_ORGS = text("SELECT org_id FROM list_due_orgs(:before, :limit) AS orgs(org_id)")
 _LIST_ENDED = text("SELECT org_id, id FROM list_ended_versions(:before, :limit)")
 _STEPS = list(Step)
 _CLOCK_STEP = timedelta(milliseconds=1)
+
+
+async def count_unready(tx: ReadSession) -> dict[tuple[Step, State], int]:
+    """Return how many versions, of all organizations, are in each step and state, without those that are ready."""
+    return {(Step(step), State(state)): count for step, state, count in await tx.execute(_COUNT_UNREADY)}
 
 
 async def list_due_orgs(tx: ReadSession, before: datetime, limit: int) -> Sequence[UUID]:

@@ -35,6 +35,10 @@ class ConcurrencyLimiter:
         """Return how many slots of the service are queued."""
         return sum(map(len, self._waiting.get(service, {}).values()))
 
+    def waiting_counts(self) -> Counter[str]:
+        """Return how many slots of each service are queued."""
+        return Counter({service: self.waiting(service) for service in self._waiting})
+
     @property
     def idle(self) -> bool:
         """Whether no slot is granted or queued."""

@@ -41,6 +41,7 @@ class Direct:
 
     def __init__(self, connect: Connect, most: int, seconds: float) -> None:
         self._connect = connect
+        self.used = 0  # connections
         self._turns = asyncio.Semaphore(most)
         self._deadlines = Deadlines(seconds)
         self._idle: list[_Lane] = []
@@ -52,6 +53,7 @@ class Direct:
             await self._wait()
         else:
             await self._turns.acquire()
+        self.used += 1
         try:
             lane = self._idle.pop() if self._idle else await self._open()
             try:
@@ -62,6 +64,7 @@ class Direct:
                 else:
                     await self._drop(lane)
         finally:
+            self.used -= 1
             self._turns.release()
 
     async def close(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import structlog
 from grpc_status import rpc_status
+from prometheus_client import Histogram
 
 from aiworkspace.v1 import options_pb2 as options
 
@@ -22,6 +23,7 @@ from .context import Call, current
 from .contract import Method, open_method
 from .errors import AppError, Internal, SessionRequired, Unavailable
 from .ids import new_id_text
+from .metrics import Metrics
 from .request_streams import message_of
 from .serving import RpcMethodHandler
 from .stores import STORE_UNAVAILABLE
@@ -36,6 +38,9 @@ MOST_HEADER_BYTES = 20 << 10
 _HEADER_BYTES = 32  # beside its name and value, as HTTP/2 counts them
 
 RECHECK_SECONDS = 3.0  # with the second that caches may be old, streams end within five
+
+# A context has numbers in place of codes.
+_CODES: dict[Any, str] = {code.value[0]: code.name for code in grpc.StatusCode}
 
 log = structlog.get_logger("rpc")
 
@@ -171,6 +176,39 @@ async def _abort(call: Call, error: AppError) -> None:
         await call.context.abort(error.code, error.message, trailing)
     except grpc.aio.InternalError:
         raise CallerGone from None
+
+
+def measure_calls(metrics: Metrics) -> Step:
+    """Counts calls by outcome and time, and streams in progress."""
+
+    def step(method: Method, proceed: Handler) -> Handler:
+        name = method.path[1:]
+        streams = metrics.streams.labels(name) if method.streams else None
+        seconds: dict[str, Histogram] = {}
+
+        async def handler(call: Call, request: Any) -> Any:
+            start = time.perf_counter()
+            code = "OK"
+            if streams:
+                streams.inc()
+            try:
+                return await proceed(call, request)
+            except grpc.aio.AbortError:
+                code = _CODES[call.context.code()]
+                raise
+            except BaseException as error:
+                code, _ = outcome_of(error)
+                raise
+            finally:
+                if streams:
+                    streams.dec()
+                if code not in seconds:
+                    seconds[code] = metrics.rpc_seconds.labels(name, code)
+                seconds[code].observe(time.perf_counter() - start)
+
+        return handler
+
+    return step
 
 
 def log_calls(method: Method, proceed: Handler) -> Handler:

@@ -6,6 +6,8 @@ queue contains nothing confidential.
 """
 
 import asyncio
+import functools
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -45,6 +47,19 @@ _OTHERS_WAIT = text("""
       AND (scheduled_at IS NULL OR scheduled_at <= now())
       AND NOT EXISTS (SELECT FROM procrastinate_jobs d WHERE d.lock = j.lock AND d.status = 'doing'))
 """)
+_COUNT = text("SELECT task_name, status::text, count(*) FROM procrastinate_jobs GROUP BY 1, 2")
+# As procrastinate_fetch_job chooses: what waits for a job with the same lock is not due.
+_DUE = text("""
+  SELECT j.queue_name, CAST(extract(epoch FROM max(now() - coalesce(j.scheduled_at, e.at))) AS float) AS seconds
+  FROM procrastinate_jobs j
+  LEFT JOIN LATERAL (SELECT max(at) AS at FROM procrastinate_events WHERE job_id = j.id) e ON true
+  WHERE j.status = 'todo' AND (j.scheduled_at IS NULL OR j.scheduled_at <= now())
+    AND NOT EXISTS (
+      SELECT FROM procrastinate_jobs o WHERE o.lock = j.lock
+        AND (o.status = 'doing' OR (o.status = 'todo' AND (o.priority, -o.id) > (j.priority, -j.id))))
+  GROUP BY 1
+""")
+_BUILTIN = "builtin"  # begins the names of procrastinate's own jobs
 _SAVE, _RESTORE = text("SAVEPOINT enqueued"), text("ROLLBACK TO SAVEPOINT enqueued")
 
 DEFAULT_QUEUE, SLOW_QUEUE, READING_QUEUE = "default", "slow", "reading"
@@ -58,6 +73,9 @@ class Jobs:
     """The queue, and the worker that takes jobs from it. Any number of servers may work on one queue."""
 
     def __init__(self, url: str) -> None:
+        self._workers: list[asyncio.Task[None]] = []
+        self._stopped = False
+        self.queues = {queue: _Queue() for queue in _QUEUES}
         self._app = App(
             connector=PsycopgConnector(
                 conninfo=make_url(url).set(drivername="postgresql").render_as_string(hide_password=False),
@@ -78,9 +96,9 @@ class Jobs:
         that read documents, which are many, have a queue of their own. `once` declares a job for `enqueue_once`.
         """
         if once:
-            self._app.task(name=name, queue=queue)(_logging(name, function))
+            self._app.task(name=name, queue=queue)(self.queues[queue].watched(_logging(name, function)))
         else:
-            self._app.task(name=name, queue=queue, retry=_Backoff())(function)
+            self._app.task(name=name, queue=queue, retry=_Backoff())(self.queues[queue].watched(function))
 
     async def enqueue(self, tx: WriteSession, name: str, **arguments: object) -> None:
         """Enqueue a job, which runs after the transaction commits. The arguments become strings."""
@@ -125,7 +143,21 @@ class Jobs:
             except Exception:
                 log.exception("job_failed", job=name)
 
-        self._app.periodic(cron=cron)(self._app.task(name=name, lock=name, queueing_lock=name)(work))
+        watched = self.queues[DEFAULT_QUEUE].watched(work)
+        self._app.periodic(cron=cron)(self._app.task(name=name, lock=name, queueing_lock=name)(watched))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all declared jobs."""
+        return sorted(name for name in self._app.tasks if not name.startswith(_BUILTIN))
+
+    async def count(self, tx: ReadSession) -> dict[tuple[str, str], int]:
+        """Return how many jobs of each name are in each state."""
+        return {(name, state): count for name, state, count in await tx.execute(_COUNT)}
+
+    async def list_due(self, tx: ReadSession) -> dict[str, float]:
+        """Return for each queue how many seconds ago the oldest job became due that a worker could take."""
+        return {row.queue_name: row.seconds for row in await tx.execute(_DUE)}
 
     async def at_work(self, tx: ReadSession, *names: str) -> set[Work]:
         """Return the jobs of these names that are running or pending, including failed ones that will be retried."""
@@ -135,14 +167,26 @@ class Jobs:
     async def running(self, shutdown_seconds: float) -> AsyncIterator[None]:
         """Run jobs until the context ends. Jobs in progress then have `shutdown_seconds`; later they are retried."""
         async with self._app.open_async():
-            workers = [asyncio.create_task(self._work(queue, shutdown_seconds)) for queue in _QUEUES]
+            self._workers = [asyncio.create_task(self._work(queue, shutdown_seconds)) for queue in _QUEUES]
             try:
                 yield
             finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.wait(workers, timeout=shutdown_seconds + _LATE_SECONDS)
-                await cancel_all(workers)
+                self.stop()
+                await asyncio.wait(self._workers, timeout=shutdown_seconds + _LATE_SECONDS)
+                await cancel_all(self._workers)
+
+    @asynccontextmanager
+    async def enqueuing(self) -> AsyncIterator[None]:
+        """Enqueue jobs, which other processes work, until the context ends."""
+        async with self._app.open_async():
+            yield
+
+    def stop(self) -> None:
+        """Take no more jobs. Those in progress have until the end of the context, and `shutdown_seconds` at most."""
+        if not self._stopped:
+            self._stopped = True
+            for worker in self._workers:
+                worker.cancel()
 
     async def _work(self, queue: str, shutdown_seconds: float) -> None:
         task = asyncio.current_task()
@@ -179,6 +223,29 @@ class Jobs:
         await manager.delete_old_jobs(
             nb_hours=_KEPT_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
         )
+
+
+class _Queue:
+    """What the worker of a queue in this process does."""
+
+    def __init__(self) -> None:
+        self.in_progress = 0
+        self.taken_time = time.monotonic()  # of the last job, or of the start
+
+    @property
+    def has_room(self) -> bool:
+        return self.in_progress < _CONCURRENCY
+
+    def watched(self, function: Function) -> Function:
+        @functools.wraps(function)
+        async def run(*arguments: Any, **named: Any) -> None:
+            self.in_progress, self.taken_time = self.in_progress + 1, time.monotonic()
+            try:
+                await function(*arguments, **named)
+            finally:
+                self.in_progress -= 1
+
+        return run
 
 
 def _lock(name: str, arguments: dict[str, object]) -> str:

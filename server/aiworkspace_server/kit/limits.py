@@ -11,7 +11,7 @@ from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import RateLimiter, SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
-from redis.asyncio import ConnectionPool
+from redis.asyncio import ConnectionPool, Redis
 
 from aiworkspace.v1.options_pb2 import RateLimitClass
 
@@ -45,6 +45,15 @@ class Counters:
         """Closes the connections to Redis."""
         if self._pool:
             await self._pool.aclose()
+
+    @property
+    def has_redis(self) -> bool:
+        return self._pool is not None
+
+    async def ping(self) -> None:
+        """Ask Redis for nothing."""
+        assert self._pool
+        await Redis(connection_pool=self._pool).ping()
 
     async def ask(self, strategy: type[Strategy], question: Callable[[Strategy], Awaitable[Answer]]) -> Answer:
         """Return the answer of the strategy, from the counters in use."""

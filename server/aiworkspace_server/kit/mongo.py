@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 from uuid import UUID
 
+import pymongo
 from pymongo import AsyncMongoClient, UpdateOne, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.cursor import AsyncCursor
@@ -23,6 +24,7 @@ from pymongo.errors import (
 from .stores import StoreFull
 
 _BATCH = 1000
+_PING_SECONDS = 1.0
 _DUPLICATE_KEY, _OUT_OF_DISK_SPACE = 11000, 14031
 
 Document = dict[str, Any]
@@ -152,6 +154,16 @@ class Mongo:
     def scan(self, collection: str, where: Filter) -> AsyncCursor[Document]:
         """Return documents of all tenants, for clean-up by the server itself. Never on behalf of a caller."""
         return self._collection(collection).find(where, ["org_id"])
+
+    async def ping(self) -> None:
+        """Ask the primary for nothing."""
+        with pymongo.timeout(_PING_SECONDS):
+            await self.client.admin.command("ping")
+
+    @property
+    def used(self) -> int:
+        """How many connections are in use. The driver's public way to learn it are two events for each command."""
+        return sum(server.pool.active_sockets for server in self.client._topology._servers.values())
 
     async def close(self) -> None:
         await self.client.close()

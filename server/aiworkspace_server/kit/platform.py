@@ -9,6 +9,7 @@ from .keys import derive
 from .limits import Counters, Limits
 from .mail import Mailer, make_mailer
 from .mail_limits import LimitedMailer
+from .metrics import Metrics
 from .pages import Pages
 from .postgres import Database
 from .tasks import Tasks
@@ -35,9 +36,10 @@ class Platform:
     tasks: Tasks
     pages: Pages
     idempotency: IdempotencyStore
+    metrics: Metrics
 
     @classmethod
-    def make(cls, settings: Settings, db: Database, jobs: Jobs, counters: Counters) -> "Platform":
+    def make(cls, settings: Settings, db: Database, jobs: Jobs, counters: Counters, metrics: Metrics) -> "Platform":
         """Return the platform of a server. The caller closes the database and the counters."""
         return cls(
             settings,
@@ -49,4 +51,5 @@ class Platform:
             Tasks(),
             Pages(lasting_key(settings, "pages")),
             IdempotencyStore(lasting_key(settings, "replies")),
+            metrics,
         )

@@ -12,7 +12,20 @@ from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from psycopg import AsyncConnection, AsyncCursor
-from sqlalchemy import ARRAY, BigInteger, CollectionAggregate, DateTime, Text, Uuid, any_, cast, event, make_url, text
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CollectionAggregate,
+    DateTime,
+    QueuePool,
+    Text,
+    Uuid,
+    any_,
+    cast,
+    event,
+    make_url,
+    text,
+)
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
@@ -48,6 +61,7 @@ _BEGIN = (
     " set_config('TimeZone', 'UTC', true)"
 )
 
+_PING = "SELECT 1"
 _SET_TENANT = text("SELECT set_config('app.org_id', :org, true)")
 
 
@@ -71,6 +85,7 @@ class Database:
         plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
         alone: dict[str, Any] = {**options, "autocommit": True, "prepare_threshold": 0}
         self._direct = Direct(lambda: AsyncConnection.connect(plain, **alone), most=10, seconds=10)
+        self._for_pings = Direct(lambda: AsyncConnection.connect(plain, **alone), most=1, seconds=1)
         self.engine: AsyncEngine = create_async_engine(
             url,
             connect_args={**options, "cursor_factory": _Cursor},
@@ -108,8 +123,19 @@ class Database:
         """
         return await self._direct.fetch(statement, values)
 
+    async def ping(self) -> None:
+        """Ask for nothing, on a connection of its own: a pool that is in use says nothing about the database."""
+        await self._for_pings.fetch(_PING, ())
+
+    @property
+    def used(self) -> int:
+        """How many connections are in use."""
+        pool = self.engine.pool
+        return self._direct.used + (pool.checkedout() if isinstance(pool, QueuePool) else 0)
+
     async def close(self) -> None:
         await self._direct.close()
+        await self._for_pings.close()
         await self.engine.dispose()
 
 

@@ -26,9 +26,10 @@ _NOWHERE = "/"  # no method has this path
 class _Calls(cygrpc.AioServer):  # type: ignore[misc]
     """Accepts calls."""
 
-    def __init__(self, wrap: Wrap, *arguments: Any) -> None:
+    def __init__(self, wrap: Wrap, on_unknown: Callable[[], None], *arguments: Any) -> None:
         super().__init__(*arguments)
         self._wrap = wrap
+        self._on_unknown = on_unknown
         self._handlers: dict[str, RpcMethodHandler] = {}
         self._calls = Tasks()
 
@@ -57,6 +58,7 @@ class _Calls(cygrpc.AioServer):  # type: ignore[misc]
         resolver = cygrpc._MethodResolver([], {})
         while True:
             self._start(_NOWHERE, resolver, await self._request_call())
+            self._on_unknown()
 
     def _start(self, path: str, resolver: Any, call: Any) -> None:
         loop = asyncio.get_running_loop()
@@ -65,12 +67,17 @@ class _Calls(cygrpc.AioServer):  # type: ignore[misc]
 
 
 class _Server(_server.Server):
-    def __init__(self, wrap: Wrap, options: Any) -> None:
+    def __init__(self, wrap: Wrap, options: Any, on_unknown: Callable[[], None]) -> None:
         super().__init__(None, (), (), options, None, None)
         arguments = _server._augment_channel_arguments(options, None)
-        self._server = _Calls(wrap, self._loop, None, (), (), arguments, None)
+        self._server = _Calls(wrap, on_unknown, self._loop, None, (), (), arguments, None)
 
 
-def make_server(wrap: Wrap, options: Sequence[tuple[str, Any]] = ()) -> grpc.aio.Server:
-    """Return a server of registered methods alone, as `add_...Servicer_to_server` adds them."""
-    return cast(grpc.aio.Server, _Server(wrap, options))
+def make_server(
+    wrap: Wrap, options: Sequence[tuple[str, Any]] = (), on_unknown: Callable[[], None] = lambda: None
+) -> grpc.aio.Server:
+    """Return a server of registered methods alone, as `add_...Servicer_to_server` adds them.
+
+    `on_unknown` is called for each call of another method.
+    """
+    return cast(grpc.aio.Server, _Server(wrap, options, on_unknown))

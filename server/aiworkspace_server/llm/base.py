@@ -201,6 +201,9 @@ class Provider(Protocol):
     async def has(self, model: str) -> bool:
         """Return whether the provider has `model`, by its own name for it, or may have it while that is unknown."""
 
+    def knows(self, model: str) -> bool:
+        """Return whether `model` is in the provider's list of models, as far as that is known."""
+
     def context_tokens(self, model: str) -> int | None:
         """Return the size of a model's context in tokens; None if it is unknown."""
 

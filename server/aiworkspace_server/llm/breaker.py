@@ -9,7 +9,8 @@ Breakers are local to the process and start closed.
 """
 
 import time
-from collections.abc import Callable, Hashable
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -22,6 +23,10 @@ _FIRST_SECONDS = 15.0
 _MOST_SECONDS = 120.0
 _PROBE_SECONDS = 10.0  # after which a probe without a result no longer blocks other requests
 _MOST_CIRCUITS = 10_000
+
+
+# Of an account's circuit: the account. Of a model's: account, model and organization.
+_Key = str | tuple[str, str, UUID]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class Breakers:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._circuits: dict[Hashable, _Circuit] = {}
+        self._circuits: dict[_Key, _Circuit] = {}
 
     def is_open(self, asked: Asked) -> bool:
         """Return whether a circuit of the request is open."""
@@ -65,14 +70,18 @@ class Breakers:
             self._circuits[key].probe_until = self._clock() + _PROBE_SECONDS
         return Pass(self, asked, frozenset(probed))
 
+    def count_open(self) -> Counter[str]:
+        """Return how many circuits of each account are open: its own, and those of its models for an organization."""
+        return Counter(_account(key) for key in self._circuits if self._is_open(key))
+
     def forget(self) -> None:
         """Close all circuits."""
         self._circuits.clear()
 
-    def close(self, key: Hashable) -> None:
+    def close(self, key: _Key) -> None:
         self._circuits.pop(key, None)
 
-    def fail(self, key: Hashable, org_id: UUID, least_orgs: int, *, probe: bool) -> None:
+    def fail(self, key: _Key, org_id: UUID, least_orgs: int, *, probe: bool) -> None:
         if len(self._circuits) >= _MOST_CIRCUITS and key not in self._circuits:
             del self._circuits[next(iter(self._circuits))]
         circuit = self._circuits.setdefault(key, _Circuit())
@@ -85,12 +94,12 @@ class Breakers:
             circuit.seconds = min(max(circuit.seconds * 2, _FIRST_SECONDS), _MOST_SECONDS)
             circuit.until, circuit.probe_until = self._clock() + circuit.seconds, 0
 
-    def end_probe(self, key: Hashable) -> None:
+    def end_probe(self, key: _Key) -> None:
         """End a probe without a result. The next request is a probe."""
         if circuit := self._circuits.get(key):
             circuit.probe_until = 0
 
-    def _is_open(self, key: Hashable) -> bool:
+    def _is_open(self, key: _Key) -> bool:
         circuit = self._circuits.get(key)
         return circuit is not None and circuit.is_open(self._clock())
 
@@ -98,7 +107,7 @@ class Breakers:
 class Pass:
     """One request, which reports its outcome to the circuits."""
 
-    def __init__(self, breakers: Breakers, asked: Asked, probed: frozenset[Hashable]) -> None:
+    def __init__(self, breakers: Breakers, asked: Asked, probed: frozenset[_Key]) -> None:
         self._breakers = breakers
         self._asked = asked
         self._probed = probed  # the circuits that this request is a probe of
@@ -136,11 +145,15 @@ class Pass:
         for key in self._take_probed():
             self._breakers.end_probe(key)
 
-    def _take_probed(self) -> frozenset[Hashable]:
+    def _take_probed(self) -> frozenset[_Key]:
         probed, self._probed = self._probed, frozenset()
         return probed
 
 
-def _keys(asked: Asked) -> tuple[Hashable, Hashable]:
+def _keys(asked: Asked) -> tuple[_Key, _Key]:
     """Return the keys of the account's circuit and of the organization's circuit for the model."""
     return asked.account, (asked.account, asked.model, asked.org_id)
+
+
+def _account(key: _Key) -> str:
+    return key if isinstance(key, str) else key[0]

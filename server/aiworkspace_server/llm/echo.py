@@ -58,6 +58,9 @@ class EchoProvider:
         return _MODELS
 
     async def has(self, model: str) -> bool:
+        return self.knows(model)
+
+    def knows(self, model: str) -> bool:
         return model == "echo"
 
     def context_tokens(self, model: str) -> int | None:

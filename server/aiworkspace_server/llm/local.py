@@ -55,6 +55,9 @@ class LocalProvider(OpenAIProvider):
             await self._refresh(self._local.retry_seconds, 0 if self._failure else self._local.wait_seconds)
         return model in self._names or (self.away and _is_name(model))
 
+    def knows(self, model: str) -> bool:
+        return model in self._names
+
     async def stream(self, request: ModelRequest) -> AsyncGenerator[list[Piece], None]:
         """Stream an answer, once the server has shown a sign of life."""
         await self._look()

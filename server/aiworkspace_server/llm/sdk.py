@@ -101,6 +101,9 @@ class SdkProvider(ABC, Generic[ClientT]):
         return catalog.models(self.name)
 
     async def has(self, model: str) -> bool:
+        return self.knows(model)
+
+    def knows(self, model: str) -> bool:
         return model in catalog.names(self.name)
 
     def context_tokens(self, model: str) -> int | None:

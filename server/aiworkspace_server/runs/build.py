@@ -62,6 +62,7 @@ def build(
         tasks=platform.tasks,
         group_commit=GroupCommit(db, mongo),
         documents=documents,
+        metrics=platform.metrics,
         run_seconds=settings.run_seconds,
     )
     bus = RedisEventBus(redis_url)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from ..kit.concurrency import ConcurrencyLimiter
+from ..kit.metrics import Metrics
 from ..kit.mongo import Mongo
 from ..kit.postgres import Database
 from ..kit.tasks import Tasks
@@ -29,6 +30,7 @@ class RunDeps:
     tasks: Tasks
     group_commit: GroupCommit
     documents: DocumentAccess
+    metrics: Metrics
     run_seconds: float
     store_events_seconds: float = 0.5  # how much of an answer a killed server may lose
     tries_per_target: int = 3

@@ -12,6 +12,7 @@ import structlog
 from ..conversations.history import fit, room, source_room
 from ..kit.concurrency import Slot
 from ..kit.errors import AppError
+from ..kit.stores import retry_until_available
 from ..kit.timestamps import now
 from ..llm.base import ModelRequest, SourceText, Turn
 from ..llm.breaker import Asked
@@ -30,7 +31,7 @@ from .citations.cited import CitedAnswer
 from .citations.sources import Reader
 from .deps import RunDeps
 from .finalize import finalize, store_events
-from .models import ClaimLost, RunState, StopReason
+from .models import ClaimLost, HandedOver, RunState, StopReason
 from .reservations import Reservations
 from .rights import RightLost
 from .store import RunStore
@@ -81,7 +82,11 @@ class RunExecutor:
 
     async def _carry_out(self, answering: Coroutine[Any, Any, None]) -> None:
         try:
-            await answering
+            try:
+                await answering
+            except HandedOver:
+                await self._store_all()
+                raise
             self.run.finish_content()
             if self._cited:
                 await self._cited.finish()
@@ -99,6 +104,17 @@ class RunExecutor:
                 self._storing.cancel()
                 await asyncio.wait({self._storing})
             raise
+
+    async def _store_all(self) -> None:
+        """Store what another server needs to go on from here."""
+        self.run.flush()
+        self._answered = True
+        if self._storing:
+            await self._storing
+        await self._until_lease_holds()
+        await store_events(self._deps, self.run)
+        await self._attempts.finish()
+        await retry_until_available(lambda: self._store.save_attempts(self.run.document))
 
     def store_events(self) -> None:
         """Store new events beside the answer, so that a killed server loses little. To be called now and then."""
@@ -143,7 +159,7 @@ class RunExecutor:
         except RightLost:
             self.run.stop(StopReason.CANCELLED)
             self.run.end_early(StopReason.CANCELLED)
-        except ClaimLost:
+        except (ClaimLost, HandedOver):
             raise
         except Exception:
             log.exception("run_failed", run_id=str(self.run.run_id))
@@ -179,6 +195,12 @@ class RunExecutor:
             self.run.complete(attempt.finish_reason)
         elif reason == StopReason.LOST:
             raise ClaimLost
+        elif reason == StopReason.HANDED_OVER:
+            if attempt.state == RunState.INTERRUPTED:
+                failed = {"attempt": attempt.number, "model": attempt.target.model, "failure": INTERRUPTED}
+                self.run.flush()
+                self.run.emit(attempt_failed=failed)
+            raise HandedOver
         elif reason:
             self.run.end_early(reason, INTERRUPTED if reason == StopReason.INTERRUPTED else None)
         elif self._runner.timed_out:

@@ -60,6 +60,11 @@ class Lease:
     def holds(self) -> bool:
         return _now() < self._until
 
+    async def check(self) -> None:
+        """Raise LookupError if it does not hold."""
+        if not self.holds():
+            raise LookupError
+
     @property
     def steady(self) -> bool:
         """Whether it has held for as long as a lease lasts: all others that live have had the time to renew theirs."""

@@ -15,7 +15,7 @@ from ..kit.tasks import cancel_all
 from . import claims
 from .deps import RunDeps
 from .executor import RunExecutor
-from .models import ClaimLost, Run, StopReason
+from .models import ClaimLost, HandedOver, Run, StopReason
 from .reservations import Reservations
 from .start import ExistingRun, RunRequest, StartedRun, StartingRuns, start
 from .streams.local import LocalRun
@@ -63,6 +63,11 @@ class RunManager:
     def find(self, run_id: UUID) -> LocalRun | None:
         executor = self._executors.get(run_id)
         return executor.run if executor else None
+
+    @property
+    def count(self) -> int:
+        """How many runs this process executes."""
+        return len(self._executors)
 
     @property
     def idle(self) -> bool:
@@ -126,6 +131,8 @@ class RunManager:
         except Exception as error:
             if isinstance(error, ClaimLost):
                 log.warning("claim_lost", run_id=str(run.run_id))
+            elif isinstance(error, HandedOver):
+                log.info("run_handed_over", run_id=str(run.run_id))
             else:
                 log.exception("run_not_ended", run_id=str(run.run_id))
             await retry_until_available(lambda: self._release_claim(run.org_id, run.run_id, server_id))
@@ -167,14 +174,16 @@ class RunManager:
         await claims.wait_until_closed(self.deps.db, org_id, run_id)
 
     async def close(self, grace_seconds: float) -> None:
-        """Let runs and readers finish for a while, then interrupt the runs: what was said is stored and settled.
+        """Let runs and readers finish for a while, then stop the runs: what was said is stored and settled.
 
-        Takes at most `grace_seconds` and `interrupt_seconds`.
+        A run whose policy wants that is handed over, to be resumed by another server, as after a crash; others end as
+        interrupted. Takes at most `grace_seconds` and `interrupt_seconds`.
         """
         self.closing = True
         await self._wait_until_idle(grace_seconds)
         for executor in list(self._executors.values()):
-            executor.run.stop(StopReason.INTERRUPTED)
+            resumes = executor.run.document["plan"]["resume_interrupted_runs"]
+            executor.run.stop(StopReason.HANDED_OVER if resumes else StopReason.INTERRUPTED)
         await self._wait_until_idle(self.interrupt_seconds)
         self.remote.close()
         await self.deps.tasks.close()

@@ -20,12 +20,17 @@ class ClaimLost(Exception):
     """Another server has taken the run over, or has ended it: this one must not touch it any more."""
 
 
+class HandedOver(Exception):
+    """The run goes on in another server: what was said here is stored, and its claim is to be released."""
+
+
 class StopReason(StrEnum):
     """Why a run in progress is to end before its answer does."""
 
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"  # the server shuts down
     LOST = "lost"  # another server has taken it over
+    HANDED_OVER = "handed_over"  # the server shuts down, and another one is to resume it
 
 
 class Usage(TypedDict):

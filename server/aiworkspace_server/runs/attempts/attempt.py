@@ -67,6 +67,13 @@ class Attempt:
         return self._said_tokens > 0
 
     @property
+    def first_content_seconds(self) -> float | None:
+        """The time from the request to the first content; None if there was none."""
+        if self._start_time is None or self._first_content_time is None:
+            return None
+        return (self._first_content_time - self._start_time).total_seconds()
+
+    @property
     def excess(self) -> TokenUsage | None:
         """The provider's count, if it is more than was asked for."""
         return self._usage if self._usage and self._usage.above_limit else None
@@ -128,7 +135,7 @@ class Attempt:
         if self.finish_reason:
             self.state = RunState.COMPLETED
         elif stop_reason or self.lost:
-            interrupted = stop_reason == StopReason.INTERRUPTED
+            interrupted = stop_reason in (StopReason.INTERRUPTED, StopReason.HANDED_OVER)
             self.state = RunState.INTERRUPTED if interrupted else RunState.CANCELLED
         else:
             self.state = RunState.FAILED

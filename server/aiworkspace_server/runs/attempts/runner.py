@@ -15,6 +15,7 @@ from ..reservations import Reservations
 from ..streams.local import LocalRun
 from .attempt import Attempt
 from .log import AttemptLog
+from .measures import measure
 from .output import OutputSelector
 
 Result = TypeVar("Result")
@@ -47,6 +48,7 @@ class AttemptRunner:
             slot.release()
         self._output.finish(attempt)
         self._reservations.ended(attempt.settlement())
+        measure(self._deps.metrics, attempt)
         if attempt.state == RunState.FAILED:
             self._report_failure(attempt)
 

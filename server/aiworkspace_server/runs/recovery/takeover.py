@@ -84,6 +84,7 @@ class Takeover:
                 return
             outcome = await self._recover(orphan, StopReason(claim.stop) if claim.stop else None)
             self._postponed.pop(orphan.run_id, None)
+            self._deps.metrics.taken_over.inc()
             log.info("run_taken_over", run_id=str(orphan.run_id), outcome=outcome)
         except STORE_UNAVAILABLE as error:  # whatever was committed of it
             log.warning("takeover_failed", run_id=str(orphan.run_id), error=type(error).__name__)
