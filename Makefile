@@ -21,7 +21,7 @@ BIN := $(patsubst %/,%,$(dir $(PYTHON)))
 PYTHON3 ?= python3
 PIP := $(PYTHON) -m pip --disable-pip-version-check --no-input -qq
 
-.PHONY: help setup run demo test test-loaded security faults bench bench-peers bench-search gen lint check-gen format typecheck docs baseline lock clean
+.PHONY: help setup run demo metrics-demo test test-loaded security faults bench bench-peers bench-search gen lint check-gen format typecheck docs baseline lock clean
 
 help:  ## list the tasks
 	@grep -hE '^[a-z][a-z-]*:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1\t/' \
@@ -54,6 +54,9 @@ run: $(READY)  ## start the server, with its own databases unless DATABASE_URL a
 
 demo: $(READY)  ## a tour through the running product
 	@exec $(PYTHON) tools/demo.py $(ARGS)
+
+metrics-demo: $(READY)  ## the dashboard in the terminal, of a server under load; ARGS='--seconds 60'
+	@exec $(PYTHON) tools/metrics_demo.py $(ARGS)
 
 # Each of the JOBS has its own databases. Tests mostly wait, so that more jobs than cores are faster.
 JOBS ?= 3
@@ -146,6 +149,9 @@ lock: $(READY)  ## write requirements.lock from pyproject.toml; ARGS='--upgrade'
 	@$(PYTHON) -m uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --group dev --group weights \
 		--generate-hashes --no-header --no-annotate --no-emit-index-url --system-certs --quiet \
 		--output-file requirements.lock $(ARGS)
+	@$(PYTHON) -m uv pip compile pyproject.toml --universal --python-version 3.11 --extra server --extra otel --group weights \
+		--generate-hashes --no-header --no-annotate --no-emit-index-url --system-certs --quiet \
+		--constraint requirements.lock --output-file deploy/requirements.lock
 
 clean:  ## remove the environment, caches and build output; never .data
 	@rm -rf $(VENV) $(PEERS) .gen build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

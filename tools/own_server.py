@@ -33,14 +33,17 @@ class ServerFailedError(Exception):
 
 
 @contextmanager
-def own_server(waiting: Callable[[], None]) -> Iterator[str]:
-    """Start a server and yield its address when it is ready. Meanwhile, `waiting` is called ten times a second."""
+def own_server(waiting: Callable[[], None], *options: str, **environment: str) -> Iterator[str]:
+    """Start a server and yield its address when it is ready. Meanwhile, `waiting` is called ten times a second.
+
+    `options` are those of `serve`, `environment` further settings.
+    """
     with tempfile.TemporaryDirectory(prefix="aiworkspace-", ignore_cleanup_errors=True) as folder:
         log = Path(folder) / "server.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "aiworkspace_server", "serve"],
-                env=_environment(folder),
+                [sys.executable, "-m", "aiworkspace_server", "serve", *options],
+                env=_environment(folder) | environment,
                 # In another directory, so that no .env is read; in its own session, so that Ctrl-C reaches only us.
                 cwd=folder,
                 stdout=file,

@@ -51,6 +51,7 @@ from .kit.postgres import Database
 from .kit.probes import Ask, Probes
 from .kit.stores import retry_until_available
 from .kit.tasks import Tasks
+from .kit.tracing import make_tracing
 from .listening import Tls, check_port, listen, read_certificate
 from .llm.registry import Registry
 from .migrate import check_schema
@@ -180,6 +181,8 @@ class _Base:
 
 async def _open(stack: AsyncExitStack, settings: Settings, where: Databases) -> _Base:
     keys = read_keys(settings)
+    tracing = make_tracing(settings)
+    stack.push_async_callback(tracing.aclose)
     mongo = Mongo(where.mongo_uri)
     stack.push_async_callback(mongo.close)
     db = Database(where.url)
@@ -191,7 +194,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, where: Databases) -> 
     if stores.current:
         await stores.current.check()
     registry = await stack.enter_async_context(Registry(settings))
-    platform = Platform.make(settings, db, Jobs(where.url), counters, Metrics())
+    platform = Platform.make(settings, db, Jobs(where.url, tracing), counters, Metrics(), tracing)
     stack.push_async_callback(platform.tasks.close)
     embedding = build_embedding(settings)
     stack.push_async_callback(embedding.aclose)
@@ -308,6 +311,7 @@ async def _start(stack: AsyncExitStack, base: _Base, condition: Condition, *, sh
     server = build_server(
         parts.methods,
         platform.metrics,
+        platform.tracing,
         TrustedProxies(settings.trusted_proxies or ()),
         parts.auth.credentials.authenticator,
         platform.limits,

@@ -59,6 +59,7 @@ from .kit.metrics import OTHER, Metrics
 from .kit.reflection import Reflection
 from .kit.requests import Reading
 from .kit.serving import make_server
+from .kit.tracing import Tracing
 from .orgs.servicer import OrgServicer
 from .policies.servicer import ModelServicer
 from .service_accounts.servicer import ServiceAccountServicer
@@ -105,6 +106,7 @@ OPTIONS = (
 
 def steps(
     metrics: Metrics,
+    tracing: Tracing,
     proxies: TrustedProxies,
     authenticator: Authenticator,
     limits: Limits,
@@ -121,6 +123,7 @@ def steps(
         proxies.step,  # sets the address that limits and the audit log use
         interceptors.log_calls,  # logs the outcome of all steps below
         interceptors.authenticate(authenticator.authenticate),  # before any work for the caller
+        tracing.step,  # after authentication, since only known callers decide what is recorded
         limits.step,  # counts per caller, so after authentication; before expensive steps
         at_once.step,  # the same; from here on a call may take long
         reading.step,  # after the limits, so that requests of refused callers are not read
@@ -144,6 +147,7 @@ def read_surface(access: Access, services: Iterable[ServiceDescriptor] = SERVICE
 def build_server(
     methods: Mapping[str, Method],
     metrics: Metrics,
+    tracing: Tracing,
     proxies: TrustedProxies,
     authenticator: Authenticator,
     limits: Limits,
@@ -166,7 +170,7 @@ def build_server(
     ]
     chain = Chain(
         methods,
-        steps(metrics, proxies, authenticator, limits, at_once, reading, recorder, access),
+        steps(metrics, tracing, proxies, authenticator, limits, at_once, reading, recorder, access),
         open_services=(_HEALTH, reflection.SERVICE_NAME),
         open_steps=open_steps,
     )

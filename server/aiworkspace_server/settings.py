@@ -156,6 +156,11 @@ class Deployment(BaseSettings):
     shutdown_seconds: Annotated[float, Field(ge=0, le=_MOST, allow_inf_nan=False)] = 5
     jobs_in_server: bool = True  # otherwise `jobs` works them
     ops_host: Host = "127.0.0.1"
+    # Traces: names as OpenTelemetry has them. Unset: there are none.
+    otel_exporter_otlp_endpoint: HttpUrl | None = None
+    otel_exporter_otlp_headers: SecretStr | None = None  # name=value, separated by commas
+    otel_traces_sampler_arg: Annotated[float, Field(ge=0, le=1)] = 0.01  # share of calls that are recorded
+    otel_service_name: Annotated[str, Field(min_length=1)] = "aiworkspace"
     ops_port: Annotated[int, Field(ge=0, le=65535)] | None = None  # 0: any free one; unset: no metrics and probes
 
     data_dir: Path = Path(".data")

@@ -227,7 +227,7 @@ def test_the_order_of_the_chain() -> None:
             return step
 
     anything: Any = Anything()
-    names = [step.__qualname__.split(".")[0] for step in steps(*[anything] * 8)]
+    names = [step.__qualname__.split(".")[0] for step in steps(*[anything] * 9)]
     assert names == [
         "request_id",
         "map_errors",
@@ -235,6 +235,7 @@ def test_the_order_of_the_chain() -> None:
         "step",  # addresses
         "log_calls",
         "authenticate",
+        "step",  # tracing
         "step",  # limits
         "step",  # at_once
         "step",  # reading

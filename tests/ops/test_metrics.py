@@ -1,5 +1,6 @@
 """/metrics of a server with workers."""
 
+import json
 import os
 import re
 import signal
@@ -21,6 +22,7 @@ from tests.support.scrapes import Door
 from tests.support.server_process import ServerProcess
 from tests.support.settings import openai_settings
 from tests.support.waiting import until, until_true
+from tools import promql
 
 COUNT = 2
 SEND = "aiworkspace.v1.ChatService/SendMessage"
@@ -29,7 +31,7 @@ SEND = "aiworkspace.v1.ChatService/SendMessage"
 @pytest.fixture(scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory, standin: Standin) -> AsyncIterator[ServerProcess]:
     environment = openai_settings(standin) | {"password_hash_cost": 10, "shutdown_seconds": 0.5, "ops_port": 0}
-    environment |= {"local_model_base_url": "http://127.0.0.1:9/v1"}  # where nobody listens
+    environment |= {"rate_limit_factor": 1000, "local_model_base_url": "http://127.0.0.1:9/v1"}  # where nobody listens
     data_dir = tmp_path_factory.mktemp("ops") / "data"
     async with ServerProcess(data_dir, environment, "--workers", str(COUNT)) as server:
         yield server
@@ -171,3 +173,20 @@ async def test_every_metric_is_documented_and_there(door: Door) -> None:
         return names if {"aiws_runs", "aiws_jobs"} <= names else set()
 
     assert await until(there) == documented
+
+
+async def test_every_expression_of_the_dashboard_finds_its_metrics(door: Door, home: Place, standin: Standin) -> None:
+    panels = json.loads((Path(__file__).parents[2] / "deploy" / "grafana" / "dashboard.json").read_text())["panels"]
+    expressions = {panel["title"]: panel["targets"][0]["expr"] for panel in panels if panel["type"] == "timeseries"}
+    play(standin, OPENAI, Script())
+    first = promql.Scrape.parse(0, (await door.scrape()).text)
+
+    async def found() -> bool:
+        """Whether every panel shows something while people talk; of failed calls there may be none."""
+        assert kinds_of(await events_of(send(home, model=OPENAI)))[-1] == "run_completed"
+        await home.owner.orgs.GetOrg(org_pb2.GetOrgRequest(org_id=home.org_id))
+        scrapes = [first, promql.Scrape.parse(60, (await door.scrape()).text)]
+        nothing = {title for title, expr in expressions.items() if not promql.evaluate(expr, scrapes)}
+        return nothing <= {"Calls that failed"}
+
+    assert await until(found)

@@ -78,6 +78,8 @@ class Call:
 
 
 current: ContextVar[Call] = ContextVar("call")
+# Of the call, run or job in progress, for its log lines. Empty: unknown.
+current_trace_id: ContextVar[str] = ContextVar("trace_id", default="")
 
 
 def caller_id() -> UUID:

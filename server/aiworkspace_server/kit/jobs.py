@@ -6,7 +6,6 @@ queue contains nothing confidential.
 """
 
 import asyncio
-import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -23,6 +22,7 @@ from .passes import Pass
 from .postgres import APP_ROLE, ReadSession, WriteSession
 from .stores import STORE_UNAVAILABLE
 from .tasks import cancel_all
+from .tracing import Tracing
 
 log = structlog.get_logger("jobs")
 
@@ -37,7 +37,8 @@ _MOST_ATTEMPTS = 35  # after 1, 2, 4 … 2048 seconds, then every hour: about a 
 _MOST_WAIT_SECONDS = 3600
 
 _AT_WORK = text(
-    "SELECT task_name, args FROM procrastinate_jobs WHERE task_name = ANY(:names) AND status IN ('todo', 'doing')"
+    "SELECT task_name, args - 'traceparent' AS args FROM procrastinate_jobs"
+    " WHERE task_name = ANY(:names) AND status IN ('todo', 'doing')"
 )
 
 _OTHERS_WAIT = text("""
@@ -72,7 +73,8 @@ Work = tuple[str, frozenset[tuple[str, str]]]  # name and arguments of a job
 class Jobs:
     """The queue, and the worker that takes jobs from it. Any number of servers may work on one queue."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tracing: Tracing | None = None) -> None:
+        self._tracing = tracing or Tracing()
         self._workers: list[asyncio.Task[None]] = []
         self._stopped = False
         self.queues = {queue: _Queue() for queue in _QUEUES}
@@ -96,15 +98,33 @@ class Jobs:
         that read documents, which are many, have a queue of their own. `once` declares a job for `enqueue_once`.
         """
         if once:
-            self._app.task(name=name, queue=queue)(self.queues[queue].watched(_logging(name, function)))
+            self._app.task(name=name, queue=queue)(self._watched(name, _logging(name, function), queue))
         else:
-            self._app.task(name=name, queue=queue, retry=_Backoff())(self.queues[queue].watched(function))
+            self._app.task(name=name, queue=queue, retry=_Backoff())(self._watched(name, function, queue))
+
+    def _watched(self, name: str, function: Function, queue: str = DEFAULT_QUEUE) -> Function:
+        """Return a function that does the same, counted by its queue and as a part of the trace that enqueued it."""
+        state = self.queues[queue]
+
+        async def run(*, traceparent: str = "", **arguments: Any) -> None:
+            state.in_progress, state.taken_time = state.in_progress + 1, time.monotonic()
+            try:
+                with self._tracing.span(name, parent=traceparent):
+                    await function(**arguments)
+            finally:
+                state.in_progress -= 1
+
+        return run
 
     async def enqueue(self, tx: WriteSession, name: str, **arguments: object) -> None:
         """Enqueue a job, which runs after the transaction commits. The arguments become strings."""
         connection = (await (await tx.connection()).get_raw_connection()).driver_connection
         job = self._app.configure_task(name, allow_unknown=False, connection=connection)
-        await job.defer_async(**{key: str(value) for key, value in arguments.items()})
+        await job.defer_async(**self._texts(arguments))
+
+    def _texts(self, arguments: dict[str, object]) -> dict[str, str]:
+        trace = {"traceparent": carried} if (carried := self._tracing.carried) else {}
+        return trace | {key: str(value) for key, value in arguments.items()}
 
     async def others_wait(self, tx: ReadSession, queue: str, name: str, **arguments: object) -> bool:
         """Return whether a job waits for a worker of this queue, besides the one that `enqueue_once` enqueued.
@@ -125,7 +145,7 @@ class Jobs:
         await tx.flush()
         await tx.execute(_SAVE)  # not `begin_nested`, which does nothing on a connection with autocommit
         try:
-            await job.defer_async(**{key: str(value) for key, value in arguments.items()})
+            await job.defer_async(**self._texts(arguments))
         except AlreadyEnqueued:
             await tx.execute(_RESTORE)
 
@@ -143,8 +163,8 @@ class Jobs:
             except Exception:
                 log.exception("job_failed", job=name)
 
-        watched = self.queues[DEFAULT_QUEUE].watched(work)
-        self._app.periodic(cron=cron)(self._app.task(name=name, lock=name, queueing_lock=name)(watched))
+        task = self._app.task(name=name, lock=name, queueing_lock=name)
+        self._app.periodic(cron=cron)(task(self._watched(name, work)))
 
     @property
     def names(self) -> list[str]:
@@ -235,17 +255,6 @@ class _Queue:
     @property
     def has_room(self) -> bool:
         return self.in_progress < _CONCURRENCY
-
-    def watched(self, function: Function) -> Function:
-        @functools.wraps(function)
-        async def run(*arguments: Any, **named: Any) -> None:
-            self.in_progress, self.taken_time = self.in_progress + 1, time.monotonic()
-            try:
-                await function(*arguments, **named)
-            finally:
-                self.in_progress -= 1
-
-        return run
 
 
 def _lock(name: str, arguments: dict[str, object]) -> str:

@@ -14,6 +14,8 @@ import orjson
 import structlog
 from structlog.typing import Processor
 
+from .context import current_trace_id
+
 
 def configure(form: str, level: str, **always: object) -> None:
     """`form` is "json", "console", or "auto": console when standard error is a terminal. `always` is in every line."""
@@ -77,12 +79,16 @@ class Lines:
 
 def _console(always: dict[str, object]) -> list[Processor]:
     return [
-        lambda logger, method, fields: {**always, **{name: _plain(value) for name, value in fields.items()}},
+        lambda logger, method, fields: {**always, **_trace(), **{key: _plain(value) for key, value in fields.items()}},
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         # Plain tracebacks: the others print local variables, which hold what must not be logged.
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
     ]
+
+
+def _trace() -> dict[str, object]:
+    return {"trace_id": trace_id} if (trace_id := current_trace_id.get()) else {}
 
 
 def _plain(value: object) -> object:
@@ -95,7 +101,7 @@ def _json(always: dict[str, object]) -> Processor:
     def render(logger: Any, method: str, fields: MutableMapping[str, Any]) -> bytes:
         if "exc_info" in fields:
             fields = structlog.processors.format_exc_info(logger, method, fields)
-        line = {**always, **fields, "level": method, "timestamp": datetime.now(UTC)}
+        line = {**always, **_trace(), **fields, "level": method, "timestamp": datetime.now(UTC)}
         return orjson.dumps(line, default=repr, option=orjson.OPT_UTC_Z)
 
     return render

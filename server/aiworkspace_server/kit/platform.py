@@ -13,6 +13,7 @@ from .metrics import Metrics
 from .pages import Pages
 from .postgres import Database
 from .tasks import Tasks
+from .tracing import Tracing
 
 
 def lasting_key(settings: Settings, purpose: str) -> bytes:
@@ -37,9 +38,12 @@ class Platform:
     pages: Pages
     idempotency: IdempotencyStore
     metrics: Metrics
+    tracing: Tracing
 
     @classmethod
-    def make(cls, settings: Settings, db: Database, jobs: Jobs, counters: Counters, metrics: Metrics) -> "Platform":
+    def make(
+        cls, settings: Settings, db: Database, jobs: Jobs, counters: Counters, metrics: Metrics, tracing: Tracing
+    ) -> "Platform":
         """Return the platform of a server. The caller closes the database and the counters."""
         return cls(
             settings,
@@ -52,4 +56,5 @@ class Platform:
             Pages(lasting_key(settings, "pages")),
             IdempotencyStore(lasting_key(settings, "replies")),
             metrics,
+            tracing,
         )

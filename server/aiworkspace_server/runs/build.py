@@ -63,6 +63,7 @@ def build(
         group_commit=GroupCommit(db, mongo),
         documents=documents,
         metrics=platform.metrics,
+        tracing=platform.tracing,
         run_seconds=settings.run_seconds,
     )
     bus = RedisEventBus(redis_url)

@@ -8,6 +8,7 @@ from ..kit.metrics import Metrics
 from ..kit.mongo import Mongo
 from ..kit.postgres import Database
 from ..kit.tasks import Tasks
+from ..kit.tracing import Tracing
 from ..llm.breaker import Breakers
 from ..usage.ledger import Ledger
 from .citations.sources import DocumentAccess
@@ -31,6 +32,7 @@ class RunDeps:
     group_commit: GroupCommit
     documents: DocumentAccess
     metrics: Metrics
+    tracing: Tracing
     run_seconds: float
     store_events_seconds: float = 0.5  # how much of an answer a killed server may lose
     tries_per_target: int = 3

@@ -127,7 +127,8 @@ class RunManager:
     async def _see_to_end(self, run: LocalRun, work: Coroutine[Any, Any, None]) -> None:
         server_id = self.deps.server_id
         try:
-            await work
+            with self.deps.tracing.span("run", parent=run.document.get("trace", "")):
+                await work
         except Exception as error:
             if isinstance(error, ClaimLost):
                 log.warning("claim_lost", run_id=str(run.run_id))

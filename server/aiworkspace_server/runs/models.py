@@ -146,6 +146,7 @@ class Run(Exchange):
     # Missing until they were searched, and empty after the end: a deleted document must not live on here.
     sources: NotRequired[list[StoredSource]]
     dropped_citation_count: NotRequired[int]  # missing if there are none
+    trace: NotRequired[str]  # of the call that started it, if it is recorded; see Tracing.carried
 
 
 class EventBatch(TypedDict):

@@ -114,7 +114,7 @@ async def start(deps: RunDeps, starting: StartingRuns, request: RunRequest) -> S
         if existing := await _find_existing(deps, request):  # what was let through once is not refused
             return existing
         raise
-    document = _new_document(request, plan, model_request, counted_tokens)
+    document = _new_document(request, plan, model_request, counted_tokens, deps.tracing.carried)
     run_id, spender, server_id = document["_id"], _spender(request, document), deps.server_id
     starting.add(run_id)
     try:
@@ -297,7 +297,7 @@ async def roll_back(deps: RunDeps, org_id: UUID, run_id: UUID, conversation_id: 
     await retry_until_available(undo)
 
 
-def _new_document(request: RunRequest, plan: Plan, model_request: ModelRequest, counted_tokens: int) -> Run:
+def _new_document(request: RunRequest, plan: Plan, model_request: ModelRequest, counted_tokens: int, trace: str) -> Run:
     first = plan.targets[0]
     run = Run(
         _id=new_id(),
@@ -329,6 +329,8 @@ def _new_document(request: RunRequest, plan: Plan, model_request: ModelRequest, 
     )
     if request.retrieval:
         run["retrieval"] = request.retrieval
+    if trace:
+        run["trace"] = trace
     run["first_events"] = [events.encode_started(run)]
     return run
 

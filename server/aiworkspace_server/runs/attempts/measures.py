@@ -1,10 +1,11 @@
-"""Counts attempts that have ended: outcome, time to the first content, tokens and cost."""
+"""What operators see of attempts: metrics of those that have ended, and attributes of their spans."""
 
 from collections.abc import Mapping
 
 from aiworkspace.v1 import common_pb2
 
 from ...kit.metrics import OTHER, Metrics
+from ...kit.tracing import Span, Value
 from ..models import RunState, Usage
 from .attempt import Attempt
 
@@ -31,6 +32,24 @@ def measure(metrics: Metrics, attempt: Attempt) -> None:
         metrics.cost_nanos.labels(*labels, cost["currency"]).inc(cost["nanos"])
         for kind, count in _tokens(settlement["usage"]):
             metrics.tokens.labels(*labels, kind).inc(count)
+
+
+def about(attempt: Attempt) -> Mapping[str, Value]:
+    """Return the attributes of the span of an attempt, by the conventions for requests to models."""
+    return {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": attempt.target.provider.name,
+        "gen_ai.request.model": attempt.target.name,
+    }
+
+
+def describe(span: Span, attempt: Attempt) -> None:
+    """Add to the span of an attempt how it ended."""
+    usage = attempt.settlement()["usage"]
+    if usage:
+        span.set({f"gen_ai.usage.{name}": usage[name] for name in ("input_tokens", "output_tokens")})
+    if attempt.state != RunState.COMPLETED:
+        span.fail(_outcome(attempt))
 
 
 def _tokens(usage: Usage) -> list[tuple[str, int]]:

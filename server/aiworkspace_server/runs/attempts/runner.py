@@ -15,7 +15,7 @@ from ..reservations import Reservations
 from ..streams.local import LocalRun
 from .attempt import Attempt
 from .log import AttemptLog
-from .measures import measure
+from .measures import about, describe, measure
 from .output import OutputSelector
 
 Result = TypeVar("Result")
@@ -43,7 +43,9 @@ class AttemptRunner:
         try:
             if not slot.granted:
                 await self.within(slot.wait(), attempt)
-            await self._ask(attempt)
+            with self._deps.tracing.span(f"chat {attempt.target.name}", about(attempt), client=True) as span:
+                await self._ask(attempt)
+                describe(span, attempt)
         finally:
             slot.release()
         self._output.finish(attempt)
