@@ -91,7 +91,7 @@ class OtelTracing(Tracing):
             if parent:
                 current_trace_id.set(f"{parent.trace_id:032x}")
             if public or parent is None:  # a caller without credentials decides nothing
-                recorded, parent = random.random() < self._ratio, None
+                recorded, parent = random.random() < self._ratio, None  # nosec B311 - nobody gains by a guess
             else:
                 recorded = parent.trace_flags.sampled
             if recorded:
