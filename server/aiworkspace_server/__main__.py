@@ -23,10 +23,12 @@ import uvloop
 from . import settings as configuration
 from .app import App, check, running, serving
 from .auth.keys import read_keys
-from .commands import CommandError, allowance, rebuild_usage, reconcile_bill
+from .commands import CommandError, allowance, ceilings, rebuild_usage, reconcile_bill
 from .databases import databases, prepare
 from .inspection import inspect
 from .kit import logs
+from .kit.call_limits import FIELDS as CALL_FIELDS
+from .kit.call_limits import NAMES as CALL_CLASSES
 from .kit.contract import ContractError
 from .kit.embedded import EmbeddedError
 from .kit.memory import tended_memory
@@ -34,11 +36,12 @@ from .kit.mongo import Mongo
 from .kit.postgres import Database
 from .kit.stores import STORE_UNAVAILABLE
 from .listening import address_of, read_certificate, reserved_port
-from .migrate import SchemaError, migrate
+from .migrate import migrate
 from .policies.rotation import rotate_keys
 from .policies.vault import Vault
 from .registration import register as make_account
 from .runs.leases import DatabaseInUseError
+from .schema import SchemaError
 from .settings import Settings, SettingsError
 from .workers import STOP_SECONDS, Parent, Supervisor, WorkerFailedError
 
@@ -96,6 +99,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     allowed.add_argument("org", type=UUID, help="id of the organization")
     allowed.add_argument("amount", nargs="?", help="USD a month, such as 100; or default, or unlimited")
+    limits = commands.add_parser(
+        "limits", help="show or set the most calls that an organization may allow its keys; servers may run"
+    )
+    limits.add_argument("org", type=UUID, help="id of the organization")
+    limits.add_argument("kind", nargs="?", choices=CALL_CLASSES, metavar="CLASS", help=", ".join(CALL_CLASSES))
+    for field in CALL_FIELDS:
+        limits.add_argument(f"--{field.replace('_', '-')}", metavar="N", help="a number of them, or default")
     what = commands.add_parser("inspect", help="show what is stored of a run; servers may run")
     kinds = what.add_subparsers(dest="kind", required=True, metavar="KIND")
     run = kinds.add_parser("run", help="document, attempts, events, claim, lease and ledger entries of a run")
@@ -106,6 +116,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.command == "reconcile" and arguments.complete != bool(arguments.start and arguments.end):
         bill.error("--complete needs --start and --end, which only it uses")
+    if arguments.command == "limits" and bool(arguments.kind) != any(getattr(arguments, name) for name in CALL_FIELDS):
+        limits.error("a CLASS needs one of the options, and they need it")
     return arguments
 
 
@@ -144,6 +156,9 @@ async def _work(settings: Settings, arguments: argparse.Namespace) -> None:
         case "allowance":
             configuration.check_allowance(settings)
             await allowance(settings, arguments.org, arguments.amount)
+        case "limits":
+            given = {name: value for name in CALL_FIELDS if (value := getattr(arguments, name))}
+            await ceilings(settings, arguments.org, arguments.kind, given)
         case "inspect":
             await inspect(settings, arguments.id, with_text=arguments.text, as_json=arguments.json)
         case "reconcile":
@@ -180,7 +195,7 @@ async def _serve_with_workers(settings: Settings, migrating: bool, count: int) -
     check(settings)
     with reserved_port(settings.host, settings.port) as port:
         async with databases(settings, several=True) as where:
-            await prepare(settings, where, migrating=migrating)
+            await prepare(settings, where, migrating=migrating, processes=count)
             supervisor = Supervisor(where, port, count, settings.shutdown_seconds)
             async with supervisor.running():
                 _on_hang_up(stop, lambda: supervisor.send(signal.SIGHUP))
@@ -281,7 +296,7 @@ async def _migrate(settings: Settings) -> None:
 
 async def _rotate_keys(settings: Settings) -> None:
     async with databases(settings) as where:
-        db = Database(where.url)
+        db = Database(where.url, where.session_url)
         sealed, lost = await rotate_keys(db, Vault.from_settings(settings))
         await db.close()
     print(f"re-encrypted: {sealed}")

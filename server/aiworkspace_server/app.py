@@ -40,6 +40,7 @@ from .embedding.build import Embedding
 from .embedding.build import build as build_embedding
 from .erasure.build import build as build_erasure
 from .kit.addresses import TrustedProxies
+from .kit.connections import Connections
 from .kit.contract import Method
 from .kit.jobs import Jobs
 from .kit.limits import Counters
@@ -50,7 +51,6 @@ from .kit.stores import retry_until_available
 from .kit.tasks import Tasks
 from .listening import Tls, check_port, listen, read_certificate
 from .llm.registry import Registry
-from .migrate import check_schema
 from .orgs import service as orgs
 from .orgs.build import build as build_orgs
 from .orgs.servicer import RightsLost
@@ -62,6 +62,7 @@ from .runs.build import RunEngine
 from .runs.build import build as build_runs
 from .runs.cancellation import Cancellation
 from .runs.manager import RunManager
+from .schema import check_schema
 from .search.build import build as build_search
 from .search.open_questions import OpenQuestions
 from .search.query import Search
@@ -140,7 +141,8 @@ async def serving(settings: Settings, where: Databases, *, sharing_port: bool = 
     async with AsyncExitStack() as stack:
         mongo = Mongo(where.mongo_uri)
         stack.push_async_callback(mongo.close)
-        db = Database(where.url)
+        connections = Connections.divide(settings.postgres_pool)
+        db = Database(where.url, where.session_url, connections)
         stack.push_async_callback(db.close)
         await check_schema(db, embedded=settings.embedded)
         counters = Counters(where.redis_url)
@@ -149,7 +151,7 @@ async def serving(settings: Settings, where: Databases, *, sharing_port: bool = 
         if stores.current:
             await stores.current.check()
         registry = await stack.enter_async_context(Registry(settings))
-        platform = Platform.make(settings, db, Jobs(where.url), counters)
+        platform = Platform.make(settings, db, Jobs(where.direct_url, connections), counters)
         stack.push_async_callback(platform.tasks.close)
         embedding = build_embedding(settings)
         stack.push_async_callback(embedding.aclose)

@@ -8,14 +8,10 @@ from typing import Any
 import structlog
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, NullPool, text
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from .kit.mongo import Mongo
-from .kit.postgres import APP_ROLE, Database
 from .kit.timestamps import now
 
 log = structlog.get_logger("migrate")
@@ -52,14 +48,14 @@ async def migrate_postgres(owner_url: str, revision: str = "head") -> None:
         await connection.run_sync(_upgrade, revision)
 
 
-def _config() -> Config:
+def alembic_config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(migrations_dir()))
     return config
 
 
 def _upgrade(connection: Connection, revision: str) -> None:
-    config = _config()
+    config = alembic_config()
     config.attributes["connection"] = connection
     command.upgrade(config, revision)
 
@@ -80,31 +76,3 @@ def _load(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-_UNBOUND = text("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
-_STRONG_LOGIN = text("SELECT rolsuper OR rolbypassrls OR rolcreaterole FROM pg_roles WHERE rolname = session_user")
-
-
-class SchemaError(Exception):
-    """The schema or the server's role is not as this server needs it."""
-
-
-async def check_schema(db: Database, *, embedded: bool) -> None:
-    """Raise SchemaError unless PostgreSQL has the current schema and row-level security applies to the server."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    try:
-        async with db.engine.connect() as connection:
-            present = await connection.run_sync(lambda plain: MigrationContext.configure(plain).get_current_revision())
-            unbound = await connection.scalar(_UNBOUND)
-            strong_login = await connection.scalar(_STRONG_LOGIN)
-    except OperationalError as error:
-        if f'role "{APP_ROLE}" does not exist' in str(error):
-            raise SchemaError("The database has not been migrated: run the migrate command.") from None
-        raise
-    if present != head:
-        raise SchemaError(f"The database is at {present or 'no revision'}, not at {head}: run the migrate command.")
-    if unbound:
-        raise SchemaError("The server's role bypasses row-level security: take SUPERUSER and BYPASSRLS from it.")
-    if strong_login and not embedded:
-        log.warning("database_login_too_powerful", advice="use a login that is only a member of aiworkspace_app")
