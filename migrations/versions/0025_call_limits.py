@@ -4,6 +4,7 @@ from alembic import op
 
 revision = "0025"
 down_revision = "0023"
+compatible_with = "0023"
 
 # An object by class of calls, such as {"generate": {"calls_per_minute": 600}}. Those of a line of keys are at its first
 # key, so that every successor has them.

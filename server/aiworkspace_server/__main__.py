@@ -36,7 +36,7 @@ from .kit.mongo import Mongo
 from .kit.postgres import Database
 from .kit.stores import STORE_UNAVAILABLE
 from .listening import address_of, read_certificate, reserved_port
-from .migrate import migrate
+from .migrate import LockedError, migrate
 from .policies.rotation import rotate_keys
 from .policies.vault import Vault
 from .registration import register as make_account
@@ -64,7 +64,7 @@ def main() -> None:
         configuration.refuse(error)
     except WorkerFailedError as error:
         sys.exit(error.code)
-    except (SchemaError, DatabaseInUseError, EmbeddedError, ContractError, CommandError, OSError) as error:
+    except (SchemaError, LockedError, DatabaseInUseError, EmbeddedError, ContractError, CommandError, OSError) as error:
         sys.exit(f"error: {error}")
     except STORE_UNAVAILABLE as error:
         sys.exit(f"error: a database does not answer: {' '.join(str(error).split())}")

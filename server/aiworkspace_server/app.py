@@ -62,7 +62,7 @@ from .runs.build import RunEngine
 from .runs.build import build as build_runs
 from .runs.cancellation import Cancellation
 from .runs.manager import RunManager
-from .schema import check_schema
+from .schema import check_documents, check_schema
 from .search.build import build as build_search
 from .search.open_questions import OpenQuestions
 from .search.query import Search
@@ -145,6 +145,7 @@ async def serving(settings: Settings, where: Databases, *, sharing_port: bool = 
         db = Database(where.url, where.session_url, connections)
         stack.push_async_callback(db.close)
         await check_schema(db, embedded=settings.embedded)
+        await check_documents(mongo)
         counters = Counters(where.redis_url)
         stack.push_async_callback(counters.close)
         stores = ObjectStores(settings.document_store)

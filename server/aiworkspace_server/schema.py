@@ -3,12 +3,13 @@
 import structlog
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Row, text
+from sqlalchemy import Connection, Row, text
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from .compatibility import declared
+from .kit.mongo import Mongo
 from .kit.postgres import APP_ROLE, Database
-from .migrate import alembic_config
+from .migrate import alembic_config, mongo_migrations
 
 log = structlog.get_logger("schema")
 
@@ -28,10 +29,10 @@ class SchemaError(Exception):
 
 
 async def check_schema(db: Database, *, embedded: bool) -> None:
-    """Raise SchemaError unless PostgreSQL has the current schema and row-level security applies to the server."""
+    """Raise SchemaError unless PostgreSQL has a schema for this server and row-level security applies to it."""
     try:
         async with db.engine.connect() as connection:
-            await _check_revision(connection)
+            await connection.run_sync(_check_revision)
             login = (await connection.execute(_LOGIN, {"app": APP_ROLE})).one()
     except OperationalError as error:
         if f'role "{APP_ROLE}" does not exist' in str(error):
@@ -44,11 +45,30 @@ async def check_schema(db: Database, *, embedded: bool) -> None:
         log.warning("database_login_too_powerful", advice="use a login that is only a member of aiworkspace_app")
 
 
-async def _check_revision(connection: AsyncConnection) -> None:
-    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
-    present = await connection.run_sync(lambda plain: MigrationContext.configure(plain).get_current_revision())
-    if present != head:
+def _check_revision(connection: Connection) -> None:
+    """Raise SchemaError unless the schema is this server's own, or a newer one that declares itself compatible."""
+    scripts = ScriptDirectory.from_config(alembic_config())
+    head, own = scripts.get_current_head(), {script.revision for script in scripts.walk_revisions()}
+    present = MigrationContext.configure(connection).get_current_revision()
+    if present == head:
+        return
+    if present is None or present in own:
         raise SchemaError(f"The database is at {present or 'no revision'}, not at {head}: run the migrate command.")
+    if (oldest := declared(connection)) not in own:
+        works = f"works with servers from {oldest} on" if oldest else "does not say which servers it works with"
+        raise SchemaError(f"The database is at {present} and {works}, not with {head}: start a newer server.")
+    log.info("schema_newer", revision=present, own=head, works_with_servers_from=oldest)
+
+
+async def check_documents(mongo: Mongo) -> None:
+    """Raise SchemaError unless MongoDB has every migration of this server, and others only that are compatible."""
+    own = set(mongo_migrations())
+    done = {record["_id"]: record async for record in mongo.database["migrations"].find()}
+    if missing := own - done.keys():
+        raise SchemaError(f"MongoDB lacks the migration {min(missing)}: run the migrate command.")
+    for name in sorted(done.keys() - own):
+        if done[name].get("compatible_with") not in own:
+            raise SchemaError(f"MongoDB has {name}, with which this server cannot work: start a newer server.")
 
 
 def _check_login(login: Row[tuple[bool, bool, bool, bool, bool]], *, pooled: bool) -> None:
