@@ -115,6 +115,7 @@ lint: $(READY)  ## run every check that is not a test
 	@$(PYTHON) -m bandit -q -c pyproject.toml -r server client tools
 	@$(BIN)/buf lint
 	@$(BIN)/buf breaking --against protos/baseline.binpb
+	@PYTHONPATH=gen:client $(PYTHON) -m tools.lint_migrations
 	@$(MAKE) check-gen PYTHON=$(PYTHON)
 	@if grep -nE '://|^-' requirements.lock; then echo 'error: requirements.lock names an address.' >&2; exit 1; fi
 

@@ -23,9 +23,9 @@ from aiworkspace_server.__main__ import read_anew
 from aiworkspace_server.app import App, running
 from aiworkspace_server.commands import CommandError
 from aiworkspace_server.kit.embedded import embedded_postgres
-from aiworkspace_server.migrate import SchemaError
 from aiworkspace_server.rpc import SERVICES
 from aiworkspace_server.runs.leases import DatabaseInUseError
+from aiworkspace_server.schema import SchemaError
 from aiworkspace_server.settings import Settings
 from tests.support.certificates import make_certificate, served
 from tests.support.server_process import ServerProcess

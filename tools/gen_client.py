@@ -32,11 +32,17 @@ def main() -> None:
     write(CLIENT / "types.py", types_source(types))
 
 
+# Declared with the options of methods, and used in messages, too.
+_OPTIONS_OF_MESSAGES = {"RateLimitClass"}
+
+
 def types_source(types: contract.Contract) -> str:
     """Return the source of a module that exports all messages and enums of calls."""
     files = {service.file for service in types.services} | {"common"}
     public = [
-        each for each in types.named.values() if each.file in files and not each.name.endswith(("Request", "Response"))
+        each
+        for each in types.named.values()
+        if (each.file in files and not each.name.endswith(("Request", "Response"))) or each.name in _OPTIONS_OF_MESSAGES
     ]
     imports = [f"from aiworkspace.v1.{each.file}_pb2 import {each.name}" for each in public]
     exported = ", ".join(f'"{each.name}"' for each in public)

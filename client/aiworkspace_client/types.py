@@ -54,8 +54,9 @@ from aiworkspace.v1.document_pb2 import (
     Upload,
 )
 from aiworkspace.v1.model_pb2 import ModelLimit, ModelPolicy, ParameterBounds, ProviderKey
+from aiworkspace.v1.options_pb2 import RateLimitClass
 from aiworkspace.v1.org_pb2 import Invitation, InvitationState, Member, MemberKind, MemberState, Org, Role
-from aiworkspace.v1.service_account_pb2 import ApiKey, ApiKeyState, ServiceAccount
+from aiworkspace.v1.service_account_pb2 import ApiKey, ApiKeyState, CallCeiling, CallLimit, ServiceAccount
 from aiworkspace.v1.team_pb2 import Team, TeamMember
 from aiworkspace.v1.usage_pb2 import ReconciledState, UsageDimension, UsageEntry, UsageEntryKind, UsageRow, UsageTotal
 from aiworkspace.v1.workspace_pb2 import Retrieval, Workspace, WorkspaceMember, WorkspaceRole, WorkspaceVisibility
@@ -74,6 +75,8 @@ __all__ = [
     "BudgetScope",
     "BudgetStatus",
     "BudgetWindow",
+    "CallCeiling",
+    "CallLimit",
     "ChatEvent",
     "Citation",
     "CitationAdded",
@@ -114,6 +117,7 @@ __all__ = [
     "Place",
     "ProviderKey",
     "RateLimit",
+    "RateLimitClass",
     "ReasoningEffort",
     "ReconciledState",
     "Retrieval",

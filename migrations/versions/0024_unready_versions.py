@@ -4,11 +4,12 @@ from alembic import op
 
 revision = "0024"
 down_revision = "0023"
+compatible_with = "0023"
 
 # What an interrupted migration left has the name and is not valid.
 DROP = "DROP INDEX CONCURRENTLY IF EXISTS document_versions_unready"
 INDEX = """
-CREATE INDEX CONCURRENTLY document_versions_unready ON document_versions (step, state)
+CREATE INDEX CONCURRENTLY IF NOT EXISTS document_versions_unready ON document_versions (step, state)
 WHERE state IN ('processing', 'failed')
 """
 

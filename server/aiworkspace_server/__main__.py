@@ -24,10 +24,12 @@ import uvloop
 from . import settings as configuration
 from .app import App, check, running, serving, working
 from .auth.keys import read_keys
-from .commands import CommandError, allowance, rebuild_usage, reconcile_bill
+from .commands import CommandError, allowance, ceilings, rebuild_usage, reconcile_bill
 from .databases import databases, prepare
 from .inspection import inspect
 from .kit import logs
+from .kit.call_limits import FIELDS as CALL_FIELDS
+from .kit.call_limits import NAMES as CALL_CLASSES
 from .kit.condition import Condition
 from .kit.contract import ContractError
 from .kit.embedded import EmbeddedError
@@ -37,12 +39,13 @@ from .kit.mongo import Mongo
 from .kit.postgres import Database
 from .kit.stores import STORE_UNAVAILABLE
 from .listening import address_of, read_certificate, reserved_port
-from .migrate import SchemaError, migrate
+from .migrate import LockedError, migrate
 from .ops import ops_door
 from .policies.rotation import rotate_keys
 from .policies.vault import Vault
 from .registration import register as make_account
 from .runs.leases import DatabaseInUseError
+from .schema import SchemaError
 from .settings import Settings, SettingsError
 from .workers import RETIRE, STOP_SECONDS, Parent, Supervisor, WorkerFailedError
 
@@ -65,7 +68,7 @@ def main() -> None:
         configuration.refuse(error)
     except WorkerFailedError as error:
         sys.exit(error.code)
-    except (SchemaError, DatabaseInUseError, EmbeddedError, ContractError, CommandError, OSError) as error:
+    except (SchemaError, LockedError, DatabaseInUseError, EmbeddedError, ContractError, CommandError, OSError) as error:
         sys.exit(f"error: {error}")
     except STORE_UNAVAILABLE as error:
         sys.exit(f"error: a database does not answer: {' '.join(str(error).split())}")
@@ -101,6 +104,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     allowed.add_argument("org", type=UUID, help="id of the organization")
     allowed.add_argument("amount", nargs="?", help="USD a month, such as 100; or default, or unlimited")
+    limits = commands.add_parser(
+        "limits", help="show or set the most calls that an organization may allow its keys; servers may run"
+    )
+    limits.add_argument("org", type=UUID, help="id of the organization")
+    limits.add_argument("kind", nargs="?", choices=CALL_CLASSES, metavar="CLASS", help=", ".join(CALL_CLASSES))
+    for field in CALL_FIELDS:
+        limits.add_argument(f"--{field.replace('_', '-')}", metavar="N", help="a number of them, or default")
     what = commands.add_parser("inspect", help="show what is stored of a run; servers may run")
     kinds = what.add_subparsers(dest="kind", required=True, metavar="KIND")
     run = kinds.add_parser("run", help="document, attempts, events, claim, lease and ledger entries of a run")
@@ -111,6 +121,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.command == "reconcile" and arguments.complete != bool(arguments.start and arguments.end):
         bill.error("--complete needs --start and --end, which only it uses")
+    if arguments.command == "limits" and bool(arguments.kind) != any(getattr(arguments, name) for name in CALL_FIELDS):
+        limits.error("a CLASS needs one of the options, and they need it")
     return arguments
 
 
@@ -151,6 +163,9 @@ async def _work(settings: Settings, arguments: argparse.Namespace) -> None:
         case "allowance":
             configuration.check_allowance(settings)
             await allowance(settings, arguments.org, arguments.amount)
+        case "limits":
+            given = {name: value for name in CALL_FIELDS if (value := getattr(arguments, name))}
+            await ceilings(settings, arguments.org, arguments.kind, given)
         case "inspect":
             await inspect(settings, arguments.id, with_text=arguments.text, as_json=arguments.json)
         case "reconcile":
@@ -223,7 +238,7 @@ async def _serve_with_workers(settings: Settings, migrating: bool, count: int) -
     _ignore_replacement("is starting")
     with ops_door(settings, unready, failing) as door, reserved_port(settings.host, settings.port) as port:
         async with databases(settings, several=True) as where:
-            await prepare(settings, where, migrating=migrating)
+            await prepare(settings, where, migrating=migrating, processes=count)
             seconds = settings.drain_seconds + settings.shutdown_seconds
             supervisor = Supervisor(where, port, count, seconds, door.directory if door else None)
             async with supervisor.running():
@@ -356,7 +371,7 @@ async def _migrate(settings: Settings) -> None:
 
 async def _rotate_keys(settings: Settings) -> None:
     async with databases(settings) as where:
-        db = Database(where.url)
+        db = Database(where.url, where.session_url)
         sealed, lost = await rotate_keys(db, Vault.from_settings(settings))
         await db.close()
     print(f"re-encrypted: {sealed}")

@@ -40,6 +40,7 @@ from .embedding.build import build as build_embedding
 from .erasure.build import build as build_erasure
 from .kit.addresses import TrustedProxies
 from .kit.condition import Condition
+from .kit.connections import Connections
 from .kit.contract import Method
 from .kit.health import Health
 from .kit.jobs import Jobs
@@ -54,7 +55,6 @@ from .kit.tasks import Tasks
 from .kit.tracing import make_tracing
 from .listening import Tls, check_port, listen, read_certificate
 from .llm.registry import Registry
-from .migrate import check_schema
 from .orgs import service as orgs
 from .orgs.build import build as build_orgs
 from .orgs.servicer import RightsLost
@@ -66,6 +66,7 @@ from .runs.build import RunEngine
 from .runs.build import build as build_runs
 from .runs.cancellation import Cancellation
 from .sampling import Sampler
+from .schema import check_documents, check_schema
 from .search.build import build as build_search
 from .search.open_questions import OpenQuestions
 from .search.query import Search
@@ -185,16 +186,19 @@ async def _open(stack: AsyncExitStack, settings: Settings, where: Databases) -> 
     stack.push_async_callback(tracing.aclose)
     mongo = Mongo(where.mongo_uri)
     stack.push_async_callback(mongo.close)
-    db = Database(where.url)
+    connections = Connections.divide(settings.postgres_pool)
+    db = Database(where.url, where.session_url, connections)
     stack.push_async_callback(db.close)
     await check_schema(db, embedded=settings.embedded)
+    await check_documents(mongo)
     counters = Counters(where.redis_url)
     stack.push_async_callback(counters.close)
     stores = ObjectStores(settings.document_store)
     if stores.current:
         await stores.current.check()
     registry = await stack.enter_async_context(Registry(settings))
-    platform = Platform.make(settings, db, Jobs(where.url, tracing), counters, Metrics(), tracing)
+    jobs = Jobs(where.direct_url, connections, tracing)
+    platform = Platform.make(settings, db, jobs, counters, Metrics(), tracing)
     stack.push_async_callback(platform.tasks.close)
     embedding = build_embedding(settings)
     stack.push_async_callback(embedding.aclose)

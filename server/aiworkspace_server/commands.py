@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from decimal import Decimal
@@ -14,12 +14,13 @@ from .audit.build import make_chain
 from .budgets import service as budgets
 from .budgets.store import find_budget
 from .databases import databases
+from .kit.call_limits import FIELDS, NAMES, CallLimits
 from .kit.errors import InvalidArgument
 from .kit.postgres import Database
 from .llm.base import TokenUsage
 from .llm.prices import usd
-from .migrate import check_schema
 from .orgs.store import find_org
+from .schema import check_schema
 from .settings import Settings
 from .usage import rebuild
 from .usage.ledger import UNLIMITED, Ledger
@@ -28,6 +29,7 @@ from .usage.reconcile import STATES, UNKNOWN, Bill, Billed, Reconciled, reconcil
 
 Time = tuple[datetime, datetime]  # [start, end)
 
+_MOST_CALLS = 10**9
 _BATCH = 500  # requests per transaction, which holds the ledger's exclusive lock
 
 
@@ -84,6 +86,38 @@ async def allowance(settings: Settings, org_id: UUID, amount: str | None) -> Non
     print(f"this month: {usd(settled)} USD spent, {usd(reserved)} USD reserved")
 
 
+async def ceilings(settings: Settings, org_id: UUID, kind: str | None, given: Mapping[str, str]) -> None:
+    """Set the most that an organization may allow its keys of a class of calls, if one is given, and show all.
+
+    Values are numbers from 1, or "default" for what CALL_CEILING_FACTOR gives. Servers notice within a second.
+    """
+    values = {field: _read_ceiling(value) for field, value in given.items()}
+    async with _ledger(settings) as (db, _), db.write(org_id) as tx:
+        org = await find_org(tx, org_id)
+        if org is None:
+            raise CommandError(f"there is no organization {org_id}")
+        if kind:
+            limit = {name: value for name, value in (org.call_ceilings.get(kind, {}) | values).items() if value}
+            others = {name: each for name, each in org.call_ceilings.items() if name != kind}
+            org.call_ceilings = others | ({kind: limit} if limit else {})
+            await make_chain(settings).append(tx, org_id, _operator_entry("limits", org_id))
+        call_limits = CallLimits(settings.rate_limit_factor, settings.call_ceiling_factor)
+        print(f"{org.name!r} may allow each service account, in {', '.join(FIELDS)}:")
+        for name, number in NAMES.items():
+            most = call_limits.ceiling(number, org.call_ceilings)
+            usual = "" if name in org.call_ceilings else " (the server's default)"
+            print(f"{name:<9}", *(f"{getattr(most, field):>9,}" for field in FIELDS), usual)
+
+
+def _read_ceiling(value: str) -> int | None:
+    """Return the number; None means the server's default."""
+    if value == "default":
+        return None
+    if value.isascii() and value.isdigit() and 0 < int(value) <= _MOST_CALLS:
+        return int(value)
+    raise CommandError(f"{value!r} is neither a number from 1 to {_MOST_CALLS:,} nor default")
+
+
 def _read_allowance(amount: str) -> int | None:
     """Return the amount in nanos; None means the server's default."""
     if amount in ("default", "unlimited"):
@@ -108,7 +142,7 @@ def _operator_entry(command: str, org_id: UUID) -> dict[str, Any]:
 async def _ledger(settings: Settings) -> AsyncIterator[tuple[Database, Ledger]]:
     """Open the database and the ledger. Alerts are enqueued and sent by a server."""
     async with databases(settings) as where:
-        db = Database(where.url)
+        db = Database(where.url, where.session_url)
         try:
             await check_schema(db, embedded=settings.embedded)
             yield db, Ledger(settings.allowance_nanos)

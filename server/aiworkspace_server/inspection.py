@@ -14,8 +14,8 @@ from .databases import readable_databases
 from .kit.mongo import Mongo
 from .kit.postgres import Database
 from .llm.prices import usd
-from .migrate import check_schema
 from .runs.inspection import RunReport, StoredEvent, Values, inspect_run
+from .schema import check_schema
 from .settings import Settings
 from .usage.models import TOKENS
 
@@ -25,7 +25,7 @@ _NOTHING = "-"
 async def inspect(settings: Settings, run_id: UUID, *, with_text: bool, as_json: bool) -> None:
     """Print a run, its attempts, events, claim and ledger entries. Raises CommandError if there is none of them."""
     async with readable_databases(settings) as where:
-        db, mongo = Database(where.url), Mongo(where.mongo_uri)
+        db, mongo = Database(where.url, where.session_url), Mongo(where.mongo_uri)
         try:
             await check_schema(db, embedded=settings.embedded)
             report = await inspect_run(db, mongo, run_id, with_text=with_text)

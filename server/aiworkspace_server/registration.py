@@ -19,7 +19,7 @@ from .kit.jobs import Jobs
 from .kit.mail import make_mailer
 from .kit.postgres import Database
 from .kit.timestamps import now
-from .migrate import check_schema
+from .schema import check_schema
 from .settings import Settings
 
 _UNUSED = "a passphrase that is asked for"  # passes validation where the real password is set with a mailed token
@@ -42,10 +42,10 @@ async def register(settings: Settings, email: str, name: str, password: str | No
         "verify_time": now() if password else None,
     }
     async with databases(settings) as where:
-        db = Database(where.url)
+        db = Database(where.url, where.session_url)
         try:
             await check_schema(db, embedded=settings.embedded)
-            mails = build_mails(settings, db, Jobs(where.url), make_mailer(settings))
+            mails = build_mails(settings, db, Jobs(where.direct_url), make_mailer(settings))
             async with db.write(user_id=user_id) as tx:
                 user = await service.add_user(tx, values)
                 if user is None:

@@ -33,6 +33,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from aiworkspace_server import secrets_file, urls
 
 _LAPTOP_ALLOWANCE = Decimal(5)
+LEAST_POOL = 13
 _MOST = 10**9  # of any number; as seconds 31 years, which dates and timers can represent
 
 SECRETS = ("jwt_secret", "jwt_refresh_secret", "password_pepper", "encryption_secret")
@@ -165,7 +166,9 @@ class Deployment(BaseSettings):
 
     data_dir: Path = Path(".data")
     database_url: PostgresUrl | None = None
-    migration_database_url: PostgresUrl | None = None  # the owner's; DATABASE_URL when unset
+    database_direct_url: PostgresUrl | None = None  # past a pooler; set if and only if DATABASE_URL leads to one
+    migration_database_url: PostgresUrl | None = None  # the owner's; that of PostgreSQL itself when unset
+    postgres_pool: Annotated[int, Field(ge=LEAST_POOL, le=_MOST)] = 20  # connections of each process, in all
     mongo_uri: MongoUri | None = None
     redis_url: RedisUrl | None = None
 
@@ -173,6 +176,7 @@ class Deployment(BaseSettings):
     rate_limit_factor: Annotated[float, Field(gt=0, le=_MOST, allow_inf_nan=False)] = (
         1  # times the limits of the contract
     )
+    call_ceiling_factor: PositiveNumber = 10  # times a limit: the most that organizations may set for accounts and keys
     jwt_private_key_file: Path | None = None  # signs access tokens; jwt_secret does when unset
     # Keys that only verify tokens: those that will sign after the next rotation, and those that signed before the last.
     jwt_other_secrets: Annotated[tuple[Secret, ...] | None, *Listed] = None
@@ -265,6 +269,8 @@ class Deployment(BaseSettings):
         for one, other in pairs:
             if (getattr(self, one) is None) != (getattr(self, other) is None):
                 raise ValueError(f"set both {one.upper()} and {other.upper()}, or neither")
+        if self.database_direct_url and not self.database_url:
+            raise ValueError("DATABASE_DIRECT_URL is for a pooler in DATABASE_URL, which is not set")
         return self
 
     @model_validator(mode="after")

@@ -1,9 +1,6 @@
 """The monthly allowance of each organization on the server's own keys."""
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from uuid import UUID, uuid4
 
@@ -24,6 +21,7 @@ from tests.standin import BYTES, Script, Standin
 from tests.support.budgets import DAY, EXHAUSTED, MONTH, make_budget, reserve, settle, spend, spender, usd
 from tests.support.ledger import check_books
 from tests.support.mailbox import Mailbox
+from tests.support.operator import operate
 from tests.support.outcomes import NOT_FOUND, OK, named, outcome, refusal
 from tests.support.people import (
     PASSWORD,
@@ -86,20 +84,6 @@ async def allowance_of(place: Place) -> pb.Budget:
 async def spent(place: Place) -> tuple[int, int]:
     status = (await allowance_of(place)).status
     return status.settled.nanos, status.reserved.nanos
-
-
-async def allow(values: dict[str, object], *arguments: str) -> str:
-    """What the operator's command prints."""
-    ran = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "aiworkspace_server", "allowance", *arguments],
-        env={**os.environ, **{name.upper(): str(value) for name, value in values.items()}},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
 
 
 # What the organization sees
@@ -210,15 +194,15 @@ async def test_a_long_text_is_asked_while_what_it_is_expected_to_cost_is_left(
 async def test_the_operator_raises_it_while_the_server_runs(app: App, place: Place, values: dict[str, object]) -> None:
     await spend(app, spender(place), ALLOWANCE)
     assert await outcome(say(place.owner, place.conversation_id, "hello", model="echo/echo")) == EXHAUSTED
-    said = await allow(values, place.org_id)
+    said = await operate(values, "allowance", place.org_id)
     assert "'Acme' may spend 0.01 USD a month on the server's keys (the server's default)" in said
     assert "this month: 0.01 USD spent, 0.00 USD reserved" in said
-    assert "may spend 100.00 USD a month" in await allow(values, place.org_id, "100")
+    assert "may spend 100.00 USD a month" in await operate(values, "allowance", place.org_id, "100")
     assert (await allowance_of(place)).limit == usd(100 * 10**9)
     assert await outcome(say(place.owner, place.conversation_id, "hello", model="echo/echo")) == OK
-    assert "(the server's default)" in await allow(values, place.org_id, "default")
+    assert "(the server's default)" in await operate(values, "allowance", place.org_id, "default")
     assert await outcome(say(place.owner, place.conversation_id, "hello", model="echo/echo")) == EXHAUSTED
-    assert "may spend no limit" in await allow(values, place.org_id, "unlimited")
+    assert "may spend no limit" in await operate(values, "allowance", place.org_id, "unlimited")
     assert await list_budgets(place) == []
     assert await outcome(say(place.owner, place.conversation_id, "hello", model="echo/echo")) == OK
     request = audit_pb2.ListAuditEventsRequest(org_id=place.org_id, method="allowance")
@@ -231,14 +215,14 @@ async def test_the_operator_raises_it_while_the_server_runs(app: App, place: Pla
 @pytest.mark.parametrize("amount", ["-1", "x", "1e30", "0.0000000001", "nan"])
 async def test_an_amount_that_makes_no_sense_is_refused(amount: str, place: Place, values: dict[str, object]) -> None:
     with pytest.raises(AssertionError, match="is not an amount in USD"):
-        await allow(values, "--", place.org_id, amount)
+        await operate(values, "allowance", "--", place.org_id, amount)
     assert (await allowance_of(place)).limit == usd(ALLOWANCE)
 
 
 async def test_an_organization_that_is_not_there_is_named(values: dict[str, object]) -> None:
     unknown = str(uuid4())
     with pytest.raises(AssertionError, match=f"there is no organization {unknown}"):
-        await allow(values, unknown, "100")
+        await operate(values, "allowance", unknown, "100")
 
 
 # How often one has it

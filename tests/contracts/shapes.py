@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from google.protobuf.descriptor import FieldDescriptor as Field
 
-from aiworkspace.v1 import common_pb2, document_pb2, model_pb2, usage_pb2
+from aiworkspace.v1 import common_pb2, document_pb2, model_pb2, service_account_pb2, usage_pb2
 from aiworkspace.v1 import options_pb2 as options
 from aiworkspace_server.kit.contract import DEFAULT_REQUEST_BYTES
 from buf.validate import validate_pb2 as validate
@@ -142,7 +142,10 @@ def _items(field: Any, rules: validate.RepeatedRules) -> list[Any]:
     return [str(uuid4()) if rules.items.string.uuid else f"openai/{n:04d}"[:64] for n in range(rules.max_items)]
 
 
+_SETTABLE = "READ", "WRITE", "GENERATE", "HEAVY", "UPLOAD"
+_CLASSES = [options.RateLimitClass.Value(f"RATE_LIMIT_CLASS_{name}") for name in _SETTABLE]
 _ITEMS: dict[str, Callable[[int], Any]] = {
+    "call_limits": lambda n: service_account_pb2.CallLimit(rate_limit_class=_CLASSES[n], calls_per_minute=n),
     "limits": lambda n: model_pb2.ModelLimit(model=f"openai/{n}", requests_per_minute=n),
     "requests": lambda n: usage_pb2.BilledRequest(
         run_id=str(uuid4()), attempt=1, tokens=common_pb2.TokenUsage(input_tokens=n)

@@ -208,10 +208,12 @@ async def test_a_secret_is_answered_with_its_own_key(pair: list[dict[str, UUID]]
             *(whose["org"], uuid4(), whose["member"], secret, whose["owner"]),
         )
     for whose, secret in zip(pair, secrets, strict=True):
-        ((_, org_id, user_id, *_, memberships),) = await ask(app, "find_api_key(:secret)", secret=secret)
-        assert (org_id, user_id) == (whose["org"], whose["member"])
-        assert [found["org_id"] for found in memberships] == [str(whose["org"])]
-    assert await ask(app, "find_api_key(:secret)", secret=uuid4().bytes) == []
+        for look_up in ("find_key", "find_api_key"):
+            ((_, org_id, user_id, _, _, _, memberships, *_),) = await ask(app, f"{look_up}(:secret)", secret=secret)
+            assert (org_id, user_id) == (whose["org"], whose["member"])
+            assert [found["org_id"] for found in memberships] == [str(whose["org"])]
+    for look_up in ("find_key", "find_api_key"):
+        assert await ask(app, f"{look_up}(:secret)", secret=uuid4().bytes) == []
 
 
 async def test_the_lookups_of_the_server_itself_tell_ids_alone(app: App) -> None:

@@ -23,7 +23,7 @@ from tests.support.surface import CLOSED, ENDPOINTS, Endpoint, name_of
 _GOLDEN = Path(__file__).with_name("round_trips.json")
 # Who calls, and what they may do in a workspace, is remembered for a second: whether it is read again is chance.
 # And so is whether a job with the same arguments waits already.
-_CHANCE = ("find_principal", "find_workspace", "find_api_key", "ROLLBACK TO SAVEPOINT")
+_CHANCE = ("find_principal", "find_workspace", "find_key", "ROLLBACK TO SAVEPOINT")
 _TAKES_AWAY = ("Remove", "Revoke", "Suspend", "Delete", "Logout")
 _LAST = ("DeleteWorkspace", "DeleteOrg", "DeleteAccount")  # after which nothing is left to be taken away
 _CALLED = re.compile(r"\b(?:FROM|SELECT)\s+(\w+)\(")

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingErr
 
 from aiworkspace_server.app import App
 from aiworkspace_server.kit.postgres import APP_ROLE, Database, ReadSession
-from aiworkspace_server.migrate import check_schema
+from aiworkspace_server.schema import check_schema
 from aiworkspace_server.settings import Settings
 from aiworkspace_server.tables import metadata
 from tests.support.belongings import furnish

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from pydantic import ValidationError
 
 from aiworkspace_server import secrets_file
 from aiworkspace_server.settings import SECRETS, Deployment, Settings, SettingsError, check_allowance, load, read
@@ -596,6 +597,11 @@ def test_setting_that_is_not_utf_8_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 # What organizations may spend on the server's keys
+
+
+def test_a_way_past_a_pooler_needs_a_pooler() -> None:
+    with pytest.raises(ValidationError, match="is for a pooler in DATABASE_URL, which is not set"):
+        Deployment.model_validate({"database_direct_url": "postgresql://a@b/c"})
 
 
 def test_the_allowance_is_5_usd_on_a_laptop() -> None:

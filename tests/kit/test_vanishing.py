@@ -7,7 +7,6 @@ from typing import Any
 
 import grpc
 import pytest
-import structlog
 from grpc_health.v1.health_pb2 import HealthCheckRequest as Message
 
 from aiworkspace.v1 import options_pb2 as options
@@ -18,6 +17,7 @@ from aiworkspace_server.kit.interceptors import Chain
 from aiworkspace_server.kit.requests import Reading
 from aiworkspace_server.kit.serving import make_server
 from tests.support import http2
+from tests.support.logged import logged_by
 from tests.support.waiting import until_true
 
 COUNT = 40
@@ -76,11 +76,7 @@ async def service() -> AsyncIterator[Service]:
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the interceptors log."""
-    capture = structlog.testing.LogCapture()
-    every_level = structlog.make_filtering_bound_logger(logging.DEBUG)
-    logger = structlog.wrap_logger(None, processors=[capture], wrapper_class=every_level)
-    monkeypatch.setattr(interceptors, "log", logger)
-    return capture.entries
+    return logged_by(interceptors, monkeypatch)
 
 
 @pytest.mark.parametrize("method", ["stream", "answer", "refuse"])

@@ -19,7 +19,7 @@ MALFORMED = [pytest.param(each["key"] * each["times"], id=each["why"]) for each 
 GOOD: str = _CORPUS["good"]  # but nobody's
 
 
-LOOK_UP = "find_api_key"
+LOOK_UP = "find_key"
 
 
 @pytest.mark.parametrize("key", MALFORMED)

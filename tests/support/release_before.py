@@ -70,6 +70,11 @@ async def restored(stores: Stores, name: str, release: ReleaseBefore) -> Stores:
     await mongo.close()
     async with as_owner(where) as owner:
         for table, rows in release.rows.items():
-            insert = f"INSERT INTO {table} SELECT * FROM jsonb_populate_recordset(NULL::{table}, %s)"
+            found = await owner.execute(b"SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass", [table])
+            known = {str(name) for (name,) in await found.fetchall()}
+            columns = ", ".join(name for name in rows[0] if name in known)  # newer ones get their defaults
+            insert = (
+                f"INSERT INTO {table} ({columns}) SELECT {columns} FROM jsonb_populate_recordset(NULL::{table}, %s)"
+            )
             await owner.execute(insert.encode(), [Jsonb(rows)])
     return where

@@ -233,7 +233,8 @@ class _RateLimitClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateLi
 class RateLimitClass(_RateLimitClass, metaclass=_RateLimitClassEnumTypeWrapper):
     """RateLimitClass groups methods that share their limits per caller: the signed-in user or, for public methods, the
     network address. Above the calls per minute, a call ends with RESOURCE_EXHAUSTED, ERROR_REASON_RATE_LIMITED,
-    QuotaFailure and RetryInfo; above the concurrent calls, with ERROR_REASON_TOO_MANY_CALLS instead.
+    QuotaFailure and RetryInfo; above the concurrent calls, with ERROR_REASON_TOO_MANY_CALLS instead. These are defaults for
+    service accounts: their organization may set others (see ServiceAccountService.SetServiceAccountLimits).
     """
 
 RATE_LIMIT_CLASS_UNSPECIFIED: RateLimitClass.ValueType  # 0

@@ -3,6 +3,7 @@
 isort:skip_file
 Service accounts: accounts of backends, with API keys."""
 
+from aiworkspace.v1 import options_pb2 as _options_pb2
 from aiworkspace.v1 import org_pb2 as _org_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -63,6 +64,7 @@ class ServiceAccount(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     CREATOR_KEY_ID_FIELD_NUMBER: _builtins.int
+    CALL_LIMITS_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """UUID, which methods take as user_id."""
     org_id: _builtins.str
@@ -81,6 +83,10 @@ class ServiceAccount(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time of creation."""
 
+    @_builtins.property
+    def call_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallLimit]:
+        """Limits of calls that were set for it, by class. Where the organization's ceiling is lower by now, that holds."""
+
     def __init__(
         self,
         *,
@@ -92,14 +98,83 @@ class ServiceAccount(_message.Message):
         state: _org_pb2.MemberState.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         creator_key_id: _builtins.str = ...,
+        call_limits: _abc.Iterable[Global___CallLimit] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "creator_key_id", b"creator_key_id", "custom_role_id", b"custom_role_id", "name", b"name", "org_id", b"org_id", "role", b"role", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_limits", b"call_limits", "create_time", b"create_time", "creator_key_id", b"creator_key_id", "custom_role_id", b"custom_role_id", "name", b"name", "org_id", b"org_id", "role", b"role", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ServiceAccount: _TypeAlias = ServiceAccount  # noqa: Y015
+
+@_typing.final
+class CallLimit(_message.Message):
+    """CallLimit is how many calls of a class the keys of an account, or of a line of rotations, may make together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RATE_LIMIT_CLASS_FIELD_NUMBER: _builtins.int
+    CALLS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    CALLS_AT_ONCE_FIELD_NUMBER: _builtins.int
+    STREAMS_AT_ONCE_FIELD_NUMBER: _builtins.int
+    rate_limit_class: _options_pb2.RateLimitClass.ValueType
+    """Class of the methods: READ, WRITE, GENERATE, HEAVY or UPLOAD."""
+    calls_per_minute: _builtins.int
+    """Calls per minute. 0 means not set: for an account, the limit of the class holds; for a key, that of its account."""
+    calls_at_once: _builtins.int
+    """Concurrent unary calls in each server process. 0 means not set."""
+    streams_at_once: _builtins.int
+    """Concurrent streaming calls in each server process. 0 means not set."""
+    def __init__(
+        self,
+        *,
+        rate_limit_class: _options_pb2.RateLimitClass.ValueType = ...,
+        calls_per_minute: _builtins.int = ...,
+        calls_at_once: _builtins.int = ...,
+        streams_at_once: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls_at_once", b"calls_at_once", "calls_per_minute", b"calls_per_minute", "rate_limit_class", b"rate_limit_class", "streams_at_once", b"streams_at_once"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallLimit: _TypeAlias = CallLimit  # noqa: Y015
+
+@_typing.final
+class CallCeiling(_message.Message):
+    """CallCeiling is what an organization may set of a class of calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RATE_LIMIT_CLASS_FIELD_NUMBER: _builtins.int
+    DEFAULT_LIMIT_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
+    rate_limit_class: _options_pb2.RateLimitClass.ValueType
+    """Class of the methods."""
+    @_builtins.property
+    def default_limit(self) -> Global___CallLimit:
+        """What a service account may do if nothing was set for it. A field is 0 if the class has no such methods."""
+
+    @_builtins.property
+    def most(self) -> Global___CallLimit:
+        """The most that can be set."""
+
+    def __init__(
+        self,
+        *,
+        rate_limit_class: _options_pb2.RateLimitClass.ValueType = ...,
+        default_limit: Global___CallLimit | None = ...,
+        most: Global___CallLimit | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["default_limit", b"default_limit", "most", b"most"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_limit", b"default_limit", "most", b"most", "rate_limit_class", b"rate_limit_class"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallCeiling: _TypeAlias = CallCeiling  # noqa: Y015
 
 @_typing.final
 class ApiKey(_message.Message):
@@ -122,6 +197,7 @@ class ApiKey(_message.Message):
     LAST_USE_ADDRESS_FIELD_NUMBER: _builtins.int
     CREATOR_KEY_ID_FIELD_NUMBER: _builtins.int
     ROOT_API_KEY_ID_FIELD_NUMBER: _builtins.int
+    CALL_LIMITS_FIELD_NUMBER: _builtins.int
     api_key_id: _builtins.str
     """UUID."""
     org_id: _builtins.str
@@ -164,6 +240,10 @@ class ApiKey(_message.Message):
     def last_use_time(self) -> _timestamp_pb2.Timestamp:
         """Time of the last call, to within a minute. Not set before the first one."""
 
+    @_builtins.property
+    def call_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallLimit]:
+        """Limits of calls that were set for its line of rotations, by class. Those of its account hold, too."""
+
     def __init__(
         self,
         *,
@@ -182,10 +262,11 @@ class ApiKey(_message.Message):
         last_use_address: _builtins.str = ...,
         creator_key_id: _builtins.str = ...,
         root_api_key_id: _builtins.str = ...,
+        call_limits: _abc.Iterable[Global___CallLimit] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_use_time", b"last_use_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "create_time", b"create_time", "creator_id", b"creator_id", "creator_key_id", b"creator_key_id", "expire_time", b"expire_time", "last_use_address", b"last_use_address", "last_use_time", b"last_use_time", "name", b"name", "org_id", b"org_id", "permissions", b"permissions", "prefix", b"prefix", "root_api_key_id", b"root_api_key_id", "state", b"state", "user_id", b"user_id", "workspace_ids", b"workspace_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "call_limits", b"call_limits", "create_time", b"create_time", "creator_id", b"creator_id", "creator_key_id", b"creator_key_id", "expire_time", b"expire_time", "last_use_address", b"last_use_address", "last_use_time", b"last_use_time", "name", b"name", "org_id", b"org_id", "permissions", b"permissions", "prefix", b"prefix", "root_api_key_id", b"root_api_key_id", "state", b"state", "user_id", b"user_id", "workspace_ids", b"workspace_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -580,6 +661,164 @@ class RotateApiKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RotateApiKeyResponse: _TypeAlias = RotateApiKeyResponse  # noqa: Y015
+
+@_typing.final
+class SetServiceAccountLimitsRequest(_message.Message):
+    """Request of ServiceAccountService.SetServiceAccountLimits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    CALL_LIMITS_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organization."""
+    user_id: _builtins.str
+    """The service account."""
+    @_builtins.property
+    def call_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallLimit]:
+        """All limits that differ from those of the contract, at most one of each class. Empty removes them."""
+
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        call_limits: _abc.Iterable[Global___CallLimit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_limits", b"call_limits", "org_id", b"org_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetServiceAccountLimitsRequest: _TypeAlias = SetServiceAccountLimitsRequest  # noqa: Y015
+
+@_typing.final
+class SetServiceAccountLimitsResponse(_message.Message):
+    """Response of ServiceAccountService.SetServiceAccountLimits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_ACCOUNT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def service_account(self) -> Global___ServiceAccount:
+        """The service account after the change."""
+
+    def __init__(
+        self,
+        *,
+        service_account: Global___ServiceAccount | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["service_account", b"service_account"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["service_account", b"service_account"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetServiceAccountLimitsResponse: _TypeAlias = SetServiceAccountLimitsResponse  # noqa: Y015
+
+@_typing.final
+class SetApiKeyLimitsRequest(_message.Message):
+    """Request of ServiceAccountService.SetApiKeyLimits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    CALL_LIMITS_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organization."""
+    api_key_id: _builtins.str
+    """The key, any of its line of rotations that has not ended."""
+    @_builtins.property
+    def call_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallLimit]:
+        """All limits of the key, at most one of each class. Empty removes them."""
+
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
+        call_limits: _abc.Iterable[Global___CallLimit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "call_limits", b"call_limits", "org_id", b"org_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetApiKeyLimitsRequest: _TypeAlias = SetApiKeyLimitsRequest  # noqa: Y015
+
+@_typing.final
+class SetApiKeyLimitsResponse(_message.Message):
+    """Response of ServiceAccountService.SetApiKeyLimits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def api_key(self) -> Global___ApiKey:
+        """The key after the change."""
+
+    def __init__(
+        self,
+        *,
+        api_key: Global___ApiKey | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetApiKeyLimitsResponse: _TypeAlias = SetApiKeyLimitsResponse  # noqa: Y015
+
+@_typing.final
+class GetCallCeilingsRequest(_message.Message):
+    """Request of ServiceAccountService.GetCallCeilings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organization."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCallCeilingsRequest: _TypeAlias = GetCallCeilingsRequest  # noqa: Y015
+
+@_typing.final
+class GetCallCeilingsResponse(_message.Message):
+    """Response of ServiceAccountService.GetCallCeilings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CEILINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ceilings(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallCeiling]:
+        """One for each class."""
+
+    def __init__(
+        self,
+        *,
+        ceilings: _abc.Iterable[Global___CallCeiling] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ceilings", b"ceilings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCallCeilingsResponse: _TypeAlias = GetCallCeilingsResponse  # noqa: Y015
 
 @_typing.final
 class RevokeApiKeyRequest(_message.Message):

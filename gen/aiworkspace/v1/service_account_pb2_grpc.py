@@ -64,6 +64,21 @@ class ServiceAccountServiceStub:
                 request_serializer=aiworkspace_dot_v1_dot_service__account__pb2.ListApiKeysRequest.SerializeToString,
                 response_deserializer=aiworkspace_dot_v1_dot_service__account__pb2.ListApiKeysResponse.FromString,
                 _registered_method=True)
+        self.SetServiceAccountLimits = channel.unary_unary(
+                '/aiworkspace.v1.ServiceAccountService/SetServiceAccountLimits',
+                request_serializer=aiworkspace_dot_v1_dot_service__account__pb2.SetServiceAccountLimitsRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_service__account__pb2.SetServiceAccountLimitsResponse.FromString,
+                _registered_method=True)
+        self.SetApiKeyLimits = channel.unary_unary(
+                '/aiworkspace.v1.ServiceAccountService/SetApiKeyLimits',
+                request_serializer=aiworkspace_dot_v1_dot_service__account__pb2.SetApiKeyLimitsRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_service__account__pb2.SetApiKeyLimitsResponse.FromString,
+                _registered_method=True)
+        self.GetCallCeilings = channel.unary_unary(
+                '/aiworkspace.v1.ServiceAccountService/GetCallCeilings',
+                request_serializer=aiworkspace_dot_v1_dot_service__account__pb2.GetCallCeilingsRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_service__account__pb2.GetCallCeilingsResponse.FromString,
+                _registered_method=True)
         self.RotateApiKey = channel.unary_unary(
                 '/aiworkspace.v1.ServiceAccountService/RotateApiKey',
                 request_serializer=aiworkspace_dot_v1_dot_service__account__pb2.RotateApiKeyRequest.SerializeToString,
@@ -133,6 +148,39 @@ class ServiceAccountServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetServiceAccountLimits(self, request, context):
+        """SetServiceAccountLimits replaces the limits of calls that were set for a service account, all of whose keys share
+        them. They hold within a second. Callers: owners and admins, who need every permission of the account's roles. An
+        API key as the caller cannot give more than it has itself.
+
+        Errors: NOT_FOUND; PERMISSION_DENIED; INVALID_ARGUMENT for a value above the ceiling of the organization, and for
+        one that the calling key does not have itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetApiKeyLimits(self, request, context):
+        """SetApiKeyLimits replaces the limits of calls that were set for a key. They hold within a second, in addition to
+        those of its account, and for all keys of its line of rotations together. Callers: owners and admins, who need every
+        permission of the key. An API key as the caller cannot give more than it has itself.
+
+        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION if the key has ended; INVALID_ARGUMENT for a value above
+        the limit of the account, and for one that the calling key does not have itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCallCeilings(self, request, context):
+        """GetCallCeilings returns, for each class of calls that limits can be set of, what a service account may do without
+        any and the most that the organization may set. The operator of the server sets the ceilings. Callers: owners and
+        admins.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RotateApiKey(self, request, context):
         """RotateApiKey creates a successor with the scopes of a key, which remains valid for a while so that it can be
         replaced without an outage. Budgets count both keys together. Callers: owners and admins, who need every permission
@@ -188,6 +236,21 @@ def add_ServiceAccountServiceServicer_to_server(servicer, server):
                     servicer.ListApiKeys,
                     request_deserializer=aiworkspace_dot_v1_dot_service__account__pb2.ListApiKeysRequest.FromString,
                     response_serializer=aiworkspace_dot_v1_dot_service__account__pb2.ListApiKeysResponse.SerializeToString,
+            ),
+            'SetServiceAccountLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetServiceAccountLimits,
+                    request_deserializer=aiworkspace_dot_v1_dot_service__account__pb2.SetServiceAccountLimitsRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_service__account__pb2.SetServiceAccountLimitsResponse.SerializeToString,
+            ),
+            'SetApiKeyLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetApiKeyLimits,
+                    request_deserializer=aiworkspace_dot_v1_dot_service__account__pb2.SetApiKeyLimitsRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_service__account__pb2.SetApiKeyLimitsResponse.SerializeToString,
+            ),
+            'GetCallCeilings': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCallCeilings,
+                    request_deserializer=aiworkspace_dot_v1_dot_service__account__pb2.GetCallCeilingsRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_service__account__pb2.GetCallCeilingsResponse.SerializeToString,
             ),
             'RotateApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RotateApiKey,
@@ -340,6 +403,87 @@ class ServiceAccountService:
             '/aiworkspace.v1.ServiceAccountService/ListApiKeys',
             aiworkspace_dot_v1_dot_service__account__pb2.ListApiKeysRequest.SerializeToString,
             aiworkspace_dot_v1_dot_service__account__pb2.ListApiKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetServiceAccountLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.ServiceAccountService/SetServiceAccountLimits',
+            aiworkspace_dot_v1_dot_service__account__pb2.SetServiceAccountLimitsRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_service__account__pb2.SetServiceAccountLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetApiKeyLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.ServiceAccountService/SetApiKeyLimits',
+            aiworkspace_dot_v1_dot_service__account__pb2.SetApiKeyLimitsRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_service__account__pb2.SetApiKeyLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCallCeilings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.ServiceAccountService/GetCallCeilings',
+            aiworkspace_dot_v1_dot_service__account__pb2.GetCallCeilingsRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_service__account__pb2.GetCallCeilingsResponse.FromString,
             options,
             channel_credentials,
             insecure,

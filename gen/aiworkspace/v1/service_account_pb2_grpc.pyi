@@ -66,6 +66,27 @@ class ServiceAccountServiceStub:
     """ListApiKeys lists the API keys of one or all service accounts, newest first, including those that have ended.
     Callers: owners and admins.
     """
+    SetServiceAccountLimits: _grpc.UnaryUnaryMultiCallable[_service_account_pb2.SetServiceAccountLimitsRequest, _service_account_pb2.SetServiceAccountLimitsResponse]
+    """SetServiceAccountLimits replaces the limits of calls that were set for a service account, all of whose keys share
+    them. They hold within a second. Callers: owners and admins, who need every permission of the account's roles. An
+    API key as the caller cannot give more than it has itself.
+
+    Errors: NOT_FOUND; PERMISSION_DENIED; INVALID_ARGUMENT for a value above the ceiling of the organization, and for
+    one that the calling key does not have itself.
+    """
+    SetApiKeyLimits: _grpc.UnaryUnaryMultiCallable[_service_account_pb2.SetApiKeyLimitsRequest, _service_account_pb2.SetApiKeyLimitsResponse]
+    """SetApiKeyLimits replaces the limits of calls that were set for a key. They hold within a second, in addition to
+    those of its account, and for all keys of its line of rotations together. Callers: owners and admins, who need every
+    permission of the key. An API key as the caller cannot give more than it has itself.
+
+    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION if the key has ended; INVALID_ARGUMENT for a value above
+    the limit of the account, and for one that the calling key does not have itself.
+    """
+    GetCallCeilings: _grpc.UnaryUnaryMultiCallable[_service_account_pb2.GetCallCeilingsRequest, _service_account_pb2.GetCallCeilingsResponse]
+    """GetCallCeilings returns, for each class of calls that limits can be set of, what a service account may do without
+    any and the most that the organization may set. The operator of the server sets the ceilings. Callers: owners and
+    admins.
+    """
     RotateApiKey: _grpc.UnaryUnaryMultiCallable[_service_account_pb2.RotateApiKeyRequest, _service_account_pb2.RotateApiKeyResponse]
     """RotateApiKey creates a successor with the scopes of a key, which remains valid for a while so that it can be
     replaced without an outage. Budgets count both keys together. Callers: owners and admins, who need every permission
@@ -124,6 +145,27 @@ class ServiceAccountServiceAsyncStub(ServiceAccountServiceStub):
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_service_account_pb2.ListApiKeysRequest, _service_account_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """ListApiKeys lists the API keys of one or all service accounts, newest first, including those that have ended.
     Callers: owners and admins.
+    """
+    SetServiceAccountLimits: _aio.UnaryUnaryMultiCallable[_service_account_pb2.SetServiceAccountLimitsRequest, _service_account_pb2.SetServiceAccountLimitsResponse]  # type: ignore[assignment]
+    """SetServiceAccountLimits replaces the limits of calls that were set for a service account, all of whose keys share
+    them. They hold within a second. Callers: owners and admins, who need every permission of the account's roles. An
+    API key as the caller cannot give more than it has itself.
+
+    Errors: NOT_FOUND; PERMISSION_DENIED; INVALID_ARGUMENT for a value above the ceiling of the organization, and for
+    one that the calling key does not have itself.
+    """
+    SetApiKeyLimits: _aio.UnaryUnaryMultiCallable[_service_account_pb2.SetApiKeyLimitsRequest, _service_account_pb2.SetApiKeyLimitsResponse]  # type: ignore[assignment]
+    """SetApiKeyLimits replaces the limits of calls that were set for a key. They hold within a second, in addition to
+    those of its account, and for all keys of its line of rotations together. Callers: owners and admins, who need every
+    permission of the key. An API key as the caller cannot give more than it has itself.
+
+    Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION if the key has ended; INVALID_ARGUMENT for a value above
+    the limit of the account, and for one that the calling key does not have itself.
+    """
+    GetCallCeilings: _aio.UnaryUnaryMultiCallable[_service_account_pb2.GetCallCeilingsRequest, _service_account_pb2.GetCallCeilingsResponse]  # type: ignore[assignment]
+    """GetCallCeilings returns, for each class of calls that limits can be set of, what a service account may do without
+    any and the most that the organization may set. The operator of the server sets the ceilings. Callers: owners and
+    admins.
     """
     RotateApiKey: _aio.UnaryUnaryMultiCallable[_service_account_pb2.RotateApiKeyRequest, _service_account_pb2.RotateApiKeyResponse]  # type: ignore[assignment]
     """RotateApiKey creates a successor with the scopes of a key, which remains valid for a while so that it can be
@@ -210,6 +252,45 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_service_account_pb2.ListApiKeysResponse, _abc.Awaitable[_service_account_pb2.ListApiKeysResponse]]:
         """ListApiKeys lists the API keys of one or all service accounts, newest first, including those that have ended.
         Callers: owners and admins.
+        """
+
+    @_abc_1.abstractmethod
+    def SetServiceAccountLimits(
+        self,
+        request: _service_account_pb2.SetServiceAccountLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_account_pb2.SetServiceAccountLimitsResponse, _abc.Awaitable[_service_account_pb2.SetServiceAccountLimitsResponse]]:
+        """SetServiceAccountLimits replaces the limits of calls that were set for a service account, all of whose keys share
+        them. They hold within a second. Callers: owners and admins, who need every permission of the account's roles. An
+        API key as the caller cannot give more than it has itself.
+
+        Errors: NOT_FOUND; PERMISSION_DENIED; INVALID_ARGUMENT for a value above the ceiling of the organization, and for
+        one that the calling key does not have itself.
+        """
+
+    @_abc_1.abstractmethod
+    def SetApiKeyLimits(
+        self,
+        request: _service_account_pb2.SetApiKeyLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_account_pb2.SetApiKeyLimitsResponse, _abc.Awaitable[_service_account_pb2.SetApiKeyLimitsResponse]]:
+        """SetApiKeyLimits replaces the limits of calls that were set for a key. They hold within a second, in addition to
+        those of its account, and for all keys of its line of rotations together. Callers: owners and admins, who need every
+        permission of the key. An API key as the caller cannot give more than it has itself.
+
+        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION if the key has ended; INVALID_ARGUMENT for a value above
+        the limit of the account, and for one that the calling key does not have itself.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCallCeilings(
+        self,
+        request: _service_account_pb2.GetCallCeilingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_account_pb2.GetCallCeilingsResponse, _abc.Awaitable[_service_account_pb2.GetCallCeilingsResponse]]:
+        """GetCallCeilings returns, for each class of calls that limits can be set of, what a service account may do without
+        any and the most that the organization may set. The operator of the server sets the ceilings. Callers: owners and
+        admins.
         """
 
     @_abc_1.abstractmethod

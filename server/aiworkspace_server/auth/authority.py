@@ -9,6 +9,7 @@ from aiworkspace.v1 import options_pb2 as options
 from aiworkspace.v1 import org_pb2, workspace_pb2
 
 from ..audit.calls import Actor
+from ..kit.call_limits import OwnLimits
 from ..kit.context import Call, current
 from ..kit.contract import ContractError, Method
 
@@ -62,6 +63,7 @@ class Principal:
     key: KeyScope | None
     memberships: Mapping[UUID, Membership]
     verified: bool = True  # whether the address is verified; always true for service accounts
+    own_limits: OwnLimits | None = None  # of calls, where they differ from the contract's
     # What the roles give in each scope that was asked for, as long as these memberships are known.
     granted: dict["Scope", frozenset[str]] = field(default_factory=dict, compare=False, repr=False)
 

@@ -18,7 +18,7 @@ class Auth:
 
 def build(platform: Platform, keys: Keys, registered: Registered, password_changed: PasswordChanged) -> Auth:
     settings, db = platform.settings, platform.db
-    credentials = Credentials.from_settings(settings, keys, db, platform.counters)
+    credentials = Credentials.from_settings(settings, keys, db, platform.counters, platform.call_limits)
     notices = Notices(db, platform.jobs, platform.mailer)
     notices.register(platform.jobs)
     servicer = AuthServicer(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
+from ..kit.call_limits import CallLimits
 from ..kit.keys import derive
 from ..kit.limits import Counters
 from ..kit.postgres import Database
@@ -35,7 +36,9 @@ class Credentials:
     former_addresses: FormerAddresses
 
     @classmethod
-    def from_settings(cls, settings: Settings, keys: Keys, db: Database, counters: Counters) -> Self:
+    def from_settings(
+        cls, settings: Settings, keys: Keys, db: Database, counters: Counters, call_limits: CallLimits
+    ) -> Self:
         lasting = settings.password_pepper.get_secret_value()
         access_tokens = Tokens(keys.access, "access", settings.access_token_seconds)
         refresh_tokens = Tokens(keys.refresh, "refresh", settings.refresh_token_seconds)
@@ -46,7 +49,7 @@ class Credentials:
             refresh_tokens,
             csrf_tokens,
             Sessions(access_tokens, refresh_tokens, derive(lasting, "lineage")),
-            Authenticator(db, access_tokens, csrf_tokens, failures),
+            Authenticator(db, access_tokens, csrf_tokens, failures, call_limits),
             failures,
             Passwords(lasting, settings.password_hash_cost),
             Devices(derive(lasting, "devices")),

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from ..kit.caches import TtlCache
+from ..kit.call_limits import CallLimits
 from ..kit.context import Call
 from ..kit.errors import Unauthenticated
 from ..kit.postgres import Database
@@ -30,8 +31,16 @@ class Authenticator:
     on cached roles, they are read again, so that the cache never hides a new permission.
     """
 
-    def __init__(self, db: Database, access_tokens: Tokens, csrf_tokens: CsrfTokens, failures: Failures) -> None:
+    def __init__(
+        self,
+        db: Database,
+        access_tokens: Tokens,
+        csrf_tokens: CsrfTokens,
+        failures: Failures,
+        call_limits: CallLimits,
+    ) -> None:
         self._db = db
+        self._call_limits = call_limits
         self._tokens = access_tokens
         self._csrf_tokens = csrf_tokens
         self._failures = failures
@@ -124,7 +133,8 @@ class Authenticator:
         workspaces = None if row.workspace_ids is None else frozenset(row.workspace_ids)
         scope = KeyScope(row.id, frozenset(row.permissions), workspaces)
         membership = read_memberships(row.memberships)[row.org_id]  # a key works only in its own organization
-        principal = Principal(row.user_id, None, scope, {row.org_id: membership})
+        own = self._call_limits.resolve(row.call_ceilings, row.account_limits, row.key_limits, f"key {row.line_id}")
+        principal = Principal(row.user_id, None, scope, {row.org_id: membership}, own_limits=own or None)
         self._remember(digest, principal, changes)
         return principal
 
@@ -135,6 +145,7 @@ class Authenticator:
 
 def _identify(call: Call, principal: Principal) -> None:
     call.user_id, call.session_id = principal.user_id, principal.session_id
+    call.own_limits = principal.own_limits
     call.put(Principal, principal)
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
+from ..kit.call_limits import Stored
 from ..kit.errors import Unauthenticated
 from ..kit.postgres import Database, ReadSession, WriteSession
 from ..kit.timestamps import LEEWAY, now
@@ -16,7 +17,9 @@ from .models import Session, User
 
 _FIND_PRINCIPAL = "SELECT user_id, verified, last_use_time, memberships FROM find_principal(%s)"
 _FIND_API_KEY = """
-    SELECT id, org_id, user_id, permissions, workspace_ids, last_use_time, memberships FROM find_api_key(%s)
+    SELECT id, org_id, user_id, permissions, workspace_ids, last_use_time, memberships, line_id, call_ceilings,
+           account_limits, key_limits
+    FROM find_key(%s)
 """
 _CREDENTIALS_WORK = text("""
     SELECT CASE WHEN CAST(:session_id AS uuid) IS NOT NULL
@@ -53,6 +56,10 @@ class FoundKey(NamedTuple):
     workspace_ids: list[UUID] | None
     last_use_time: datetime | None
     memberships: list[dict[str, Any]]
+    line_id: UUID  # first key of its line
+    call_ceilings: Stored  # of the organization
+    account_limits: Stored
+    key_limits: Stored  # of its line
 
 
 async def find_principal(db: Database, session_id: UUID) -> FoundSession | None:

@@ -128,7 +128,7 @@ class BudgetServicer(BudgetServiceServicer):
                 own_key=target.own_key,
             )
         budgets = [_met_to_proto(row, service.fits(row, amount)) for row in met]
-        rates = [await self._limits.look(self._methods[_SEND], current.get()), *model_rates]
+        rates = [*await self._limits.look(self._methods[_SEND], current.get()), *model_rates]
         refused = any(budget.hard and not budget.fits for budget in budgets) or not all(rate.fits for rate in rates)
         return pb.ExplainLimitResponse(
             allowed=not refused,

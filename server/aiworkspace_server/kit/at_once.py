@@ -1,10 +1,11 @@
-"""Limits of concurrent calls per caller in this process, as the contract declares them."""
+"""Limits of concurrent calls per caller in this process: those of the contract, or the caller's own."""
 
 from functools import partial
 from typing import Any
 
 from aiworkspace.v1 import common_pb2 as pb
 
+from .call_limits import ClassLimit
 from .context import Call
 from .contract import Method
 from .errors import RateLimited
@@ -26,16 +27,26 @@ class CallsAtOnce:
         counts = self._counts.setdefault((method.rate_limit, method.streams, method.request_streams), {})
 
         async def handler(call: Call, request: Any) -> Any:
-            caller = caller_of(call)
-            count = counts.get(caller, 0)
-            if count >= method.at_once:
-                raise _refusal(method, caller)
-            counts[caller] = count + 1
-            # Until the response is sent: an unread response is held until its connection ends.
-            call.context.add_done_callback(partial(_leave, counts, caller))  # type: ignore[arg-type]  # a class in stubs
+            own = call.own_limits.get(method.rate_limit) if call.own_limits else None
+            if own and own.key:
+                _enter(method, counts, call, own.key_name, _at_once(method, own.key))
+            _enter(method, counts, call, caller_of(call), _at_once(method, own.account) if own else method.at_once)
             return await proceed(call, request)
 
         return handler
+
+
+def _at_once(method: Method, limit: ClassLimit) -> int:
+    return limit.streams_at_once if method.streams else limit.calls_at_once
+
+
+def _enter(method: Method, counts: dict[str, int], call: Call, caller: str, most: int) -> None:
+    count = counts.get(caller, 0)
+    if count >= most:
+        raise _refusal(method, caller, most)
+    counts[caller] = count + 1
+    # Until the response is sent: an unread response is held until its connection ends.
+    call.context.add_done_callback(partial(_leave, counts, caller))  # type: ignore[arg-type]  # a class in stubs
 
 
 def _leave(counts: dict[str, int], caller: str, context: Any) -> None:
@@ -45,7 +56,7 @@ def _leave(counts: dict[str, int], caller: str, context: Any) -> None:
         counts[caller] -= 1
 
 
-def _refusal(method: Method, caller: str) -> RateLimited:
+def _refusal(method: Method, caller: str, most: int) -> RateLimited:
     kind = "streams" if method.streams else "calls"
-    message = f"{method.at_once} {kind} of this class are in progress, which is the limit; end some or wait."
+    message = f"{most} {kind} of this class are in progress, which is the limit; end some or wait."
     return RateLimited(f"caller:{caller}", message, _RETRY_SECONDS, pb.ERROR_REASON_TOO_MANY_CALLS)

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 if TYPE_CHECKING:
     import grpc
 
+    from .call_limits import OwnLimits
     from .contract import Method
 
 Kind = TypeVar("Kind")
@@ -34,6 +35,7 @@ class Call:
     session_id: UUID | None = None  # set by authentication; None for public methods and API keys
     org_id: UUID | None = None  # the tenant: set by authorization, or by a handler that creates or joins it
     limited_as: str = ""  # whose limits apply; see limits.caller_of
+    own_limits: "OwnLimits | None" = None  # of a caller whose organization set some; set by authentication
     fresh: bool = False  # whether authorization must bypass its caches
     subject: UUID | None = None  # the account that a public method is about, once its handler knows it
     also_in: Sequence[UUID] = ()  # other organizations whose audit logs must record the call

@@ -16,10 +16,11 @@ from procrastinate import App, BaseRetryStrategy, PsycopgConnector, RetryDecisio
 from procrastinate.exceptions import AlreadyEnqueued, ConnectorException, UniqueViolation
 from procrastinate.jobs import Job, Status
 from psycopg.errors import RaiseException
-from sqlalchemy import make_url, text
+from sqlalchemy import text
 
+from .connections import FEWEST, Connections, plain_url
 from .passes import Pass
-from .postgres import APP_ROLE, ReadSession, WriteSession
+from .postgres import SESSION_OPTIONS, ReadSession, WriteSession
 from .stores import STORE_UNAVAILABLE
 from .tasks import cancel_all
 from .tracing import Tracing
@@ -73,17 +74,18 @@ Work = tuple[str, frozenset[tuple[str, str]]]  # name and arguments of a job
 class Jobs:
     """The queue, and the worker that takes jobs from it. Any number of servers may work on one queue."""
 
-    def __init__(self, url: str, tracing: Tracing | None = None) -> None:
+    def __init__(self, url: str, connections: Connections = FEWEST, tracing: Tracing | None = None) -> None:
+        """`url` leads to PostgreSQL itself, not to a pooler: each worker also has a connection on which it listens."""
         self._tracing = tracing or Tracing()
         self._workers: list[asyncio.Task[None]] = []
         self._stopped = False
         self.queues = {queue: _Queue() for queue in _QUEUES}
         self._app = App(
             connector=PsycopgConnector(
-                conninfo=make_url(url).set(drivername="postgresql").render_as_string(hide_password=False),
-                kwargs={"options": f"-c role={APP_ROLE} -c timezone=UTC", "connect_timeout": 5},
+                conninfo=plain_url(url),
+                kwargs={"options": SESSION_OPTIONS, "connect_timeout": 5},
                 min_size=1,
-                max_size=8,  # each worker needs one to listen
+                max_size=connections.queue,
                 timeout=5,
             )
         )

@@ -13,9 +13,8 @@ from limits.aio.strategies import RateLimiter, SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
 from redis.asyncio import ConnectionPool, Redis
 
-from aiworkspace.v1.options_pb2 import RateLimitClass
-
 from .addresses import network_of
+from .call_limits import OwnLimit, class_name
 from .context import Call
 from .contract import Method
 from .errors import RateLimited
@@ -78,6 +77,13 @@ class Counters:
         return lambda caller: hit(f"{before}{caller}{after}", amount, expiry)
 
 
+class CallsPerMinute(RateLimitItemPerMinute):
+    """A limit whose count goes on when the limit changes: otherwise each change would allow as many calls again."""
+
+    def key_for(self, *identifiers: bytes | str | float) -> str:
+        return f"{self.namespace}/{'/'.join(map(str, identifiers))}/calls"
+
+
 @dataclass(frozen=True, slots=True)
 class LimitState:
     """A limit per minute, and how much of it a caller has left."""
@@ -93,7 +99,8 @@ class LimitState:
 class Limits:
     """The step that counts calls or, in a dialogue, the caller's messages.
 
-    The caller is the signed-in user, for public methods the network address.
+    The caller is the signed-in user, for public methods the network address. Calls with a key that has a limit of its
+    own are counted for the key, too.
     """
 
     def __init__(self, counters: Counters, factor: float) -> None:
@@ -105,9 +112,13 @@ class Limits:
         fast_hit = self._counters.fast_hit(allowed, group)
 
         async def count(call: Call) -> None:
+            own = call.own_limits.get(method.rate_limit) if call.own_limits else None
+            if own:
+                return await self._count_own(own, group, caller_of(call))
             caller = caller_of(call)
             if not (fast_hit(caller) if fast_hit else await self._counters.hit(allowed, group, caller)):
                 raise await self._refusal(allowed, group, caller)
+            return None
 
         async def counted(call: Call, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
             async for request in requests:
@@ -123,20 +134,37 @@ class Limits:
 
         return dialogue if method.is_dialogue else handler
 
-    async def look(self, method: Method, call: Call) -> LimitState:
-        """Return how much the caller has left of the limit of the method's class. Counts nothing."""
+    async def look(self, method: Method, call: Call) -> list[LimitState]:
+        """Return how much the caller has left of the limits of the method's class. Counts nothing."""
         allowed, group = self._allowed(method)
-        window = await self._ask(lambda limiter: limiter.get_window_stats(allowed, group, caller_of(call)))
-        name = RateLimitClass.DESCRIPTOR.values_by_number[method.rate_limit].name
-        kind = name.removeprefix("RATE_LIMIT_CLASS_").lower()
+        kind, caller = f"{class_name(method.rate_limit)} calls of the", caller_of(call)
+        own = call.own_limits.get(method.rate_limit) if call.own_limits else None
+        if own is None:
+            return [await self._state(f"{kind} caller", allowed, group, caller)]
+        states = [await self._state(f"{kind} caller", CallsPerMinute(own.account.calls_per_minute), group, caller)]
+        if own.key:
+            limit = CallsPerMinute(own.key.calls_per_minute)
+            states.append(await self._state(f"{kind} API key", limit, group, own.key_name))
+        return states
+
+    async def _state(self, name: str, allowed: CallsPerMinute, group: str, caller: str) -> LimitState:
+        window = await self._ask(lambda limiter: limiter.get_window_stats(allowed, group, caller))
         reset = datetime.fromtimestamp(max(window.reset_time, time.time()), UTC)
-        return LimitState(f"{kind} calls of the caller", allowed.amount, window.remaining, reset, window.remaining > 0)
+        left = max(0, window.remaining)
+        return LimitState(name, allowed.amount, left, reset, left > 0)
 
-    def _allowed(self, method: Method) -> tuple[RateLimitItemPerMinute, str]:
+    async def _count_own(self, own: OwnLimit, group: str, caller: str) -> None:
+        """Count a call for the key, then for its account, so that a key above its limit takes nothing from others."""
+        counted = ((own.key, own.key_name), (own.account, caller))
+        for limit, name in counted:
+            if limit and not await self._counters.hit(allowed := CallsPerMinute(limit.calls_per_minute), group, name):
+                raise await self._refusal(allowed, group, name)
+
+    def _allowed(self, method: Method) -> tuple[CallsPerMinute, str]:
         """Return the limit of the method, and the group of methods that share it."""
-        return RateLimitItemPerMinute(max(1, round(method.calls_per_minute * self._factor))), str(method.rate_limit)
+        return CallsPerMinute(max(1, round(method.calls_per_minute * self._factor))), str(method.rate_limit)
 
-    async def _refusal(self, allowed: RateLimitItemPerMinute, group: str, caller: str) -> RateLimited:
+    async def _refusal(self, allowed: CallsPerMinute, group: str, caller: str) -> RateLimited:
         window = await self._ask(lambda limiter: limiter.get_window_stats(allowed, group, caller))
         wait = max(0.1, window.reset_time - time.time())
         message = f"More than {allowed.amount} calls of this kind in a minute; go on in {wait:.0f} s."

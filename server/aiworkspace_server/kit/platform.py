@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ..settings import Settings
+from .call_limits import CallLimits
 from .idempotency import IdempotencyStore
 from .jobs import Jobs
 from .keys import derive
@@ -33,6 +34,7 @@ class Platform:
     jobs: Jobs
     counters: Counters
     limits: Limits
+    call_limits: CallLimits
     mailer: Mailer
     tasks: Tasks
     pages: Pages
@@ -51,6 +53,7 @@ class Platform:
             jobs,
             counters,
             Limits(counters, settings.rate_limit_factor),
+            CallLimits(settings.rate_limit_factor, settings.call_ceiling_factor),
             LimitedMailer(make_mailer(settings), counters, lasting_key(settings, "mail limits")),
             Tasks(),
             Pages(lasting_key(settings, "pages")),

@@ -2,12 +2,13 @@
 
 The server works as the role `aiworkspace_app`, which owns nothing and is subject to row-level security. Every
 transaction begins by saying for which organization and person it works, in the same round trip; without that, tenant
-tables show no rows.
+tables show no rows. Nothing else is kept in a session, so that a pooler may share connections between transactions.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
@@ -17,22 +18,24 @@ from sqlalchemy import (
     BigInteger,
     CollectionAggregate,
     DateTime,
+    NullPool,
     QueuePool,
     Text,
     Uuid,
     any_,
     cast,
     event,
-    make_url,
     text,
 )
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
 
+from .connections import FEWEST, PINGS, Connections, plain_url
 from .direct import Direct
 
 APP_ROLE = "aiworkspace_app"
+SESSION_OPTIONS = f"-c role={APP_ROLE} -c timezone=UTC"
 
 
 class Base(DeclarativeBase):
@@ -80,22 +83,21 @@ class _Cursor(AsyncCursor[Any]):
 class Database:
     """The pools, the two kinds of transaction, and single statements that are a transaction each."""
 
-    def __init__(self, url: str) -> None:
-        options = {"options": f"-c role={APP_ROLE} -c timezone=UTC", "connect_timeout": 5, **_LOST_NETWORK}
-        plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-        alone: dict[str, Any] = {**options, "autocommit": True, "prepare_threshold": 0}
-        self._direct = Direct(lambda: AsyncConnection.connect(plain, **alone), most=10, seconds=10)
-        self._for_pings = Direct(lambda: AsyncConnection.connect(plain, **alone), most=1, seconds=1)
-        self.engine: AsyncEngine = create_async_engine(
+    def __init__(self, url: str, session_url: str | None = None, connections: Connections = FEWEST) -> None:
+        """`session_url` leads to PostgreSQL itself, if `url` leads to a pooler that shares connections."""
+        self.pooled = session_url is not None
+        self._direct = Direct(partial(_connect, url, pooled=self.pooled), most=connections.statements, seconds=10)
+        self._for_pings = Direct(partial(_connect, url, pooled=self.pooled), most=PINGS, seconds=1)
+        self.engine = _engine(
             url,
-            connect_args={**options, "cursor_factory": _Cursor},
-            isolation_level="AUTOCOMMIT",  # the driver begins no transactions: `_begin` does
-            pool_size=10,
-            max_overflow=10,
+            pooled=self.pooled,
+            pool_size=connections.transactions,
+            max_overflow=0,
             pool_timeout=10,
             pool_use_lifo=True,
-            hide_parameters=True,  # errors in the log must not quote what people wrote
         )
+        # For what belongs to a session rather than a transaction: each has a connection of its own.
+        self.sessions = _engine(session_url or url, pooled=False, poolclass=NullPool)
         # Called at the end of every write transaction, for what has to be committed with it or not at all.
         self.before_commit: Callable[[WriteSession], Awaitable[None]] | None = None
 
@@ -137,6 +139,30 @@ class Database:
         await self._direct.close()
         await self._for_pings.close()
         await self.engine.dispose()
+
+
+def _engine(url: str, *, pooled: bool, **pool: Any) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        connect_args={**_options(pooled=pooled), "cursor_factory": _Cursor},
+        isolation_level="AUTOCOMMIT",  # the driver begins no transactions: `_begin` does
+        hide_parameters=True,  # errors in the log must not quote what people wrote
+        **pool,
+    )
+
+
+async def _connect(url: str, *, pooled: bool) -> AsyncConnection[Any]:
+    options: dict[str, Any] = {"prepare_threshold": 0} | _options(pooled=pooled)
+    return await AsyncConnection.connect(plain_url(url), autocommit=True, **options)
+
+
+def _options(*, pooled: bool) -> dict[str, Any]:
+    """Return how to connect. A pooler refuses options of a session, and each statement may reach another session.
+
+    So nothing may depend on them there: the login itself has to be one that row-level security applies to.
+    """
+    session: dict[str, Any] = {"prepare_threshold": None} if pooled else {"options": SESSION_OPTIONS}
+    return {**session, "connect_timeout": 5, **_LOST_NETWORK}
 
 
 async def set_tenant(tx: WriteSession, org_id: UUID) -> None:

@@ -1,10 +1,11 @@
 """Tables of organizations, memberships, invitations, custom roles and teams."""
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ForeignKey, ForeignKeyConstraint, Text
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..kit.postgres import Base
@@ -20,6 +21,7 @@ class Org(Base):
     update_time: Mapped[datetime]
     delete_time: Mapped[datetime | None]
     erase_time: Mapped[datetime | None]  # when its content was erased, after its deletion
+    call_ceilings: Mapped[dict[str, Any]] = mapped_column(JSONB, default=dict)  # that the operator set
 
 
 class CustomRole(Base):
@@ -48,6 +50,7 @@ class Membership(Base):
     create_time: Mapped[datetime]
     suspend_time: Mapped[datetime | None]
     creator_key_id: Mapped[UUID | None]  # API key with which a service account was created
+    call_limits: Mapped[dict[str, Any]] = mapped_column(JSONB, default=dict)  # that were set for a service account
 
 
 class Invitation(Base):

@@ -119,8 +119,7 @@ class Lease:
         self._until = asked + LEASE_SECONDS
 
     async def _connect(self) -> AsyncConnection:
-        connection = await self._db.engine.connect()
-        self._connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        self._connection = await self._db.sessions.connect()
         await self._connection.execute(_KEEPALIVE)
         return self._connection
 

@@ -3,6 +3,7 @@
 Only the owner of the table can create them, so a job does it under the login of migrations.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -10,8 +11,9 @@ from uuid import UUID
 
 import structlog
 from psycopg import AsyncConnection
-from sqlalchemy import make_url, text
+from sqlalchemy import text
 
+from ..kit.connections import plain_url
 from ..kit.postgres import ReadSession
 from .generations import Generation
 
@@ -57,15 +59,19 @@ class VectorIndexes:
 
     def __init__(self, owner_url: str) -> None:
         """`owner_url` names the login that owns the tables."""
-        self._url = make_url(owner_url).set(drivername="postgresql").render_as_string(hide_password=False)
+        self._url = plain_url(owner_url)
+        # Each is a connection that this process may have at a time.
+        self._building, self._short = asyncio.Lock(), asyncio.Lock()
 
     async def build(self, org_id: UUID, generation: Generation) -> bool:
-        """Create an organization's index unless it is there. Return False while another process creates it.
+        """Create an organization's index unless it is there. Return False while it or another one is being created.
 
         Writes go on meanwhile. Waits for transactions that began before.
         """
         name = index_name(org_id, generation.id)
-        async with self._holding(name) as connection:
+        if self._building.locked():
+            return False
+        async with self._building, self._holding(name) as connection:
             if connection is None:
                 return False
             valid = await (await connection.execute(_VALID, (name,))).fetchone()
@@ -82,7 +88,7 @@ class VectorIndexes:
 
     async def list(self) -> Sequence[tuple[UUID, int]]:
         """Return organization and generation of every index, complete or not."""
-        async with await self._connect() as connection:
+        async with self._short, await self._connect() as connection:
             rows = await (await connection.execute(_LIST)).fetchall()
         found = [_NAME.fullmatch(str(name)) for (name,) in rows]
         return [(UUID(hex=each[1]), int(each[2])) for each in found if each]
@@ -90,7 +96,7 @@ class VectorIndexes:
     async def drop(self, org_id: UUID, generation: int) -> bool:
         """Drop an organization's index, if it has one. Return False while another process creates or drops it."""
         name = index_name(org_id, generation)
-        async with self._holding(name) as connection:
+        async with self._short, self._holding(name) as connection:
             if connection is None:
                 return False
             await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}".encode())

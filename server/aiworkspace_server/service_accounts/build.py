@@ -9,6 +9,7 @@ from .servicer import ServiceAccountServicer
 def build(platform: Platform, auth: Auth, *, rights_lost: RightsLost, erase: Erase) -> ServiceAccountServicer:
     return ServiceAccountServicer(
         platform.db,
+        platform.call_limits,
         auth.credentials.authenticator,
         rights_lost,
         platform.tasks,

@@ -1,10 +1,11 @@
 """Tables of API keys. A service account itself is a user with a membership."""
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ForeignKey, ForeignKeyConstraint, LargeBinary, Text
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..kit.postgres import Base
@@ -34,6 +35,7 @@ class ApiKey(Base):
     revoke_time: Mapped[datetime | None]
     last_use_time: Mapped[datetime | None]
     last_use_address: Mapped[str | None]
+    call_limits: Mapped[dict[str, Any]] = mapped_column(JSONB, default=dict)  # of its line, whose first key this is
 
     @property
     def line_id(self) -> UUID:

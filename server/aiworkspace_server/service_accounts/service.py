@@ -40,7 +40,7 @@ class RevokedKey:
 
 
 async def create_service_account(
-    tx: WriteSession, org_id: UUID, name: str, role: RoleChoice, caller: Principal
+    tx: WriteSession, org_id: UUID, name: str, role: RoleChoice, caller: Principal, call_limits: dict[str, Any]
 ) -> tuple[Membership, User]:
     await lock_org(tx, org_id, "org_id")
     time = now()
@@ -50,6 +50,7 @@ async def create_service_account(
     tx.add(user)
     await tx.flush()  # before the membership that refers to it
     member = orgs.new_membership(org_id, user.id, role, caller.key_id)
+    member.call_limits = call_limits
     tx.add(member)
     return member, user
 
@@ -59,7 +60,7 @@ async def delete_service_account(
 ) -> tuple[Sequence[UUID], Sequence[UUID]]:
     """Delete an account. Return the keys of other accounts that were revoked with it, and those that remain valid."""
     await lock_org(tx, org_id, "org_id")
-    await _find_account(tx, user_id)
+    await find_account(tx, user_id)
     await check_may_take_all(tx, org_id, caller, user_id)
     own = set(await store.list_key_ids(tx, user_id))  # deleted with the account
     revoked, kept = await revoke_made_by(tx, caller, user_id)
@@ -94,11 +95,11 @@ async def create_key(
 ) -> tuple[ApiKey, str]:
     """Create a key. Return it and its secret."""
     await lock_org(tx, org_id, "org_id")
-    account = await _find_account(tx, user_id)
+    account = await find_account(tx, user_id)
     if scopes.workspace_ids:
         await _check_seen(tx, caller, scopes.workspace_ids)
-    await _check_may_hand_out(tx, caller, user_id, scopes)
-    return await _add_key(tx, account, name, scopes, expire_time, caller)
+    await check_may_hand_out(tx, caller, user_id, scopes)
+    return await _add_key(tx, account, name, scopes, expire_time, caller, await _limits_of_creator(tx, caller))
 
 
 async def rotate_key(
@@ -111,16 +112,16 @@ async def rotate_key(
 ) -> tuple[ApiKey, KeyScopes, str]:
     """Create the successor of a key. Return it, its scopes and its secret."""
     await lock_org(tx, org_id, "org_id")
-    old = await _find_key(tx, api_key_id)
+    old = await find_key(tx, api_key_id)
     if has_ended(old):
         raise FailedPrecondition(pb.ERROR_REASON_API_KEY_ENDED, "This key has ended: create another one.")
-    account, scopes = await _find_account(tx, old.user_id), await scopes_of(tx, old)
-    await _check_may_hand_out(tx, caller, old.user_id, scopes)
+    account, scopes = await find_account(tx, old.user_id), await scopes_of(tx, old)
+    await check_may_hand_out(tx, caller, old.user_id, scopes)
     if expire_time is None and old.expire_time:  # otherwise a rotation would silently make a key permanent
         expire_time = after(now(), old.expire_time - old.create_time)
     end = now() + overlap
     old.expire_time = min(old.expire_time or end, end)
-    key, secret = await _add_key(tx, account, old.name, scopes, expire_time, caller, old.line_id)
+    key, secret = await _add_key(tx, account, old.name, scopes, expire_time, caller, old.call_limits, old.line_id)
     return key, scopes, secret
 
 
@@ -128,9 +129,9 @@ async def revoke_key(
     tx: WriteSession, org_id: UUID, api_key_id: UUID, caller: Principal, *, keep_created: bool
 ) -> RevokedKey:
     await lock_org(tx, org_id, "org_id")
-    key = await _find_key(tx, api_key_id)
+    key = await find_key(tx, api_key_id)
     if caller.key_id != key.id and not has_ended(key):
-        await _check_may_hand_out(tx, caller, key.user_id, await scopes_of(tx, key), taking=True)
+        await check_may_hand_out(tx, caller, key.user_id, await scopes_of(tx, key), taking=True)
     key.revoke_time = key.revoke_time or now()
     made = await store.list_made_with(tx, [key.id])
     invitations = await invitations_of_keys(tx, [key.id, *made])
@@ -203,14 +204,14 @@ def _scopes(key: Any, workspaces: Mapping[UUID, Sequence[UUID]]) -> KeyScopes:
     return KeyScopes(frozenset(key.permissions), workspace_ids)
 
 
-async def _find_account(tx: WriteSession, user_id: UUID) -> Membership:
+async def find_account(tx: WriteSession, user_id: UUID) -> Membership:
     member, user = await orgs.find_member(tx, user_id, "user_id")
     if user.kind != "service":
         raise NotFound("user_id")
     return member
 
 
-async def _find_key(tx: WriteSession, api_key_id: UUID) -> ApiKey:
+async def find_key(tx: WriteSession, api_key_id: UUID) -> ApiKey:
     key = await store.find_key(tx, api_key_id)
     if key is None:
         raise NotFound("api_key_id")
@@ -225,11 +226,17 @@ async def _check_seen(tx: WriteSession, caller: Principal, workspace_ids: frozen
         raise NotFound("workspace_ids")
 
 
-async def _check_may_hand_out(
+async def check_may_hand_out(
     tx: WriteSession, caller: Principal, user_id: UUID, scopes: KeyScopes, *, taking: bool = False
 ) -> None:
     holdings = await read_holdings(tx, caller, [(user_id, scopes)])
     holdings.check(user_id, scopes, taking=taking)
+
+
+async def _limits_of_creator(tx: WriteSession, caller: Principal) -> dict[str, Any]:
+    """Return the limits of a key that the caller creates: those of the key that it is created with."""
+    key = await store.find_key(tx, caller.key_id) if caller.key_id else None
+    return dict(key.call_limits) if key else {}
 
 
 async def _add_key(
@@ -239,6 +246,7 @@ async def _add_key(
     scopes: KeyScopes,
     expire_time: datetime | None,
     creator: Principal,
+    call_limits: dict[str, Any],
     root_id: UUID | None = None,
 ) -> tuple[ApiKey, str]:
     secret = new_key()
@@ -256,6 +264,7 @@ async def _add_key(
         creator_key_id=creator.key_id,
         create_time=now(),
         expire_time=expire_time,
+        call_limits=call_limits,
     )
     tx.add(key)
     await tx.flush()  # before the workspaces that refer to it

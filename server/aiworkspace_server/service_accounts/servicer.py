@@ -1,11 +1,12 @@
 """ServiceAccountService: proto in and out, one transaction per call."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
-from aiworkspace.v1 import org_pb2
+from aiworkspace.v1 import options_pb2, org_pb2
 from aiworkspace.v1 import service_account_pb2 as pb
 from aiworkspace.v1.service_account_pb2_grpc import ServiceAccountServiceServicer
 
@@ -13,7 +14,9 @@ from ..auth.authority import current_principal
 from ..auth.jobs import Notice, Notices
 from ..auth.models import User
 from ..auth.principal import Authenticator
+from ..kit.call_limits import FIELDS, CallLimits, Stored
 from ..kit.context import caller_id, tenant_id
+from ..kit.errors import NotFound
 from ..kit.idempotency import IdempotencyStore
 from ..kit.ids import parse_id
 from ..kit.pages import Pages
@@ -23,7 +26,8 @@ from ..kit.timestamps import parse_timestamp, timestamp
 from ..orgs.jobs import notify_owners
 from ..orgs.models import Membership
 from ..orgs.servicer import Erase, RightsLost, invitation_to_proto, read_role, role_to_proto
-from . import service, store
+from ..orgs.store import find_org
+from . import limits, service, store
 from .models import ApiKey
 
 _MOST_LISTED = 1000  # of each kind of thing that was created with a key
@@ -33,6 +37,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
     def __init__(
         self,
         db: Database,
+        call_limits: CallLimits,
         authenticator: Authenticator,
         rights_lost: RightsLost,
         tasks: Tasks,
@@ -42,6 +47,7 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         idempotency: IdempotencyStore,
     ) -> None:
         self._db = db
+        self._call_limits = call_limits
         self._authenticator = authenticator
         self._rights_lost = rights_lost
         self._tasks = tasks
@@ -57,7 +63,9 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         async with self._db.write(tenant_id(), caller_id()) as tx:
             if reply := await self._idempotency.find(tx, request, pb.CreateServiceAccountResponse):
                 return reply
-            made = await service.create_service_account(tx, tenant_id(), request.name, role, current_principal())
+            caller = current_principal()
+            inherited = limits.limits_of_new_account(self._call_limits, caller)
+            made = await service.create_service_account(tx, tenant_id(), request.name, role, caller, inherited)
             reply = pb.CreateServiceAccountResponse(service_account=_account_to_proto(*made))
             return await self._idempotency.save(tx, request, reply)
 
@@ -123,6 +131,42 @@ class ServiceAccountServicer(ServiceAccountServiceServicer):
         await self._rights_lost(tenant_id())  # the old key may have been ended at once
         return reply
 
+    async def SetServiceAccountLimits(
+        self, request: pb.SetServiceAccountLimitsRequest, context: Any
+    ) -> pb.SetServiceAccountLimitsResponse:
+        user_id, asked = parse_id(request.user_id, "user_id"), _read_limits(request.call_limits)
+        async with self._db.write(tenant_id()) as tx:
+            caller = current_principal()
+            account = await limits.set_account_limits(tx, tenant_id(), user_id, asked, self._call_limits, caller)
+        self._authenticator.forget(user_id)
+        return pb.SetServiceAccountLimitsResponse(service_account=_account_to_proto(*account))
+
+    async def SetApiKeyLimits(self, request: pb.SetApiKeyLimitsRequest, context: Any) -> pb.SetApiKeyLimitsResponse:
+        api_key_id, asked = parse_id(request.api_key_id, "api_key_id"), _read_limits(request.call_limits)
+        async with self._db.write(tenant_id()) as tx:
+            caller = current_principal()
+            key = await limits.set_key_limits(tx, tenant_id(), api_key_id, asked, self._call_limits, caller)
+            workspaces = await store.workspaces_of_keys(tx, [key])
+        self._authenticator.forget(key.user_id)
+        return pb.SetApiKeyLimitsResponse(api_key=_key_to_proto(key, workspaces.get(key.id, ())))
+
+    async def GetCallCeilings(self, request: pb.GetCallCeilingsRequest, context: Any) -> pb.GetCallCeilingsResponse:
+        async with self._db.read(tenant_id()) as tx:
+            org = await find_org(tx, tenant_id())
+        if org is None:
+            raise NotFound("org_id")
+        ceilings = [
+            pb.CallCeiling(
+                rate_limit_class=_class(number),
+                default_limit=pb.CallLimit(rate_limit_class=_class(number), **asdict(usual)),
+                most=pb.CallLimit(
+                    rate_limit_class=_class(number), **asdict(self._call_limits.ceiling(number, org.call_ceilings))
+                ),
+            )
+            for number, usual in self._call_limits.defaults.items()
+        ]
+        return pb.GetCallCeilingsResponse(ceilings=ceilings)
+
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Any) -> pb.RevokeApiKeyResponse:
         return await self._tasks.complete(self._revoke(request))
 
@@ -150,6 +194,20 @@ def _expire_time(request: pb.CreateApiKeyRequest | pb.RotateApiKeyRequest) -> An
     return parse_timestamp(request.expire_time, "expire_time") if request.HasField("expire_time") else None
 
 
+def _read_limits(given: Sequence[pb.CallLimit]) -> limits.Asked:
+    """Return what is to be set. A field that is 0 is not."""
+    values = [{field: getattr(each, field) for field in FIELDS if getattr(each, field)} for each in given]
+    return [(each.rate_limit_class, fields) for each, fields in zip(given, values, strict=True)]
+
+
+def _limits_to_proto(stored: Stored) -> Iterable[pb.CallLimit]:
+    return (pb.CallLimit(rate_limit_class=_class(number), **values) for number, values in limits.to_asked(stored))
+
+
+def _class(number: int) -> options_pb2.RateLimitClass.ValueType:
+    return cast(options_pb2.RateLimitClass.ValueType, number)
+
+
 def _account_to_proto(member: Membership, user: User) -> pb.ServiceAccount:
     suspended = member.suspend_time is not None
     return pb.ServiceAccount(
@@ -161,6 +219,7 @@ def _account_to_proto(member: Membership, user: User) -> pb.ServiceAccount:
         state=org_pb2.MEMBER_STATE_SUSPENDED if suspended else org_pb2.MEMBER_STATE_ACTIVE,
         create_time=timestamp(user.create_time),
         creator_key_id=str(member.creator_key_id or ""),
+        call_limits=_limits_to_proto(member.call_limits),
     )
 
 
@@ -181,6 +240,7 @@ def _key_to_proto(key: ApiKey, workspace_ids: Iterable[UUID]) -> pb.ApiKey:
         last_use_time=timestamp(key.last_use_time) if key.last_use_time else None,
         last_use_address=key.last_use_address or "",
         root_api_key_id=str(key.line_id),
+        call_limits=_limits_to_proto(key.call_limits),
     )
 
 

@@ -2,10 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
-from sqlalchemy import Row, or_, select, text, update
+from sqlalchemy import Row, func, or_, select, text, update
 
 from ..auth.authority import ROLES
 from ..auth.models import User
@@ -83,6 +83,12 @@ async def list_working(tx: ReadSession, api_key_ids: Collection[UUID]) -> Sequen
 
 async def revoke_keys(tx: WriteSession, api_key_ids: Collection[UUID]) -> None:
     await tx.execute(update(ApiKey).where(ApiKey.id == any_of(api_key_ids)).values(revoke_time=now()))
+
+
+async def set_limits_of_line(tx: WriteSession, line_id: UUID, limits: dict[str, Any]) -> None:
+    """Set the limits of calls of all keys of a line."""
+    line = func.coalesce(ApiKey.root_id, ApiKey.id) == line_id
+    await tx.execute(update(ApiKey).where(line).values(call_limits=limits))
 
 
 async def list_accounts_of_keys(

@@ -40,6 +40,24 @@ _LIST_API_KEYS = Method(
     repeatable=True,
     public=False,
 )
+_SET_SERVICE_ACCOUNT_LIMITS = Method(
+    "/aiworkspace.v1.ServiceAccountService/SetServiceAccountLimits",
+    service_account_pb2.SetServiceAccountLimitsResponse,
+    repeatable=True,
+    public=False,
+)
+_SET_API_KEY_LIMITS = Method(
+    "/aiworkspace.v1.ServiceAccountService/SetApiKeyLimits",
+    service_account_pb2.SetApiKeyLimitsResponse,
+    repeatable=True,
+    public=False,
+)
+_GET_CALL_CEILINGS = Method(
+    "/aiworkspace.v1.ServiceAccountService/GetCallCeilings",
+    service_account_pb2.GetCallCeilingsResponse,
+    repeatable=True,
+    public=False,
+)
 _ROTATE_API_KEY = Method(
     "/aiworkspace.v1.ServiceAccountService/RotateApiKey",
     service_account_pb2.RotateApiKeyResponse,
@@ -199,6 +217,74 @@ class AsyncServiceAccounts:
             return await self._transport.unary(_LIST_API_KEYS, request, timeout)
 
         return AsyncPager(fetch, lambda page: page.api_keys, page_token)
+
+    async def set_limits(
+        self,
+        *,
+        org_id: str,
+        user_id: str,
+        call_limits: Sequence[service_account_pb2.CallLimit] = (),
+        timeout: float | None = None,
+    ) -> service_account_pb2.ServiceAccount:
+        """Replaces the limits of calls that were set for a service account, all of whose keys share them. They hold
+        within a second. Callers: owners and admins, who need every permission of the account's roles. An API key as
+        the caller cannot give more than it has itself.
+
+        Errors: NOT_FOUND; PERMISSION_DENIED; INVALID_ARGUMENT for a value above the ceiling of the organization, and
+        for one that the calling key does not have itself.
+
+        Args:
+            org_id: The organization.
+            user_id: The service account.
+            call_limits: All limits that differ from those of the contract, at most one of each class. Empty removes
+                them.
+            timeout: Seconds for the call, including retries. By default the client's timeout.
+        """
+        request = service_account_pb2.SetServiceAccountLimitsRequest(
+            org_id=org_id, user_id=user_id, call_limits=call_limits
+        )
+        response = await self._transport.unary(_SET_SERVICE_ACCOUNT_LIMITS, request, timeout)
+        return response.service_account
+
+    async def set_api_key_limits(
+        self,
+        *,
+        org_id: str,
+        api_key_id: str,
+        call_limits: Sequence[service_account_pb2.CallLimit] = (),
+        timeout: float | None = None,
+    ) -> service_account_pb2.ApiKey:
+        """Replaces the limits of calls that were set for a key. They hold within a second, in addition to those of its
+        account, and for all keys of its line of rotations together. Callers: owners and admins, who need every
+        permission of the key. An API key as the caller cannot give more than it has itself.
+
+        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION if the key has ended; INVALID_ARGUMENT for a value
+        above the limit of the account, and for one that the calling key does not have itself.
+
+        Args:
+            org_id: The organization.
+            api_key_id: The key, any of its line of rotations that has not ended.
+            call_limits: All limits of the key, at most one of each class. Empty removes them.
+            timeout: Seconds for the call, including retries. By default the client's timeout.
+        """
+        request = service_account_pb2.SetApiKeyLimitsRequest(
+            org_id=org_id, api_key_id=api_key_id, call_limits=call_limits
+        )
+        response = await self._transport.unary(_SET_API_KEY_LIMITS, request, timeout)
+        return response.api_key
+
+    async def get_call_ceilings(
+        self, org_id: str, *, timeout: float | None = None
+    ) -> service_account_pb2.GetCallCeilingsResponse:
+        """Returns, for each class of calls that limits can be set of, what a service account may do without any and the
+        most that the organization may set. The operator of the server sets the ceilings. Callers: owners and admins.
+
+        Args:
+            org_id: The organization.
+            timeout: Seconds for the call, including retries. By default the client's timeout.
+        """
+        request = service_account_pb2.GetCallCeilingsRequest(org_id=org_id)
+        return await self._transport.unary(_GET_CALL_CEILINGS, request, timeout)
 
     async def rotate_api_key(
         self,

@@ -152,6 +152,71 @@ class ServiceAccounts:
             ),
         )
 
+    def set_limits(
+        self,
+        *,
+        org_id: str,
+        user_id: str,
+        call_limits: Sequence[service_account_pb2.CallLimit] = (),
+        timeout: float | None = None,
+    ) -> service_account_pb2.ServiceAccount:
+        """Replaces the limits of calls that were set for a service account, all of whose keys share them. They hold
+        within a second. Callers: owners and admins, who need every permission of the account's roles. An API key as
+        the caller cannot give more than it has itself.
+
+        Errors: NOT_FOUND; PERMISSION_DENIED; INVALID_ARGUMENT for a value above the ceiling of the organization, and
+        for one that the calling key does not have itself.
+
+        Args:
+            org_id: The organization.
+            user_id: The service account.
+            call_limits: All limits that differ from those of the contract, at most one of each class. Empty removes
+                them.
+            timeout: Seconds for the call, including retries. By default the client's timeout.
+        """
+        return self._portal.run(
+            self._namespace.set_limits(org_id=org_id, user_id=user_id, call_limits=call_limits, timeout=timeout)
+        )
+
+    def set_api_key_limits(
+        self,
+        *,
+        org_id: str,
+        api_key_id: str,
+        call_limits: Sequence[service_account_pb2.CallLimit] = (),
+        timeout: float | None = None,
+    ) -> service_account_pb2.ApiKey:
+        """Replaces the limits of calls that were set for a key. They hold within a second, in addition to those of its
+        account, and for all keys of its line of rotations together. Callers: owners and admins, who need every
+        permission of the key. An API key as the caller cannot give more than it has itself.
+
+        Errors: NOT_FOUND; PERMISSION_DENIED; FAILED_PRECONDITION if the key has ended; INVALID_ARGUMENT for a value
+        above the limit of the account, and for one that the calling key does not have itself.
+
+        Args:
+            org_id: The organization.
+            api_key_id: The key, any of its line of rotations that has not ended.
+            call_limits: All limits of the key, at most one of each class. Empty removes them.
+            timeout: Seconds for the call, including retries. By default the client's timeout.
+        """
+        return self._portal.run(
+            self._namespace.set_api_key_limits(
+                org_id=org_id, api_key_id=api_key_id, call_limits=call_limits, timeout=timeout
+            )
+        )
+
+    def get_call_ceilings(
+        self, org_id: str, *, timeout: float | None = None
+    ) -> service_account_pb2.GetCallCeilingsResponse:
+        """Returns, for each class of calls that limits can be set of, what a service account may do without any and the
+        most that the organization may set. The operator of the server sets the ceilings. Callers: owners and admins.
+
+        Args:
+            org_id: The organization.
+            timeout: Seconds for the call, including retries. By default the client's timeout.
+        """
+        return self._portal.run(self._namespace.get_call_ceilings(org_id, timeout=timeout))
+
     def rotate_api_key(
         self,
         *,
