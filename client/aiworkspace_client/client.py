@@ -5,6 +5,7 @@ from typing import Self
 
 from aiworkspace_client._generated.aio.access import AsyncAccess
 from aiworkspace_client._generated.aio.account import AsyncAccount
+from aiworkspace_client._generated.aio.admin import AsyncAdmin
 from aiworkspace_client._generated.aio.audit import AsyncAudit
 from aiworkspace_client._generated.aio.auth import AsyncAuth
 from aiworkspace_client._generated.aio.budgets import AsyncBudgets
@@ -16,6 +17,7 @@ from aiworkspace_client._generated.aio.usage import AsyncUsage
 from aiworkspace_client._generated.aio.workspaces import AsyncWorkspaces
 from aiworkspace_client._generated.sync.access import Access
 from aiworkspace_client._generated.sync.account import Account
+from aiworkspace_client._generated.sync.admin import Admin
 from aiworkspace_client._generated.sync.audit import Audit
 from aiworkspace_client._generated.sync.auth import Auth
 from aiworkspace_client._generated.sync.budgets import Budgets
@@ -90,6 +92,7 @@ class AsyncClient:
         self.budgets = AsyncBudgets(self._transport)
         self.service_accounts = AsyncServiceAccounts(self._transport)
         self.audit = AsyncAudit(self._transport)
+        self.admin = AsyncAdmin(self._transport)
 
     @property
     def tokens(self) -> Tokens | None:
@@ -157,6 +160,7 @@ class Client:
         self.budgets = Budgets(self._portal, client.budgets)
         self.service_accounts = ServiceAccounts(self._portal, client.service_accounts)
         self.audit = Audit(self._portal, client.audit)
+        self.admin = Admin(self._portal, client.admin)
 
     @property
     def tokens(self) -> Tokens | None:

@@ -2,6 +2,7 @@
 """The contract's messages and enums."""
 
 from aiworkspace.v1.access_pb2 import CustomRole, Grant, GrantSource
+from aiworkspace.v1.admin_pb2 import AdminOrg, Job, JobState, Server
 from aiworkspace.v1.audit_pb2 import AuditEvent
 from aiworkspace.v1.auth_pb2 import Jwk, Session, TokenPair, User
 from aiworkspace.v1.budget_pb2 import Budget, BudgetLimit, BudgetScope, BudgetStatus, BudgetWindow, RateLimit
@@ -54,13 +55,14 @@ from aiworkspace.v1.document_pb2 import (
     Upload,
 )
 from aiworkspace.v1.model_pb2 import ModelLimit, ModelPolicy, ParameterBounds, ProviderKey
-from aiworkspace.v1.org_pb2 import Invitation, InvitationState, Member, MemberKind, MemberState, Org, Role
+from aiworkspace.v1.org_pb2 import Invitation, InvitationState, Member, MemberKind, MemberState, Org, OrgState, Role
 from aiworkspace.v1.service_account_pb2 import ApiKey, ApiKeyState, ServiceAccount
 from aiworkspace.v1.team_pb2 import Team, TeamMember
 from aiworkspace.v1.usage_pb2 import ReconciledState, UsageDimension, UsageEntry, UsageEntryKind, UsageRow, UsageTotal
 from aiworkspace.v1.workspace_pb2 import Retrieval, Workspace, WorkspaceMember, WorkspaceRole, WorkspaceVisibility
 
 __all__ = [
+    "AdminOrg",
     "ApiKey",
     "ApiKeyState",
     "Attempt",
@@ -96,6 +98,8 @@ __all__ = [
     "IngestionStep",
     "Invitation",
     "InvitationState",
+    "Job",
+    "JobState",
     "Jwk",
     "Member",
     "MemberKind",
@@ -109,6 +113,7 @@ __all__ = [
     "ModelPolicy",
     "Money",
     "Org",
+    "OrgState",
     "ParameterBounds",
     "Passage",
     "Place",
@@ -128,6 +133,7 @@ __all__ = [
     "RunState",
     "SearchFilter",
     "SearchOmission",
+    "Server",
     "ServiceAccount",
     "Session",
     "SimilarDocument",

@@ -1,4 +1,4 @@
-"""The commands of `python -m aiworkspace_server`: serve, migrate, register, allowance, rebuild-usage and more."""
+"""The commands of `python -m aiworkspace_server`: serve, migrate, register, operators, allowance and more."""
 
 import signal
 
@@ -20,6 +20,7 @@ from uuid import UUID
 import structlog
 import uvloop
 
+from . import operators
 from . import settings as configuration
 from .app import App, check, running, serving
 from .auth.keys import read_keys
@@ -96,6 +97,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     allowed.add_argument("org", type=UUID, help="id of the organization")
     allowed.add_argument("amount", nargs="?", help="USD a month, such as 100; or default, or unlimited")
+    appointing = commands.add_parser("operators", help="appoint the people who may use AdminService; servers may run")
+    verbs = appointing.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs.add_parser("list", help="show them")
+    for verb, text in (("add", "appoint the owner of a verified account"), ("remove", "end the rights of one")):
+        verbs.add_parser(verb, help=text).add_argument("email", help="email address of the account")
     what = commands.add_parser("inspect", help="show what is stored of a run; servers may run")
     kinds = what.add_subparsers(dest="kind", required=True, metavar="KIND")
     run = kinds.add_parser("run", help="document, attempts, events, claim, lease and ledger entries of a run")
@@ -144,6 +150,10 @@ async def _work(settings: Settings, arguments: argparse.Namespace) -> None:
         case "allowance":
             configuration.check_allowance(settings)
             await allowance(settings, arguments.org, arguments.amount)
+        case "operators" if arguments.verb == "list":
+            await operators.show(settings)
+        case "operators":
+            await (operators.add if arguments.verb == "add" else operators.remove)(settings, arguments.email)
         case "inspect":
             await inspect(settings, arguments.id, with_text=arguments.text, as_json=arguments.json)
         case "reconcile":

@@ -16,6 +16,7 @@ from .accounts.build import build as build_accounts
 from .accounts.build import build_mails
 from .accounts.jobs import TokenMails
 from .accounts.service import end_mailed
+from .admin.build import build as build_admin
 from .audit.build import Audit
 from .audit.build import build as build_audit
 from .auth.authority import actor_of
@@ -178,6 +179,7 @@ def _build(
     audit = build_audit(platform, actor_of)
     workspaces = WorkspaceFinder(db)
     access = Access(
+        db,
         auth.credentials.authenticator,
         {
             "workspace_id": workspaces.find,
@@ -237,6 +239,7 @@ def _services(platform: Platform, parts: _Parts) -> Services:
         usage=parts.usage.servicer,
         budgets=build_budgets(platform, policies.plans, methods),
         audit=parts.audit.servicer,
+        admin=build_admin(platform, auth, rights_lost=rights_lost),
     )
 
 
@@ -277,7 +280,7 @@ async def _start(
     await stack.enter_async_context(platform.jobs.running(settings.shutdown_seconds))
     certificate = read_certificate(settings)
     tls = Tls(certificate) if certificate else None
-    address = listen(server, settings, tls)
+    address = engine.deps.lease.address = listen(server, settings, tls)
     await server.start()
     stack.push_async_callback(_drain, server, health_servicer, engine.manager, settings.shutdown_seconds)
     return App(address, db, mongo, registry, engine, plans, credentials, parts.workspaces, tasks, tls, server)

@@ -72,7 +72,7 @@ async def allowance(settings: Settings, org_id: UUID, amount: str | None) -> Non
             if amount:
                 if await budgets.set_allowance(tx, org_id, limit_nanos) is None:
                     raise CommandError(f"{org.name!r} has no row for its allowance in the budgets; nothing was changed")
-                await make_chain(settings).append(tx, org_id, _operator_entry("allowance", org_id))
+                await make_chain(settings).append(tx, org_id, operator_entry("allowance", org_id=org_id))
         async with db.read(org_id) as tx:
             found = await find_budget(tx, org_id)
     budget, count = found or (None, None)
@@ -97,11 +97,11 @@ def _read_allowance(amount: str) -> int | None:
     raise CommandError(f"{amount!r} is not an amount in USD such as 100 or 2.50, nor default, nor unlimited")
 
 
-def _operator_entry(command: str, org_id: UUID) -> dict[str, Any]:
+def operator_entry(command: str, **ids: UUID) -> dict[str, Any]:
     """Return an audit entry for a command of the operator."""
     nobody = dict.fromkeys(("user_id", "session_id", "api_key_id"))
     told = {"method": command, "role": "operator", "user_agent": "aiworkspace_server", "address": "", "request_id": ""}
-    return nobody | told | {"resources": {"org_id": str(org_id)}, "code": "OK", "reason": ""}
+    return nobody | told | {"resources": {name: str(id) for name, id in ids.items()}, "code": "OK", "reason": ""}
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from aiworkspace.v1 import (
     access_pb2,
     account_pb2,
+    admin_pb2,
     audit_pb2,
     auth_pb2,
     budget_pb2,
@@ -25,6 +26,7 @@ from aiworkspace.v1 import (
 )
 from aiworkspace.v1.access_pb2_grpc import add_AccessServiceServicer_to_server
 from aiworkspace.v1.account_pb2_grpc import add_AccountServiceServicer_to_server
+from aiworkspace.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from aiworkspace.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from aiworkspace.v1.auth_pb2_grpc import add_AuthServiceServicer_to_server
 from aiworkspace.v1.budget_pb2_grpc import add_BudgetServiceServicer_to_server
@@ -40,6 +42,7 @@ from aiworkspace.v1.workspace_pb2_grpc import add_WorkspaceServiceServicer_to_se
 from .access.authorize import Access
 from .access.servicer import AccessServicer
 from .accounts.servicer import AccountServicer
+from .admin.servicer import AdminServicer
 from .audit.recorder import Recorder
 from .audit.servicer import AuditServicer
 from .auth.authority import check_permissions
@@ -80,6 +83,7 @@ SERVICES = tuple(
         (usage_pb2, "UsageService"),
         (budget_pb2, "BudgetService"),
         (audit_pb2, "AuditService"),
+        (admin_pb2, "AdminService"),
     )
 )
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -121,7 +125,7 @@ def steps(
         recorder.outcomes,  # after authentication and limits, so that it records refusals of known callers
         interceptors.authenticate_again(authenticator.refresh),  # reads the database, so within the limits
         # Before validation, so that outsiders learn nothing from it.
-        interceptors.authorize(access.authorize, access.recheck, access.allowed_by),
+        interceptors.authorize(access.authorize, access.check_operator, access.recheck, access.allowed_by),
         typed.normalise,  # normalizes typed text before it is validated and compared
         requests.validate,  # handlers get only valid requests
         recorder.changes,  # last: authorization commits the last use of a key, which is not the call's change
@@ -182,6 +186,7 @@ class Services:
     usage: UsageServicer
     budgets: BudgetServicer
     audit: AuditServicer
+    admin: AdminServicer
 
 
 async def add_services(server: grpc.aio.Server, services: Services) -> health.aio.HealthServicer:
@@ -199,6 +204,7 @@ async def add_services(server: grpc.aio.Server, services: Services) -> health.ai
     add_UsageServiceServicer_to_server(services.usage, server)
     add_BudgetServiceServicer_to_server(services.budgets, server)
     add_AuditServiceServicer_to_server(services.audit, server)
+    add_AdminServiceServicer_to_server(services.admin, server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     names = [service.full_name for service in SERVICES]

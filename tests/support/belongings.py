@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from uuid import UUID
 
 from aiworkspace.v1 import (
     access_pb2,
@@ -55,6 +56,7 @@ async def furnish(new_person: NewPerson, model: str = "") -> Belongings:
     hidden = await make_workspace(owner, org_id, visibility=workspace_pb2.WORKSPACE_VISIBILITY_MEMBERS)
     closed = {**await _talk(owner, hidden, model), **await keep_documents(owner, hidden), "workspace_id": hidden}
     del closed["session_id"]
+    ids["job_id"] = f"{UUID(int=1)}"  # of nobody: only operators may name one
     await _regulate(owner, org_id, workspace_id)
     members = await _talk(member, workspace_id, model)
     return Belongings(owner, member, ids | keys, owners, members, closed, secret)

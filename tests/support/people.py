@@ -11,6 +11,7 @@ import grpc
 from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, workspace_pb2
 from aiworkspace.v1.access_pb2_grpc import AccessServiceStub
 from aiworkspace.v1.account_pb2_grpc import AccountServiceStub
+from aiworkspace.v1.admin_pb2_grpc import AdminServiceStub
 from aiworkspace.v1.audit_pb2_grpc import AuditServiceStub
 from aiworkspace.v1.auth_pb2_grpc import AuthServiceStub
 from aiworkspace.v1.budget_pb2_grpc import BudgetServiceStub
@@ -78,6 +79,7 @@ class Person:
         self.access: Any = AccessServiceStub(self.channel)
         self.service_accounts: Any = ServiceAccountServiceStub(self.channel)
         self.audit: Any = AuditServiceStub(self.channel)
+        self.admin: Any = AdminServiceStub(self.channel)
         self.workspaces: Any = WorkspaceServiceStub(self.channel)
         self.models: Any = ModelServiceStub(self.channel)
         self.chat: Any = ChatServiceStub(self.channel)

@@ -13,6 +13,7 @@ import typer
 
 from aiworkspace_client.cli import (
     account,
+    admin,
     api_keys,
     audit,
     budgets,
@@ -96,6 +97,7 @@ app.add_typer(service_accounts.app, name="service-accounts")
 app.add_typer(api_keys.app, name="api-keys")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(audit.app, name="audit")
+app.add_typer(admin.app, name="admin")
 
 
 def main() -> None:

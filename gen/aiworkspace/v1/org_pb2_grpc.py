@@ -127,7 +127,7 @@ class OrgServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetOrg(self, request, context):
-        """GetOrg returns an organization. Callers: all members.
+        """GetOrg returns an organization. Callers: all members, also while it is suspended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

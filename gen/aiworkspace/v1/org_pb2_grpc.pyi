@@ -43,7 +43,7 @@ class OrgServiceStub:
     Errors: FAILED_PRECONDITION if the server requires a verified email address and the caller's is not verified.
     """
     GetOrg: _grpc.UnaryUnaryMultiCallable[_org_pb2.GetOrgRequest, _org_pb2.GetOrgResponse]
-    """GetOrg returns an organization. Callers: all members."""
+    """GetOrg returns an organization. Callers: all members, also while it is suspended."""
     ListOrgs: _grpc.UnaryUnaryMultiCallable[_org_pb2.ListOrgsRequest, _org_pb2.ListOrgsResponse]
     """ListOrgs lists the organizations of which the caller is a member, oldest first. An API key gets its own
     organization if it has the permission org.read.
@@ -142,7 +142,7 @@ class OrgServiceAsyncStub(OrgServiceStub):
     Errors: FAILED_PRECONDITION if the server requires a verified email address and the caller's is not verified.
     """
     GetOrg: _aio.UnaryUnaryMultiCallable[_org_pb2.GetOrgRequest, _org_pb2.GetOrgResponse]  # type: ignore[assignment]
-    """GetOrg returns an organization. Callers: all members."""
+    """GetOrg returns an organization. Callers: all members, also while it is suspended."""
     ListOrgs: _aio.UnaryUnaryMultiCallable[_org_pb2.ListOrgsRequest, _org_pb2.ListOrgsResponse]  # type: ignore[assignment]
     """ListOrgs lists the organizations of which the caller is a member, oldest first. An API key gets its own
     organization if it has the permission org.read.
@@ -250,7 +250,7 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.GetOrgRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.GetOrgResponse, _abc.Awaitable[_org_pb2.GetOrgResponse]]:
-        """GetOrg returns an organization. Callers: all members."""
+        """GetOrg returns an organization. Callers: all members, also while it is suspended."""
 
     @_abc_1.abstractmethod
     def ListOrgs(

@@ -68,6 +68,7 @@ _ACCOUNT = (
     _delete("sessions", "user_id = :user_id"),
     _delete("email_tokens", "user_id = :user_id"),
     _delete("replies", "user_id = :user_id"),
+    _delete("operators", "user_id = :user_id"),
 )
 _LIST_UNERASED = text("SELECT org_id, workspace_id FROM list_unerased(:before)")
 _LIST_UNERASED_USERS = text(

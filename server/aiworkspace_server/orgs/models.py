@@ -20,6 +20,8 @@ class Org(Base):
     update_time: Mapped[datetime]
     delete_time: Mapped[datetime | None]
     erase_time: Mapped[datetime | None]  # when its content was erased, after its deletion
+    suspend_time: Mapped[datetime | None]  # since when an operator of the server has suspended it
+    state_reason: Mapped[str] = mapped_column(default="")  # why it was suspended or, later, reinstated
 
 
 class CustomRole(Base):

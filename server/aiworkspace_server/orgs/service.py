@@ -10,7 +10,7 @@ from aiworkspace.v1 import common_pb2 as pb
 
 from ..auth import authority
 from ..auth import store as users
-from ..auth.authority import ROLES, Principal, current_principal
+from ..auth.authority import ROLES, OrgSuspended, Principal, current_principal
 from ..auth.models import User
 from ..auth.service import email_unverified
 from ..kit.context import current
@@ -114,6 +114,8 @@ async def accept_invitation(tx: WriteSession, org_id: UUID, invitation_id: UUID,
         raise NotFound("token")
     if not is_open(invitation):
         raise _invitation_closed("The invitation was accepted or revoked, or it has expired: ask for a new one.")
+    if org.suspend_time:
+        raise OrgSuspended
     if await store.find_member(tx, user.id):
         raise AlreadyExists("You are already a member of this organization.", "token")
     invitation.accept_time, invitation.accepter_id = now(), user.id

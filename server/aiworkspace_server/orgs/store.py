@@ -23,6 +23,11 @@ async def find_org(tx: ReadSession, org_id: UUID) -> Org | None:
     return (await tx.execute(select(Org).where(Org.id == org_id, Org.delete_time.is_(None)))).scalar_one_or_none()
 
 
+async def is_suspended(tx: ReadSession, org_id: UUID) -> bool:
+    query = select(Org.id).where(Org.id == org_id, Org.suspend_time.is_not(None))
+    return (await tx.execute(query)).first() is not None
+
+
 async def lock_org(tx: WriteSession, org_id: UUID) -> Org | None:
     """Lock the organization and its owners until the transaction ends, and return it."""
     # Not FOR UPDATE: a starting run refers to organization and workspace, and could deadlock with a change of both.

@@ -69,6 +69,11 @@ class RunManager:
         """Whether nothing is in progress, nor being stored or rolled back."""
         return not self._executors and not self.deps.tasks.pending
 
+    @property
+    def run_count(self) -> int:
+        """Number of runs in progress in this process."""
+        return len(self._executors)
+
     def is_starting(self, run_id: UUID) -> bool:
         return run_id in self._starting
 

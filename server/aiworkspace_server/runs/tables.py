@@ -3,6 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
+from sqlalchemy import Integer
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..kit.postgres import Base
@@ -39,3 +40,7 @@ class Server(Base):
     name: Mapped[str]  # host/pid, for the log
     start_time: Mapped[datetime]
     lease_end_time: Mapped[datetime]
+    version: Mapped[str]
+    address: Mapped[str]  # on which it takes calls; empty before that
+    run_count: Mapped[int] = mapped_column(Integer())
+    draining: Mapped[bool]

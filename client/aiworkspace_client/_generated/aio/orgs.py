@@ -70,7 +70,7 @@ class AsyncOrgs:
         return response.org
 
     async def get(self, org_id: str, *, timeout: float | None = None) -> org_pb2.Org:
-        """Returns an organization. Callers: all members.
+        """Returns an organization. Callers: all members, also while it is suspended.
 
         Args:
             org_id: The organization.

@@ -33,7 +33,7 @@ class Orgs:
         return self._portal.run(self._namespace.create(name=name, request_id=request_id, timeout=timeout))
 
     def get(self, org_id: str, *, timeout: float | None = None) -> org_pb2.Org:
-        """Returns an organization. Callers: all members.
+        """Returns an organization. Callers: all members, also while it is suspended.
 
         Args:
             org_id: The organization.
