@@ -252,7 +252,10 @@ async def test_a_running_job_is_interrupted(stores: Stores) -> None:
     await db.close()
 
 
-@pytest.mark.parametrize("job_id", [str(uuid4()), f"{'9' * 8}-9999-9999-9999-{'9' * 12}", str(UUID(int=0))])
+UNKNOWN = ("018f6f0e-0000-7000-8000-00000000000a", "99999999-9999-9999-9999-999999999999", str(UUID(int=0)))
+
+
+@pytest.mark.parametrize("job_id", UNKNOWN)
 async def test_unknown_jobs_are_not_found(job_id: str, operator: Person) -> None:
     assert await outcome(retry(operator, job_id)) == NOT_FOUND
     assert await outcome(cancel(operator, job_id)) == NOT_FOUND
