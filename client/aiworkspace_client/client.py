@@ -9,6 +9,7 @@ from aiworkspace_client._generated.aio.admin import AsyncAdmin
 from aiworkspace_client._generated.aio.audit import AsyncAudit
 from aiworkspace_client._generated.aio.auth import AsyncAuth
 from aiworkspace_client._generated.aio.budgets import AsyncBudgets
+from aiworkspace_client._generated.aio.data import AsyncData
 from aiworkspace_client._generated.aio.models import AsyncModels
 from aiworkspace_client._generated.aio.orgs import AsyncOrgs
 from aiworkspace_client._generated.aio.service_accounts import AsyncServiceAccounts
@@ -21,6 +22,7 @@ from aiworkspace_client._generated.sync.admin import Admin
 from aiworkspace_client._generated.sync.audit import Audit
 from aiworkspace_client._generated.sync.auth import Auth
 from aiworkspace_client._generated.sync.budgets import Budgets
+from aiworkspace_client._generated.sync.data import Data
 from aiworkspace_client._generated.sync.models import Models
 from aiworkspace_client._generated.sync.orgs import Orgs
 from aiworkspace_client._generated.sync.service_accounts import ServiceAccounts
@@ -93,6 +95,7 @@ class AsyncClient:
         self.service_accounts = AsyncServiceAccounts(self._transport)
         self.audit = AsyncAudit(self._transport)
         self.admin = AsyncAdmin(self._transport)
+        self.data = AsyncData(self._transport)
 
     @property
     def tokens(self) -> Tokens | None:
@@ -161,6 +164,7 @@ class Client:
         self.service_accounts = ServiceAccounts(self._portal, client.service_accounts)
         self.audit = Audit(self._portal, client.audit)
         self.admin = Admin(self._portal, client.admin)
+        self.data = Data(self._portal, client.data)
 
     @property
     def tokens(self) -> Tokens | None:

@@ -39,6 +39,7 @@ from aiworkspace.v1.chat_pb2 import (
     SourcesRetrieved,
 )
 from aiworkspace.v1.common_pb2 import ErrorReason, Money, TokenUsage
+from aiworkspace.v1.data_pb2 import DataPolicy, Retention
 from aiworkspace.v1.document_pb2 import (
     Block,
     Collection,
@@ -87,6 +88,7 @@ __all__ = [
     "ContentStopped",
     "Conversation",
     "CustomRole",
+    "DataPolicy",
     "Document",
     "DocumentState",
     "ErrorReason",
@@ -121,6 +123,7 @@ __all__ = [
     "RateLimit",
     "ReasoningEffort",
     "ReconciledState",
+    "Retention",
     "Retrieval",
     "RetrievalOmission",
     "Role",

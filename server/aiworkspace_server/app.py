@@ -30,6 +30,7 @@ from .budgets.service import count_new_org
 from .chat.build import Chat
 from .chat.build import build as build_chat
 from .chat.build import finders as chat_finders
+from .data_life.build import build as build_data
 from .databases import Databases, databases, prepare
 from .documents.build import Documents
 from .documents.build import build as build_documents
@@ -103,6 +104,7 @@ class App:
 class _Parts:
     """The domains on which others depend."""
 
+    mongo: Mongo
     policies: Policies
     usage: Usage
     mails: TokenMails
@@ -194,7 +196,9 @@ def _build(
     engine = build_runs(platform, mongo, usage.ledger, policies.plans, documents.access, where.redis_url)
     chat = build_chat(platform, mongo, registry, policies, engine, access.authorize_again)
     methods = read_surface(access)
-    return _Parts(policies, usage, mails, auth, audit, workspaces, access, methods, engine, chat, documents, search)
+    return _Parts(
+        mongo, policies, usage, mails, auth, audit, workspaces, access, methods, engine, chat, documents, search
+    )
 
 
 def _services(platform: Platform, parts: _Parts) -> Services:
@@ -240,6 +244,7 @@ def _services(platform: Platform, parts: _Parts) -> Services:
         budgets=build_budgets(platform, policies.plans, methods),
         audit=parts.audit.servicer,
         admin=build_admin(platform, auth, rights_lost=rights_lost),
+        data=build_data(platform, parts.mongo, parts.chat.eraser, parts.documents.eraser),
     )
 
 

@@ -16,6 +16,7 @@ from aiworkspace.v1 import (
     auth_pb2,
     budget_pb2,
     chat_pb2,
+    data_pb2,
     document_pb2,
     model_pb2,
     org_pb2,
@@ -31,6 +32,7 @@ from aiworkspace.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from aiworkspace.v1.auth_pb2_grpc import add_AuthServiceServicer_to_server
 from aiworkspace.v1.budget_pb2_grpc import add_BudgetServiceServicer_to_server
 from aiworkspace.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
+from aiworkspace.v1.data_pb2_grpc import add_DataServiceServicer_to_server
 from aiworkspace.v1.document_pb2_grpc import add_DocumentServiceServicer_to_server
 from aiworkspace.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from aiworkspace.v1.org_pb2_grpc import add_OrgServiceServicer_to_server
@@ -50,6 +52,7 @@ from .auth.principal import Authenticator
 from .auth.servicer import AuthServicer
 from .budgets.servicer import BudgetServicer
 from .chat.servicer import ChatServicer
+from .data_life.servicer import DataServicer
 from .documents.servicer import DocumentServicer
 from .kit import interceptors, requests, typed
 from .kit.addresses import TrustedProxies
@@ -84,6 +87,7 @@ SERVICES = tuple(
         (budget_pb2, "BudgetService"),
         (audit_pb2, "AuditService"),
         (admin_pb2, "AdminService"),
+        (data_pb2, "DataService"),
     )
 )
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -187,6 +191,7 @@ class Services:
     budgets: BudgetServicer
     audit: AuditServicer
     admin: AdminServicer
+    data: DataServicer
 
 
 async def add_services(server: grpc.aio.Server, services: Services) -> health.aio.HealthServicer:
@@ -205,6 +210,7 @@ async def add_services(server: grpc.aio.Server, services: Services) -> health.ai
     add_BudgetServiceServicer_to_server(services.budgets, server)
     add_AuditServiceServicer_to_server(services.audit, server)
     add_AdminServiceServicer_to_server(services.admin, server)
+    add_DataServiceServicer_to_server(services.data, server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     names = [service.full_name for service in SERVICES]

@@ -60,6 +60,8 @@ DOORS = {
     "find_workspace(p_workspace_id uuid, p_user_id uuid)": True,
     "list_user_orgs(p_user_id uuid, p_after uuid, p_limit integer)": True,
     "list_all_orgs(p_operator_id uuid, p_suspended boolean, p_after uuid, p_limit integer)": True,
+    "list_retention_orgs()": True,
+    "is_any_held(p_org_ids uuid[])": True,
     "list_orphaned_runs()": True,
     "may_run(p_org_id uuid, p_workspace_id uuid, p_user_id uuid, p_key_id uuid, p_administering text[],"
     " p_sending text[], p_sending_inside text[])": True,

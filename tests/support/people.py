@@ -16,6 +16,7 @@ from aiworkspace.v1.audit_pb2_grpc import AuditServiceStub
 from aiworkspace.v1.auth_pb2_grpc import AuthServiceStub
 from aiworkspace.v1.budget_pb2_grpc import BudgetServiceStub
 from aiworkspace.v1.chat_pb2_grpc import ChatServiceStub
+from aiworkspace.v1.data_pb2_grpc import DataServiceStub
 from aiworkspace.v1.document_pb2_grpc import DocumentServiceStub
 from aiworkspace.v1.model_pb2_grpc import ModelServiceStub
 from aiworkspace.v1.org_pb2_grpc import OrgServiceStub
@@ -80,6 +81,7 @@ class Person:
         self.service_accounts: Any = ServiceAccountServiceStub(self.channel)
         self.audit: Any = AuditServiceStub(self.channel)
         self.admin: Any = AdminServiceStub(self.channel)
+        self.data: Any = DataServiceStub(self.channel)
         self.workspaces: Any = WorkspaceServiceStub(self.channel)
         self.models: Any = ModelServiceStub(self.channel)
         self.chat: Any = ChatServiceStub(self.channel)

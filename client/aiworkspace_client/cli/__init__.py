@@ -17,6 +17,7 @@ from aiworkspace_client.cli import (
     api_keys,
     audit,
     budgets,
+    data,
     documents,
     failures,
     members,
@@ -97,6 +98,7 @@ app.add_typer(service_accounts.app, name="service-accounts")
 app.add_typer(api_keys.app, name="api-keys")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(audit.app, name="audit")
+app.add_typer(data.app, name="data")
 app.add_typer(admin.app, name="admin")
 
 

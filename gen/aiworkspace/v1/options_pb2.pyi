@@ -156,6 +156,8 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """Read the documents and collections of a workspace."""
     PERMISSION_DOCUMENT_WRITE: _Permission.ValueType  # 23
     """Upload, change and delete documents and collections of a workspace."""
+    PERMISSION_DATA_MANAGE: _Permission.ValueType  # 30
+    """Set the retention and the legal holds of the organization and its workspaces."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """Permission is something that a role allows. Methods, custom roles and API keys use the same names."""
@@ -208,6 +210,8 @@ PERMISSION_DOCUMENT_READ: Permission.ValueType  # 22
 """Read the documents and collections of a workspace."""
 PERMISSION_DOCUMENT_WRITE: Permission.ValueType  # 23
 """Upload, change and delete documents and collections of a workspace."""
+PERMISSION_DATA_MANAGE: Permission.ValueType  # 30
+"""Set the retention and the legal holds of the organization and its workspaces."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _RateLimitClass:

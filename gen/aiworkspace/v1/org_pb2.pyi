@@ -38,7 +38,7 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     audit log.
     """
     ROLE_OWNER: _Role.ValueType  # 4
-    """May also delete the organization. There is always at least one owner. Only a person can be an owner."""
+    """May also delete the organization, and set its retention and legal holds. There is always at least one owner. Only a person can be an owner."""
     ROLE_BILLING: _Role.ValueType  # 5
     """May read the organization and its usage, and manage its budgets."""
     ROLE_CUSTOM: _Role.ValueType  # 6
@@ -60,7 +60,7 @@ ROLE_ADMIN: Role.ValueType  # 3
 audit log.
 """
 ROLE_OWNER: Role.ValueType  # 4
-"""May also delete the organization. There is always at least one owner. Only a person can be an owner."""
+"""May also delete the organization, and set its retention and legal holds. There is always at least one owner. Only a person can be an owner."""
 ROLE_BILLING: Role.ValueType  # 5
 """May read the organization and its usage, and manage its budgets."""
 ROLE_CUSTOM: Role.ValueType  # 6

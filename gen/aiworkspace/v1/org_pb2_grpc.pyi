@@ -60,6 +60,8 @@ class OrgServiceStub:
     invitations, model policies, keys at providers and budgets. These stay, with only ids, times and amounts: the ids
     of the organization, its workspaces and its service accounts, which the usage refers to; the ledger and the usage;
     the audit log, with network addresses and user agents.
+
+    Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
     """
     CreateInvitation: _grpc.UnaryUnaryMultiCallable[_org_pb2.CreateInvitationRequest, _org_pb2.CreateInvitationResponse]
     """CreateInvitation invites an email address into the organization, and sends it a mail. Callers: owners and admins,
@@ -159,6 +161,8 @@ class OrgServiceAsyncStub(OrgServiceStub):
     invitations, model policies, keys at providers and budgets. These stay, with only ids, times and amounts: the ids
     of the organization, its workspaces and its service accounts, which the usage refers to; the ledger and the usage;
     the audit log, with network addresses and user agents.
+
+    Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
     """
     CreateInvitation: _aio.UnaryUnaryMultiCallable[_org_pb2.CreateInvitationRequest, _org_pb2.CreateInvitationResponse]  # type: ignore[assignment]
     """CreateInvitation invites an email address into the organization, and sends it a mail. Callers: owners and admins,
@@ -285,6 +289,8 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         invitations, model policies, keys at providers and budgets. These stay, with only ids, times and amounts: the ids
         of the organization, its workspaces and its service accounts, which the usage refers to; the ledger and the usage;
         the audit log, with network addresses and user agents.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
         """
 
     @_abc_1.abstractmethod

@@ -43,6 +43,7 @@ _ORG = (
     _delete("api_keys"),
     _delete("invitations"),
     _delete("model_policies"),
+    _delete("data_policies"),
     _delete("budgets"),
     _delete("workspace_members"),
     _delete("team_members"),
@@ -61,6 +62,7 @@ _WORKSPACE = (
     """),
     _delete("api_key_workspaces", "workspace_id = :workspace_id"),
     _delete("model_policies", "workspace_id = :workspace_id"),
+    _delete("data_policies", "scope_id = :workspace_id"),
     _delete("budgets", "scope = 'workspace' AND subject_id = :workspace_id"),
     _delete("workspace_members", "workspace_id = :workspace_id"),
 )

@@ -122,6 +122,8 @@ class AsyncOrgs:
         amounts: the ids of the organization, its workspaces and its service accounts, which the usage refers to; the
         ledger and the usage; the audit log, with network addresses and user agents.
 
+        Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
+
         Args:
             org_id: The organization.
             timeout: Seconds for the call, including retries. By default the client's timeout.
