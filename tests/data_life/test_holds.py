@@ -40,7 +40,7 @@ async def test_a_policy_is_set_and_read(place: Place) -> None:
     assert ended.retention == kept.retention
 
 
-async def test_a_hold_needs_a_reason_and_its_end_none(place: Place) -> None:
+async def test_a_hold_needs_a_reason(place: Place) -> None:
     assert await outcome(hold(place.owner, place.org_id, reason="")) == INVALID
 
 

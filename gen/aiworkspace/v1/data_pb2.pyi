@@ -218,7 +218,7 @@ class SetLegalHoldRequest(_message.Message):
     held: _builtins.bool
     """Whether there is a hold from now on."""
     reason: _builtins.str
-    """Why, 1 to 500 characters, if there is a hold."""
+    """Why, 1 to 500 characters. Required for a hold, and not kept at its end."""
     def __init__(
         self,
         *,

@@ -38,15 +38,15 @@ class DataServicer(DataServiceServicer):
         return pb.SetRetentionResponse(policy=_to_proto(scope_id, policy))
 
     async def SetLegalHold(self, request: pb.SetLegalHoldRequest, context: Any) -> pb.SetLegalHoldResponse:
-        if request.held != bool(request.reason):
-            raise InvalidArgument({"reason": "must be given with a hold, and only with it"})
+        if request.held and not request.reason:
+            raise InvalidArgument({"reason": "must be given with a hold"})
         async with self._db.write(tenant_id()) as tx:
             scope_id = await _scope(tx, request.workspace_id)
             await stop_deletions(tx, tenant_id())
             await store.forget_progress(tx)  # attempts of a hold that ends were passed over
             policy = await store.lock_policy(tx, tenant_id(), scope_id)
             policy.hold_time = (policy.hold_time or now()) if request.held else None
-            policy.hold_reason = request.reason
+            policy.hold_reason = request.reason if request.held else ""
         return pb.SetLegalHoldResponse(policy=_to_proto(scope_id, policy))
 
 

@@ -69,7 +69,7 @@ class Data:
             org_id: The organization.
             workspace_id: One of its workspaces. Empty for the organization.
             held: Whether there is a hold from now on.
-            reason: Why, 1 to 500 characters, if there is a hold.
+            reason: Why, 1 to 500 characters. Required for a hold, and not kept at its end.
             timeout: Seconds for the call, including retries. By default the client's timeout.
         """
         return self._portal.run(
