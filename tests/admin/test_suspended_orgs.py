@@ -142,11 +142,15 @@ async def test_operators_see_the_state_and_its_reason(operator: Person, place: P
     assert (org.state, org.suspend_reason) == (org_pb2.ORG_STATE_ACTIVE, "")
 
 
-async def test_deleted_organizations_cannot_be_suspended(operator: Person, owner: Person) -> None:
+async def test_deleted_organizations_cannot_be_suspended(operator: Person, owner: Person, stores: Stores) -> None:
     org_id = await make_org(owner)
+    await suspend_org(operator, org_id)
+    await reinstate_org(operator, org_id)
     await owner.orgs.DeleteOrg(org_pb2.DeleteOrgRequest(org_id=org_id))
     assert await outcome(suspend_org(operator, org_id)) == NOT_FOUND
     assert await outcome(reinstate_org(operator, org_id)) == NOT_FOUND
+    reason = "SELECT state_reason FROM orgs WHERE id = %s"
+    await until(lambda: _is(stores, reason, org_id, ("",)))  # erased with the rest
 
 
 async def test_nobody_joins(place: Place, operator: Person, new_person: NewPerson) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from aiworkspace.v1 import options_pb2 as options
 from aiworkspace_server.app import App, running
+from aiworkspace_server.audit.models import OPERATORS
 from aiworkspace_server.settings import Settings
 from tests.contracts.snapshot import Snapshots
 from tests.standin import Standin
@@ -43,6 +44,6 @@ async def estate(request: pytest.FixtureRequest, stores: Stores) -> AsyncIterato
         async with running(settings, migrating=True) as app, people(app.address) as new_person:
             ours = await furnish(new_person, "openai/gpt-4o-mini")
             theirs = await furnish(new_person, "openai/gpt-4o-mini")
-            callers = [ours.ids["org_id"], ours.owner.user_id, ours.member.user_id]
+            callers = [ours.ids["org_id"], ours.owner.user_id, ours.member.user_id, str(OPERATORS)]
             operator = await appoint(elsewhere, new_person)
             yield Estate(app, new_person, ours, theirs, Snapshots(owner, app, callers), standin, owner, operator)

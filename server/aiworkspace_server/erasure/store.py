@@ -37,7 +37,7 @@ _ORG = (
              delete_time = coalesce(delete_time, now()), erase_time = coalesce(erase_time, now())
       WHERE erase_time IS NULL OR name <> '' OR system_prompt <> ''
     """),
-    text("UPDATE orgs SET name = '' WHERE name <> ''"),
+    text("UPDATE orgs SET name = '', state_reason = '' WHERE name <> '' OR state_reason <> ''"),
     _delete("provider_keys"),
     _delete("api_key_workspaces"),
     _delete("api_keys"),
