@@ -250,6 +250,8 @@ async def test_documents_are_not_read_on_until_the_reinstatement(
     await Ingestion(app.db, Jobs(stores.postgres), never, app.tasks).ingest(place.org_id)
     state = "SELECT state, claim_id FROM document_versions WHERE document_id = %s"
     assert await sql(stores, state, document.document_id) == [("processing", None)]
+    tried = "SELECT attempt_count, reason FROM document_steps WHERE version_id = %s AND step = 'chunked'"
+    assert await sql(stores, tried, document.version_id) == [(1, None)]
     await reinstate_org(operator, place.org_id)
     last = (await watch(place.owner, document.document_id))[-1]
     assert last.state == document_pb2.DOCUMENT_STATE_READY

@@ -127,9 +127,9 @@ async def attempts(person: Person, run_id: str) -> int:
     return len((await person.chat.ListAttempts(chat_pb2.ListAttemptsRequest(run_id=run_id))).attempts)
 
 
-async def old_run(stores: Stores, app: App, place: Place) -> str:
+async def old_run(stores: Stores, app: App, place: Place, conversation_id: str = "") -> str:
     """A run whose claim is of ten days ago, as its id says."""
-    before = (await say(place.owner, place.conversation_id, "hello"))[0].run_id
+    before = (await say(place.owner, conversation_id or place.conversation_id, "hello"))[0].run_id
     after = UUID(int=first_id_at(now() - OLD).int | (UUID(before).int & ((1 << 62) - 1)))
     runs = app.mongo.database["runs"]
     found: Any = await runs.find_one({"_id": UUID(before)})
@@ -170,6 +170,21 @@ async def test_a_hold_stops_retention_until_it_ends(
     assert await outcome(read(place.owner, conversation_id)) == NOT_FOUND
     assert await outcome(get(place.owner, document_id)) == NOT_FOUND
     assert await attempts(place.owner, run_id) == 0
+
+
+async def test_runs_that_a_hold_passed_over_are_looked_at_after_it(
+    place: Place, app: App, stores: Stores, job: RetentionJob
+) -> None:
+    held = await old_run(stores, app, place)
+    other = await make_conversation(place.owner, await make_workspace(place.owner, place.org_id))
+    later = await old_run(stores, app, place, other)
+    await set_retention(place.owner, place.org_id, attempt_days=9)
+    await hold(place.owner, place.org_id, place.workspace_id)
+    await job.delete_old_of(UUID(place.org_id))
+    assert (await attempts(place.owner, held), await attempts(place.owner, later)) == (1, 0)
+    await release(place.owner, place.org_id, place.workspace_id)
+    await job.delete_old_of(UUID(place.org_id))
+    assert await attempts(place.owner, held) == 0
 
 
 async def test_organizations_with_a_retention_are_found(place: Place, app: App, operator: Person) -> None:
