@@ -19,6 +19,7 @@ from aiworkspace_server.settings import Settings
 from tests.standin import Standin
 from tests.support.accounts import SignIn, login
 from tests.support.mailbox import Mailbox
+from tests.support.operators import appoint
 from tests.support.order import in_order
 from tests.support.passwords import real_salt
 from tests.support.people import PASSWORD, NewPerson, Person, Place, connections, make_place, people
@@ -168,6 +169,12 @@ async def team(staff: dict[str, Person]) -> Team:
 @pytest.fixture(scope="session")
 async def owner(new_person: NewPerson) -> Person:
     return await new_person()
+
+
+@pytest.fixture(scope="session")
+async def operator(stores: Stores, new_person: NewPerson) -> Person:
+    """Somebody who is an operator of the server."""
+    return await appoint(stores, new_person)
 
 
 @pytest.fixture

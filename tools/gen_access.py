@@ -27,18 +27,23 @@ same options, and a test compares every line of the tables below with the runnin
   *yes* that every key may call, *no* that a session is needed.
 - Callers who may not see the organization or workspace get NOT_FOUND, and so does everybody except its owner for a
   conversation. All others who may not call get PERMISSION_DENIED.
+- Methods that need *an operator* are for people whom the server's command line has appointed, whatever their roles.
+- While an operator has suspended an organization, GetOrg alone may be called in it; everything else in it ends with
+  FAILED_PRECONDITION.
 - *self* instead of *-*: without the permission, members may call the method only about themselves.
 """
 _NEEDS = {
     options.ACCESS_MODE_PUBLIC: "no credentials",
     options.ACCESS_MODE_AUTHENTICATED: "any credentials",
     options.ACCESS_MODE_SESSION: "a signed-in person",
+    options.ACCESS_MODE_OPERATOR: "an operator",
 }
 _API_KEYS = {
     options.ACCESS_MODE_PUBLIC: "",
     options.ACCESS_MODE_AUTHENTICATED: "yes",
     options.ACCESS_MODE_PERMISSION: "scoped",
     options.ACCESS_MODE_SESSION: "no",
+    options.ACCESS_MODE_OPERATOR: "no",
 }
 _ADMINISTER = "workspace.administer"
 
@@ -88,6 +93,8 @@ def _method(method: Method, roles: Roles, workspace_roles: Roles) -> str:
 
 def _cell(access: options.Access, held: frozenset[str]) -> str:
     """Return the cell for a role with these permissions."""
+    if access.mode == options.ACCESS_MODE_OPERATOR:
+        return "-"
     if access.mode != options.ACCESS_MODE_PERMISSION or access.permission in held:
         return "yes"
     if not _is_about_workspace(access):

@@ -31,6 +31,7 @@ _API_KEYS = {
     options_pb2.ACCESS_MODE_AUTHENTICATED: "accepted",
     options_pb2.ACCESS_MODE_PERMISSION: "accepted if the permission is among their scopes",
     options_pb2.ACCESS_MODE_SESSION: "refused",
+    options_pb2.ACCESS_MODE_OPERATOR: "refused",
 }
 _SCALARS = {
     FieldDescriptorProto.TYPE_STRING: "string",
@@ -119,9 +120,12 @@ def _access(access: options_pb2.Access) -> str:
             return "anybody with credentials"
         case options_pb2.ACCESS_MODE_SESSION:
             return "anybody who is signed in"
+        case options_pb2.ACCESS_MODE_OPERATOR:
+            return "operators of the server"
     own = f", not needed if `{access.self_field}` is the caller" if access.self_field else ""
+    suspended = ", also while the organization is suspended" if access.while_suspended else ""
     place = "organization" if access.scope.endswith("org_id") else "workspace"
-    return f"permission `{access.permission}` in the {place} of `{access.scope}`{own}"
+    return f"permission `{access.permission}` in the {place} of `{access.scope}`{own}{suspended}"
 
 
 def _rate_limit(method: Method) -> str:

@@ -5,9 +5,11 @@ from typing import Self
 
 from aiworkspace_client._generated.aio.access import AsyncAccess
 from aiworkspace_client._generated.aio.account import AsyncAccount
+from aiworkspace_client._generated.aio.admin import AsyncAdmin
 from aiworkspace_client._generated.aio.audit import AsyncAudit
 from aiworkspace_client._generated.aio.auth import AsyncAuth
 from aiworkspace_client._generated.aio.budgets import AsyncBudgets
+from aiworkspace_client._generated.aio.data import AsyncData
 from aiworkspace_client._generated.aio.models import AsyncModels
 from aiworkspace_client._generated.aio.orgs import AsyncOrgs
 from aiworkspace_client._generated.aio.service_accounts import AsyncServiceAccounts
@@ -16,9 +18,11 @@ from aiworkspace_client._generated.aio.usage import AsyncUsage
 from aiworkspace_client._generated.aio.workspaces import AsyncWorkspaces
 from aiworkspace_client._generated.sync.access import Access
 from aiworkspace_client._generated.sync.account import Account
+from aiworkspace_client._generated.sync.admin import Admin
 from aiworkspace_client._generated.sync.audit import Audit
 from aiworkspace_client._generated.sync.auth import Auth
 from aiworkspace_client._generated.sync.budgets import Budgets
+from aiworkspace_client._generated.sync.data import Data
 from aiworkspace_client._generated.sync.models import Models
 from aiworkspace_client._generated.sync.orgs import Orgs
 from aiworkspace_client._generated.sync.service_accounts import ServiceAccounts
@@ -90,6 +94,8 @@ class AsyncClient:
         self.budgets = AsyncBudgets(self._transport)
         self.service_accounts = AsyncServiceAccounts(self._transport)
         self.audit = AsyncAudit(self._transport)
+        self.admin = AsyncAdmin(self._transport)
+        self.data = AsyncData(self._transport)
 
     @property
     def tokens(self) -> Tokens | None:
@@ -157,6 +163,8 @@ class Client:
         self.budgets = Budgets(self._portal, client.budgets)
         self.service_accounts = ServiceAccounts(self._portal, client.service_accounts)
         self.audit = Audit(self._portal, client.audit)
+        self.admin = Admin(self._portal, client.admin)
+        self.data = Data(self._portal, client.data)
 
     @property
     def tokens(self) -> Tokens | None:

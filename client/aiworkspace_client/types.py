@@ -2,6 +2,7 @@
 """The contract's messages and enums."""
 
 from aiworkspace.v1.access_pb2 import CustomRole, Grant, GrantSource
+from aiworkspace.v1.admin_pb2 import AdminOrg, Job, JobState, Server
 from aiworkspace.v1.audit_pb2 import AuditEvent
 from aiworkspace.v1.auth_pb2 import Jwk, Session, TokenPair, User
 from aiworkspace.v1.budget_pb2 import Budget, BudgetLimit, BudgetScope, BudgetStatus, BudgetWindow, RateLimit
@@ -38,6 +39,7 @@ from aiworkspace.v1.chat_pb2 import (
     SourcesRetrieved,
 )
 from aiworkspace.v1.common_pb2 import ErrorReason, Money, TokenUsage
+from aiworkspace.v1.data_pb2 import DataPolicy, Retention
 from aiworkspace.v1.document_pb2 import (
     Block,
     Collection,
@@ -55,13 +57,14 @@ from aiworkspace.v1.document_pb2 import (
 )
 from aiworkspace.v1.model_pb2 import ModelLimit, ModelPolicy, ParameterBounds, ProviderKey
 from aiworkspace.v1.options_pb2 import RateLimitClass
-from aiworkspace.v1.org_pb2 import Invitation, InvitationState, Member, MemberKind, MemberState, Org, Role
+from aiworkspace.v1.org_pb2 import Invitation, InvitationState, Member, MemberKind, MemberState, Org, OrgState, Role
 from aiworkspace.v1.service_account_pb2 import ApiKey, ApiKeyState, CallCeiling, CallLimit, ServiceAccount
 from aiworkspace.v1.team_pb2 import Team, TeamMember
 from aiworkspace.v1.usage_pb2 import ReconciledState, UsageDimension, UsageEntry, UsageEntryKind, UsageRow, UsageTotal
 from aiworkspace.v1.workspace_pb2 import Retrieval, Workspace, WorkspaceMember, WorkspaceRole, WorkspaceVisibility
 
 __all__ = [
+    "AdminOrg",
     "ApiKey",
     "ApiKeyState",
     "Attempt",
@@ -88,6 +91,7 @@ __all__ = [
     "ContentStopped",
     "Conversation",
     "CustomRole",
+    "DataPolicy",
     "Document",
     "DocumentState",
     "ErrorReason",
@@ -99,6 +103,8 @@ __all__ = [
     "IngestionStep",
     "Invitation",
     "InvitationState",
+    "Job",
+    "JobState",
     "Jwk",
     "Member",
     "MemberKind",
@@ -112,6 +118,7 @@ __all__ = [
     "ModelPolicy",
     "Money",
     "Org",
+    "OrgState",
     "ParameterBounds",
     "Passage",
     "Place",
@@ -120,6 +127,7 @@ __all__ = [
     "RateLimitClass",
     "ReasoningEffort",
     "ReconciledState",
+    "Retention",
     "Retrieval",
     "RetrievalOmission",
     "Role",
@@ -132,6 +140,7 @@ __all__ = [
     "RunState",
     "SearchFilter",
     "SearchOmission",
+    "Server",
     "ServiceAccount",
     "Session",
     "SimilarDocument",

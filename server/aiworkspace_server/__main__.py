@@ -1,4 +1,4 @@
-"""The commands of `python -m aiworkspace_server`: serve, jobs, migrate, register, allowance and more."""
+"""The commands of `python -m aiworkspace_server`: serve, jobs, migrate, register, operators, allowance and more."""
 
 import signal
 
@@ -21,6 +21,7 @@ from uuid import UUID
 import structlog
 import uvloop
 
+from . import operators
 from . import settings as configuration
 from .app import App, check, running, serving, working
 from .auth.keys import read_keys
@@ -111,6 +112,11 @@ def parse_arguments() -> argparse.Namespace:
     limits.add_argument("kind", nargs="?", choices=CALL_CLASSES, metavar="CLASS", help=", ".join(CALL_CLASSES))
     for field in CALL_FIELDS:
         limits.add_argument(f"--{field.replace('_', '-')}", metavar="N", help="a number of them, or default")
+    appointing = commands.add_parser("operators", help="appoint the people who may use AdminService; servers may run")
+    verbs = appointing.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs.add_parser("list", help="show them")
+    for verb, text in (("add", "appoint the owner of a verified account"), ("remove", "end the rights of one")):
+        verbs.add_parser(verb, help=text).add_argument("email", help="email address of the account")
     what = commands.add_parser("inspect", help="show what is stored of a run; servers may run")
     kinds = what.add_subparsers(dest="kind", required=True, metavar="KIND")
     run = kinds.add_parser("run", help="document, attempts, events, claim, lease and ledger entries of a run")
@@ -166,6 +172,10 @@ async def _work(settings: Settings, arguments: argparse.Namespace) -> None:
         case "limits":
             given = {name: value for name in CALL_FIELDS if (value := getattr(arguments, name))}
             await ceilings(settings, arguments.org, arguments.kind, given)
+        case "operators" if arguments.verb == "list":
+            await operators.show(settings)
+        case "operators":
+            await (operators.add if arguments.verb == "add" else operators.remove)(settings, arguments.email)
         case "inspect":
             await inspect(settings, arguments.id, with_text=arguments.text, as_json=arguments.json)
         case "reconcile":

@@ -15,6 +15,7 @@ from .accounts.build import build as build_accounts
 from .accounts.build import build_mails
 from .accounts.jobs import TokenMails
 from .accounts.service import end_mailed
+from .admin.build import build as build_admin
 from .audit.build import Audit
 from .audit.build import build as build_audit
 from .auth.authority import actor_of
@@ -28,6 +29,7 @@ from .budgets.service import count_new_org
 from .chat.build import Chat
 from .chat.build import build as build_chat
 from .chat.build import finders as chat_finders
+from .data_life.build import build as build_data
 from .databases import Databases, databases, prepare
 from .documents.build import Documents
 from .documents.build import build as build_documents
@@ -110,6 +112,7 @@ class App:
 class _Parts:
     """The domains on which others depend."""
 
+    mongo: Mongo
     policies: Policies
     usage: Usage
     mails: TokenMails
@@ -229,6 +232,7 @@ def _build(
     audit = build_audit(platform, actor_of)
     workspaces = WorkspaceFinder(db)
     access = Access(
+        db,
         auth.credentials.authenticator,
         {
             "workspace_id": workspaces.find,
@@ -243,7 +247,9 @@ def _build(
     engine = build_runs(platform, mongo, usage.ledger, policies.plans, documents.access, where.redis_url)
     chat = build_chat(platform, mongo, registry, policies, engine, access.authorize_again)
     methods = read_surface(access)
-    return _Parts(policies, usage, mails, auth, audit, workspaces, access, methods, engine, chat, documents, search)
+    return _Parts(
+        mongo, policies, usage, mails, auth, audit, workspaces, access, methods, engine, chat, documents, search
+    )
 
 
 def _services(platform: Platform, parts: _Parts) -> Services:
@@ -288,6 +294,8 @@ def _services(platform: Platform, parts: _Parts) -> Services:
         usage=parts.usage.servicer,
         budgets=build_budgets(platform, policies.plans, methods),
         audit=parts.audit.servicer,
+        admin=build_admin(platform, auth, rights_lost=rights_lost),
+        data=build_data(platform, parts.mongo, parts.chat.eraser, parts.documents.eraser),
     )
 
 
@@ -332,8 +340,9 @@ async def _start(stack: AsyncExitStack, base: _Base, condition: Condition, *, sh
     await stack.enter_async_context(probes.running())
     certificate = read_certificate(settings)
     tls = Tls(certificate) if certificate else None
+    address = engine.deps.lease.address = listen(server, settings, tls)
     app = App(
-        listen(server, settings, tls),
+        address,
         db,
         base.mongo,
         base.registry,
@@ -369,6 +378,7 @@ def _probes(base: _Base, health: Health) -> Probes:
 async def _stop(app: App, health: Health, condition: Condition, jobs: Jobs, settings: Settings) -> None:
     """Say that the server is not ready and serve on for a while. Then refuse calls, let runs finish, and stop."""
     condition.unready = "stopping"
+    app.engine.manager.draining = True
     if not condition.replaced:
         await health.drain()
         await asyncio.sleep(settings.drain_seconds)

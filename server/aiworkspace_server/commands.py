@@ -74,7 +74,7 @@ async def allowance(settings: Settings, org_id: UUID, amount: str | None) -> Non
             if amount:
                 if await budgets.set_allowance(tx, org_id, limit_nanos) is None:
                     raise CommandError(f"{org.name!r} has no row for its allowance in the budgets; nothing was changed")
-                await make_chain(settings).append(tx, org_id, _operator_entry("allowance", org_id))
+                await make_chain(settings).append(tx, org_id, operator_entry("allowance", org_id=org_id))
         async with db.read(org_id) as tx:
             found = await find_budget(tx, org_id)
     budget, count = found or (None, None)
@@ -100,7 +100,7 @@ async def ceilings(settings: Settings, org_id: UUID, kind: str | None, given: Ma
             limit = {name: value for name, value in (org.call_ceilings.get(kind, {}) | values).items() if value}
             others = {name: each for name, each in org.call_ceilings.items() if name != kind}
             org.call_ceilings = others | ({kind: limit} if limit else {})
-            await make_chain(settings).append(tx, org_id, _operator_entry("limits", org_id))
+            await make_chain(settings).append(tx, org_id, operator_entry("limits", org_id=org_id))
         call_limits = CallLimits(settings.rate_limit_factor, settings.call_ceiling_factor)
         print(f"{org.name!r} may allow each service account, in {', '.join(FIELDS)}:")
         for name, number in NAMES.items():
@@ -131,11 +131,11 @@ def _read_allowance(amount: str) -> int | None:
     raise CommandError(f"{amount!r} is not an amount in USD such as 100 or 2.50, nor default, nor unlimited")
 
 
-def _operator_entry(command: str, org_id: UUID) -> dict[str, Any]:
+def operator_entry(command: str, **ids: UUID) -> dict[str, Any]:
     """Return an audit entry for a command of the operator."""
     nobody = dict.fromkeys(("user_id", "session_id", "api_key_id"))
     told = {"method": command, "role": "operator", "user_agent": "aiworkspace_server", "address": "", "request_id": ""}
-    return nobody | told | {"resources": {"org_id": str(org_id)}, "code": "OK", "reason": ""}
+    return nobody | told | {"resources": {name: str(id) for name, id in ids.items()}, "code": "OK", "reason": ""}
 
 
 @asynccontextmanager

@@ -11,10 +11,12 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from aiworkspace.v1 import (
     access_pb2,
     account_pb2,
+    admin_pb2,
     audit_pb2,
     auth_pb2,
     budget_pb2,
     chat_pb2,
+    data_pb2,
     document_pb2,
     model_pb2,
     org_pb2,
@@ -25,10 +27,12 @@ from aiworkspace.v1 import (
 )
 from aiworkspace.v1.access_pb2_grpc import add_AccessServiceServicer_to_server
 from aiworkspace.v1.account_pb2_grpc import add_AccountServiceServicer_to_server
+from aiworkspace.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from aiworkspace.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from aiworkspace.v1.auth_pb2_grpc import add_AuthServiceServicer_to_server
 from aiworkspace.v1.budget_pb2_grpc import add_BudgetServiceServicer_to_server
 from aiworkspace.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
+from aiworkspace.v1.data_pb2_grpc import add_DataServiceServicer_to_server
 from aiworkspace.v1.document_pb2_grpc import add_DocumentServiceServicer_to_server
 from aiworkspace.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from aiworkspace.v1.org_pb2_grpc import add_OrgServiceServicer_to_server
@@ -40,6 +44,7 @@ from aiworkspace.v1.workspace_pb2_grpc import add_WorkspaceServiceServicer_to_se
 from .access.authorize import Access
 from .access.servicer import AccessServicer
 from .accounts.servicer import AccountServicer
+from .admin.servicer import AdminServicer
 from .audit.recorder import Recorder
 from .audit.servicer import AuditServicer
 from .auth.authority import check_permissions
@@ -47,6 +52,7 @@ from .auth.principal import Authenticator
 from .auth.servicer import AuthServicer
 from .budgets.servicer import BudgetServicer
 from .chat.servicer import ChatServicer
+from .data_life.servicer import DataServicer
 from .documents.servicer import DocumentServicer
 from .kit import interceptors, requests, typed
 from .kit.addresses import TrustedProxies
@@ -83,6 +89,8 @@ SERVICES = tuple(
         (usage_pb2, "UsageService"),
         (budget_pb2, "BudgetService"),
         (audit_pb2, "AuditService"),
+        (admin_pb2, "AdminService"),
+        (data_pb2, "DataService"),
     )
 )
 # What services need besides PostgreSQL, by the names of the probes in app.py.
@@ -130,7 +138,7 @@ def steps(
         recorder.outcomes,  # after authentication and limits, so that it records refusals of known callers
         interceptors.authenticate_again(authenticator.refresh),  # reads the database, so within the limits
         # Before validation, so that outsiders learn nothing from it.
-        interceptors.authorize(access.authorize, access.recheck, access.allowed_by),
+        interceptors.authorize(access.authorize, access.check_operator, access.recheck, access.allowed_by),
         typed.normalise,  # normalizes typed text before it is validated and compared
         requests.validate,  # handlers get only valid requests
         recorder.changes,  # last: authorization commits the last use of a key, which is not the call's change
@@ -196,6 +204,8 @@ class Services:
     usage: UsageServicer
     budgets: BudgetServicer
     audit: AuditServicer
+    admin: AdminServicer
+    data: DataServicer
 
 
 def add_services(server: grpc.aio.Server, services: Services) -> Health:
@@ -213,6 +223,8 @@ def add_services(server: grpc.aio.Server, services: Services) -> Health:
     add_UsageServiceServicer_to_server(services.usage, server)
     add_BudgetServiceServicer_to_server(services.budgets, server)
     add_AuditServiceServicer_to_server(services.audit, server)
+    add_AdminServiceServicer_to_server(services.admin, server)
+    add_DataServiceServicer_to_server(services.data, server)
     health = Health({service.full_name: ("postgres", *_NEEDS.get(service.name, ())) for service in SERVICES})
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     names = [*(service.full_name for service in SERVICES), _HEALTH, reflection.SERVICE_NAME]

@@ -72,7 +72,7 @@ class Sampler:
 
     def _sample(self) -> None:
         metrics, deps = self._metrics, self._engine.deps
-        metrics.runs.set(self._engine.manager.count)
+        metrics.runs.set(self._engine.manager.run_count)
         metrics.pool_used.labels("postgres").set(self._db.used)
         metrics.pool_used.labels("mongo").set(self._mongo.used)
         waiting = deps.limiter.waiting_counts()

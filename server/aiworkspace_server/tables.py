@@ -3,8 +3,10 @@
 import aiworkspace_server.accounts.models
 import aiworkspace_server.audit.models
 import aiworkspace_server.auth.models
+import aiworkspace_server.auth.operators
 import aiworkspace_server.budgets.models
 import aiworkspace_server.documents.models
+import aiworkspace_server.orgs.holds
 import aiworkspace_server.orgs.models
 import aiworkspace_server.policies.models
 import aiworkspace_server.runs.tables

@@ -54,7 +54,8 @@ def test_namespaces_are_named_after_what_they_list(types: Contract) -> None:
 def test_names_of_several_words(types: Contract) -> None:
     service = next(service for service in types.services if service.name == "ServiceAccountService")
     namespaces = Namespaces(service, types)
-    keys = ["create_api_key", "list_api_keys", "rotate_api_key", "revoke_api_key"]
+    limits = ["set_limits", "set_api_key_limits", "get_call_ceilings"]
+    keys = ["create_api_key", "list_api_keys", *limits, "rotate_api_key", "revoke_api_key"]
     for source, name in (
         (namespaces.async_source(), "AsyncServiceAccounts"),
         (namespaces.sync_source(), "ServiceAccounts"),

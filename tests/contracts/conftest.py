@@ -3,15 +3,19 @@ from dataclasses import dataclass
 
 import pytest
 
+from aiworkspace.v1 import options_pb2 as options
 from aiworkspace_server.app import App, running
+from aiworkspace_server.audit.models import OPERATORS
 from aiworkspace_server.settings import Settings
 from tests.contracts.snapshot import Snapshots
 from tests.standin import Standin
 from tests.support.belongings import Belongings, furnish
-from tests.support.people import NewPerson, people
+from tests.support.operators import appoint
+from tests.support.people import NewPerson, Person, people
 from tests.support.postgres import Owner, as_owner
 from tests.support.settings import provider_settings, store_settings
 from tests.support.stores import Stores, other_databases
+from tests.support.surface import Endpoint
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,11 @@ class Estate:
     snapshots: Snapshots
     standin: Standin
     postgres: Owner
+    operator: Person
+
+    def caller(self, endpoint: Endpoint) -> Person:
+        """Our owner, or the operator for what only operators may."""
+        return self.operator if endpoint.access.mode == options.ACCESS_MODE_OPERATOR else self.ours.owner
 
 
 @pytest.fixture(scope="module")
@@ -35,5 +44,6 @@ async def estate(request: pytest.FixtureRequest, stores: Stores) -> AsyncIterato
         async with running(settings, migrating=True) as app, people(app.address) as new_person:
             ours = await furnish(new_person, "openai/gpt-4o-mini")
             theirs = await furnish(new_person, "openai/gpt-4o-mini")
-            callers = [ours.ids["org_id"], ours.owner.user_id, ours.member.user_id]
-            yield Estate(app, new_person, ours, theirs, Snapshots(owner, app, callers), standin, owner)
+            callers = [ours.ids["org_id"], ours.owner.user_id, ours.member.user_id, str(OPERATORS)]
+            operator = await appoint(elsewhere, new_person)
+            yield Estate(app, new_person, ours, theirs, Snapshots(owner, app, callers), standin, owner, operator)

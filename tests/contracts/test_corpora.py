@@ -45,7 +45,7 @@ async def test_an_odd_id_is_named_or_not_known(endpoint: Endpoint, path: str, es
         if value or path == endpoint.access.scope:  # what is optional may be empty
             request = endpoint.request(own)
             put(request, path, value)
-            outcome = await endpoint.call(estate.ours.owner, request)
+            outcome = await endpoint.call(estate.caller(endpoint), request)
             assert _names(outcome, path) or _is_of_no_account(endpoint, path, value, outcome), (name, outcome)
     if not is_output_only(endpoint, path):
         assert await estate.snapshots.take_at_rest() == before
@@ -92,7 +92,7 @@ async def test_a_page_token_that_no_list_gave_out_is_named(endpoint: Endpoint, e
     request = endpoint.request(estate.ours.ids, optional=False)
     for name, template in TOKENS.items():
         request.page_token = _change(template, await _token(estate.ours.owner))
-        outcome = await endpoint.call(estate.ours.owner, request)
+        outcome = await endpoint.call(estate.caller(endpoint), request)
         assert (outcome.code, outcome.message[:11]) == (INVALID, "page_token:"), name
 
 
@@ -156,7 +156,7 @@ async def test_a_text_stays_what_it_is(endpoint: Endpoint, path: str, estate: Es
         request = endpoint.request(estate.ours.ids, optional=False)
         _sign_up_anew(request, estate.ours.owner)
         put(request, path, value)
-        outcome = await endpoint.call(estate.ours.owner, request)
+        outcome = await endpoint.call(estate.caller(endpoint), request)
         if outcome.code == INVALID:
             assert _names(outcome, path), (value, outcome)
             refused = _NOT_IN_NAMES if is_name else {"\n"}

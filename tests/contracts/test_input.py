@@ -8,6 +8,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2, status_pb2
 
 from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, usage_pb2, workspace_pb2
+from aiworkspace.v1 import options_pb2 as options
 from aiworkspace_server.app import App
 from tests.support.belongings import keep_documents
 from tests.support.people import Person, Place
@@ -124,13 +125,14 @@ async def test_a_page_token_is_good_for_its_list_and_its_person_alone(owner: Per
 
 @pytest.mark.parametrize("endpoint", PAGED, ids=name_of)
 @pytest.mark.parametrize("size", [-1, 1001])
-async def test_page_sizes_have_bounds(endpoint: Endpoint, size: int, place: Place) -> None:
+async def test_page_sizes_have_bounds(endpoint: Endpoint, size: int, place: Place, operator: Person) -> None:
     ids = _ids(place) | {"team_id": random_id()}
     if endpoint.access.scope == "run_id":
         ids["run_id"] = (await say(place.owner, place.conversation_id, "hello"))[0].run_id
     request = endpoint.request(ids)
     request.page_size = size
-    outcome = await endpoint.call(place.owner, request)
+    caller = operator if endpoint.access.mode == options.ACCESS_MODE_OPERATOR else place.owner
+    outcome = await endpoint.call(caller, request)
     assert (outcome.code, outcome.message[:11]) == (grpc.StatusCode.INVALID_ARGUMENT, "page_size: ")
 
 

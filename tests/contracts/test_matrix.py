@@ -141,7 +141,7 @@ def _candidates(path: str, foreign: Ids) -> list[tuple[str, str]]:
 
 def _aim(request: Any, path: str, name: str) -> None:
     """Where a request names a method besides the resource, one that is about such a resource."""
-    if path == "resource_id":
+    if path == "resource_id" and "method" in request.DESCRIPTOR.fields_by_name:
         endpoint = next(e for e in ENDPOINTS if e.access.scope == name)
         request.method = name_of(endpoint).replace(".", "/")
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import grpc
 import pytest
 
+from aiworkspace.v1 import options_pb2 as options
 from tests.standin import Standin
-from tests.support.belongings import Belongings, furnish
+from tests.support.belongings import Ids, furnish
 from tests.support.commands import Watched, watched_server
-from tests.support.people import PASSWORD, people
+from tests.support.operators import appoint
+from tests.support.people import PASSWORD, Person, make_org, people
 from tests.support.statements import statements
 from tests.support.stores import Stores
 from tests.support.surface import CLOSED, ENDPOINTS, Endpoint, name_of
@@ -50,9 +52,13 @@ async def test_each_method_takes_the_round_trips_that_are_known(watched: Watched
     seen = {}
     async with people(watched.app.address) as new_person:
         belongings = await furnish(new_person, "openai/gpt-4o-mini")
+        operator = await appoint(watched.stores, new_person)
+        theirs = {**belongings.ids, "org_id": await make_org(operator)}  # nothing else is suspended
         for endpoint in sorted(ENDPOINTS, key=_order):
             for optional in (True, False):  # some fields exclude each other
-                outcome = await _measure(watched, endpoint, belongings, optional=optional)
+                for_operators = endpoint.access.mode == options.ACCESS_MODE_OPERATOR
+                caller, ids = (operator, theirs) if for_operators else (belongings.owner, belongings.ids)
+                outcome = await _measure(watched, endpoint, caller, ids, optional=optional)
                 if outcome["code"] != "INVALID_ARGUMENT":
                     break
             seen[name_of(endpoint)] = outcome
@@ -69,18 +75,18 @@ def _order(endpoint: Endpoint) -> tuple[int, int]:
 
 
 async def _measure(
-    watched: Watched, endpoint: Endpoint, belongings: Belongings, *, optional: bool
+    watched: Watched, endpoint: Endpoint, caller: Person, ids: Ids, *, optional: bool
 ) -> dict[str, str | list[str]]:
-    request = endpoint.request(belongings.ids, optional=optional)
+    request = endpoint.request(ids, optional=optional)
     if endpoint.descriptor.name == "ChangePassword":
         request.new_password = PASSWORD  # with which to log in again
     for _ in range(2):
         watched.commands.seen.clear()
         with statements(watched.app, calls_only=True) as sent:
-            outcome = await endpoint.call(belongings.owner, request)
+            outcome = await endpoint.call(caller, request)
         if outcome.code != grpc.StatusCode.UNAUTHENTICATED or endpoint not in CLOSED:
             break
-        await belongings.owner.log_in()  # the method before ended the session
+        await caller.log_in()  # the method before ended the session
     asked = [brief(statement) for statement, _ in sent if not any(name in statement for name in _CHANCE)]
     # Whether events were stored apart from their run depends on how long it took.
     commands = [" ".join(command) for command in watched.commands.seen if command[1] != "run_events"]

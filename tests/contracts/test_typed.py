@@ -23,7 +23,7 @@ KINDS = {
     r"(\w+_)?email": options.TYPED_TEXT_EMAIL,
     r"(\w+_)?password": options.TYPED_TEXT_PASSWORD,
     r"(?!page_)(\w+_)?token|secret|api_key": options.TYPED_TEXT_TOKEN,
-    r"(display_|device_)?name|title": options.TYPED_TEXT_NAME,
+    r"(display_|device_)?name|title|reason": options.TYPED_TEXT_NAME,
 }
 # Written by the server alone: what a request has there is ignored.
 OUTPUT_ONLY = {"user.email", "member.email", "member.display_name", "budget.name"}

@@ -81,6 +81,13 @@ async def site(one_minute: None, stores: Stores, standin: Standin) -> AsyncItera
         yield site
 
 
+@pytest.fixture
+async def slow_site(stores: Stores, standin: Standin) -> AsyncIterator[Site]:
+    """A site where an answer of the echo model takes minutes."""
+    async with _site(stores, standin, "call_limits_streams", echo_tokens_per_second=1) as site:
+        yield site
+
+
 @asynccontextmanager
 async def _site(stores: Stores, standin: Standin, name: str, **more: object) -> AsyncIterator[Site]:
     values = provider_settings(standin) | store_settings(await other_databases(stores, name))
@@ -225,9 +232,10 @@ async def test_a_key_gives_nobody_more_than_it_has(site: Site) -> None:
     assert await outcome(site.limit_key(reads(49), by=backend)) == OK
 
 
-async def test_streams_at_once_follow_the_limits_of_account_and_key(site: Site) -> None:
+async def test_streams_at_once_follow_the_limits_of_account_and_key(slow_site: Site) -> None:
+    site = slow_site
     place = await _place(site, site.backend)
-    sent = send(place, "word " * 2000)
+    sent = send(place, "word " * 200)
     run_id = (await sent.read()).event.run_id
     await site.limit_account(pb.CallLimit(rate_limit_class=READ, streams_at_once=3))
     await site.limit_key(pb.CallLimit(rate_limit_class=READ, streams_at_once=2))

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from uuid import UUID
 
 from aiworkspace.v1 import (
     access_pb2,
     budget_pb2,
     common_pb2,
+    data_pb2,
     document_pb2,
     model_pb2,
     org_pb2,
@@ -55,6 +57,7 @@ async def furnish(new_person: NewPerson, model: str = "") -> Belongings:
     hidden = await make_workspace(owner, org_id, visibility=workspace_pb2.WORKSPACE_VISIBILITY_MEMBERS)
     closed = {**await _talk(owner, hidden, model), **await keep_documents(owner, hidden), "workspace_id": hidden}
     del closed["session_id"]
+    ids["job_id"] = f"{UUID(int=1)}"  # of nobody: only operators may name one
     await _regulate(owner, org_id, workspace_id)
     members = await _talk(member, workspace_id, model)
     return Belongings(owner, member, ids | keys, owners, members, closed, secret)
@@ -109,13 +112,15 @@ async def _make_team(owner: Person, org_id: str, workspace_id: str, subject: Per
 
 
 async def _regulate(owner: Person, org_id: str, workspace_id: str) -> None:
-    """Policies that forbid nothing, and a key at a provider that is not asked."""
+    """Policies that forbid and delete nothing, and a key at a provider that is not asked."""
     policy = model_pb2.ModelPolicy(limits=[model_pb2.ModelLimit(model="echo/*")])
     await owner.models.SetOrgModelPolicy(model_pb2.SetOrgModelPolicyRequest(org_id=org_id, policy=policy))
     there = model_pb2.SetWorkspaceModelPolicyRequest(workspace_id=workspace_id, policy=policy)
     await owner.models.SetWorkspaceModelPolicy(there)
     key = model_pb2.SetProviderKeyRequest(org_id=org_id, provider="deepseek", secret=f"sk-of-{org_id}")
     await owner.models.SetProviderKey(key)
+    retention = data_pb2.Retention(conversation_days=36500)
+    await owner.data.SetRetention(data_pb2.SetRetentionRequest(org_id=org_id, retention=retention))
 
 
 async def _make_budget(owner: Person, org_id: str) -> dict[str, str]:

@@ -24,6 +24,7 @@ GLOBAL = {
     "former_addresses": "of people, by a hash of an address that no account has",
     "alembic_version": "the schema's own",
     "embedding_generations": "names of models and their dimensions",
+    "operators": "people who run the server, for all organizations",
     "servers": "the processes of this server, which work for all organizations",
 }
 # Jobs are the server's own work for all tenants; a job names its organization in its arguments.
@@ -60,6 +61,9 @@ DOORS = {
     "is_invited(p_email text)": True,
     "find_workspace(p_workspace_id uuid, p_user_id uuid)": True,
     "list_user_orgs(p_user_id uuid, p_after uuid, p_limit integer)": True,
+    "list_all_orgs(p_operator_id uuid, p_suspended boolean, p_after uuid, p_limit integer)": True,
+    "list_retention_orgs()": True,
+    "is_any_held(p_org_ids uuid[])": True,
     "list_orphaned_runs()": True,
     "may_run(p_org_id uuid, p_workspace_id uuid, p_user_id uuid, p_key_id uuid, p_administering text[],"
     " p_sending text[], p_sending_inside text[])": True,

@@ -41,14 +41,16 @@ class Commands(monitoring.CommandListener):
 class Watched:
     app: App
     commands: Commands
+    stores: Stores
 
 
 @asynccontextmanager
 async def watched_server(stores: Stores, standin: Standin, name: str) -> AsyncIterator[Watched]:
     """`name` is that of its databases."""
     commands = Commands()
-    settings = store_settings(await other_databases(stores, name)) | provider_settings(standin)
+    own = await other_databases(stores, name)
+    settings = store_settings(own) | provider_settings(standin)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mongo, "AsyncMongoClient", partial(AsyncMongoClient, event_listeners=[commands]))
         async with running(Settings.model_validate(settings), migrating=True) as app:
-            yield Watched(app, commands)
+            yield Watched(app, commands, own)

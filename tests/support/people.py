@@ -11,10 +11,12 @@ import grpc
 from aiworkspace.v1 import auth_pb2, chat_pb2, org_pb2, workspace_pb2
 from aiworkspace.v1.access_pb2_grpc import AccessServiceStub
 from aiworkspace.v1.account_pb2_grpc import AccountServiceStub
+from aiworkspace.v1.admin_pb2_grpc import AdminServiceStub
 from aiworkspace.v1.audit_pb2_grpc import AuditServiceStub
 from aiworkspace.v1.auth_pb2_grpc import AuthServiceStub
 from aiworkspace.v1.budget_pb2_grpc import BudgetServiceStub
 from aiworkspace.v1.chat_pb2_grpc import ChatServiceStub
+from aiworkspace.v1.data_pb2_grpc import DataServiceStub
 from aiworkspace.v1.document_pb2_grpc import DocumentServiceStub
 from aiworkspace.v1.model_pb2_grpc import ModelServiceStub
 from aiworkspace.v1.org_pb2_grpc import OrgServiceStub
@@ -78,6 +80,8 @@ class Person:
         self.access: Any = AccessServiceStub(self.channel)
         self.service_accounts: Any = ServiceAccountServiceStub(self.channel)
         self.audit: Any = AuditServiceStub(self.channel)
+        self.admin: Any = AdminServiceStub(self.channel)
+        self.data: Any = DataServiceStub(self.channel)
         self.workspaces: Any = WorkspaceServiceStub(self.channel)
         self.models: Any = ModelServiceStub(self.channel)
         self.chat: Any = ChatServiceStub(self.channel)

@@ -44,6 +44,7 @@ SAMPLES: dict[str, Any] = {
     "sha256": "0" * 64,
     "query": "something",
     "url": "https://localhost/",
+    "reason": "for a test",
 }
 
 

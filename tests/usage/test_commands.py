@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,26 +19,15 @@ from aiworkspace_server.usage.ledger import Spender
 from tests.support.budgets import counted, make_budget, reserve, settle, spender
 from tests.support.ledger import check_books, read_entries
 from tests.support.mailbox import Mailbox
+from tests.support.operators import run
 from tests.support.people import NewPerson, Person, Place, make_place
 from tests.support.postgres import until_no_jobs
 from tests.support.runs import say
-from tests.support.settings import mail_settings, store_settings
 from tests.support.stores import Stores
 
 MODEL = "openai/gpt-4o-mini"
 USAGE = TokenUsage(100, 0, 0, 20, 0)
 COST = price(MODEL, USAGE).nanos
-
-Ran = subprocess.CompletedProcess[str]
-
-
-async def run(stores: Stores, mailbox: Mailbox, *arguments: str) -> Ran:
-    values = store_settings(stores) | mail_settings(mailbox)
-    environment = {**os.environ, **{name.upper(): str(value) for name, value in values.items()}}
-    command = [sys.executable, "-m", "aiworkspace_server", *arguments]
-    return await asyncio.to_thread(
-        subprocess.run, command, env=environment, capture_output=True, text=True, timeout=100
-    )
 
 
 async def used(app: App, who: Spender, *, own_key: bool = False) -> Spender:

@@ -13,9 +13,11 @@ import typer
 
 from aiworkspace_client.cli import (
     account,
+    admin,
     api_keys,
     audit,
     budgets,
+    data,
     documents,
     failures,
     members,
@@ -96,6 +98,8 @@ app.add_typer(service_accounts.app, name="service-accounts")
 app.add_typer(api_keys.app, name="api-keys")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(audit.app, name="audit")
+app.add_typer(data.app, name="data")
+app.add_typer(admin.app, name="admin")
 
 
 def main() -> None:

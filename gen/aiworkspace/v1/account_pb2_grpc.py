@@ -140,7 +140,8 @@ class AccountServiceServicer:
         Errors: UNAUTHENTICATED with reason PASSWORD_WRONG, or CREDENTIALS_INVALID for a call that is repeated after it
         succeeded, because its session has ended; RESOURCE_EXHAUSTED after too many wrong passwords; FAILED_PRECONDITION
         with reason LAST_OWNER while the account is the only owner of an organization, with the organizations' ids,
-        separated by commas, in the metadata "org_ids": make somebody else an owner there or delete the organization first.
+        separated by commas, in the metadata "org_ids": make somebody else an owner there or delete the organization first; and
+        with ERROR_REASON_LEGAL_HOLD while an organization is held in which the person is a member or has used models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -70,7 +70,9 @@ class AuditEvent(_message.Message):
     api_key_id: _builtins.str
     """UUID of the caller's API key."""
     role: _builtins.str
-    """Role of the caller in the organization, such as "admin", or the UUID of a custom one."""
+    """Role of the caller in the organization, such as "admin", or the UUID of a custom one. "operator" for an operator of
+    the server.
+    """
     address: _builtins.str
     """Network address of the caller."""
     user_agent: _builtins.str
@@ -328,3 +330,125 @@ class ListAccountEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAccountEventsResponse: _TypeAlias = ListAccountEventsResponse  # noqa: Y015
+
+@_typing.final
+class ListOperatorEventsRequest(_message.Message):
+    """Request of AuditService.ListOperatorEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    resource_id: _builtins.str
+    """Only calls about this id of any kind, if it is set."""
+    page_size: _builtins.int
+    """Maximum number of entries to return, 1 to 1000. 0 means 50."""
+    page_token: _builtins.str
+    """next_page_token of the previous page. Empty for the first page."""
+    def __init__(
+        self,
+        *,
+        resource_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "resource_id", b"resource_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOperatorEventsRequest: _TypeAlias = ListOperatorEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListOperatorEventsResponse(_message.Message):
+    """Response of AuditService.ListOperatorEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page. Empty on the last one."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEvent]:
+        """The entries of this page."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___AuditEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOperatorEventsResponse: _TypeAlias = ListOperatorEventsResponse  # noqa: Y015
+
+@_typing.final
+class VerifyOperatorChainRequest(_message.Message):
+    """Request of AuditService.VerifyOperatorChain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KNOWN_SEQUENCE_FIELD_NUMBER: _builtins.int
+    KNOWN_HASH_FIELD_NUMBER: _builtins.int
+    known_sequence: _builtins.int
+    """sequence of an earlier response, to be compared. 0 if there is none."""
+    known_hash: _builtins.str
+    """hash of that response."""
+    def __init__(
+        self,
+        *,
+        known_sequence: _builtins.int = ...,
+        known_hash: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known_hash", b"known_hash", "known_sequence", b"known_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyOperatorChainRequest: _TypeAlias = VerifyOperatorChainRequest  # noqa: Y015
+
+@_typing.final
+class VerifyOperatorChainResponse(_message.Message):
+    """Response of AuditService.VerifyOperatorChain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALID_FIELD_NUMBER: _builtins.int
+    BROKEN_SEQUENCE_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
+    valid: _builtins.bool
+    """Whether all entries are unchanged, complete and in order."""
+    broken_sequence: _builtins.int
+    """Number of the first entry that is changed, missing or out of order. 0 if the log is valid."""
+    problem: _builtins.str
+    """The problem, for people."""
+    sequence: _builtins.int
+    """Number of the last entry. 0 if there is none."""
+    hash: _builtins.str
+    """Hash of the last entry, in hexadecimal digits."""
+    def __init__(
+        self,
+        *,
+        valid: _builtins.bool = ...,
+        broken_sequence: _builtins.int = ...,
+        problem: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        hash: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken_sequence", b"broken_sequence", "hash", b"hash", "problem", b"problem", "sequence", b"sequence", "valid", b"valid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyOperatorChainResponse: _TypeAlias = VerifyOperatorChainResponse  # noqa: Y015

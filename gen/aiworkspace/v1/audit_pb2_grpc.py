@@ -35,6 +35,9 @@ class AuditServiceStub:
     A change and its entry are committed together. Only DeleteConversation, whose change is not in PostgreSQL, is
     recorded right after the change.
 
+    What operators of the server do has entries in a log of its own, which belongs to no organization. Where they act on an
+    organization, its log has an entry, too: with the role "operator", and without the operator's ids and address.
+
     Entries are never changed. Each has a keyed hash over its content and the hash of the previous entry, so that a
     changed, missing or reordered entry is detected.
     """
@@ -60,6 +63,16 @@ class AuditServiceStub:
                 request_serializer=aiworkspace_dot_v1_dot_audit__pb2.ListAccountEventsRequest.SerializeToString,
                 response_deserializer=aiworkspace_dot_v1_dot_audit__pb2.ListAccountEventsResponse.FromString,
                 _registered_method=True)
+        self.ListOperatorEvents = channel.unary_unary(
+                '/aiworkspace.v1.AuditService/ListOperatorEvents',
+                request_serializer=aiworkspace_dot_v1_dot_audit__pb2.ListOperatorEventsRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_audit__pb2.ListOperatorEventsResponse.FromString,
+                _registered_method=True)
+        self.VerifyOperatorChain = channel.unary_unary(
+                '/aiworkspace.v1.AuditService/VerifyOperatorChain',
+                request_serializer=aiworkspace_dot_v1_dot_audit__pb2.VerifyOperatorChainRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_audit__pb2.VerifyOperatorChainResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
@@ -71,6 +84,9 @@ class AuditServiceServicer:
 
     A change and its entry are committed together. Only DeleteConversation, whose change is not in PostgreSQL, is
     recorded right after the change.
+
+    What operators of the server do has entries in a log of its own, which belongs to no organization. Where they act on an
+    organization, its log has an entry, too: with the role "operator", and without the operator's ids and address.
 
     Entries are never changed. Each has a keyed hash over its content and the hash of the previous entry, so that a
     changed, missing or reordered entry is detected.
@@ -100,6 +116,21 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListOperatorEvents(self, request, context):
+        """ListOperatorEvents lists the entries about what operators of the server did, newest first. Callers: operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyOperatorChain(self, request, context):
+        """VerifyOperatorChain does for the log of the operators what VerifyAuditChain does for that of an organization.
+        Callers: operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -118,6 +149,16 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     request_deserializer=aiworkspace_dot_v1_dot_audit__pb2.ListAccountEventsRequest.FromString,
                     response_serializer=aiworkspace_dot_v1_dot_audit__pb2.ListAccountEventsResponse.SerializeToString,
             ),
+            'ListOperatorEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOperatorEvents,
+                    request_deserializer=aiworkspace_dot_v1_dot_audit__pb2.ListOperatorEventsRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_audit__pb2.ListOperatorEventsResponse.SerializeToString,
+            ),
+            'VerifyOperatorChain': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyOperatorChain,
+                    request_deserializer=aiworkspace_dot_v1_dot_audit__pb2.VerifyOperatorChainRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_audit__pb2.VerifyOperatorChainResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'aiworkspace.v1.AuditService', rpc_method_handlers)
@@ -135,6 +176,9 @@ class AuditService:
 
     A change and its entry are committed together. Only DeleteConversation, whose change is not in PostgreSQL, is
     recorded right after the change.
+
+    What operators of the server do has entries in a log of its own, which belongs to no organization. Where they act on an
+    organization, its log has an entry, too: with the role "operator", and without the operator's ids and address.
 
     Entries are never changed. Each has a keyed hash over its content and the hash of the previous entry, so that a
     changed, missing or reordered entry is detected.
@@ -211,6 +255,60 @@ class AuditService:
             '/aiworkspace.v1.AuditService/ListAccountEvents',
             aiworkspace_dot_v1_dot_audit__pb2.ListAccountEventsRequest.SerializeToString,
             aiworkspace_dot_v1_dot_audit__pb2.ListAccountEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOperatorEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.AuditService/ListOperatorEvents',
+            aiworkspace_dot_v1_dot_audit__pb2.ListOperatorEventsRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_audit__pb2.ListOperatorEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyOperatorChain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.AuditService/VerifyOperatorChain',
+            aiworkspace_dot_v1_dot_audit__pb2.VerifyOperatorChainRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_audit__pb2.VerifyOperatorChainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,9 @@ class AuditServiceStub:
     A change and its entry are committed together. Only DeleteConversation, whose change is not in PostgreSQL, is
     recorded right after the change.
 
+    What operators of the server do has entries in a log of its own, which belongs to no organization. Where they act on an
+    organization, its log has an entry, too: with the role "operator", and without the operator's ids and address.
+
     Entries are never changed. Each has a keyed hash over its content and the hash of the previous entry, so that a
     changed, missing or reordered entry is detected.
     """
@@ -54,6 +57,12 @@ class AuditServiceStub:
     """
     ListAccountEvents: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListAccountEventsRequest, _audit_pb2.ListAccountEventsResponse]
     """ListAccountEvents lists the entries about the caller's own account, such as sign-ins, newest first."""
+    ListOperatorEvents: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListOperatorEventsRequest, _audit_pb2.ListOperatorEventsResponse]
+    """ListOperatorEvents lists the entries about what operators of the server did, newest first. Callers: operators."""
+    VerifyOperatorChain: _grpc.UnaryUnaryMultiCallable[_audit_pb2.VerifyOperatorChainRequest, _audit_pb2.VerifyOperatorChainResponse]
+    """VerifyOperatorChain does for the log of the operators what VerifyAuditChain does for that of an organization.
+    Callers: operators.
+    """
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
@@ -65,6 +74,9 @@ class AuditServiceAsyncStub(AuditServiceStub):
 
     A change and its entry are committed together. Only DeleteConversation, whose change is not in PostgreSQL, is
     recorded right after the change.
+
+    What operators of the server do has entries in a log of its own, which belongs to no organization. Where they act on an
+    organization, its log has an entry, too: with the role "operator", and without the operator's ids and address.
 
     Entries are never changed. Each has a keyed hash over its content and the hash of the previous entry, so that a
     changed, missing or reordered entry is detected.
@@ -81,6 +93,12 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """
     ListAccountEvents: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListAccountEventsRequest, _audit_pb2.ListAccountEventsResponse]  # type: ignore[assignment]
     """ListAccountEvents lists the entries about the caller's own account, such as sign-ins, newest first."""
+    ListOperatorEvents: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListOperatorEventsRequest, _audit_pb2.ListOperatorEventsResponse]  # type: ignore[assignment]
+    """ListOperatorEvents lists the entries about what operators of the server did, newest first. Callers: operators."""
+    VerifyOperatorChain: _aio.UnaryUnaryMultiCallable[_audit_pb2.VerifyOperatorChainRequest, _audit_pb2.VerifyOperatorChainResponse]  # type: ignore[assignment]
+    """VerifyOperatorChain does for the log of the operators what VerifyAuditChain does for that of an organization.
+    Callers: operators.
+    """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """AuditService reads the audit log. Every call of an audited method, including refused ones, has an entry in the log of
@@ -91,6 +109,9 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
 
     A change and its entry are committed together. Only DeleteConversation, whose change is not in PostgreSQL, is
     recorded right after the change.
+
+    What operators of the server do has entries in a log of its own, which belongs to no organization. Where they act on an
+    organization, its log has an entry, too: with the role "operator", and without the operator's ids and address.
 
     Entries are never changed. Each has a keyed hash over its content and the hash of the previous entry, so that a
     changed, missing or reordered entry is detected.
@@ -123,5 +144,23 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.ListAccountEventsResponse, _abc.Awaitable[_audit_pb2.ListAccountEventsResponse]]:
         """ListAccountEvents lists the entries about the caller's own account, such as sign-ins, newest first."""
+
+    @_abc_1.abstractmethod
+    def ListOperatorEvents(
+        self,
+        request: _audit_pb2.ListOperatorEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.ListOperatorEventsResponse, _abc.Awaitable[_audit_pb2.ListOperatorEventsResponse]]:
+        """ListOperatorEvents lists the entries about what operators of the server did, newest first. Callers: operators."""
+
+    @_abc_1.abstractmethod
+    def VerifyOperatorChain(
+        self,
+        request: _audit_pb2.VerifyOperatorChainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.VerifyOperatorChainResponse, _abc.Awaitable[_audit_pb2.VerifyOperatorChainResponse]]:
+        """VerifyOperatorChain does for the log of the operators what VerifyAuditChain does for that of an organization.
+        Callers: operators.
+        """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -156,6 +156,8 @@ class ChatServiceServicer:
         first. When the call returns, nobody can read the conversation, and normally its content is erased. If the run does
         not end, Redis does not answer, or the server dies, the content is erased within minutes of their return. The
         conversation's id stays, and so does its usage.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

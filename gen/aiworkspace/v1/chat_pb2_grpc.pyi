@@ -63,6 +63,8 @@ class ChatServiceStub:
     first. When the call returns, nobody can read the conversation, and normally its content is erased. If the run does
     not end, Redis does not answer, or the server dies, the content is erased within minutes of their return. The
     conversation's id stays, and so does its usage.
+
+    Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
     """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ListMessagesRequest, _chat_pb2.ListMessagesResponse]
     """ListMessages lists the messages of a conversation, oldest first, or one of them."""
@@ -140,6 +142,8 @@ class ChatServiceAsyncStub(ChatServiceStub):
     first. When the call returns, nobody can read the conversation, and normally its content is erased. If the run does
     not end, Redis does not answer, or the server dies, the content is erased within minutes of their return. The
     conversation's id stays, and so does its usage.
+
+    Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListMessagesRequest, _chat_pb2.ListMessagesResponse]  # type: ignore[assignment]
     """ListMessages lists the messages of a conversation, oldest first, or one of them."""
@@ -250,6 +254,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         first. When the call returns, nobody can read the conversation, and normally its content is erased. If the run does
         not end, Redis does not answer, or the server dies, the content is erased within minutes of their return. The
         conversation's id stays, and so does its usage.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
         """
 
     @_abc_1.abstractmethod

@@ -137,6 +137,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: RetryDocument resumes documents that are FAILED. Metadata "state" has the document's state."""
     ERROR_REASON_DOCUMENT_NOT_READ: _ErrorReason.ValueType  # 49
     """FAILED_PRECONDITION: the document has no text, or searches do not find it yet. WatchDocument tells when they do."""
+    ERROR_REASON_OPERATOR_REQUIRED: _ErrorReason.ValueType  # 60
+    """PERMISSION_DENIED: the method is for operators of the server, whom only its command line appoints."""
+    ERROR_REASON_ORG_SUSPENDED: _ErrorReason.ValueType  # 61
+    """FAILED_PRECONDITION: an operator of the server has suspended the organization. GetOrg returns the reason."""
+    ERROR_REASON_JOB_STATE: _ErrorReason.ValueType  # 62
+    """FAILED_PRECONDITION: the state of the job, in metadata "state", does not allow this."""
+    ERROR_REASON_LEGAL_HOLD: _ErrorReason.ValueType  # 63
+    """FAILED_PRECONDITION: a legal hold of the organization or of the workspace keeps everything that is there. Owners end
+    it with SetLegalHold.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable, machine-readable reason of an error. Every error status carries one google.rpc.ErrorInfo
@@ -257,6 +267,16 @@ ERROR_REASON_DOCUMENT_NOT_FAILED: ErrorReason.ValueType  # 48
 """FAILED_PRECONDITION: RetryDocument resumes documents that are FAILED. Metadata "state" has the document's state."""
 ERROR_REASON_DOCUMENT_NOT_READ: ErrorReason.ValueType  # 49
 """FAILED_PRECONDITION: the document has no text, or searches do not find it yet. WatchDocument tells when they do."""
+ERROR_REASON_OPERATOR_REQUIRED: ErrorReason.ValueType  # 60
+"""PERMISSION_DENIED: the method is for operators of the server, whom only its command line appoints."""
+ERROR_REASON_ORG_SUSPENDED: ErrorReason.ValueType  # 61
+"""FAILED_PRECONDITION: an operator of the server has suspended the organization. GetOrg returns the reason."""
+ERROR_REASON_JOB_STATE: ErrorReason.ValueType  # 62
+"""FAILED_PRECONDITION: the state of the job, in metadata "state", does not allow this."""
+ERROR_REASON_LEGAL_HOLD: ErrorReason.ValueType  # 63
+"""FAILED_PRECONDITION: a legal hold of the organization or of the workspace keeps everything that is there. Owners end
+it with SetLegalHold.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -251,7 +251,7 @@ class DocumentServiceServicer:
         downloads until the upload is finished; then downloads return the new bytes, and searches find the version that is
         READY until the new one is. Callers: as for CreateUpload.
 
-        Errors: as for CreateUpload.
+        Errors: as for CreateUpload; FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD, since the earlier version is erased.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -331,6 +331,8 @@ class DocumentServiceServicer:
         is gone; its bytes are erased within seconds, also after a crash of the server. Another document with the same
         bytes keeps them. Citations of it lose its name, place and words within seconds, or when the run that cites it ends;
         events of runs stay in Redis for a minute after their end.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -368,6 +370,8 @@ class DocumentServiceServicer:
 
     def DeleteCollection(self, request, context):
         """DeleteCollection deletes a collection. Its documents stay. Callers: as for CreateUpload.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

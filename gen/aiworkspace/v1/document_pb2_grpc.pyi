@@ -89,7 +89,7 @@ class DocumentServiceStub:
     downloads until the upload is finished; then downloads return the new bytes, and searches find the version that is
     READY until the new one is. Callers: as for CreateUpload.
 
-    Errors: as for CreateUpload.
+    Errors: as for CreateUpload; FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD, since the earlier version is erased.
     """
     ImportWebPage: _grpc.UnaryUnaryMultiCallable[_document_pb2.ImportWebPageRequest, _document_pb2.ImportWebPageResponse]
     """ImportWebPage requests a web page and stores it as a document. Only pages of the public internet that are served
@@ -137,6 +137,8 @@ class DocumentServiceStub:
     is gone; its bytes are erased within seconds, also after a crash of the server. Another document with the same
     bytes keeps them. Citations of it lose its name, place and words within seconds, or when the run that cites it ends;
     events of runs stay in Redis for a minute after their end.
+
+    Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
     """
     CreateCollection: _grpc.UnaryUnaryMultiCallable[_document_pb2.CreateCollectionRequest, _document_pb2.CreateCollectionResponse]
     """CreateCollection creates an empty collection in a workspace. Callers: as for CreateUpload."""
@@ -150,7 +152,10 @@ class DocumentServiceStub:
     Errors: ABORTED if collection.etag is set and not current.
     """
     DeleteCollection: _grpc.UnaryUnaryMultiCallable[_document_pb2.DeleteCollectionRequest, _document_pb2.DeleteCollectionResponse]
-    """DeleteCollection deletes a collection. Its documents stay. Callers: as for CreateUpload."""
+    """DeleteCollection deletes a collection. Its documents stay. Callers: as for CreateUpload.
+
+    Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
+    """
 
 @_typing.type_check_only
 class DocumentServiceAsyncStub(DocumentServiceStub):
@@ -213,7 +218,7 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     downloads until the upload is finished; then downloads return the new bytes, and searches find the version that is
     READY until the new one is. Callers: as for CreateUpload.
 
-    Errors: as for CreateUpload.
+    Errors: as for CreateUpload; FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD, since the earlier version is erased.
     """
     ImportWebPage: _aio.UnaryUnaryMultiCallable[_document_pb2.ImportWebPageRequest, _document_pb2.ImportWebPageResponse]  # type: ignore[assignment]
     """ImportWebPage requests a web page and stores it as a document. Only pages of the public internet that are served
@@ -261,6 +266,8 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     is gone; its bytes are erased within seconds, also after a crash of the server. Another document with the same
     bytes keeps them. Citations of it lose its name, place and words within seconds, or when the run that cites it ends;
     events of runs stay in Redis for a minute after their end.
+
+    Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
     """
     CreateCollection: _aio.UnaryUnaryMultiCallable[_document_pb2.CreateCollectionRequest, _document_pb2.CreateCollectionResponse]  # type: ignore[assignment]
     """CreateCollection creates an empty collection in a workspace. Callers: as for CreateUpload."""
@@ -274,7 +281,10 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     Errors: ABORTED if collection.etag is set and not current.
     """
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_document_pb2.DeleteCollectionRequest, _document_pb2.DeleteCollectionResponse]  # type: ignore[assignment]
-    """DeleteCollection deletes a collection. Its documents stay. Callers: as for CreateUpload."""
+    """DeleteCollection deletes a collection. Its documents stay. Callers: as for CreateUpload.
+
+    Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
+    """
 
 class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
     """DocumentService stores the documents of workspaces. A document is a file with a name; collections group the documents
@@ -388,7 +398,7 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         downloads until the upload is finished; then downloads return the new bytes, and searches find the version that is
         READY until the new one is. Callers: as for CreateUpload.
 
-        Errors: as for CreateUpload.
+        Errors: as for CreateUpload; FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD, since the earlier version is erased.
         """
 
     @_abc_1.abstractmethod
@@ -484,6 +494,8 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         is gone; its bytes are erased within seconds, also after a crash of the server. Another document with the same
         bytes keeps them. Citations of it lose its name, place and words within seconds, or when the run that cites it ends;
         events of runs stay in Redis for a minute after their end.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
         """
 
     @_abc_1.abstractmethod
@@ -527,6 +539,9 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _document_pb2.DeleteCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_document_pb2.DeleteCollectionResponse, _abc.Awaitable[_document_pb2.DeleteCollectionResponse]]:
-        """DeleteCollection deletes a collection. Its documents stay. Callers: as for CreateUpload."""
+        """DeleteCollection deletes a collection. Its documents stay. Callers: as for CreateUpload.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
+        """
 
 def add_DocumentServiceServicer_to_server(servicer: DocumentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -76,6 +76,10 @@ class _AccessModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccessMode
     """
     ACCESS_MODE_SESSION: _AccessMode.ValueType  # 4
     """People with a session. API keys are refused with PERMISSION_DENIED."""
+    ACCESS_MODE_OPERATOR: _AccessMode.ValueType  # 5
+    """People with a session who are operators of the server. Everybody else is refused with PERMISSION_DENIED, and an
+    operator has no rights inside an organization through this.
+    """
 
 class AccessMode(_AccessMode, metaclass=_AccessModeEnumTypeWrapper):
     """AccessMode is the kind of access check of a method."""
@@ -92,6 +96,10 @@ and API keys within their scopes.
 """
 ACCESS_MODE_SESSION: AccessMode.ValueType  # 4
 """People with a session. API keys are refused with PERMISSION_DENIED."""
+ACCESS_MODE_OPERATOR: AccessMode.ValueType  # 5
+"""People with a session who are operators of the server. Everybody else is refused with PERMISSION_DENIED, and an
+operator has no rights inside an organization through this.
+"""
 Global___AccessMode: _TypeAlias = AccessMode  # noqa: Y015
 
 class _Permission:
@@ -148,6 +156,8 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """Read the documents and collections of a workspace."""
     PERMISSION_DOCUMENT_WRITE: _Permission.ValueType  # 23
     """Upload, change and delete documents and collections of a workspace."""
+    PERMISSION_DATA_MANAGE: _Permission.ValueType  # 30
+    """Set the retention and the legal holds of the organization and its workspaces."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """Permission is something that a role allows. Methods, custom roles and API keys use the same names."""
@@ -200,6 +210,8 @@ PERMISSION_DOCUMENT_READ: Permission.ValueType  # 22
 """Read the documents and collections of a workspace."""
 PERMISSION_DOCUMENT_WRITE: Permission.ValueType  # 23
 """Upload, change and delete documents and collections of a workspace."""
+PERMISSION_DATA_MANAGE: Permission.ValueType  # 30
+"""Set the retention and the legal holds of the organization and its workspaces."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _RateLimitClass:
@@ -270,6 +282,7 @@ class Access(_message.Message):
     PERMISSION_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     SELF_FIELD_FIELD_NUMBER: _builtins.int
+    WHILE_SUSPENDED_FIELD_NUMBER: _builtins.int
     mode: Global___AccessMode.ValueType
     """Whether credentials are needed, and whether a permission is."""
     permission: _builtins.str
@@ -286,6 +299,10 @@ class Access(_message.Message):
     """Name of a request field with a user id. If it is the caller's, membership in the organization is enough and the
     permission is not needed. Only with ACCESS_MODE_PERMISSION; empty for most methods.
     """
+    while_suspended: _builtins.bool
+    """Whether the method may also be called while the organization is suspended. Others are refused with
+    FAILED_PRECONDITION and ERROR_REASON_ORG_SUSPENDED then. Only with ACCESS_MODE_PERMISSION.
+    """
     def __init__(
         self,
         *,
@@ -293,10 +310,11 @@ class Access(_message.Message):
         permission: _builtins.str = ...,
         scope: _builtins.str = ...,
         self_field: _builtins.str = ...,
+        while_suspended: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "permission", b"permission", "scope", b"scope", "self_field", b"self_field"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "permission", b"permission", "scope", b"scope", "self_field", b"self_field", "while_suspended", b"while_suspended"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,7 +38,7 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     audit log.
     """
     ROLE_OWNER: _Role.ValueType  # 4
-    """May also delete the organization. There is always at least one owner. Only a person can be an owner."""
+    """May also delete the organization, and set its retention and legal holds. There is always at least one owner. Only a person can be an owner."""
     ROLE_BILLING: _Role.ValueType  # 5
     """May read the organization and its usage, and manage its budgets."""
     ROLE_CUSTOM: _Role.ValueType  # 6
@@ -60,12 +60,40 @@ ROLE_ADMIN: Role.ValueType  # 3
 audit log.
 """
 ROLE_OWNER: Role.ValueType  # 4
-"""May also delete the organization. There is always at least one owner. Only a person can be an owner."""
+"""May also delete the organization, and set its retention and legal holds. There is always at least one owner. Only a person can be an owner."""
 ROLE_BILLING: Role.ValueType  # 5
 """May read the organization and its usage, and manage its budgets."""
 ROLE_CUSTOM: Role.ValueType  # 6
 """A custom role, which custom_role_id names."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
+
+class _OrgState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OrgStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrgState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ORG_STATE_UNSPECIFIED: _OrgState.ValueType  # 0
+    """Not given."""
+    ORG_STATE_ACTIVE: _OrgState.ValueType  # 1
+    """Active."""
+    ORG_STATE_SUSPENDED: _OrgState.ValueType  # 2
+    """Suspended by an operator of the server. Every call of its members and API keys in it but GetOrg is refused, its
+    answers in progress are cancelled, and its documents are not read on.
+    """
+
+class OrgState(_OrgState, metaclass=_OrgStateEnumTypeWrapper):
+    """OrgState is whether an organization can be used."""
+
+ORG_STATE_UNSPECIFIED: OrgState.ValueType  # 0
+"""Not given."""
+ORG_STATE_ACTIVE: OrgState.ValueType  # 1
+"""Active."""
+ORG_STATE_SUSPENDED: OrgState.ValueType  # 2
+"""Suspended by an operator of the server. Every call of its members and API keys in it but GetOrg is refused, its
+answers in progress are cancelled, and its documents are not read on.
+"""
+Global___OrgState: _TypeAlias = OrgState  # noqa: Y015
 
 class _MemberKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -160,6 +188,8 @@ class Org(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     CUSTOM_ROLE_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SUSPEND_REASON_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """UUID. Output only, except that it selects the organization in an update."""
     name: _builtins.str
@@ -170,6 +200,10 @@ class Org(_message.Message):
     """Version. An update that sends it fails if the resource has changed since."""
     custom_role_id: _builtins.str
     """The caller's custom role in it, if role is ROLE_CUSTOM. Output only."""
+    state: Global___OrgState.ValueType
+    """Whether it can be used. Output only."""
+    suspend_reason: _builtins.str
+    """Why an operator of the server has suspended it, in the operator's words. Empty in any other state. Output only."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time of creation. Output only."""
@@ -188,10 +222,12 @@ class Org(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         custom_role_id: _builtins.str = ...,
+        state: Global___OrgState.ValueType = ...,
+        suspend_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "custom_role_id", b"custom_role_id", "etag", b"etag", "name", b"name", "org_id", b"org_id", "role", b"role", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "custom_role_id", b"custom_role_id", "etag", b"etag", "name", b"name", "org_id", b"org_id", "role", b"role", "state", b"state", "suspend_reason", b"suspend_reason", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

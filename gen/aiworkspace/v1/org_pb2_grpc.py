@@ -127,7 +127,7 @@ class OrgServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetOrg(self, request, context):
-        """GetOrg returns an organization. Callers: all members.
+        """GetOrg returns an organization. Callers: all members, also while it is suspended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,6 +157,8 @@ class OrgServiceServicer:
         invitations, model policies, keys at providers and budgets. These stay, with only ids, times and amounts: the ids
         of the organization, its workspaces and its service accounts, which the usage refers to; the ledger and the usage;
         the audit log, with network addresses and user agents.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,7 +43,7 @@ class OrgServiceStub:
     Errors: FAILED_PRECONDITION if the server requires a verified email address and the caller's is not verified.
     """
     GetOrg: _grpc.UnaryUnaryMultiCallable[_org_pb2.GetOrgRequest, _org_pb2.GetOrgResponse]
-    """GetOrg returns an organization. Callers: all members."""
+    """GetOrg returns an organization. Callers: all members, also while it is suspended."""
     ListOrgs: _grpc.UnaryUnaryMultiCallable[_org_pb2.ListOrgsRequest, _org_pb2.ListOrgsResponse]
     """ListOrgs lists the organizations of which the caller is a member, oldest first. An API key gets its own
     organization if it has the permission org.read.
@@ -60,6 +60,8 @@ class OrgServiceStub:
     invitations, model policies, keys at providers and budgets. These stay, with only ids, times and amounts: the ids
     of the organization, its workspaces and its service accounts, which the usage refers to; the ledger and the usage;
     the audit log, with network addresses and user agents.
+
+    Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
     """
     CreateInvitation: _grpc.UnaryUnaryMultiCallable[_org_pb2.CreateInvitationRequest, _org_pb2.CreateInvitationResponse]
     """CreateInvitation invites an email address into the organization, and sends it a mail. Callers: owners and admins,
@@ -142,7 +144,7 @@ class OrgServiceAsyncStub(OrgServiceStub):
     Errors: FAILED_PRECONDITION if the server requires a verified email address and the caller's is not verified.
     """
     GetOrg: _aio.UnaryUnaryMultiCallable[_org_pb2.GetOrgRequest, _org_pb2.GetOrgResponse]  # type: ignore[assignment]
-    """GetOrg returns an organization. Callers: all members."""
+    """GetOrg returns an organization. Callers: all members, also while it is suspended."""
     ListOrgs: _aio.UnaryUnaryMultiCallable[_org_pb2.ListOrgsRequest, _org_pb2.ListOrgsResponse]  # type: ignore[assignment]
     """ListOrgs lists the organizations of which the caller is a member, oldest first. An API key gets its own
     organization if it has the permission org.read.
@@ -159,6 +161,8 @@ class OrgServiceAsyncStub(OrgServiceStub):
     invitations, model policies, keys at providers and budgets. These stay, with only ids, times and amounts: the ids
     of the organization, its workspaces and its service accounts, which the usage refers to; the ledger and the usage;
     the audit log, with network addresses and user agents.
+
+    Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
     """
     CreateInvitation: _aio.UnaryUnaryMultiCallable[_org_pb2.CreateInvitationRequest, _org_pb2.CreateInvitationResponse]  # type: ignore[assignment]
     """CreateInvitation invites an email address into the organization, and sends it a mail. Callers: owners and admins,
@@ -250,7 +254,7 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _org_pb2.GetOrgRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_org_pb2.GetOrgResponse, _abc.Awaitable[_org_pb2.GetOrgResponse]]:
-        """GetOrg returns an organization. Callers: all members."""
+        """GetOrg returns an organization. Callers: all members, also while it is suspended."""
 
     @_abc_1.abstractmethod
     def ListOrgs(
@@ -285,6 +289,8 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         invitations, model policies, keys at providers and budgets. These stay, with only ids, times and amounts: the ids
         of the organization, its workspaces and its service accounts, which the usage refers to; the ledger and the usage;
         the audit log, with network addresses and user agents.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
         """
 
     @_abc_1.abstractmethod

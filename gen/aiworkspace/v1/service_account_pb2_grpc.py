@@ -120,7 +120,8 @@ class ServiceAccountServiceServicer:
         are cancelled, and its conversations are erased within minutes; its usage stays. What was created with its API keys
         is revoked as by OrgService.RemoveMember, as far as the caller may: the response lists what remains valid.
 
-        Errors: NOT_FOUND; PERMISSION_DENIED if the caller lacks a permission of the account's roles.
+        Errors: NOT_FOUND; PERMISSION_DENIED if the caller lacks a permission of the account's roles; FAILED_PRECONDITION with
+        ERROR_REASON_LEGAL_HOLD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

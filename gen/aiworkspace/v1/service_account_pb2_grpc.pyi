@@ -50,7 +50,8 @@ class ServiceAccountServiceStub:
     are cancelled, and its conversations are erased within minutes; its usage stays. What was created with its API keys
     is revoked as by OrgService.RemoveMember, as far as the caller may: the response lists what remains valid.
 
-    Errors: NOT_FOUND; PERMISSION_DENIED if the caller lacks a permission of the account's roles.
+    Errors: NOT_FOUND; PERMISSION_DENIED if the caller lacks a permission of the account's roles; FAILED_PRECONDITION with
+    ERROR_REASON_LEGAL_HOLD.
     """
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_service_account_pb2.CreateApiKeyRequest, _service_account_pb2.CreateApiKeyResponse]
     """CreateApiKey creates a key for a service account. Callers: owners and admins, who need every permission of the key
@@ -130,7 +131,8 @@ class ServiceAccountServiceAsyncStub(ServiceAccountServiceStub):
     are cancelled, and its conversations are erased within minutes; its usage stays. What was created with its API keys
     is revoked as by OrgService.RemoveMember, as far as the caller may: the response lists what remains valid.
 
-    Errors: NOT_FOUND; PERMISSION_DENIED if the caller lacks a permission of the account's roles.
+    Errors: NOT_FOUND; PERMISSION_DENIED if the caller lacks a permission of the account's roles; FAILED_PRECONDITION with
+    ERROR_REASON_LEGAL_HOLD.
     """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_service_account_pb2.CreateApiKeyRequest, _service_account_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
     """CreateApiKey creates a key for a service account. Callers: owners and admins, who need every permission of the key
@@ -225,7 +227,8 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         are cancelled, and its conversations are erased within minutes; its usage stays. What was created with its API keys
         is revoked as by OrgService.RemoveMember, as far as the caller may: the response lists what remains valid.
 
-        Errors: NOT_FOUND; PERMISSION_DENIED if the caller lacks a permission of the account's roles.
+        Errors: NOT_FOUND; PERMISSION_DENIED if the caller lacks a permission of the account's roles; FAILED_PRECONDITION with
+        ERROR_REASON_LEGAL_HOLD.
         """
 
     @_abc_1.abstractmethod

@@ -133,6 +133,8 @@ class WorkspaceServiceServicer:
         documents and collections, its name, system prompt and members, its model policy and its budgets. API keys that are limited to it can no longer do
         anything. These stay, with only ids, times and amounts: the workspace's id, the ledger and the usage, the audit
         log.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

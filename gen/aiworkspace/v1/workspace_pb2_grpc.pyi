@@ -60,6 +60,8 @@ class WorkspaceServiceStub:
     documents and collections, its name, system prompt and members, its model policy and its budgets. API keys that are limited to it can no longer do
     anything. These stay, with only ids, times and amounts: the workspace's id, the ledger and the usage, the audit
     log.
+
+    Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
     """
     SetWorkspaceVisibility: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.SetWorkspaceVisibilityRequest, _workspace_pb2.SetWorkspaceVisibilityResponse]
     """SetWorkspaceVisibility opens a workspace to its organization or closes it to all but its members. Callers: the
@@ -118,6 +120,8 @@ class WorkspaceServiceAsyncStub(WorkspaceServiceStub):
     documents and collections, its name, system prompt and members, its model policy and its budgets. API keys that are limited to it can no longer do
     anything. These stay, with only ids, times and amounts: the workspace's id, the ledger and the usage, the audit
     log.
+
+    Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
     """
     SetWorkspaceVisibility: _aio.UnaryUnaryMultiCallable[_workspace_pb2.SetWorkspaceVisibilityRequest, _workspace_pb2.SetWorkspaceVisibilityResponse]  # type: ignore[assignment]
     """SetWorkspaceVisibility opens a workspace to its organization or closes it to all but its members. Callers: the
@@ -203,6 +207,8 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         documents and collections, its name, system prompt and members, its model policy and its budgets. API keys that are limited to it can no longer do
         anything. These stay, with only ids, times and amounts: the workspace's id, the ledger and the usage, the audit
         log.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
         """
 
     @_abc_1.abstractmethod

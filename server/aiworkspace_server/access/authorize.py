@@ -6,13 +6,15 @@ from uuid import UUID
 
 from aiworkspace.v1 import options_pb2 as options
 
-from ..auth.authority import Scope, held, principal_of, sees
+from ..auth.authority import OrgSuspended, Scope, held, principal_of, sees
+from ..auth.operators import is_operator
 from ..auth.principal import Authenticator
 from ..auth.service import email_unverified
 from ..kit.context import Call
 from ..kit.contract import Method, value_at
-from ..kit.errors import NotFound, PermissionMissing
+from ..kit.errors import NotFound, OperatorRequired, PermissionMissing
 from ..kit.ids import parse_id
+from ..kit.postgres import Database
 
 # Returns the scope of a resource, or None if the call's principal may not know of it.
 FindScope = Callable[[Call, UUID], Awaitable[Scope | None]]
@@ -22,8 +24,14 @@ class Access:
     """The check of every method with a permission, before anything else reads its request."""
 
     def __init__(
-        self, authenticator: Authenticator, finders: Mapping[str, FindScope], *, verified_email_required: bool
+        self,
+        db: Database,
+        authenticator: Authenticator,
+        finders: Mapping[str, FindScope],
+        *,
+        verified_email_required: bool,
     ) -> None:
+        self._db = db
         self._authenticator = authenticator
         self._verified_email_required = verified_email_required
         self._finders: dict[str, FindScope] = {"org_id": _itself, **finders}
@@ -37,7 +45,7 @@ class Access:
         """Set the call's tenant and scope.
 
         Raises NotFound if the caller may not know of the resource, PermissionMissing if the caller may know of it but
-        lacks the permission, and FailedPrecondition if the call needs a verified email address.
+        lacks the permission, OrgSuspended, and FailedPrecondition if the call needs a verified email address.
         """
         path = call.method.access.scope
         resource_id = parse_id(value_at(request, path), path)
@@ -46,8 +54,30 @@ class Access:
             known = call.get(Scope) is not None
             if not (own and known):
                 raise PermissionMissing(call.method.access.permission) if known else NotFound(path)
+        if await self.is_closed(call, call.method):
+            raise OrgSuspended
         if self._verified_email_required and call.method.rate_limit == options.RATE_LIMIT_CLASS_GENERATE:
             await self._check_verified(call)
+
+    async def check_operator(self, call: Call) -> None:
+        """Raise OperatorRequired unless the caller is an operator of the server at this moment."""
+        call.operator = await self.is_operator(call)
+        if not call.operator:
+            raise OperatorRequired
+
+    async def is_operator(self, call: Call) -> bool:
+        """Return whether the caller is an operator of the server at this moment."""
+        async with self._db.read() as tx:
+            return await is_operator(tx, principal_of(call).user_id)
+
+    async def is_closed(self, call: Call, method: Method) -> bool:
+        """Return whether the call's organization is suspended and the method refuses that."""
+        if not _is_suspended(call) or method.access.while_suspended:
+            return False
+        if not call.fresh:
+            call.fresh = True  # a reinstatement of a moment ago counts
+            await self._authenticator.refresh(call)
+        return _is_suspended(call)
 
     async def _check_verified(self, call: Call) -> None:
         """Raise FailedPrecondition unless the caller's address is verified."""
@@ -89,6 +119,8 @@ class Access:
             raise NotFound(call.method.access.scope)
         if call.method.access.permission not in held(principal_of(call), scope):
             raise PermissionMissing(call.method.access.permission)
+        if _is_suspended(call) and not call.method.access.while_suspended:
+            raise OrgSuspended
 
     def allowed_by(self, call: Call) -> Hashable:
         """Return what the result of `recheck` depends on: credentials, permission and scope."""
@@ -104,6 +136,11 @@ class Access:
         call.put(Scope, scope)
         call.org_id = scope.org_id if scope else None
         return scope is not None and method.access.permission in held(principal_of(call), scope)
+
+
+def _is_suspended(call: Call) -> bool:
+    membership = principal_of(call).memberships.get(call.org_id) if call.org_id else None
+    return membership is not None and membership.suspended is not None
 
 
 def _is_about_caller(call: Call, request: Any) -> bool:

@@ -1,4 +1,7 @@
-"""Tables of the audit log. `chain_id` is the id of the organization or person that the log belongs to."""
+"""Tables of the audit log.
+
+`chain_id` is the id of the organization or person that the log belongs to, or that of the operators' own log.
+"""
 
 from datetime import datetime
 from uuid import UUID
@@ -8,6 +11,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..kit.postgres import Base
+
+OPERATORS = UUID(int=0)  # the log of what operators of the server do; no organization or person has this id
 
 
 class AuditHead(Base):

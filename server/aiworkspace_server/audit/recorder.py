@@ -22,10 +22,13 @@ from ..kit.stores import retry_until_available
 from ..kit.tasks import Tasks
 from . import store
 from .calls import ActorOf, describe
+from .models import OPERATORS
 from .service import Chain
 
 _AFTER_ANSWER_SECONDS = 0.05
 _CLOSING_SECONDS = 3.0
+# An organization learns what an operator did to it, not who that is.
+_NOBODY = {"user_id": None, "session_id": None, "address": "", "user_agent": ""}
 
 log = structlog.get_logger("audit")
 
@@ -98,17 +101,18 @@ class Recorder:
         recording = call.get(Recording) if call else None
         if call is None or recording is None or not recording.changing or recording.done:
             return
-        chain_id = call.org_id or call.account_id
+        chain_id = _chain_of(call)
         if chain_id is None:
             return
-        if str(chain_id) not in (tx.info["org"], tx.info["user"]):
+        changed = {str(chain_id), *map(str, call.also_in if call.operator else ())}
+        if changed.isdisjoint((tx.info["org"], tx.info["user"])):
             if call.user_id:
                 return  # another transaction than that of the call's change
             await store.enter(tx, chain_id)
         for org_id in call.also_in:
             await store.enter(tx, org_id)
             await self._chain.append(tx, org_id, self._entry(call, org_id, recording, call.answer))
-        if call.also_in:
+        if call.also_in or call.operator:
             await store.enter(tx, chain_id)
         await self._chain.append(tx, chain_id, self._entry(call, call.org_id, recording, call.answer))
         recording.done = True
@@ -131,7 +135,7 @@ class Recorder:
         await asyncio.sleep(delay)
         needs_org = call.method.access.mode == options.ACCESS_MODE_PERMISSION
         org_id = call.org_id if needs_org else None
-        chain_id = org_id if needs_org else call.account_id
+        chain_id = org_id if needs_org else OPERATORS if call.operator else call.account_id
         if chain_id is None:
             return
         try:
@@ -142,7 +146,7 @@ class Recorder:
 
     async def _record_success(self, call: Call, recording: Recording, answer: Message | None) -> None:
         """Record a call whose change is not in PostgreSQL. The change is made already, so this must succeed."""
-        chain_id = call.org_id or call.account_id
+        chain_id = _chain_of(call)
         if chain_id is None:
             raise call.unset("subject", "its handler")
         entry = self._entry(call, call.org_id, recording, answer)
@@ -170,4 +174,11 @@ class Recorder:
     ) -> dict[str, Any]:
         """Return an entry for the log of the organization or, without one, of an account."""
         about = describe(call, self._actor_of(call, org_id), recording.request, answer)
+        if call.operator and org_id:
+            about |= _NOBODY
         return {**about, "code": code, "reason": reason}
+
+
+def _chain_of(call: Call) -> UUID | None:
+    """Return the id of the log in which the call is recorded."""
+    return OPERATORS if call.operator else call.org_id or call.account_id

@@ -20,7 +20,7 @@ from ..kit.pages import Pages
 from ..kit.postgres import Database
 from ..kit.timestamps import parse_timestamp, timestamp
 from . import store
-from .models import AuditEvent
+from .models import OPERATORS, AuditEvent
 from .service import Break, Chain, Noted, Verification
 from .store import Wanted
 
@@ -66,25 +66,44 @@ class AuditServicer(AuditServiceServicer):
         Entries never change, so a single transaction would add nothing. It would hold a connection and delay
         PostgreSQL's vacuum.
         """
+        return pb.VerifyAuditChainResponse(**await self._verify_whole(tenant_id(), request))
+
+    async def ListOperatorEvents(
+        self, request: pb.ListOperatorEventsRequest, context: Any
+    ) -> pb.ListOperatorEventsResponse:
+        wanted = Wanted(resource_id=_id(request.resource_id, "resource_id"))
+        async with self._db.read(OPERATORS) as tx:
+            limit = self._pages.limit(request)
+            rows = await store.list_events(tx, OPERATORS, wanted, self._before(request), limit)
+        events, more = self._page(request, rows)
+        return pb.ListOperatorEventsResponse(events=events, next_page_token=more)
+
+    async def VerifyOperatorChain(
+        self, request: pb.VerifyOperatorChainRequest, context: Any
+    ) -> pb.VerifyOperatorChainResponse:
+        return pb.VerifyOperatorChainResponse(**await self._verify_whole(OPERATORS, request))
+
+    async def _verify_whole(self, chain_id: UUID, request: Any) -> dict[str, Any]:
+        """Verify a chain, also against what the caller noted. Return the fields of the response."""
         if bool(request.known_sequence) != bool(request.known_hash):
             raise InvalidArgument({"known_hash": "must be given with known_sequence, and only with it"})
         noted = Noted(request.known_sequence, request.known_hash) if request.known_sequence else None
-        async with self._db.read(tenant_id()) as tx:
-            sequence, last_hash, greatest = await store.find_end(tx, tenant_id())
+        async with self._db.read(chain_id) as tx:
+            sequence, last_hash, greatest = await store.find_end(tx, chain_id)
         verification = Verification(self._chain, sequence, last_hash, greatest, noted)
-        slot = self._limiter.acquire("audit", tenant_id(), bounded=False)
+        slot = self._limiter.acquire("audit", chain_id, bounded=False)
         try:
             await slot.wait()
-            found = await self._verify(tenant_id(), verification)
+            found = await self._verify(chain_id, verification)
         finally:
             slot.release()
-        return pb.VerifyAuditChainResponse(
-            valid=found is None,
-            broken_sequence=found.sequence if found else 0,
-            problem=found.problem if found else "",
-            sequence=sequence,
-            hash=last_hash.hex(),
-        )
+        return {
+            "valid": found is None,
+            "broken_sequence": found.sequence if found else 0,
+            "problem": found.problem if found else "",
+            "sequence": sequence,
+            "hash": last_hash.hex(),
+        }
 
     async def _verify(self, chain_id: UUID, verification: Verification) -> Break | None:
         """Verify all batches. Pause after each for as long as it took: others get half of the event loop."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from aiworkspace.v1 import common_pb2 as pb
 from aiworkspace.v1 import options_pb2 as options
 from aiworkspace.v1 import org_pb2, workspace_pb2
 
@@ -12,6 +13,7 @@ from ..audit.calls import Actor
 from ..kit.call_limits import OwnLimits
 from ..kit.context import Call, current
 from ..kit.contract import ContractError, Method
+from ..kit.errors import FailedPrecondition
 
 
 def _grants(enum: Any, prefix: str) -> dict[str, frozenset[str]]:
@@ -40,6 +42,7 @@ class Membership:
     role: str
     custom_role_id: UUID | None
     permissions: frozenset[str]
+    suspended: str | None = None  # why the organization is suspended; None if it is active
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +90,19 @@ def actor_of(call: Call, org_id: UUID | None) -> Actor:
     principal = call.get(Principal)
     if principal is None:
         return Actor()
+    if call.operator:
+        return Actor(role="operator")
     membership = principal.memberships.get(org_id) if org_id else None
     role = str(membership.custom_role_id or membership.role) if membership else ""
     return Actor(principal.key_id, role)
+
+
+class OrgSuspended(FailedPrecondition):
+    """An operator of the server has suspended the organization."""
+
+    def __init__(self) -> None:
+        message = "An operator of the server has suspended this organization: GetOrg returns the reason."
+        super().__init__(pb.ERROR_REASON_ORG_SUSPENDED, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +172,7 @@ def read_memberships(rows: Iterable[Mapping[str, Any]]) -> dict[UUID, Membership
         org_id, role = UUID(row["org_id"]), row["role"]
         permissions = ROLES[role] if role != "custom" else frozenset(row["permissions"])
         custom_role_id = UUID(row["custom_role_id"]) if row["custom_role_id"] else None
-        found[org_id] = Membership(org_id, role, custom_role_id, permissions)
+        found[org_id] = Membership(org_id, role, custom_role_id, permissions, row["suspended"])
     return found
 
 

@@ -17,6 +17,7 @@ from ..kit.mongo import Mongo
 from ..kit.postgres import Database
 from ..kit.stores import retry_until_available
 from ..llm.base import Parameters, Turn
+from ..orgs.holds import check_workspace
 from ..policies.plan import Plans
 from ..policies.store import Rules, rules_of
 from ..runs.manager import RunManager
@@ -170,10 +171,16 @@ class ChatService:
             raise etag_mismatch("conversation.etag")
         return changed
 
-    async def delete_conversation(self, org_id: UUID, conversation_id: UUID) -> None:
-        """Erase the content before returning. If that takes too long, a job does it."""
+    async def delete_conversation(self, org_id: UUID, workspace_id: UUID, conversation_id: UUID) -> None:
+        """Erase the content before returning. If that takes too long, a job does it. Raises OnHold."""
         store = ConversationStore(self._mongo, org_id)
-        await retry_until_available(lambda: store.mark_deleted(conversation_id))
+
+        async def mark() -> None:
+            async with self._db.read(org_id) as tx:  # its lock keeps a hold waiting until the conversation is marked
+                await check_workspace(tx, org_id, workspace_id)
+                await store.mark_deleted(conversation_id)
+
+        await retry_until_available(mark)
         try:
             await retry_until_available(lambda: self._eraser.erase_conversation(org_id, conversation_id))
         except REDIS_UNAVAILABLE as error:  # or a run did not end in time

@@ -121,7 +121,8 @@ class ChatServicer(ChatServiceServicer):
     async def DeleteConversation(
         self, request: pb.DeleteConversationRequest, context: Any
     ) -> pb.DeleteConversationResponse:
-        await self._tasks.complete(self._chat.delete_conversation(tenant_id(), _conversation()["_id"]))
+        found = _conversation()
+        await self._tasks.complete(self._chat.delete_conversation(tenant_id(), found["workspace_id"], found["_id"]))
         return pb.DeleteConversationResponse()
 
     async def ListMessages(self, request: pb.ListMessagesRequest, context: Any) -> pb.ListMessagesResponse:

@@ -106,8 +106,16 @@ class ConversationStore:
 
     async def mark_deleted(self, conversation_id: UUID) -> None:
         """Hide a conversation and its runs. Its content is erased next; a periodic job finds what a crash leaves."""
-        deleted = {"delete_time": now(), "title": "", "model": ""}
-        await self._conversations.update({"_id": conversation_id, "delete_time": None}, {"$set": deleted})
+        await self._conversations.update({"_id": conversation_id, "delete_time": None}, _delete())
+
+    async def list_unchanged(self, workspace_id: UUID, before: datetime, limit: int) -> list[UUID]:
+        """List conversations of a workspace in which nothing was said or changed since, and no run is active."""
+        where = {"workspace_id": workspace_id, "_id": {"$lt": first_id_at(before)}, **_unchanged(before)}
+        return await self.some_ids(where, limit)
+
+    async def mark_unchanged_deleted(self, conversation_id: UUID, before: datetime) -> bool:
+        """Do what `mark_deleted` does, and return True, if nothing was said or changed since."""
+        return await self._conversations.update({"_id": conversation_id, **_unchanged(before)}, _delete())
 
     async def some_ids(self, where: Filter, limit: int) -> list[UUID]:
         """List ids of conversations, deleted ones included."""
@@ -173,6 +181,14 @@ class ConversationStore:
             where["_id"] = {"$lt": before}
         found, more = await self._runs.find_latest(where, ["question", "answer"], limit)
         return cast(list[Exchange], found), more
+
+
+def _delete() -> Change:
+    return {"$set": {"delete_time": now(), "title": "", "model": ""}}
+
+
+def _unchanged(before: datetime) -> dict[str, Any]:
+    return {"delete_time": None, "active_run_id": None, "update_time": {"$lt": before}}
 
 
 def messages_of(exchange: Exchange) -> list[Message]:

@@ -1,6 +1,7 @@
 """Erases documents, collections and uploads with everything that is stored of them."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from uuid import UUID
 
 from ..kit.mongo import Mongo
@@ -36,6 +37,10 @@ class DocumentEraser:
     async def erase_workspace(self, org_id: UUID, workspace_id: UUID) -> bool:
         return await self._erase(org_id, workspace_id)
 
+    async def erase_old(self, org_id: UUID, document_id: UUID, before: datetime) -> bool:
+        """Delete a document that was not changed since. Raises OnHold."""
+        return await self._documents.delete_document(org_id, document_id, before)
+
     async def erase_person(self, org_id: UUID, user_id: UUID) -> bool:
         """Erase what a person was uploading in one organization. Documents belong to their workspaces."""
         found = False
@@ -56,7 +61,7 @@ class DocumentEraser:
             found = True
         while ids := await self._list_documents(org_id, workspace_id):
             for document_id in ids:
-                await self._documents.delete_document(org_id, document_id)
+                await self._documents.erase_document(org_id, document_id)
             found = True
         while ids := await self._list_ended(org_id, workspace_id):
             for version_id in ids:

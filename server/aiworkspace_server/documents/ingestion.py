@@ -11,6 +11,7 @@ from uuid import UUID
 
 import structlog
 
+from ..auth.authority import OrgSuspended
 from ..kit.errors import Unavailable
 from ..kit.ids import new_id
 from ..kit.jobs import READING_QUEUE, Jobs
@@ -19,6 +20,7 @@ from ..kit.postgres import Database
 from ..kit.stores import STORE_UNAVAILABLE, retry_until_available
 from ..kit.tasks import Tasks
 from ..kit.timestamps import now
+from ..orgs.store import is_suspended
 from . import versions
 from .claims import Claim, ClaimLost, StepFailed
 from .models import DocumentStep, Reason, State
@@ -30,7 +32,8 @@ _FIRST_BACKOFF_SECONDS = 2
 _BACKOFF_FACTOR = 4  # 2, 8, 32 and 128 seconds between the attempts
 _AFTER_OUTAGE = timedelta(seconds=5)  # before the next attempt, so that other documents are not kept waiting
 _MOST_WOKEN = 500  # organizations in one pass
-_STORES_UNAVAILABLE: tuple[type[Exception], ...] = (*STORE_UNAVAILABLE, Unavailable)  # the last: an object store
+# Ends an attempt that then does not count. Unavailable: an object store.
+_NOT_NOW: tuple[type[Exception], ...] = (*STORE_UNAVAILABLE, Unavailable, OrgSuspended)
 
 log = structlog.get_logger("documents")
 
@@ -56,6 +59,8 @@ class Ingestion:
         """Do the next step that is due. Return False if there is none."""
         claim_id = new_id()
         async with self._db.write(org_id) as tx:
+            if await is_suspended(tx, org_id):
+                return False  # `wake` goes on after the reinstatement
             claimed = await versions.claim(tx, claim_id)
         if claimed is None:
             return False
@@ -85,7 +90,7 @@ class Ingestion:
         except StepFailed as failure:
             log.warning("document_step_failed", **fields, reason=str(failure.reason), text=str(failure))
             await self._surely(partial(self._record, claim, failure))
-        except _STORES_UNAVAILABLE:
+        except _NOT_NOW:
             await self._surely(partial(self._take_back, claim))
             raise  # `wake` enqueues the job again
         except Exception:
@@ -98,7 +103,7 @@ class Ingestion:
         await self._tasks.complete(retry_until_available(record))
 
     async def _take_back(self, claim: Claim) -> None:
-        """Let an attempt not count: a store ended it, which may happen to any document, and for hours."""
+        """Let an attempt not count: a store or a suspension ended it, which says nothing about the document."""
         try:
             async with claim.holding() as (_, version, step):
                 step.attempt_count -= 1

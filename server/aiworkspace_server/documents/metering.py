@@ -5,8 +5,10 @@ The run of such entries is the version, its conversation the document, and each 
 
 from uuid import UUID
 
+from ..auth.authority import OrgSuspended
 from ..kit.postgres import Database, WriteSession
 from ..kit.timestamps import now
+from ..orgs.store import is_suspended
 from ..usage.embeddings import EmbeddingAttempt, reserve_embedding
 from ..usage.ledger import Ledger, Spender, count_together, last_attempt
 from .models import DocumentVersion
@@ -18,7 +20,7 @@ class Metering:
         self._ledger = ledger
 
     async def reserve(self, version: DocumentVersion, user_id: UUID, model: str, most_tokens: int) -> EmbeddingAttempt:
-        """Reserve a call that embeds at most so many tokens of a version. Raises BudgetExhausted."""
+        """Reserve a call that embeds at most so many tokens of a version. Raises BudgetExhausted and OrgSuspended."""
         spender = Spender(
             org_id=version.org_id,
             workspace_id=version.workspace_id,
@@ -31,6 +33,8 @@ class Metering:
         )
         async with self._db.write(version.org_id) as tx:
             await count_together(tx, version.org_id)
+            if await is_suspended(tx, version.org_id):  # after the lock, which a suspension waits for
+                raise OrgSuspended
             await self.settle_left(tx, version.org_id, version.id)
             number = await last_attempt(tx, version.id) + 1
             return await reserve_embedding(tx, self._ledger, spender, number, model, most_tokens)

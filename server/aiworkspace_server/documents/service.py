@@ -1,7 +1,7 @@
 """Use cases of documents: uploads from their beginning to the document, changes and deletions."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from ..kit.ids import new_id
 from ..kit.jobs import Jobs
 from ..kit.postgres import Database, WriteSession
 from ..kit.timestamps import now
+from ..orgs.holds import check_workspace
 from . import store
 from .content import Files
 from .ending import Ending
@@ -54,6 +55,7 @@ class DocumentService:
         self._check_size(values["size_bytes"])
         if (document := await store.lock_document(tx, document_id)) is None:
             raise NotFound("document_id")
+        await check_workspace(tx, org_id, document.workspace_id)
         await _hold_workspace(tx, document.workspace_id)
         values = {**values, "name": document.name, "collection_ids": []}
         return await self._add_upload(tx, org_id, document.workspace_id, user_id, values, document_id)
@@ -180,8 +182,21 @@ class DocumentService:
         assert found
         return found
 
-    async def delete_document(self, org_id: UUID, document_id: UUID) -> bool:
-        """Delete a document, and its bytes if no other one has them. Return False if there was none."""
+    async def delete_document(self, org_id: UUID, document_id: UUID, before: datetime | None = None) -> bool:
+        """Delete a document, and its bytes if no other one has them. Return False if there was none.
+
+        With `before`, one that was changed since stays as well. Raises OnHold.
+        """
+        async with self._db.write(org_id) as tx:
+            document = await store.lock_document(tx, document_id)
+            if document is None or (before and document.update_time >= before):
+                return False
+            await check_workspace(tx, org_id, document.workspace_id)
+            await self._ending.end_document(tx, document)
+        return True
+
+    async def erase_document(self, org_id: UUID, document_id: UUID) -> bool:
+        """Delete a document of a workspace that was deleted before. Return False if there was none."""
         async with self._db.write(org_id) as tx:
             document = await store.lock_document(tx, document_id)
             if document is None:

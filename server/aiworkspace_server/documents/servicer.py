@@ -22,6 +22,7 @@ from ..kit.pages import Pages
 from ..kit.postgres import Database, WriteSession
 from ..kit.tasks import Tasks
 from ..kit.timestamps import parse_timestamp
+from ..orgs.holds import check_workspace
 from ..parsing.media_types import declared_type
 from ..search.models import Filters
 from ..search.query import Search
@@ -345,6 +346,7 @@ class DocumentServicer(DocumentServiceServicer):
             collection = await store.lock_collection(tx, parse_id(request.collection_id, "collection_id"))
             if collection is None:
                 raise NotFound("collection_id")
+            await check_workspace(tx, tenant_id(), collection.workspace_id)
             await tx.delete(collection)
         return pb.DeleteCollectionResponse()
 

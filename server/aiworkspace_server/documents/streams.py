@@ -17,6 +17,7 @@ from ..kit.ids import new_id
 from ..kit.jobs import Jobs
 from ..kit.postgres import Database, WriteSession
 from ..kit.timestamps import now
+from ..orgs.holds import check_workspace
 from . import store, versions
 from .content import Files, PieceExists, PiecesMissing
 from .ending import Ending
@@ -152,6 +153,7 @@ class Streams:
             document = await _add_document(tx, upload)
         elif found := await store.lock_document(tx, upload.replaces_id):
             document = found
+            await check_workspace(tx, upload.org_id, document.workspace_id)  # the version before is erased
             document.version += 1
             document.update_time = now()
         else:

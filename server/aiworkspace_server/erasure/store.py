@@ -37,12 +37,13 @@ _ORG = (
              delete_time = coalesce(delete_time, now()), erase_time = coalesce(erase_time, now())
       WHERE erase_time IS NULL OR name <> '' OR system_prompt <> ''
     """),
-    text("UPDATE orgs SET name = '' WHERE name <> ''"),
+    text("UPDATE orgs SET name = '', state_reason = '' WHERE name <> '' OR state_reason <> ''"),
     _delete("provider_keys"),
     _delete("api_key_workspaces"),
     _delete("api_keys"),
     _delete("invitations"),
     _delete("model_policies"),
+    _delete("data_policies"),
     _delete("budgets"),
     _delete("workspace_members"),
     _delete("team_members"),
@@ -61,6 +62,7 @@ _WORKSPACE = (
     """),
     _delete("api_key_workspaces", "workspace_id = :workspace_id"),
     _delete("model_policies", "workspace_id = :workspace_id"),
+    _delete("data_policies", "scope_id = :workspace_id"),
     _delete("budgets", "scope = 'workspace' AND subject_id = :workspace_id"),
     _delete("workspace_members", "workspace_id = :workspace_id"),
 )
@@ -68,6 +70,7 @@ _ACCOUNT = (
     _delete("sessions", "user_id = :user_id"),
     _delete("email_tokens", "user_id = :user_id"),
     _delete("replies", "user_id = :user_id"),
+    _delete("operators", "user_id = :user_id"),
 )
 _LIST_UNERASED = text("SELECT org_id, workspace_id FROM list_unerased(:before)")
 _LIST_UNERASED_USERS = text(

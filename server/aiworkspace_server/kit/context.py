@@ -38,6 +38,7 @@ class Call:
     own_limits: "OwnLimits | None" = None  # of a caller whose organization set some; set by authentication
     fresh: bool = False  # whether authorization must bypass its caches
     subject: UUID | None = None  # the account that a public method is about, once its handler knows it
+    operator: bool = False  # whether an operator of the server calls as such; set by authorization
     also_in: Sequence[UUID] = ()  # other organizations whose audit logs must record the call
     answer: Message | None = None  # set by handlers that know the answer before their change is committed
     work: asyncio.Task[Any] | None = None  # continues even if the caller disconnects; set by Tasks.complete

@@ -115,6 +115,8 @@ def _check(method: Method, scopes: frozenset[str]) -> None:
         raise ContractError(f"{method.path}: ACCESS_MODE_PERMISSION, and only it, needs permission and scope.")
     if needs_permission:
         _check_scope(method, scopes)
+    elif access.while_suspended:
+        raise ContractError(f"{method.path}: while_suspended is only for ACCESS_MODE_PERMISSION.")
     if method.at_once <= 0:
         kind = "streams_at_once" if method.streams else "calls_at_once"
         raise ContractError(f"{method.path}: its rate-limit class declares no {kind}.")

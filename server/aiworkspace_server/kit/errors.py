@@ -4,6 +4,7 @@ AppError
  ├─ Unauthenticated        UNAUTHENTICATED
  ├─ PermissionMissing      PERMISSION_DENIED
  ├─ SessionRequired        PERMISSION_DENIED
+ ├─ OperatorRequired       PERMISSION_DENIED
  ├─ NotFound               NOT_FOUND
  ├─ InvalidArgument        INVALID_ARGUMENT      + BadRequest
  ├─ AlreadyExists          ALREADY_EXISTS
@@ -93,6 +94,13 @@ class SessionRequired(AppError):
 
     def __init__(self) -> None:
         super().__init__(pb.ERROR_REASON_SESSION_REQUIRED, "This method needs a session: API keys may not call it.")
+
+
+class OperatorRequired(AppError):
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+    def __init__(self) -> None:
+        super().__init__(pb.ERROR_REASON_OPERATOR_REQUIRED, "This method is for operators of the server.")
 
 
 class NotFound(AppError):

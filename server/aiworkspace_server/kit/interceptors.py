@@ -252,7 +252,7 @@ def authenticate(check: Callable[[Call], Awaitable[None]]) -> Step:
     def step(method: Method, proceed: Handler) -> Handler:
         if method.access.mode == options.ACCESS_MODE_PUBLIC:
             return proceed
-        needs_session = method.access.mode == options.ACCESS_MODE_SESSION
+        needs_session = method.access.mode in (options.ACCESS_MODE_SESSION, options.ACCESS_MODE_OPERATOR)
 
         async def handler(call: Call, request: Any) -> Any:
             await check(call)
@@ -290,10 +290,13 @@ def authenticate_again(refresh: Callable[[Call], Awaitable[None]]) -> Step:
 
 def authorize(
     check: Callable[[Call, Any], Awaitable[None]],
+    check_operator: Callable[[Call], Awaitable[None]],
     recheck: Callable[[Call], Awaitable[None]],
     allowed_by: Callable[[Call], Hashable],
 ) -> Step:
     """Finds the organization and checks the caller's permission with `check`, on methods that require one.
+
+    On methods for operators of the server, `check_operator` checks that the caller is one.
 
     During a stream, `recheck` repeats the check every few seconds, once for all streams for which `allowed_by` returns
     the same key.
@@ -301,6 +304,13 @@ def authorize(
     watches = Watches(RECHECK_SECONDS)
 
     def step(method: Method, proceed: Handler) -> Handler:
+        if method.access.mode == options.ACCESS_MODE_OPERATOR:
+
+            async def for_operators(call: Call, request: Any) -> Any:
+                await check_operator(call)
+                return await proceed(call, request)
+
+            return for_operators
         if method.access.mode != options.ACCESS_MODE_PERMISSION:
             return proceed
 

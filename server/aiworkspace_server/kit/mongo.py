@@ -72,6 +72,12 @@ class Tenant:
             result = await self._collection.update_one(self.own(where), change)
         return result.matched_count == 1
 
+    async def update_each(self, where: Filter, change: Change) -> int:
+        """Change all documents that match. Return their number."""
+        _check_change(change)
+        with _noticing_full():
+            return (await self._collection.update_many(self.own(where), change)).matched_count
+
     async def delete(self, where: Filter) -> int:
         """Delete all matching documents. Return their number."""
         with _noticing_full():

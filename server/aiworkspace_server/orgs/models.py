@@ -22,6 +22,8 @@ class Org(Base):
     delete_time: Mapped[datetime | None]
     erase_time: Mapped[datetime | None]  # when its content was erased, after its deletion
     call_ceilings: Mapped[dict[str, Any]] = mapped_column(JSONB, default=dict)  # that the operator set
+    suspend_time: Mapped[datetime | None]  # since when an operator of the server has suspended it
+    state_reason: Mapped[str] = mapped_column(default="")  # why it was suspended or, later, reinstated
 
 
 class CustomRole(Base):

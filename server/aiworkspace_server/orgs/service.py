@@ -10,7 +10,7 @@ from aiworkspace.v1 import common_pb2 as pb
 
 from ..auth import authority
 from ..auth import store as users
-from ..auth.authority import ROLES, Principal, current_principal
+from ..auth.authority import ROLES, OrgSuspended, Principal, current_principal
 from ..auth.models import User
 from ..auth.service import email_unverified
 from ..kit.context import current
@@ -27,6 +27,7 @@ from ..kit.ids import new_id
 from ..kit.postgres import ReadSession, WriteSession, set_tenant
 from ..kit.timestamps import is_over, now
 from . import store
+from .holds import check_orgs
 from .models import Invitation, Membership, Org
 
 INVITATION_LIFETIME = timedelta(days=7)
@@ -65,6 +66,7 @@ async def update_org(tx: WriteSession, org_id: UUID, etag: str, values: dict[str
 async def delete_org(tx: WriteSession, org_id: UUID, caller: Principal) -> None:
     org = await lock_org(tx, org_id, "org_id")
     await check_may_grant(tx, caller)
+    await check_orgs(tx, [org_id])
     org.delete_time = now()
 
 
@@ -114,6 +116,8 @@ async def accept_invitation(tx: WriteSession, org_id: UUID, invitation_id: UUID,
         raise NotFound("token")
     if not is_open(invitation):
         raise _invitation_closed("The invitation was accepted or revoked, or it has expired: ask for a new one.")
+    if org.suspend_time:
+        raise OrgSuspended
     if await store.find_member(tx, user.id):
         raise AlreadyExists("You are already a member of this organization.", "token")
     invitation.accept_time, invitation.accepter_id = now(), user.id
@@ -178,10 +182,11 @@ async def remove_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller: P
 async def leave_all(tx: WriteSession, user: User) -> Sequence[UUID]:
     """End all memberships of a person, with their teams and workspaces. Return the organizations.
 
-    Raises FailedPrecondition for the only owner of one. Organizations are locked in the order of their ids, so that
-    concurrent calls cannot deadlock.
+    Raises FailedPrecondition for the only owner of one, and OnHold where a legal hold keeps what the person wrote.
+    Organizations are locked in the order of their ids, so that concurrent calls cannot deadlock.
     """
     left = await store.list_membership_orgs(tx, user.id)
+    await check_orgs(tx, {*left, *await store.list_run_orgs(tx, user.id)})
     owned = []
     for org_id in left:
         await set_tenant(tx, org_id)

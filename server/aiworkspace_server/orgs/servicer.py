@@ -103,7 +103,7 @@ class OrgServicer(OrgServiceServicer):
             org = await store.find_org(tx, tenant_id())
         if org is None:
             raise NotFound("org_id")
-        return pb.GetOrgResponse(org=_org_to_proto(org, _own_role()))
+        return pb.GetOrgResponse(org=_org_to_proto(org, _own_role(), org.state_reason if org.suspend_time else None))
 
     async def ListOrgs(self, request: pb.ListOrgsRequest, context: Any) -> pb.ListOrgsResponse:
         key = current_principal().key
@@ -112,7 +112,9 @@ class OrgServicer(OrgServiceServicer):
         async with self._db.read() as tx:
             rows = await store.list_orgs(tx, caller_id(), self._pages.after_id(request), self._pages.limit(request))
         rows, more = self._pages.cut(request, rows, lambda row: [row.id])
-        return pb.ListOrgsResponse(orgs=[_org_to_proto(row, role_of(row)) for row in rows], next_page_token=more)
+        suspended = {org_id: each.suspended for org_id, each in current_principal().memberships.items()}
+        orgs = [_org_to_proto(row, role_of(row), suspended.get(row.id)) for row in rows]
+        return pb.ListOrgsResponse(orgs=orgs, next_page_token=more)
 
     async def UpdateOrg(self, request: pb.UpdateOrgRequest, context: Any) -> pb.UpdateOrgResponse:
         values = changes(request.org, request.update_mask, {"name"})
@@ -262,8 +264,8 @@ def _own_role() -> RoleChoice:
     return role_of(current_principal().memberships[tenant_id()])
 
 
-def _org_to_proto(org: Any, role: RoleChoice) -> pb.Org:
-    """`org` is an Org or a row of list_orgs."""
+def _org_to_proto(org: Any, role: RoleChoice, suspended: str | None = None) -> pb.Org:
+    """`org` is an Org or a row of list_orgs. `suspended` is why it is suspended, None if it is active."""
     return pb.Org(
         org_id=str(org.id),
         name=org.name,
@@ -272,6 +274,8 @@ def _org_to_proto(org: Any, role: RoleChoice) -> pb.Org:
         create_time=timestamp(org.create_time),
         update_time=timestamp(org.update_time),
         etag=str(org.version),
+        state=pb.ORG_STATE_ACTIVE if suspended is None else pb.ORG_STATE_SUSPENDED,
+        suspend_reason=suspended or "",
     )
 
 

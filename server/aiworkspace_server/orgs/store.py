@@ -16,11 +16,17 @@ from .models import CustomRole, Invitation, Membership, Org, Team
 _LIST_ORGS = text("SELECT * FROM list_user_orgs(:user_id, CAST(:after AS uuid), :limit)")
 
 _LIST_MEMBERSHIP_ORGS = text("SELECT list_membership_orgs(:user_id)")
+_LIST_RUN_ORGS = text("SELECT list_run_orgs(:user_id)")
 _LIST_INVITATION_ORGS = text("SELECT list_invitation_orgs(:user_id)")
 
 
 async def find_org(tx: ReadSession, org_id: UUID) -> Org | None:
     return (await tx.execute(select(Org).where(Org.id == org_id, Org.delete_time.is_(None)))).scalar_one_or_none()
+
+
+async def is_suspended(tx: ReadSession, org_id: UUID) -> bool:
+    query = select(Org.id).where(Org.id == org_id, Org.suspend_time.is_not(None))
+    return (await tx.execute(query)).first() is not None
 
 
 async def lock_org(tx: WriteSession, org_id: UUID) -> Org | None:
@@ -78,6 +84,11 @@ async def remove_member(tx: WriteSession, user_id: UUID) -> None:
 async def list_membership_orgs(tx: ReadSession, user_id: UUID) -> Sequence[UUID]:
     """Return the organizations of a person by id, including those in which the person is suspended."""
     return (await tx.execute(_LIST_MEMBERSHIP_ORGS, {"user_id": user_id})).scalars().all()
+
+
+async def list_run_orgs(tx: ReadSession, user_id: UUID) -> Sequence[UUID]:
+    """Return the organizations in which a person has had runs."""
+    return (await tx.execute(_LIST_RUN_ORGS, {"user_id": user_id})).scalars().all()
 
 
 async def list_invitation_orgs(tx: ReadSession, user_id: UUID) -> Sequence[UUID]:

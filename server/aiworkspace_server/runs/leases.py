@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from contextlib import suppress
+from importlib.metadata import version
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -33,9 +34,13 @@ _KEEPALIVE = text("SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2;
 _CLEAR = text("DELETE FROM servers")
 _END = f"clock_timestamp() + interval '{LEASE_SECONDS} seconds'"
 _BEGIN = text(
-    f"INSERT INTO servers (id, name, start_time, lease_end_time) VALUES (:id, :name, clock_timestamp(), {_END})"
+    "INSERT INTO servers (id, name, version, address, start_time, lease_end_time)"
+    f" VALUES (:id, :name, :version, :address, clock_timestamp(), {_END})"
 )
-_RENEW = text(f"UPDATE servers SET lease_end_time = {_END} WHERE id = :id RETURNING id")
+_RENEW = text(
+    f"UPDATE servers SET lease_end_time = {_END}, address = :address, run_count = :run_count, draining = :draining"
+    " WHERE id = :id RETURNING id"
+)
 _DELETE = text("DELETE FROM servers WHERE id = :id")
 _REFUSAL = "Another server works on this database: stop it first, or set REDIS_URL for both."
 _REFUSAL_WITH_REDIS = "A server without REDIS_URL works on this database: stop it first, or set REDIS_URL for it too."
@@ -51,6 +56,7 @@ class Lease:
 
     def __init__(self, db: Database, *, shared: bool, wait_seconds: float = _WAIT_SECONDS) -> None:
         self.id = new_id()
+        self.address = ""  # on which this process takes calls, once it does
         self._db = db
         self._shared = shared
         self._wait_seconds = wait_seconds
@@ -82,13 +88,16 @@ class Lease:
             await connection.execute(_NO_LONGER_ALONE)
         return alone
 
-    async def renew(self) -> bool:
-        """False when it had ended and was taken away. Raises when the database does not say."""
-        asked = _now()
+    async def renew(self, run_count: int, *, draining: bool) -> bool:
+        """Renew the lease, and tell operators what this process does.
+
+        Return False when it had ended and was taken away. Raises when the database does not say.
+        """
+        asked, state = _now(), {"address": self.address, "run_count": run_count, "draining": draining}
         try:
             async with asyncio.timeout(LEASE_SECONDS):
                 connection = self._connection or await self._connect_again()
-                found = (await connection.execute(_RENEW, {"id": self.id})).first()
+                found = (await connection.execute(_RENEW, {"id": self.id, **state})).first()
         except BaseException:
             await self._disconnect()
             raise
@@ -102,7 +111,8 @@ class Lease:
         """A new lease, under a new id, of which nobody has heard yet."""
         assert self._connection
         self.id, asked = new_id(), _now()
-        await self._connection.execute(_BEGIN, {"id": self.id, "name": f"{socket.gethostname()}/{os.getpid()}"})
+        what = {"name": f"{socket.gethostname()}/{os.getpid()}", "version": version("aiworkspace")}
+        await self._connection.execute(_BEGIN, {"id": self.id, "address": self.address, **what})
         self._extend(asked)
 
     async def end(self) -> None:

@@ -42,6 +42,7 @@ class RunManager:
         """`interrupt_seconds`: how long an interrupted run may take to be stored; after that another server ends it."""
         self.remote = RemoteRuns(deps.db, deps.mongo, bus)
         self.closing = False
+        self.draining = False  # it stops soon, and tells so
         self.deps = deps
         self._bus = bus
         self.heartbeat_seconds = heartbeat_seconds
@@ -65,14 +66,14 @@ class RunManager:
         return executor.run if executor else None
 
     @property
-    def count(self) -> int:
-        """How many runs this process executes."""
-        return len(self._executors)
-
-    @property
     def idle(self) -> bool:
         """Whether nothing is in progress, nor being stored or rolled back."""
         return not self._executors and not self.deps.tasks.pending
+
+    @property
+    def run_count(self) -> int:
+        """Number of runs in progress in this process."""
+        return len(self._executors)
 
     def is_starting(self, run_id: UUID) -> bool:
         return run_id in self._starting
@@ -180,7 +181,7 @@ class RunManager:
         A run whose policy wants that is handed over, to be resumed by another server, as after a crash; others end as
         interrupted. Takes at most `grace_seconds` and `interrupt_seconds`.
         """
-        self.closing = True
+        self.closing = self.draining = True
         await self._wait_until_idle(grace_seconds)
         for executor in list(self._executors.values()):
             resumes = executor.run.document["plan"]["resume_interrupted_runs"]

@@ -113,6 +113,11 @@ class RunStore:
         own = {"_id": run["_id"], "state": RunState.RUNNING, "takeovers": run["takeovers"]}
         await self._runs.update(own, {"$set": {"attempts": run["attempts"]}})
 
+    async def forget_attempts(self, run_ids: Collection[UUID]) -> int:
+        """Delete the attempts of runs that have ended. Return how many had some."""
+        ended = {"_id": {"$in": list(run_ids)}, "end_time": {"$ne": None}, "attempts.0": {"$exists": True}}
+        return await self._runs.update_each(ended, {"$set": {"attempts": []}})
+
     async def save_sources(self, run: Run) -> bool:
         """Store the sources with the attempts so far. Return False if another server has the run."""
         own = {"_id": run["_id"], "state": RunState.RUNNING, "takeovers": run["takeovers"]}

@@ -39,3 +39,7 @@ class Server(Base):
     name: Mapped[str]  # host/pid, for the log
     start_time: Mapped[datetime]
     lease_end_time: Mapped[datetime]
+    version: Mapped[str]
+    address: Mapped[str]  # on which it takes calls; empty before that
+    run_count: Mapped[int]
+    draining: Mapped[bool]

@@ -17,6 +17,7 @@ from ..kit.ids import new_id
 from ..kit.postgres import WriteSession
 from ..kit.timestamps import after, now
 from ..orgs import service as orgs
+from ..orgs.holds import check_orgs
 from ..orgs.models import Invitation, Membership
 from ..orgs.service import RoleChoice, check_may_grant, lock_org, permissions_of
 from ..orgs.store import invitations_of_keys
@@ -62,6 +63,7 @@ async def delete_service_account(
     await lock_org(tx, org_id, "org_id")
     await find_account(tx, user_id)
     await check_may_take_all(tx, org_id, caller, user_id)
+    await check_orgs(tx, [org_id])  # its conversations are erased
     own = set(await store.list_key_ids(tx, user_id))  # deleted with the account
     revoked, kept = await revoke_made_by(tx, caller, user_id)
     await orgs.remove_member(tx, org_id, user_id, caller)

@@ -11,6 +11,7 @@ from ..kit.ids import new_id
 from ..kit.postgres import Database, ReadSession, WriteSession
 from ..kit.timestamps import now
 from ..orgs import service as orgs
+from ..orgs.holds import check_workspace
 from ..policies import store as policies
 from ..policies.policy import parse
 from . import members, store
@@ -92,6 +93,7 @@ async def update_workspace(tx: WriteSession, workspace_id: UUID, etag: str, valu
 async def delete_workspace(tx: WriteSession, org_id: UUID, workspace_id: UUID, caller: Principal) -> None:
     workspace = await members.lock(tx, org_id, workspace_id)
     await members.check_may_give(tx, caller, workspace_id, frozenset())
+    await check_workspace(tx, org_id, workspace_id)
     workspace.delete_time = now()
 
 

@@ -18,6 +18,18 @@ _VERIFY_AUDIT_CHAIN = Method(
 _LIST_ACCOUNT_EVENTS = Method(
     "/aiworkspace.v1.AuditService/ListAccountEvents", audit_pb2.ListAccountEventsResponse, repeatable=True, public=False
 )
+_LIST_OPERATOR_EVENTS = Method(
+    "/aiworkspace.v1.AuditService/ListOperatorEvents",
+    audit_pb2.ListOperatorEventsResponse,
+    repeatable=True,
+    public=False,
+)
+_VERIFY_OPERATOR_CHAIN = Method(
+    "/aiworkspace.v1.AuditService/VerifyOperatorChain",
+    audit_pb2.VerifyOperatorChainResponse,
+    repeatable=True,
+    public=False,
+)
 
 
 class AsyncAudit:
@@ -29,6 +41,10 @@ class AsyncAudit:
 
     A change and its entry are committed together. Only DeleteConversation, whose change is not in PostgreSQL, is
     recorded right after the change.
+
+    What operators of the server do has entries in a log of its own, which belongs to no organization. Where they act
+    on an organization, its log has an entry, too: with the role "operator", and without the operator's ids and
+    address.
 
     Entries are never changed. Each has a keyed hash over its content and the hash of the previous entry, so that a
     changed, missing or reordered entry is detected.
@@ -115,3 +131,36 @@ class AsyncAudit:
             return await self._transport.unary(_LIST_ACCOUNT_EVENTS, request, timeout)
 
         return AsyncPager(fetch, lambda page: page.events, page_token)
+
+    def list_operator_events(
+        self, *, resource_id: str = "", page_size: int = 0, page_token: str = "", timeout: float | None = None
+    ) -> AsyncPager[audit_pb2.AuditEvent, audit_pb2.ListOperatorEventsResponse]:
+        """Lists the entries about what operators of the server did, newest first. Callers: operators.
+
+        Args:
+            resource_id: Only calls about this id of any kind, if it is set.
+            page_size: Maximum number of entries to return, 1 to 1000. 0 means 50.
+            page_token: next_page_token of the previous page. Empty for the first page.
+            timeout: Seconds for each page. By default the client's timeout.
+        """
+
+        async def fetch(page_token: str) -> audit_pb2.ListOperatorEventsResponse:
+            request = audit_pb2.ListOperatorEventsRequest(
+                resource_id=resource_id, page_size=page_size, page_token=page_token
+            )
+            return await self._transport.unary(_LIST_OPERATOR_EVENTS, request, timeout)
+
+        return AsyncPager(fetch, lambda page: page.events, page_token)
+
+    async def verify_operator_chain(
+        self, *, known_sequence: int = 0, known_hash: str = "", timeout: float | None = None
+    ) -> audit_pb2.VerifyOperatorChainResponse:
+        """Does for the log of the operators what VerifyAuditChain does for that of an organization. Callers: operators.
+
+        Args:
+            known_sequence: sequence of an earlier response, to be compared. 0 if there is none.
+            known_hash: hash of that response.
+            timeout: Seconds for the call, including retries. By default the client's timeout.
+        """
+        request = audit_pb2.VerifyOperatorChainRequest(known_sequence=known_sequence, known_hash=known_hash)
+        return await self._transport.unary(_VERIFY_OPERATOR_CHAIN, request, timeout)

@@ -94,7 +94,8 @@ class Account:
         it succeeded, because its session has ended; RESOURCE_EXHAUSTED after too many wrong passwords;
         FAILED_PRECONDITION with reason LAST_OWNER while the account is the only owner of an organization, with the
         organizations' ids, separated by commas, in the metadata "org_ids": make somebody else an owner there or
-        delete the organization first.
+        delete the organization first; and with ERROR_REASON_LEGAL_HOLD while an organization is held in which the
+        person is a member or has used models.
 
         Args:
             password: The password of the account.

@@ -85,6 +85,8 @@ class Collections:
     def delete_collection(self, collection_id: str, *, timeout: float | None = None) -> None:
         """Deletes a collection. Its documents stay. Callers: as for CreateUpload.
 
+        Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
+
         Args:
             collection_id: The collection.
             timeout: Seconds for the call, including retries. By default the client's timeout.

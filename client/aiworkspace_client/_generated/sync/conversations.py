@@ -97,6 +97,8 @@ class Conversations:
         Redis does not answer, or the server dies, the content is erased within minutes of their return. The
         conversation's id stays, and so does its usage.
 
+        Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
+
         Args:
             conversation_id: The conversation.
             timeout: Seconds for the call, including retries. By default the client's timeout.

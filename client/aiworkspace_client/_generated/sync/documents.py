@@ -147,7 +147,8 @@ class Documents(Collections):
         downloads until the upload is finished; then downloads return the new bytes, and searches find the version
         that is READY until the new one is. Callers: as for CreateUpload.
 
-        Errors: as for CreateUpload.
+        Errors: as for CreateUpload; FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD, since the earlier version is
+        erased.
 
         Args:
             document_id: The document.
@@ -294,6 +295,8 @@ class Documents(Collections):
         its bytes are erased within seconds, also after a crash of the server. Another document with the same bytes
         keeps them. Citations of it lose its name, place and words within seconds, or when the run that cites it
         ends; events of runs stay in Redis for a minute after their end.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
 
         Args:
             document_id: The document.

@@ -33,7 +33,7 @@ class Orgs:
         return self._portal.run(self._namespace.create(name=name, request_id=request_id, timeout=timeout))
 
     def get(self, org_id: str, *, timeout: float | None = None) -> org_pb2.Org:
-        """Returns an organization. Callers: all members.
+        """Returns an organization. Callers: all members, also while it is suspended.
 
         Args:
             org_id: The organization.
@@ -73,6 +73,8 @@ class Orgs:
         API keys, invitations, model policies, keys at providers and budgets. These stay, with only ids, times and
         amounts: the ids of the organization, its workspaces and its service accounts, which the usage refers to; the
         ledger and the usage; the audit log, with network addresses and user agents.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
 
         Args:
             org_id: The organization.

@@ -111,6 +111,8 @@ class Workspaces:
         API keys that are limited to it can no longer do anything. These stay, with only ids, times and amounts: the
         workspace's id, the ledger and the usage, the audit log.
 
+        Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
+
         Args:
             workspace_id: The workspace.
             timeout: Seconds for the call, including retries. By default the client's timeout.

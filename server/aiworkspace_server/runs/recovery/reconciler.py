@@ -41,7 +41,7 @@ class Reconciler:
             await cancel_all(tasks)
 
     async def _renew_lease(self) -> None:
-        if await self._deps.lease.renew():
+        if await self._deps.lease.renew(self._manager.run_count, draining=self._manager.draining):
             self._manager.on_lease_renewed()
             return
         log.error("lease_lost")
