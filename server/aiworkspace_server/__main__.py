@@ -40,6 +40,7 @@ from .policies.vault import Vault
 from .registration import register as make_account
 from .runs.leases import DatabaseInUseError
 from .settings import Settings, SettingsError
+from .webhooks.rotation import rotate_secrets
 from .workers import STOP_SECONDS, Parent, Supervisor, WorkerFailedError
 
 log = structlog.get_logger("serve")
@@ -282,7 +283,8 @@ async def _migrate(settings: Settings) -> None:
 async def _rotate_keys(settings: Settings) -> None:
     async with databases(settings) as where:
         db = Database(where.url)
-        sealed, lost = await rotate_keys(db, Vault.from_settings(settings))
+        vault = Vault.from_settings(settings)
+        sealed, lost = map(sum, zip(await rotate_keys(db, vault), await rotate_secrets(db, vault), strict=True))
         await db.close()
     print(f"re-encrypted: {sealed}")
     if lost:

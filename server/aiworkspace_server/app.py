@@ -39,6 +39,10 @@ from .documents.store import are_collections
 from .embedding.build import Embedding
 from .embedding.build import build as build_embedding
 from .erasure.build import build as build_erasure
+from .events.build import Events
+from .events.build import build as build_events
+from .events.feed import Feed
+from .events.outbox import Outbox
 from .kit.addresses import TrustedProxies
 from .kit.contract import Method
 from .kit.jobs import Jobs
@@ -72,6 +76,8 @@ from .teams.build import build as build_teams
 from .usage.build import Usage
 from .usage.build import build as build_usage
 from .usage.ledger import Ledger
+from .webhooks.build import Webhooks
+from .webhooks.build import build as build_webhooks
 from .workspaces.build import build as build_workspaces
 from .workspaces.members import check_may_take_all
 from .workspaces.service import WorkspaceFinder
@@ -107,6 +113,8 @@ class _Parts:
     mails: TokenMails
     auth: Auth
     audit: Audit
+    events: Events
+    webhooks: Webhooks
     workspaces: WorkspaceFinder
     access: Access
     methods: Mapping[str, Method]
@@ -156,6 +164,7 @@ async def serving(settings: Settings, where: Databases, *, sharing_port: bool = 
         parts = _build(platform, keys, mongo, Files(mongo, stores), registry, embedding, where)
         stack.push_async_callback(parts.search.aclose)
         stack.callback(parts.documents.egress.close)
+        stack.callback(parts.webhooks.egress.close)
         yield await _start(stack, platform, parts, mongo, registry, sharing_port=sharing_port)
 
 
@@ -176,6 +185,8 @@ def _build(
     mails = build_mails(settings, db, jobs, platform.mailer)
     auth = build_auth(platform, keys, mails.ask_verification, end_mailed)
     audit = build_audit(platform, actor_of)
+    events = build_events(platform)
+    webhooks = build_webhooks(platform)
     workspaces = WorkspaceFinder(db)
     access = Access(
         auth.credentials.authenticator,
@@ -192,7 +203,22 @@ def _build(
     engine = build_runs(platform, mongo, usage.ledger, policies.plans, documents.access, where.redis_url)
     chat = build_chat(platform, mongo, registry, policies, engine, access.authorize_again)
     methods = read_surface(access)
-    return _Parts(policies, usage, mails, auth, audit, workspaces, access, methods, engine, chat, documents, search)
+    return _Parts(
+        policies,
+        usage,
+        mails,
+        auth,
+        audit,
+        events,
+        webhooks,
+        workspaces,
+        access,
+        methods,
+        engine,
+        chat,
+        documents,
+        search,
+    )
 
 
 def _services(platform: Platform, parts: _Parts) -> Services:
@@ -237,6 +263,8 @@ def _services(platform: Platform, parts: _Parts) -> Services:
         usage=parts.usage.servicer,
         budgets=build_budgets(platform, policies.plans, methods),
         audit=parts.audit.servicer,
+        events=parts.events.servicer,
+        webhooks=parts.webhooks.servicer,
     )
 
 
@@ -263,7 +291,8 @@ async def _start(
     await stack.enter_async_context(engine.running())
     stack.callback(credentials.passwords.close)
     stack.push_async_callback(recorder.close)
-    db.before_commit = recorder.before_commit
+    # The audit log comes last: its lock is that of all changes of the organization.
+    db.before_commit = (Outbox(parts.webhooks.fan_out).before_commit, recorder.before_commit)
     server = build_server(
         parts.methods,
         TrustedProxies(settings.trusted_proxies or ()),
@@ -279,15 +308,17 @@ async def _start(
     tls = Tls(certificate) if certificate else None
     address = listen(server, settings, tls)
     await server.start()
-    stack.push_async_callback(_drain, server, health_servicer, engine.manager, settings.shutdown_seconds)
+    feed, seconds = parts.events.feed, settings.shutdown_seconds
+    stack.push_async_callback(_drain, server, health_servicer, engine.manager, feed, seconds)
     return App(address, db, mongo, registry, engine, plans, credentials, parts.workspaces, tasks, tls, server)
 
 
 async def _drain(
-    server: grpc.aio.Server, health_servicer: health.aio.HealthServicer, runs: RunManager, seconds: float
+    server: grpc.aio.Server, health_servicer: health.aio.HealthServicer, runs: RunManager, feed: Feed, seconds: float
 ) -> None:
     """Refuse new calls, let runs and their readers finish, then stop."""
     await health_servicer.enter_graceful_shutdown()
     stopping = asyncio.create_task(server.stop(seconds + runs.interrupt_seconds))
+    feed.close()
     await runs.close(seconds)
     await stopping

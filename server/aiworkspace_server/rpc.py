@@ -16,11 +16,13 @@ from aiworkspace.v1 import (
     budget_pb2,
     chat_pb2,
     document_pb2,
+    event_pb2,
     model_pb2,
     org_pb2,
     service_account_pb2,
     team_pb2,
     usage_pb2,
+    webhook_pb2,
     workspace_pb2,
 )
 from aiworkspace.v1.access_pb2_grpc import add_AccessServiceServicer_to_server
@@ -30,11 +32,13 @@ from aiworkspace.v1.auth_pb2_grpc import add_AuthServiceServicer_to_server
 from aiworkspace.v1.budget_pb2_grpc import add_BudgetServiceServicer_to_server
 from aiworkspace.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
 from aiworkspace.v1.document_pb2_grpc import add_DocumentServiceServicer_to_server
+from aiworkspace.v1.event_pb2_grpc import add_EventServiceServicer_to_server
 from aiworkspace.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from aiworkspace.v1.org_pb2_grpc import add_OrgServiceServicer_to_server
 from aiworkspace.v1.service_account_pb2_grpc import add_ServiceAccountServiceServicer_to_server
 from aiworkspace.v1.team_pb2_grpc import add_TeamServiceServicer_to_server
 from aiworkspace.v1.usage_pb2_grpc import add_UsageServiceServicer_to_server
+from aiworkspace.v1.webhook_pb2_grpc import add_WebhookServiceServicer_to_server
 from aiworkspace.v1.workspace_pb2_grpc import add_WorkspaceServiceServicer_to_server
 
 from .access.authorize import Access
@@ -48,6 +52,7 @@ from .auth.servicer import AuthServicer
 from .budgets.servicer import BudgetServicer
 from .chat.servicer import ChatServicer
 from .documents.servicer import DocumentServicer
+from .events.servicer import EventServicer
 from .kit import interceptors, requests, typed
 from .kit.addresses import TrustedProxies
 from .kit.at_once import CallsAtOnce
@@ -62,6 +67,7 @@ from .policies.servicer import ModelServicer
 from .service_accounts.servicer import ServiceAccountServicer
 from .teams.servicer import TeamServicer
 from .usage.servicer import UsageServicer
+from .webhooks.servicer import WebhookServicer
 from .workspaces.servicer import WorkspaceServicer
 
 SERVICES = tuple(
@@ -80,6 +86,8 @@ SERVICES = tuple(
         (usage_pb2, "UsageService"),
         (budget_pb2, "BudgetService"),
         (audit_pb2, "AuditService"),
+        (event_pb2, "EventService"),
+        (webhook_pb2, "WebhookService"),
     )
 )
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -182,6 +190,8 @@ class Services:
     usage: UsageServicer
     budgets: BudgetServicer
     audit: AuditServicer
+    events: EventServicer
+    webhooks: WebhookServicer
 
 
 async def add_services(server: grpc.aio.Server, services: Services) -> health.aio.HealthServicer:
@@ -199,6 +209,8 @@ async def add_services(server: grpc.aio.Server, services: Services) -> health.ai
     add_UsageServiceServicer_to_server(services.usage, server)
     add_BudgetServiceServicer_to_server(services.budgets, server)
     add_AuditServiceServicer_to_server(services.audit, server)
+    add_EventServiceServicer_to_server(services.events, server)
+    add_WebhookServiceServicer_to_server(services.webhooks, server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     names = [service.full_name for service in SERVICES]

@@ -7,6 +7,9 @@ from tests.standin import Standin
 from tests.support.mailbox import Mailbox
 from tests.support.stores import Stores
 
+# Of this machine, and the only address that is not public to which servers in tests send what callers name.
+WEBHOOK_HOST = "127.9.9.9"
+
 
 def store_settings(stores: Stores) -> dict[str, object]:
     return {
@@ -25,6 +28,7 @@ def store_settings(stores: Stores) -> dict[str, object]:
         "registration": "open",
         "require_verified_email": False,
         "org_allowance_usd": "unlimited",
+        "egress_allowed_networks": f"{WEBHOOK_HOST}/32",
     }
 
 

@@ -56,7 +56,7 @@ class DocumentEraser:
             found = True
         while ids := await self._list_documents(org_id, workspace_id):
             for document_id in ids:
-                await self._documents.delete_document(org_id, document_id)
+                await self._documents.delete_document(org_id, document_id, erasing=True)
             found = True
         while ids := await self._list_ended(org_id, workspace_id):
             for version_id in ids:

@@ -6,7 +6,9 @@ from typing import Any
 from uuid import UUID
 
 from aiworkspace.v1 import common_pb2 as pb
+from aiworkspace.v1 import event_pb2 as event
 
+from ..events.outbox import append
 from ..kit.errors import FailedPrecondition, InvalidArgument, NotFound, RateLimited, check_etag
 from ..kit.ids import new_id
 from ..kit.jobs import Jobs
@@ -180,13 +182,19 @@ class DocumentService:
         assert found
         return found
 
-    async def delete_document(self, org_id: UUID, document_id: UUID) -> bool:
-        """Delete a document, and its bytes if no other one has them. Return False if there was none."""
+    async def delete_document(self, org_id: UUID, document_id: UUID, *, erasing: bool = False) -> bool:
+        """Delete a document, and its bytes if no other one has them. Return False if there was none.
+
+        `erasing`: with all of its workspace, of which there is an event already.
+        """
         async with self._db.write(org_id) as tx:
             document = await store.lock_document(tx, document_id)
             if document is None:
                 return False
             await self._ending.end_document(tx, document)
+            if not erasing:
+                deleted = event.EVENT_TYPE_DOCUMENT_DELETED
+                append(tx, deleted, document_id=document_id, workspace_id=document.workspace_id)
         return True
 
     async def retry_document(self, tx: WriteSession, document_id: UUID) -> FoundDocument:

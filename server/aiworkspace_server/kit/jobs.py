@@ -24,7 +24,6 @@ from .tasks import cancel_all
 
 log = structlog.get_logger("jobs")
 
-_CONCURRENCY = 10
 _POLL_SECONDS = 2.0  # new jobs are announced by NOTIFY; retries have to be polled
 _RESTART_SECONDS = 2.0
 _LATE_SECONDS = 5.0  # after the end of its jobs, in which a worker has to stop; then it is cancelled again
@@ -48,7 +47,9 @@ _OTHERS_WAIT = text("""
 _SAVE, _RESTORE = text("SAVEPOINT enqueued"), text("ROLLBACK TO SAVEPOINT enqueued")
 
 DEFAULT_QUEUE, SLOW_QUEUE, READING_QUEUE = "default", "slow", "reading"
-_QUEUES = DEFAULT_QUEUE, SLOW_QUEUE, READING_QUEUE
+SENDING_QUEUE, UNANSWERED_QUEUE = "sending", "unanswered"
+# How many jobs of each a server runs at the same time. Those that send mostly wait for others' servers.
+_QUEUES = {DEFAULT_QUEUE: 10, SLOW_QUEUE: 10, READING_QUEUE: 10, SENDING_QUEUE: 32, UNANSWERED_QUEUE: 32}
 
 Function = Callable[..., Awaitable[None]]
 Work = tuple[str, frozenset[tuple[str, str]]]  # name and arguments of a job
@@ -63,7 +64,7 @@ class Jobs:
                 conninfo=make_url(url).set(drivername="postgresql").render_as_string(hide_password=False),
                 kwargs={"options": f"-c role={APP_ROLE} -c timezone=UTC", "connect_timeout": 5},
                 min_size=1,
-                max_size=8,  # each worker needs one to listen
+                max_size=10,  # each worker needs one to listen
                 timeout=5,
             )
         )
@@ -75,7 +76,9 @@ class Jobs:
         """Declare a job. Its function is called with the enqueued arguments and must be idempotent.
 
         Jobs that may take long belong in the slow queue, so that others, such as mails, do not wait for them. Those
-        that read documents, which are many, have a queue of their own. `once` declares a job for `enqueue_once`.
+        that read documents, which are many, have a queue of their own, and so have those that send to others' servers,
+        which may be slow: one queue for servers that answer, and one for the rest. `once` declares a job for
+        `enqueue_once`.
         """
         if once:
             self._app.task(name=name, queue=queue)(_logging(name, function))
@@ -96,14 +99,16 @@ class Jobs:
         values = {"queue": queue, "lock": _lock(name, arguments)}
         return bool((await tx.execute(_OTHERS_WAIT, values)).scalar_one())
 
-    async def enqueue_once(self, tx: WriteSession, name: str, **arguments: object) -> None:
+    async def enqueue_once(self, tx: WriteSession, name: str, queue: str | None = None, **arguments: object) -> None:
         """Enqueue a job unless one with these arguments is pending. Two of them never run at the same time.
 
         It is not retried, since that would collide with a pending one: enqueue it again as long as there is work.
+        `queue` replaces the declared one.
         """
         lock = _lock(name, arguments)
         connection = (await (await tx.connection()).get_raw_connection()).driver_connection
-        job = self._app.configure_task(name, allow_unknown=False, connection=connection, lock=lock, queueing_lock=lock)
+        options: dict[str, Any] = {"lock": lock, "queueing_lock": lock} | ({"queue": queue} if queue else {})
+        job = self._app.configure_task(name, allow_unknown=False, connection=connection, **options)
         await tx.flush()
         await tx.execute(_SAVE)  # not `begin_nested`, which does nothing on a connection with autocommit
         try:
@@ -135,7 +140,7 @@ class Jobs:
     async def running(self, shutdown_seconds: float) -> AsyncIterator[None]:
         """Run jobs until the context ends. Jobs in progress then have `shutdown_seconds`; later they are retried."""
         async with self._app.open_async():
-            workers = [asyncio.create_task(self._work(queue, shutdown_seconds)) for queue in _QUEUES]
+            workers = [asyncio.create_task(self._work(*queue, shutdown_seconds)) for queue in _QUEUES.items()]
             try:
                 yield
             finally:
@@ -144,13 +149,13 @@ class Jobs:
                 await asyncio.wait(workers, timeout=shutdown_seconds + _LATE_SECONDS)
                 await cancel_all(workers)
 
-    async def _work(self, queue: str, shutdown_seconds: float) -> None:
+    async def _work(self, queue: str, concurrency: int, shutdown_seconds: float) -> None:
         task = asyncio.current_task()
         while task and not task.cancelling():  # a cancelled worker without a database raises only a database error
             try:
                 await self._app.run_worker_async(
                     queues=[queue],
-                    concurrency=_CONCURRENCY,
+                    concurrency=concurrency,
                     fetch_job_polling_interval=_POLL_SECONDS,
                     shutdown_graceful_timeout=shutdown_seconds,
                     delete_jobs="successful",
@@ -179,6 +184,11 @@ class Jobs:
         await manager.delete_old_jobs(
             nb_hours=_KEPT_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
         )
+
+
+def concurrency_of(queue: str) -> int:
+    """Return how many jobs of a queue a server runs at the same time."""
+    return _QUEUES[queue]
 
 
 def _lock(name: str, arguments: dict[str, object]) -> str:
