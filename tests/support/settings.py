@@ -63,5 +63,10 @@ def mail_settings(mailbox: Mailbox) -> dict[str, object]:
 
 def environment(settings: Settings) -> dict[str, str]:
     """The settings as a process takes them."""
-    plain = {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in settings}
-    return {name.upper(): str(value) for name, value in plain.items() if value is not None}
+    return {name.upper(): _written(value) for name, value in settings if value is not None}
+
+
+def _written(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -71,7 +71,7 @@ class Deliveries:
         receivers = [
             UUID(event.resources["webhook_endpoint_id"]) if event.type == _TEST else None for event in appended
         ]
-        for endpoint_id, answering in await store.fan_out(tx, now(), appended, receivers):
+        for endpoint_id, answering in await store.fan_out(tx, self._present(), appended, receivers):
             await self.enqueue(tx, org_id, endpoint_id, answering)
 
     async def enqueue(self, tx: WriteSession, org_id: UUID, endpoint_id: UUID, answering: bool) -> None:

@@ -150,7 +150,7 @@ async def end_pending(tx: WriteSession, endpoint_id: UUID) -> None:
 async def note_answer(tx: WriteSession, endpoint_id: UUID) -> None:
     """Note that the endpoint works, unless that is known."""
     changed = or_(WebhookEndpoint.answering.is_(False), WebhookEndpoint.fail_time.is_not(None))
-    values: dict[str, Any] = {"answering": True, "fail_time": None, "resume_time": None}
+    values: dict[str, Any] = {"answering": True, "fail_time": None}  # resume_time holds: another attempt may set it now
     await tx.execute(update(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id, changed).values(values))
 
 
