@@ -1,5 +1,6 @@
 """The whole surface by reflection: every method, and requests to it, with no list to maintain."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,11 @@ SAMPLES: dict[str, Any] = {
     "query": "something",
     "url": "https://localhost/",
 }
+
+
+# Methods whose streams do not end by themselves.
+_ENDLESS = {"WatchEvents"}
+_QUIET_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -100,11 +106,25 @@ class Endpoint:
         method = kind(self.path, request_serializer=_encode, response_deserializer=lambda data: data)
         call = method(_once(request) if self.descriptor.client_streaming else request, metadata=metadata, timeout=60)
         try:
-            answer = b"".join([part async for part in call]) if self.descriptor.server_streaming else await call
+            if self.descriptor.name in _ENDLESS:
+                answer = await _first(call)
+            else:
+                answer = b"".join([part async for part in call]) if self.descriptor.server_streaming else await call
         except grpc.aio.AioRpcError as error:
             trailing = dict(error.trailing_metadata() or ())
             return Outcome(error.code(), error.details() or "", trailing.get("grpc-status-details-bin", b""), b"")
         return Outcome(grpc.StatusCode.OK, "", b"", answer)
+
+
+async def _first(call: Any) -> bytes:
+    """What a stream begins with; nothing if it has nothing to say."""
+    try:
+        async with asyncio.timeout(_QUIET_SECONDS):
+            part = await call.read()
+    except TimeoutError:
+        part = b""
+    call.cancel()
+    return part if isinstance(part, bytes) else b""
 
 
 ENDPOINTS = [Endpoint(method) for service in SERVICES for method in service.methods]

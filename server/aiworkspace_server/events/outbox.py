@@ -70,6 +70,8 @@ class Outbox:
     async def _store(self, tx: WriteSession, org_id: UUID, pending: Sequence[Pending]) -> None:
         time = now()
         last = await store.append(tx, org_id, time, pending)
+        if last is None:
+            return
         numbers = range(last - len(pending) + 1, last + 1)
         events = [
             Event(

@@ -13,7 +13,8 @@ from .models import Event, EventHead
 
 _APPEND = text("""
   WITH head AS (
-    INSERT INTO event_heads AS h (org_id, sequence) VALUES (:org_id, :count)
+    INSERT INTO event_heads AS h (org_id, sequence)
+    SELECT id, :count FROM orgs WHERE id = :org_id AND delete_time IS NULL
     ON CONFLICT (org_id) DO UPDATE SET sequence = h.sequence + :count
     RETURNING sequence
   ), new AS (
@@ -29,15 +30,16 @@ _LIST_OLD = text("SELECT org_id FROM list_old_event_orgs(:before, :limit) AS old
 _LOCKED_HEAD = select(EventHead.sequence)
 
 
-async def append(tx: WriteSession, org_id: UUID, time: datetime, events: Sequence[Any]) -> int:
+async def append(tx: WriteSession, org_id: UUID, time: datetime, events: Sequence[Any]) -> int | None:
     """Number and store events that have id, type and resources. Return the number of the last one.
 
-    Locks the organization's head until the transaction ends. A single statement, to lock it for a short time.
+    Stores nothing, and returns None, if the organization was deleted: what is erased must not come back. Locks the
+    organization's head until the transaction ends. A single statement, to lock it for a short time.
     """
     values: dict[str, Any] = {"org_id": org_id, "time": time, "count": len(events)}
     values |= {"ids": [event.id for event in events], "types": [event.type for event in events]}
     values["resources"] = [orjson.dumps(event.resources).decode() for event in events]
-    return int((await tx.execute(_APPEND, values)).scalar_one())
+    return (await tx.execute(_APPEND, values)).scalar_one_or_none()
 
 
 async def has_event(tx: ReadSession, event_id: UUID) -> bool:

@@ -21,7 +21,8 @@ _FAN_OUT = text("""
       (org_id, webhook_endpoint_id, sequence, state, attempt_count, next_attempt_time, attempts)
     SELECT e.org_id, e.id, n.sequence, 'pending', 0, greatest(CAST(:time AS timestamptz), e.resume_time), '[]'
     FROM webhook_endpoints e,
-      unnest(CAST(:sequences AS bigint[]), CAST(:types AS text[]), CAST(:receivers AS uuid[])) AS n(sequence, type, receiver)
+      unnest(CAST(:sequences AS bigint[]), CAST(:types AS text[]), CAST(:receivers AS uuid[]))
+        AS n(sequence, type, receiver)
     WHERE e.enabled AND CASE WHEN n.receiver IS NULL THEN e.event_types = '{}' OR n.type = ANY (e.event_types)
                              ELSE n.receiver = e.id END
     FOR KEY SHARE OF e
