@@ -209,7 +209,7 @@ async def _belongings(
     in_team = team_pb2.AddTeamMemberRequest(org_id=org_id, team_id=team.team.team_id, user_id=member.user_id)
     await owner.teams.AddTeamMember(in_team)
     budget = await make_budget(owner, org_id, 10**12)
-    webhook = (await make_endpoint(owner, org_id, f"https://{WEBHOOK_HOST}/")).webhook_endpoint
+    webhook = (await make_endpoint(owner, org_id, f"https://{WEBHOOK_HOST}/", event_types=[1])).webhook_endpoint
     return {
         **(await _documents(owner, place.workspace_id) if documents else {}),
         "budget_id": budget.budget_id,
@@ -282,8 +282,9 @@ async def _unable_to_record(stores: Stores) -> AsyncIterator[None]:
 
 
 async def _tables(stores: Stores) -> dict[str, Any]:
-    """A hash of each table's content, but for jobs and leases of servers, which go on by themselves."""
-    ours = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename !~ '^procrastinate|^servers$'"
+    """A hash of each table's content, but for jobs, leases of servers and deliveries, which go on by themselves."""
+    others = "^procrastinate|^servers$|^webhook_deliveries$"
+    ours = f"SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename !~ '{others}'"
     names = await sql(stores, ours)
     return {
         name: (await sql(stores, f"SELECT md5(string_agg(t::text, '' ORDER BY t::text)) FROM {name} t"))[0][0]

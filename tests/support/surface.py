@@ -15,6 +15,7 @@ from aiworkspace.v1 import options_pb2 as options
 from aiworkspace_server.rpc import SERVICES
 from buf.validate import validate_pb2 as validate
 from tests.support.people import Person
+from tests.support.settings import WEBHOOK_HOST
 
 # Names of the fields by which authorization finds the organization.
 SCOPES = ("org_id", "workspace_id", "conversation_id", "run_id", "document_id", "collection_id", "upload_id")
@@ -92,6 +93,8 @@ class Endpoint:
             ids = {**ids, "user_id": ids.get("service_account_id", ids.get("user_id", ""))}
         request = GetMessageClass(self.descriptor.input_type)()
         _fill(request, ids, optional)
+        if self.descriptor.containing_service.name == "WebhookService":
+            _name_webhook(request)
         scope = self.access.scope
         if scope and scope in ids:  # required, though a later message of a stream may do without
             put(request, scope, ids[scope])
@@ -209,6 +212,13 @@ def inside(request: Any, name: str) -> Any:
         return messages[0] if messages else messages.add()
     getattr(request, name).SetInParent()
     return getattr(request, name)
+
+
+def _name_webhook(request: Any) -> None:
+    """Name a URL to which webhooks may be sent in tests, instead of one that is refused."""
+    for message in (request, *(value for _, value in request.ListFields() if hasattr(value, "DESCRIPTOR"))):
+        if "url" in message.DESCRIPTOR.fields_by_name:
+            message.url = f"https://{WEBHOOK_HOST}/"
 
 
 def _set(request: Any, field: Any, value: Any) -> None:
