@@ -5,8 +5,8 @@ methods of a resource besides its own, those are in a module of their own, whose
 
 A method becomes a Python method with the request's fields as parameters. The contract decides the rest: page tokens
 make it a pager, idempotency_level makes it retryable, access decides whether it needs credentials, validation rules
-decide which parameters are required, comments become docstrings. Streams are written by hand, in chat.py and
-documents.py.
+decide which parameters are required, comments become docstrings. Streams are written by hand, in chat.py,
+documents.py and events.py.
 """
 
 import re
@@ -239,7 +239,7 @@ def _resource(method: Method) -> str:
 
 
 def _constant_name(method: Method) -> str:
-    # Those of streams are for chat.py and documents.py.
+    # Those of streams are for chat.py and documents.py and events.py.
     return ("_" if method.unary else "") + "_".join(_words(method.name)).upper()
 
 

@@ -15,6 +15,7 @@ from aiworkspace_client._generated.aio.orgs import AsyncOrgs
 from aiworkspace_client._generated.aio.service_accounts import AsyncServiceAccounts
 from aiworkspace_client._generated.aio.teams import AsyncTeams
 from aiworkspace_client._generated.aio.usage import AsyncUsage
+from aiworkspace_client._generated.aio.webhook import AsyncWebhook
 from aiworkspace_client._generated.aio.workspaces import AsyncWorkspaces
 from aiworkspace_client._generated.sync.access import Access
 from aiworkspace_client._generated.sync.account import Account
@@ -28,9 +29,11 @@ from aiworkspace_client._generated.sync.orgs import Orgs
 from aiworkspace_client._generated.sync.service_accounts import ServiceAccounts
 from aiworkspace_client._generated.sync.teams import Teams
 from aiworkspace_client._generated.sync.usage import Usage
+from aiworkspace_client._generated.sync.webhook import Webhook
 from aiworkspace_client._generated.sync.workspaces import Workspaces
 from aiworkspace_client.chat import AsyncChat, Chat
 from aiworkspace_client.documents import AsyncDocuments, Documents
+from aiworkspace_client.events import AsyncEvents, Events
 from aiworkspace_client.follower import StreamTiming
 from aiworkspace_client.portal import Portal
 from aiworkspace_client.tokens import Tokens, TokenStore
@@ -96,6 +99,8 @@ class AsyncClient:
         self.audit = AsyncAudit(self._transport)
         self.admin = AsyncAdmin(self._transport)
         self.data = AsyncData(self._transport)
+        self.events = AsyncEvents(self._transport)
+        self.webhooks = AsyncWebhook(self._transport)
 
     @property
     def tokens(self) -> Tokens | None:
@@ -165,6 +170,8 @@ class Client:
         self.audit = Audit(self._portal, client.audit)
         self.admin = Admin(self._portal, client.admin)
         self.data = Data(self._portal, client.data)
+        self.events = Events(self._portal, client.events)
+        self.webhooks = Webhook(self._portal, client.webhooks)
 
     @property
     def tokens(self) -> Tokens | None:

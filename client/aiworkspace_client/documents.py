@@ -7,9 +7,6 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
-import grpc
-from google.protobuf.message import Message
-
 from aiworkspace.v1.document_pb2 import (
     DOCUMENT_STATE_PROCESSING,
     Document,
@@ -23,7 +20,7 @@ from aiworkspace_client.downloads import Download, replacing
 from aiworkspace_client.pager import anext_or_none
 from aiworkspace_client.portal import Portal
 from aiworkspace_client.reconnection import Reconnection
-from aiworkspace_client.transport import Deadline, Method, ResponseT
+from aiworkspace_client.transport import Deadline
 from aiworkspace_client.upload_source import Progress, Source, measure, messages, opened
 from aiworkspace_client.values import new_request_id
 
@@ -123,7 +120,9 @@ class AsyncDocuments(aio.AsyncDocuments):
         request = WatchDocumentRequest(document_id=document_id)
         while seen is None or seen.state == DOCUMENT_STATE_PROCESSING:
             try:
-                async with aclosing(self._responses(aio.WATCH_DOCUMENT, request, reconnection)) as responses:
+                async with aclosing(
+                    reconnection.responses(aio.WATCH_DOCUMENT, request, _CONNECTION_SECONDS)
+                ) as responses:
                     async for response in responses:
                         reconnection.progressed()
                         if response.document != seen:
@@ -222,7 +221,8 @@ class AsyncDocuments(aio.AsyncDocuments):
         while not (ended or download.is_complete):
             try:
                 request = download.request()
-                async with aclosing(self._responses(aio.DOWNLOAD_DOCUMENT, request, reconnection)) as responses:
+                parts = reconnection.responses(aio.DOWNLOAD_DOCUMENT, request, _CONNECTION_SECONDS)
+                async with aclosing(parts) as responses:
                     async for response in responses:
                         data = download.take(response)
                         reconnection.progressed()
@@ -235,20 +235,6 @@ class AsyncDocuments(aio.AsyncDocuments):
             except errors.AiWorkspaceError as error:
                 await reconnection.recover(error)
         download.check()
-
-    async def _responses(
-        self, method: Method[ResponseT], request: Message, reconnection: Reconnection
-    ) -> AsyncGenerator[ResponseT, None]:
-        """Yield what one connection brings. Raises its end as a typed error."""
-        tokens, seconds = await reconnection.tokens(), reconnection.seconds(_CONNECTION_SECONDS)
-        call = self._transport.stream(method, request, tokens, seconds)
-        try:
-            while isinstance(response := await call.read(), method.response):
-                yield response
-        except grpc.aio.AioRpcError as error:
-            raise errors.from_rpc(error) from error
-        finally:
-            call.cancel()
 
     def _reconnection(self, seconds: float | None, overdue: str = "The transfer did not end in time.") -> Reconnection:
         deadline = None if seconds is None else Deadline(seconds)

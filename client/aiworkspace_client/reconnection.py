@@ -2,11 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+
+import grpc
+from google.protobuf.message import Message
 
 from aiworkspace_client import errors
 from aiworkspace_client.tokens import Tokens
-from aiworkspace_client.transport import Deadline, Transport
+from aiworkspace_client.transport import Deadline, Method, ResponseT, Transport
 
 
 class Reconnection:
@@ -42,6 +45,19 @@ class Reconnection:
     def seconds(self, most: float) -> float:
         """Return how long something may take: `most`, or until the deadline if that is earlier."""
         return most if self._deadline is None else min(most, self._deadline.left)
+
+    async def responses(
+        self, method: Method[ResponseT], request: Message, most_seconds: float
+    ) -> AsyncGenerator[ResponseT, None]:
+        """Yield what one connection brings, for at most so many seconds. Raises its end as a typed error."""
+        call = self._transport.stream(method, request, await self.tokens(), self.seconds(most_seconds))
+        try:
+            while isinstance(response := await call.read(), method.response):
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise errors.from_rpc(error) from error
+        finally:
+            call.cancel()
 
     def progressed(self) -> None:
         """Reset the count of failures."""

@@ -55,12 +55,21 @@ from aiworkspace.v1.document_pb2 import (
     StepProgress,
     Upload,
 )
+from aiworkspace.v1.event_pb2 import Event, EventType
 from aiworkspace.v1.model_pb2 import ModelLimit, ModelPolicy, ParameterBounds, ProviderKey
 from aiworkspace.v1.options_pb2 import RateLimitClass
 from aiworkspace.v1.org_pb2 import Invitation, InvitationState, Member, MemberKind, MemberState, Org, OrgState, Role
 from aiworkspace.v1.service_account_pb2 import ApiKey, ApiKeyState, CallCeiling, CallLimit, ServiceAccount
 from aiworkspace.v1.team_pb2 import Team, TeamMember
 from aiworkspace.v1.usage_pb2 import ReconciledState, UsageDimension, UsageEntry, UsageEntryKind, UsageRow, UsageTotal
+from aiworkspace.v1.webhook_pb2 import (
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookDeliveryState,
+    WebhookDisableReason,
+    WebhookEndpoint,
+    WebhookFailure,
+)
 from aiworkspace.v1.workspace_pb2 import Retrieval, Workspace, WorkspaceMember, WorkspaceRole, WorkspaceVisibility
 
 __all__ = [
@@ -95,6 +104,8 @@ __all__ = [
     "Document",
     "DocumentState",
     "ErrorReason",
+    "Event",
+    "EventType",
     "FailureReason",
     "FinishReason",
     "Grant",
@@ -157,6 +168,12 @@ __all__ = [
     "UsageRow",
     "UsageTotal",
     "User",
+    "WebhookAttempt",
+    "WebhookDelivery",
+    "WebhookDeliveryState",
+    "WebhookDisableReason",
+    "WebhookEndpoint",
+    "WebhookFailure",
     "Workspace",
     "WorkspaceMember",
     "WorkspaceRole",

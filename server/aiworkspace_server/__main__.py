@@ -48,6 +48,7 @@ from .registration import register as make_account
 from .runs.leases import DatabaseInUseError
 from .schema import SchemaError
 from .settings import Settings, SettingsError
+from .webhooks.rotation import rotate_secrets
 from .workers import RETIRE, STOP_SECONDS, Parent, Supervisor, WorkerFailedError
 
 log = structlog.get_logger("serve")
@@ -382,7 +383,8 @@ async def _migrate(settings: Settings) -> None:
 async def _rotate_keys(settings: Settings) -> None:
     async with databases(settings) as where:
         db = Database(where.url, where.session_url)
-        sealed, lost = await rotate_keys(db, Vault.from_settings(settings))
+        vault = Vault.from_settings(settings)
+        sealed, lost = map(sum, zip(await rotate_keys(db, vault), await rotate_secrets(db, vault), strict=True))
         await db.close()
     print(f"re-encrypted: {sealed}")
     if lost:

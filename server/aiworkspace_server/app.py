@@ -40,6 +40,10 @@ from .documents.store import are_collections
 from .embedding.build import Embedding
 from .embedding.build import build as build_embedding
 from .erasure.build import build as build_erasure
+from .events.build import Events
+from .events.build import build as build_events
+from .events.feed import Feed
+from .events.outbox import Outbox
 from .kit.addresses import TrustedProxies
 from .kit.condition import Condition
 from .kit.connections import Connections
@@ -79,6 +83,8 @@ from .teams.build import build as build_teams
 from .usage.build import Usage
 from .usage.build import build as build_usage
 from .usage.ledger import Ledger
+from .webhooks.build import Webhooks
+from .webhooks.build import build as build_webhooks
 from .workspaces.build import build as build_workspaces
 from .workspaces.members import check_may_take_all
 from .workspaces.service import WorkspaceFinder
@@ -118,6 +124,8 @@ class _Parts:
     mails: TokenMails
     auth: Auth
     audit: Audit
+    events: Events
+    webhooks: Webhooks
     workspaces: WorkspaceFinder
     access: Access
     methods: Mapping[str, Method]
@@ -162,6 +170,7 @@ async def working(settings: Settings, where: Databases, condition: Condition) ->
         _services(base.platform, base.parts)  # which declare their jobs
         bus, manager = base.parts.engine.bus, base.parts.engine.manager
         await stack.enter_async_context(bus.running(manager.stop))
+        base.platform.db.before_commit = (Outbox(base.parts.webhooks.fan_out).before_commit,)
         await stack.enter_async_context(base.platform.jobs.running(settings.shutdown_seconds))
         await stack.enter_async_context(base.sampler(condition).running(works_jobs=True))
         condition.unready = ""
@@ -208,6 +217,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, where: Databases) -> 
     parts = _build(platform, keys, mongo, Files(mongo, stores), registry, embedding, where)
     stack.push_async_callback(parts.search.aclose)
     stack.callback(parts.documents.egress.close)
+    stack.callback(parts.webhooks.egress.close)
     stack.callback(parts.auth.credentials.passwords.close)
     stack.push_async_callback(parts.audit.recorder.close)
     return _Base(platform, parts, mongo, registry)
@@ -230,6 +240,8 @@ def _build(
     mails = build_mails(settings, db, jobs, platform.mailer)
     auth = build_auth(platform, keys, mails.ask_verification, end_mailed)
     audit = build_audit(platform, actor_of)
+    events = build_events(platform)
+    webhooks = build_webhooks(platform)
     workspaces = WorkspaceFinder(db)
     access = Access(
         db,
@@ -248,7 +260,21 @@ def _build(
     chat = build_chat(platform, mongo, registry, policies, engine, access.authorize_again)
     methods = read_surface(access)
     return _Parts(
-        mongo, policies, usage, mails, auth, audit, workspaces, access, methods, engine, chat, documents, search
+        mongo,
+        policies,
+        usage,
+        mails,
+        auth,
+        audit,
+        events,
+        webhooks,
+        workspaces,
+        access,
+        methods,
+        engine,
+        chat,
+        documents,
+        search,
     )
 
 
@@ -296,6 +322,8 @@ def _services(platform: Platform, parts: _Parts) -> Services:
         audit=parts.audit.servicer,
         admin=build_admin(platform, auth, rights_lost=rights_lost),
         data=build_data(platform, parts.mongo, parts.chat.eraser, parts.documents.eraser),
+        events=parts.events.servicer,
+        webhooks=parts.webhooks.servicer,
     )
 
 
@@ -319,7 +347,8 @@ async def _start(stack: AsyncExitStack, base: _Base, condition: Condition, *, sh
     settings, db, jobs, engine = platform.settings, platform.db, platform.jobs, parts.engine
     recorder = parts.audit.recorder
     await stack.enter_async_context(engine.running())
-    db.before_commit = recorder.before_commit
+    # The audit log comes last: its lock is that of all changes of the organization.
+    db.before_commit = (Outbox(parts.webhooks.fan_out).before_commit, recorder.before_commit)
     server = build_server(
         parts.methods,
         platform.metrics,
@@ -357,7 +386,7 @@ async def _start(stack: AsyncExitStack, base: _Base, condition: Condition, *, sh
     )
     await server.start()
     condition.unready = ""
-    stack.push_async_callback(_stop, app, health, condition, jobs, settings)
+    stack.push_async_callback(_stop, app, health, condition, jobs, parts.events.feed, settings)
     return app
 
 
@@ -375,7 +404,7 @@ def _probes(base: _Base, health: Health) -> Probes:
     return Probes({**stores, "lease": lease.check}, tell)
 
 
-async def _stop(app: App, health: Health, condition: Condition, jobs: Jobs, settings: Settings) -> None:
+async def _stop(app: App, health: Health, condition: Condition, jobs: Jobs, feed: Feed, settings: Settings) -> None:
     """Say that the server is not ready and serve on for a while. Then refuse calls, let runs finish, and stop."""
     condition.unready = "stopping"
     app.engine.manager.draining = True
@@ -383,6 +412,7 @@ async def _stop(app: App, health: Health, condition: Condition, jobs: Jobs, sett
         await health.drain()
         await asyncio.sleep(settings.drain_seconds)
     jobs.stop()
+    feed.close()
     manager, seconds = app.engine.manager, settings.shutdown_seconds
     stopping = asyncio.create_task(app.server.stop(seconds + manager.interrupt_seconds))
     await manager.close(seconds)

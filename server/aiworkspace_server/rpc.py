@@ -18,11 +18,13 @@ from aiworkspace.v1 import (
     chat_pb2,
     data_pb2,
     document_pb2,
+    event_pb2,
     model_pb2,
     org_pb2,
     service_account_pb2,
     team_pb2,
     usage_pb2,
+    webhook_pb2,
     workspace_pb2,
 )
 from aiworkspace.v1.access_pb2_grpc import add_AccessServiceServicer_to_server
@@ -34,11 +36,13 @@ from aiworkspace.v1.budget_pb2_grpc import add_BudgetServiceServicer_to_server
 from aiworkspace.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
 from aiworkspace.v1.data_pb2_grpc import add_DataServiceServicer_to_server
 from aiworkspace.v1.document_pb2_grpc import add_DocumentServiceServicer_to_server
+from aiworkspace.v1.event_pb2_grpc import add_EventServiceServicer_to_server
 from aiworkspace.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from aiworkspace.v1.org_pb2_grpc import add_OrgServiceServicer_to_server
 from aiworkspace.v1.service_account_pb2_grpc import add_ServiceAccountServiceServicer_to_server
 from aiworkspace.v1.team_pb2_grpc import add_TeamServiceServicer_to_server
 from aiworkspace.v1.usage_pb2_grpc import add_UsageServiceServicer_to_server
+from aiworkspace.v1.webhook_pb2_grpc import add_WebhookServiceServicer_to_server
 from aiworkspace.v1.workspace_pb2_grpc import add_WorkspaceServiceServicer_to_server
 
 from .access.authorize import Access
@@ -54,6 +58,7 @@ from .budgets.servicer import BudgetServicer
 from .chat.servicer import ChatServicer
 from .data_life.servicer import DataServicer
 from .documents.servicer import DocumentServicer
+from .events.servicer import EventServicer
 from .kit import interceptors, requests, typed
 from .kit.addresses import TrustedProxies
 from .kit.at_once import CallsAtOnce
@@ -71,6 +76,7 @@ from .policies.servicer import ModelServicer
 from .service_accounts.servicer import ServiceAccountServicer
 from .teams.servicer import TeamServicer
 from .usage.servicer import UsageServicer
+from .webhooks.servicer import WebhookServicer
 from .workspaces.servicer import WorkspaceServicer
 
 SERVICES = tuple(
@@ -91,6 +97,8 @@ SERVICES = tuple(
         (audit_pb2, "AuditService"),
         (admin_pb2, "AdminService"),
         (data_pb2, "DataService"),
+        (event_pb2, "EventService"),
+        (webhook_pb2, "WebhookService"),
     )
 )
 # What services need besides PostgreSQL, by the names of the probes in app.py.
@@ -206,6 +214,8 @@ class Services:
     audit: AuditServicer
     admin: AdminServicer
     data: DataServicer
+    events: EventServicer
+    webhooks: WebhookServicer
 
 
 def add_services(server: grpc.aio.Server, services: Services) -> Health:
@@ -223,6 +233,8 @@ def add_services(server: grpc.aio.Server, services: Services) -> Health:
     add_UsageServiceServicer_to_server(services.usage, server)
     add_BudgetServiceServicer_to_server(services.budgets, server)
     add_AuditServiceServicer_to_server(services.audit, server)
+    add_EventServiceServicer_to_server(services.events, server)
+    add_WebhookServiceServicer_to_server(services.webhooks, server)
     add_AdminServiceServicer_to_server(services.admin, server)
     add_DataServiceServicer_to_server(services.data, server)
     health = Health({service.full_name: ("postgres", *_NEEDS.get(service.name, ())) for service in SERVICES})

@@ -33,7 +33,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from aiworkspace_server import secrets_file, urls
 
 _LAPTOP_ALLOWANCE = Decimal(5)
-LEAST_POOL = 13
+LEAST_POOL = 15
 _MOST = 10**9  # of any number; as seconds 31 years, which dates and timers can represent
 
 SECRETS = ("jwt_secret", "jwt_refresh_secret", "password_pepper", "encryption_secret")
@@ -168,7 +168,7 @@ class Deployment(BaseSettings):
     database_url: PostgresUrl | None = None
     database_direct_url: PostgresUrl | None = None  # past a pooler; set if and only if DATABASE_URL leads to one
     migration_database_url: PostgresUrl | None = None  # the owner's; that of PostgreSQL itself when unset
-    postgres_pool: Annotated[int, Field(ge=LEAST_POOL, le=_MOST)] = 20  # connections of each process, in all
+    postgres_pool: Annotated[int, Field(ge=LEAST_POOL, le=_MOST)] = 22  # connections of each process, in all
     mongo_uri: MongoUri | None = None
     redis_url: RedisUrl | None = None
 

@@ -23,10 +23,11 @@ from tests.support.orgs import delete_org, update_member
 from tests.support.outcomes import PASSWORD_WRONG, PERMISSION_MISSING, outcome
 from tests.support.people import NewPerson, Person, join, make_conversation, make_place, people
 from tests.support.postgres import as_owner, sql, until_blocked, until_no_jobs
-from tests.support.settings import store_settings
+from tests.support.settings import WEBHOOK_HOST, store_settings
 from tests.support.stores import Stores, other_databases
 from tests.support.surface import ENDPOINTS, Endpoint, name_of, names_documents
 from tests.support.waiting import until
+from tests.support.webhooks import make_endpoint
 
 PUBLIC = options.ACCESS_MODE_PUBLIC
 
@@ -208,9 +209,11 @@ async def _belongings(
     in_team = team_pb2.AddTeamMemberRequest(org_id=org_id, team_id=team.team.team_id, user_id=member.user_id)
     await owner.teams.AddTeamMember(in_team)
     budget = await make_budget(owner, org_id, 10**12)
+    webhook = (await make_endpoint(owner, org_id, f"https://{WEBHOOK_HOST}/", event_types=[1])).webhook_endpoint
     return {
         **(await _documents(owner, place.workspace_id) if documents else {}),
         "budget_id": budget.budget_id,
+        "webhook_endpoint_id": webhook.webhook_endpoint_id,
         "run_id": str(uuid.uuid4()),
         "team_id": team.team.team_id,
         "custom_role_id": (await owner.access.CreateCustomRole(custom)).role.custom_role_id,
@@ -265,9 +268,8 @@ def _fitting(endpoint: Endpoint, ids: dict[str, str]) -> dict[str, str]:
 def _first_changeable(request: Any) -> str:
     """A field of the resource in an update that anybody may set."""
     resource = next(value for _, value in request.ListFields() if hasattr(value, "DESCRIPTOR"))
-    return next(
-        name for name in ("name", "display_name", "role", "title", "hard") if name in resource.DESCRIPTOR.fields_by_name
-    )
+    names = "name", "display_name", "role", "title", "hard", "enabled"
+    return next(name for name in names if name in resource.DESCRIPTOR.fields_by_name)
 
 
 @asynccontextmanager
@@ -280,8 +282,9 @@ async def _unable_to_record(stores: Stores) -> AsyncIterator[None]:
 
 
 async def _tables(stores: Stores) -> dict[str, Any]:
-    """A hash of each table's content, but for jobs and leases of servers, which go on by themselves."""
-    ours = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename !~ '^procrastinate|^servers$'"
+    """A hash of each table's content, but for jobs, leases of servers and deliveries, which go on by themselves."""
+    others = "^procrastinate|^servers$|^webhook_deliveries$"
+    ours = f"SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename !~ '{others}'"
     names = await sql(stores, ours)
     return {
         name: (await sql(stores, f"SELECT md5(string_agg(t::text, '' ORDER BY t::text)) FROM {name} t"))[0][0]

@@ -15,10 +15,13 @@ from aiworkspace.v1 import (
     org_pb2,
     service_account_pb2,
     team_pb2,
+    webhook_pb2,
     workspace_pb2,
 )
 from tests.support.budgets import make_budget
 from tests.support.people import PASSWORD, NewPerson, Place, make_conversation, make_org, make_place, make_workspace
+from tests.support.settings import WEBHOOK_HOST
+from tests.support.webhooks import make_endpoint
 
 COUNT, SIZE = 9, 3
 
@@ -87,6 +90,11 @@ async def _budget(place: Place, number: int) -> str:
     return (await make_budget(place.owner, place.org_id, 10**12 + number)).budget_id
 
 
+async def _webhook(place: Place, number: int) -> str:
+    made = await make_endpoint(place.owner, place.org_id, f"https://{WEBHOOK_HOST}/{number}")
+    return made.webhook_endpoint.webhook_endpoint_id
+
+
 KINDS = [
     Listed(
         _conversation,
@@ -106,6 +114,11 @@ KINDS = [
     Listed(_account, org_pb2, "orgs", "ListMembers", "RemoveMember", "members", "user_id"),
     Listed(_org, org_pb2, "orgs", "ListOrgs", "DeleteOrg", "orgs", "org_id"),
     Listed(_budget, budget_pb2, "budgets", "ListBudgets", "DeleteBudget", "budgets", "budget_id"),
+    Listed(
+        _webhook,
+        webhook_pb2, "webhooks", "ListWebhookEndpoints", "DeleteWebhookEndpoint", "webhook_endpoints",
+        "webhook_endpoint_id",
+    ),
     Listed(_session, auth_pb2, "auth", "ListSessions", "RevokeSession", "sessions", "session_id"),
 ]  # fmt: skip
 

@@ -11,6 +11,7 @@ from aiworkspace.v1 import (
     org_pb2,
     service_account_pb2,
     team_pb2,
+    webhook_pb2,
     workspace_pb2,
 )
 from aiworkspace_server.app import App
@@ -19,6 +20,7 @@ from aiworkspace_server.kit.idempotency import purge_idempotent_replies
 from aiworkspace_server.kit.passes import Pass
 from tests.support.people import NewPerson, Place
 from tests.support.postgres import sql
+from tests.support.settings import WEBHOOK_HOST
 from tests.support.stores import Stores
 from tests.support.surface import ENDPOINTS, Endpoint, name_of, text_fields
 
@@ -82,6 +84,10 @@ def requests(place: Place, user_id: str, api_key_id: str) -> dict[str, tuple[str
         "CreateApiKey": (
             "service_accounts",
             service_account_pb2.CreateApiKeyRequest(**robot, name="K", permissions=["org.read"]),
+        ),
+        "CreateWebhookEndpoint": (
+            "webhooks",
+            webhook_pb2.CreateWebhookEndpointRequest(**org, url=f"https://{WEBHOOK_HOST}/", description="D"),
         ),
         "RotateApiKey": ("service_accounts", service_account_pb2.RotateApiKeyRequest(**org, api_key_id=api_key_id)),
     }

@@ -126,7 +126,7 @@ async def test_a_page_token_is_good_for_its_list_and_its_person_alone(owner: Per
 @pytest.mark.parametrize("endpoint", PAGED, ids=name_of)
 @pytest.mark.parametrize("size", [-1, 1001])
 async def test_page_sizes_have_bounds(endpoint: Endpoint, size: int, place: Place, operator: Person) -> None:
-    ids = _ids(place) | {"team_id": random_id()}
+    ids = _ids(place) | {"team_id": random_id(), "webhook_endpoint_id": random_id()}
     if endpoint.access.scope == "run_id":
         ids["run_id"] = (await say(place.owner, place.conversation_id, "hello"))[0].run_id
     request = endpoint.request(ids)

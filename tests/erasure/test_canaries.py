@@ -62,6 +62,7 @@ async def test_a_deleted_organization_leaves_no_text(site: Site, standin: Standi
         "DocumentService.CreateUpload.name",
         "DocumentService.UpdateDocument.document.name",
         "DocumentService.CreateCollection.description",
+        "WebhookService.UpdateWebhookEndpoint.webhook_endpoint.description",
     } <= taken.keys()
     await upload(estate.owner, workspace_id, canary.encode(), name=canary)
     places = await site.find(canary)
@@ -101,6 +102,8 @@ async def _check_only_ids_are_left(site: Site, org_id: str) -> None:
     assert {"orgs", "ledger_entries", "usage_rollups", "audit_events"} <= places.keys()
     for collection in ("conversations", "runs", "run_events"):
         assert await site.count(collection, org_id=org_id) == 0
+    for table in ("events", "event_heads", "webhook_endpoints", "webhook_deliveries"):
+        assert await sql(site.stores, f"SELECT * FROM {table} WHERE org_id = %s", org_id) == []
     for table in ("provider_keys", "api_keys", "invitations", "memberships", "teams", "budgets", "budget_windows"):
         assert await sql(site.stores, f"SELECT * FROM {table} WHERE org_id = %s", org_id) == []
 

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import base64
 import os
 import re
 import shlex
@@ -9,9 +10,12 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from aiworkspace_client import Client
 from aiworkspace_server import __main__ as server
@@ -46,6 +50,25 @@ def test_files_and_entry_points_of_the_architecture_exist() -> None:
         for entry_point in re.findall(r"`(.+?)`", entry_points):
             name = entry_point.rpartition(".")[2]
             assert any(re.search(rf"(def|class) {name}\b", text) for text in texts), f"{files} has no {entry_point}"
+
+
+# What a receiver of webhooks does
+
+
+def test_the_receiver_of_the_page_accepts_what_is_signed_and_nothing_else() -> None:
+    [code] = [block for block in blocks("docs/events.md", "python") if "def receive" in block]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    secret, body, time = (
+        "whsec_" + base64.b64encode(os.urandom(32)).decode(),
+        '{"type": "webhook.test"}',
+        datetime.now(UTC),
+    )
+    signature = f"v1,AAAA {Webhook(secret).sign('an id', time, body)}"
+    headers = {"Webhook-Id": "an id", "Webhook-Timestamp": str(int(time.timestamp())), "Webhook-Signature": signature}
+    assert names["receive"](body.encode(), headers, secret) == {"type": "webhook.test"}
+    with pytest.raises(WebhookVerificationError):
+        names["receive"](body.replace("test", "forged").encode(), headers, secret)
 
 
 # Links

@@ -383,9 +383,7 @@ async def test_post_sends_its_body_and_follows_no_redirect() -> None:
     async with site(replying(status=308, headers={"Location": "/elsewhere"})) as internal:
         egress = Egress(LOCAL, resolve=Dns(["127.0.0.1"]))
         url = f"http://a.example:{internal.port}/hook"
-        found = await egress.post(
-            url, b'{"event": 1}', {"Content-Type": "application/json", "X-Signature": "s"}, LIMITS
-        )
+        found = await egress.post(url, b'{"event": 1}', {"Content-Type": "application/json", "X-Signature": "s"}, 10)
     assert found.status == 308
     assert internal.bodies == [b'{"event": 1}']
     assert internal.requests[0].headers["X-Signature"] == "s"
@@ -394,4 +392,4 @@ async def test_post_sends_its_body_and_follows_no_redirect() -> None:
 @pytest.mark.parametrize("url", [*list(INTERNAL.values())[:8], "http://a.example/", "https://b@a.example/"])
 async def test_post_goes_nowhere_that_get_does_not(url: str) -> None:
     with pytest.raises(EgressError):
-        await Egress([], resolve=Dns(["10.0.0.1"])).post(url, b"{}", {}, LIMITS)
+        await Egress([], resolve=Dns(["10.0.0.1"])).post(url, b"{}", {}, 10)

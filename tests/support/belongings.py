@@ -19,6 +19,8 @@ from aiworkspace.v1 import (
 from tests.support.documents import begin, read
 from tests.support.people import NewPerson, Person, join, make_conversation, make_org, make_workspace
 from tests.support.runs import say
+from tests.support.settings import WEBHOOK_HOST
+from tests.support.webhooks import make_endpoint, send_test, update_endpoint
 
 Ids = Mapping[str, str]
 
@@ -53,6 +55,7 @@ async def furnish(new_person: NewPerson, model: str = "") -> Belongings:
     ids["invitation_id"] = await _invite(owner, org_id)
     ids |= await _make_role(owner, org_id) | await _make_team(owner, org_id, workspace_id, subject)
     ids |= await _make_budget(owner, org_id) | await keep_documents(owner, workspace_id)
+    ids |= await _make_webhook(owner, org_id)
     keys, secret = await _make_key(owner, org_id, workspace_id)
     hidden = await make_workspace(owner, org_id, visibility=workspace_pb2.WORKSPACE_VISIBILITY_MEMBERS)
     closed = {**await _talk(owner, hidden, model), **await keep_documents(owner, hidden), "workspace_id": hidden}
@@ -128,6 +131,14 @@ async def _make_budget(owner: Person, org_id: str) -> dict[str, str]:
     scope, window = budget_pb2.BUDGET_SCOPE_ORG, budget_pb2.BUDGET_WINDOW_DAY
     request = budget_pb2.CreateBudgetRequest(org_id=org_id, scope=scope, window=window, limit=limit, hard=True)
     return {"budget_id": (await owner.budgets.CreateBudget(request)).budget.budget_id}
+
+
+async def _make_webhook(owner: Person, org_id: str) -> dict[str, str]:
+    """An endpoint at which nobody listens, with a delivery. It is disabled, so that nothing else is sent."""
+    endpoint = (await make_endpoint(owner, org_id, f"https://{WEBHOOK_HOST}/")).webhook_endpoint
+    await send_test(owner, endpoint)
+    await update_endpoint(owner, endpoint, "enabled")
+    return {"webhook_endpoint_id": endpoint.webhook_endpoint_id}
 
 
 async def _make_key(owner: Person, org_id: str, workspace_id: str) -> tuple[dict[str, str], str]:

@@ -48,6 +48,7 @@ LEADING_ELSEWHERE = {
     "document_versions_end_time": "versions that have ended, whosever they are",
     "document_versions_unready": "how many versions are not ready, whosever they are",
     "ledger_entries_questions": "questions whose reservation nobody ended, whosever they are",
+    "events_create_time": "events that were kept for long enough, whosever they are",
     "replies_time": "answers that were kept for long enough, whosever they are",
 }
 # Rows that are written once and never changed.
@@ -90,6 +91,10 @@ DOORS = {
     "list_orgs_to_embed(p_generation integer, p_limit integer)": True,
     "list_large_orgs(p_least bigint, p_limit integer)": True,
     "list_open_questions(p_after timestamp with time zone, p_before timestamp with time zone, p_limit integer)": True,
+    "list_event_heads(p_org_ids uuid[])": True,
+    "list_old_event_orgs(p_before timestamp with time zone, p_limit integer)": True,
+    "list_due_webhooks(p_before timestamp with time zone)": True,
+    "list_webhook_orgs()": True,
     "active_memberships(p_user_id uuid)": False,
 }
 

@@ -18,11 +18,13 @@ from aiworkspace.v1.budget_pb2_grpc import BudgetServiceStub
 from aiworkspace.v1.chat_pb2_grpc import ChatServiceStub
 from aiworkspace.v1.data_pb2_grpc import DataServiceStub
 from aiworkspace.v1.document_pb2_grpc import DocumentServiceStub
+from aiworkspace.v1.event_pb2_grpc import EventServiceStub
 from aiworkspace.v1.model_pb2_grpc import ModelServiceStub
 from aiworkspace.v1.org_pb2_grpc import OrgServiceStub
 from aiworkspace.v1.service_account_pb2_grpc import ServiceAccountServiceStub
 from aiworkspace.v1.team_pb2_grpc import TeamServiceStub
 from aiworkspace.v1.usage_pb2_grpc import UsageServiceStub
+from aiworkspace.v1.webhook_pb2_grpc import WebhookServiceStub
 from aiworkspace.v1.workspace_pb2_grpc import WorkspaceServiceStub
 
 PASSWORD = "a passphrase for tests"
@@ -88,6 +90,8 @@ class Person:
         self.documents: Any = DocumentServiceStub(self.channel)
         self.usage: Any = UsageServiceStub(self.channel)
         self.budgets: Any = BudgetServiceStub(self.channel)
+        self.events: Any = EventServiceStub(self.channel)
+        self.webhooks: Any = WebhookServiceStub(self.channel)
         self.email = f"{uuid.uuid4().hex[:12]}@example.com"
         self.user_id = ""
         self.tokens = auth_pb2.TokenPair()

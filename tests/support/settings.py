@@ -7,6 +7,9 @@ from tests.standin import Standin
 from tests.support.mailbox import Mailbox
 from tests.support.stores import Stores
 
+# Of this machine, and the only address that is not public to which servers in tests send what callers name.
+WEBHOOK_HOST = "127.9.9.9"
+
 
 def store_settings(stores: Stores) -> dict[str, object]:
     return {
@@ -25,6 +28,7 @@ def store_settings(stores: Stores) -> dict[str, object]:
         "registration": "open",
         "require_verified_email": False,
         "org_allowance_usd": "unlimited",
+        "egress_allowed_networks": f"{WEBHOOK_HOST}/32",
     }
 
 
@@ -59,5 +63,10 @@ def mail_settings(mailbox: Mailbox) -> dict[str, object]:
 
 def environment(settings: Settings) -> dict[str, str]:
     """The settings as a process takes them."""
-    plain = {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in settings}
-    return {name.upper(): str(value) for name, value in plain.items() if value is not None}
+    return {name.upper(): _written(value) for name, value in settings if value is not None}
+
+
+def _written(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

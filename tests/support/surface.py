@@ -1,5 +1,6 @@
 """The whole surface by reflection: every method, and requests to it, with no list to maintain."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from aiworkspace.v1 import options_pb2 as options
 from aiworkspace_server.rpc import SERVICES
 from buf.validate import validate_pb2 as validate
 from tests.support.people import Person
+from tests.support.settings import WEBHOOK_HOST
 
 # Names of the fields by which authorization finds the organization.
 SCOPES = ("org_id", "workspace_id", "conversation_id", "run_id", "document_id", "collection_id", "upload_id")
@@ -46,6 +48,11 @@ SAMPLES: dict[str, Any] = {
     "url": "https://localhost/",
     "reason": "for a test",
 }
+
+
+# Methods whose streams do not end by themselves.
+_ENDLESS = {"WatchEvents"}
+_QUIET_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,8 @@ class Endpoint:
             ids = {**ids, "user_id": ids.get("service_account_id", ids.get("user_id", ""))}
         request = GetMessageClass(self.descriptor.input_type)()
         _fill(request, ids, optional)
+        if self.descriptor.containing_service.name == "WebhookService":
+            _name_webhook(request)
         scope = self.access.scope
         if scope and scope in ids:  # required, though a later message of a stream may do without
             put(request, scope, ids[scope])
@@ -101,11 +110,25 @@ class Endpoint:
         method = kind(self.path, request_serializer=_encode, response_deserializer=lambda data: data)
         call = method(_once(request) if self.descriptor.client_streaming else request, metadata=metadata, timeout=60)
         try:
-            answer = b"".join([part async for part in call]) if self.descriptor.server_streaming else await call
+            if self.descriptor.name in _ENDLESS:
+                answer = await _first(call)
+            else:
+                answer = b"".join([part async for part in call]) if self.descriptor.server_streaming else await call
         except grpc.aio.AioRpcError as error:
             trailing = dict(error.trailing_metadata() or ())
             return Outcome(error.code(), error.details() or "", trailing.get("grpc-status-details-bin", b""), b"")
         return Outcome(grpc.StatusCode.OK, "", b"", answer)
+
+
+async def _first(call: Any) -> bytes:
+    """What a stream begins with; nothing if it has nothing to say."""
+    try:
+        async with asyncio.timeout(_QUIET_SECONDS):
+            part = await call.read()
+    except TimeoutError:
+        part = b""
+    call.cancel()
+    return part if isinstance(part, bytes) else b""
 
 
 ENDPOINTS = [Endpoint(method) for service in SERVICES for method in service.methods]
@@ -190,6 +213,13 @@ def inside(request: Any, name: str) -> Any:
         return messages[0] if messages else messages.add()
     getattr(request, name).SetInParent()
     return getattr(request, name)
+
+
+def _name_webhook(request: Any) -> None:
+    """Name a URL to which webhooks may be sent in tests, instead of one that is refused."""
+    for message in (request, *(value for _, value in request.ListFields() if hasattr(value, "DESCRIPTOR"))):
+        if "url" in message.DESCRIPTOR.fields_by_name:
+            message.url = f"https://{WEBHOOK_HOST}/"
 
 
 def _set(request: Any, field: Any, value: Any) -> None:

@@ -54,7 +54,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 12
     """RESOURCE_EXHAUSTED: too many calls. google.rpc.RetryInfo says when to retry."""
     ERROR_REASON_SEQUENCE_AHEAD: _ErrorReason.ValueType  # 13
-    """OUT_OF_RANGE: after_sequence lies beyond what the run has sent so far."""
+    """OUT_OF_RANGE: after_sequence lies beyond what the run has sent, or what has happened in the organization, so far."""
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 14
     """UNAVAILABLE: a database does not answer, or the server is shutting down. Retry."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 15
@@ -147,6 +147,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: a legal hold of the organization or of the workspace keeps everything that is there. Owners end
     it with SetLegalHold.
     """
+    ERROR_REASON_EVENTS_DELETED: _ErrorReason.ValueType  # 64
+    """OUT_OF_RANGE: events after after_sequence are no longer kept. Metadata "oldest_sequence" has the number of the
+    oldest one that is, or will be.
+    """
+    ERROR_REASON_WEBHOOK_ENDPOINT_LIMIT: _ErrorReason.ValueType  # 65
+    """RESOURCE_EXHAUSTED: the organization has as many webhook endpoints as it may have. Metadata "limit" has the number."""
+    ERROR_REASON_WEBHOOK_ENDPOINT_DISABLED: _ErrorReason.ValueType  # 66
+    """FAILED_PRECONDITION: the webhook endpoint is disabled. Enable it with UpdateWebhookEndpoint."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable, machine-readable reason of an error. Every error status carries one google.rpc.ErrorInfo
@@ -184,7 +192,7 @@ ERROR_REASON_INVITATION_CLOSED: ErrorReason.ValueType  # 11
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 12
 """RESOURCE_EXHAUSTED: too many calls. google.rpc.RetryInfo says when to retry."""
 ERROR_REASON_SEQUENCE_AHEAD: ErrorReason.ValueType  # 13
-"""OUT_OF_RANGE: after_sequence lies beyond what the run has sent so far."""
+"""OUT_OF_RANGE: after_sequence lies beyond what the run has sent, or what has happened in the organization, so far."""
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 14
 """UNAVAILABLE: a database does not answer, or the server is shutting down. Retry."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 15
@@ -277,6 +285,14 @@ ERROR_REASON_LEGAL_HOLD: ErrorReason.ValueType  # 63
 """FAILED_PRECONDITION: a legal hold of the organization or of the workspace keeps everything that is there. Owners end
 it with SetLegalHold.
 """
+ERROR_REASON_EVENTS_DELETED: ErrorReason.ValueType  # 64
+"""OUT_OF_RANGE: events after after_sequence are no longer kept. Metadata "oldest_sequence" has the number of the
+oldest one that is, or will be.
+"""
+ERROR_REASON_WEBHOOK_ENDPOINT_LIMIT: ErrorReason.ValueType  # 65
+"""RESOURCE_EXHAUSTED: the organization has as many webhook endpoints as it may have. Metadata "limit" has the number."""
+ERROR_REASON_WEBHOOK_ENDPOINT_DISABLED: ErrorReason.ValueType  # 66
+"""FAILED_PRECONDITION: the webhook endpoint is disabled. Enable it with UpdateWebhookEndpoint."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -158,6 +158,10 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """Upload, change and delete documents and collections of a workspace."""
     PERMISSION_DATA_MANAGE: _Permission.ValueType  # 30
     """Set the retention and the legal holds of the organization and its workspaces."""
+    PERMISSION_EVENT_READ: _Permission.ValueType  # 31
+    """Read the organization's events."""
+    PERMISSION_WEBHOOK_MANAGE: _Permission.ValueType  # 32
+    """Create, change and delete webhook endpoints, and read and repeat what is sent to them."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """Permission is something that a role allows. Methods, custom roles and API keys use the same names."""
@@ -212,6 +216,10 @@ PERMISSION_DOCUMENT_WRITE: Permission.ValueType  # 23
 """Upload, change and delete documents and collections of a workspace."""
 PERMISSION_DATA_MANAGE: Permission.ValueType  # 30
 """Set the retention and the legal holds of the organization and its workspaces."""
+PERMISSION_EVENT_READ: Permission.ValueType  # 31
+"""Read the organization's events."""
+PERMISSION_WEBHOOK_MANAGE: Permission.ValueType  # 32
+"""Create, change and delete webhook endpoints, and read and repeat what is sent to them."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _RateLimitClass:
@@ -331,6 +339,7 @@ PERMISSION_NAME_FIELD_NUMBER: _builtins.int
 GRANTS_FIELD_NUMBER: _builtins.int
 CALLS_AT_ONCE_FIELD_NUMBER: _builtins.int
 STREAMS_AT_ONCE_FIELD_NUMBER: _builtins.int
+EVENT_NAME_FIELD_NUMBER: _builtins.int
 access: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Access]
 """Who may call the method. Required for every method."""
 rate_limit: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___RateLimitClass.ValueType]
@@ -359,3 +368,5 @@ calls_at_once: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumVal
 """Concurrent unary calls that a rate-limit class allows to one caller, in each server process."""
 streams_at_once: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _builtins.int]
 """Concurrent streaming calls that a rate-limit class allows to one caller, in each server process."""
+event_name: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _builtins.str]
+"""Name of an event, such as "document.ready", in webhooks. Every value of EventType but the first has one."""

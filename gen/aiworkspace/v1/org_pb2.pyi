@@ -34,8 +34,8 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_MEMBER: _Role.ValueType  # 2
     """May also create and change workspaces and their documents, and send messages to models."""
     ROLE_ADMIN: _Role.ValueType  # 3
-    """May also manage people, roles, teams, service accounts, models, budgets and all workspaces, and read usage and
-    audit log.
+    """May also manage people, roles, teams, service accounts, models, budgets, webhooks and all workspaces, and read
+    usage, events and audit log.
     """
     ROLE_OWNER: _Role.ValueType  # 4
     """May also delete the organization, and set its retention and legal holds. There is always at least one owner. Only a person can be an owner."""
@@ -56,8 +56,8 @@ ROLE_VIEWER: Role.ValueType  # 1
 ROLE_MEMBER: Role.ValueType  # 2
 """May also create and change workspaces and their documents, and send messages to models."""
 ROLE_ADMIN: Role.ValueType  # 3
-"""May also manage people, roles, teams, service accounts, models, budgets and all workspaces, and read usage and
-audit log.
+"""May also manage people, roles, teams, service accounts, models, budgets, webhooks and all workspaces, and read
+usage, events and audit log.
 """
 ROLE_OWNER: Role.ValueType  # 4
 """May also delete the organization, and set its retention and legal holds. There is always at least one owner. Only a person can be an owner."""

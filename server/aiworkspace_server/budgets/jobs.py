@@ -3,7 +3,11 @@
 from datetime import datetime
 from uuid import UUID, uuid5
 
+from aiworkspace.v1 import event_pb2
+
 from ..auth import store as users
+from ..events import store as events
+from ..events.outbox import append
 from ..kit.jobs import Jobs
 from ..kit.mail import Mail, Mailer, quoted
 from ..kit.postgres import Database, ReadSession
@@ -46,9 +50,15 @@ class Alerts:
         jobs.add(_SEND, self._send)
 
     async def _alert(self, org_id: str, budget_id: str, subject_id: str, start_time: str, percent: str) -> None:
-        """Enqueue a mail for each person who manages budgets."""
+        """Append the event, and enqueue a mail for each person who manages budgets."""
         which = {"org_id": org_id, "budget_id": budget_id, "subject_id": subject_id, "start_time": start_time}
+        # As the ids of the mails: if the job is repeated, there is still one event.
+        began = datetime.fromisoformat(start_time).timestamp()
+        event_id = uuid5(UUID(budget_id), f"{subject_id} {began} {percent}")
         async with self._db.write(UUID(org_id)) as tx:
+            if not await events.has_event(tx, event_id):
+                reached, subject = event_pb2.EVENT_TYPE_BUDGET_THRESHOLD_REACHED, UUID(subject_id)
+                append(tx, reached, event_id=event_id, budget_id=UUID(budget_id), subject_id=subject)
             for user_id in await list_people_with(tx, _MANAGE):
                 # The same if the job is repeated: each person gets one mail.
                 mail_id = uuid5(UUID(budget_id), f"{subject_id} {start_time} {percent} {user_id}")

@@ -8,7 +8,9 @@ from uuid import UUID
 from sqlalchemy import Row
 
 from aiworkspace.v1 import common_pb2
+from aiworkspace.v1 import event_pb2 as event
 
+from ..events.outbox import append
 from ..kit.errors import FailedPrecondition, InvalidArgument, NotFound, check_etag
 from ..kit.ids import new_id
 from ..kit.postgres import ReadSession, WriteSession
@@ -66,6 +68,7 @@ async def create_budget(tx: WriteSession, org_id: UUID, terms: Terms, named: Map
     tx.add(budget)
     await tx.flush()  # before it is counted
     await count_budget(tx, budget.id)
+    append(tx, event.EVENT_TYPE_BUDGET_CREATED, budget_id=budget.id)
     return budget
 
 
@@ -125,6 +128,7 @@ async def update_budget(tx: WriteSession, org_id: UUID, budget_id: UUID, etag: s
     budget.version += 1
     budget.update_time = now()
     await store.forget_alerts(tx, budget.id, limit_of(budget, None))
+    append(tx, event.EVENT_TYPE_BUDGET_UPDATED, budget_id=budget.id)
     return budget
 
 
@@ -135,6 +139,7 @@ async def delete_budget(tx: WriteSession, org_id: UUID, budget_id: UUID) -> None
         raise NotFound("budget_id")
     _check_own(budget)
     await tx.delete(budget)
+    append(tx, event.EVENT_TYPE_BUDGET_DELETED, budget_id=budget_id)
 
 
 async def count_new_org(tx: WriteSession, org_id: UUID, creator_id: UUID, allowance_nanos: int | None) -> None:

@@ -8,6 +8,9 @@ from collections.abc import Collection
 from functools import partial
 from uuid import UUID
 
+from aiworkspace.v1 import event_pb2 as event
+
+from ..events.outbox import append
 from ..kit.jobs import Jobs
 from ..kit.mongo import Mongo
 from ..kit.postgres import Database, WriteSession
@@ -47,6 +50,8 @@ class Ending:
     async def publish(self, tx: WriteSession, document: Document, version: DocumentVersion) -> None:
         """Let a version answer searches in place of all others of its document, which end."""
         version.state, document.ready_version_id = State.READY, version.id
+        ready = event.EVENT_TYPE_DOCUMENT_READY
+        append(tx, ready, document_id=document.id, workspace_id=document.workspace_id)
         await self.end_superseded(tx, document, version)
 
     async def _end(self, tx: WriteSession, document: Document, ids: Collection[UUID], *, deleted: bool = False) -> None:

@@ -11,7 +11,10 @@ from uuid import UUID
 
 import structlog
 
+from aiworkspace.v1 import event_pb2 as event
+
 from ..auth.authority import OrgSuspended
+from ..events.outbox import append
 from ..kit.errors import Unavailable
 from ..kit.ids import new_id
 from ..kit.jobs import READING_QUEUE, Jobs
@@ -114,12 +117,14 @@ class Ingestion:
     async def _record(self, claim: Claim, failure: StepFailed) -> None:
         """Record a failure. Idempotent, since only the first time has the claim."""
         try:
-            async with claim.holding() as (_, version, step):
+            async with claim.holding() as (tx, version, step):
                 step.reason, version.claim_id = failure.reason, None
                 if failure.retried and step.attempt_count < _MOST_ATTEMPTS:
                     seconds = _FIRST_BACKOFF_SECONDS * _BACKOFF_FACTOR ** (step.attempt_count - 1)
                     version.due_time = now() + timedelta(seconds=seconds)
                 else:
                     version.state, version.reason = State.FAILED, failure.reason
+                    failed, document_id = event.EVENT_TYPE_DOCUMENT_FAILED, version.live_document_id
+                    append(tx, failed, document_id=document_id, workspace_id=version.workspace_id)
         except ClaimLost:
             log.info("document_claim_lost", version_id=str(claim.version.id))

@@ -6,7 +6,9 @@ from typing import Any
 from uuid import UUID
 
 from aiworkspace.v1 import common_pb2 as pb
+from aiworkspace.v1 import event_pb2 as event
 
+from ..events.outbox import append
 from ..kit.errors import FailedPrecondition, InvalidArgument, NotFound, RateLimited, check_etag
 from ..kit.ids import new_id
 from ..kit.jobs import Jobs
@@ -193,6 +195,7 @@ class DocumentService:
                 return False
             await check_workspace(tx, org_id, document.workspace_id)
             await self._ending.end_document(tx, document)
+            append(tx, event.EVENT_TYPE_DOCUMENT_DELETED, workspace_id=document.workspace_id, document_id=document_id)
         return True
 
     async def erase_document(self, org_id: UUID, document_id: UUID) -> bool:

@@ -11,7 +11,9 @@ from uuid import UUID
 
 from aiworkspace.v1 import common_pb2 as pb
 from aiworkspace.v1 import document_pb2
+from aiworkspace.v1 import event_pb2 as event
 
+from ..events.outbox import append
 from ..kit.errors import Aborted, InvalidArgument, NotFound
 from ..kit.ids import new_id
 from ..kit.jobs import Jobs
@@ -169,6 +171,8 @@ class Streams:
             there = await store.hold_collections(tx, upload.workspace_id, upload.collection_ids)
             await store.put_into(tx, upload.org_id, document.id, there)
         await self._jobs.enqueue_once(tx, INGEST, org_id=upload.org_id)
+        uploaded = event.EVENT_TYPE_DOCUMENT_UPLOADED
+        append(tx, uploaded, document_id=document.id, workspace_id=document.workspace_id)
 
     async def _finished(self, org_id: UUID, upload: Upload, document_id: UUID) -> Progress:
         async with self._db.read(org_id) as tx:

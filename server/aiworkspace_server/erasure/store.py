@@ -38,6 +38,10 @@ _ORG = (
       WHERE erase_time IS NULL OR name <> '' OR system_prompt <> ''
     """),
     text("UPDATE orgs SET name = '', state_reason = '' WHERE name <> '' OR state_reason <> ''"),
+    _delete("webhook_deliveries"),
+    _delete("webhook_endpoints"),
+    _delete("events"),
+    _delete("event_heads"),
     _delete("provider_keys"),
     _delete("api_key_workspaces"),
     _delete("api_keys"),

@@ -9,7 +9,7 @@ from sqlalchemy import make_url
 from ..settings import LEAST_POOL
 
 _LEASE = 1  # holds a lock of its session as long as the process lives
-_LISTENERS = 3  # one for each queue of jobs
+_LISTENERS = 5  # one for each queue of jobs
 _QUEUE = 2  # fetch jobs and report how they ended
 _INDEXES = 2  # under the owner's login: one for an index that is built, one for short work
 PINGS = 1  # asks whether the database answers, however many others are in use

@@ -25,7 +25,7 @@ from .egress_policy import AddressPolicy, EgressError, EgressReason, IpNetwork, 
 from .inflate import Inflater, UnsupportedEncoding
 
 _CONCURRENCY = 32
-_LOOKUPS = 8  # threads, in which a slow DNS server delays nobody's calls but those of this client
+_LOOKUPS = 8  # threads
 _CONNECT_SECONDS = 10.0
 _REDIRECTS = {301, 302, 303, 307, 308}
 _READ_BYTES = 64 << 10
@@ -43,6 +43,14 @@ class EgressLimits:
     response_bytes: int
     seconds: float = 30
     redirects: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class EgressReply:
+    """A response of which only the head was read."""
+
+    status: int
+    retry_after: str  # the header, or empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +73,19 @@ class Egress:
         *,
         resolve: Resolve | None = None,
         tls: ssl.SSLContext | None = None,
+        concurrency: int = _CONCURRENCY,
+        lookups: int = _LOOKUPS,
     ) -> None:
-        """`allowed_networks` are not public and allowed nevertheless. `resolve` and `tls` replace the system's."""
+        """`allowed_networks` are not public and allowed nevertheless. `resolve` and `tls` replace the system's.
+
+        Requests wait for each other from `concurrency` on, and for DNS servers from `lookups` on. Where one caller's
+        hosts must not delay another's, both have to be as many as the caller of this client ever sends at once.
+        """
         self._policy = AddressPolicy(allowed_networks)
-        self._threads = ThreadPoolExecutor(_LOOKUPS, "egress-dns")
+        self._threads = ThreadPoolExecutor(lookups, "egress-dns")
         self._resolve = resolve or self._look_up
         self._tls = tls or _system_tls()
-        self._slots = asyncio.Semaphore(_CONCURRENCY)
+        self._slots = asyncio.Semaphore(concurrency)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -79,7 +93,7 @@ class Egress:
     async def get(self, url: str, limits: EgressLimits) -> EgressResponse:
         """Request a page, and follow its redirects. Any final status is returned."""
         target = parse_target(url)
-        async with self._limited(limits):
+        async with self._limited(limits.seconds):
             for _ in range(limits.redirects + 1):
                 async with self._requested("GET", target, _HEADERS, None) as response:
                     location = response.headers.get("Location")
@@ -88,21 +102,30 @@ class Egress:
                 target = _redirected(target, location)
         raise EgressError(EgressReason.TOO_MANY_REDIRECTS, f"redirects more than {limits.redirects} times")
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str], limits: EgressLimits) -> EgressResponse:
-        """Send a body. Redirects are returned, not followed: they would carry it to where nobody meant it to go."""
+    async def check(self, url: str, seconds: float) -> None:
+        """Raise what a request to this URL would raise before it connects."""
+        target = parse_target(url)
+        async with self._limited(seconds):
+            self._policy.vet(target, await self._addresses(target.host))
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> EgressReply:
+        """Send a body, and return what the response begins with. The rest of it is not read.
+
+        Redirects are returned, not followed: they would carry the body to where nobody meant it to go.
+        """
         target = parse_target(url)
         requested = self._requested("POST", target, {**_HEADERS, **headers}, body)
-        async with self._limited(limits), requested as response:
-            return await _read(target, response, limits.response_bytes)
+        async with self._limited(seconds), requested as response:
+            return EgressReply(response.status, response.headers.get("Retry-After", ""))
 
     @asynccontextmanager
-    async def _limited(self, limits: EgressLimits) -> AsyncIterator[None]:
+    async def _limited(self, seconds: float) -> AsyncIterator[None]:
         """Hold a slot, limit the time, and translate what goes wrong."""
         try:
-            async with asyncio.timeout(limits.seconds), self._slots:
+            async with asyncio.timeout(seconds), self._slots:
                 yield
         except TimeoutError:
-            raise EgressError(EgressReason.TIMEOUT, f"did not answer completely within {limits.seconds:g} s") from None
+            raise EgressError(EgressReason.TIMEOUT, f"did not answer completely within {seconds:g} s") from None
         except (aiohttp.ClientError, ConnectionError, UnsupportedEncoding) as error:
             _refuse(error)
 

@@ -27,7 +27,6 @@ from .tracing import Tracing
 
 log = structlog.get_logger("jobs")
 
-_CONCURRENCY = 10
 _POLL_SECONDS = 2.0  # new jobs are announced by NOTIFY; retries have to be polled
 _RESTART_SECONDS = 2.0
 _LATE_SECONDS = 5.0  # after the end of its jobs, in which a worker has to stop; then it is cancelled again
@@ -65,7 +64,9 @@ _BUILTIN = "builtin"  # begins the names of procrastinate's own jobs
 _SAVE, _RESTORE = text("SAVEPOINT enqueued"), text("ROLLBACK TO SAVEPOINT enqueued")
 
 DEFAULT_QUEUE, SLOW_QUEUE, READING_QUEUE = "default", "slow", "reading"
-_QUEUES = DEFAULT_QUEUE, SLOW_QUEUE, READING_QUEUE
+SENDING_QUEUE, UNANSWERED_QUEUE = "sending", "unanswered"
+# How many jobs of each a server runs at the same time. Those that send mostly wait for others' servers.
+_QUEUES = {DEFAULT_QUEUE: 10, SLOW_QUEUE: 10, READING_QUEUE: 10, SENDING_QUEUE: 32, UNANSWERED_QUEUE: 32}
 
 Function = Callable[..., Awaitable[None]]
 Work = tuple[str, frozenset[tuple[str, str]]]  # name and arguments of a job
@@ -79,7 +80,7 @@ class Jobs:
         self._tracing = tracing or Tracing()
         self._workers: list[asyncio.Task[None]] = []
         self._stopped = False
-        self.queues = {queue: _Queue() for queue in _QUEUES}
+        self.queues = {queue: _Queue(many) for queue, many in _QUEUES.items()}
         self._app = App(
             connector=PsycopgConnector(
                 conninfo=plain_url(url),
@@ -97,7 +98,9 @@ class Jobs:
         """Declare a job. Its function is called with the enqueued arguments and must be idempotent.
 
         Jobs that may take long belong in the slow queue, so that others, such as mails, do not wait for them. Those
-        that read documents, which are many, have a queue of their own. `once` declares a job for `enqueue_once`.
+        that read documents, which are many, have a queue of their own, and so have those that send to others' servers,
+        which may be slow: one queue for servers that answer, and one for the rest. `once` declares a job for
+        `enqueue_once`.
         """
         if once:
             self._app.task(name=name, queue=queue)(self._watched(name, _logging(name, function), queue))
@@ -136,14 +139,16 @@ class Jobs:
         values = {"queue": queue, "lock": _lock(name, arguments)}
         return bool((await tx.execute(_OTHERS_WAIT, values)).scalar_one())
 
-    async def enqueue_once(self, tx: WriteSession, name: str, **arguments: object) -> None:
+    async def enqueue_once(self, tx: WriteSession, name: str, queue: str | None = None, **arguments: object) -> None:
         """Enqueue a job unless one with these arguments is pending. Two of them never run at the same time.
 
         It is not retried, since that would collide with a pending one: enqueue it again as long as there is work.
+        `queue` replaces the declared one.
         """
         lock = _lock(name, arguments)
         connection = (await (await tx.connection()).get_raw_connection()).driver_connection
-        job = self._app.configure_task(name, allow_unknown=False, connection=connection, lock=lock, queueing_lock=lock)
+        options: dict[str, Any] = {"lock": lock, "queueing_lock": lock} | ({"queue": queue} if queue else {})
+        job = self._app.configure_task(name, allow_unknown=False, connection=connection, **options)
         await tx.flush()
         await tx.execute(_SAVE)  # not `begin_nested`, which does nothing on a connection with autocommit
         try:
@@ -189,7 +194,8 @@ class Jobs:
     async def running(self, shutdown_seconds: float) -> AsyncIterator[None]:
         """Run jobs until the context ends. Jobs in progress then have `shutdown_seconds`; later they are retried."""
         async with self._app.open_async():
-            self._workers = [asyncio.create_task(self._work(queue, shutdown_seconds)) for queue in _QUEUES]
+            work = (self._work(queue, many, shutdown_seconds) for queue, many in _QUEUES.items())
+            self._workers = [asyncio.create_task(each) for each in work]
             try:
                 yield
             finally:
@@ -210,13 +216,13 @@ class Jobs:
             for worker in self._workers:
                 worker.cancel()
 
-    async def _work(self, queue: str, shutdown_seconds: float) -> None:
+    async def _work(self, queue: str, concurrency: int, shutdown_seconds: float) -> None:
         task = asyncio.current_task()
         while task and not task.cancelling():  # a cancelled worker without a database raises only a database error
             try:
                 await self._app.run_worker_async(
                     queues=[queue],
-                    concurrency=_CONCURRENCY,
+                    concurrency=concurrency,
                     fetch_job_polling_interval=_POLL_SECONDS,
                     shutdown_graceful_timeout=shutdown_seconds,
                     delete_jobs="successful",
@@ -250,13 +256,19 @@ class Jobs:
 class _Queue:
     """What the worker of a queue in this process does."""
 
-    def __init__(self) -> None:
+    def __init__(self, concurrency: int) -> None:
+        self._concurrency = concurrency
         self.in_progress = 0
         self.taken_time = time.monotonic()  # of the last job, or of the start
 
     @property
     def has_room(self) -> bool:
-        return self.in_progress < _CONCURRENCY
+        return self.in_progress < self._concurrency
+
+
+def concurrency_of(queue: str) -> int:
+    """Return how many jobs of a queue a server runs at the same time."""
+    return _QUEUES[queue]
 
 
 def _lock(name: str, arguments: dict[str, object]) -> str:

@@ -98,8 +98,8 @@ class Database:
         )
         # For what belongs to a session rather than a transaction: each has a connection of its own.
         self.sessions = _engine(session_url or url, pooled=False, poolclass=NullPool)
-        # Called at the end of every write transaction, for what has to be committed with it or not at all.
-        self.before_commit: Callable[[WriteSession], Awaitable[None]] | None = None
+        # Called in order at the end of every write transaction, for what has to be committed with it or not at all.
+        self.before_commit: Sequence[Callable[[WriteSession], Awaitable[None]]] = ()
 
     @asynccontextmanager
     async def read(self, org_id: UUID | None = None, user_id: UUID | None = None) -> AsyncIterator[ReadSession]:
@@ -115,8 +115,8 @@ class Database:
             session.begin(),
         ):
             yield session
-            if self.before_commit:
-                await self.before_commit(session)
+            for work in self.before_commit:
+                await work(session)
 
     async def fetch(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Run one prepared statement that is its own transaction and sets its tenant itself: a function call.

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from aiworkspace.v1 import common_pb2 as pb
+from aiworkspace.v1 import event_pb2 as event
 
 from ..auth import authority
 from ..auth import store as users
 from ..auth.authority import ROLES, OrgSuspended, Principal, current_principal
 from ..auth.models import User
 from ..auth.service import email_unverified
+from ..events.outbox import append
 from ..kit.context import current
 from ..kit.errors import (
     AlreadyExists,
@@ -60,6 +62,7 @@ async def update_org(tx: WriteSession, org_id: UUID, etag: str, values: dict[str
     org.name = values.get("name", org.name)
     org.version += 1
     org.update_time = now()
+    append(tx, event.EVENT_TYPE_ORG_UPDATED)
     return org
 
 
@@ -124,6 +127,7 @@ async def accept_invitation(tx: WriteSession, org_id: UUID, invitation_id: UUID,
     await store.close_invitations_to(tx, user.id, user.email)
     role = RoleChoice(invitation.role, invitation.custom_role_id)
     tx.add(new_membership(org.id, user.id, role))
+    append(tx, event.EVENT_TYPE_MEMBER_ADDED, user_id=user.id)
     return org, role
 
 
@@ -162,7 +166,7 @@ async def update_member(
         await _check_owner_left(tx, member)
         await withdraw_invitations(tx, user_id, permissions)
         member.role, member.custom_role_id = role
-        member.version += 1
+        _note_update(tx, member)
     return member, user
 
 
@@ -176,7 +180,7 @@ async def remove_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller: P
     await _check_owner_left(tx, member)
     await withdraw_invitations(tx, user_id, frozenset())
     await store.close_invitations_to(tx, user_id, user.email)
-    await store.remove_member(tx, user_id)
+    await _end_membership(tx, user_id)
 
 
 async def leave_all(tx: WriteSession, user: User) -> Sequence[UUID]:
@@ -198,13 +202,23 @@ async def leave_all(tx: WriteSession, user: User) -> Sequence[UUID]:
             owned.append(org_id)
             continue
         await withdraw_invitations(tx, user.id, frozenset())
-        await store.remove_member(tx, user.id)
+        await _end_membership(tx, user.id)
     if owned:
         raise _last_owner_of(owned)
     for org_id in await store.list_invitation_orgs(tx, user.id):
         await set_tenant(tx, org_id)
         await store.delete_invitations_of(tx, user)
     return left
+
+
+async def _end_membership(tx: WriteSession, user_id: UUID) -> None:
+    await store.remove_member(tx, user_id)
+    append(tx, event.EVENT_TYPE_MEMBER_REMOVED, user_id=user_id)
+
+
+def _note_update(tx: WriteSession, member: Membership) -> None:
+    member.version += 1
+    append(tx, event.EVENT_TYPE_MEMBER_UPDATED, user_id=member.user_id)
 
 
 async def give_up_address(tx: WriteSession, user: User) -> None:
@@ -228,7 +242,7 @@ async def suspend_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller: 
     if member.suspend_time is None:
         await _check_owner_left(tx, member)
         member.suspend_time = now()
-        member.version += 1
+        _note_update(tx, member)
     return member, user
 
 
@@ -238,7 +252,7 @@ async def reinstate_member(tx: WriteSession, org_id: UUID, user_id: UUID, caller
     await check_may_grant(tx, caller, await permissions_of(tx, role_of(member)))
     if member.suspend_time:
         member.suspend_time = None
-        member.version += 1
+        _note_update(tx, member)
     return member, user
 
 

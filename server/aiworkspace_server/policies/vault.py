@@ -1,4 +1,4 @@
-"""Encryption of organizations' provider keys. The database alone reveals none of them."""
+"""Encryption of organizations' provider keys and webhook secrets. The database alone reveals none of them."""
 
 import base64
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from ..settings import Settings
 
 
 class SealBroken(Exception):
-    """The stored value was not sealed with a configured secret, or not for this organization and provider."""
+    """The stored value was not sealed with a configured secret, or not for this organization and purpose."""
 
 
 class Vault:
@@ -26,16 +26,17 @@ class Vault:
         secrets = settings.encryption_secret, *(settings.encryption_other_secrets or ())
         return cls(secret.get_secret_value() for secret in secrets)
 
-    def seal(self, org_id: UUID, provider: str, secret: str) -> bytes:
-        return self._fernet.encrypt(_bound_to(org_id, provider) + secret.encode())
+    def seal(self, org_id: UUID, name: str, secret: str) -> bytes:
+        """Return an encrypted secret. `name` says what it is for: a provider, or a webhook endpoint."""
+        return self._fernet.encrypt(_bound_to(org_id, name) + secret.encode())
 
-    def open(self, org_id: UUID, provider: str, sealed: bytes) -> str:
-        """Return the secret. Raises SealBroken for a row that was copied from another organization or provider."""
+    def open(self, org_id: UUID, name: str, sealed: bytes) -> str:
+        """Return the secret. Raises SealBroken for a row that was copied from another organization or name."""
         try:
             text = self._fernet.decrypt(sealed)
         except InvalidToken:
             raise SealBroken from None
-        owner = _bound_to(org_id, provider)
+        owner = _bound_to(org_id, name)
         if not text.startswith(owner):
             raise SealBroken
         return text[len(owner) :].decode()
@@ -48,5 +49,5 @@ class Vault:
             raise SealBroken from None
 
 
-def _bound_to(org_id: UUID, provider: str) -> bytes:
-    return f"{UUID(int=org_id.int)}/{provider}\0".encode()
+def _bound_to(org_id: UUID, name: str) -> bytes:
+    return f"{UUID(int=org_id.int)}/{name}\0".encode()

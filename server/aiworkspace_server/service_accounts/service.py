@@ -7,11 +7,13 @@ from typing import Any
 from uuid import UUID
 
 from aiworkspace.v1 import common_pb2 as pb
+from aiworkspace.v1 import event_pb2 as event
 
 from ..auth import store as users
 from ..auth.api_keys import new_key, secret_hash, visible_part
 from ..auth.authority import ROLES, WORKSPACE_PERMISSIONS, Principal, sees
 from ..auth.models import User
+from ..events.outbox import append
 from ..kit.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionMissing
 from ..kit.ids import new_id
 from ..kit.postgres import WriteSession
@@ -53,6 +55,7 @@ async def create_service_account(
     member = orgs.new_membership(org_id, user.id, role, caller.key_id)
     member.call_limits = call_limits
     tx.add(member)
+    append(tx, event.EVENT_TYPE_MEMBER_ADDED, user_id=user.id)
     return member, user
 
 
@@ -134,7 +137,9 @@ async def revoke_key(
     key = await find_key(tx, api_key_id)
     if caller.key_id != key.id and not has_ended(key):
         await check_may_hand_out(tx, caller, key.user_id, await scopes_of(tx, key), taking=True)
-    key.revoke_time = key.revoke_time or now()
+    if key.revoke_time is None:
+        key.revoke_time = now()
+        _note_revoked(tx, [key.id])
     made = await store.list_made_with(tx, [key.id])
     invitations = await invitations_of_keys(tx, [key.id, *made])
     if not keep_created:
@@ -185,7 +190,13 @@ async def _revoke(
             except PermissionMissing as error:
                 kept[key_id] = error
     await store.revoke_keys(tx, revoked)
+    _note_revoked(tx, revoked)
     return revoked, kept
+
+
+def _note_revoked(tx: WriteSession, key_ids: Sequence[UUID]) -> None:
+    for key_id in key_ids:
+        append(tx, event.EVENT_TYPE_API_KEY_REVOKED, api_key_id=key_id)
 
 
 def has_ended(key: ApiKey) -> bool:
@@ -272,6 +283,7 @@ async def _add_key(
     await tx.flush()  # before the workspaces that refer to it
     for workspace_id in scopes.workspace_ids or ():
         tx.add(ApiKeyWorkspace(org_id=account.org_id, api_key_id=key.id, workspace_id=workspace_id))
+    append(tx, event.EVENT_TYPE_API_KEY_CREATED, api_key_id=key.id, user_id=key.user_id)
     return key, secret
 
 

@@ -3,7 +3,10 @@
 from typing import Any
 from uuid import UUID
 
+from aiworkspace.v1 import event_pb2 as event
+
 from ..auth.authority import WORKSPACE_ROLES, Principal
+from ..events.outbox import append
 from ..kit.errors import InvalidArgument, NotFound, check_etag
 from ..kit.ids import new_id
 from ..kit.postgres import WriteSession
@@ -19,6 +22,7 @@ def create_team(tx: WriteSession, org_id: UUID, name: str) -> Team:
     time = now()
     team = Team(org_id=org_id, id=new_id(), name=name, version=1, create_time=time, update_time=time)
     tx.add(team)
+    append(tx, event.EVENT_TYPE_TEAM_CREATED, team_id=team.id)
     return team
 
 
@@ -31,6 +35,7 @@ async def update_team(tx: WriteSession, team_id: UUID, etag: str, values: dict[s
     team.name = values.get("name", team.name)
     team.version += 1
     team.update_time = now()
+    append(tx, event.EVENT_TYPE_TEAM_UPDATED, team_id=team_id)
     return team, await store.count_members(tx, team_id)
 
 
@@ -39,6 +44,7 @@ async def delete_team(tx: WriteSession, org_id: UUID, team_id: UUID, caller: Pri
     team = await _lock_team(tx, team_id, "team_id")
     await _check_may_change(tx, team_id, caller)
     await tx.delete(team)
+    append(tx, event.EVENT_TYPE_TEAM_DELETED, team_id=team_id)
 
 
 async def add_member(
@@ -53,6 +59,7 @@ async def add_member(
         await _check_may_change(tx, team_id, caller)
         member = TeamMember(org_id=org_id, team_id=team_id, user_id=user_id, create_time=now())
         tx.add(member)
+        append(tx, event.EVENT_TYPE_TEAM_UPDATED, team_id=team_id, user_id=user_id)
     return member, user.display_name
 
 
@@ -63,6 +70,7 @@ async def remove_member(tx: WriteSession, org_id: UUID, team_id: UUID, user_id: 
         await _check_may_change(tx, team_id, caller)
     if not await store.remove_member(tx, team_id, user_id):
         raise NotFound("user_id")
+    append(tx, event.EVENT_TYPE_TEAM_UPDATED, team_id=team_id, user_id=user_id)
 
 
 async def _check_may_change(tx: WriteSession, team_id: UUID, caller: Principal) -> None:

@@ -3,7 +3,10 @@
 from typing import Any
 from uuid import UUID
 
+from aiworkspace.v1 import event_pb2 as event
+
 from ..auth.authority import WORKSPACE_PERMISSIONS, Principal, Scope, principal_of, sees
+from ..events.outbox import append
 from ..kit.caches import TtlCache
 from ..kit.context import Call
 from ..kit.errors import InvalidArgument, NotFound, check_etag
@@ -73,6 +76,7 @@ async def create_workspace(tx: WriteSession, org_id: UUID, values: dict[str, Any
     await tx.flush()  # before the membership that refers to it
     whose = {"org_id": org_id, "workspace_id": workspace.id, "user_id": creator.user_id}
     tx.add(WorkspaceMember(**whose, role="manager", create_time=time))
+    append(tx, event.EVENT_TYPE_WORKSPACE_CREATED, workspace_id=workspace.id)
     return workspace
 
 
@@ -87,6 +91,7 @@ async def update_workspace(tx: WriteSession, workspace_id: UUID, etag: str, valu
         setattr(workspace, name, value)
     workspace.version += 1
     workspace.update_time = now()
+    append(tx, event.EVENT_TYPE_WORKSPACE_UPDATED, workspace_id=workspace_id)
     return workspace
 
 
@@ -95,6 +100,7 @@ async def delete_workspace(tx: WriteSession, org_id: UUID, workspace_id: UUID, c
     await members.check_may_give(tx, caller, workspace_id, frozenset())
     await check_workspace(tx, org_id, workspace_id)
     workspace.delete_time = now()
+    append(tx, event.EVENT_TYPE_WORKSPACE_DELETED, workspace_id=workspace_id)
 
 
 async def set_visibility(
@@ -107,4 +113,5 @@ async def set_visibility(
         workspace.visibility = visibility
         workspace.version += 1
         workspace.update_time = now()
+        append(tx, event.EVENT_TYPE_WORKSPACE_UPDATED, workspace_id=workspace_id)
     return workspace
