@@ -1,53 +1,24 @@
-"""The composition root: builds the domains from the bottom up, and opens everything on one stack."""
+"""Servers: what they are built from is opened on one stack, started in order, and stopped in the reverse one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
-from uuid import UUID
 
 import grpc
 
-from .access.authorize import Access
-from .access.build import build as build_access
-from .accounts.build import build as build_accounts
-from .accounts.build import build_mails
-from .accounts.jobs import TokenMails
-from .accounts.service import end_mailed
-from .admin.build import build as build_admin
-from .audit.build import Audit
-from .audit.build import build as build_audit
-from .auth.authority import actor_of
-from .auth.build import Auth
-from .auth.build import build as build_auth
 from .auth.credentials import Credentials
-from .auth.keys import Keys, read_keys
-from .budgets.build import build as build_budgets
-from .budgets.build import build_alerts
-from .budgets.service import count_new_org
-from .chat.build import Chat
-from .chat.build import build as build_chat
-from .chat.build import finders as chat_finders
-from .data_life.build import build as build_data
+from .auth.keys import read_keys
+from .composition import Parts, build_parts, build_services
 from .databases import Databases, databases, prepare
-from .documents.build import Documents
-from .documents.build import build as build_documents
-from .documents.build import finders as document_finders
 from .documents.content import Files
 from .documents.objects import ObjectStores
-from .documents.store import are_collections
-from .embedding.build import Embedding
 from .embedding.build import build as build_embedding
-from .erasure.build import build as build_erasure
-from .events.build import Events
-from .events.build import build as build_events
 from .events.feed import Feed
 from .events.outbox import Outbox
 from .kit.addresses import TrustedProxies
 from .kit.condition import Condition
 from .kit.connections import Connections
-from .kit.contract import Method
 from .kit.health import Health
 from .kit.jobs import Jobs
 from .kit.limits import Counters
@@ -56,37 +27,17 @@ from .kit.mongo import Mongo
 from .kit.platform import Platform
 from .kit.postgres import Database
 from .kit.probes import Ask, Probes
-from .kit.stores import retry_until_available
 from .kit.tasks import Tasks
 from .kit.tracing import make_tracing
 from .listening import Tls, check_port, listen, read_certificate
 from .llm.registry import Registry
-from .orgs import service as orgs
-from .orgs.build import build as build_orgs
-from .orgs.servicer import RightsLost
-from .policies.build import Policies
-from .policies.build import build as build_policies
 from .policies.plan import Plans
-from .rpc import Services, add_services, build_server, read_surface
+from .rpc import add_services, build_server
 from .runs.build import RunEngine
-from .runs.build import build as build_runs
-from .runs.cancellation import Cancellation
 from .sampling import Sampler
 from .schema import check_documents, check_schema
-from .search.build import build as build_search
-from .search.open_questions import OpenQuestions
-from .search.query import Search
-from .service_accounts.build import build as build_service_accounts
-from .service_accounts.service import revoke_made_by
 from .settings import Settings
-from .teams.build import build as build_teams
-from .usage.build import Usage
-from .usage.build import build as build_usage
 from .usage.ledger import Ledger
-from .webhooks.build import Webhooks
-from .webhooks.build import build as build_webhooks
-from .workspaces.build import build as build_workspaces
-from .workspaces.members import check_may_take_all
 from .workspaces.service import WorkspaceFinder
 
 _LAST_SECONDS = 2.0  # for calls that are in progress when the last run has ended
@@ -112,27 +63,6 @@ class App:
     @property
     def ledger(self) -> Ledger:
         return self.engine.deps.ledger
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """The domains on which others depend."""
-
-    mongo: Mongo
-    policies: Policies
-    usage: Usage
-    mails: TokenMails
-    auth: Auth
-    audit: Audit
-    events: Events
-    webhooks: Webhooks
-    workspaces: WorkspaceFinder
-    access: Access
-    methods: Mapping[str, Method]
-    engine: RunEngine
-    chat: Chat
-    documents: Documents
-    search: Search
 
 
 def check(settings: Settings) -> None:
@@ -167,7 +97,7 @@ async def working(settings: Settings, where: Databases, condition: Condition) ->
     """Work the jobs of the queue, and serve no calls, until the context ends."""
     async with AsyncExitStack() as stack:
         base = await _open(stack, settings, where)
-        _services(base.platform, base.parts)  # which declare their jobs
+        build_services(base.platform, base.parts)  # which declare their jobs
         bus, manager = base.parts.engine.bus, base.parts.engine.manager
         await stack.enter_async_context(bus.running(manager.stop))
         base.platform.db.before_commit = (Outbox(base.parts.webhooks.fan_out).before_commit,)
@@ -183,7 +113,7 @@ class _Base:
     """What is built and open in every process, before it works."""
 
     platform: Platform
-    parts: _Parts
+    parts: Parts
     mongo: Mongo
     registry: Registry
 
@@ -214,131 +144,13 @@ async def _open(stack: AsyncExitStack, settings: Settings, where: Databases) -> 
     stack.push_async_callback(platform.tasks.close)
     embedding = build_embedding(settings)
     stack.push_async_callback(embedding.aclose)
-    parts = _build(platform, keys, mongo, Files(mongo, stores), registry, embedding, where)
+    parts = build_parts(platform, keys, mongo, Files(mongo, stores), registry, embedding, where)
     stack.push_async_callback(parts.search.aclose)
     stack.callback(parts.documents.egress.close)
     stack.callback(parts.webhooks.egress.close)
     stack.callback(parts.auth.credentials.passwords.close)
     stack.push_async_callback(parts.audit.recorder.close)
     return _Base(platform, parts, mongo, registry)
-
-
-def _build(
-    platform: Platform,
-    keys: Keys,
-    mongo: Mongo,
-    files: Files,
-    registry: Registry,
-    embedding: Embedding,
-    where: Databases,
-) -> _Parts:
-    """Build the domains from the bottom up. A domain that needs a higher one gets a callable of it."""
-    settings, db, jobs = platform.settings, platform.db, platform.jobs
-    policies = build_policies(platform, registry)
-    build_alerts(db, jobs, platform.mailer)
-    usage = build_usage(platform)
-    mails = build_mails(settings, db, jobs, platform.mailer)
-    auth = build_auth(platform, keys, mails.ask_verification, end_mailed)
-    audit = build_audit(platform, actor_of)
-    events = build_events(platform)
-    webhooks = build_webhooks(platform)
-    workspaces = WorkspaceFinder(db)
-    access = Access(
-        db,
-        auth.credentials.authenticator,
-        {
-            "workspace_id": workspaces.find,
-            **chat_finders(mongo, workspaces),
-            **document_finders(db, workspaces),
-        },
-        verified_email_required=settings.verified_email_required,
-    )
-    search = build_search(settings, db, embedding.embedders, usage.ledger, platform.tasks)
-    OpenQuestions(db, usage.ledger).register(jobs)
-    documents = build_documents(platform, mongo, files, embedding, search, usage.ledger, where.owner_url)
-    engine = build_runs(platform, mongo, usage.ledger, policies.plans, documents.access, where.redis_url)
-    chat = build_chat(platform, mongo, registry, policies, engine, access.authorize_again)
-    methods = read_surface(access)
-    return _Parts(
-        mongo,
-        policies,
-        usage,
-        mails,
-        auth,
-        audit,
-        events,
-        webhooks,
-        workspaces,
-        access,
-        methods,
-        engine,
-        chat,
-        documents,
-        search,
-    )
-
-
-def _services(platform: Platform, parts: _Parts) -> Services:
-    """Build the gRPC server."""
-    auth, access, methods, policies = parts.auth, parts.access, parts.methods, parts.policies
-    erasure = build_erasure(platform, parts.chat.eraser, parts.documents.eraser)
-    rights_lost = _rights_lost(parts.workspaces, parts.engine.cancellation, platform.tasks)
-    return Services(
-        auth=auth.servicer,
-        accounts=build_accounts(
-            platform,
-            auth,
-            parts.mails,
-            give_up=orgs.give_up_address,
-            leave=orgs.leave_all,
-            left=rights_lost,
-            erase=erasure.ask_account,
-        ),
-        orgs=build_orgs(
-            platform,
-            auth,
-            created=partial(count_new_org, allowance_nanos=platform.settings.allowance_nanos),
-            rights_lost=rights_lost,
-            erase=erasure.ask_org,
-            check_places=check_may_take_all,
-            revoke_made=revoke_made_by,
-        ),
-        teams=build_teams(platform, parts.workspaces, rights_lost=rights_lost),
-        access=build_access(platform, auth, access, methods, rights_lost=rights_lost),
-        service_accounts=build_service_accounts(platform, auth, rights_lost=rights_lost, erase=erasure.ask_account),
-        workspaces=build_workspaces(
-            platform,
-            policies.providers,
-            parts.workspaces,
-            rights_lost=rights_lost,
-            erase=erasure.ask_workspace,
-            are_collections=are_collections,
-        ),
-        models=policies.servicer,
-        chat=parts.chat.servicer,
-        documents=parts.documents.servicer,
-        usage=parts.usage.servicer,
-        budgets=build_budgets(platform, policies.plans, methods),
-        audit=parts.audit.servicer,
-        admin=build_admin(platform, auth, rights_lost=rights_lost),
-        data=build_data(platform, parts.mongo, parts.chat.eraser, parts.documents.eraser),
-        events=parts.events.servicer,
-        webhooks=parts.webhooks.servicer,
-    )
-
-
-def _rights_lost(workspaces: WorkspaceFinder, cancellation: Cancellation, tasks: Tasks) -> RightsLost:
-    """Return the function to call after a committed change that took rights away."""
-
-    async def rights_lost(org_id: UUID) -> None:
-        """Cancel the runs whose owners have lost the right to them.
-
-        If the process dies before this, the servers of those runs stop them within a second.
-        """
-        workspaces.forget_all()
-        await tasks.complete(retry_until_available(lambda: cancellation.cancel_unentitled(org_id)))
-
-    return rights_lost
 
 
 async def _start(stack: AsyncExitStack, base: _Base, condition: Condition, *, sharing_port: bool) -> App:
@@ -360,7 +172,7 @@ async def _start(stack: AsyncExitStack, base: _Base, condition: Condition, *, sh
         parts.access,
         sharing_port=sharing_port,
     )
-    health = add_services(server, _services(platform, parts))
+    health = add_services(server, build_services(platform, parts))
     at_work = jobs.running(settings.shutdown_seconds) if settings.jobs_in_server else jobs.enqueuing()
     await stack.enter_async_context(at_work)
     await stack.enter_async_context(base.sampler(condition).running(works_jobs=settings.jobs_in_server))

@@ -203,9 +203,7 @@ class Deployment(BaseSettings):
     run_seconds: PositiveNumber = 600
     max_output_tokens: Positive = 4096
     # Monthly allowance of each organization on the keys above. Unset: 5 if embedded, otherwise an error.
-    org_allowance_usd: (
-        Annotated[Usd | Literal["unlimited"], BeforeValidator(_lower), WrapValidator(_allowance)] | None
-    ) = None
+    org_allowance_usd: Allowance | None = None
     echo_tokens_per_second: PositiveNumber = 50
 
     document_bytes: Positive = 256 << 20  # of one document

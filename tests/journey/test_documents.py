@@ -18,7 +18,7 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from aiworkspace_client import Client
-from aiworkspace_server import __main__ as server
+from aiworkspace_server import arguments
 from aiworkspace_server.app import App
 
 ROOT = Path(__file__).parents[2]
@@ -214,7 +214,7 @@ def test_commands_of_the_operator_exist(command: tuple[str, ...], monkeypatch: p
     given = {"ORG": str(uuid.uuid4()), "RUN": str(uuid.uuid4()), "ID": str(uuid.uuid4()), "N": "4"}
     words = [given.get(word, word) for word in command]
     monkeypatch.setattr(sys, "argv", ["aiworkspace_server", *words])
-    assert isinstance(server.parse_arguments(), argparse.Namespace)
+    assert isinstance(arguments.parse_arguments(), argparse.Namespace)
 
 
 # Queries of docs/debugging.md
