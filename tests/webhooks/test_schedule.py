@@ -10,7 +10,7 @@ from aiworkspace.v1 import event_pb2
 from aiworkspace_server.events.outbox import append
 from aiworkspace_server.webhooks.models import DeliveryState, DisableReason
 from aiworkspace_server.webhooks.schedule import DELAYS, next_attempt, resume_time
-from tests.support.postgres import sql, until_blocked
+from tests.support.postgres import as_owner, sql, until_blocked
 from tests.support.webhooks import receiver, statuses
 from tests.webhooks.conftest import Bench
 
@@ -203,6 +203,23 @@ async def test_jobs_are_not_enqueued_twice_and_what_is_due_later_is_enqueued_the
         bench.clock.pass_by(minutes=1)
         await bench.deliveries.sweep()
         assert await bench.queue_of(endpoint_id) == "sending"
+
+
+@pytest.mark.parametrize("status", [204, 500])
+async def test_an_attempt_that_waits_for_its_endpoint_holds_no_delivery(status: int, bench: Bench) -> None:
+    """Changes of an endpoint lock it before its deliveries: the other way round, both would wait for each other."""
+    async with receiver(statuses(status)) as received, as_owner(bench.stores) as owner:
+        endpoint_id = await bench.add_endpoint(received.url)
+        await bench.happen()
+        bench.clock.pass_by(minutes=1)
+        async with owner.transaction():
+            await owner.execute("SELECT FROM webhook_endpoints WHERE id = %s FOR NO KEY UPDATE", (endpoint_id,))
+            working = asyncio.create_task(bench.deliver(endpoint_id))
+            await until_blocked(bench.stores, working)
+            mine = "SELECT FROM webhook_deliveries WHERE webhook_endpoint_id = %s FOR UPDATE NOWAIT"
+            assert (await owner.execute(mine, (endpoint_id,))).rowcount == 1
+        await working
+    assert len(received.ids) == 1
 
 
 async def test_a_job_waits_for_events_that_are_being_committed(bench: Bench) -> None:

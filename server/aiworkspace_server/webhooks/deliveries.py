@@ -130,8 +130,8 @@ class Deliveries:
         log.info("webhook_attempted", **fields)
         async with self._db.write(endpoint.org_id) as tx:
             if attempt.failure is None:
+                await store.note_answer(tx, endpoint.id)  # the endpoint before its deliveries, as everywhere
                 await store.record(tx, delivery, attempt.stored(), DeliveryState.SUCCEEDED, None)
-                await store.note_answer(tx, endpoint.id)
             else:
                 await self._note_failure(tx, endpoint, delivery, attempt)
         return attempt.failure is None
@@ -140,15 +140,15 @@ class Deliveries:
         self, tx: WriteSession, endpoint: WebhookEndpoint, delivery: WebhookDelivery, attempt: Attempt
     ) -> None:
         if reason := self._disables(endpoint, attempt):
-            await events.hold_back(tx)  # before the rows that follow, as everywhere
+            await events.hold_back(tx)  # before the endpoint, as everywhere
         present = self._present()
         next_time = next_attempt(delivery.attempt_count + 1, present)
         resume = resume_time(attempt.retry_after, present)
         if next_time and resume:
             next_time = max(next_time, resume)
         state = DeliveryState.PENDING if next_time else DeliveryState.FAILED
-        await store.record(tx, delivery, attempt.stored(), state, next_time)
         await store.note_failure(tx, endpoint.id, attempt.create_time, resume)
+        await store.record(tx, delivery, attempt.stored(), state, next_time)
         if resume:
             await store.put_off(tx, endpoint.id, resume)
         if reason and await disable(tx, endpoint.id, reason):

@@ -1,7 +1,8 @@
 """Rules of webhook endpoints.
 
 Changes of which events an endpoint gets take the lock of the organization's numbering first. So each event is either
-stored with its deliveries before the change, or sees the change.
+stored with its deliveries before the change, or sees the change. All transactions lock in one order: the numbering, the
+endpoint, its deliveries.
 """
 
 from collections.abc import Sequence
