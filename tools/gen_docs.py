@@ -68,8 +68,8 @@ def page(types: Contract) -> Iterator[str]:
 
 
 def _on_its_own(named: Named) -> bool:
-    """Return whether a message or enum has a section. Of the options only permissions have one."""
-    return named.file != "options" or named.name == "Permission"
+    """Return whether a message or enum has a section. Of the options only those have one that people name."""
+    return named.file != "options" or named.name in ("Permission", "RateLimitClass")
 
 
 def _contents(types: Contract, messages: Iterable[Message], enums: Iterable[Enum]) -> Iterator[str]:

@@ -20,6 +20,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from aiworkspace_client import Client
 from aiworkspace_server import arguments
 from aiworkspace_server.app import App
+from tests.support.postgres import sql
+from tests.support.stores import Stores
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -191,13 +193,29 @@ async def test_commands_about_administration_work(app: App, laptop: Laptop) -> N
             return user.user_id
 
     ids["user"] = await asyncio.to_thread(accept)
-    script = "\n".join(blocks("docs/administration.md", "sh"))
+    of_members = [block for block in blocks("docs/administration.md", "sh") if "aiws admin" not in block]
+    script = "\n".join(of_members)
     assert script.count("aiws ") >= 20
     for name in ("org", "workspace", "user"):
         script = re.sub(rf"\b{name.upper()}\b", ids[name], script)
     script = script.replace("paul@example.com", f"{uuid.uuid4().hex[:12]}@example.com")
     printed = await laptop.shell(script, stdin="sk-not-checked-by-the-stand-in\n")
     assert "All entries are unchanged." in printed
+
+
+async def test_commands_of_operators_work(laptop: Laptop, stores: Stores) -> None:
+    await laptop.follow_quick_start()
+    org_id = re.findall(r"^org\s+([0-9a-f-]{36})", await laptop.run("aiws", "whoami"), re.MULTILINE)[0]
+    people = "(SELECT user_id FROM memberships WHERE org_id = %s)"
+    await sql(stores, f"UPDATE users SET verify_time = now() WHERE id IN {people}", org_id)
+    await sql(stores, "INSERT INTO operators SELECT user_id, now() FROM memberships WHERE org_id = %s", org_id)
+    await sql(
+        stores, "INSERT INTO procrastinate_jobs (queue_name, task_name, status) VALUES ('nobodys', 'x', 'failed')"
+    )
+    (commands,) = blocks("docs/administration.md", "sh", "## The server as a whole")
+    job_id = re.findall(r"[0-9a-f-]{36}", await laptop.run("aiws", "admin", "jobs", "--state", "failed"))[0]
+    printed = await laptop.shell(commands.replace("ORG", org_id).replace("JOB", job_id))
+    assert "Unpaid since March." in printed
 
 
 # Commands of the operator

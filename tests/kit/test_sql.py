@@ -12,6 +12,9 @@ _SPELLED = {
     "kit/postgres.py: _BEGIN.format(**session.info)",  # of UUIDs that were spelled by their numbers
     # of an organization's id that was spelled by its number, and of numbers
     "search/vector_query.py: _INDEXED.format(org=org, generation=generation.id, dimension=generation.dimension)",
+    # of a migration's author, who names the table and writes the statement
+    *(f"row_batches.py: f'ALTER TABLE {{table}} {force} ROW LEVEL SECURITY'" for force in ("FORCE", "NO FORCE")),
+    "row_batches.py: statement",
     "erasure/store.py: f'DELETE FROM {table} WHERE ctid = ANY (ARRAY({some}))'",  # at import, of names in its module
 }
 
