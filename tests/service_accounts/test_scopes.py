@@ -31,7 +31,9 @@ from tests.support.staff import VIEWER
 from tests.support.stores import Stores
 from tests.support.surface import CLOSED, Endpoint, Outcome, id_fields, name_of, names_documents, put, random_id
 
-SESSIONS = [endpoint for endpoint in CLOSED if endpoint.access.mode == options.ACCESS_MODE_SESSION]
+# An operator is a person with a session, too.
+_OF_SESSIONS = options.ACCESS_MODE_SESSION, options.ACCESS_MODE_OPERATOR
+SESSIONS = [endpoint for endpoint in CLOSED if endpoint.access.mode in _OF_SESSIONS]
 SCOPED = [endpoint for endpoint in CLOSED if endpoint.access.mode == options.ACCESS_MODE_PERMISSION]
 OPEN_TO_KEYS = [endpoint for endpoint in CLOSED if endpoint not in SESSIONS]
 IN_WORKSPACES = [endpoint for endpoint in SCOPED if endpoint.access.scope.rpartition(".")[2] != "org_id"]
