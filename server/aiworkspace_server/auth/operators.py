@@ -34,7 +34,7 @@ async def is_operator(tx: ReadSession, user_id: UUID) -> bool:
 
 async def list_operators(tx: ReadSession) -> Sequence[Row[UUID, str, datetime]]:
     """Return account, email address and time of appointment of every operator, the first appointed first."""
-    query = select(Operator.user_id, func.coalesce(User.email, ""), Operator.create_time)
+    query = select(Operator.user_id, func.coalesce(User.email, "").label("email"), Operator.create_time)
     query = query.join(User, User.id == Operator.user_id).order_by(Operator.create_time)
     return (await tx.execute(query)).all()
 
