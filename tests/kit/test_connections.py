@@ -13,7 +13,7 @@ from tests.support.postgres import sql
 from tests.support.stores import Stores
 
 
-@pytest.mark.parametrize("total", [LEAST_POOL, 13, 20, 57, 400])
+@pytest.mark.parametrize("total", [LEAST_POOL, 16, 22, 57, 400])
 def test_parts_add_up_to_the_whole(total: int) -> None:
     parts = Connections.divide(total)
     assert parts.total == total
