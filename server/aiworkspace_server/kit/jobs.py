@@ -109,7 +109,7 @@ class Jobs:
 
     def _watched(self, name: str, function: Function, queue: str = DEFAULT_QUEUE) -> Function:
         """Return a function that does the same, counted by its queue and as a part of the trace that enqueued it."""
-        state = self.queues[queue]
+        state = self.queues.get(queue, _Queue(0))  # this process works no other queues
 
         async def run(*, traceparent: str = "", **arguments: Any) -> None:
             state.in_progress, state.taken_time = state.in_progress + 1, time.monotonic()
