@@ -106,16 +106,7 @@ def build_parts(
     events = build_events(platform)
     webhooks = build_webhooks(platform)
     workspaces = WorkspaceFinder(db)
-    access = Access(
-        db,
-        auth.credentials.authenticator,
-        {
-            "workspace_id": workspaces.find,
-            **chat_finders(mongo, workspaces),
-            **document_finders(db, workspaces),
-        },
-        verified_email_required=settings.verified_email_required,
-    )
+    access = _build_access(platform, mongo, auth, workspaces)
     search = build_search(settings, db, embedding.embedders, usage.ledger, platform.tasks)
     OpenQuestions(db, usage.ledger).register(jobs)
     documents = build_documents(platform, mongo, files, embedding, search, usage.ledger, where.owner_url)
@@ -138,6 +129,20 @@ def build_parts(
         chat,
         documents,
         search,
+    )
+
+
+def _build_access(platform: Platform, mongo: Mongo, auth: Auth, workspaces: WorkspaceFinder) -> Access:
+    """Build the check of every call. It finds the organization of what a call names."""
+    return Access(
+        platform.db,
+        auth.credentials.authenticator,
+        {
+            "workspace_id": workspaces.find,
+            **chat_finders(mongo, workspaces),
+            **document_finders(platform.db, workspaces),
+        },
+        verified_email_required=platform.settings.verified_email_required,
     )
 
 

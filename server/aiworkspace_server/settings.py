@@ -5,140 +5,51 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable
 from decimal import Decimal
-from email.errors import HeaderParseError
-from email.headerregistry import Address
-from email.utils import parseaddr
 from io import StringIO
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, Self
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     SecretStr,
     ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aiworkspace_server import secrets_file, urls
+from aiworkspace_server.setting_types import (
+    HOW_TO_MAKE_ONE,
+    MOST,
+    Allowance,
+    ClamdAddress,
+    DocumentStore,
+    EmbeddingModel,
+    Host,
+    HttpUrl,
+    Listed,
+    Mailbox,
+    MongoUri,
+    Network,
+    Positive,
+    PositiveNumber,
+    PostgresUrl,
+    ProviderKey,
+    RedisUrl,
+    Registration,
+    Secret,
+    lower,
+)
 
 _LAPTOP_ALLOWANCE = Decimal(5)
 LEAST_POOL = 15
-_MOST = 10**9  # of any number; as seconds 31 years, which dates and timers can represent
 
 SECRETS = ("jwt_secret", "jwt_refresh_secret", "password_pepper", "encryption_secret")
-HOW_TO_MAKE_ONE = "make one with: openssl rand -base64 48"
-
-# Words of placeholders in examples and tutorials, in any order, without punctuation and digits.
-_PLACEHOLDER = re.compile(
-    "(?:access|bit|change|default|dev|development|example|here|in|insecure|it|jwt|key|long|me|my|password|pepper"
-    "|placeholder|please|production|random|refresh|replace|secret|string|super|test|this|to|token|value|very|with|your)+"
-)
-
-
-def _strong(secret: SecretStr) -> SecretStr:
-    """Refuse guessable secrets: 32 random characters have about 190 bits, typed ones close to none."""
-    text = secret.get_secret_value()
-    if len(text) < 32:
-        raise ValueError(f"is shorter than 32 characters; {HOW_TO_MAKE_ONE}")
-    if len(set(text)) < 8 or _repeats(text):
-        raise ValueError(f"repeats itself; {HOW_TO_MAKE_ONE}")
-    if _PLACEHOLDER.fullmatch(re.sub("[^a-z]", "", text.lower())):
-        raise ValueError(f"is a placeholder; {HOW_TO_MAKE_ONE}")
-    return secret
-
-
-def _repeats(text: str) -> bool:
-    """Return whether the text repeats one piece, perhaps with the last repetition cut short."""
-    return any(text[size:] == text[:-size] for size in range(1, len(text) // 2 + 1))
-
-
-def _checked(check: Callable[[str], str]) -> AfterValidator:
-    return AfterValidator(lambda url: SecretStr(check(url.get_secret_value())))
-
-
-def _split(value: object) -> object:
-    return re.findall(r"[^\s,]+", value) if isinstance(value, str) else value
-
-
-def _network(value: object) -> object:
-    try:
-        return ip_network(value) if isinstance(value, str) else value
-    except ValueError:
-        text = "must be addresses or networks, such as 192.0.2.7 or 10.0.0.0/8, with zeros after the prefix"
-        raise ValueError(text) from None
-
-
-def _allowance(value: object, validate: ValidatorFunctionWrapHandler) -> object:
-    try:
-        return validate(value)
-    except ValidationError:
-        raise ValueError("must be an amount in USD, such as 100 or 2.50, or unlimited") from None
-
-
-def _provider_key(key: SecretStr) -> SecretStr:
-    """Return the key without spaces around it. Headers can hold only printable ASCII."""
-    text = key.get_secret_value().strip()
-    if not re.fullmatch("[!-~]*", text):
-        raise ValueError("has characters that no key has: only printable ASCII without spaces")
-    return SecretStr(text)
-
-
-def _embedding_model(model: str) -> str:
-    if not re.fullmatch(r"none|(?:openai|local)/[!-~]+", model):
-        raise ValueError("must be none, or a provider and a model: openai/text-embedding-3-small or local/name")
-    return model
-
-
-def _mailbox(text: str) -> str:
-    name, address = parseaddr(text)
-    try:
-        alone = text.strip() == address or text.rstrip().endswith(f"<{address}>")
-        if alone and text.isprintable() and Address(name, addr_spec=address).domain:
-            return text
-    except (ValueError, IndexError, HeaderParseError):  # the parser raises different ones
-        pass
-    raise ValueError("must be an address, or a name and an address: Name <name@example.com>")
-
-
-def _host(host: str) -> str:
-    if not urls.is_host(f"[{host}]" if ":" in host else host):
-        raise ValueError("must be a host name or an address, without scheme and port")
-    return host
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-Secret = Annotated[SecretStr, AfterValidator(_strong)]
-Listed = NoDecode, BeforeValidator(_split)  # separated by spaces or commas
-# URLs of databases are secret because they carry passwords.
-PostgresUrl = Annotated[SecretStr, _checked(urls.postgres)]
-MongoUri = Annotated[SecretStr, _checked(urls.mongo)]
-RedisUrl = Annotated[SecretStr, _checked(urls.redis)]
-Host = Annotated[str, AfterValidator(_host)]
-HttpUrl = Annotated[str, AfterValidator(urls.http)]
-DocumentStore = Annotated[str, AfterValidator(urls.document_store)]
-ClamdAddress = Annotated[str, AfterValidator(urls.clamd)]
-# A plain address is a network of one.
-Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
-Registration = Literal["open", "invited", "closed"]
-PositiveNumber = Annotated[float, Field(gt=0, le=_MOST, allow_inf_nan=False)]
-Positive = Annotated[int, Field(gt=0, le=_MOST)]
-ProviderKey = Annotated[SecretStr, AfterValidator(_provider_key)]
-Usd = Annotated[Decimal, Field(ge=0, le=_MOST, decimal_places=9, allow_inf_nan=False)]
-Allowance = Annotated[Usd | Literal["unlimited"], BeforeValidator(_lower), WrapValidator(_allowance)]
 
 
 class Deployment(BaseSettings):
@@ -153,8 +64,8 @@ class Deployment(BaseSettings):
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     trusted_proxies: Annotated[tuple[Network, ...] | None, *Listed] = None  # whose x-forwarded-for is trusted
-    drain_seconds: Annotated[float, Field(ge=0, le=_MOST, allow_inf_nan=False)] = 0  # serving, after SIGTERM
-    shutdown_seconds: Annotated[float, Field(ge=0, le=_MOST, allow_inf_nan=False)] = 5
+    drain_seconds: Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)] = 0  # serving, after SIGTERM
+    shutdown_seconds: Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)] = 5
     jobs_in_server: bool = True  # otherwise `jobs` works them
     ops_host: Host = "127.0.0.1"
     # Traces: names as OpenTelemetry has them. Unset: there are none.
@@ -168,12 +79,12 @@ class Deployment(BaseSettings):
     database_url: PostgresUrl | None = None
     database_direct_url: PostgresUrl | None = None  # past a pooler; set if and only if DATABASE_URL leads to one
     migration_database_url: PostgresUrl | None = None  # the owner's; that of PostgreSQL itself when unset
-    postgres_pool: Annotated[int, Field(ge=LEAST_POOL, le=_MOST)] = 22  # connections of each process, in all
+    postgres_pool: Annotated[int, Field(ge=LEAST_POOL, le=MOST)] = 22  # connections of each process, in all
     mongo_uri: MongoUri | None = None
     redis_url: RedisUrl | None = None
 
     password_hash_cost: Annotated[int, Field(ge=10, le=16)] = 12  # one more doubles the time
-    rate_limit_factor: Annotated[float, Field(gt=0, le=_MOST, allow_inf_nan=False)] = (
+    rate_limit_factor: Annotated[float, Field(gt=0, le=MOST, allow_inf_nan=False)] = (
         1  # times the limits of the contract
     )
     call_ceiling_factor: PositiveNumber = 10  # times a limit: the most that organizations may set for accounts and keys
@@ -199,7 +110,7 @@ class Deployment(BaseSettings):
     provider_idle_seconds: PositiveNumber = 30
     provider_concurrency: Positive = 200  # concurrent requests to each provider
     org_concurrency: Positive = 50  # concurrent requests of each organization to all providers
-    provider_queue: Annotated[int, Field(ge=0, le=_MOST)] = 1000  # runs that may wait for each provider
+    provider_queue: Annotated[int, Field(ge=0, le=MOST)] = 1000  # runs that may wait for each provider
     run_seconds: PositiveNumber = 600
     max_output_tokens: Positive = 4096
     # Monthly allowance of each organization on the keys above. Unset: 5 if embedded, otherwise an error.
@@ -216,11 +127,11 @@ class Deployment(BaseSettings):
     egress_allowed_networks: Annotated[tuple[Network, ...] | None, *Listed] = None
 
     # "openai/name", "local/name" or "none". Unset: the built-in model if its weights are installed, otherwise none.
-    embedding_model: Annotated[str, AfterValidator(_embedding_model)] | None = None
+    embedding_model: EmbeddingModel | None = None
     embedding_base_url: HttpUrl | None = None  # unset: that of the provider
     embedding_api_key: ProviderKey | None = None  # unset: the provider's, unless the address is another one
     embedding_dimension: Annotated[int, Field(gt=0, le=4000)] | None = None  # pgvector indexes at most 4000
-    embedding_window: Annotated[int, Field(ge=64, le=_MOST)] | None = None
+    embedding_window: Annotated[int, Field(ge=64, le=MOST)] | None = None
     embedding_tokenizer: Path | None = None  # a tokenizer.json; unset: a byte counts as a token
 
     rerank_base_url: HttpUrl | None = None  # unset: results are not reranked
@@ -231,15 +142,15 @@ class Deployment(BaseSettings):
     smtp_port: Annotated[int, Field(gt=0, le=65535)] = 587
     smtp_username: str | None = None
     smtp_password: SecretStr | None = None
-    smtp_tls: Annotated[Literal["starttls", "tls", "none"], BeforeValidator(_lower)] = "starttls"
-    mail_from: Annotated[str, AfterValidator(_mailbox)] | None = None
+    smtp_tls: Annotated[Literal["starttls", "tls", "none"], BeforeValidator(lower)] = "starttls"
+    mail_from: Mailbox | None = None
     public_url: HttpUrl | None = None
     invitations_per_hour: Positive = 50  # of each account and of each organization
     require_verified_email: bool | None = None  # unset: true unless the databases are embedded
-    registration: Annotated[Registration, BeforeValidator(_lower)] | None = None  # unset: see who_registers
+    registration: Annotated[Registration, BeforeValidator(lower)] | None = None  # unset: see who_registers
 
-    log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = "auto"
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
+    log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(lower)] = "auto"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = "info"
 
     @property
     def embedded(self) -> bool:

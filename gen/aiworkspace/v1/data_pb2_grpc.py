@@ -28,7 +28,7 @@ if _version_not_supported:
 class DataServiceStub:
     """DataService has the retention and the legal holds of an organization and its workspaces.
 
-    Retention deletes what has not changed for a number of days. A legal hold keeps everything, whoever wants to delete it:
+    Retention deletes what has not changed for a number of days. A legal hold prevents every deletion, including by owners:
     while it lasts, retention deletes nothing there, and these methods end with FAILED_PRECONDITION and
     ERROR_REASON_LEGAL_HOLD: DeleteConversation, DeleteDocument, ReplaceDocument, DeleteCollection and DeleteWorkspace in
     the organization or workspace that is held; DeleteOrg, DeleteServiceAccount, and DeleteAccount of people who are
@@ -61,7 +61,7 @@ class DataServiceStub:
 class DataServiceServicer:
     """DataService has the retention and the legal holds of an organization and its workspaces.
 
-    Retention deletes what has not changed for a number of days. A legal hold keeps everything, whoever wants to delete it:
+    Retention deletes what has not changed for a number of days. A legal hold prevents every deletion, including by owners:
     while it lasts, retention deletes nothing there, and these methods end with FAILED_PRECONDITION and
     ERROR_REASON_LEGAL_HOLD: DeleteConversation, DeleteDocument, ReplaceDocument, DeleteCollection and DeleteWorkspace in
     the organization or workspace that is held; DeleteOrg, DeleteServiceAccount, and DeleteAccount of people who are
@@ -128,7 +128,7 @@ def add_DataServiceServicer_to_server(servicer, server):
 class DataService:
     """DataService has the retention and the legal holds of an organization and its workspaces.
 
-    Retention deletes what has not changed for a number of days. A legal hold keeps everything, whoever wants to delete it:
+    Retention deletes what has not changed for a number of days. A legal hold prevents every deletion, including by owners:
     while it lasts, retention deletes nothing there, and these methods end with FAILED_PRECONDITION and
     ERROR_REASON_LEGAL_HOLD: DeleteConversation, DeleteDocument, ReplaceDocument, DeleteCollection and DeleteWorkspace in
     the organization or workspace that is held; DeleteOrg, DeleteServiceAccount, and DeleteAccount of people who are

@@ -29,7 +29,7 @@ GRPC_VERSION: str
 class DataServiceStub:
     """DataService has the retention and the legal holds of an organization and its workspaces.
 
-    Retention deletes what has not changed for a number of days. A legal hold keeps everything, whoever wants to delete it:
+    Retention deletes what has not changed for a number of days. A legal hold prevents every deletion, including by owners:
     while it lasts, retention deletes nothing there, and these methods end with FAILED_PRECONDITION and
     ERROR_REASON_LEGAL_HOLD: DeleteConversation, DeleteDocument, ReplaceDocument, DeleteCollection and DeleteWorkspace in
     the organization or workspace that is held; DeleteOrg, DeleteServiceAccount, and DeleteAccount of people who are
@@ -64,7 +64,7 @@ class DataServiceStub:
 class DataServiceAsyncStub(DataServiceStub):
     """DataService has the retention and the legal holds of an organization and its workspaces.
 
-    Retention deletes what has not changed for a number of days. A legal hold keeps everything, whoever wants to delete it:
+    Retention deletes what has not changed for a number of days. A legal hold prevents every deletion, including by owners:
     while it lasts, retention deletes nothing there, and these methods end with FAILED_PRECONDITION and
     ERROR_REASON_LEGAL_HOLD: DeleteConversation, DeleteDocument, ReplaceDocument, DeleteCollection and DeleteWorkspace in
     the organization or workspace that is held; DeleteOrg, DeleteServiceAccount, and DeleteAccount of people who are
@@ -95,7 +95,7 @@ class DataServiceAsyncStub(DataServiceStub):
 class DataServiceServicer(metaclass=_abc_1.ABCMeta):
     """DataService has the retention and the legal holds of an organization and its workspaces.
 
-    Retention deletes what has not changed for a number of days. A legal hold keeps everything, whoever wants to delete it:
+    Retention deletes what has not changed for a number of days. A legal hold prevents every deletion, including by owners:
     while it lasts, retention deletes nothing there, and these methods end with FAILED_PRECONDITION and
     ERROR_REASON_LEGAL_HOLD: DeleteConversation, DeleteDocument, ReplaceDocument, DeleteCollection and DeleteWorkspace in
     the organization or workspace that is held; DeleteOrg, DeleteServiceAccount, and DeleteAccount of people who are

@@ -236,7 +236,7 @@ Global___WebhookAttempt: _TypeAlias = WebhookAttempt  # noqa: Y015
 
 @_typing.final
 class WebhookDelivery(_message.Message):
-    """WebhookDelivery is an event on its way to an endpoint."""
+    """WebhookDelivery is one event to be sent to one endpoint."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

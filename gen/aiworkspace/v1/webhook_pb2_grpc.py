@@ -148,7 +148,7 @@ class WebhookServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteWebhookEndpoint(self, request, context):
-        """DeleteWebhookEndpoint deletes an endpoint with its deliveries. A request that is on its way is not stopped.
+        """DeleteWebhookEndpoint deletes an endpoint with its deliveries. A request that was already sent is not stopped.
         Callers: owners and admins.
 
         Errors: NOT_FOUND.

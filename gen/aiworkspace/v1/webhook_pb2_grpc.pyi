@@ -69,7 +69,7 @@ class WebhookServiceStub:
     is set and not current.
     """
     DeleteWebhookEndpoint: _grpc.UnaryUnaryMultiCallable[_webhook_pb2.DeleteWebhookEndpointRequest, _webhook_pb2.DeleteWebhookEndpointResponse]
-    """DeleteWebhookEndpoint deletes an endpoint with its deliveries. A request that is on its way is not stopped.
+    """DeleteWebhookEndpoint deletes an endpoint with its deliveries. A request that was already sent is not stopped.
     Callers: owners and admins.
 
     Errors: NOT_FOUND.
@@ -144,7 +144,7 @@ class WebhookServiceAsyncStub(WebhookServiceStub):
     is set and not current.
     """
     DeleteWebhookEndpoint: _aio.UnaryUnaryMultiCallable[_webhook_pb2.DeleteWebhookEndpointRequest, _webhook_pb2.DeleteWebhookEndpointResponse]  # type: ignore[assignment]
-    """DeleteWebhookEndpoint deletes an endpoint with its deliveries. A request that is on its way is not stopped.
+    """DeleteWebhookEndpoint deletes an endpoint with its deliveries. A request that was already sent is not stopped.
     Callers: owners and admins.
 
     Errors: NOT_FOUND.
@@ -246,7 +246,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _webhook_pb2.DeleteWebhookEndpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_webhook_pb2.DeleteWebhookEndpointResponse, _abc.Awaitable[_webhook_pb2.DeleteWebhookEndpointResponse]]:
-        """DeleteWebhookEndpoint deletes an endpoint with its deliveries. A request that is on its way is not stopped.
+        """DeleteWebhookEndpoint deletes an endpoint with its deliveries. A request that was already sent is not stopped.
         Callers: owners and admins.
 
         Errors: NOT_FOUND.

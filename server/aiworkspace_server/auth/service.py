@@ -12,7 +12,7 @@ from ..kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, Not
 from ..kit.ids import new_id
 from ..kit.postgres import ReadSession, WriteSession
 from ..kit.timestamps import is_over, now
-from ..settings import Registration
+from ..setting_types import Registration
 from . import store
 from .models import Session, User
 from .tokens import Claims, Issued, Tokens

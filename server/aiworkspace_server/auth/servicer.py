@@ -15,7 +15,7 @@ from ..kit.masks import changes
 from ..kit.pages import Pages
 from ..kit.postgres import Database, WriteSession
 from ..kit.timestamps import timestamp
-from ..settings import Registration
+from ..setting_types import Registration
 from . import cookies, service, store
 from .cookies import Cookie
 from .credentials import Credentials

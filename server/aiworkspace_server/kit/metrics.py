@@ -6,10 +6,15 @@ that no caller can make a new time series, and never name an organization or a p
 """
 
 import os
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+# What a gauge of several processes is: the sum of those that live, the least, the most, or the one that was set last.
+_OfAll = Literal["livesum", "livemin", "livemax", "livemostrecent"]
 
 OTHER = "other"  # the label of what is in no closed set
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -49,12 +54,11 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=registry)
 
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(name, text, labels, registry=registry, multiprocess_mode="livesum")
+        def gauge(name: str, text: str, *labels: str, of_all: _OfAll = "livesum") -> Gauge:
+            return Gauge(name, text, labels, registry=registry, multiprocess_mode=of_all)
 
-        def latest(name: str, text: str, *labels: str) -> Gauge:
-            """Of what every process reads from the database alike."""
-            return Gauge(name, text, labels, registry=registry, multiprocess_mode="livemostrecent")
+        # What every process reads from the database alike.
+        latest = partial(gauge, of_all="livemostrecent")
 
         self.rpc_seconds = Histogram(
             "aiws_rpc_seconds",
@@ -83,16 +87,7 @@ class Metrics:
         self.job_oldest_seconds = latest("aiws_job_oldest_seconds", "How long the job that waits longest is due.")
         self.documents = latest("aiws_documents", "Versions of documents that are not ready.", "step", "state")
         self.pool_used = gauge("aiws_pool_used", "Connections that are in use.", "store")
-        self.store_up = Gauge(
-            "aiws_store_up",
-            "Whether the store answers: 0 if any process gets no answer.",
-            ("store",),
-            registry=registry,
-            multiprocess_mode="livemin",
-        )
-        self.loop_lag_seconds = Gauge(
-            "aiws_loop_lag_seconds",
-            "How late the event loop was at most in the last second, of the process where it was latest.",
-            registry=registry,
-            multiprocess_mode="livemax",
-        )
+        text = "Whether the store answers: 0 if any process gets no answer."
+        self.store_up = gauge("aiws_store_up", text, "store", of_all="livemin")
+        text = "How late the event loop was at most in the last second, of the process where it was latest."
+        self.loop_lag_seconds = gauge("aiws_loop_lag_seconds", text, of_all="livemax")

@@ -19,8 +19,8 @@ _SET_LEGAL_HOLD = Method(
 class AsyncData:
     """DataService has the retention and the legal holds of an organization and its workspaces.
 
-    Retention deletes what has not changed for a number of days. A legal hold keeps everything, whoever wants to
-    delete it: while it lasts, retention deletes nothing there, and these methods end with FAILED_PRECONDITION and
+    Retention deletes what has not changed for a number of days. A legal hold prevents every deletion, including by
+    owners: while it lasts, retention deletes nothing there, and these methods end with FAILED_PRECONDITION and
     ERROR_REASON_LEGAL_HOLD: DeleteConversation, DeleteDocument, ReplaceDocument, DeleteCollection and
     DeleteWorkspace in the organization or workspace that is held; DeleteOrg, DeleteServiceAccount, and DeleteAccount
     of people who are members or have used models there, if anything in the organization is held. What was deleted

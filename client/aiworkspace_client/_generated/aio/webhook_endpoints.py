@@ -145,7 +145,7 @@ class AsyncWebhookEndpoints:
         return response.webhook_endpoint
 
     async def delete_endpoint(self, *, org_id: str, webhook_endpoint_id: str, timeout: float | None = None) -> None:
-        """Deletes an endpoint with its deliveries. A request that is on its way is not stopped. Callers: owners and
+        """Deletes an endpoint with its deliveries. A request that was already sent is not stopped. Callers: owners and
         admins.
 
         Errors: NOT_FOUND.
