@@ -36,7 +36,7 @@ async def test_long_pdf_holds_the_event_loop_shortly(place: Place) -> None:
     with watching_loop() as loop:
         last = (await watch(place.owner, document.document_id))[-1]
     assert (last.state, last.page_count) == (pb.DOCUMENT_STATE_READY, 200)
-    assert loop.longest < 0.05, (loop.longest, loop.what)
+    assert loop.longest < 0.15, (loop.longest, loop.what)  # on the loop, any of the steps would take a second
 
 
 def _end(document: pb.Document) -> int:

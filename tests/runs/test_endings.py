@@ -158,9 +158,9 @@ async def test_of_two_who_end_a_run_the_first_counts(place: Place, app: App, sta
     model = play(standin, OPENAI, SLOW)
     stream, events = await begun(place, app, model)
     run_id = events[0].run_id
-    assert await recovered_state(app, place, run_id) == "interrupted"
     live = app.engine.manager.find(UUID(run_id))
-    assert live, "the one that was believed dead goes on"
+    assert live, "it is not dead at all"
+    assert await recovered_state(app, place, run_id) == "interrupted"
     assert await refusal(events_of(stream)) is not None
     assert live.stop_reason == StopReason.LOST
     told = await replayed(place, run_id)
