@@ -7,11 +7,14 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from aiworkspace.v1 import workspace_pb2
 from aiworkspace_server.audit import store
+from aiworkspace_server.audit.build import make_chain
 from aiworkspace_server.audit.models import AuditEvent
 from aiworkspace_server.kit.postgres import APP_ROLE, ReadSession
+from aiworkspace_server.settings import Settings
 from tests.audit.conftest import Company
 from tests.support.audit_log import Log
 from tests.support.outcomes import OK, outcomes
@@ -62,6 +65,54 @@ async def test_a_changed_entry_is_found(log: Company, stores: Stores, column: st
     change = f"UPDATE audit_events SET {column} = {CHANGES[column]} WHERE chain_id = %s AND sequence = %s"
     await sql(stores, change, log.org_id, sequence)
     assert await _broken(log) == sequence
+
+
+@pytest.mark.parametrize("change", ["address = '10.0.0.1'", "user_agent = user_agent || '.'", "salt = '\\x00'"])
+async def test_a_changed_origin_is_found(log: Company, stores: Stores, change: str) -> None:
+    await sql(stores, f"UPDATE audit_origins SET {change} WHERE chain_id = %s AND sequence = 4", log.org_id)
+    assert await _broken(log) == 4
+
+
+async def test_an_erased_origin_leaves_the_log_as_it_was(log: Company, stores: Stores) -> None:
+    before = await log.log.verify()
+    kept = (await log.log.events())[-1]
+    assert (kept.address, kept.user_agent.startswith("grpc")) == ("127.0.0.1", True)
+    await sql(stores, "DELETE FROM audit_origins WHERE chain_id = %s", log.org_id)
+    assert await log.log.verify(before.sequence, before.hash) == before
+    for event in await log.log.events():
+        assert (event.address, event.user_agent) == ("", "")
+    await make_workspace(log.owner, log.org_id)
+    assert (await log.log.verify()).valid
+
+
+async def test_the_same_address_has_another_digest_in_each_entry(log: Company, stores: Stores) -> None:
+    found = await sql(stores, "SELECT address, user_agent FROM audit_events WHERE chain_id = %s", log.org_id)
+    digests = {digest for row in found for digest in row}
+    assert len(digests) == 2 * ENTRIES
+    assert {digest.partition(":")[0] for digest in digests} == {"hmac-sha256"}
+
+
+async def test_entries_of_the_release_before_keep_their_origin(log: Company, stores: Stores, settings: Settings) -> None:
+    """They have address and user agent themselves, and their hashes are of these."""
+    chain = make_chain(settings)
+    (head,) = await sql(stores, "SELECT sequence, hash FROM audit_heads WHERE chain_id = %s", log.org_id)
+    columns = ", ".join(name for name in CHANGES if name != "hash")
+    (row,) = await sql(
+        stores, f"SELECT {columns} FROM audit_events WHERE chain_id = %s AND sequence = %s", log.org_id, ENTRIES
+    )
+    entry = dict(zip((name for name in CHANGES if name != "hash"), row, strict=True))
+    entry |= {"sequence": head[0] + 1, "address": "192.0.2.7", "user_agent": "old/1"}
+    entry["hash"] = chain.hash(bytes(head[1]), entry)
+    values = [Jsonb(value) if isinstance(value, dict) else value for value in entry.values()]
+    places = ", ".join(["%s"] * len(entry))
+    await sql(stores, f"INSERT INTO audit_events ({', '.join(entry)}) VALUES ({places})", *values)
+    ids = "INSERT INTO audit_resources SELECT chain_id, %s, resource_id FROM audit_resources"
+    await sql(stores, f"{ids} WHERE chain_id = %s AND sequence = %s", head[0] + 1, log.org_id, ENTRIES)
+    moved = "UPDATE audit_heads SET sequence = %s, hash = %s WHERE chain_id = %s"
+    await sql(stores, moved, head[0] + 1, entry["hash"], log.org_id)
+    newest = (await log.log.events())[0]
+    assert (newest.address, newest.user_agent) == ("192.0.2.7", "old/1")
+    assert (await log.log.verify()).valid
 
 
 @pytest.mark.parametrize("sequence", [1, 4, ENTRIES])
@@ -212,7 +263,7 @@ async def test_the_server_may_not_change_entries(stores: Stores, table: str, sta
 async def test_without_a_tenant_there_are_no_logs(stores: Stores, company: Company) -> None:
     async with as_owner(stores) as database:
         await database.execute(f"SET ROLE {APP_ROLE}".encode())
-        for table in ("audit_events", "audit_resources", "audit_heads"):
+        for table in ("audit_events", "audit_resources", "audit_heads", "audit_origins"):
             assert await (await database.execute(f"SELECT 1 FROM {table}".encode())).fetchall() == []
 
 
@@ -231,7 +282,7 @@ async def _copy(stores: Stores, org_id: str, sequence: int, to: int) -> None:
 
 async def _cut(stores: Stores, org_id: str, last: int) -> None:
     """Deletes the entries that follow, and makes the one before the last."""
-    for table in ("audit_events", "audit_resources"):
+    for table in ("audit_events", "audit_resources", "audit_origins"):
         await sql(stores, f"DELETE FROM {table} WHERE chain_id = %s AND sequence > %s", org_id, last)
     head = "UPDATE audit_heads h SET sequence = e.sequence, hash = e.hash FROM audit_events e"
     await sql(stores, f"{head} WHERE h.chain_id = %s AND e.chain_id = h.chain_id AND e.sequence = %s", org_id, last)

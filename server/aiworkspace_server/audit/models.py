@@ -27,7 +27,10 @@ class AuditHead(Base):
 
 
 class AuditEvent(Base):
-    """The record of one call. Append-only: the server's role has no other privilege."""
+    """The record of one call. Append-only: the server's role has no other privilege.
+
+    Address and user agent are digests of what AuditOrigin has. Entries of earlier releases have them as they were.
+    """
 
     __tablename__ = "audit_events"
 
@@ -46,6 +49,18 @@ class AuditEvent(Base):
     code: Mapped[str]
     reason: Mapped[str]
     hash: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class AuditOrigin(Base):
+    """From where the call of an entry came. Deleting it leaves the chain as it is."""
+
+    __tablename__ = "audit_origins"
+
+    chain_id: Mapped[UUID] = mapped_column(primary_key=True)
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    salt: Mapped[bytes] = mapped_column(LargeBinary)
+    address: Mapped[str]
+    user_agent: Mapped[str]
 
 
 class AuditResource(Base):

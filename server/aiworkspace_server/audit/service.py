@@ -3,6 +3,7 @@
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from secrets import token_bytes
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,10 @@ from .models import AuditEvent
 
 # All columns except the hash itself.
 _HASHED = [column.name for column in AuditEvent.__table__.columns if column.name != "hash"]
+# From where a call came. Entries have digests, so that what these are of can be erased: each with a salt that goes, too.
+_ORIGIN = ("address", "user_agent")
+_SEAL = "hmac-sha256:"
+_SALT_BYTES = 16
 
 
 class Chain:
@@ -28,15 +33,28 @@ class Chain:
         content = orjson.dumps([entry[name] for name in _HASHED], option=orjson.OPT_SORT_KEYS | orjson.OPT_NAIVE_UTC)
         return hmac.digest(self._key, before + content, "sha256")
 
+    def seal(self, salt: bytes, value: str) -> str:
+        """Return what an entry has of the address or user agent of its caller."""
+        return _SEAL + hmac.digest(self._key, salt + value.encode(), "sha256").hex()
+
     async def append(self, tx: WriteSession, chain_id: UUID, entry: Mapping[str, Any]) -> None:
         """Append an entry. Must come last in a transaction, because it locks the log until the commit."""
         await tx.flush()
         head = await store.lock_head(tx, chain_id)
         time = max(now(), head.create_time or now())
         values = {**entry, "chain_id": chain_id, "sequence": head.sequence + 1, "create_time": time}
+        salt = token_bytes(_SALT_BYTES) if entry["address"] or entry["user_agent"] else None
+        if salt:
+            values |= {name: self.seal(salt, entry[name]) for name in _ORIGIN}
         values["hash"] = self.hash(head.hash, values)
         ids = resource_ids(entry["resources"])
-        await store.append(tx, {**values, "resources": orjson.dumps(entry["resources"]).decode(), "resource_ids": ids})
+        values |= {"resources": orjson.dumps(entry["resources"]).decode(), "resource_ids": ids, "salt": salt}
+        await store.append(tx, values | {f"origin_{name}": entry[name] for name in _ORIGIN})
+
+
+def recorded_origin(event: AuditEvent) -> tuple[str, str]:
+    """Return address and user agent of the caller in an entry without an origin: one of an earlier release, or empty."""
+    return ("", "") if event.address.startswith(_SEAL) else (event.address, event.user_agent)
 
 
 def resource_ids(resources: Mapping[str, str]) -> list[UUID]:
@@ -89,12 +107,20 @@ class Verification:
             )
         if self._chain.hash(self._hash, row._mapping) != row.hash:
             return "The entry is not the one that was written here."
+        if not self._is_origin(row):
+            return "The entry is not of a call from this address and user agent."
         if row.ids != resource_ids(row.resources):
             return "The entry is not found by the ids that it is about."
         noted = self._noted
         if noted and noted.sequence == row.sequence and noted.hash.lower() != row.hash.hex():
             return "The entry is not the one that was noted: the log was rewritten."
         return ""
+
+    def _is_origin(self, row: Any) -> bool:
+        """Return whether the call came from where the log says; also if that was erased."""
+        return row.salt is None or all(
+            self._chain.seal(row.salt, getattr(row, f"origin_{name}")) == getattr(row, name) for name in _ORIGIN
+        )
 
     def end(self) -> Break | None:
         """Check the end of the chain, after all rows. Return the break, if there is one."""

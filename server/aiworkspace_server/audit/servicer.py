@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy import Row
 
 from aiworkspace.v1 import audit_pb2 as pb
 from aiworkspace.v1.audit_pb2_grpc import AuditServiceServicer
@@ -21,7 +22,7 @@ from ..kit.postgres import Database
 from ..kit.timestamps import parse_timestamp, timestamp
 from . import store
 from .models import OPERATORS, AuditEvent
-from .service import Break, Chain, Noted, Verification
+from .service import Break, Chain, Noted, Verification, recorded_origin
 from .store import Wanted
 
 _BATCH = 50  # entries verified at a time, which blocks the event loop for a few milliseconds
@@ -124,9 +125,11 @@ class AuditServicer(AuditServiceServicer):
         key = self._pages.after(request)
         return key[0] if key else None
 
-    def _page(self, request: Any, rows: Sequence[AuditEvent]) -> tuple[list[pb.AuditEvent], str]:
-        rows, more = self._pages.cut(request, rows, lambda event: [event.sequence])
-        return [_event_to_proto(event) for event in rows], more
+    def _page(
+        self, request: Any, rows: Sequence[Row[AuditEvent, str | None, str | None]]
+    ) -> tuple[list[pb.AuditEvent], str]:
+        rows, more = self._pages.cut(request, rows, lambda row: [row[0].sequence])
+        return [_event_to_proto(*row) for row in rows], more
 
 
 def _id(value: str, field: str) -> UUID | None:
@@ -137,7 +140,9 @@ def _time(given: bool, value: Timestamp, field: str) -> datetime | None:
     return parse_timestamp(value, field) if given else None
 
 
-def _event_to_proto(event: AuditEvent) -> pb.AuditEvent:
+def _event_to_proto(event: AuditEvent, address: str | None, user_agent: str | None) -> pb.AuditEvent:
+    if address is None or user_agent is None:
+        address, user_agent = recorded_origin(event)
     return pb.AuditEvent(
         sequence=event.sequence,
         create_time=timestamp(event.create_time),
@@ -146,8 +151,8 @@ def _event_to_proto(event: AuditEvent) -> pb.AuditEvent:
         session_id=str(event.session_id or ""),
         api_key_id=str(event.api_key_id or ""),
         role=event.role,
-        address=event.address,
-        user_agent=event.user_agent,
+        address=address,
+        user_agent=user_agent,
         request_id=event.request_id,
         resources=event.resources,
         code=event.code,

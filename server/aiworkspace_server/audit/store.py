@@ -10,7 +10,7 @@ from sqlalchemy import Row, func, select, text, true
 from sqlalchemy.orm import aliased
 
 from ..kit.postgres import ReadSession, WriteSession
-from .models import AuditEvent, AuditHead, AuditResource
+from .models import AuditEvent, AuditHead, AuditOrigin, AuditResource
 
 _COLUMNS = [column.name for column in AuditEvent.__table__.columns]
 _ENTER = text("SELECT set_config('app.user_id', :user_id, true)")
@@ -23,7 +23,9 @@ _LOCK_HEAD = text(
 _APPEND = text(
     "WITH head AS (UPDATE audit_heads SET sequence = :sequence, create_time = :create_time, hash = :hash"
     "              WHERE chain_id = :chain_id),"
-    " ids AS (INSERT INTO audit_resources SELECT :chain_id, :sequence, unnest(CAST(:resource_ids AS uuid[])))"
+    " ids AS (INSERT INTO audit_resources SELECT :chain_id, :sequence, unnest(CAST(:resource_ids AS uuid[]))),"
+    " origin AS (INSERT INTO audit_origins SELECT :chain_id, :sequence, CAST(:salt AS bytea),"
+    "            CAST(:origin_address AS text), CAST(:origin_user_agent AS text) WHERE CAST(:salt AS bytea) IS NOT NULL)"
     f" INSERT INTO audit_events ({', '.join(_COLUMNS)})"
     f" VALUES ({', '.join(f'CAST(:{name} AS jsonb)' if name == 'resources' else f':{name}' for name in _COLUMNS)})"
 )
@@ -56,22 +58,29 @@ async def lock_head(tx: WriteSession, chain_id: UUID) -> Row[*tuple[Any, ...]]:
 
 
 async def append(tx: WriteSession, values: Mapping[str, Any]) -> None:
-    """Store an entry, its ids and the new head. One statement, to keep the head locked for a short time."""
+    """Store an entry, its ids, its origin if it has a salt, and the new head.
+
+    One statement, to keep the head locked for a short time.
+    """
     await tx.execute(_APPEND, values)
 
 
 async def list_events(
     tx: ReadSession, chain_id: UUID, wanted: Wanted, before: int | None, limit: int
-) -> Sequence[AuditEvent]:
-    """Return entries, newest first, starting after `before`. Each condition has an index in this order."""
+) -> Sequence[Row[AuditEvent, str | None, str | None]]:
+    """Return entries with address and user agent of their origin, newest first, starting after `before`.
+
+    Each condition has an index in this order.
+    """
     event: Any = _event_of(chain_id) if wanted.resource_id else AuditEvent
     sequence: Any = AuditResource.sequence if wanted.resource_id else AuditEvent.sequence
-    query = select(event).order_by(sequence.desc()).limit(limit)
+    query = select(event, AuditOrigin.address, AuditOrigin.user_agent).order_by(sequence.desc()).limit(limit)
     if wanted.resource_id:
         query = query.select_from(AuditResource).join(event, true()).where(AuditResource.chain_id == chain_id)
         query = query.where(AuditResource.resource_id == wanted.resource_id)
     else:
-        query = query.where(AuditEvent.chain_id == chain_id)
+        query = query.select_from(AuditEvent).where(AuditEvent.chain_id == chain_id)
+    query = query.outerjoin(AuditOrigin, _is_origin(event, chain_id))
     for column, value in ((event.method, wanted.method), (event.user_id, wanted.user_id), (event.code, wanted.code)):
         if value:
             query = query.where(column == value)
@@ -82,13 +91,17 @@ async def list_events(
         query = query.where(sequence < _first_since(chain_id, wanted.end_time))
     if before:
         query = query.where(sequence < before)
-    return (await tx.execute(query)).scalars().all()
+    return (await tx.execute(query)).all()
 
 
 def _event_of(chain_id: UUID) -> Any:
     """Return the entry of an AuditResource, looked up for each row: a plain join may read the whole chain."""
     its_event = select(AuditEvent).where(_same_entry(), AuditEvent.chain_id == chain_id).correlate(AuditResource)
     return aliased(AuditEvent, its_event.limit(1).lateral())
+
+
+def _is_origin(event: Any, chain_id: UUID) -> Any:
+    return (AuditOrigin.chain_id == chain_id) & (AuditOrigin.sequence == event.sequence)
 
 
 def _same_entry() -> Any:
@@ -114,10 +127,12 @@ async def find_end(tx: ReadSession, chain_id: UUID) -> Row[int, bytes, int]:
 
 
 async def list_forward(tx: ReadSession, chain_id: UUID, after: int | None, limit: int) -> Sequence[Any]:
-    """Return entries in ascending order, each with the `ids` by which it is found."""
+    """Return entries in ascending order, each with the `ids` by which it is found and, unless erased, its origin."""
     ids = select(AuditResource.resource_id).where(_same_entry()).order_by(AuditResource.resource_id)
     array = func.array(ids.correlate(AuditEvent).scalar_subquery())
-    query = select(*AuditEvent.__table__.columns, array.label("ids")).where(AuditEvent.chain_id == chain_id)
+    origin = AuditOrigin.address.label("origin_address"), AuditOrigin.user_agent.label("origin_user_agent")
+    query = select(*AuditEvent.__table__.columns, AuditOrigin.salt, *origin, array.label("ids"))
+    query = query.outerjoin(AuditOrigin, _is_origin(AuditEvent, chain_id)).where(AuditEvent.chain_id == chain_id)
     if after is not None:
         query = query.where(AuditEvent.sequence > after)
     return (await tx.execute(query.order_by(AuditEvent.sequence).limit(limit))).all()
