@@ -39,7 +39,7 @@ from aiworkspace.v1.chat_pb2 import (
     SourcesRetrieved,
 )
 from aiworkspace.v1.common_pb2 import ErrorReason, Money, TokenUsage
-from aiworkspace.v1.data_pb2 import DataPolicy, Retention
+from aiworkspace.v1.data_pb2 import DataPolicy, Erasure, ErasureLine, ErasureState, Retention
 from aiworkspace.v1.document_pb2 import (
     Block,
     Collection,
@@ -103,6 +103,9 @@ __all__ = [
     "DataPolicy",
     "Document",
     "DocumentState",
+    "Erasure",
+    "ErasureLine",
+    "ErasureState",
     "ErrorReason",
     "Event",
     "EventType",

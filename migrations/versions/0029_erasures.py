@@ -65,7 +65,11 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
   ORDER BY e.due_time LIMIT p_limit
 $$;
 """
-FUNCTIONS = ("find_erasure(uuid)", "list_due_erasures(timestamptz, integer)", "list_open_erasures(timestamptz, integer)")
+FUNCTIONS = (
+    "find_erasure(uuid)",
+    "list_due_erasures(timestamptz, integer)",
+    "list_open_erasures(timestamptz, integer)",
+)
 POLICIES = {"audit_origins": f"chain_id = ANY (ARRAY[{TENANT}, {PERSON}])", "erasures": f"org_id = {TENANT}"}
 
 

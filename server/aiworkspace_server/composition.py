@@ -149,7 +149,7 @@ def _build_access(platform: Platform, mongo: Mongo, auth: Auth, workspaces: Work
 def build_services(platform: Platform, parts: Parts) -> Services:
     """Build the gRPC server."""
     auth, access, methods, policies = parts.auth, parts.access, parts.methods, parts.policies
-    erasure = build_erasure(platform, parts.chat.eraser, parts.documents.eraser)
+    erasure = build_erasure(platform, parts.mongo, parts.chat.eraser, parts.documents.eraser)
     rights_lost = _rights_lost(parts.workspaces, parts.engine.cancellation, platform.tasks)
     return Services(
         auth=auth.servicer,
@@ -189,7 +189,7 @@ def build_services(platform: Platform, parts: Parts) -> Services:
         budgets=build_budgets(platform, policies.plans, methods),
         audit=parts.audit.servicer,
         admin=build_admin(platform, auth, rights_lost=rights_lost),
-        data=build_data(platform, parts.mongo, parts.chat.eraser, parts.documents.eraser),
+        data=build_data(platform, parts.mongo, parts.chat.eraser, parts.documents.eraser, erasure, auth.notices),
         events=parts.events.servicer,
         webhooks=parts.webhooks.servicer,
     )

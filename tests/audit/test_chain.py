@@ -92,7 +92,7 @@ async def test_the_same_address_has_another_digest_in_each_entry(log: Company, s
     assert {digest.partition(":")[0] for digest in digests} == {"hmac-sha256"}
 
 
-async def test_entries_of_the_release_before_keep_their_origin(log: Company, stores: Stores, settings: Settings) -> None:
+async def test_entries_of_earlier_releases_keep_their_origin(log: Company, stores: Stores, settings: Settings) -> None:
     """They have address and user agent themselves, and their hashes are of these."""
     chain = make_chain(settings)
     (head,) = await sql(stores, "SELECT sequence, hash FROM audit_heads WHERE chain_id = %s", log.org_id)

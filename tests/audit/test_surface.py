@@ -19,7 +19,8 @@ from tests.support.audit_log import until_recorded
 from tests.support.belongings import keep_documents
 from tests.support.budgets import make_budget
 from tests.support.documents import begin, fail
-from tests.support.orgs import delete_org, update_member
+from tests.support.erasures import erase_org
+from tests.support.orgs import delete_org, remove_member, update_member
 from tests.support.outcomes import PASSWORD_WRONG, PERMISSION_MISSING, outcome
 from tests.support.people import NewPerson, Person, join, make_conversation, make_place, people
 from tests.support.postgres import as_owner, sql, until_blocked, until_no_jobs
@@ -77,6 +78,8 @@ async def test_an_audited_call_leaves_one_entry_and_others_none(
         ids = await _belongings(owner, member, documents=names_documents(endpoint))
     if name_of(endpoint) == "DocumentService.RetryDocument":
         await fail(stores, ids["document_id"])
+    if name_of(endpoint) == "DataService.EraseUser":  # of members there are no erasures
+        await remove_member(owner, ids["org_id"], member)
     code, entries = await _call(stores, endpoint, owner, ids)
     knows_account = endpoint.access.mode != PUBLIC or "email" in endpoint.descriptor.input_type.fields_by_name
     # Strangers who register an address that has an account must not fill the log of its owner.
@@ -213,6 +216,7 @@ async def _belongings(
     return {
         **(await _documents(owner, place.workspace_id) if documents else {}),
         "budget_id": budget.budget_id,
+        "erasure_id": (await erase_org(owner, org_id)).erasure.erasure_id,
         "webhook_endpoint_id": webhook.webhook_endpoint_id,
         "run_id": str(uuid.uuid4()),
         "team_id": team.team.team_id,

@@ -177,9 +177,9 @@ def scope_of(endpoint: Endpoint) -> str:
     return str(endpoint.access.scope.rpartition(".")[2])
 
 
-def by_harm(endpoint: Endpoint) -> tuple[bool, bool, int]:
-    harmful = not is_spoilable(endpoint) and not endpoint.reads
-    return harmful, endpoint.access.mode != options.ACCESS_MODE_PERMISSION, DEPTH[scope_of(endpoint)]
+def by_harm(endpoint: Endpoint) -> tuple[bool, bool, int, bool]:
+    harmful, leaves_nothing = not is_spoilable(endpoint) and not endpoint.reads, endpoint.descriptor.name == "DeleteOrg"
+    return harmful, endpoint.access.mode != options.ACCESS_MODE_PERMISSION, DEPTH[scope_of(endpoint)], leaves_nothing
 
 
 IN_ORDER = sorted(ENDPOINTS, key=by_harm)

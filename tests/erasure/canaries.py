@@ -12,7 +12,16 @@ from tests.support.surface import ENDPOINTS, Endpoint, inside, name_of, text_fie
 
 # Texts that the server makes or that choose among what there is.
 _NOT_WRITTEN = ("etag", "page_token", "order_by", "request_id")
-_ENDINGS = ("Delete", "Remove", "Revoke", "Suspend", "Reject", "Logout", "Cancel")
+_ENDINGS = ("Delete", "Remove", "Revoke", "Suspend", "Reject", "Logout", "Cancel", "Erase")
+
+IN_CONVERSATION = ("conversation_id", "run_id")
+IN_DOCUMENTS = ("document_id", "collection_id", "upload_id")
+IN_WORKSPACE = (*IN_CONVERSATION, *IN_DOCUMENTS, "workspace_id")
+IN_ORG = (*IN_WORKSPACE, "org_id")
+
+
+def new_canary() -> str:
+    return f"canary-{uuid.uuid4().hex}"
 
 
 def endpoints(*scopes: str) -> list[Endpoint]:

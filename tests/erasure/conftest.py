@@ -92,6 +92,11 @@ class Site:
         query = f"SELECT 1 FROM {table} WHERE id = %s AND erase_time IS NOT NULL"
         await until(lambda: sql(self.stores, query, row_id))
 
+    async def come_due(self, erasure_id: str) -> None:
+        """Moves an erasure back in time, so that it begins or, if it has begun, may end."""
+        back = "due_time = due_time - interval '8 days', begin_time = begin_time - interval '2 minutes'"
+        await sql(self.stores, f"UPDATE erasures SET {back} WHERE id = %s", erasure_id)
+
     async def count(self, collection: str, **where: Any) -> int:
         return int(await self.documents[collection].count_documents({k: UUID(v) for k, v in where.items()}))
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from aiworkspace.v1 import account_pb2, auth_pb2, chat_pb2, document_pb2, org_pb2, workspace_pb2
-from tests.erasure.canaries import endpoints, write
+from tests.erasure.canaries import IN_ORG, IN_WORKSPACE, endpoints, new_canary, write
 from tests.erasure.conftest import Site
 from tests.standin import Script, Standin
 from tests.support.belongings import furnish
@@ -20,15 +20,6 @@ from tests.support.sources import citations_of, read_all, until_cited
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.waits
-
-IN_CONVERSATION = ("conversation_id", "run_id")
-IN_DOCUMENTS = ("document_id", "collection_id", "upload_id")
-IN_WORKSPACE = (*IN_CONVERSATION, *IN_DOCUMENTS, "workspace_id")
-IN_ORG = (*IN_WORKSPACE, "org_id")
-
-
-def new_canary() -> str:
-    return f"canary-{uuid.uuid4().hex}"
 
 
 async def store_events(site: Site, standin: Standin, place: Place) -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from aiworkspace_server.chat.erasure import ChatEraser
-from aiworkspace_server.erasure.jobs import Erasure
+from aiworkspace_server.erasure.jobs import ErasureJobs
 from aiworkspace_server.kit.jobs import Jobs
 from aiworkspace_server.kit.mongo import Mongo
 from aiworkspace_server.kit.postgres import Database
@@ -27,7 +27,7 @@ class Deletions:
 
     stores: Stores
     mongo: Mongo
-    erasure: Erasure
+    erasure: ErasureJobs
 
     async def make(self, count: int) -> None:
         deleted = datetime.now(UTC) - timedelta(hours=1)
@@ -52,7 +52,7 @@ async def deletions(migrated: Stores) -> AsyncIterator[Deletions]:
     await sql(migrated, "DELETE FROM procrastinate_jobs")
     await mongo.database.conversations.delete_many({})
     jobs = Jobs(migrated.postgres)
-    erasure = Erasure(db, jobs, ChatEraser(db, mongo, unused, unused), unused)
+    erasure = ErasureJobs(db, jobs, ChatEraser(db, mongo, unused, unused), unused, unused)
     erasure.register(jobs)
     yield Deletions(migrated, mongo, erasure)
     await mongo.close()

@@ -55,7 +55,7 @@ async def furnish(new_person: NewPerson, model: str = "") -> Belongings:
     ids["invitation_id"] = await _invite(owner, org_id)
     ids |= await _make_role(owner, org_id) | await _make_team(owner, org_id, workspace_id, subject)
     ids |= await _make_budget(owner, org_id) | await keep_documents(owner, workspace_id)
-    ids |= await _make_webhook(owner, org_id)
+    ids |= await _make_webhook(owner, org_id) | await _make_erasure(owner, org_id)
     keys, secret = await _make_key(owner, org_id, workspace_id)
     hidden = await make_workspace(owner, org_id, visibility=workspace_pb2.WORKSPACE_VISIBILITY_MEMBERS)
     closed = {**await _talk(owner, hidden, model), **await keep_documents(owner, hidden), "workspace_id": hidden}
@@ -139,6 +139,14 @@ async def _make_webhook(owner: Person, org_id: str) -> dict[str, str]:
     await send_test(owner, endpoint)
     await update_endpoint(owner, endpoint, "enabled")
     return {"webhook_endpoint_id": endpoint.webhook_endpoint_id}
+
+
+async def _make_erasure(owner: Person, org_id: str) -> dict[str, str]:
+    """One that erases nothing: it is cancelled."""
+    erasure = (await owner.data.EraseOrg(data_pb2.EraseOrgRequest(org_id=org_id))).erasure
+    request = data_pb2.CancelErasureRequest(org_id=org_id, erasure_id=erasure.erasure_id)
+    await owner.data.CancelErasure(request)
+    return {"erasure_id": erasure.erasure_id}
 
 
 async def _make_key(owner: Person, org_id: str, workspace_id: str) -> tuple[dict[str, str], str]:

@@ -48,6 +48,8 @@ LEADING_ELSEWHERE = {
     "document_versions_end_time": "versions that have ended, whosever they are",
     "document_versions_unready": "how many versions are not ready, whosever they are",
     "ledger_entries_questions": "questions whose reservation nobody ended, whosever they are",
+    "erasures_id_key": "the organization of an erasure, also when it is gone",
+    "erasures_due": "erasures that are due or in progress, whosever they are",
     "events_create_time": "events that were kept for long enough, whosever they are",
     "replies_time": "answers that were kept for long enough, whosever they are",
 }
@@ -95,6 +97,9 @@ DOORS = {
     "list_old_event_orgs(p_before timestamp with time zone, p_limit integer)": True,
     "list_due_webhooks(p_before timestamp with time zone)": True,
     "list_webhook_orgs()": True,
+    "find_erasure(p_id uuid)": True,
+    "list_due_erasures(p_before timestamp with time zone, p_limit integer)": True,
+    "list_open_erasures(p_before timestamp with time zone, p_limit integer)": True,
     "active_memberships(p_user_id uuid)": False,
 }
 

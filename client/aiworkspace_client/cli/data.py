@@ -1,5 +1,6 @@
-"""aiws data: how long an organization keeps its data, and what must not be deleted."""
+"""aiws data: how long an organization keeps its data, what must not be deleted, and what is erased for good."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -8,9 +9,12 @@ from aiworkspace_client.cli import output
 from aiworkspace_client.cli.account import Json
 from aiworkspace_client.cli.orgs import Org
 from aiworkspace_client.cli.session import connected
-from aiworkspace_client.types import DataPolicy, Retention
+from aiworkspace_client.types import DataPolicy, ErasureState, Retention
+from aiworkspace_client.types import Erasure as ErasureMessage
 
-app = typer.Typer(no_args_is_help=True, help="Retention and legal holds of an organization and its workspaces.")
+app = typer.Typer(no_args_is_help=True, help="Retention, legal holds and erasures of an organization.")
+
+Erasure = Annotated[str, typer.Argument(help="Id of the erasure.")]
 
 Workspace = Annotated[
     str, typer.Option("--workspace", "-w", help="Id of a workspace. Otherwise it is about the organization.")
@@ -72,6 +76,79 @@ def release(ctx: typer.Context, workspace: Workspace = "", org: Org = "", json: 
     with connected(ctx) as session:
         policy = session.client.data.set_legal_hold(org_id=session.org_id(org), workspace_id=workspace, held=False)
         _show(policy, json=json)
+
+
+@app.command()
+def erase(
+    ctx: typer.Context,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    org: Org = "",
+    json: Json = False,
+) -> None:
+    """Erase the whole organization in seven days. Until then, aiws data keep keeps it. Owners may."""
+    with connected(ctx) as session:
+        org_id = session.org_id(org)
+        if not yes:
+            typer.confirm(f"Erase everything of the organization {org_id} in seven days?", abort=True)
+        _show_erasures([session.client.data.erase_org(org_id=org_id)], json=json)
+
+
+@app.command()
+def keep(ctx: typer.Context, erasure_id: Erasure, org: Org = "", json: Json = False) -> None:
+    """Cancel the erasure of an organization."""
+    with connected(ctx) as session:
+        kept = session.client.data.cancel_erasure(org_id=session.org_id(org), erasure_id=erasure_id)
+        _show_erasures([kept], json=json)
+
+
+@app.command("erase-user")
+def erase_user(
+    ctx: typer.Context,
+    user_id: Annotated[str, typer.Argument(help="Id of the former member.")],
+    org: Org = "",
+    json: Json = False,
+) -> None:
+    """Erase what a former member has left in the organization. It begins at once."""
+    with connected(ctx) as session:
+        begun = session.client.data.erase_user(org_id=session.org_id(org), user_id=user_id)
+        _show_erasures([begun], json=json)
+
+
+@app.command()
+def erasures(ctx: typer.Context, org: Org = "", json: Json = False) -> None:
+    """List the erasures that were asked for."""
+    with connected(ctx) as session:
+        _show_erasures(session.client.data.list_erasures(org_id=session.org_id(org)), json=json)
+
+
+@app.command()
+def receipt(ctx: typer.Context, erasure_id: Erasure, json: Json = False) -> None:
+    """Show what an erasure has erased, and what it has kept and why."""
+    with connected(ctx) as session:
+        found = session.client.data.get_erasure_receipt(erasure_id=erasure_id)
+    if json:
+        return output.as_json(found)
+    if not found.lines:
+        return _show_erasures([found.erasure], json=False)
+    lines = [(line.store, line.name, str(line.erased_count), str(line.kept_count), line.reason) for line in found.lines]
+    output.table(("DATABASE", "NAME", "ERASED", "KEPT", "WHY"), lines)
+
+
+def _show_erasures(found: Iterable[ErasureMessage], *, json: bool) -> None:
+    if json:
+        for erasure in found:
+            output.as_json(erasure)
+        return
+    rows = [
+        (
+            erasure.erasure_id,
+            erasure.user_id or "organization",
+            output.word(ErasureState.Name, erasure.state),
+            output.time(erasure.due_time),
+        )
+        for erasure in found
+    ]
+    output.table(("ID", "OF", "STATE", "DUE"), rows)
 
 
 def _show(policy: DataPolicy, *, json: bool) -> None:

@@ -74,9 +74,9 @@ class AuditEvent(_message.Message):
     the server.
     """
     address: _builtins.str
-    """Network address of the caller."""
+    """Network address of the caller. Empty if it was erased: see DataService.EraseUser."""
     user_agent: _builtins.str
-    """User agent of the client."""
+    """User agent of the client. Empty if it was erased."""
     request_id: _builtins.str
     """Call id, as in the metadata "x-request-id"."""
     code: _builtins.str

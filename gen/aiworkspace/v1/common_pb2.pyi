@@ -155,6 +155,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED: the organization has as many webhook endpoints as it may have. Metadata "limit" has the number."""
     ERROR_REASON_WEBHOOK_ENDPOINT_DISABLED: _ErrorReason.ValueType  # 66
     """FAILED_PRECONDITION: the webhook endpoint is disabled. Enable it with UpdateWebhookEndpoint."""
+    ERROR_REASON_STILL_MEMBER: _ErrorReason.ValueType  # 67
+    """FAILED_PRECONDITION: EraseUser is for people who are no members any more. Remove them with RemoveMember first."""
+    ERROR_REASON_ERASURE_CLOSED: _ErrorReason.ValueType  # 68
+    """FAILED_PRECONDITION: the erasure has begun and cannot be cancelled any more."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable, machine-readable reason of an error. Every error status carries one google.rpc.ErrorInfo
@@ -293,6 +297,10 @@ ERROR_REASON_WEBHOOK_ENDPOINT_LIMIT: ErrorReason.ValueType  # 65
 """RESOURCE_EXHAUSTED: the organization has as many webhook endpoints as it may have. Metadata "limit" has the number."""
 ERROR_REASON_WEBHOOK_ENDPOINT_DISABLED: ErrorReason.ValueType  # 66
 """FAILED_PRECONDITION: the webhook endpoint is disabled. Enable it with UpdateWebhookEndpoint."""
+ERROR_REASON_STILL_MEMBER: ErrorReason.ValueType  # 67
+"""FAILED_PRECONDITION: EraseUser is for people who are no members any more. Remove them with RemoveMember first."""
+ERROR_REASON_ERASURE_CLOSED: ErrorReason.ValueType  # 68
+"""FAILED_PRECONDITION: the erasure has begun and cannot be cancelled any more."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

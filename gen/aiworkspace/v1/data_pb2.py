@@ -28,7 +28,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61iworkspace/v1/data.proto\x12\x0e\x61iworkspace.v1\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x1a\x61iworkspace/v1/rules.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"z\n\tRetention\x12&\n\x11\x63onversation_days\x18\x01 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x94\x9d\x02(\x00\x12\"\n\rdocument_days\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x94\x9d\x02(\x00\x12!\n\x0c\x61ttempt_days\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x94\x9d\x02(\x00\"\xb8\x01\n\nDataPolicy\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x14\n\x0cworkspace_id\x18\x02 \x01(\t\x12,\n\tretention\x18\x03 \x01(\x0b\x32\x19.aiworkspace.v1.Retention\x12\x0c\n\x04held\x18\x04 \x01(\x08\x12\x19\n\x0bhold_reason\x18\x05 \x01(\tB\x04\xb8\xbb\x18\x01\x12-\n\thold_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\x14GetDataPolicyRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x0cworkspace_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"C\n\x15GetDataPolicyResponse\x12*\n\x06policy\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.DataPolicy\"\x80\x01\n\x13SetRetentionRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x0cworkspace_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12,\n\tretention\x18\x03 \x01(\x0b\x32\x19.aiworkspace.v1.Retention\"B\n\x14SetRetentionResponse\x12*\n\x06policy\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.DataPolicy\"\x89\x01\n\x13SetLegalHoldRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x0cworkspace_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x0c\n\x04held\x18\x03 \x01(\x08\x12\'\n\x06reason\x18\x04 \x01(\tB\x17\xbaH\x0cr\x07\x18\xf4\x03\xa0\xbc\x18\x01\xd8\x01\x01\xb8\xbb\x18\x01\x98\xbc\x18\x02\"B\n\x14SetLegalHoldResponse\x12*\n\x06policy\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.DataPolicy2\x98\x03\n\x0b\x44\x61taService\x12\x80\x01\n\rGetDataPolicy\x12$.aiworkspace.v1.GetDataPolicyRequest\x1a%.aiworkspace.v1.GetDataPolicyResponse\"\"\x90\x02\x01\xaa\xbb\x18\x17\x08\x03\x12\x0b\x64\x61ta.manage\x1a\x06org_id\xb0\xbb\x18\x02\x12\x81\x01\n\x0cSetRetention\x12#.aiworkspace.v1.SetRetentionRequest\x1a$.aiworkspace.v1.SetRetentionResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0b\x64\x61ta.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x81\x01\n\x0cSetLegalHold\x12#.aiworkspace.v1.SetLegalHoldRequest\x1a$.aiworkspace.v1.SetLegalHoldResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0b\x64\x61ta.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61iworkspace/v1/data.proto\x12\x0e\x61iworkspace.v1\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x1a\x61iworkspace/v1/rules.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"z\n\tRetention\x12&\n\x11\x63onversation_days\x18\x01 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x94\x9d\x02(\x00\x12\"\n\rdocument_days\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x94\x9d\x02(\x00\x12!\n\x0c\x61ttempt_days\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x94\x9d\x02(\x00\"\xb8\x01\n\nDataPolicy\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x14\n\x0cworkspace_id\x18\x02 \x01(\t\x12,\n\tretention\x18\x03 \x01(\x0b\x32\x19.aiworkspace.v1.Retention\x12\x0c\n\x04held\x18\x04 \x01(\x08\x12\x19\n\x0bhold_reason\x18\x05 \x01(\tB\x04\xb8\xbb\x18\x01\x12-\n\thold_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\x14GetDataPolicyRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x0cworkspace_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"C\n\x15GetDataPolicyResponse\x12*\n\x06policy\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.DataPolicy\"\x80\x01\n\x13SetRetentionRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x0cworkspace_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12,\n\tretention\x18\x03 \x01(\x0b\x32\x19.aiworkspace.v1.Retention\"B\n\x14SetRetentionResponse\x12*\n\x06policy\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.DataPolicy\"\x89\x01\n\x13SetLegalHoldRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x0cworkspace_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x0c\n\x04held\x18\x03 \x01(\x08\x12\'\n\x06reason\x18\x04 \x01(\tB\x17\xbaH\x0cr\x07\x18\xf4\x03\xa0\xbc\x18\x01\xd8\x01\x01\xb8\xbb\x18\x01\x98\xbc\x18\x02\"B\n\x14SetLegalHoldResponse\x12*\n\x06policy\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.DataPolicy\"\xef\x02\n\x07\x45rasure\x12\x12\n\nerasure_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x14\n\x0crequester_id\x18\x04 \x01(\t\x12+\n\x05state\x18\x05 \x01(\x0e\x32\x1c.aiworkspace.v1.ErasureState\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64ue_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nbegin_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63\x61ncel_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"d\n\x0b\x45rasureLine\x12\r\n\x05store\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0c\x65rased_count\x18\x03 \x01(\x03\x12\x12\n\nkept_count\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t\"+\n\x0f\x45raseOrgRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"<\n\x10\x45raseOrgResponse\x12(\n\x07\x65rasure\x18\x01 \x01(\x0b\x32\x17.aiworkspace.v1.Erasure\"N\n\x14\x43\x61ncelErasureRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nerasure_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"A\n\x15\x43\x61ncelErasureResponse\x12(\n\x07\x65rasure\x18\x01 \x01(\x0b\x32\x17.aiworkspace.v1.Erasure\"G\n\x10\x45raseUserRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"=\n\x11\x45raseUserResponse\x12(\n\x07\x65rasure\x18\x01 \x01(\x0b\x32\x17.aiworkspace.v1.Erasure\"l\n\x13ListErasuresRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"Z\n\x14ListErasuresResponse\x12)\n\x08\x65rasures\x18\x01 \x03(\x0b\x32\x17.aiworkspace.v1.Erasure\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"8\n\x18GetErasureReceiptRequest\x12\x1c\n\nerasure_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"q\n\x19GetErasureReceiptResponse\x12(\n\x07\x65rasure\x18\x01 \x01(\x0b\x32\x17.aiworkspace.v1.Erasure\x12*\n\x05lines\x18\x02 \x03(\x0b\x32\x1b.aiworkspace.v1.ErasureLine*\x9a\x01\n\x0c\x45rasureState\x12\x1d\n\x19\x45RASURE_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45RASURE_STATE_SCHEDULED\x10\x01\x12\x19\n\x15\x45RASURE_STATE_RUNNING\x10\x02\x12\x16\n\x12\x45RASURE_STATE_DONE\x10\x03\x12\x1b\n\x17\x45RASURE_STATE_CANCELLED\x10\x04\x32\x86\x08\n\x0b\x44\x61taService\x12\x80\x01\n\rGetDataPolicy\x12$.aiworkspace.v1.GetDataPolicyRequest\x1a%.aiworkspace.v1.GetDataPolicyResponse\"\"\x90\x02\x01\xaa\xbb\x18\x17\x08\x03\x12\x0b\x64\x61ta.manage\x1a\x06org_id\xb0\xbb\x18\x02\x12\x81\x01\n\x0cSetRetention\x12#.aiworkspace.v1.SetRetentionRequest\x1a$.aiworkspace.v1.SetRetentionResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0b\x64\x61ta.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x81\x01\n\x0cSetLegalHold\x12#.aiworkspace.v1.SetLegalHoldRequest\x1a$.aiworkspace.v1.SetLegalHoldResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0b\x64\x61ta.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12t\n\x08\x45raseOrg\x12\x1f.aiworkspace.v1.EraseOrgRequest\x1a .aiworkspace.v1.EraseOrgResponse\"%\x90\x02\x02\xaa\xbb\x18\x16\x08\x03\x12\norg.delete\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x83\x01\n\rCancelErasure\x12$.aiworkspace.v1.CancelErasureRequest\x1a%.aiworkspace.v1.CancelErasureResponse\"%\x90\x02\x02\xaa\xbb\x18\x16\x08\x03\x12\norg.delete\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12x\n\tEraseUser\x12 .aiworkspace.v1.EraseUserRequest\x1a!.aiworkspace.v1.EraseUserResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0b\x64\x61ta.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12}\n\x0cListErasures\x12#.aiworkspace.v1.ListErasuresRequest\x1a$.aiworkspace.v1.ListErasuresResponse\"\"\x90\x02\x01\xaa\xbb\x18\x17\x08\x03\x12\x0b\x64\x61ta.manage\x1a\x06org_id\xb0\xbb\x18\x02\x12w\n\x11GetErasureReceipt\x12(.aiworkspace.v1.GetErasureReceiptRequest\x1a).aiworkspace.v1.GetErasureReceiptResponse\"\r\x90\x02\x01\xaa\xbb\x18\x02\x08\x02\xb0\xbb\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,12 +57,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETLEGALHOLDREQUEST'].fields_by_name['workspace_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_SETLEGALHOLDREQUEST'].fields_by_name['reason']._loaded_options = None
   _globals['_SETLEGALHOLDREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\014r\007\030\364\003\240\274\030\001\330\001\001\270\273\030\001\230\274\030\002'
+  _globals['_ERASEORGREQUEST'].fields_by_name['org_id']._loaded_options = None
+  _globals['_ERASEORGREQUEST'].fields_by_name['org_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_CANCELERASUREREQUEST'].fields_by_name['org_id']._loaded_options = None
+  _globals['_CANCELERASUREREQUEST'].fields_by_name['org_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_CANCELERASUREREQUEST'].fields_by_name['erasure_id']._loaded_options = None
+  _globals['_CANCELERASUREREQUEST'].fields_by_name['erasure_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_ERASEUSERREQUEST'].fields_by_name['org_id']._loaded_options = None
+  _globals['_ERASEUSERREQUEST'].fields_by_name['org_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_ERASEUSERREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_ERASEUSERREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_LISTERASURESREQUEST'].fields_by_name['org_id']._loaded_options = None
+  _globals['_LISTERASURESREQUEST'].fields_by_name['org_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_LISTERASURESREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTERASURESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
+  _globals['_LISTERASURESREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTERASURESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_GETERASURERECEIPTREQUEST'].fields_by_name['erasure_id']._loaded_options = None
+  _globals['_GETERASURERECEIPTREQUEST'].fields_by_name['erasure_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_DATASERVICE'].methods_by_name['GetDataPolicy']._loaded_options = None
   _globals['_DATASERVICE'].methods_by_name['GetDataPolicy']._serialized_options = b'\220\002\001\252\273\030\027\010\003\022\013data.manage\032\006org_id\260\273\030\002'
   _globals['_DATASERVICE'].methods_by_name['SetRetention']._loaded_options = None
   _globals['_DATASERVICE'].methods_by_name['SetRetention']._serialized_options = b'\220\002\002\252\273\030\027\010\003\022\013data.manage\032\006org_id\260\273\030\003\320\273\030\001'
   _globals['_DATASERVICE'].methods_by_name['SetLegalHold']._loaded_options = None
   _globals['_DATASERVICE'].methods_by_name['SetLegalHold']._serialized_options = b'\220\002\002\252\273\030\027\010\003\022\013data.manage\032\006org_id\260\273\030\003\320\273\030\001'
+  _globals['_DATASERVICE'].methods_by_name['EraseOrg']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['EraseOrg']._serialized_options = b'\220\002\002\252\273\030\026\010\003\022\norg.delete\032\006org_id\260\273\030\003\320\273\030\001'
+  _globals['_DATASERVICE'].methods_by_name['CancelErasure']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['CancelErasure']._serialized_options = b'\220\002\002\252\273\030\026\010\003\022\norg.delete\032\006org_id\260\273\030\003\320\273\030\001'
+  _globals['_DATASERVICE'].methods_by_name['EraseUser']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['EraseUser']._serialized_options = b'\220\002\002\252\273\030\027\010\003\022\013data.manage\032\006org_id\260\273\030\003\320\273\030\001'
+  _globals['_DATASERVICE'].methods_by_name['ListErasures']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['ListErasures']._serialized_options = b'\220\002\001\252\273\030\027\010\003\022\013data.manage\032\006org_id\260\273\030\002'
+  _globals['_DATASERVICE'].methods_by_name['GetErasureReceipt']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['GetErasureReceipt']._serialized_options = b'\220\002\001\252\273\030\002\010\002\260\273\030\002'
+  _globals['_ERASURESTATE']._serialized_start=2275
+  _globals['_ERASURESTATE']._serialized_end=2429
   _globals['_RETENTION']._serialized_start=165
   _globals['_RETENTION']._serialized_end=287
   _globals['_DATAPOLICY']._serialized_start=290
@@ -79,6 +109,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETLEGALHOLDREQUEST']._serialized_end=967
   _globals['_SETLEGALHOLDRESPONSE']._serialized_start=969
   _globals['_SETLEGALHOLDRESPONSE']._serialized_end=1035
-  _globals['_DATASERVICE']._serialized_start=1038
-  _globals['_DATASERVICE']._serialized_end=1446
+  _globals['_ERASURE']._serialized_start=1038
+  _globals['_ERASURE']._serialized_end=1405
+  _globals['_ERASURELINE']._serialized_start=1407
+  _globals['_ERASURELINE']._serialized_end=1507
+  _globals['_ERASEORGREQUEST']._serialized_start=1509
+  _globals['_ERASEORGREQUEST']._serialized_end=1552
+  _globals['_ERASEORGRESPONSE']._serialized_start=1554
+  _globals['_ERASEORGRESPONSE']._serialized_end=1614
+  _globals['_CANCELERASUREREQUEST']._serialized_start=1616
+  _globals['_CANCELERASUREREQUEST']._serialized_end=1694
+  _globals['_CANCELERASURERESPONSE']._serialized_start=1696
+  _globals['_CANCELERASURERESPONSE']._serialized_end=1761
+  _globals['_ERASEUSERREQUEST']._serialized_start=1763
+  _globals['_ERASEUSERREQUEST']._serialized_end=1834
+  _globals['_ERASEUSERRESPONSE']._serialized_start=1836
+  _globals['_ERASEUSERRESPONSE']._serialized_end=1897
+  _globals['_LISTERASURESREQUEST']._serialized_start=1899
+  _globals['_LISTERASURESREQUEST']._serialized_end=2007
+  _globals['_LISTERASURESRESPONSE']._serialized_start=2009
+  _globals['_LISTERASURESRESPONSE']._serialized_end=2099
+  _globals['_GETERASURERECEIPTREQUEST']._serialized_start=2101
+  _globals['_GETERASURERECEIPTREQUEST']._serialized_end=2157
+  _globals['_GETERASURERECEIPTRESPONSE']._serialized_start=2159
+  _globals['_GETERASURERECEIPTRESPONSE']._serialized_end=2272
+  _globals['_DATASERVICE']._serialized_start=2432
+  _globals['_DATASERVICE']._serialized_end=3462
 # @@protoc_insertion_point(module_scope)

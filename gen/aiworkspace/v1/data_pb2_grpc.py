@@ -26,13 +26,15 @@ if _version_not_supported:
 
 
 class DataServiceStub:
-    """DataService has the retention and the legal holds of an organization and its workspaces.
+    """DataService has the retention and the legal holds of an organization and its workspaces, and erases organizations and
+    what people have left in them.
 
     Retention deletes what has not changed for a number of days. A legal hold prevents every deletion, including by owners:
     while it lasts, retention deletes nothing there, and these methods end with FAILED_PRECONDITION and
     ERROR_REASON_LEGAL_HOLD: DeleteConversation, DeleteDocument, ReplaceDocument, DeleteCollection and DeleteWorkspace in
-    the organization or workspace that is held; DeleteOrg, DeleteServiceAccount, and DeleteAccount of people who are
-    members or have used models there, if anything in the organization is held. What was deleted before stays deleted.
+    the organization or workspace that is held; DeleteOrg, DeleteServiceAccount, EraseOrg, EraseUser, and DeleteAccount of
+    people who are members or have used models there, if anything in the organization is held. What was deleted before
+    stays deleted.
     """
 
     def __init__(self, channel):
@@ -56,16 +58,43 @@ class DataServiceStub:
                 request_serializer=aiworkspace_dot_v1_dot_data__pb2.SetLegalHoldRequest.SerializeToString,
                 response_deserializer=aiworkspace_dot_v1_dot_data__pb2.SetLegalHoldResponse.FromString,
                 _registered_method=True)
+        self.EraseOrg = channel.unary_unary(
+                '/aiworkspace.v1.DataService/EraseOrg',
+                request_serializer=aiworkspace_dot_v1_dot_data__pb2.EraseOrgRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_data__pb2.EraseOrgResponse.FromString,
+                _registered_method=True)
+        self.CancelErasure = channel.unary_unary(
+                '/aiworkspace.v1.DataService/CancelErasure',
+                request_serializer=aiworkspace_dot_v1_dot_data__pb2.CancelErasureRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_data__pb2.CancelErasureResponse.FromString,
+                _registered_method=True)
+        self.EraseUser = channel.unary_unary(
+                '/aiworkspace.v1.DataService/EraseUser',
+                request_serializer=aiworkspace_dot_v1_dot_data__pb2.EraseUserRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_data__pb2.EraseUserResponse.FromString,
+                _registered_method=True)
+        self.ListErasures = channel.unary_unary(
+                '/aiworkspace.v1.DataService/ListErasures',
+                request_serializer=aiworkspace_dot_v1_dot_data__pb2.ListErasuresRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_data__pb2.ListErasuresResponse.FromString,
+                _registered_method=True)
+        self.GetErasureReceipt = channel.unary_unary(
+                '/aiworkspace.v1.DataService/GetErasureReceipt',
+                request_serializer=aiworkspace_dot_v1_dot_data__pb2.GetErasureReceiptRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_data__pb2.GetErasureReceiptResponse.FromString,
+                _registered_method=True)
 
 
 class DataServiceServicer:
-    """DataService has the retention and the legal holds of an organization and its workspaces.
+    """DataService has the retention and the legal holds of an organization and its workspaces, and erases organizations and
+    what people have left in them.
 
     Retention deletes what has not changed for a number of days. A legal hold prevents every deletion, including by owners:
     while it lasts, retention deletes nothing there, and these methods end with FAILED_PRECONDITION and
     ERROR_REASON_LEGAL_HOLD: DeleteConversation, DeleteDocument, ReplaceDocument, DeleteCollection and DeleteWorkspace in
-    the organization or workspace that is held; DeleteOrg, DeleteServiceAccount, and DeleteAccount of people who are
-    members or have used models there, if anything in the organization is held. What was deleted before stays deleted.
+    the organization or workspace that is held; DeleteOrg, DeleteServiceAccount, EraseOrg, EraseUser, and DeleteAccount of
+    people who are members or have used models there, if anything in the organization is held. What was deleted before
+    stays deleted.
     """
 
     def GetDataPolicy(self, request, context):
@@ -99,6 +128,60 @@ class DataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EraseOrg(self, request, context):
+        """EraseOrg erases an organization in seven days. Callers: owners, who all get a mail. Until then everything works as
+        before, and CancelErasure keeps it. Then it is deleted as by OrgService.DeleteOrg, and the network addresses and
+        user agents of its audit log are erased, too. A legal hold that lasts then delays it until the hold ends. If an
+        erasure is scheduled already, the call returns that one.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelErasure(self, request, context):
+        """CancelErasure keeps an organization that was to be erased. Callers: owners. The call is idempotent.
+
+        Errors: NOT_FOUND; FAILED_PRECONDITION with ERROR_REASON_ERASURE_CLOSED once it has begun, and for erasures of people,
+        which begin at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseUser(self, request, context):
+        """EraseUser erases what a former member has left in an organization. Callers: owners. It begins at once and takes
+        minutes: their conversations with all messages, runs and attempts, their uploads in progress, invitations to them,
+        and the network addresses and user agents of their calls in the organization's audit log. What they added to the
+        organization stays: documents, API keys and workspaces; so do the usage and the log, under their id. The account
+        itself is theirs: AccountService.DeleteAccount deletes it. If an erasure of this person is in progress, the call
+        returns that one.
+
+        Errors: NOT_FOUND for somebody who never was a member; FAILED_PRECONDITION with ERROR_REASON_STILL_MEMBER for
+        members, whom RemoveMember removes, and with ERROR_REASON_LEGAL_HOLD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListErasures(self, request, context):
+        """ListErasures lists the erasures that were asked for in an organization, newest first. Callers: owners.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetErasureReceipt(self, request, context):
+        """GetErasureReceipt returns what an erasure has erased, and what it has kept and why. Callers: who asked for it, also
+        when the organization is gone; and its owners.
+
+        Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DataServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -117,6 +200,31 @@ def add_DataServiceServicer_to_server(servicer, server):
                     request_deserializer=aiworkspace_dot_v1_dot_data__pb2.SetLegalHoldRequest.FromString,
                     response_serializer=aiworkspace_dot_v1_dot_data__pb2.SetLegalHoldResponse.SerializeToString,
             ),
+            'EraseOrg': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseOrg,
+                    request_deserializer=aiworkspace_dot_v1_dot_data__pb2.EraseOrgRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_data__pb2.EraseOrgResponse.SerializeToString,
+            ),
+            'CancelErasure': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelErasure,
+                    request_deserializer=aiworkspace_dot_v1_dot_data__pb2.CancelErasureRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_data__pb2.CancelErasureResponse.SerializeToString,
+            ),
+            'EraseUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseUser,
+                    request_deserializer=aiworkspace_dot_v1_dot_data__pb2.EraseUserRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_data__pb2.EraseUserResponse.SerializeToString,
+            ),
+            'ListErasures': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListErasures,
+                    request_deserializer=aiworkspace_dot_v1_dot_data__pb2.ListErasuresRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_data__pb2.ListErasuresResponse.SerializeToString,
+            ),
+            'GetErasureReceipt': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetErasureReceipt,
+                    request_deserializer=aiworkspace_dot_v1_dot_data__pb2.GetErasureReceiptRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_data__pb2.GetErasureReceiptResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'aiworkspace.v1.DataService', rpc_method_handlers)
@@ -126,13 +234,15 @@ def add_DataServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DataService:
-    """DataService has the retention and the legal holds of an organization and its workspaces.
+    """DataService has the retention and the legal holds of an organization and its workspaces, and erases organizations and
+    what people have left in them.
 
     Retention deletes what has not changed for a number of days. A legal hold prevents every deletion, including by owners:
     while it lasts, retention deletes nothing there, and these methods end with FAILED_PRECONDITION and
     ERROR_REASON_LEGAL_HOLD: DeleteConversation, DeleteDocument, ReplaceDocument, DeleteCollection and DeleteWorkspace in
-    the organization or workspace that is held; DeleteOrg, DeleteServiceAccount, and DeleteAccount of people who are
-    members or have used models there, if anything in the organization is held. What was deleted before stays deleted.
+    the organization or workspace that is held; DeleteOrg, DeleteServiceAccount, EraseOrg, EraseUser, and DeleteAccount of
+    people who are members or have used models there, if anything in the organization is held. What was deleted before
+    stays deleted.
     """
 
     @staticmethod
@@ -206,6 +316,141 @@ class DataService:
             '/aiworkspace.v1.DataService/SetLegalHold',
             aiworkspace_dot_v1_dot_data__pb2.SetLegalHoldRequest.SerializeToString,
             aiworkspace_dot_v1_dot_data__pb2.SetLegalHoldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseOrg(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.DataService/EraseOrg',
+            aiworkspace_dot_v1_dot_data__pb2.EraseOrgRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_data__pb2.EraseOrgResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelErasure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.DataService/CancelErasure',
+            aiworkspace_dot_v1_dot_data__pb2.CancelErasureRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_data__pb2.CancelErasureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.DataService/EraseUser',
+            aiworkspace_dot_v1_dot_data__pb2.EraseUserRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_data__pb2.EraseUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListErasures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.DataService/ListErasures',
+            aiworkspace_dot_v1_dot_data__pb2.ListErasuresRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_data__pb2.ListErasuresResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetErasureReceipt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.DataService/GetErasureReceipt',
+            aiworkspace_dot_v1_dot_data__pb2.GetErasureReceiptRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_data__pb2.GetErasureReceiptResponse.FromString,
             options,
             channel_credentials,
             insecure,

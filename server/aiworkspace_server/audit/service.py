@@ -16,7 +16,7 @@ from .models import AuditEvent
 
 # All columns except the hash itself.
 _HASHED = [column.name for column in AuditEvent.__table__.columns if column.name != "hash"]
-# From where a call came. Entries have digests, so that what these are of can be erased: each with a salt that goes, too.
+# From where a call came. Entries have digests of it with a salt, and the salt is erased together with the rest.
 _ORIGIN = ("address", "user_agent")
 _SEAL = "hmac-sha256:"
 _SALT_BYTES = 16
@@ -53,7 +53,7 @@ class Chain:
 
 
 def recorded_origin(event: AuditEvent) -> tuple[str, str]:
-    """Return address and user agent of the caller in an entry without an origin: one of an earlier release, or empty."""
+    """Return address and user agent in an entry without an origin: empty, but in entries of earlier releases."""
     return ("", "") if event.address.startswith(_SEAL) else (event.address, event.user_agent)
 
 

@@ -24,8 +24,9 @@ _APPEND = text(
     "WITH head AS (UPDATE audit_heads SET sequence = :sequence, create_time = :create_time, hash = :hash"
     "              WHERE chain_id = :chain_id),"
     " ids AS (INSERT INTO audit_resources SELECT :chain_id, :sequence, unnest(CAST(:resource_ids AS uuid[]))),"
-    " origin AS (INSERT INTO audit_origins SELECT :chain_id, :sequence, CAST(:salt AS bytea),"
-    "            CAST(:origin_address AS text), CAST(:origin_user_agent AS text) WHERE CAST(:salt AS bytea) IS NOT NULL)"
+    " origin AS (INSERT INTO audit_origins"
+    "            SELECT :chain_id, :sequence, CAST(:salt AS bytea), :origin_address, :origin_user_agent"
+    "            WHERE CAST(:salt AS bytea) IS NOT NULL)"
     f" INSERT INTO audit_events ({', '.join(_COLUMNS)})"
     f" VALUES ({', '.join(f'CAST(:{name} AS jsonb)' if name == 'resources' else f':{name}' for name in _COLUMNS)})"
 )

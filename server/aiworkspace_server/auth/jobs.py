@@ -20,6 +20,7 @@ class Notice(StrEnum):
     TOKEN_REUSED = "token_reused"
     NEW_DEVICE = "new_device"
     API_KEY_CREATED = "api_key_created"
+    ERASURE_REQUESTED = "erasure_requested"
 
 
 # Subject, what happened, and what to do if it was somebody else.
@@ -48,6 +49,11 @@ _TEXTS = {
         "An API key was created",
         "an API key was created in an organization that you own.",
         "look through the keys of its service accounts and revoke what should not be there.",
+    ),
+    Notice.ERASURE_REQUESTED: (
+        "An organization will be erased",
+        "an owner asked that an organization that you own be erased in seven days, with everything in it.",
+        "keep it with CancelErasure (aiws data keep), and look through its owners and API keys.",
     ),
 }
 _MAIL = """\

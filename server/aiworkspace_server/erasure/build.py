@@ -2,11 +2,14 @@
 
 from ..chat.erasure import ChatEraser
 from ..documents.erasure import DocumentEraser
+from ..kit.mongo import Mongo
 from ..kit.platform import Platform
-from .jobs import Erasure
+from .jobs import ErasureJobs
+from .receipts import Receipts
 
 
-def build(platform: Platform, chats: ChatEraser, documents: DocumentEraser) -> Erasure:
-    erasure = Erasure(platform.db, platform.jobs, chats, documents)
+def build(platform: Platform, mongo: Mongo, chats: ChatEraser, documents: DocumentEraser) -> ErasureJobs:
+    receipts = Receipts(platform.db, mongo)
+    erasure = ErasureJobs(platform.db, platform.jobs, chats, documents, receipts)
     erasure.register(platform.jobs)
     return erasure

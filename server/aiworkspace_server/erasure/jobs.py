@@ -3,10 +3,11 @@
 A deletion leaves a tombstone: a row or document with a delete_time. Its job is enqueued in the same transaction and
 erases everything at once. A call or run that was in progress may still store something afterwards, so the job runs
 again a minute later, until a pass finds nothing; then it sets erase_time. A periodic job finds tombstones without it,
-whatever happened to their job.
+whatever happened to their job. An erasure that an owner asked for is such a tombstone, too: it ends with a receipt.
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -22,29 +23,35 @@ from ..kit.jobs import SLOW_QUEUE, Jobs, Work
 from ..kit.passes import Pass
 from ..kit.postgres import Database, ReadSession, WriteSession
 from ..kit.timestamps import now
+from ..orgs.holds import OnHold
 from ..orgs.models import Org
 from ..workspaces.models import Workspace
-from . import store
+from . import requests, store
+from .receipts import Receipts
 
 _ORG, _WORKSPACE, _ACCOUNT = "erasure.org", "erasure.workspace", "erasure.account"
-_CONVERSATION = "erasure.conversation"
-_ALL = _ORG, _WORKSPACE, _ACCOUNT, _CONVERSATION
-_RECONCILE, _PURGE = "erasure.reconcile", "erasure.purge"
+_CONVERSATION, _REQUESTED = "erasure.conversation", "erasure.requested"
+_ALL = _ORG, _WORKSPACE, _ACCOUNT, _CONVERSATION, _REQUESTED
+_RECONCILE, _PURGE, _BEGIN = "erasure.reconcile", "erasure.purge", "erasure.begin"
 _TOKENS_KEPT = timedelta(days=2)  # longer than the lifetime of any of them
 _MOST_ENQUEUED = 500  # in one pass of `reconcile`
+_MOST_BEGUN = 100  # in one pass of `begin_due`
 _EVERY_15_SECONDS, _EVERY_10_MINUTES = "* * * * * */15", "*/10 * * * *"
 
 log = structlog.get_logger("erasure")
 
 
-class Erasure:
+class ErasureJobs:
     """Enqueues and runs the jobs that erase."""
 
-    def __init__(self, db: Database, jobs: Jobs, chats: ChatEraser, documents: DocumentEraser) -> None:
+    def __init__(
+        self, db: Database, jobs: Jobs, chats: ChatEraser, documents: DocumentEraser, receipts: Receipts
+    ) -> None:
         self._db = db
         self._jobs = jobs
         self._chats = chats
         self._documents = documents
+        self._receipts = receipts
 
     def register(self, jobs: Jobs) -> None:
         """Declare the jobs and the periodic ones. Needed to enqueue them, too."""
@@ -52,7 +59,9 @@ class Erasure:
         jobs.add(_WORKSPACE, self._erase_workspace, SLOW_QUEUE)
         jobs.add(_ACCOUNT, self._erase_account, SLOW_QUEUE)
         jobs.add(_CONVERSATION, self._erase_conversation, SLOW_QUEUE)
+        jobs.add(_REQUESTED, self._erase_requested, SLOW_QUEUE)
         jobs.every(_EVERY_15_SECONDS, _RECONCILE, self.reconcile)
+        jobs.every(_EVERY_15_SECONDS, _BEGIN, self.begin_due)
         jobs.every(_EVERY_10_MINUTES, _PURGE, self.purge)
 
     async def ask_org(self, tx: WriteSession, org_id: UUID) -> None:
@@ -64,6 +73,22 @@ class Erasure:
     async def ask_account(self, tx: WriteSession, user_id: UUID) -> None:
         """Enqueue the erasure of a person or a service account."""
         await self._jobs.enqueue(tx, _ACCOUNT, user_id=user_id)
+
+    async def ask_requested(self, tx: WriteSession, org_id: UUID, erasure_id: UUID) -> None:
+        """Enqueue an erasure that has begun."""
+        await self._jobs.enqueue(tx, _REQUESTED, org_id=org_id, erasure_id=erasure_id)
+
+    async def begin_due(self) -> None:
+        """Delete the organizations whose erasure is due. Those with a legal hold are tried again until it ends."""
+        this = Pass(_BEGIN)
+        async with self._db.read() as tx:
+            due = await requests.list_due(tx, _MOST_BEGUN)
+        for org_id, erasure_id in due:
+            with this.item(org_id=org_id, erasure_id=erasure_id), suppress(OnHold):
+                found = await self._receipts.count(org_id, None)
+                async with self._db.write(org_id) as tx:
+                    if await requests.begin(tx, org_id, erasure_id, found):
+                        await self.ask_org(tx, org_id)
 
     async def reconcile(self) -> None:
         """Enqueue missing jobs of tombstones, a limited number in one pass.
@@ -137,6 +162,33 @@ class Erasure:
 
         await self._pass(User, id, None, erase)
 
+    async def _erase_requested(self, org_id: str, erasure_id: str) -> None:
+        """Run one pass of an erasure that was asked for. One that starts late enough and finds nothing completes it."""
+        org, begin = UUID(org_id), now()
+        async with self._db.read(org) as tx:
+            erasure = await requests.find_erasure(tx, UUID(erasure_id))
+            org_erased = await store.is_erased(tx, org)
+        if erasure is None or erasure.begin_time is None or erasure.end_time:
+            return
+        if erasure.found is None:
+            erasure.found = await self._receipts.count(org, erasure.user_id)
+            async with self._db.write(org) as tx:
+                await requests.note_found(tx, erasure.id, erasure.found)
+        found = await store.erase_origins(self._db, org, erasure.user_id)
+        if erasure.user_id:
+            found = await self._erase_person(org, erasure.user_id) or found
+        if found or begin - erasure.begin_time < SETTLED or not (erasure.user_id or org_erased):
+            return
+        receipt = await self._receipts.write(org, erasure.user_id, erasure.found)
+        async with self._db.write(org) as tx:
+            await requests.note_end(tx, erasure.id, receipt)
+        log.info("erased", kind="request", id=erasure_id)
+
+    async def _erase_person(self, org_id: UUID, user_id: UUID) -> bool:
+        found = await store.erase_invitations(self._db, org_id, user_id)
+        found = await self._chats.erase_person(org_id, user_id) or found
+        return await self._documents.erase_person(org_id, user_id) or found
+
     async def _erase_conversation(self, org_id: str, conversation_id: str) -> None:
         await self._chats.erase_conversation(UUID(org_id), UUID(conversation_id))
 
@@ -171,7 +223,11 @@ async def _list_unerased(tx: ReadSession) -> list[Work]:
         else _work(_ORG, org_id=row.org_id)
         for row in await store.list_unerased(tx, before)
     ]
-    return found + [_work(_ACCOUNT, user_id=user_id) for user_id in await store.list_unerased_users(tx, before)]
+    found += [_work(_ACCOUNT, user_id=user_id) for user_id in await store.list_unerased_users(tx, before)]
+    return found + [
+        _work(_REQUESTED, org_id=row.org_id, erasure_id=row.id)
+        for row in await requests.list_open(tx, before, _MOST_ENQUEUED)
+    ]
 
 
 def _work(name: str, **ids: UUID) -> Work:

@@ -76,6 +76,18 @@ _ACCOUNT = (
     _delete("replies", "user_id = :user_id"),
     _delete("operators", "user_id = :user_id"),
 )
+_ORIGINS = (_delete("audit_origins"),)
+_ORIGINS_OF_PERSON = (
+    _delete(
+        "audit_origins",
+        "sequence IN (SELECT e.sequence FROM audit_events e"
+        " WHERE e.chain_id = audit_origins.chain_id AND e.user_id = :user_id)",
+    ),
+)
+# An invitation is to a person if that person accepted it, or has its address.
+_INVITATIONS = (
+    _delete("invitations", "accepter_id = :user_id OR email = (SELECT u.email FROM users u WHERE u.id = :user_id)"),
+)
 _LIST_UNERASED = text("SELECT org_id, workspace_id FROM list_unerased(:before)")
 _LIST_UNERASED_USERS = text(
     "SELECT id FROM users WHERE delete_time IS NOT NULL AND erase_time IS NULL AND delete_time < :before"
@@ -93,6 +105,18 @@ async def erase_workspace(db: Database, org_id: UUID, workspace_id: UUID) -> boo
 
 async def erase_account(db: Database, user_id: UUID) -> bool:
     return await _erase(db, _ACCOUNT, {"user_id": user_id}, None, user_id)
+
+
+async def erase_origins(db: Database, org_id: UUID, user_id: UUID | None) -> bool:
+    """Erase address and user agent from the log of an organization: of all calls, or of one person's."""
+    if user_id:
+        return await _erase(db, _ORIGINS_OF_PERSON, {"user_id": user_id}, org_id)
+    return await _erase(db, _ORIGINS, {}, org_id)
+
+
+async def erase_invitations(db: Database, org_id: UUID, user_id: UUID) -> bool:
+    """Erase the invitations of an organization to a person."""
+    return await _erase(db, _INVITATIONS, {"user_id": user_id}, org_id)
 
 
 async def _erase(
@@ -119,6 +143,12 @@ async def find_unerased(tx: ReadSession, table: type[Org | Workspace | User], ro
     """Return when the organization, workspace or account was deleted; None if it is live or erased."""
     query = select(table.delete_time).where(table.id == row_id, table.erase_time.is_(None))
     return (await tx.execute(query)).scalar_one_or_none()
+
+
+async def is_erased(tx: ReadSession, org_id: UUID) -> bool:
+    """Return whether the organization was deleted, and everything in it erased."""
+    query = select(Org.id).where(Org.id == org_id, Org.erase_time.is_not(None))
+    return (await tx.execute(query)).first() is not None
 
 
 async def note_erased(tx: WriteSession, table: type[Org | Workspace | User], row_id: UUID) -> None:

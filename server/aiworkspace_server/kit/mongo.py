@@ -53,6 +53,9 @@ class Tenant:
     def find(self, where: Filter, projection: Projection | None = None) -> AsyncCursor[Document]:
         return self._collection.find(self.own(where), projection)
 
+    async def count(self, where: Filter) -> int:
+        return await self._collection.count_documents(self.own(where))
+
     async def insert(self, document: Document) -> None:
         """Insert a document. Raise DuplicateKeyError if one with its _id is there."""
         with _noticing_full():

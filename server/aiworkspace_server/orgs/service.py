@@ -67,10 +67,19 @@ async def update_org(tx: WriteSession, org_id: UUID, etag: str, values: dict[str
 
 
 async def delete_org(tx: WriteSession, org_id: UUID, caller: Principal) -> None:
-    org = await lock_org(tx, org_id, "org_id")
+    await lock_org(tx, org_id, "org_id")
     await check_may_grant(tx, caller)
+    await end_org(tx, org_id)
+
+
+async def end_org(tx: WriteSession, org_id: UUID) -> bool:
+    """Delete the organization, on nobody's behalf. Return False if it is deleted already. Raises OnHold."""
+    org = await store.lock_org(tx, org_id)
+    if org is None:
+        return False
     await check_orgs(tx, [org_id])
     org.delete_time = now()
+    return True
 
 
 async def create_invitation(
