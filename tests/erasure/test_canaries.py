@@ -80,6 +80,8 @@ _KEPT = {
     "audit_heads",
     "audit_events",
     "audit_resources",
+    "audit_origins",
+    "erasures",
     "replies",  # for a week, without any text
     "redis",  # counters of limits, for as long as these last
     "procrastinate_jobs",

@@ -180,8 +180,8 @@ async def test_commands_and_example_about_api_keys_work(laptop: Laptop) -> None:
     assert ids
 
 
-async def test_commands_about_administration_work(app: App, laptop: Laptop) -> None:
-    await laptop.follow_quick_start()
+async def _ids_with_a_member(app: App, laptop: Laptop) -> dict[str, str]:
+    """Of the organization and workspace of the quick start, and of somebody who is a member of it."""
     ids = dict(re.findall(r"^(org|workspace)\s+([0-9a-f-]{36})", await laptop.run("aiws", "whoami"), re.MULTILINE))
     invited = f"{uuid.uuid4().hex[:12]}@example.com"
     token = (await laptop.run("aiws", "orgs", "invite", invited)).split()[-1]
@@ -192,15 +192,36 @@ async def test_commands_about_administration_work(app: App, laptop: Laptop) -> N
             client.orgs.accept_invitation(token=token)
             return user.user_id
 
-    ids["user"] = await asyncio.to_thread(accept)
-    of_members = [block for block in blocks("docs/administration.md", "sh") if "aiws admin" not in block]
+    return ids | {"user": await asyncio.to_thread(accept)}
+
+
+def _filled(script: str, ids: dict[str, str]) -> str:
+    for name, value in ids.items():
+        script = re.sub(rf"\b{name.upper()}\b", value, script)
+    return script
+
+
+async def test_commands_about_administration_work(app: App, laptop: Laptop) -> None:
+    await laptop.follow_quick_start()
+    all_blocks = blocks("docs/administration.md", "sh")
+    of_members = [block for block in all_blocks if "aiws admin" not in block and "aiws data erase" not in block]
     script = "\n".join(of_members)
     assert script.count("aiws ") >= 20
-    for name in ("org", "workspace", "user"):
-        script = re.sub(rf"\b{name.upper()}\b", ids[name], script)
+    script = _filled(script, await _ids_with_a_member(app, laptop))
     script = script.replace("paul@example.com", f"{uuid.uuid4().hex[:12]}@example.com")
     printed = await laptop.shell(script, stdin="sk-not-checked-by-the-stand-in\n")
     assert "All entries are unchanged." in printed
+
+
+async def test_commands_about_erasure_work(app: App, laptop: Laptop) -> None:
+    await laptop.follow_quick_start()
+    ids = await _ids_with_a_member(app, laptop)
+    asked = await laptop.run("aiws", "data", "erase", "--yes")
+    ids["erasure"] = re.findall(r"^([0-9a-f-]{36})\s+organization\s+scheduled", asked, re.MULTILINE)[0]
+    (commands,) = blocks("docs/administration.md", "sh", "## Erasure")
+    printed = await laptop.shell(_filled(commands, ids), stdin="y\n")
+    assert re.search(rf"^{ids['erasure']}\s+organization\s+cancelled", printed, re.MULTILINE)
+    assert re.search(rf"{ids['user']}\s+(running|done)", printed)
 
 
 async def test_commands_of_operators_work(laptop: Laptop, stores: Stores) -> None:
