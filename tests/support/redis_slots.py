@@ -69,12 +69,12 @@ def _groups(sent: list[Command]) -> Iterator[list[Command]]:
 
 async def _keys_of(redis: Any, command: Command) -> list[bytes]:
     try:
-        keys: list[bytes] = await redis.command_getkeys(*_name(command).split(), *command[1:])
+        keys: list[str] = await redis.command_getkeys(*_name(command).split(), *command[1:])
     except ResponseError as error:
         if "no key arguments" in str(error):
             return []
         raise
-    return keys
+    return [key.encode() for key in keys]
 
 
 def _name(command: Command) -> str:
