@@ -1,4 +1,4 @@
-"""Each collection has an index that leads with the organization, and each unique index does: so all can be sharded by it.
+"""Each collection has an index that leads with the organization, and each unique index does: all can be sharded by it.
 
 Pieces of documents stay unique: a file belongs to one organization.
 """

@@ -70,11 +70,21 @@ class Spent:
         return cls(seconds, cpu, max(0.0, foreign), min(1.0, load))
 
 
+def cpu_seconds_of(program: str, pid: int | None = None) -> float:
+    """What processes of a program have taken that are alive and were started by this one, or by those it started."""
+    children = _children(pid or os.getpid())
+    own = sum(_own_seconds(child) for child in children if Path(f"/proc/{child}/comm").read_text().strip() == program)
+    return own + sum(cpu_seconds_of(program, child) for child in children)
+
+
 def _cpu_seconds(pid: int) -> float:
     """User and system time of all threads, and of the processes that it started and that are alive."""
+    return _own_seconds(pid) + sum(_cpu_seconds(child) for child in _children(pid))
+
+
+def _own_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    own = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
-    return own + sum(_cpu_seconds(child) for child in _children(pid))
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
 
 
 def resident_bytes(pid: int) -> int:

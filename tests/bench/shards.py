@@ -3,9 +3,9 @@
     .venv/bin/python -m tests.bench.shards                  ten thousand, seed 1
     .venv/bin/python -m tests.bench.shards --orgs 1000000   a million
 
-Sizes are a heavy tail: the organization of rank r has r**-EXPONENT of the largest (Zipf). Load is as uneven, and not the
-same: an organization's share of it is its share of bytes, times a factor of its own. Nothing is measured here, so the
-figures are the same on every machine.
+Sizes are a heavy tail: the organization of rank r has r**-EXPONENT of the largest (Zipf). Load is as uneven, and not
+the same: an organization's share of it is its share of bytes, times a factor of its own. Nothing is measured here, so
+the figures are the same on every machine.
 
 The hash stands for those of the databases: MD5 of the id, whose first four bytes Citus would split into ranges, 32 or
 more for each machine that may come, and whose first eight MongoDB's hashed index orders. Citus itself hashes otherwise;
@@ -53,14 +53,12 @@ class Balance:
 
 def make_orgs(count: int, seed: int, exponent: float = EXPONENT) -> list[Org]:
     """Organizations, the largest first."""
-    chance = random.Random(seed)  # noqa: S311: a simulation, with the same figures each time
+    chance = random.Random(seed)
     sizes = [rank**-exponent for rank in range(1, count + 1)]
     loads = [size * chance.lognormvariate(0, _SPREAD) for size in sizes]
     total_bytes, total_load = sum(sizes), sum(loads)
     ids = [UUID(int=chance.getrandbits(128), version=4) for _ in range(count)]
-    return [
-        Org(id, size / total_bytes, load / total_load) for id, size, load in zip(ids, sizes, loads, strict=True)
-    ]
+    return [Org(id, size / total_bytes, load / total_load) for id, size, load in zip(ids, sizes, loads, strict=True)]
 
 
 def range_of(org_id: UUID, ranges: int = _RANGES) -> int:
@@ -136,7 +134,9 @@ def main() -> None:
     arguments = parser.parse_args()
     orgs = make_orgs(arguments.orgs, arguments.seed, arguments.exponent)
     ten, hundred = (sum(org.bytes for org in orgs[:count]) for count in (10, 100))
-    print(f"{arguments.orgs:,} organizations, sizes by Zipf with exponent {arguments.exponent:g}, seed {arguments.seed}:")
+    print(
+        f"{arguments.orgs:,} organizations, sizes by Zipf with exponent {arguments.exponent:g}, seed {arguments.seed}:"
+    )
     print(f"the largest has {orgs[0].bytes:.1%} of all bytes, the first ten {ten:.1%}, the first hundred {hundred:.1%}")
     print(f"\n{report(orgs)}\n\nmultiples of the mean machine; 1.00 is perfect")
 

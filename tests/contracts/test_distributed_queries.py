@@ -1,7 +1,7 @@
 """Every statement of the whole surface says whose rows it wants, so that one shard can answer it; or it is listed."""
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -53,8 +53,8 @@ BY_POLICY = {
 
 # Commands to MongoDB that name several organizations, or none.
 MONGO_ACROSS = {
-    "find in conversations by _id, delete_time, user_id of several organizations": "by id alone, in those of the caller",
-    "find in runs by _id, user_id of several organizations": "by id alone, in those of the caller",
+    "find in conversations by _id, delete_time, user_id of several organizations": "by id, in those of the caller",
+    "find in runs by _id, user_id of several organizations": "by id, in those of the caller",
     "find in conversations by user_id of all organizations": "a job, after the deletion of an account",
     "find in conversations by delete_time, purge_time of all organizations": "a job: each shard answers for its own",
     "find in documents.writes by begin_time of all organizations": "a job: each shard answers for its own",
@@ -73,7 +73,7 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-async def seen(stores: Stores, standin: Standin) -> AsyncIterator[Seen]:
+async def seen(stores: Stores, standin: Standin) -> Seen:
     own = await migrated_databases(stores, "routed")
     await print_plans(own)
     plans, commands = Plans(), MongoCommands()
@@ -89,7 +89,7 @@ async def seen(stores: Stores, standin: Standin) -> AsyncIterator[Seen]:
             await _call(sorted(ENDPOINTS, key=calling_order), belongings)
     async with as_owner(own) as owner:
         numbers, names = await _columns(owner)
-    yield Seen(plans.found, hot, numbers, names, commands)
+    return Seen(plans.found, hot, numbers, names, commands)
 
 
 async def _columns(owner: Owner) -> tuple[dict[int, int], dict[int, str]]:
@@ -149,11 +149,11 @@ def _whence(planned: Planned) -> str:
 
 
 @pytest.fixture(scope="module")
-async def alone(stores: Stores) -> AsyncIterator[Stores]:
+async def alone(stores: Stores) -> Stores:
     """A database in which everybody is sent plans, and nobody works."""
     own = await migrated_databases(stores, "planned")
     await print_plans(own)
-    yield own
+    return own
 
 
 _ID = "'0198c0de-0000-7000-8000-000000000001'"
@@ -216,7 +216,10 @@ COMMANDS: dict[str, tuple[Mapping[str, Any], str | None]] = {
         {"find": "runs", "filter": {"_id": 1, "org_id": {"$in": [_OURS, uuid4()]}}},
         "find in runs by _id of several organizations",
     ),
-    "a find in others": ({"find": "runs", "filter": {"org_id": {"$ne": _OURS}}}, "find in runs by  of all organizations"),
+    "a find in others": (
+        {"find": "runs", "filter": {"org_id": {"$ne": _OURS}}},
+        "find in runs by  of all organizations",
+    ),
     "an insert": ({"insert": "runs", "documents": [{"org_id": _OURS}]}, None),
     "an insert without": (
         {"insert": "runs", "documents": [{"org_id": _OURS}, {"_id": 1}]},
@@ -227,7 +230,10 @@ COMMANDS: dict[str, tuple[Mapping[str, Any], str | None]] = {
         {"update": "runs", "updates": [{"q": {"_id": 1}, "u": {}, "upsert": True}]},
         "update in runs by _id of all organizations",
     ),
-    "a delete by id": ({"delete": "runs", "deletes": [{"q": {"_id": 1}}]}, "delete in runs by _id of all organizations"),
+    "a delete by id": (
+        {"delete": "runs", "deletes": [{"q": {"_id": 1}}]},
+        "delete in runs by _id of all organizations",
+    ),
     "a join": ({"aggregate": "runs", "pipeline": [{"$lookup": {}}]}, "aggregate of runs"),
     "more of a find": ({"getMore": 1, "collection": "runs"}, None),
 }

@@ -10,7 +10,7 @@ from typing import Any
 from psycopg import AsyncConnection
 from pymongo.asynchronous.database import AsyncDatabase
 
-from tests.support.catalog import DOORS, GLOBAL_PREFIX, PERSONAL, TENANTS, tenant_tables
+from tests.support.catalog import DOORS, GLOBAL_PREFIX, PERSONAL, tenant_tables
 
 # Copied to every machine: read by all, written seldom, and foreign keys may lead to them.
 REFERENCE = {

@@ -1,6 +1,6 @@
 """What the server asks MongoDB, and whether one shard can answer it: by the filters of its commands."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from pymongo import AsyncMongoClient, monitoring
 from aiworkspace_server.kit import mongo
 
 # Where the filters or documents of a command are.
-_PARTS = {
+_PARTS: Mapping[str, Callable[[Mapping[str, Any]], Sequence[Mapping[str, Any]]]] = {
     "find": lambda command: [command["filter"]],
     "insert": lambda command: command["documents"],
     "update": lambda command: [each["q"] for each in command["updates"]],
