@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,9 +72,13 @@ class Spent:
 
 def cpu_seconds_of(program: str, pid: int | None = None) -> float:
     """What processes of a program have taken that are alive and were started by this one, or by those it started."""
-    children = _children(pid or os.getpid())
-    own = sum(_own_seconds(child) for child in children if Path(f"/proc/{child}/comm").read_text().strip() == program)
-    return own + sum(cpu_seconds_of(program, child) for child in children)
+    total = 0.0
+    for child in _children(pid or os.getpid()):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+            if Path(f"/proc/{child}/comm").read_text().strip() == program:
+                total += _own_seconds(child)
+            total += cpu_seconds_of(program, child)
+    return total
 
 
 def _cpu_seconds(pid: int) -> float:
