@@ -12,7 +12,6 @@ from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace_server.app import App, running
 from aiworkspace_server.conversations.proto import message_to_proto
 from aiworkspace_server.conversations.store import ConversationStore
-from aiworkspace_server.kit.mongo import Mongo
 from aiworkspace_server.migrate import migrate
 from aiworkspace_server.runs import events
 from aiworkspace_server.runs.models import RunState
@@ -25,7 +24,7 @@ from tests.support.postgres import sql
 from tests.support.release_before import ReleaseBefore, read_release_before, restored
 from tests.support.runs import endings_of, kinds_of, text_of
 from tests.support.settings import provider_settings, store_settings
-from tests.support.stores import Stores
+from tests.support.stores import Stores, connected
 
 pytestmark = pytest.mark.usefixtures("app")  # which made the server's roles
 
@@ -35,13 +34,6 @@ OLD = {"messages", "attempts"}
 @pytest.fixture(scope="module")
 def release() -> ReleaseBefore:
     return read_release_before()
-
-
-@asynccontextmanager
-async def connected(where: Stores) -> AsyncIterator[Mongo]:
-    mongo = Mongo(where.mongo)
-    yield mongo
-    await mongo.close()
 
 
 @asynccontextmanager

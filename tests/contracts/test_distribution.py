@@ -21,7 +21,7 @@ from tests.support.distribution import (
     breaches_of_tables,
 )
 from tests.support.postgres import Owner, as_owner
-from tests.support.stores import Stores, migrated_databases
+from tests.support.stores import Stores, connected, migrated_databases
 
 _EXCEPTIONS = (REFERENCE, LOCAL, UNIQUE_ALONE, ACROSS, TRIGGERS)
 
@@ -40,9 +40,8 @@ async def scratch(migrated: Stores) -> AsyncIterator[Owner]:
 
 @pytest.fixture(scope="module")
 async def mongo(migrated: Stores) -> AsyncIterator[Mongo]:
-    mongo = Mongo(migrated.mongo)
-    yield mongo
-    await mongo.close()
+    async with connected(migrated) as mongo:
+        yield mongo
 
 
 # PostgreSQL
