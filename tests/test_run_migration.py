@@ -12,6 +12,7 @@ from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace_server.app import App, running
 from aiworkspace_server.conversations.proto import message_to_proto
 from aiworkspace_server.conversations.store import ConversationStore
+from aiworkspace_server.kit.mongo import Mongo
 from aiworkspace_server.migrate import migrate
 from aiworkspace_server.runs import events
 from aiworkspace_server.runs.models import RunState
