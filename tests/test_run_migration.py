@@ -25,7 +25,7 @@ from tests.support.postgres import sql
 from tests.support.release_before import ReleaseBefore, read_release_before, restored
 from tests.support.runs import endings_of, kinds_of, text_of
 from tests.support.settings import provider_settings, store_settings
-from tests.support.stores import Stores
+from tests.support.stores import Stores, connected
 
 pytestmark = pytest.mark.usefixtures("app")  # which made the server's roles
 
@@ -35,13 +35,6 @@ OLD = {"messages", "attempts"}
 @pytest.fixture(scope="module")
 def release() -> ReleaseBefore:
     return read_release_before()
-
-
-@asynccontextmanager
-async def connected(where: Stores) -> AsyncIterator[Mongo]:
-    mongo = Mongo(where.mongo)
-    yield mongo
-    await mongo.close()
 
 
 @asynccontextmanager

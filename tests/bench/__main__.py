@@ -12,7 +12,21 @@ import uvloop
 
 from aiworkspace_server.kit import logs
 
-from . import answers, audit, documents, first_token, history, isolation, memory, peers, tokens, unary, usage, workers
+from . import (
+    answers,
+    audit,
+    documents,
+    first_token,
+    history,
+    isolation,
+    memory,
+    peers,
+    storage,
+    tokens,
+    unary,
+    usage,
+    workers,
+)
 from .machine import Cores, take_cores
 from .servers import Site, site
 from .table import Row, show
@@ -28,6 +42,7 @@ _ROWS: dict[str, Callable[[Site, bool], Awaitable[list[Row]]]] = {
     "memory": memory.measure,
     "audit": audit.measure,
     "documents": documents.measure,
+    "storage": storage.measure,
     "usage": usage.measure,
     "peers": peers.measure,  # only when asked for: it needs LiteLLM
 }

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,11 +70,25 @@ class Spent:
         return cls(seconds, cpu, max(0.0, foreign), min(1.0, load))
 
 
+def cpu_seconds_of(program: str, pid: int | None = None) -> float:
+    """What processes of a program have taken that are alive and were started by this one, or by those it started."""
+    total = 0.0
+    for child in _children(pid or os.getpid()):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+            if Path(f"/proc/{child}/comm").read_text().strip() == program:
+                total += _own_seconds(child)
+            total += cpu_seconds_of(program, child)
+    return total
+
+
 def _cpu_seconds(pid: int) -> float:
     """User and system time of all threads, and of the processes that it started and that are alive."""
+    return _own_seconds(pid) + sum(_cpu_seconds(child) for child in _children(pid))
+
+
+def _own_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    own = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
-    return own + sum(_cpu_seconds(child) for child in _children(pid))
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
 
 
 def resident_bytes(pid: int) -> int:

@@ -20,14 +20,12 @@ from tests.support.operators import appoint
 from tests.support.people import PASSWORD, Person, make_org, people
 from tests.support.statements import statements
 from tests.support.stores import Stores
-from tests.support.surface import CLOSED, ENDPOINTS, Endpoint, name_of
+from tests.support.surface import CLOSED, ENDPOINTS, Endpoint, calling_order, name_of
 
 _GOLDEN = Path(__file__).with_name("round_trips.json")
 # Who calls, and what they may do in a workspace, is remembered for a second: whether it is read again is chance.
 # And so is whether a job with the same arguments waits already.
 _CHANCE = ("find_principal", "find_workspace", "find_key", "ROLLBACK TO SAVEPOINT")
-_TAKES_AWAY = ("Remove", "Revoke", "Suspend", "Delete", "Logout")
-_LAST = ("DeleteWorkspace", "DeleteOrg", "DeleteAccount")  # after which nothing is left to be taken away
 _CALLED = re.compile(r"\b(?:FROM|SELECT)\s+(\w+)\(")
 _TABLE = re.compile(r"\b(?:FROM|INTO|UPDATE)\s+(\w+)")
 
@@ -54,7 +52,7 @@ async def test_each_method_takes_the_round_trips_that_are_known(watched: Watched
         belongings = await furnish(new_person, "openai/gpt-4o-mini")
         operator = await appoint(watched.stores, new_person)
         theirs = {**belongings.ids, "org_id": await make_org(operator)}  # nothing else is suspended
-        for endpoint in sorted(ENDPOINTS, key=_order):
+        for endpoint in sorted(ENDPOINTS, key=calling_order):
             for optional in (True, False):  # some fields exclude each other
                 for_operators = endpoint.access.mode == options.ACCESS_MODE_OPERATOR
                 caller, ids = (operator, theirs) if for_operators else (belongings.owner, belongings.ids)
@@ -65,13 +63,6 @@ async def test_each_method_takes_the_round_trips_that_are_known(watched: Watched
     if os.environ.get("UPDATE_ROUND_TRIPS"):
         _GOLDEN.write_text(json.dumps(seen, indent=2, sort_keys=True) + "\n")
     assert seen == json.loads(_GOLDEN.read_text())
-
-
-def _order(endpoint: Endpoint) -> tuple[int, int]:
-    """Those last that take something away."""
-    name: str = endpoint.descriptor.name
-    takes_away = next((place for place, verb in enumerate(_TAKES_AWAY, 1) if name.startswith(verb)), 0)
-    return (_LAST.index(name) + 1 if name in _LAST else 0), takes_away
 
 
 async def _measure(

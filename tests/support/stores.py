@@ -1,5 +1,7 @@
 """Databases for tests: those of the session, and others beside them."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import psycopg
@@ -23,6 +25,13 @@ class Stores:
     def libpq(self) -> str:
         """The PostgreSQL URL without the name of the driver, which only SQLAlchemy knows."""
         return self.postgres.replace("+psycopg", "")
+
+
+@asynccontextmanager
+async def connected(where: Stores) -> AsyncIterator[Mongo]:
+    mongo = Mongo(where.mongo)
+    yield mongo
+    await mongo.close()
 
 
 async def empty_databases(stores: Stores, name: str) -> Stores:
@@ -68,6 +77,5 @@ def _named(stores: Stores, name: str) -> Stores:
 
 
 async def _migrate(databases: Stores) -> None:
-    mongo = Mongo(databases.mongo)
-    await migrate(databases.postgres, mongo)
-    await mongo.close()
+    async with connected(databases) as mongo:
+        await migrate(databases.postgres, mongo)

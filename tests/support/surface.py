@@ -54,6 +54,9 @@ SAMPLES: dict[str, Any] = {
 _ENDLESS = {"WatchEvents"}
 _QUIET_SECONDS = 2.0
 
+_TAKES_AWAY = ("Remove", "Revoke", "Suspend", "Delete", "Logout")
+_LAST = ("DeleteWorkspace", "DeleteOrg", "DeleteAccount")  # after which nothing is left to be taken away
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -137,6 +140,13 @@ CLOSED = [endpoint for endpoint in ENDPOINTS if endpoint.access.mode != options.
 
 def name_of(endpoint: Endpoint) -> str:
     return str(endpoint.descriptor.full_name.removeprefix("aiworkspace.v1."))
+
+
+def calling_order(endpoint: Endpoint) -> tuple[int, int]:
+    """Those last that take something away."""
+    name: str = endpoint.descriptor.name
+    takes_away = next((place for place, verb in enumerate(_TAKES_AWAY, 1) if name.startswith(verb)), 0)
+    return (_LAST.index(name) + 1 if name in _LAST else 0), takes_away
 
 
 def id_fields(message: Any, prefix: str = "") -> Iterator[str]:
