@@ -77,7 +77,7 @@ async def document_figures(library: Library) -> Figures:
     wrong += [f"version {row[0]}: has a reservation" for row in open_]
     wrong += [f"search_stats: {row} is not the sum" for row in await at.site.rows(_MISCOUNTED, {"org_id": org_id})]
     return Figures(
-        runs=len(library.held) + len(library.deleted),
+        acknowledged=len(library.held) + len(library.deleted),
         lost=len(lost),
         difference=0,
         adjusted=(await at.site.rows(_ESTIMATES, org_id))[0][0],

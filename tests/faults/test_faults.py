@@ -44,7 +44,7 @@ async def where(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]
 @pytest.mark.parametrize("name", _NAMES)
 async def test_nothing_is_lost_and_the_ledger_is_the_bill(name: str, where: Site) -> None:
     figures = await EXPERIMENTS[name](where, Random(name))
-    assert figures.runs > 0
+    assert figures.acknowledged > 0
     assert figures.faults() == []
 
 

@@ -31,11 +31,13 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
 
+from .answers import AnsweringConnection
 from .connections import FEWEST, PINGS, Connections, plain_url
 from .direct import Direct
 
 APP_ROLE = "aiworkspace_app"
 SESSION_OPTIONS = f"-c role={APP_ROLE} -c timezone=UTC"
+_IDLE_SECONDS = 30  # in a transaction: locks of a process that PostgreSQL cannot reach are released after that
 
 
 class Base(DeclarativeBase):
@@ -58,10 +60,12 @@ class WriteSession(ReadSession):
     """A transaction that may write. It commits when its `async with` ends without an exception."""
 
 
-# The time zone is set each time, since a role, a database or a pooler in between may have another one.
+# The time zone is set each time, since a role, a database or a pooler in between may have another one; the timeout,
+# since sessions behind a pooler take no options.
 _BEGIN = (
     "BEGIN {mode}; SELECT set_config('app.org_id', '{org}', true), set_config('app.user_id', '{user}', true),"
-    " set_config('TimeZone', 'UTC', true)"
+    " set_config('TimeZone', 'UTC', true),"
+    f" set_config('idle_in_transaction_session_timeout', '{_IDLE_SECONDS}s', true)"
 )
 
 _PING = "SELECT 1"
@@ -69,7 +73,7 @@ _SET_TENANT = text("SELECT set_config('app.org_id', :org, true)")
 
 
 # So that a connection which the network has forgotten is given up after ten seconds rather than two hours.
-_LOST_NETWORK = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
+LOST_NETWORK = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
 
 
 class _Cursor(AsyncCursor[Any]):
@@ -83,13 +87,21 @@ class _Cursor(AsyncCursor[Any]):
 class Database:
     """The pools, the two kinds of transaction, and single statements that are a transaction each."""
 
-    def __init__(self, url: str, session_url: str | None = None, connections: Connections = FEWEST) -> None:
+    def __init__(
+        self,
+        url: str,
+        session_url: str | None = None,
+        connections: Connections = FEWEST,
+        connection_class: type[AsyncConnection[Any]] = AnsweringConnection,
+    ) -> None:
         """`session_url` leads to PostgreSQL itself, if `url` leads to a pooler that shares connections."""
         self.pooled = session_url is not None
-        self._direct = Direct(partial(_connect, url, pooled=self.pooled), most=connections.statements, seconds=10)
-        self._for_pings = Direct(partial(_connect, url, pooled=self.pooled), most=PINGS, seconds=1)
+        connect = partial(_connect, connection_class, url, pooled=self.pooled)
+        self._direct = Direct(connect, most=connections.statements, seconds=10)
+        self._for_pings = Direct(connect, most=PINGS, seconds=1)
         self.engine = _engine(
             url,
+            connection_class,
             pooled=self.pooled,
             pool_size=connections.transactions,
             max_overflow=0,
@@ -97,7 +109,7 @@ class Database:
             pool_use_lifo=True,
         )
         # For what belongs to a session rather than a transaction: each has a connection of its own.
-        self.sessions = _engine(session_url or url, pooled=False, poolclass=NullPool)
+        self.sessions = _engine(session_url or url, connection_class, pooled=False, poolclass=NullPool)
         # Called in order at the end of every write transaction, for what has to be committed with it or not at all.
         self.before_commit: Sequence[Callable[[WriteSession], Awaitable[None]]] = ()
 
@@ -141,19 +153,23 @@ class Database:
         await self.engine.dispose()
 
 
-def _engine(url: str, *, pooled: bool, **pool: Any) -> AsyncEngine:
+def _engine(url: str, connection_class: type[AsyncConnection[Any]], *, pooled: bool, **pool: Any) -> AsyncEngine:
     return create_async_engine(
         url,
-        connect_args={**_options(pooled=pooled), "cursor_factory": _Cursor},
+        connect_args={
+            **_options(pooled=pooled),
+            "cursor_factory": _Cursor,
+            "async_creator_fn": connection_class.connect,
+        },
         isolation_level="AUTOCOMMIT",  # the driver begins no transactions: `_begin` does
         hide_parameters=True,  # errors in the log must not quote what people wrote
         **pool,
     )
 
 
-async def _connect(url: str, *, pooled: bool) -> AsyncConnection[Any]:
+async def _connect(connection_class: type[AsyncConnection[Any]], url: str, *, pooled: bool) -> AsyncConnection[Any]:
     options: dict[str, Any] = {"prepare_threshold": 0} | _options(pooled=pooled)
-    return await AsyncConnection.connect(plain_url(url), autocommit=True, **options)
+    return await connection_class.connect(plain_url(url), autocommit=True, **options)
 
 
 def _options(*, pooled: bool) -> dict[str, Any]:
@@ -162,7 +178,7 @@ def _options(*, pooled: bool) -> dict[str, Any]:
     So nothing may depend on them there: the login itself has to be one that row-level security applies to.
     """
     session: dict[str, Any] = {"prepare_threshold": None} if pooled else {"options": SESSION_OPTIONS}
-    return {**session, "connect_timeout": 5, **_LOST_NETWORK}
+    return {**session, "connect_timeout": 5, **LOST_NETWORK}
 
 
 async def set_tenant(tx: WriteSession, org_id: UUID) -> None:

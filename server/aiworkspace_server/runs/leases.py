@@ -29,8 +29,12 @@ _LOCK = 0x61697774
 _ALONE = text(f"SELECT pg_try_advisory_lock({_LOCK})")
 _TOGETHER = text(f"SELECT pg_try_advisory_lock_shared({_LOCK})")
 _NO_LONGER_ALONE = text(f"SELECT pg_advisory_unlock({_LOCK})")
-# So that PostgreSQL gives the lock free soon after the machine that held it has gone.
-_KEEPALIVE = text("SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3")
+# So that PostgreSQL gives the lock free soon after the machine that held it has gone, or can be reached no longer: a
+# lease is renewed much more often than a session may be idle.
+_KEEPALIVE = text(
+    "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;"
+    f" SET idle_session_timeout = '{2 * LEASE_SECONDS:g}s'"
+)
 _CLEAR = text("DELETE FROM servers")
 _END = f"clock_timestamp() + interval '{LEASE_SECONDS} seconds'"
 _BEGIN = text(

@@ -5,7 +5,7 @@ from random import Random
 
 from ..site import Site
 from ..verdict import Figures
-from . import attempts, budgets, clients, disks, documents, kills, providers, stores
+from . import attempts, budgets, clients, disks, documents, kills, links, providers, stores
 
 Experiment = Callable[[Site, Random], Awaitable[Figures]]
 
@@ -16,6 +16,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     **clients.EXPERIMENTS,
     **budgets.EXPERIMENTS,
     **stores.EXPERIMENTS,
+    **links.EXPERIMENTS,
     **documents.EXPERIMENTS,
     **disks.EXPERIMENTS,
 }

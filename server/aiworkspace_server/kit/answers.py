@@ -1,0 +1,31 @@
+"""Connections to PostgreSQL that are given up when a statement gets no answer.
+
+TCP notices a peer that is gone. It does not notice a pooler, a balancer or a database that keeps the connection open
+and is silent: without a limit, a statement would wait for ever, and with it whatever needs its connection.
+"""
+
+from typing import Any, TypeVar
+
+from psycopg import AsyncConnection, OperationalError
+from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
+
+ANSWER_SECONDS = 30.0  # of one statement, including the time that it waits for locks
+_INTERVAL_SECONDS = 0.1  # as in psycopg
+
+Result = TypeVar("Result")
+
+
+class AnsweringConnection(AsyncConnection[Any]):
+    """Raises OperationalError, and is closed, when a statement has no answer after ANSWER_SECONDS."""
+
+    async def wait(
+        self, gen: PQGen[Result], interval: float = _INTERVAL_SECONDS, timeout: float | None = None
+    ) -> Result:
+        try:
+            return await super().wait(gen, interval, ANSWER_SECONDS if timeout is None else timeout)
+        except OperationalError:
+            if self.pgconn.transaction_status != TransactionStatus.ACTIVE:  # who listens waits for nothing else
+                raise
+            self.pgconn.finish()
+            raise OperationalError(f"PostgreSQL did not answer within {ANSWER_SECONDS:g} s") from None
