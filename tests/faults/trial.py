@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
@@ -45,6 +45,7 @@ class Trial:
     begin: int  # how much was billed before
     begin_time: datetime
     has_redis: bool = False
+    clock_error: timedelta = timedelta()  # by which times in the databases may be wrong
     asked: list[Asked] = field(default_factory=list)
     may_refuse: bool = False  # whether there may be too little money for what is asked
     fault_time: float = 0
@@ -164,14 +165,16 @@ async def trial(
     *options: str,
     servers: int = 1,
     gate: TcpGate | None = None,
+    environments: Sequence[Mapping[str, object]] = (),
 ) -> AsyncIterator[Trial]:
     """With servers, and somebody with an organization of their own. Two or more have Redis between them.
 
-    `gate`: through which callers reach the first one.
+    `gate`: through which callers reach the first one. `environments`: what each has besides.
     """
     begin_time = datetime.now(UTC)
     values = ({"redis_url": site.redis.url} if servers > 1 else {}) | dict(settings or {})
-    all_servers = [site.server(values, *options) for _ in range(servers)]
+    each_own = [*environments, *([{}] * (servers - len(environments)))]
+    all_servers = [site.server(values | dict(own), *options) for own in each_own]
     async with AsyncExitStack() as stack:
         for server in all_servers:
             await stack.enter_async_context(server)

@@ -65,9 +65,7 @@ class Figures:
         return found + self.wrong
 
 
-async def figures(
-    trial: Trial, *, died: bool = False, cut: bool = True, most_seconds: float | None = None
-) -> Figures:
+async def figures(trial: Trial, *, died: bool = False, cut: bool = True, most_seconds: float | None = None) -> Figures:
     """Waits for the end of everything, and adds up. `most_seconds`: of the recovery, if not those of the site."""
     await trial.settle_down()
     stuck = await _stuck(trial)

@@ -20,7 +20,10 @@ class AnsweringConnection(AsyncConnection[Any]):
     """Raises OperationalError, and is closed, when a statement has no answer after ANSWER_SECONDS."""
 
     async def wait(
-        self, gen: PQGen[Result], interval: float = _INTERVAL_SECONDS, timeout: float | None = None
+        self,
+        gen: PQGen[Result],
+        interval: float = _INTERVAL_SECONDS,
+        timeout: float | None = None,  # noqa: ASYNC109 - as in psycopg
     ) -> Result:
         try:
             return await super().wait(gen, interval, ANSWER_SECONDS if timeout is None else timeout)
