@@ -12,7 +12,7 @@ from tests.support.people import make_conversation
 from .asking import Asked
 from .trial import OPENAI, Trial, words
 
-_ANSWER = Script(tokens=words(3), goes_on=True)
+_ANSWER = Script(tokens=words(3))
 _PAUSE_SECONDS = 0.2
 _numbers = count(1)
 

@@ -2,8 +2,8 @@
 
 A row in the table `servers`, which the process renews long before it ends. Who finds one that was not renewed for as
 long as a lease lasts, by its own clock, deletes it, and only then takes runs over; so a process that finds its row gone
-knows that its runs may be somebody else's, and one that finds it, however late, that nobody has touched them. In between
-it lets nobody see anything new.
+knows that its runs may be somebody else's, and one that finds it, however late, that nobody has touched them. In
+between it lets nobody see anything new.
 
 The connection also holds a lock. A server without Redis holds it alone; those with Redis share it, since they can reach
 each other's runs. Who gets it alone when it starts knows that no other server lives, and need not wait for any lease.
