@@ -20,9 +20,10 @@ _SILENT_SECONDS = 7.0  # longer than a lease
 _SLOW_SECONDS = 6.0
 _DELAY = (0.02, 0.2)  # there and again on the way back
 _RESETS, _MOST_SECONDS_BETWEEN = 6, 1.0
-# A connection on which bytes were lost is silent for good. Callers notice after 40 seconds that theirs is dead; the
-# server gives up a statement after 30, and has to try again what it was about.
-_RECOVERY_SECONDS = 45.0
+# A connection on which bytes were lost is silent for good. The server gives up a statement after 30 seconds, and has to
+# try again what it was about; callers notice after 40, by their pings, that their connection is dead.
+_RECOVERY_SECONDS = {"clients": 60.0}
+_OTHERS_RECOVERY_SECONDS = 45.0
 
 
 async def slow(gate: TcpGate, chance: Random) -> None:
@@ -43,6 +44,11 @@ async def fall_silent(gate: TcpGate, chance: Random, *, there: bool = True, back
     gate.speak()
 
 
+async def half_open(gate: TcpGate, chance: Random) -> None:
+    there = bool(chance.getrandbits(1))
+    await fall_silent(gate, chance, there=there, back=not there)
+
+
 async def break_link(name: str, fault: Fault, site: Site, chance: Random) -> Figures:
     async with links(site, chance) as broken:
         gate = broken.gates[name]
@@ -55,15 +61,14 @@ async def break_link(name: str, fault: Fault, site: Site, chance: Random) -> Fig
                 at.fault()  # from here on nothing is broken but what does not recover
                 await working.settled()
             gate.close_all()  # so that the provider notices the end of what it was asked on dead connections
-            return await figures(at, died=True, most_seconds=_RECOVERY_SECONDS)
+            return await figures(at, died=True, most_seconds=_RECOVERY_SECONDS.get(name, _OTHERS_RECOVERY_SECONDS))
 
 
 _FAULTS: dict[str, Fault] = {
     "slow": slow,
     "reset again and again": reset,
     "silent": fall_silent,
-    "deaf": partial(fall_silent, back=False),
-    "dumb": partial(fall_silent, there=False),
+    "silent in one direction": half_open,
 }
 
 EXPERIMENTS: dict[str, Any] = {
