@@ -26,7 +26,6 @@ async def test_clocks_that_step_lose_no_lease_and_no_run(tmp_path: Path) -> None
     assert figures.faults() == []
 
 
-def test_a_machine_without_the_library_is_a_reason_to_skip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.faults.clocks._PLACES", (str(tmp_path),))
+def test_a_machine_without_the_library_is_a_reason_to_skip(tmp_path: Path) -> None:
     with pytest.raises(Skipped, match="libfaketime"):
-        Clock(tmp_path)
+        Clock(tmp_path, places=(str(tmp_path),))

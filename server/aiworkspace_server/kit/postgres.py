@@ -37,7 +37,6 @@ from .direct import Direct
 
 APP_ROLE = "aiworkspace_app"
 SESSION_OPTIONS = f"-c role={APP_ROLE} -c timezone=UTC"
-_IDLE_SECONDS = 30  # in a transaction: locks of a process that PostgreSQL cannot reach are released after that
 
 
 class Base(DeclarativeBase):
@@ -65,7 +64,7 @@ class WriteSession(ReadSession):
 _BEGIN = (
     "BEGIN {mode}; SELECT set_config('app.org_id', '{org}', true), set_config('app.user_id', '{user}', true),"
     " set_config('TimeZone', 'UTC', true),"
-    f" set_config('idle_in_transaction_session_timeout', '{_IDLE_SECONDS}s', true)"
+    " set_config('idle_in_transaction_session_timeout', '{idle}s', true)"
 )
 
 _PING = "SELECT 1"
@@ -93,8 +92,13 @@ class Database:
         session_url: str | None = None,
         connections: Connections = FEWEST,
         connection_class: type[AsyncConnection[Any]] = AnsweringConnection,
+        idle_seconds: int = 30,
     ) -> None:
-        """`session_url` leads to PostgreSQL itself, if `url` leads to a pooler that shares connections."""
+        """`session_url` leads to PostgreSQL itself, if `url` leads to a pooler that shares connections.
+
+        `idle_seconds`: after which PostgreSQL releases the locks of a transaction whose process it cannot reach.
+        """
+        self._idle_seconds = idle_seconds
         self.pooled = session_url is not None
         connect = partial(_connect, connection_class, url, pooled=self.pooled)
         self._direct = Direct(connect, most=connections.statements, seconds=10)
@@ -115,13 +119,13 @@ class Database:
 
     @asynccontextmanager
     async def read(self, org_id: UUID | None = None, user_id: UUID | None = None) -> AsyncIterator[ReadSession]:
-        info = _scope("READ ONLY", org_id, user_id)
+        info = self._scope("READ ONLY", org_id, user_id)
         async with ReadSession(self.engine, info=info, autoflush=False) as session:
             yield session
 
     @asynccontextmanager
     async def write(self, org_id: UUID | None = None, user_id: UUID | None = None) -> AsyncIterator[WriteSession]:
-        info = _scope("READ WRITE", org_id, user_id)
+        info = self._scope("READ WRITE", org_id, user_id)
         async with (
             WriteSession(self.engine, info=info, expire_on_commit=False) as session,
             session.begin(),
@@ -146,6 +150,11 @@ class Database:
         """How many connections are in use."""
         pool = self.engine.pool
         return self._direct.used + (pool.checkedout() if isinstance(pool, QueuePool) else 0)
+
+    def _scope(self, mode: str, org_id: UUID | None, user_id: UUID | None) -> dict[str, str | int]:
+        """Return the values for `_BEGIN`. They become part of its text, so UUIDs are written from their numbers."""
+        org, user = (str(UUID(int=id.int)) if id else "" for id in (org_id, user_id))
+        return {"mode": mode, "org": org, "user": user, "idle": self._idle_seconds}
 
     async def close(self) -> None:
         await self._direct.close()
@@ -191,12 +200,6 @@ async def set_tenant(tx: WriteSession, org_id: UUID) -> None:
 def any_of(ids: Collection[UUID]) -> CollectionAggregate[Any]:
     """Return what to compare a column with: one parameter. `in_` needs one per id, and PostgreSQL takes 65,535."""
     return any_(cast(list(ids), ARRAY(Uuid)))
-
-
-def _scope(mode: str, org_id: UUID | None, user_id: UUID | None) -> dict[str, str]:
-    """Return the values for `_BEGIN`. They become part of its text, so UUIDs are written from their numbers only."""
-    org, user = (str(UUID(int=id.int)) if id else "" for id in (org_id, user_id))
-    return {"mode": mode, "org": org, "user": user}
 
 
 @event.listens_for(_TenantSession, "after_begin")
