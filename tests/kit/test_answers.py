@@ -1,18 +1,21 @@
-"""PostgreSQL that keeps a connection open and says nothing."""
+"""Databases that keep a connection open and say nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import psycopg
 import pytest
 import sqlalchemy.exc
+from pymongo.errors import ConnectionFailure
 from sqlalchemy import text
 
 from aiworkspace_server.app import App
 from aiworkspace_server.kit.answers import AnsweringConnection
+from aiworkspace_server.kit.ids import new_id
+from aiworkspace_server.kit.mongo import Mongo
 from aiworkspace_server.kit.postgres import Database
 from tests.support.postgres import sql
 from tests.support.stores import Stores
@@ -103,3 +106,23 @@ async def test_locks_of_a_process_that_cannot_be_reached_are_released(
     working.cancel()
     with suppress(asyncio.CancelledError):
         await working
+
+
+async def test_a_command_of_mongodb_without_an_answer_fails_and_the_next_has_another_connection(stores: Stores) -> None:
+    found = urlsplit(stores.mongo)
+    async with tcp_gate(Path(unquote(found.netloc))) as gate:
+        mongo = Mongo(f"mongodb://127.0.0.1:{gate.port}{found.path}?{found.query}", answer_seconds=1)
+        documents = mongo.tenant("documents", new_id())
+
+        async def answers() -> bool:
+            with suppress(ConnectionFailure):
+                return await documents.find_one({}) is None
+            return False
+
+        assert await until(answers)
+        gate.fall_silent()
+        with pytest.raises(ConnectionFailure):
+            await documents.insert({"_id": new_id()})
+        gate.speak()
+        assert await until(answers)
+        await mongo.close()
