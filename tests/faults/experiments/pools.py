@@ -15,10 +15,10 @@ from ..site import Site
 from ..trial import trial
 from ..verdict import Figures, figures
 
-_WRITERS, _ASKERS = 16, 8  # for two connections of transactions
+_WRITERS, _ASKERS = 10, 6  # for two connections of transactions
 _DELAY = (0.05, 0.3)
 _SECONDS = 8.0
-_RECOVERY_SECONDS = 30.0
+_RECOVERY_SECONDS = 45.0
 _AT_ONCE = 25  # connections that others open
 _AGAIN_SECONDS = 0.1
 _END_OTHERS = """
