@@ -97,7 +97,7 @@ class Load:
         with self.at.calls.call(type(request).__name__.removesuffix("Request")):
             return await stub(request, timeout=CALL_SECONDS)
 
-    async def _repeat(self, one: Callable[[], Any], over: asyncio.Event) -> None:
+    async def repeat(self, one: Callable[[], Any], over: asyncio.Event) -> None:
         while not over.is_set():
             with suppress(grpc.aio.AioRpcError):
                 await one()
@@ -110,7 +110,7 @@ async def load(at: Trial, writers: int = 4, askers: int = 4) -> AsyncIterator[Lo
     """Callers at work until the context ends, where each ends its round and what they were told is compared."""
     over, working = asyncio.Event(), Load(at)
     rounds = [working.write] * writers + [working.ask] * askers
-    callers = [asyncio.create_task(working._repeat(each, over)) for each in rounds]
+    callers = [asyncio.create_task(working.repeat(each, over)) for each in rounds]
     try:
         yield working
     finally:

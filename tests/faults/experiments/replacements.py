@@ -28,7 +28,7 @@ _numbers = count(1)
 async def replace(site: Site, chance: Random, seconds: float = _SECONDS) -> Figures:
     directory = site.directory / f"replaced{next(_numbers)}"
     directory.mkdir()
-    values = {"redis_url": site.redis.url, "ops_port": free_port(), "tmpdir": directory}
+    values = {"redis_url": site.redis.url, "ops_port": free_port(), "tmpdir": directory, "log_level": "info"}
     async with trial(site, values, "--workers", str(_WORKERS)) as at:
         before = set(at.server.workers)
         async with load(at) as working:
