@@ -9,7 +9,7 @@ from uuid import UUID
 from tests.support.waiting import until
 
 from .audit import unequal_sums
-from .library import Held, Library, ids
+from .library import ANSWER_SECONDS, Held, Library, ids
 from .trial import Trial
 from .verdict import OPEN_RESERVATIONS, Figures
 
@@ -84,6 +84,11 @@ async def document_figures(library: Library) -> Figures:
         stuck=len(stuck & set(ids(library.held))),
         slowest=slowest,
         most_seconds=_END_SECONDS,
+        calls=at.calls.count,
+        refused=at.calls.refused,
+        failed=len(at.calls.failed),
+        hang=at.calls.hang,
+        deadline=ANSWER_SECONDS,
         wrong=wrong,
     )
 

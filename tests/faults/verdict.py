@@ -50,14 +50,15 @@ class Figures:
     refused: int = 0  # so that the caller may repeat the call
     failed: int = 0  # otherwise
     hang: float = 0.0  # the longest
+    deadline: float = CALL_SECONDS  # of the calls
     wrong: list[str] = field(default_factory=list)
 
     def faults(self) -> list[str]:
         """What is not as it has to be."""
         names = ("lost", "difference", "stuck", "failed")
         found = [f"{name}: {getattr(self, name)}" for name in names if getattr(self, name)]
-        if self.hang > CALL_SECONDS + GRACE_SECONDS:
-            found.append(f"longest hang: {self.hang:.1f} s, with a deadline of {CALL_SECONDS:g} s")
+        if self.hang > self.deadline + GRACE_SECONDS:
+            found.append(f"longest hang: {self.hang:.1f} s, with a deadline of {self.deadline:g} s")
         if self.adjusted and not self.cut:
             found.append(f"adjusted: {self.adjusted}")
         if self.died and self.slowest > self.most_seconds:
