@@ -23,7 +23,7 @@ from .kit.health import Health
 from .kit.jobs import Jobs
 from .kit.limits import Counters
 from .kit.metrics import Metrics
-from .kit.mongo import Mongo
+from .kit.mongo import ANSWER_SECONDS, Mongo
 from .kit.platform import Platform
 from .kit.postgres import Database
 from .kit.probes import Ask, Probes
@@ -126,7 +126,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, where: Databases) -> 
     keys = read_keys(settings)
     tracing = make_tracing(settings)
     stack.push_async_callback(tracing.aclose)
-    mongo = Mongo(where.mongo_uri)
+    mongo = Mongo(where.mongo_uri, ANSWER_SECONDS)
     stack.push_async_callback(mongo.close)
     connections = Connections.divide(settings.postgres_pool)
     db = Database(where.url, where.session_url, connections)

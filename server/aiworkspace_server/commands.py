@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from psycopg import AsyncConnection
+
 from .audit.build import make_chain
 from .budgets import service as budgets
 from .budgets.store import find_budget
@@ -142,7 +144,8 @@ def operator_entry(command: str, **ids: UUID) -> dict[str, Any]:
 async def _ledger(settings: Settings) -> AsyncIterator[tuple[Database, Ledger]]:
     """Open the database and the ledger. Alerts are enqueued and sent by a server."""
     async with databases(settings) as where:
-        db = Database(where.url, where.session_url)
+        # A statement may go through a whole ledger, however long that takes.
+        db = Database(where.url, where.session_url, connection_class=AsyncConnection)
         try:
             await check_schema(db, embedded=settings.embedded)
             yield db, Ledger(settings.allowance_nanos)

@@ -13,6 +13,7 @@ from aiworkspace.v1 import chat_pb2 as pb
 from aiworkspace.v1 import workspace_pb2
 from aiworkspace_server.app import App
 from aiworkspace_server.conversations.store import ConversationStore
+from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.kit.timestamps import now
 from tests.standin import Script, Standin
 from tests.support.people import Person, Place, make_conversation
@@ -50,6 +51,25 @@ async def test_the_title_is_the_beginning_of_the_first_message(place: Place) -> 
     title = (await get(place)).title
     assert title.startswith("What is the capital of France, and why")
     assert len(title) <= 60
+
+
+async def test_messages_stay_in_order_when_the_clock_was_ahead(place: Place, app: App) -> None:
+    """As those of a server whose clock has been set back since, or of another one."""
+    await say(place.owner, place.conversation_id, "first")
+    org_id, ahead = uuid.UUID(place.org_id), uuid.UUID(int=new_id().int + (3_600_000 << 80))
+    runs, conversations = (app.mongo.tenant(name, org_id) for name in ("runs", "conversations"))
+    of_this = {"conversation_id": uuid.UUID(place.conversation_id)}
+    run = await runs.find_one(of_this)
+    assert run
+    await runs.delete(of_this)
+    del run["org_id"]
+    await runs.insert(run | {"_id": ahead})
+    assert await conversations.update({"_id": of_this["conversation_id"]}, {"$set": {"last_run_id": ahead}})
+    for content in ("second", "third"):
+        assert kinds_of(await say(place.owner, place.conversation_id, content))[-1] == "run_completed"
+    request = pb.ListMessagesRequest(conversation_id=place.conversation_id, page_size=10)
+    messages = (await place.owner.chat.ListMessages(request)).messages
+    assert [each.contents[0].text for each in messages[::2]] == ["first", "second", "third"]
 
 
 async def test_a_title_that_was_given_stays(place: Place) -> None:

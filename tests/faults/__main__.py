@@ -18,7 +18,7 @@ from aiworkspace_server.settings import Settings
 
 from .experiments import EXPERIMENTS
 from .site import Site, site
-from .table import HEAD, Row, line, show_faults
+from .table import HEAD, Row, line, show_faults, total
 from .verdict import Skipped
 
 _END_SECONDS = 30.0  # also on a machine with other work to do; the table shows how long it took
@@ -50,6 +50,7 @@ async def _run(names: Sequence[str], seed: int) -> int:
             for name in names:
                 rows[name] = await _experiment(where, name, seed)
                 print(line(name, rows[name]), flush=True)
+    print(total(rows))
     print(f"\nseed {seed}, {len(rows)} experiments, {time.monotonic() - started:.0f} s")
     return show_faults(rows)
 

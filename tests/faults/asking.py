@@ -14,9 +14,16 @@ from aiworkspace.v1 import chat_pb2 as pb
 from tests.support.people import Person
 from tests.support.runs import text_of
 
+from .calls import CALL_SECONDS, Calls
+
 _TERMINAL = {"run_completed", "run_failed", "run_cancelled"}
 _AGAIN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
-_CALL_SECONDS = 10.0
+# As the SDK: pings find out that a connection is dead.
+_KEEPALIVE = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
 
 
 @dataclass
@@ -28,6 +35,7 @@ class Asked:
     model: str
     whole: str  # the answer, if it comes to its end
     request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    begin_time: float = field(default_factory=time.monotonic)
     run_id: str = ""  # empty until the server acknowledged the run
     seen: list[pb.ChatEvent] = field(default_factory=list)
     refusal: grpc.aio.AioRpcError | None = None
@@ -58,19 +66,20 @@ class Asked:
 class Asker:
     """A person, over connections to whichever server runs: several when the server has several processes."""
 
-    def __init__(self, person: Person, address: Callable[[], str], connections: int) -> None:
+    def __init__(self, person: Person, address: Callable[[], str], connections: int, calls: Calls) -> None:
         self._person = person
         self._address = address
         self._turn = cycle(range(connections))
         self._connections: dict[tuple[str, int], Person] = {}
         self._others: list[Asker] = []
+        self._calls = calls
 
     @property
     def now(self) -> Person:
         """The person, with one of the connections to a server that ought to answer."""
         key = address, _ = self._address(), next(self._turn)
         if key not in self._connections:
-            again = self._connections[key] = Person(address)
+            again = self._connections[key] = Person(address, *_KEEPALIVE)
             again.email, again.user_id, again.bearer.token = (
                 self._person.email,
                 self._person.user_id,
@@ -83,8 +92,10 @@ class Asker:
         after_all = False
         while not asked.terminal:
             try:
-                async for response in self._call(asked, after_all):
-                    asked.take(response.event)
+                with self._calls.call("StreamRun" if asked.run_id else "SendMessage") as heard:
+                    async for response in self._call(asked, after_all):
+                        heard()
+                        asked.take(response.event)
             except grpc.aio.AioRpcError as error:
                 if error.code() == grpc.StatusCode.OUT_OF_RANGE and not after_all:
                     asked.seen.clear()
@@ -97,7 +108,7 @@ class Asker:
 
     def at(self, address: str) -> "Asker":
         """The same person at this server. It is closed with this one."""
-        other = Asker(self._person, lambda: address, connections=1)
+        other = Asker(self._person, lambda: address, connections=1, calls=self._calls)
         self._others.append(other)
         return other
 
@@ -111,14 +122,14 @@ class Asker:
         chat = self.now.chat
         if asked.run_id:
             after = 0 if from_the_start or not asked.seen else asked.seen[-1].sequence
-            return chat.StreamRun(pb.StreamRunRequest(run_id=asked.run_id, after_sequence=after), timeout=_CALL_SECONDS)
+            return chat.StreamRun(pb.StreamRunRequest(run_id=asked.run_id, after_sequence=after), timeout=CALL_SECONDS)
         request = pb.SendMessageRequest(
             conversation_id=asked.conversation_id,
             content=asked.content,
             model=asked.model,
             request_id=asked.request_id,
         )
-        return chat.SendMessage(request, timeout=_CALL_SECONDS)
+        return chat.SendMessage(request, timeout=CALL_SECONDS)
 
 
 async def until_deltas(asked: Sequence[Asked], count: int) -> None:

@@ -72,7 +72,7 @@ async def _uncharged(trial: Trial) -> list[str]:
 
 async def _reconcile(trial: Trial) -> None:
     """The operator's command, over what each provider says that it billed in this time."""
-    times = trial.begin_time, datetime.now(UTC) + timedelta(seconds=1)
+    times = trial.begin_time - trial.clock_error, datetime.now(UTC) + trial.clock_error + timedelta(seconds=1)
     for (provider,) in await trial.site.rows(_PROVIDERS, UUID(trial.org_id)):
         file = trial.site.directory / f"bill-{trial.org_id}-{provider}.jsonl"
         _export(trial, provider, file)

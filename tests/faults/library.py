@@ -23,7 +23,7 @@ _LONG = distinct_words(70_000)  # several pieces of text, parts of the embedding
 _LATE = distinct_words(2_000)  # enough that databases need room for it
 _UNREADABLE = b"\x00\x01\x02\x03" * 100
 _SMALL = 10
-_ANSWER_SECONDS = 60.0  # of a call, whatever is broken
+ANSWER_SECONDS = 60.0  # of a call, whatever is broken
 _AGAIN_SECONDS = 0.1  # between two attempts of a caller
 _TRY_AGAIN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
 _numbers = count(1)
@@ -89,13 +89,11 @@ class Library:
         """Try to finish an upload. It may be refused, but only so that the caller knows to try again."""
         data = each.text.encode()
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                each.upload_id = each.upload_id or await begin(
-                    self._person, self.at.workspace_id, data, name=each.word, request_id=each.request_id
-                )
-                response = await self._person.documents.UploadDocument(messages(each.upload_id, data))
+            async with asyncio.timeout(ANSWER_SECONDS):
+                with self.at.calls.call("BeginUpload and UploadDocument"):
+                    response = await self._upload(each, data)
         except TimeoutError:
-            self.at.wrong.append(f"{each.word}: its upload got no answer in {_ANSWER_SECONDS:g} s")
+            self.at.wrong.append(f"{each.word}: its upload got no answer in {ANSWER_SECONDS:g} s")
         except grpc.aio.AioRpcError as error:
             self.refusals[error.code()] += 1
             if error.code() not in _TRY_AGAIN:
@@ -105,9 +103,16 @@ class Library:
             self.unfinished.remove(each)
             self.held.append(Held(response.document.document_id, each.word, each.text))
 
+    async def _upload(self, each: Unfinished, data: bytes) -> Any:
+        person = self._person
+        each.upload_id = each.upload_id or await begin(
+            person, self.at.workspace_id, data, name=each.word, request_id=each.request_id
+        )
+        return await person.documents.UploadDocument(messages(each.upload_id, data))
+
     async def complete(self) -> None:
         """Finish what is not finished."""
-        async with asyncio.timeout(_ANSWER_SECONDS):
+        async with asyncio.timeout(ANSWER_SECONDS):
             while self.unfinished:
                 await self.go_on(self.unfinished[0])
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from tests.support.waiting import until
 
 from .audit import unequal_sums
-from .library import Held, Library, ids
+from .library import ANSWER_SECONDS, Held, Library, ids
 from .trial import Trial
 from .verdict import OPEN_RESERVATIONS, Figures
 
@@ -77,13 +77,18 @@ async def document_figures(library: Library) -> Figures:
     wrong += [f"version {row[0]}: has a reservation" for row in open_]
     wrong += [f"search_stats: {row} is not the sum" for row in await at.site.rows(_MISCOUNTED, {"org_id": org_id})]
     return Figures(
-        runs=len(library.held) + len(library.deleted),
+        acknowledged=len(library.held) + len(library.deleted),
         lost=len(lost),
         difference=0,
         adjusted=(await at.site.rows(_ESTIMATES, org_id))[0][0],
         stuck=len(stuck & set(ids(library.held))),
         slowest=slowest,
         most_seconds=_END_SECONDS,
+        calls=at.calls.count,
+        refused=at.calls.refused,
+        failed=len(at.calls.failed),
+        hang=at.calls.hang,
+        deadline=ANSWER_SECONDS,
         wrong=wrong,
     )
 

@@ -38,7 +38,7 @@ def test_a_disk_that_cannot_be_mounted_is_a_reason_to_skip(tmp_path: Path, monke
 
 def test_what_was_skipped_is_shown_and_does_not_hold(capsys: pytest.CaptureFixture[str]) -> None:
     skipped = Skipped("nobody may mount here")
-    held = Figures(runs=1, lost=0, difference=0, adjusted=0, stuck=0, slowest=0, most_seconds=1)
+    held = Figures(acknowledged=1, lost=0, difference=0, adjusted=0, stuck=0, slowest=0, most_seconds=1)
     assert "skipped: nobody may mount here" in line("full", skipped)
     assert show_faults({"full": skipped}) == 0
     assert "holds." not in capsys.readouterr().out

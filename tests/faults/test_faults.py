@@ -10,6 +10,7 @@ import pytest
 from tests.support.surface import ENDPOINTS, name_of
 
 from .experiments import EXPERIMENTS
+from .experiments.replacements import replace
 from .site import Site, site
 from .trial import trial
 
@@ -27,6 +28,10 @@ _NAMES = (
     "clients read nothing",
     "a hundred runs at once, a budget for ten",
     "kill -9 of everything",
+    "link to PostgreSQL: reset again and again",
+    "link to PostgreSQL: silent",
+    "link to Redis: reset again and again",
+    "PostgreSQL has no connections left",
     "documents: kill -9 while they are chunked",
     "documents: kill -9 while they are embedded",
 )
@@ -44,7 +49,13 @@ async def where(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]
 @pytest.mark.parametrize("name", _NAMES)
 async def test_nothing_is_lost_and_the_ledger_is_the_bill(name: str, where: Site) -> None:
     figures = await EXPERIMENTS[name](where, Random(name))
-    assert figures.runs > 0
+    assert figures.acknowledged > 0
+    assert figures.faults() == []
+
+
+async def test_workers_are_replaced_again_and_again_under_load(where: Site) -> None:
+    figures = await replace(where, Random(1), seconds=1)
+    assert figures.acknowledged > 0
     assert figures.faults() == []
 
 

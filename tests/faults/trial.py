@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
@@ -13,8 +13,10 @@ from aiworkspace.v1 import budget_pb2, common_pb2, model_pb2
 from tests.standin import Charge, Script
 from tests.support.people import Person, make_conversation, make_place
 from tests.support.server_process import ServerProcess
+from tests.support.tcp_gate import TcpGate
 
 from .asking import Asked, Asker
+from .calls import Calls
 from .moments import until
 from .site import Site
 
@@ -43,9 +45,14 @@ class Trial:
     begin: int  # how much was billed before
     begin_time: datetime
     has_redis: bool = False
+    clock_error: timedelta = timedelta()  # by which times in the databases may be wrong
     asked: list[Asked] = field(default_factory=list)
     may_refuse: bool = False  # whether there may be too little money for what is asked
     fault_time: float = 0
+    trouble_time: float | None = None  # of a load: when the last call was refused
+    calls: Calls = field(default_factory=Calls)
+    acknowledged: int = 0  # writes; runs are in `asked`
+    lost: list[str] = field(default_factory=list)  # of the writes
     wrong: list[str] = field(default_factory=list)  # what else did not hold
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -144,31 +151,47 @@ class Trial:
 
     @property
     def slowest(self) -> float:
-        """Seconds from the fault to the last end that somebody saw of what was asked before it."""
+        """Seconds from the fault to the last trouble, or to the last end seen of what was asked before it."""
+        if self.trouble_time is not None:
+            return self.trouble_time - self.fault_time
         ends = [each.end_time - self.fault_time for each in self.asked if each.end_time]
         return max([0.0, *ends]) if self.fault_time else 0.0
 
 
 @asynccontextmanager
 async def trial(
-    site: Site, settings: Mapping[str, object] | None = None, *options: str, servers: int = 1
+    site: Site,
+    settings: Mapping[str, object] | None = None,
+    *options: str,
+    servers: int = 1,
+    gate: TcpGate | None = None,
+    environments: Sequence[Mapping[str, object]] = (),
 ) -> AsyncIterator[Trial]:
-    """With servers, and somebody with an organization of their own. Two or more have Redis between them."""
+    """With servers, and somebody with an organization of their own. Two or more have Redis between them.
+
+    `gate`: through which callers reach the first one. `environments`: what each has besides.
+    """
     begin_time = datetime.now(UTC)
     values = ({"redis_url": site.redis.url} if servers > 1 else {}) | dict(settings or {})
-    all_servers = [site.server(values, *options) for _ in range(servers)]
+    each_own = [*environments, *([{}] * (servers - len(environments)))]
+    all_servers = [site.server(values | dict(own), *options) for own in each_own]
     async with AsyncExitStack() as stack:
         for server in all_servers:
             await stack.enter_async_context(server)
-        person = await Person(all_servers[0].address).register()
-        asker = Asker(
-            person,
-            lambda: next((each for each in all_servers if each.running), all_servers[0]).address,
-            connections=_CONNECTIONS if options else 1,
-        )
+        if gate:
+            gate.target = int(all_servers[0].address.rpartition(":")[2])
+        person, calls = await Person(all_servers[0].address).register(), Calls()
+
+        def address() -> str:
+            if gate:
+                return f"127.0.0.1:{gate.port}"
+            return next((each for each in all_servers if each.running), all_servers[0]).address
+
+        asker = Asker(person, address, _CONNECTIONS if options else 1, calls)
         place = await make_place(person)
         bill = len(site.standin.bill)
         at = Trial(site, all_servers, asker, place.org_id, place.workspace_id, bill, begin_time, "redis_url" in values)
+        at.calls = calls
         await at.limit(_PLENTY)
         try:
             yield at

@@ -16,6 +16,7 @@ from tests.support.runs import kinds_of, text_of
 
 from .asking import Asked
 from .audit import compare
+from .calls import CALL_SECONDS, GRACE_SECONDS
 from .trial import Trial
 
 _TERMINAL = {"run_completed", "run_failed", "run_cancelled"}
@@ -36,7 +37,7 @@ class Skipped(Exception):
 class Figures:
     """One row of the table. `wrong` is what did not hold besides."""
 
-    runs: int
+    acknowledged: int  # runs, and writes
     lost: int
     difference: int  # nano-USD, all differences of single attempts added up
     adjusted: int
@@ -45,11 +46,19 @@ class Figures:
     most_seconds: float  # of the slowest recovery where a process died
     died: bool = False
     cut: bool = True  # whether anything was: else nothing may need an adjustment
+    calls: int = 0
+    refused: int = 0  # so that the caller may repeat the call
+    failed: int = 0  # otherwise
+    hang: float = 0.0  # the longest
+    deadline: float = CALL_SECONDS  # of the calls
     wrong: list[str] = field(default_factory=list)
 
     def faults(self) -> list[str]:
         """What is not as it has to be."""
-        found = [f"{name}: {getattr(self, name)}" for name in ("lost", "difference", "stuck") if getattr(self, name)]
+        names = ("lost", "difference", "stuck", "failed")
+        found = [f"{name}: {getattr(self, name)}" for name in names if getattr(self, name)]
+        if self.hang > self.deadline + GRACE_SECONDS:
+            found.append(f"longest hang: {self.hang:.1f} s, with a deadline of {self.deadline:g} s")
         if self.adjusted and not self.cut:
             found.append(f"adjusted: {self.adjusted}")
         if self.died and self.slowest > self.most_seconds:
@@ -57,23 +66,28 @@ class Figures:
         return found + self.wrong
 
 
-async def figures(trial: Trial, *, died: bool = False, cut: bool = True) -> Figures:
-    """Waits for the end of everything, and adds up."""
+async def figures(trial: Trial, *, died: bool = False, cut: bool = True, most_seconds: float | None = None) -> Figures:
+    """Waits for the end of everything, and adds up. `most_seconds`: of the recovery, if not those of the site."""
     await trial.settle_down()
     stuck = await _stuck(trial)
     lost = [f"{each.run_id or each.content}: {why}" for each in trial.asked if (why := await _loss(trial, each))]
-    wrong = [*trial.wrong, *(f"lost {text}" for text in lost), *await _half_there(trial)]
+    lost += trial.lost
+    wrong = [*trial.wrong, *trial.calls.failed, *(f"lost {text}" for text in lost), *await _half_there(trial)]
     adjusted, difference, unequal = await compare(trial)
     return Figures(
-        runs=len(trial.asked),
+        acknowledged=len(trial.asked) + trial.acknowledged,
         lost=len(lost),
         difference=difference,
         adjusted=adjusted,
         stuck=len(stuck),
         slowest=trial.slowest,
-        most_seconds=trial.site.end_seconds,
+        most_seconds=most_seconds or trial.site.end_seconds,
         died=died,
         cut=cut,
+        calls=trial.calls.count,
+        refused=trial.calls.refused,
+        failed=len(trial.calls.failed),
+        hang=trial.calls.hang,
         wrong=[*wrong, *unequal],
     )
 

@@ -150,6 +150,19 @@ async def test_without_an_answer_from_redis_is_counted_in_memory(dead_redis: str
     await counters.close()
 
 
+async def test_connection_that_is_reset_before_it_is_written_to_counts_as_no_answer(dead_redis: str) -> None:
+    counters, errors = Counters(dead_redis), [RuntimeError("unable to perform operation on <TCPTransport closed=True>")]
+
+    async def hit(limiter: RateLimiter) -> bool:
+        if errors:
+            raise errors.pop()
+        return await limiter.hit(RateLimitItemPerHour(1), "somebody")
+
+    assert await counters.ask(FixedWindowRateLimiter, hit)
+    assert not await counters.ask(FixedWindowRateLimiter, hit)
+    await counters.close()
+
+
 async def test_redis_is_used_again_when_it_is_back(tmp_path: Path) -> None:
     allowed = RateLimitItemPerHour(5)
 

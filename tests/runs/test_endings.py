@@ -241,13 +241,23 @@ async def test_a_server_that_lost_a_run_makes_no_more_attempts(
     run_id, asked = events[0].run_id, len(standin.received)
     other, columns = new_id(), "id, name, start_time, lease_end_time"
     await sql(stores, f"INSERT INTO servers ({columns}) VALUES (%s, 'other', now(), now() + interval '1 hour')", other)
+    renewing = asyncio.create_task(_renew(stores, other))
     await sql(stores, "UPDATE run_claims SET server_id = %s WHERE run_id = %s", other, run_id)
     assert await refusal(events_of(stream)) is not None
     assert len(standin.received) == asked
     assert await endings_of(stores, run_id) == [(1, "reserve")]
+    renewing.cancel()
     await sql(stores, "DELETE FROM servers WHERE id = %s", other)  # which makes the run an orphan
     assert await recovered_state(app, place, run_id) == "interrupted"
     assert await endings_of(stores, run_id) == [(1, "reserve"), (1, "settle")]
+
+
+async def _renew(stores: Stores, server_id: UUID) -> None:
+    while True:
+        await sql(
+            stores, "UPDATE servers SET lease_end_time = lease_end_time + interval '1 s' WHERE id = %s", server_id
+        )
+        await asyncio.sleep(0.5)
 
 
 async def test_a_killed_run_is_ended_with_what_was_stored(

@@ -70,11 +70,11 @@ class _ClientStreamBearer(_WithBearer, grpc.aio.StreamUnaryClientInterceptor):
 class Person:
     """Somebody with a connection, perhaps signed in. The attributes are the services' stubs."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *options: tuple[str, int]) -> None:
         self.bearer = Bearer()
         # A connection of its own, which may lead to another process than that of somebody else.
-        options = (("grpc.max_receive_message_length", 16 << 20), ("grpc.use_local_subchannel_pool", 1))
-        self.channel = grpc.aio.insecure_channel(address, options, interceptors=self.bearer.interceptors())
+        own = (("grpc.max_receive_message_length", 16 << 20), ("grpc.use_local_subchannel_pool", 1))
+        self.channel = grpc.aio.insecure_channel(address, (*own, *options), interceptors=self.bearer.interceptors())
         self.auth: Any = AuthServiceStub(self.channel)
         self.accounts: Any = AccountServiceStub(self.channel)
         self.orgs: Any = OrgServiceStub(self.channel)

@@ -22,6 +22,8 @@ class Conversation(TypedDict):
     model: str  # empty: the workspace's default
     size_bytes: int  # of all questions and answers; grows with each, so it tells whether something was said
     active_run_id: UUID | None
+    # Missing in earlier releases. The next one's id has to be greater: runs of a conversation are ordered by their ids.
+    last_run_id: NotRequired[UUID]
     version: int
     create_time: datetime
     update_time: datetime

@@ -96,6 +96,7 @@ class ConversationStore:
         untitled = {"$eq": ["$title", ""]}
         fields: dict[str, Any] = {
             "active_run_id": run_id,
+            "last_run_id": run_id,
             "update_time": now(),
             "size_bytes": {"$add": ["$size_bytes", size]},
         }

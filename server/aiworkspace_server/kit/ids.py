@@ -10,11 +10,21 @@ from uuid_utils.compat import uuid7
 from .errors import InvalidArgument
 
 _TEXT_LENGTH = 36  # of the usual spelling; others, which may be long, are not remembered
+_TIME_SHIFT = 80  # below the milliseconds are version, variant and chance
+_BELOW_TIME = (1 << _TIME_SHIFT) - 1
 _LAST_MILLISECOND = 4102444800_000  # in 2100; callers may name any UUID
 
 
 def new_id() -> UUID:
     return uuid7()
+
+
+def id_after(earlier: UUID | None) -> UUID:
+    """Return a new id that is greater than an earlier one, though the clock that made that may have been ahead."""
+    made = new_id()
+    if earlier is None or made.int > earlier.int:
+        return made
+    return UUID(int=(earlier.int >> _TIME_SHIFT) + 1 << _TIME_SHIFT | made.int & _BELOW_TIME)
 
 
 def new_id_text() -> str:
@@ -24,13 +34,13 @@ def new_id_text() -> str:
 
 def time_of(made: UUID) -> datetime:
     """Return when an id of `new_id` was created, to the millisecond. Any other UUID has some such time too."""
-    milliseconds = min(made.int >> 80, _LAST_MILLISECOND)
+    milliseconds = min(made.int >> _TIME_SHIFT, _LAST_MILLISECOND)
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def first_id_at(time: datetime) -> UUID:
     """Return the lowest id that can be created at a time."""
-    return UUID(int=max(0, int(time.timestamp() * 1000)) << 80)
+    return UUID(int=max(0, int(time.timestamp() * 1000)) << _TIME_SHIFT)
 
 
 _parse = lru_cache(4096)(UUID)  # authorization and the handler both read the ids of a request

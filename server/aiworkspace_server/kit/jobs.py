@@ -18,9 +18,10 @@ from procrastinate.jobs import Job, Status
 from psycopg.errors import RaiseException
 from sqlalchemy import text
 
+from .answers import AnsweringConnection
 from .connections import FEWEST, Connections, plain_url
 from .passes import Pass
-from .postgres import SESSION_OPTIONS, ReadSession, WriteSession
+from .postgres import LOST_NETWORK, SESSION_OPTIONS, ReadSession, WriteSession
 from .stores import STORE_UNAVAILABLE
 from .tasks import cancel_all
 from .tracing import Tracing
@@ -84,7 +85,8 @@ class Jobs:
         self._app = App(
             connector=PsycopgConnector(
                 conninfo=plain_url(url),
-                kwargs={"options": SESSION_OPTIONS, "connect_timeout": 5},
+                connection_class=AnsweringConnection,
+                kwargs={"options": SESSION_OPTIONS, "connect_timeout": 5, **LOST_NETWORK},
                 min_size=1,
                 max_size=connections.queue,
                 timeout=5,

@@ -23,6 +23,8 @@ from .windows import WindowStorage
 
 REDIS_SECONDS = 1  # timeout of a request to Redis
 _AWAY_SECONDS = 5  # how long Redis is not asked after a request failed
+# uvloop raises RuntimeError if a connection was reset between being opened and being written to.
+_UNAVAILABLE = (StorageError, RuntimeError)
 
 Answer = TypeVar("Answer")
 Strategy = TypeVar("Strategy", bound=RateLimiter)
@@ -59,7 +61,7 @@ class Counters:
         if self._redis and time.monotonic() >= self._away_until:
             try:
                 return await question(strategy(self._redis))
-            except StorageError:
+            except _UNAVAILABLE:
                 log.warning("redis_unavailable", limits="counted per process", exc_info=True)
                 self._away_until = time.monotonic() + self._away_seconds
         return await question(strategy(self._memory))

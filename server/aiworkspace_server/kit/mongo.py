@@ -25,6 +25,7 @@ from .stores import StoreFull
 
 _BATCH = 1000
 _PING_SECONDS = 1.0
+ANSWER_SECONDS = 20.0  # of one command; connections on which none comes are given up
 _DUPLICATE_KEY, _OUT_OF_DISK_SPACE = 11000, 14031
 
 Document = dict[str, Any]
@@ -103,9 +104,15 @@ class Tenant:
 class Mongo:
     """The client. Acknowledged writes are on disk, on a majority of the replica set."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, answer_seconds: float | None = None) -> None:
+        """`answer_seconds`: after which a command fails. Without, it may take as long as an index of all documents."""
         self.client: AsyncMongoClient[Document] = AsyncMongoClient(
-            uri, uuidRepresentation="standard", tz_aware=True, serverSelectionTimeoutMS=5000, connectTimeoutMS=5000
+            uri,
+            uuidRepresentation="standard",
+            tz_aware=True,
+            serverSelectionTimeoutMS=5000,
+            connectTimeoutMS=5000,
+            socketTimeoutMS=answer_seconds and 1000 * answer_seconds,
         )
         self.database = self.client.get_default_database("aiworkspace").with_options(
             write_concern=WriteConcern(w="majority", j=True)

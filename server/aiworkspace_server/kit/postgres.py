@@ -31,6 +31,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
 
+from .answers import AnsweringConnection
 from .connections import FEWEST, PINGS, Connections, plain_url
 from .direct import Direct
 
@@ -58,10 +59,12 @@ class WriteSession(ReadSession):
     """A transaction that may write. It commits when its `async with` ends without an exception."""
 
 
-# The time zone is set each time, since a role, a database or a pooler in between may have another one.
+# The time zone is set each time, since a role, a database or a pooler in between may have another one; the timeout,
+# since sessions behind a pooler take no options.
 _BEGIN = (
     "BEGIN {mode}; SELECT set_config('app.org_id', '{org}', true), set_config('app.user_id', '{user}', true),"
-    " set_config('TimeZone', 'UTC', true)"
+    " set_config('TimeZone', 'UTC', true),"
+    " set_config('idle_in_transaction_session_timeout', '{idle}s', true)"
 )
 
 _PING = "SELECT 1"
@@ -69,7 +72,7 @@ _SET_TENANT = text("SELECT set_config('app.org_id', :org, true)")
 
 
 # So that a connection which the network has forgotten is given up after ten seconds rather than two hours.
-_LOST_NETWORK = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
+LOST_NETWORK = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
 
 
 class _Cursor(AsyncCursor[Any]):
@@ -83,13 +86,26 @@ class _Cursor(AsyncCursor[Any]):
 class Database:
     """The pools, the two kinds of transaction, and single statements that are a transaction each."""
 
-    def __init__(self, url: str, session_url: str | None = None, connections: Connections = FEWEST) -> None:
-        """`session_url` leads to PostgreSQL itself, if `url` leads to a pooler that shares connections."""
+    def __init__(
+        self,
+        url: str,
+        session_url: str | None = None,
+        connections: Connections = FEWEST,
+        connection_class: type[AsyncConnection[Any]] = AnsweringConnection,
+        idle_seconds: int = 30,
+    ) -> None:
+        """`session_url` leads to PostgreSQL itself, if `url` leads to a pooler that shares connections.
+
+        `idle_seconds`: after which PostgreSQL releases the locks of a transaction whose process it cannot reach.
+        """
+        self._idle_seconds = idle_seconds
         self.pooled = session_url is not None
-        self._direct = Direct(partial(_connect, url, pooled=self.pooled), most=connections.statements, seconds=10)
-        self._for_pings = Direct(partial(_connect, url, pooled=self.pooled), most=PINGS, seconds=1)
+        connect = partial(_connect, connection_class, url, pooled=self.pooled)
+        self._direct = Direct(connect, most=connections.statements, seconds=10)
+        self._for_pings = Direct(connect, most=PINGS, seconds=1)
         self.engine = _engine(
             url,
+            connection_class,
             pooled=self.pooled,
             pool_size=connections.transactions,
             max_overflow=0,
@@ -97,19 +113,19 @@ class Database:
             pool_use_lifo=True,
         )
         # For what belongs to a session rather than a transaction: each has a connection of its own.
-        self.sessions = _engine(session_url or url, pooled=False, poolclass=NullPool)
+        self.sessions = _engine(session_url or url, connection_class, pooled=False, poolclass=NullPool)
         # Called in order at the end of every write transaction, for what has to be committed with it or not at all.
         self.before_commit: Sequence[Callable[[WriteSession], Awaitable[None]]] = ()
 
     @asynccontextmanager
     async def read(self, org_id: UUID | None = None, user_id: UUID | None = None) -> AsyncIterator[ReadSession]:
-        info = _scope("READ ONLY", org_id, user_id)
+        info = self._scope("READ ONLY", org_id, user_id)
         async with ReadSession(self.engine, info=info, autoflush=False) as session:
             yield session
 
     @asynccontextmanager
     async def write(self, org_id: UUID | None = None, user_id: UUID | None = None) -> AsyncIterator[WriteSession]:
-        info = _scope("READ WRITE", org_id, user_id)
+        info = self._scope("READ WRITE", org_id, user_id)
         async with (
             WriteSession(self.engine, info=info, expire_on_commit=False) as session,
             session.begin(),
@@ -135,25 +151,34 @@ class Database:
         pool = self.engine.pool
         return self._direct.used + (pool.checkedout() if isinstance(pool, QueuePool) else 0)
 
+    def _scope(self, mode: str, org_id: UUID | None, user_id: UUID | None) -> dict[str, str | int]:
+        """Return the values for `_BEGIN`. They become part of its text, so UUIDs are written from their numbers."""
+        org, user = (str(UUID(int=id.int)) if id else "" for id in (org_id, user_id))
+        return {"mode": mode, "org": org, "user": user, "idle": self._idle_seconds}
+
     async def close(self) -> None:
         await self._direct.close()
         await self._for_pings.close()
         await self.engine.dispose()
 
 
-def _engine(url: str, *, pooled: bool, **pool: Any) -> AsyncEngine:
+def _engine(url: str, connection_class: type[AsyncConnection[Any]], *, pooled: bool, **pool: Any) -> AsyncEngine:
     return create_async_engine(
         url,
-        connect_args={**_options(pooled=pooled), "cursor_factory": _Cursor},
+        connect_args={
+            **_options(pooled=pooled),
+            "cursor_factory": _Cursor,
+            "async_creator_fn": connection_class.connect,
+        },
         isolation_level="AUTOCOMMIT",  # the driver begins no transactions: `_begin` does
         hide_parameters=True,  # errors in the log must not quote what people wrote
         **pool,
     )
 
 
-async def _connect(url: str, *, pooled: bool) -> AsyncConnection[Any]:
+async def _connect(connection_class: type[AsyncConnection[Any]], url: str, *, pooled: bool) -> AsyncConnection[Any]:
     options: dict[str, Any] = {"prepare_threshold": 0} | _options(pooled=pooled)
-    return await AsyncConnection.connect(plain_url(url), autocommit=True, **options)
+    return await connection_class.connect(plain_url(url), autocommit=True, **options)
 
 
 def _options(*, pooled: bool) -> dict[str, Any]:
@@ -162,7 +187,7 @@ def _options(*, pooled: bool) -> dict[str, Any]:
     So nothing may depend on them there: the login itself has to be one that row-level security applies to.
     """
     session: dict[str, Any] = {"prepare_threshold": None} if pooled else {"options": SESSION_OPTIONS}
-    return {**session, "connect_timeout": 5, **_LOST_NETWORK}
+    return {**session, "connect_timeout": 5, **LOST_NETWORK}
 
 
 async def set_tenant(tx: WriteSession, org_id: UUID) -> None:
@@ -175,12 +200,6 @@ async def set_tenant(tx: WriteSession, org_id: UUID) -> None:
 def any_of(ids: Collection[UUID]) -> CollectionAggregate[Any]:
     """Return what to compare a column with: one parameter. `in_` needs one per id, and PostgreSQL takes 65,535."""
     return any_(cast(list(ids), ARRAY(Uuid)))
-
-
-def _scope(mode: str, org_id: UUID | None, user_id: UUID | None) -> dict[str, str]:
-    """Return the values for `_BEGIN`. They become part of its text, so UUIDs are written from their numbers only."""
-    org, user = (str(UUID(int=id.int)) if id else "" for id in (org_id, user_id))
-    return {"mode": mode, "org": org, "user": user}
 
 
 @event.listens_for(_TenantSession, "after_begin")

@@ -12,7 +12,8 @@ from ..kit.postgres import Database, ReadSession, WriteSession
 from .rights import LIST_STOPPED, MAY_RUN, ROLES_THAT_RUN
 from .tables import RunClaim
 
-_END_LEASES = text("DELETE FROM servers WHERE lease_end_time < clock_timestamp() RETURNING id, name")
+_LIST_LEASES = text("SELECT id, name, lease_end_time FROM servers WHERE id <> :server_id")
+_END_LEASE = text("DELETE FROM servers WHERE id = :id AND lease_end_time = :lease_end_time RETURNING id")
 _LIST_ORPHANED = text("SELECT org_id, run_id, conversation_id, server_id FROM list_orphaned_runs()")
 # Only from a server whose lease was deleted: one that is merely late may still renew it. Of two servers that try at the
 # same time the second sees the first one in the row itself, and would not see it in a join.
@@ -65,9 +66,15 @@ async def withdraw(tx: WriteSession, run_id: UUID) -> None:
     await tx.execute(update(RunClaim).where(RunClaim.run_id == run_id).values(state="closed", request_id=None))
 
 
-async def end_leases(tx: WriteSession) -> Sequence[Found]:
-    """Delete the leases that have ended, and return their servers."""
-    return (await tx.execute(_END_LEASES)).all()
+async def list_leases(tx: ReadSession, server_id: UUID) -> Sequence[Found]:
+    """List the leases of all servers but one: id, name and lease_end_time."""
+    return (await tx.execute(_LIST_LEASES, {"server_id": server_id})).all()
+
+
+async def end_lease(tx: WriteSession, lease: Found) -> bool:
+    """Delete a lease. Return False if it was renewed or deleted since it was read."""
+    values = {"id": lease.id, "lease_end_time": lease.lease_end_time}
+    return (await tx.execute(_END_LEASE, values)).first() is not None
 
 
 async def count_servers(tx: ReadSession) -> int:

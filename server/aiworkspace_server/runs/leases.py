@@ -1,8 +1,9 @@
 """The lease of a process: while it holds, the runs whose claims name it are this process's to work on.
 
-A row in the table `servers`, which the process renews long before it ends. Who finds one that has ended deletes it, and
-only then takes runs over; so a process that finds its row gone knows that its runs may be somebody else's, and one that
-finds it, however late, that nobody has touched them. In between it lets nobody see anything new.
+A row in the table `servers`, which the process renews long before it ends. Who finds one that was not renewed for as
+long as a lease lasts, by its own clock, deletes it, and only then takes runs over; so a process that finds its row gone
+knows that its runs may be somebody else's, and one that finds it, however late, that nobody has touched them. In
+between it lets nobody see anything new.
 
 The connection also holds a lock. A server without Redis holds it alone; those with Redis share it, since they can reach
 each other's runs. Who gets it alone when it starts knows that no other server lives, and need not wait for any lease.
@@ -12,10 +13,14 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from importlib.metadata import version
+from typing import Any
+from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..kit.ids import new_id
@@ -29,8 +34,12 @@ _LOCK = 0x61697774
 _ALONE = text(f"SELECT pg_try_advisory_lock({_LOCK})")
 _TOGETHER = text(f"SELECT pg_try_advisory_lock_shared({_LOCK})")
 _NO_LONGER_ALONE = text(f"SELECT pg_advisory_unlock({_LOCK})")
-# So that PostgreSQL gives the lock free soon after the machine that held it has gone.
-_KEEPALIVE = text("SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3")
+# So that PostgreSQL gives the lock free soon after the machine that held it has gone, or can be reached no longer: a
+# lease is renewed much more often than a session may be idle.
+_KEEPALIVE = text(
+    "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;"
+    f" SET idle_session_timeout = '{2 * LEASE_SECONDS:g}s'"
+)
 _CLEAR = text("DELETE FROM servers")
 _END = f"clock_timestamp() + interval '{LEASE_SECONDS} seconds'"
 _BEGIN = text(
@@ -156,6 +165,27 @@ class Lease:
                 return False
             await asyncio.sleep(0.25)
         raise DatabaseInUseError(_REFUSAL_WITH_REDIS if self._shared else _REFUSAL)
+
+
+class LeaseWatch:
+    """Finds the leases that are not renewed, as long as this process watches them.
+
+    By how often they change rather than by their times: the clock of the database may step.
+    """
+
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock or _now
+        self._seen: dict[UUID, tuple[datetime, float]] = {}  # when a lease ends, and since when that is known
+
+    def look(self, leases: Sequence[Row[Any]]) -> list[Row[Any]]:
+        """Return those that have not changed for as long as a lease lasts. `leases`: all that there are."""
+        now, before = self._clock(), self._seen
+        self._seen = {}
+        for lease in leases:
+            known = before.get(lease.id)
+            unchanged = known is not None and known[0] == lease.lease_end_time
+            self._seen[lease.id] = known if known and unchanged else (lease.lease_end_time, now)
+        return [lease for lease in leases if now - self._seen[lease.id][1] > LEASE_SECONDS]
 
 
 def _now() -> float:

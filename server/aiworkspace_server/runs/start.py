@@ -13,7 +13,7 @@ from ..kit import typed
 from ..kit.concurrency import QueueFull, Slot
 from ..kit.errors import Aborted, AppError, InvalidArgument, NotFound, RateLimited, Unavailable
 from ..kit.idempotency import request_id_reused
-from ..kit.ids import new_id
+from ..kit.ids import id_after
 from ..kit.stores import retry_until_available
 from ..kit.timestamps import now
 from ..llm.base import ModelRequest, Turn
@@ -299,13 +299,15 @@ async def roll_back(deps: RunDeps, org_id: UUID, run_id: UUID, conversation_id: 
 
 def _new_document(request: RunRequest, plan: Plan, model_request: ModelRequest, counted_tokens: int, trace: str) -> Run:
     first = plan.targets[0]
+    run_id = id_after(request.conversation.get("last_run_id"))
+    question_id = id_after(run_id)
     run = Run(
-        _id=new_id(),
+        _id=run_id,
         workspace_id=request.conversation["workspace_id"],
         conversation_id=request.conversation["_id"],
         user_id=request.user_id,
-        user_message_id=new_id(),
-        message_id=new_id(),
+        user_message_id=question_id,
+        message_id=id_after(question_id),
         question=[{"kind": "text", "text": request.content}],
         answer=[],
         answer_model="",

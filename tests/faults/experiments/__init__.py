@@ -5,7 +5,20 @@ from random import Random
 
 from ..site import Site
 from ..verdict import Figures
-from . import attempts, budgets, clients, disks, documents, kills, providers, stores
+from . import (
+    attempts,
+    budgets,
+    clients,
+    clocks,
+    disks,
+    documents,
+    kills,
+    links,
+    pools,
+    providers,
+    replacements,
+    stores,
+)
 
 Experiment = Callable[[Site, Random], Awaitable[Figures]]
 
@@ -16,6 +29,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     **clients.EXPERIMENTS,
     **budgets.EXPERIMENTS,
     **stores.EXPERIMENTS,
+    **links.EXPERIMENTS,
+    **pools.EXPERIMENTS,
+    **clocks.EXPERIMENTS,
+    **replacements.EXPERIMENTS,
     **documents.EXPERIMENTS,
     **disks.EXPERIMENTS,
 }

@@ -21,6 +21,7 @@ from ..attempts.failures import INTERRUPTED
 from ..deps import RunDeps
 from ..executor import RunExecutor
 from ..finalize import complete_end, conclude, finalize, store_events
+from ..leases import LeaseWatch
 from ..manager import RunManager
 from ..models import ClaimLost, EventBatch, Run, RunState, StopReason
 from ..plan import from_document
@@ -56,11 +57,13 @@ class Takeover:
         self._plans = plans
         self._manager = manager
         self._bus = bus
+        self._leases = LeaseWatch()
         self._postponed: dict[UUID, float] = {}  # until when
 
     async def take_over_orphans(self) -> None:
         async with self._deps.db.write() as tx:
-            dead = await claims.end_leases(tx)
+            silent = self._leases.look(await claims.list_leases(tx, self._deps.server_id))
+            dead = [lease for lease in silent if await claims.end_lease(tx, lease)]
             orphans = await claims.list_orphaned(tx)
         for server in dead:
             log.warning("server_died", server_id=str(server.id), name=server.name)

@@ -37,7 +37,8 @@ _CLOSED = "closed"
 _LAST = f"{2**63}-0"
 
 Entries = list[tuple[bytes, dict[bytes, bytes]]]
-REDIS_UNAVAILABLE = (RedisError, OSError, TimeoutError)
+# uvloop raises RuntimeError if a connection was reset between being opened and being written to.
+REDIS_UNAVAILABLE = (RedisError, OSError, TimeoutError, RuntimeError)
 
 log = structlog.get_logger("redis")
 

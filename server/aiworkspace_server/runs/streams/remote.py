@@ -112,7 +112,7 @@ class RemoteRuns:
                     await run.change()
             async with self._db.read(run.org_id) as tx:
                 lease = await claims.find_lease(tx, run.run_id)
-            if before and lease and lease.id == before.id and lease.lease_end_time > before.lease_end_time:
+            if before and lease and lease.id == before.id and lease.lease_end_time != before.lease_end_time:
                 await self._read(run)
                 break
             before = lease if before is None or lease is None or lease.id != before.id else before
