@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from aiworkspace_client.cli import output
-from aiworkspace_client.cli.account import Json
+from aiworkspace_client.cli.account import Json, Yes
 from aiworkspace_client.cli.orgs import Org
 from aiworkspace_client.cli.session import connected
 from aiworkspace_client.types import DataPolicy, ErasureState, Retention
@@ -81,15 +81,14 @@ def release(ctx: typer.Context, workspace: Workspace = "", org: Org = "", json: 
 @app.command()
 def erase(
     ctx: typer.Context,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     org: Org = "",
     json: Json = False,
 ) -> None:
     """Erase the whole organization in seven days. Until then, aiws data keep keeps it. Owners may."""
     with connected(ctx) as session:
         org_id = session.org_id(org)
-        if not yes:
-            typer.confirm(f"Erase everything of the organization {org_id} in seven days?", abort=True)
+        output.confirm(f"Erase everything of the organization {org_id} in seven days?", yes=yes)
         _show_erasures([session.client.data.erase_org(org_id=org_id)], json=json)
 
 

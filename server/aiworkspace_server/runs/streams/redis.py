@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 _CONTROL = "aiw:control"
 _TIMEOUT_SECONDS = 1.0  # of a command
 _BACKOFF_SECONDS = 1.0  # after a failure
-_SEND_SECONDS = 0.02  # between two sendings, and between two readings
+_SEND_SECONDS = 0.02
+_WAIT_MILLISECONDS = 50  # of a blocking read, after which runs that are followed since then are included
 _MOST_ENTRIES = 5000
 _LONGEST_SECONDS = 1800  # that a stream is kept without a new entry
 _ENDED_SECONDS = 60  # that it is kept after its end
@@ -175,13 +176,12 @@ class RedisEventBus:
     async def _receive(self, redis: Any) -> None:
         while True:
             await self._has_followed.wait()
-            accepting = [run for run in self._followed.values() if run.accepts]
-            pipeline = redis.pipeline(transaction=False)
-            for run in accepting:  # a command each: in a cluster, streams are on several servers
-                pipeline.xread({_key(run.run_id, run.stream): f"{run.next_sequence - 1}-0"})
-            for run, answer in zip(accepting, await pipeline.execute() if accepting else (), strict=True):
-                _hand_over(run, _entries(answer))
-            if self._followed:
+            accepting = {_key(run.run_id, run.stream): run for run in self._followed.values() if run.accepts}
+            if accepting:
+                positions = {key: f"{run.next_sequence - 1}-0" for key, run in accepting.items()}
+                for key, entries in _by_key(await redis.xread(positions, block=_WAIT_MILLISECONDS)):
+                    _hand_over(accepting[key], entries)
+            elif self._followed:
                 await asyncio.sleep(_SEND_SECONDS)
             else:
                 self._has_followed.clear()
@@ -204,11 +204,14 @@ def _key(run_id: UUID, stream: int) -> str:
     return f"aiw:run:{run_id}:{stream}"
 
 
-def _entries(answer: Any) -> Entries:
-    """Return what XREAD found in one stream, in either version of the protocol."""
+def _by_key(answer: Any) -> Iterable[tuple[str, Entries]]:
+    """Yield what XREAD found, in either version of the protocol."""
     if isinstance(answer, dict):
-        return [entry for parts in answer.values() for part in parts for entry in part]
-    return [entry for _, entries in answer or () for entry in entries]
+        for key, parts in answer.items():
+            yield key.decode(), [entry for part in parts for entry in part]
+    else:
+        for key, entries in answer or ():
+            yield key.decode(), entries
 
 
 def _hand_over(run: "RemoteRun", entries: Entries) -> None:
