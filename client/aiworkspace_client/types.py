@@ -39,7 +39,7 @@ from aiworkspace.v1.chat_pb2 import (
     SourcesRetrieved,
 )
 from aiworkspace.v1.common_pb2 import ErrorReason, Money, TokenUsage
-from aiworkspace.v1.data_pb2 import DataPolicy, Retention
+from aiworkspace.v1.data_pb2 import DataPolicy, Export, ExportFailureReason, ExportState, Retention
 from aiworkspace.v1.document_pb2 import (
     Block,
     Collection,
@@ -106,6 +106,9 @@ __all__ = [
     "ErrorReason",
     "Event",
     "EventType",
+    "Export",
+    "ExportFailureReason",
+    "ExportState",
     "FailureReason",
     "FinishReason",
     "Grant",

@@ -155,6 +155,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED: the organization has as many webhook endpoints as it may have. Metadata "limit" has the number."""
     ERROR_REASON_WEBHOOK_ENDPOINT_DISABLED: _ErrorReason.ValueType  # 66
     """FAILED_PRECONDITION: the webhook endpoint is disabled. Enable it with UpdateWebhookEndpoint."""
+    ERROR_REASON_EXPORT_IN_PROGRESS: _ErrorReason.ValueType  # 67
+    """FAILED_PRECONDITION: an export of the organization is in progress already. Metadata "export_id" has its id: wait for
+    it, or delete it to begin another one.
+    """
+    ERROR_REASON_EXPORT_LIMIT: _ErrorReason.ValueType  # 68
+    """RESOURCE_EXHAUSTED: the organization keeps as many exports as it may. Metadata "limit" has the number. Delete one, or
+    wait until one expires.
+    """
+    ERROR_REASON_EXPORT_NOT_READY: _ErrorReason.ValueType  # 69
+    """FAILED_PRECONDITION: the export is not READY. Metadata "state" has its state."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable, machine-readable reason of an error. Every error status carries one google.rpc.ErrorInfo
@@ -293,6 +303,16 @@ ERROR_REASON_WEBHOOK_ENDPOINT_LIMIT: ErrorReason.ValueType  # 65
 """RESOURCE_EXHAUSTED: the organization has as many webhook endpoints as it may have. Metadata "limit" has the number."""
 ERROR_REASON_WEBHOOK_ENDPOINT_DISABLED: ErrorReason.ValueType  # 66
 """FAILED_PRECONDITION: the webhook endpoint is disabled. Enable it with UpdateWebhookEndpoint."""
+ERROR_REASON_EXPORT_IN_PROGRESS: ErrorReason.ValueType  # 67
+"""FAILED_PRECONDITION: an export of the organization is in progress already. Metadata "export_id" has its id: wait for
+it, or delete it to begin another one.
+"""
+ERROR_REASON_EXPORT_LIMIT: ErrorReason.ValueType  # 68
+"""RESOURCE_EXHAUSTED: the organization keeps as many exports as it may. Metadata "limit" has the number. Delete one, or
+wait until one expires.
+"""
+ERROR_REASON_EXPORT_NOT_READY: ErrorReason.ValueType  # 69
+"""FAILED_PRECONDITION: the export is not READY. Metadata "state" has its state."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

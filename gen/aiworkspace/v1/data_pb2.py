@@ -28,7 +28,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61iworkspace/v1/data.proto\x12\x0e\x61iworkspace.v1\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x1a\x61iworkspace/v1/rules.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"z\n\tRetention\x12&\n\x11\x63onversation_days\x18\x01 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x94\x9d\x02(\x00\x12\"\n\rdocument_days\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x94\x9d\x02(\x00\x12!\n\x0c\x61ttempt_days\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x94\x9d\x02(\x00\"\xb8\x01\n\nDataPolicy\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x14\n\x0cworkspace_id\x18\x02 \x01(\t\x12,\n\tretention\x18\x03 \x01(\x0b\x32\x19.aiworkspace.v1.Retention\x12\x0c\n\x04held\x18\x04 \x01(\x08\x12\x19\n\x0bhold_reason\x18\x05 \x01(\tB\x04\xb8\xbb\x18\x01\x12-\n\thold_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\x14GetDataPolicyRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x0cworkspace_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"C\n\x15GetDataPolicyResponse\x12*\n\x06policy\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.DataPolicy\"\x80\x01\n\x13SetRetentionRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x0cworkspace_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12,\n\tretention\x18\x03 \x01(\x0b\x32\x19.aiworkspace.v1.Retention\"B\n\x14SetRetentionResponse\x12*\n\x06policy\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.DataPolicy\"\x89\x01\n\x13SetLegalHoldRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x0cworkspace_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x0c\n\x04held\x18\x03 \x01(\x08\x12\'\n\x06reason\x18\x04 \x01(\tB\x17\xbaH\x0cr\x07\x18\xf4\x03\xa0\xbc\x18\x01\xd8\x01\x01\xb8\xbb\x18\x01\x98\xbc\x18\x02\"B\n\x14SetLegalHoldResponse\x12*\n\x06policy\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.DataPolicy2\x98\x03\n\x0b\x44\x61taService\x12\x80\x01\n\rGetDataPolicy\x12$.aiworkspace.v1.GetDataPolicyRequest\x1a%.aiworkspace.v1.GetDataPolicyResponse\"\"\x90\x02\x01\xaa\xbb\x18\x17\x08\x03\x12\x0b\x64\x61ta.manage\x1a\x06org_id\xb0\xbb\x18\x02\x12\x81\x01\n\x0cSetRetention\x12#.aiworkspace.v1.SetRetentionRequest\x1a$.aiworkspace.v1.SetRetentionResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0b\x64\x61ta.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x81\x01\n\x0cSetLegalHold\x12#.aiworkspace.v1.SetLegalHoldRequest\x1a$.aiworkspace.v1.SetLegalHoldResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0b\x64\x61ta.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61iworkspace/v1/data.proto\x12\x0e\x61iworkspace.v1\x1a\x1c\x61iworkspace/v1/options.proto\x1a\x1a\x61iworkspace/v1/rules.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"z\n\tRetention\x12&\n\x11\x63onversation_days\x18\x01 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x94\x9d\x02(\x00\x12\"\n\rdocument_days\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x94\x9d\x02(\x00\x12!\n\x0c\x61ttempt_days\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x94\x9d\x02(\x00\"\xb8\x01\n\nDataPolicy\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x14\n\x0cworkspace_id\x18\x02 \x01(\t\x12,\n\tretention\x18\x03 \x01(\x0b\x32\x19.aiworkspace.v1.Retention\x12\x0c\n\x04held\x18\x04 \x01(\x08\x12\x19\n\x0bhold_reason\x18\x05 \x01(\tB\x04\xb8\xbb\x18\x01\x12-\n\thold_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\x14GetDataPolicyRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x0cworkspace_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"C\n\x15GetDataPolicyResponse\x12*\n\x06policy\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.DataPolicy\"\x80\x01\n\x13SetRetentionRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x0cworkspace_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12,\n\tretention\x18\x03 \x01(\x0b\x32\x19.aiworkspace.v1.Retention\"B\n\x14SetRetentionResponse\x12*\n\x06policy\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.DataPolicy\"\x89\x01\n\x13SetLegalHoldRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x0cworkspace_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x0c\n\x04held\x18\x03 \x01(\x08\x12\'\n\x06reason\x18\x04 \x01(\tB\x17\xbaH\x0cr\x07\x18\xf4\x03\xa0\xbc\x18\x01\xd8\x01\x01\xb8\xbb\x18\x01\x98\xbc\x18\x02\"B\n\x14SetLegalHoldResponse\x12*\n\x06policy\x18\x01 \x01(\x0b\x32\x1a.aiworkspace.v1.DataPolicy\"\x80\x03\n\x06\x45xport\x12\x11\n\texport_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.aiworkspace.v1.ExportState\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x0e\n\x06sha256\x18\t \x01(\t\x12\x11\n\trow_count\x18\n \x01(\x03\x12\x12\n\nfile_count\x18\x0b \x01(\x03\x12;\n\x0e\x66\x61ilure_reason\x18\x0c \x01(\x0e\x32#.aiworkspace.v1.ExportFailureReason\"M\n\x10\x45xportOrgRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\";\n\x11\x45xportOrgResponse\x12&\n\x06\x65xport\x18\x01 \x01(\x0b\x32\x16.aiworkspace.v1.Export\"I\n\x10GetExportRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1b\n\texport_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\";\n\x11GetExportResponse\x12&\n\x06\x65xport\x18\x01 \x01(\x0b\x32\x16.aiworkspace.v1.Export\"k\n\x12ListExportsRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"W\n\x13ListExportsResponse\x12\'\n\x07\x65xports\x18\x01 \x03(\x0b\x32\x16.aiworkspace.v1.Export\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"L\n\x13\x44\x65leteExportRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1b\n\texport_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x16\n\x14\x44\x65leteExportResponse\"g\n\x15\x44ownloadExportRequest\x12\x18\n\x06org_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1b\n\texport_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x17\n\x06offset\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"`\n\x16\x44ownloadExportResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x12\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x42\x04\xb8\xbb\x18\x01\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06sha256\x18\x04 \x01(\t*\x90\x01\n\x0b\x45xportState\x12\x1c\n\x18\x45XPORT_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45XPORT_STATE_PENDING\x10\x01\x12\x18\n\x14\x45XPORT_STATE_RUNNING\x10\x02\x12\x16\n\x12\x45XPORT_STATE_READY\x10\x03\x12\x17\n\x13\x45XPORT_STATE_FAILED\x10\x04*\x8d\x01\n\x13\x45xportFailureReason\x12%\n!EXPORT_FAILURE_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1e\x45XPORT_FAILURE_REASON_INTERNAL\x10\x01\x12+\n\'EXPORT_FAILURE_REASON_STORE_UNAVAILABLE\x10\x02\x32\x94\x08\n\x0b\x44\x61taService\x12\x80\x01\n\rGetDataPolicy\x12$.aiworkspace.v1.GetDataPolicyRequest\x1a%.aiworkspace.v1.GetDataPolicyResponse\"\"\x90\x02\x01\xaa\xbb\x18\x17\x08\x03\x12\x0b\x64\x61ta.manage\x1a\x06org_id\xb0\xbb\x18\x02\x12\x81\x01\n\x0cSetRetention\x12#.aiworkspace.v1.SetRetentionRequest\x1a$.aiworkspace.v1.SetRetentionResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0b\x64\x61ta.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x81\x01\n\x0cSetLegalHold\x12#.aiworkspace.v1.SetLegalHoldRequest\x1a$.aiworkspace.v1.SetLegalHoldResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0b\x64\x61ta.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12x\n\tExportOrg\x12 .aiworkspace.v1.ExportOrgRequest\x1a!.aiworkspace.v1.ExportOrgResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0b\x64\x61ta.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12t\n\tGetExport\x12 .aiworkspace.v1.GetExportRequest\x1a!.aiworkspace.v1.GetExportResponse\"\"\x90\x02\x01\xaa\xbb\x18\x17\x08\x03\x12\x0b\x64\x61ta.manage\x1a\x06org_id\xb0\xbb\x18\x02\x12z\n\x0bListExports\x12\".aiworkspace.v1.ListExportsRequest\x1a#.aiworkspace.v1.ListExportsResponse\"\"\x90\x02\x01\xaa\xbb\x18\x17\x08\x03\x12\x0b\x64\x61ta.manage\x1a\x06org_id\xb0\xbb\x18\x02\x12\x81\x01\n\x0c\x44\x65leteExport\x12#.aiworkspace.v1.DeleteExportRequest\x1a$.aiworkspace.v1.DeleteExportResponse\"&\x90\x02\x02\xaa\xbb\x18\x17\x08\x03\x12\x0b\x64\x61ta.manage\x1a\x06org_id\xb0\xbb\x18\x03\xd0\xbb\x18\x01\x12\x89\x01\n\x0e\x44ownloadExport\x12%.aiworkspace.v1.DownloadExportRequest\x1a&.aiworkspace.v1.DownloadExportResponse\"&\x90\x02\x01\xaa\xbb\x18\x17\x08\x03\x12\x0b\x64\x61ta.manage\x1a\x06org_id\xb0\xbb\x18\x02\xd0\xbb\x18\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,12 +57,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETLEGALHOLDREQUEST'].fields_by_name['workspace_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_SETLEGALHOLDREQUEST'].fields_by_name['reason']._loaded_options = None
   _globals['_SETLEGALHOLDREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\014r\007\030\364\003\240\274\030\001\330\001\001\270\273\030\001\230\274\030\002'
+  _globals['_EXPORTORGREQUEST'].fields_by_name['org_id']._loaded_options = None
+  _globals['_EXPORTORGREQUEST'].fields_by_name['org_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_EXPORTORGREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_EXPORTORGREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_GETEXPORTREQUEST'].fields_by_name['org_id']._loaded_options = None
+  _globals['_GETEXPORTREQUEST'].fields_by_name['org_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_GETEXPORTREQUEST'].fields_by_name['export_id']._loaded_options = None
+  _globals['_GETEXPORTREQUEST'].fields_by_name['export_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_LISTEXPORTSREQUEST'].fields_by_name['org_id']._loaded_options = None
+  _globals['_LISTEXPORTSREQUEST'].fields_by_name['org_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_LISTEXPORTSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTEXPORTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
+  _globals['_LISTEXPORTSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTEXPORTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_DELETEEXPORTREQUEST'].fields_by_name['org_id']._loaded_options = None
+  _globals['_DELETEEXPORTREQUEST'].fields_by_name['org_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_DELETEEXPORTREQUEST'].fields_by_name['export_id']._loaded_options = None
+  _globals['_DELETEEXPORTREQUEST'].fields_by_name['export_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_DOWNLOADEXPORTREQUEST'].fields_by_name['org_id']._loaded_options = None
+  _globals['_DOWNLOADEXPORTREQUEST'].fields_by_name['org_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_DOWNLOADEXPORTREQUEST'].fields_by_name['export_id']._loaded_options = None
+  _globals['_DOWNLOADEXPORTREQUEST'].fields_by_name['export_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_DOWNLOADEXPORTREQUEST'].fields_by_name['offset']._loaded_options = None
+  _globals['_DOWNLOADEXPORTREQUEST'].fields_by_name['offset']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_DOWNLOADEXPORTRESPONSE'].fields_by_name['data']._loaded_options = None
+  _globals['_DOWNLOADEXPORTRESPONSE'].fields_by_name['data']._serialized_options = b'\270\273\030\001'
   _globals['_DATASERVICE'].methods_by_name['GetDataPolicy']._loaded_options = None
   _globals['_DATASERVICE'].methods_by_name['GetDataPolicy']._serialized_options = b'\220\002\001\252\273\030\027\010\003\022\013data.manage\032\006org_id\260\273\030\002'
   _globals['_DATASERVICE'].methods_by_name['SetRetention']._loaded_options = None
   _globals['_DATASERVICE'].methods_by_name['SetRetention']._serialized_options = b'\220\002\002\252\273\030\027\010\003\022\013data.manage\032\006org_id\260\273\030\003\320\273\030\001'
   _globals['_DATASERVICE'].methods_by_name['SetLegalHold']._loaded_options = None
   _globals['_DATASERVICE'].methods_by_name['SetLegalHold']._serialized_options = b'\220\002\002\252\273\030\027\010\003\022\013data.manage\032\006org_id\260\273\030\003\320\273\030\001'
+  _globals['_DATASERVICE'].methods_by_name['ExportOrg']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['ExportOrg']._serialized_options = b'\220\002\002\252\273\030\027\010\003\022\013data.manage\032\006org_id\260\273\030\003\320\273\030\001'
+  _globals['_DATASERVICE'].methods_by_name['GetExport']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['GetExport']._serialized_options = b'\220\002\001\252\273\030\027\010\003\022\013data.manage\032\006org_id\260\273\030\002'
+  _globals['_DATASERVICE'].methods_by_name['ListExports']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['ListExports']._serialized_options = b'\220\002\001\252\273\030\027\010\003\022\013data.manage\032\006org_id\260\273\030\002'
+  _globals['_DATASERVICE'].methods_by_name['DeleteExport']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['DeleteExport']._serialized_options = b'\220\002\002\252\273\030\027\010\003\022\013data.manage\032\006org_id\260\273\030\003\320\273\030\001'
+  _globals['_DATASERVICE'].methods_by_name['DownloadExport']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['DownloadExport']._serialized_options = b'\220\002\001\252\273\030\027\010\003\022\013data.manage\032\006org_id\260\273\030\002\320\273\030\001'
+  _globals['_EXPORTSTATE']._serialized_start=2204
+  _globals['_EXPORTSTATE']._serialized_end=2348
+  _globals['_EXPORTFAILUREREASON']._serialized_start=2351
+  _globals['_EXPORTFAILUREREASON']._serialized_end=2492
   _globals['_RETENTION']._serialized_start=165
   _globals['_RETENTION']._serialized_end=287
   _globals['_DATAPOLICY']._serialized_start=290
@@ -79,6 +119,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETLEGALHOLDREQUEST']._serialized_end=967
   _globals['_SETLEGALHOLDRESPONSE']._serialized_start=969
   _globals['_SETLEGALHOLDRESPONSE']._serialized_end=1035
-  _globals['_DATASERVICE']._serialized_start=1038
-  _globals['_DATASERVICE']._serialized_end=1446
+  _globals['_EXPORT']._serialized_start=1038
+  _globals['_EXPORT']._serialized_end=1422
+  _globals['_EXPORTORGREQUEST']._serialized_start=1424
+  _globals['_EXPORTORGREQUEST']._serialized_end=1501
+  _globals['_EXPORTORGRESPONSE']._serialized_start=1503
+  _globals['_EXPORTORGRESPONSE']._serialized_end=1562
+  _globals['_GETEXPORTREQUEST']._serialized_start=1564
+  _globals['_GETEXPORTREQUEST']._serialized_end=1637
+  _globals['_GETEXPORTRESPONSE']._serialized_start=1639
+  _globals['_GETEXPORTRESPONSE']._serialized_end=1698
+  _globals['_LISTEXPORTSREQUEST']._serialized_start=1700
+  _globals['_LISTEXPORTSREQUEST']._serialized_end=1807
+  _globals['_LISTEXPORTSRESPONSE']._serialized_start=1809
+  _globals['_LISTEXPORTSRESPONSE']._serialized_end=1896
+  _globals['_DELETEEXPORTREQUEST']._serialized_start=1898
+  _globals['_DELETEEXPORTREQUEST']._serialized_end=1974
+  _globals['_DELETEEXPORTRESPONSE']._serialized_start=1976
+  _globals['_DELETEEXPORTRESPONSE']._serialized_end=1998
+  _globals['_DOWNLOADEXPORTREQUEST']._serialized_start=2000
+  _globals['_DOWNLOADEXPORTREQUEST']._serialized_end=2103
+  _globals['_DOWNLOADEXPORTRESPONSE']._serialized_start=2105
+  _globals['_DOWNLOADEXPORTRESPONSE']._serialized_end=2201
+  _globals['_DATASERVICE']._serialized_start=2495
+  _globals['_DATASERVICE']._serialized_end=3539
 # @@protoc_insertion_point(module_scope)

@@ -1,13 +1,18 @@
-"""Puts retention and legal holds together."""
+"""Puts retention, legal holds and exports together."""
 
 from ..chat.erasure import ChatEraser
+from ..documents.content import Files
 from ..documents.erasure import DocumentEraser
 from ..kit.mongo import Mongo
 from ..kit.platform import Platform
+from .exports.exporter import Exporter
+from .exports.jobs import ExportJobs
 from .retention import RetentionJob
 from .servicer import DataServicer
 
 
-def build(platform: Platform, mongo: Mongo, chats: ChatEraser, documents: DocumentEraser) -> DataServicer:
-    RetentionJob(platform.db, mongo, chats, documents).register(platform.jobs)
-    return DataServicer(platform.db)
+def build(platform: Platform, mongo: Mongo, files: Files, chats: ChatEraser, documents: DocumentEraser) -> DataServicer:
+    db, jobs = platform.db, platform.jobs
+    RetentionJob(db, mongo, chats, documents).register(jobs)
+    ExportJobs(db, files, Exporter(db, mongo, files)).register(jobs)
+    return DataServicer(db, files, jobs, platform.pages, platform.idempotency)

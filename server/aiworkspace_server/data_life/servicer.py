@@ -4,22 +4,19 @@ from typing import Any
 from uuid import UUID
 
 from aiworkspace.v1 import data_pb2 as pb
-from aiworkspace.v1.data_pb2_grpc import DataServiceServicer
 
 from ..kit.context import tenant_id
 from ..kit.errors import InvalidArgument, NotFound
 from ..kit.ids import parse_id
-from ..kit.postgres import Database, ReadSession
+from ..kit.postgres import ReadSession
 from ..kit.timestamps import now, timestamp
 from ..orgs.holds import DataPolicy, stop_deletions
 from ..workspaces.store import find_workspace
 from . import store
+from .exports.servicer import ExportServicer
 
 
-class DataServicer(DataServiceServicer):
-    def __init__(self, db: Database) -> None:
-        self._db = db
-
+class DataServicer(ExportServicer):
     async def GetDataPolicy(self, request: pb.GetDataPolicyRequest, context: Any) -> pb.GetDataPolicyResponse:
         async with self._db.read(tenant_id()) as tx:
             scope_id = await _scope(tx, request.workspace_id)

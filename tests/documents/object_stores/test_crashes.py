@@ -14,6 +14,7 @@ from obstore.store import S3Store
 
 from aiworkspace.v1 import document_pb2 as pb
 from aiworkspace_server.app import App
+from aiworkspace_server.data_life.exports.store import has_file
 from aiworkspace_server.documents.content import Content, PiecesMissing
 from aiworkspace_server.documents.lost_writes import LostWrites
 from aiworkspace_server.kit.ids import new_id
@@ -87,14 +88,14 @@ async def settle(app: App) -> None:
     """Do what the periodic job does, half an hour later."""
     past = {"$set": {"begin_time": now() - timedelta(minutes=30)}}
     await app.mongo.database["documents.writes"].update_many({}, past)
-    await LostWrites(app.db, files_in(app.mongo, URL)).settle()
+    await LostWrites(app.db, files_in(app.mongo, URL), has_file).settle()
 
 
 async def test_object_of_no_upload_is_deleted(app: App, bucket: S3Store, place: Place) -> None:
     content = content_of(app, place)
     file_id, data = await pieces(content)
     assert await content.complete(file_id, len(data))
-    young = LostWrites(app.db, files_in(app.mongo, URL))
+    young = LostWrites(app.db, files_in(app.mongo, URL), has_file)
     await young.settle()
     assert len(await keys_of(bucket, place)) == 1, "it may still be written"
     await settle(app)
