@@ -44,9 +44,16 @@ class Archive:
         self._row_count = 0
         self._file_count = 0
 
-    def pieces(self) -> AsyncGenerator[bytes, None]:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of the file, in pieces of PIECE_BYTES but for the last one."""
-        return async_stream_zip(self._members(), chunk_size=PIECE_BYTES, get_compressobj=_compressor)  # type: ignore[return-value]
+        rest = bytearray()
+        async for part in async_stream_zip(self._members(), get_compressobj=_compressor):
+            rest += part
+            while len(rest) >= PIECE_BYTES:
+                yield bytes(rest[:PIECE_BYTES])
+                del rest[:PIECE_BYTES]
+        if rest:
+            yield bytes(rest)
 
     def counts(self, size_bytes: int) -> Counts:
         """Return what is in it so far, of whose bytes `size_bytes` were taken."""
