@@ -95,6 +95,7 @@ DOORS = {
     "list_old_event_orgs(p_before timestamp with time zone, p_limit integer)": True,
     "list_due_webhooks(p_before timestamp with time zone)": True,
     "list_webhook_orgs()": True,
+    "list_ended_exports(p_before timestamp with time zone, p_now timestamp with time zone, p_limit integer)": True,
     "active_memberships(p_user_id uuid)": False,
 }
 
