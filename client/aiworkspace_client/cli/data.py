@@ -1,4 +1,4 @@
-"""aiws data: how long an organization keeps its data, and what must not be deleted."""
+"""aiws data: how long an organization keeps its data, and what must not be deleted. See exports for the rest."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from aiworkspace_client.cli.orgs import Org
 from aiworkspace_client.cli.session import connected
 from aiworkspace_client.types import DataPolicy, Retention
 
-app = typer.Typer(no_args_is_help=True, help="Retention and legal holds of an organization and its workspaces.")
+app = typer.Typer(no_args_is_help=True, help="Retention, legal holds and exports of an organization.")
 
 Workspace = Annotated[
     str, typer.Option("--workspace", "-w", help="Id of a workspace. Otherwise it is about the organization.")
