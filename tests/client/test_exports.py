@@ -1,5 +1,6 @@
 """Exports with the SDK and aiws data, over connections that break."""
 
+import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -12,10 +13,10 @@ import pytest
 from aiworkspace.v1 import data_pb2 as pb
 from aiworkspace_client import AsyncClient, Client, errors
 from tests.client.conftest import Aiws
-from tests.client.scripted import Context, ScriptedServer, answer, failure
+from tests.client.scripted import Context, ScriptedServer, answer, answers, failure
 
 PIECE = 256 << 10
-WHOSE = {"org_id": "org-1", "export_id": "export-1"}
+ORG_ID, EXPORT_ID = "org-1", "export-1"
 STATES = pb.EXPORT_STATE_PENDING, pb.EXPORT_STATE_RUNNING, pb.EXPORT_STATE_READY
 
 
@@ -34,7 +35,9 @@ class Exports:
         server.script("DataService.DownloadExport", self._give)
 
     def export(self, state: pb.ExportState.ValueType) -> pb.Export:
-        return pb.Export(**WHOSE, state=state, size_bytes=len(self.data), row_count=1234, file_count=30)
+        return pb.Export(
+            org_id=ORG_ID, export_id=EXPORT_ID, state=state, size_bytes=len(self.data), row_count=1234, file_count=30
+        )
 
     async def _get(self, request: pb.GetExportRequest, context: Context) -> pb.GetExportResponse:
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
@@ -57,7 +60,7 @@ class Exports:
 async def test_an_export_is_waited_for(server: ScriptedServer, client: AsyncClient) -> None:
     Exports(server, b"")
     seen: list[pb.Export] = []
-    export = await client.data.wait_for_export(**WHOSE, seen=seen.append)
+    export = await client.data.wait_for_export(org_id=ORG_ID, export_id=EXPORT_ID, seen=seen.append)
     assert [each.state for each in seen] == [*STATES]
     assert export == seen[-1]
 
@@ -65,13 +68,15 @@ async def test_an_export_is_waited_for(server: ScriptedServer, client: AsyncClie
 async def test_waiting_ends_at_its_timeout(server: ScriptedServer, client: AsyncClient) -> None:
     Exports(server, b"").states = [pb.EXPORT_STATE_RUNNING]
     with pytest.raises(errors.DeadlineExceededError, match="not ready"):
-        await client.data.wait_for_export(**WHOSE, timeout=0.01)
+        await client.data.wait_for_export(org_id=ORG_ID, export_id=EXPORT_ID, timeout=0.01)
 
 
 async def test_a_download_goes_on_after_cuts(server: ScriptedServer, client: AsyncClient, tmp_path: Path) -> None:
     exports = Exports(server, os.urandom(5 * PIECE + 1), (1, 0, 3))
     steps: list[tuple[int, int]] = []
-    await client.data.download_export(tmp_path / "all.zip", **WHOSE, progress=lambda *step: steps.append(step))
+    await client.data.download_export(
+        tmp_path / "all.zip", org_id=ORG_ID, export_id=EXPORT_ID, progress=lambda *step: steps.append(step)
+    )
     assert (tmp_path / "all.zip").read_bytes() == exports.data
     assert exports.offsets == [0, PIECE, PIECE, 4 * PIECE]
     assert steps[-1] == (len(exports.data), len(exports.data))
@@ -82,23 +87,32 @@ async def test_bytes_that_are_not_the_exports_make_no_file(
 ) -> None:
     Exports(server, os.urandom(PIECE)).sha256 = hashlib.sha256(b"other").hexdigest()
     with pytest.raises(errors.DataLossError):
-        await client.data.download_export(tmp_path / "all.zip", **WHOSE)
+        await client.data.download_export(tmp_path / "all.zip", org_id=ORG_ID, export_id=EXPORT_ID)
     assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_refusal_is_not_repeated(server: ScriptedServer, client: AsyncClient, tmp_path: Path) -> None:
-    refuse = failure(grpc.StatusCode.FAILED_PRECONDITION, "EXPORT_NOT_READY", "The export is not READY.")
+    async def refuse(request: pb.DownloadExportRequest, context: Context) -> AsyncIterator[pb.DownloadExportResponse]:
+        if request.offset == 0:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "The export is not READY.")
+        yield pb.DownloadExportResponse()
+
     server.script("DataService.DownloadExport", refuse)
     with pytest.raises(errors.FailedPreconditionError):
-        await client.data.download_export(tmp_path / "all.zip", **WHOSE)
+        await client.data.download_export(tmp_path / "all.zip", org_id=ORG_ID, export_id=EXPORT_ID)
     assert len(server.called("DataService.DownloadExport")) == 1
 
 
-def test_the_synchronous_client_does_the_same(sync_server: ScriptedServer, tmp_path: Path) -> None:
-    exports = Exports(sync_server, os.urandom(2 * PIECE), (1,))
-    with Client(sync_server.target, plaintext=True, tokens=None) as client:
-        assert client.data.wait_for_export(**WHOSE).state == pb.EXPORT_STATE_READY
-        client.data.download_export(tmp_path / "all.zip", **WHOSE)
+async def test_the_synchronous_client_does_the_same(server: ScriptedServer, tmp_path: Path) -> None:
+    exports = Exports(server, os.urandom(2 * PIECE), (1,))
+
+    def work() -> None:
+        with Client(server.target, access_token="access-1") as client:
+            export = client.data.wait_for_export(org_id=ORG_ID, export_id=EXPORT_ID)
+            assert export.state == pb.EXPORT_STATE_READY
+            client.data.download_export(tmp_path / "all.zip", org_id=ORG_ID, export_id=EXPORT_ID)
+
+    await asyncio.to_thread(work)
     assert (tmp_path / "all.zip").read_bytes() == exports.data
 
 
@@ -119,10 +133,8 @@ async def test_aiws_exports_and_downloads(server: ScriptedServer, aiws: Aiws, tm
 @pytest.mark.usefixtures("signed_in")
 async def test_aiws_goes_on_with_an_export_in_progress(server: ScriptedServer, aiws: Aiws, tmp_path: Path) -> None:
     exports = Exports(server, b"bytes")
-    server.script(
-        "DataService.ExportOrg",
-        failure(grpc.StatusCode.FAILED_PRECONDITION, "EXPORT_IN_PROGRESS", "In progress.", {"export_id": "export-1"}),
-    )
+    refusal: Any = {"reason": "EXPORT_IN_PROGRESS", "metadata": {"export_id": EXPORT_ID}}
+    server.script("DataService.ExportOrg", answers(failure(grpc.StatusCode.FAILED_PRECONDITION, **refusal)))
     ran = await aiws("data", "export", "--to", str(tmp_path / "all.zip"))
     assert ran.returncode == 0, ran.stderr
     assert "in progress already" in ran.stderr
@@ -151,4 +163,4 @@ async def test_aiws_lists_and_deletes_exports(server: ScriptedServer, aiws: Aiws
     assert "export-1" in shown
     assert "ready" in shown
     assert (await aiws("data", "delete-export", "export-1", "--yes")).returncode == 0
-    assert server.calls[-1].request == pb.DeleteExportRequest(**WHOSE)
+    assert server.calls[-1].request == pb.DeleteExportRequest(org_id=ORG_ID, export_id=EXPORT_ID)

@@ -34,12 +34,10 @@ def export(ctx: typer.Context, to: To, earlier: Earlier = "", org: Org = "") -> 
             why = _WHY.get(found.failure_reason, "the server failed again and again")
             output.say(f"error: The export failed: {why}.", "bold red")
             raise typer.Exit(failures.REFUSED)
-        whose = {"org_id": org_id, "export_id": found.export_id}
         with transfer(to.name) as progress:
-            session.client.data.download_export(to, **whose, progress=progress)
-        output.say(
-            f"Wrote {to}: {_counts(found)}. The server keeps it until {output.time(found.expire_time)}.", "green"
-        )
+            session.client.data.download_export(to, org_id=org_id, export_id=found.export_id, progress=progress)
+        kept = f"The server keeps it until {output.time(found.expire_time)}."
+        output.say(f"Wrote {to}: {_counts(found)}. {kept}", "green")
 
 
 def exports(ctx: typer.Context, org: Org = "", json: Json = False) -> None:
@@ -80,9 +78,8 @@ def _begin(session: Session, org_id: str) -> str:
     except errors.FailedPreconditionError as error:
         if error.reason != "EXPORT_IN_PROGRESS" or not (export_id := error.metadata.get("export_id", "")):
             raise
-        output.say(
-            f"The export {export_id} is in progress already; it may lack what was changed since it began.", "yellow"
-        )
+        caution = "it may lack what was changed since it began."
+        output.say(f"The export {export_id} is in progress already; {caution}", "yellow")
     return export_id
 
 
