@@ -1,19 +1,19 @@
 """The ZIP file of an export, made while it is read: its members, and the manifest as the last of them.
 
-Compression runs in threads. At a time there are one batch of rows or one part of a document in memory, and about 0.7 KB
+At a time there are one batch of rows or one part of a document in memory, and about 0.7 KB
 for each document, of which a ZIP file has a directory at its end.
 """
 
 import hashlib
 import stat
-import zlib
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from contextlib import aclosing
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import orjson
-from stream_zip import ZIP_64, AsyncMemberFile, async_stream_zip
+from stream_zip import ZIP_64, AsyncMemberFile
 
 from ...documents.content import PIECE_BYTES, Files
 from ...kit.mongo import Mongo
@@ -23,10 +23,10 @@ from .chats import Chats
 from .file_names import safe_name
 from .rows import StoredDocument, list_documents, read_table
 from .store import Counts
+from .zipping import zip_members
 
 FORMAT_VERSION = 1
 _MODE = stat.S_IFREG | 0o600
-_LEVEL = 6
 
 
 class Archive:
@@ -47,11 +47,12 @@ class Archive:
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of the file, in pieces of PIECE_BYTES but for the last one."""
         rest = bytearray()
-        async for part in async_stream_zip(self._members(), get_compressobj=_compressor):
-            rest += part
-            while len(rest) >= PIECE_BYTES:
-                yield bytes(rest[:PIECE_BYTES])
-                del rest[:PIECE_BYTES]
+        async with aclosing(zip_members(self._members())) as parts:
+            async for part in parts:
+                rest += part
+                while len(rest) >= PIECE_BYTES:
+                    yield bytes(rest[:PIECE_BYTES])
+                    del rest[:PIECE_BYTES]
         if rest:
             yield bytes(rest)
 
@@ -126,7 +127,3 @@ def _cut(data: bytes) -> Iterator[bytes]:
     """Hashing more at once would hold the event loop."""
     for begin in range(0, len(data), PIECE_BYTES):
         yield data[begin : begin + PIECE_BYTES]
-
-
-def _compressor() -> Any:
-    return zlib.compressobj(level=_LEVEL, wbits=-zlib.MAX_WBITS)
