@@ -193,10 +193,12 @@ async def test_commands_about_administration_work(app: App, laptop: Laptop) -> N
             return user.user_id
 
     ids["user"] = await asyncio.to_thread(accept)
+    await laptop.run("aiws", "data", "export", "--to", "before.zip")
+    ids["export"] = re.findall(r"[0-9a-f-]{36}", await laptop.run("aiws", "data", "exports"))[0]
     of_members = [block for block in blocks("docs/administration.md", "sh") if "aiws admin" not in block]
     script = "\n".join(of_members)
     assert script.count("aiws ") >= 20
-    for name in ("org", "workspace", "user"):
+    for name in ("org", "workspace", "user", "export"):
         script = re.sub(rf"\b{name.upper()}\b", ids[name], script)
     script = script.replace("paul@example.com", f"{uuid.uuid4().hex[:12]}@example.com")
     printed = await laptop.shell(script, stdin="sk-not-checked-by-the-stand-in\n")

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import signal
-from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -19,7 +18,6 @@ from aiworkspace_server.documents.content import Content, PiecesMissing
 from aiworkspace_server.documents.lost_writes import LostWrites
 from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.kit.mongo import Mongo
-from aiworkspace_server.kit.timestamps import now
 from aiworkspace_server.settings import Settings
 from tests.support.documents import begin, download, files_in, messages
 from tests.support.outcomes import NOT_FOUND, outcome
@@ -30,7 +28,7 @@ from tests.support.stores import Stores, other_databases
 from tests.support.tcp_gate import TcpGate
 from tests.support.waiting import until
 
-from .objects import LARGE, PIECE, URL, content_of, in_mongo, keys_of
+from .objects import LARGE, PIECE, URL, content_of, in_mongo, keys_of, settle
 
 
 async def pieces(content: Content, size: int = PIECE + 9) -> tuple[UUID, bytes]:
@@ -82,13 +80,6 @@ async def test_missing_pieces_make_no_object(app: App, bucket: S3Store, place: P
     with pytest.raises(PiecesMissing):
         await content.complete(file_id, len(data))
     assert await keys_of(bucket, place) == []
-
-
-async def settle(app: App) -> None:
-    """Do what the periodic job does, half an hour later."""
-    past = {"$set": {"begin_time": now() - timedelta(minutes=30)}}
-    await app.mongo.database["documents.writes"].update_many({}, past)
-    await LostWrites(app.db, files_in(app.mongo, URL), has_file).settle()
 
 
 async def test_object_of_no_upload_is_deleted(app: App, bucket: S3Store, place: Place) -> None:

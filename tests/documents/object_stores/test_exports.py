@@ -1,31 +1,20 @@
 """Exports of a server whose files are in an object store."""
 
-from datetime import timedelta
 from uuid import UUID
 
 from obstore.store import S3Store
 
 from aiworkspace.v1 import data_pb2 as pb
 from aiworkspace_server.app import App
-from aiworkspace_server.data_life.exports.store import has_file
-from aiworkspace_server.documents.lost_writes import LostWrites
 from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.kit.timestamps import now
-from tests.support.documents import files_in
 from tests.support.exports import delete_export, download_export, export_jobs, export_org, opened
 from tests.support.people import Place
 from tests.support.postgres import sql
 from tests.support.stores import Stores
 from tests.support.waiting import until
 
-from .objects import URL, in_mongo, keys_of
-
-
-async def settle(app: App) -> None:
-    """Do what the periodic job does, half an hour later."""
-    past = {"$set": {"begin_time": now() - timedelta(minutes=30)}}
-    await app.mongo.database["documents.writes"].update_many({}, past)
-    await LostWrites(app.db, files_in(app.mongo, URL), has_file).settle()
+from .objects import URL, in_mongo, keys_of, settle
 
 
 async def test_an_export_becomes_an_object_and_goes_with_it(app: App, bucket: S3Store, place: Place) -> None:
