@@ -9,7 +9,6 @@ from aiworkspace_client._generated.aio.admin import AsyncAdmin
 from aiworkspace_client._generated.aio.audit import AsyncAudit
 from aiworkspace_client._generated.aio.auth import AsyncAuth
 from aiworkspace_client._generated.aio.budgets import AsyncBudgets
-from aiworkspace_client._generated.aio.data import AsyncData
 from aiworkspace_client._generated.aio.models import AsyncModels
 from aiworkspace_client._generated.aio.orgs import AsyncOrgs
 from aiworkspace_client._generated.aio.service_accounts import AsyncServiceAccounts
@@ -23,7 +22,6 @@ from aiworkspace_client._generated.sync.admin import Admin
 from aiworkspace_client._generated.sync.audit import Audit
 from aiworkspace_client._generated.sync.auth import Auth
 from aiworkspace_client._generated.sync.budgets import Budgets
-from aiworkspace_client._generated.sync.data import Data
 from aiworkspace_client._generated.sync.models import Models
 from aiworkspace_client._generated.sync.orgs import Orgs
 from aiworkspace_client._generated.sync.service_accounts import ServiceAccounts
@@ -32,6 +30,7 @@ from aiworkspace_client._generated.sync.usage import Usage
 from aiworkspace_client._generated.sync.webhook import Webhook
 from aiworkspace_client._generated.sync.workspaces import Workspaces
 from aiworkspace_client.chat import AsyncChat, Chat
+from aiworkspace_client.data import AsyncData, Data
 from aiworkspace_client.documents import AsyncDocuments, Documents
 from aiworkspace_client.events import AsyncEvents, Events
 from aiworkspace_client.follower import StreamTiming

@@ -1,4 +1,4 @@
-"""What a download receives: one version of a document, over as many connections as that takes."""
+"""What a download receives: a version of a document or an export, over as many connections as that takes."""
 
 import hashlib
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
+from aiworkspace.v1.data_pb2 import DownloadExportRequest, DownloadExportResponse
 from aiworkspace.v1.document_pb2 import DownloadDocumentRequest, DownloadDocumentResponse
 from aiworkspace_client import errors
 
@@ -74,6 +75,40 @@ class Download:
             raise errors.DataLossError("The server sent less than the document has. Download it again.")
         if self._is_whole and self._sha256 and self._digest.hexdigest() != self._sha256:
             raise errors.DataLossError("The bytes received are not those of the document. Download it again.")
+
+
+class ExportDownload:
+    """The bytes of an export, from the beginning to the end."""
+
+    def __init__(self, org_id: str, export_id: str) -> None:
+        self.offset = 0
+        """Of the next byte."""
+        self.size = -1
+        self._org_id = org_id
+        self._export_id = export_id
+        self._sha256 = ""
+        self._digest = hashlib.sha256()
+
+    @property
+    def is_complete(self) -> bool:
+        return self.offset == self.size
+
+    def request(self) -> DownloadExportRequest:
+        """Return the request for the bytes that are missing."""
+        return DownloadExportRequest(org_id=self._org_id, export_id=self._export_id, offset=self.offset)
+
+    def take(self, response: DownloadExportResponse) -> bytes:
+        """Return the bytes of a message."""
+        if response.sha256:
+            self.size, self._sha256 = response.size_bytes, response.sha256
+        self.offset += len(response.data)
+        self._digest.update(response.data)
+        return response.data
+
+    def check(self) -> None:
+        """Raise DataLossError if bytes are missing or different."""
+        if not self.is_complete or self._digest.hexdigest() != self._sha256:
+            raise errors.DataLossError("The bytes received are not those of the export. Download it again.")
 
 
 def version_is_gone(error: errors.NotFoundError) -> errors.NotFoundError:

@@ -39,7 +39,16 @@ from aiworkspace.v1.chat_pb2 import (
     SourcesRetrieved,
 )
 from aiworkspace.v1.common_pb2 import ErrorReason, Money, TokenUsage
-from aiworkspace.v1.data_pb2 import DataPolicy, Erasure, ErasureLine, ErasureState, Retention
+from aiworkspace.v1.data_pb2 import (
+    DataPolicy,
+    Erasure,
+    ErasureLine,
+    ErasureState,
+    Export,
+    ExportFailureReason,
+    ExportState,
+    Retention,
+)
 from aiworkspace.v1.document_pb2 import (
     Block,
     Collection,
@@ -109,6 +118,9 @@ __all__ = [
     "ErrorReason",
     "Event",
     "EventType",
+    "Export",
+    "ExportFailureReason",
+    "ExportState",
     "FailureReason",
     "FinishReason",
     "Grant",

@@ -25,6 +25,7 @@ from .chat.build import Chat
 from .chat.build import build as build_chat
 from .chat.build import finders as chat_finders
 from .data_life.build import build as build_data
+from .data_life.exports.store import has_file as is_export
 from .databases import Databases
 from .documents.build import Documents
 from .documents.build import build as build_documents
@@ -70,6 +71,7 @@ class Parts:
     """The domains on which others depend."""
 
     mongo: Mongo
+    files: Files
     policies: Policies
     usage: Usage
     mails: TokenMails
@@ -109,12 +111,13 @@ def build_parts(
     access = _build_access(platform, mongo, auth, workspaces)
     search = build_search(settings, db, embedding.embedders, usage.ledger, platform.tasks)
     OpenQuestions(db, usage.ledger).register(jobs)
-    documents = build_documents(platform, mongo, files, embedding, search, usage.ledger, where.owner_url)
+    documents = build_documents(platform, mongo, files, embedding, search, usage.ledger, where.owner_url, is_export)
     engine = build_runs(platform, mongo, usage.ledger, policies.plans, documents.access, where.redis_url)
     chat = build_chat(platform, mongo, registry, policies, engine, access.authorize_again)
     methods = read_surface(access)
     return Parts(
         mongo,
+        files,
         policies,
         usage,
         mails,
@@ -189,7 +192,9 @@ def build_services(platform: Platform, parts: Parts) -> Services:
         budgets=build_budgets(platform, policies.plans, methods),
         audit=parts.audit.servicer,
         admin=build_admin(platform, auth, rights_lost=rights_lost),
-        data=build_data(platform, parts.mongo, parts.chat.eraser, parts.documents.eraser, erasure, auth.notices),
+        data=build_data(
+            platform, parts.mongo, parts.files, parts.chat.eraser, parts.documents.eraser, erasure, auth.notices
+        ),
         events=parts.events.servicer,
         webhooks=parts.webhooks.servicer,
     )

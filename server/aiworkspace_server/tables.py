@@ -5,6 +5,7 @@ import aiworkspace_server.audit.models
 import aiworkspace_server.auth.models
 import aiworkspace_server.auth.operators
 import aiworkspace_server.budgets.models
+import aiworkspace_server.data_life.exports.models
 import aiworkspace_server.documents.models
 import aiworkspace_server.events.models
 import aiworkspace_server.orgs.holds

@@ -20,6 +20,7 @@ from tests.support.belongings import keep_documents
 from tests.support.budgets import make_budget
 from tests.support.documents import begin, fail
 from tests.support.erasures import erase_org
+from tests.support.exports import export_org
 from tests.support.orgs import delete_org, remove_member, update_member
 from tests.support.outcomes import PASSWORD_WRONG, PERMISSION_MISSING, outcome
 from tests.support.people import NewPerson, Person, join, make_conversation, make_place, people
@@ -76,6 +77,8 @@ async def test_an_audited_call_leaves_one_entry_and_others_none(
     else:
         owner, member = await new_person(), await new_person()
         ids = await _belongings(owner, member, documents=names_documents(endpoint))
+    if "export_id" in endpoint.descriptor.input_type.fields_by_name:
+        ids = ids | {"export_id": (await export_org(owner, ids["org_id"])).export_id}
     if name_of(endpoint) == "DocumentService.RetryDocument":
         await fail(stores, ids["document_id"])
     if name_of(endpoint) == "DataService.EraseUser":  # of members there are no erasures

@@ -22,9 +22,12 @@ SELECT relname, ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.
 FROM pg_class c WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> ALL (%s)
 """
 
-_READING = b"""
+_WORKING = b"""
 SELECT EXISTS (SELECT FROM document_versions WHERE state = 'processing')
-  OR EXISTS (SELECT FROM procrastinate_jobs WHERE task_name = 'documents.erase_version' AND status IN ('todo', 'doing'))
+  OR EXISTS (
+    SELECT FROM procrastinate_jobs
+    WHERE task_name IN ('documents.erase_version', 'data_life.export', 'data_life.erase_export')
+      AND status IN ('todo', 'doing'))
 """
 
 Rows = frozenset[tuple[str, str]]  # of the name of a table or collection, and a row of it as JSON
@@ -52,7 +55,7 @@ class Snapshots:
     async def take_at_rest(self) -> Rows:
         """When what goes on in the background has ended: after two that are equal, of which one may be the last one."""
         before, now = self._at_rest, await self.take()
-        while before != now or await self._reads_documents():
+        while before != now or await self._is_working():
             before, now = now, await self.take()
         self._at_rest = now
         return now
@@ -65,9 +68,9 @@ class Snapshots:
         """To be called when something may have changed."""
         self._at_rest = None
 
-    async def _reads_documents(self) -> bool:
-        """Whether documents are being read, or what was stored of ended versions is being erased."""
-        found = await (await self._owner.execute(_READING)).fetchone()
+    async def _is_working(self) -> bool:
+        """Whether documents are being read, exports are being written, or what was stored of either is being erased."""
+        found = await (await self._owner.execute(_WORKING)).fetchone()
         return bool(found and found[0])
 
     async def _build_query(self) -> bytes:

@@ -36,11 +36,16 @@ def endpoints(*scopes: str) -> list[Endpoint]:
 _LONG = "word " * 2000  # the answer takes so long that its events are stored in batches
 
 
-async def write(person: Person, methods: list[Endpoint], ids: Mapping[str, str], canary: str) -> dict[str, int]:
-    """Calls each method once for each of its text fields, with the canary in it. Returns which took it, how often."""
+async def write(
+    person: Person, methods: list[Endpoint], ids: Mapping[str, str], canary: str, only: str = ""
+) -> dict[str, int]:
+    """Calls each method once for each of its text fields, with the canary in it. Returns which took it, how often.
+
+    `only`: no other field than the one at this path.
+    """
     taken: dict[str, int] = {}
     for endpoint in methods:
-        for path in _written_by_callers(endpoint):
+        for path in [path for path in _written_by_callers(endpoint) if only in ("", path)]:
             for value in (canary, f"{canary}@example.com", f"{canary}/*", f"{canary} {_LONG}"):
                 request = _request(endpoint, ids, path, value)
                 outcome = await endpoint.call(person, request)

@@ -207,7 +207,10 @@ async def test_commands_about_administration_work(app: App, laptop: Laptop) -> N
     of_members = [block for block in all_blocks if "aiws admin" not in block and "aiws data erase" not in block]
     script = "\n".join(of_members)
     assert script.count("aiws ") >= 20
-    script = _filled(script, await _ids_with_a_member(app, laptop))
+    ids = await _ids_with_a_member(app, laptop)
+    await laptop.run("aiws", "data", "export", "--to", "before.zip")
+    ids["export"] = re.findall(r"[0-9a-f-]{36}", await laptop.run("aiws", "data", "exports"))[0]
+    script = _filled(script, ids)
     script = script.replace("paul@example.com", f"{uuid.uuid4().hex[:12]}@example.com")
     printed = await laptop.shell(script, stdin="sk-not-checked-by-the-stand-in\n")
     assert "All entries are unchanged." in printed

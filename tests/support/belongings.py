@@ -17,6 +17,7 @@ from aiworkspace.v1 import (
     workspace_pb2,
 )
 from tests.support.documents import begin, read
+from tests.support.exports import export_org
 from tests.support.people import NewPerson, Person, join, make_conversation, make_org, make_workspace
 from tests.support.runs import say
 from tests.support.settings import WEBHOOK_HOST
@@ -63,6 +64,7 @@ async def furnish(new_person: NewPerson, model: str = "") -> Belongings:
     ids["job_id"] = f"{UUID(int=1)}"  # of nobody: only operators may name one
     await _regulate(owner, org_id, workspace_id)
     members = await _talk(member, workspace_id, model)
+    ids["export_id"] = (await export_org(owner, org_id)).export_id
     return Belongings(owner, member, ids | keys, owners, members, closed, secret)
 
 

@@ -100,6 +100,7 @@ DOORS = {
     "find_erasure(p_id uuid)": True,
     "list_due_erasures(p_before timestamp with time zone, p_limit integer)": True,
     "list_open_erasures(p_before timestamp with time zone, p_limit integer)": True,
+    "list_ended_exports(p_before timestamp with time zone, p_now timestamp with time zone, p_limit integer)": True,
     "active_memberships(p_user_id uuid)": False,
 }
 

@@ -36,6 +36,7 @@ UNIQUE_ALONE = {
     "documents_id_key": f"calls name a document by its id alone: {_DIRECTORY}",
     "collections_id_key": f"calls name a collection by its id alone: {_DIRECTORY}",
     "uploads_id_key": f"streams name an upload by its id alone: {_DIRECTORY}",
+    "erasures_id_key": f"receipts name an erasure by its id alone: {_DIRECTORY}",
     "api_keys_secret_hash_key": "a key is found by its secret alone: a directory of hashes and their organizations",
 }
 
@@ -51,6 +52,7 @@ ACROSS = {
     "find_document": f"by id alone: {_DIRECTORY}",
     "find_collection": f"by id alone: {_DIRECTORY}",
     "find_upload": f"by id alone: {_DIRECTORY}",
+    "find_erasure": f"by id alone: {_DIRECTORY}",
     "is_invited": "registration, by address: a question to each shard",
     "list_user_orgs": _OF_PERSON,
     "list_membership_orgs": f"a change of an account: {_OF_PERSON}",
@@ -79,6 +81,9 @@ ACROSS = {
     "list_old_event_orgs": _SWEEP,
     "list_due_webhooks": _SWEEP,
     "list_webhook_orgs": _SWEEP,
+    "list_due_erasures": _SWEEP,
+    "list_open_erasures": _SWEEP,
+    "list_ended_exports": _SWEEP,
 }
 # Triggers are refused for distributed tables unless told that they stay on their shard.
 TRIGGERS = {"orgs.add_allowance": "writes one row of the organization that was inserted"}

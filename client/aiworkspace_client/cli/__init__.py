@@ -19,6 +19,7 @@ from aiworkspace_client.cli import (
     budgets,
     data,
     documents,
+    exports,
     failures,
     members,
     models,
@@ -98,6 +99,8 @@ app.add_typer(service_accounts.app, name="service-accounts")
 app.add_typer(api_keys.app, name="api-keys")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(audit.app, name="audit")
+for about_exports in (exports.export, exports.exports, exports.delete_export):
+    data.app.command()(about_exports)
 app.add_typer(data.app, name="data")
 app.add_typer(admin.app, name="admin")
 

@@ -1,4 +1,7 @@
-"""aiws data: how long an organization keeps its data, what must not be deleted, and what is erased for good."""
+"""aiws data: how long an organization keeps its data, what must not be deleted, and what is erased for good.
+
+Commands of exports are in exports.
+"""
 
 from collections.abc import Iterable
 from typing import Annotated
@@ -12,7 +15,7 @@ from aiworkspace_client.cli.session import connected
 from aiworkspace_client.types import DataPolicy, ErasureState, Retention
 from aiworkspace_client.types import Erasure as ErasureMessage
 
-app = typer.Typer(no_args_is_help=True, help="Retention, legal holds and erasures of an organization.")
+app = typer.Typer(no_args_is_help=True, help="Retention, legal holds, exports and erasures of an organization.")
 
 Erasure = Annotated[str, typer.Argument(help="Id of the erasure.")]
 

@@ -37,7 +37,7 @@ def upload(
     with connected(ctx) as session:
         workspace_id, ready = session.workspace_id(workspace), True
         for path in paths:
-            with _bar(path.name) as progress:
+            with transfer(path.name) as progress:
                 document = session.client.documents.upload(
                     workspace_id, path, collection_ids=collection or [], progress=progress
                 )
@@ -56,7 +56,7 @@ def replace(
 ) -> None:
     """Upload a new version of a document. The old one answers searches until the new one is read."""
     with connected(ctx) as session:
-        with _bar(path.name) as progress:
+        with transfer(path.name) as progress:
             document = session.client.documents.upload_version(document_id, path, progress=progress)
         if not _uploaded(session, document, wait=wait, json=json):
             raise typer.Exit(failures.REFUSED)
@@ -102,7 +102,7 @@ def download(
         target = path or Path(Path(document.name.replace("\\", "/")).name or document_id)
         if path is None and target.exists():
             raise typer.BadParameter(f"{target} exists; say where to write to.")
-        with _bar(target.name) as progress:
+        with transfer(target.name) as progress:
             session.client.documents.download(document_id, target, progress=progress)
         output.say(f"Wrote {target}.", "green")
 
@@ -169,7 +169,7 @@ def _uploaded(session: Session, document: pb.Document, *, wait: bool, json: bool
 
 
 @contextmanager
-def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
+def transfer(name: str) -> Iterator[Callable[[int, int], None]]:
     """Show the progress of a transfer on stderr, if that is a terminal."""
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
     with Progress(*columns, console=output.err, transient=True, disable=not output.err.is_terminal) as bar:

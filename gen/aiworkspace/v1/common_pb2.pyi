@@ -159,6 +159,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: EraseUser is for people who are no members any more. Remove them with RemoveMember first."""
     ERROR_REASON_ERASURE_CLOSED: _ErrorReason.ValueType  # 68
     """FAILED_PRECONDITION: the erasure has begun and cannot be cancelled any more."""
+    ERROR_REASON_EXPORT_IN_PROGRESS: _ErrorReason.ValueType  # 69
+    """FAILED_PRECONDITION: an export of the organization is in progress already. Metadata "export_id" has its id: wait for
+    it, or delete it to begin another one.
+    """
+    ERROR_REASON_EXPORT_LIMIT: _ErrorReason.ValueType  # 70
+    """RESOURCE_EXHAUSTED: the organization keeps as many exports as it may. Metadata "limit" has the number. Delete one, or
+    wait until one expires.
+    """
+    ERROR_REASON_EXPORT_NOT_READY: _ErrorReason.ValueType  # 71
+    """FAILED_PRECONDITION: the export is not READY. Metadata "state" has its state."""
+    ERROR_REASON_ERASURE_RUNNING: _ErrorReason.ValueType  # 72
+    """FAILED_PRECONDITION: somebody is being erased from the organization. Export it when that is done."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable, machine-readable reason of an error. Every error status carries one google.rpc.ErrorInfo
@@ -301,6 +313,18 @@ ERROR_REASON_STILL_MEMBER: ErrorReason.ValueType  # 67
 """FAILED_PRECONDITION: EraseUser is for people who are no members any more. Remove them with RemoveMember first."""
 ERROR_REASON_ERASURE_CLOSED: ErrorReason.ValueType  # 68
 """FAILED_PRECONDITION: the erasure has begun and cannot be cancelled any more."""
+ERROR_REASON_EXPORT_IN_PROGRESS: ErrorReason.ValueType  # 69
+"""FAILED_PRECONDITION: an export of the organization is in progress already. Metadata "export_id" has its id: wait for
+it, or delete it to begin another one.
+"""
+ERROR_REASON_EXPORT_LIMIT: ErrorReason.ValueType  # 70
+"""RESOURCE_EXHAUSTED: the organization keeps as many exports as it may. Metadata "limit" has the number. Delete one, or
+wait until one expires.
+"""
+ERROR_REASON_EXPORT_NOT_READY: ErrorReason.ValueType  # 71
+"""FAILED_PRECONDITION: the export is not READY. Metadata "state" has its state."""
+ERROR_REASON_ERASURE_RUNNING: ErrorReason.ValueType  # 72
+"""FAILED_PRECONDITION: somebody is being erased from the organization. Export it when that is done."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class DataServiceStub:
-    """DataService has the retention and the legal holds of an organization and its workspaces, and erases organizations and
-    what people have left in them.
+    """DataService has the retention and the legal holds of an organization and its workspaces, exports organizations, and
+    erases them and what people have left in them.
 
     Retention deletes what has not changed for a number of days. A legal hold prevents every deletion, including by owners:
     while it lasts, retention deletes nothing there, and these methods end with FAILED_PRECONDITION and
@@ -83,11 +83,36 @@ class DataServiceStub:
                 request_serializer=aiworkspace_dot_v1_dot_data__pb2.GetErasureReceiptRequest.SerializeToString,
                 response_deserializer=aiworkspace_dot_v1_dot_data__pb2.GetErasureReceiptResponse.FromString,
                 _registered_method=True)
+        self.ExportOrg = channel.unary_unary(
+                '/aiworkspace.v1.DataService/ExportOrg',
+                request_serializer=aiworkspace_dot_v1_dot_data__pb2.ExportOrgRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_data__pb2.ExportOrgResponse.FromString,
+                _registered_method=True)
+        self.GetExport = channel.unary_unary(
+                '/aiworkspace.v1.DataService/GetExport',
+                request_serializer=aiworkspace_dot_v1_dot_data__pb2.GetExportRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_data__pb2.GetExportResponse.FromString,
+                _registered_method=True)
+        self.ListExports = channel.unary_unary(
+                '/aiworkspace.v1.DataService/ListExports',
+                request_serializer=aiworkspace_dot_v1_dot_data__pb2.ListExportsRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_data__pb2.ListExportsResponse.FromString,
+                _registered_method=True)
+        self.DeleteExport = channel.unary_unary(
+                '/aiworkspace.v1.DataService/DeleteExport',
+                request_serializer=aiworkspace_dot_v1_dot_data__pb2.DeleteExportRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_data__pb2.DeleteExportResponse.FromString,
+                _registered_method=True)
+        self.DownloadExport = channel.unary_stream(
+                '/aiworkspace.v1.DataService/DownloadExport',
+                request_serializer=aiworkspace_dot_v1_dot_data__pb2.DownloadExportRequest.SerializeToString,
+                response_deserializer=aiworkspace_dot_v1_dot_data__pb2.DownloadExportResponse.FromString,
+                _registered_method=True)
 
 
 class DataServiceServicer:
-    """DataService has the retention and the legal holds of an organization and its workspaces, and erases organizations and
-    what people have left in them.
+    """DataService has the retention and the legal holds of an organization and its workspaces, exports organizations, and
+    erases them and what people have left in them.
 
     Retention deletes what has not changed for a number of days. A legal hold prevents every deletion, including by owners:
     while it lasts, retention deletes nothing there, and these methods end with FAILED_PRECONDITION and
@@ -153,7 +178,8 @@ class DataServiceServicer:
     def EraseUser(self, request, context):
         """EraseUser erases what a former member has left in an organization. Callers: owners. It begins at once and takes
         minutes: their conversations with all messages, runs and attempts, their uploads in progress, invitations to them,
-        and the network addresses and user agents of their calls in the organization's audit log. What they added to the
+        and the network addresses and user agents of their calls in the organization's audit log. All exports of the
+        organization are deleted, since they may contain the same. What they added to the
         organization stays: documents, API keys and workspaces; so do the usage and the log, under their id. The account
         itself is theirs: AccountService.DeleteAccount deletes it. If an erasure of this person is in progress, the call
         returns that one.
@@ -177,6 +203,64 @@ class DataServiceServicer:
         when the organization is gone; and its owners.
 
         Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportOrg(self, request, context):
+        """ExportOrg begins an export of everything that an organization has, as one ZIP file. Callers: owners. It returns at
+        once; follow the export with GetExport until it is READY, and fetch it with DownloadExport within 72 hours.
+
+        The file has one member of JSON lines for each kind of thing, the bytes of each document's latest version under
+        documents/, and manifest.json, which comes last: rows, bytes and SHA-256 of each member, and what was left out and
+        why. It includes the conversations of all people, which nobody else can read otherwise, and no secret in any form: no
+        password, token, API key, provider key or webhook secret, encrypted or hashed.
+
+        What exists from the beginning of the export to its end is in it exactly once. What is created, changed or deleted
+        meanwhile may be in it or not, or as it was before. One organization has one export in progress, and keeps ten. They
+        do not count towards the quota of documents. A legal hold protects no export, which is a copy.
+
+        Errors: FAILED_PRECONDITION with ERROR_REASON_EXPORT_IN_PROGRESS, and with ERROR_REASON_ERASURE_RUNNING while somebody
+        is being erased; RESOURCE_EXHAUSTED with ERROR_REASON_EXPORT_LIMIT; NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetExport(self, request, context):
+        """GetExport returns an export, with how far it has come. Callers: owners.
+
+        Errors: NOT_FOUND, also when it was deleted or has expired.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExports(self, request, context):
+        """ListExports lists the exports of an organization, the latest first. Callers: owners.
+
+        Errors: NOT_FOUND; INVALID_ARGUMENT for a bad page token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteExport(self, request, context):
+        """DeleteExport deletes an export with its bytes, or ends one that is in progress. Callers: owners.
+
+        Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadExport(self, request, context):
+        """DownloadExport streams the bytes of an export in messages of at most 256 KiB, in order. Callers: owners. After a
+        broken connection, call it again with the offset of the first byte that is missing.
+
+        Errors: NOT_FOUND; FAILED_PRECONDITION with ERROR_REASON_EXPORT_NOT_READY; OUT_OF_RANGE with
+        ERROR_REASON_OFFSET_TOO_LARGE if the offset is beyond the end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -225,6 +309,31 @@ def add_DataServiceServicer_to_server(servicer, server):
                     request_deserializer=aiworkspace_dot_v1_dot_data__pb2.GetErasureReceiptRequest.FromString,
                     response_serializer=aiworkspace_dot_v1_dot_data__pb2.GetErasureReceiptResponse.SerializeToString,
             ),
+            'ExportOrg': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportOrg,
+                    request_deserializer=aiworkspace_dot_v1_dot_data__pb2.ExportOrgRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_data__pb2.ExportOrgResponse.SerializeToString,
+            ),
+            'GetExport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetExport,
+                    request_deserializer=aiworkspace_dot_v1_dot_data__pb2.GetExportRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_data__pb2.GetExportResponse.SerializeToString,
+            ),
+            'ListExports': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExports,
+                    request_deserializer=aiworkspace_dot_v1_dot_data__pb2.ListExportsRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_data__pb2.ListExportsResponse.SerializeToString,
+            ),
+            'DeleteExport': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteExport,
+                    request_deserializer=aiworkspace_dot_v1_dot_data__pb2.DeleteExportRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_data__pb2.DeleteExportResponse.SerializeToString,
+            ),
+            'DownloadExport': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadExport,
+                    request_deserializer=aiworkspace_dot_v1_dot_data__pb2.DownloadExportRequest.FromString,
+                    response_serializer=aiworkspace_dot_v1_dot_data__pb2.DownloadExportResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'aiworkspace.v1.DataService', rpc_method_handlers)
@@ -234,8 +343,8 @@ def add_DataServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DataService:
-    """DataService has the retention and the legal holds of an organization and its workspaces, and erases organizations and
-    what people have left in them.
+    """DataService has the retention and the legal holds of an organization and its workspaces, exports organizations, and
+    erases them and what people have left in them.
 
     Retention deletes what has not changed for a number of days. A legal hold prevents every deletion, including by owners:
     while it lasts, retention deletes nothing there, and these methods end with FAILED_PRECONDITION and
@@ -451,6 +560,141 @@ class DataService:
             '/aiworkspace.v1.DataService/GetErasureReceipt',
             aiworkspace_dot_v1_dot_data__pb2.GetErasureReceiptRequest.SerializeToString,
             aiworkspace_dot_v1_dot_data__pb2.GetErasureReceiptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportOrg(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.DataService/ExportOrg',
+            aiworkspace_dot_v1_dot_data__pb2.ExportOrgRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_data__pb2.ExportOrgResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetExport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.DataService/GetExport',
+            aiworkspace_dot_v1_dot_data__pb2.GetExportRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_data__pb2.GetExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExports(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.DataService/ListExports',
+            aiworkspace_dot_v1_dot_data__pb2.ListExportsRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_data__pb2.ListExportsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteExport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiworkspace.v1.DataService/DeleteExport',
+            aiworkspace_dot_v1_dot_data__pb2.DeleteExportRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_data__pb2.DeleteExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadExport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aiworkspace.v1.DataService/DownloadExport',
+            aiworkspace_dot_v1_dot_data__pb2.DownloadExportRequest.SerializeToString,
+            aiworkspace_dot_v1_dot_data__pb2.DownloadExportResponse.FromString,
             options,
             channel_credentials,
             insecure,

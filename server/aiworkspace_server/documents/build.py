@@ -21,7 +21,7 @@ from .ending import Ending
 from .erasure import DocumentEraser
 from .ingestion import Ingestion
 from .jobs import UploadJobs, VersionJobs
-from .lost_writes import LostWrites
+from .lost_writes import HasFile, LostWrites
 from .metering import Metering
 from .reindexing import Reindexing
 from .service import DocumentService
@@ -49,8 +49,9 @@ def build(
     search: Search,
     ledger: Ledger,
     owner_url: str,
+    has_file: HasFile,
 ) -> Documents:
-    """`owner_url`: of PostgreSQL, with the login that may create indexes."""
+    """`owner_url`: of PostgreSQL, with the login that may create indexes. `has_file`: of what is no document."""
     settings, db, jobs = platform.settings, platform.db, platform.jobs
     quota = Quota(settings.org_document_bytes, settings.org_document_count)
     metering = Metering(db, ledger)
@@ -60,7 +61,7 @@ def build(
     service = DocumentService(db, files, jobs, ending, quota, settings.document_bytes)
     UploadJobs(db, service).register(jobs)
     VersionJobs(db, ending, Ingestion(db, jobs, steps, platform.tasks)).register(jobs)
-    LostWrites(db, files).register(jobs)
+    LostWrites(db, files, has_file).register(jobs)
     Upkeep(db, jobs, vectors, VectorIndexes(owner_url)).register()
     reindexing = Reindexing(db, jobs, ending)
     reindexing.register()

@@ -58,6 +58,7 @@ OF_PERSON = {
     "budgets": "subject_id = :user_id",
     "documents": "user_id = :user_id",
     "erasures": ":user_id IN (user_id, requester_id)",
+    "exports": "user_id = :user_id",
     "invitations": ":user_id IN (accepter_id, inviter_id)",
     "ledger_entries": "user_id = :user_id",
     "memberships": "user_id = :user_id",
@@ -95,6 +96,7 @@ KEPT_OF_PERSON = {
     **{name: KEPT[name] for name in ("run_claims", "ledger_entries", "usage_rollups", "audit_events", "erasures")},
     "budget_windows": _BILLED,
     "budgets": _OF_ORG,
+    "exports": "Deleted, with their bytes. Rows go when no server can still be writing them.",
 }
 _OLD_LOG = (
     "{} of them, written by a release that could not erase them, still have address and user agent: their hashes are"

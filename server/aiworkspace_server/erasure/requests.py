@@ -126,6 +126,13 @@ async def list_erasures(tx: ReadSession, before: UUID | None, limit: int) -> Seq
     return (await tx.execute(query)).scalars().all()
 
 
+async def is_any_running(tx: ReadSession) -> bool:
+    """Return whether an erasure in the organization has begun and is not done."""
+    return (
+        await tx.execute(select(Erasure.id).where(Erasure.begin_time.is_not(None), *_is_open()))
+    ).first() is not None
+
+
 async def list_due(tx: ReadSession, limit: int) -> Sequence[Row[UUID, UUID]]:
     """Return organization and id of erasures whose time has come."""
     return (await tx.execute(_LIST_DUE, {"before": now(), "limit": limit})).all()

@@ -48,6 +48,7 @@ _ORG = (
     _delete("invitations"),
     _delete("model_policies"),
     _delete("data_policies"),
+    _delete("exports"),
     _delete("budgets"),
     _delete("workspace_members"),
     _delete("team_members"),

@@ -1,5 +1,6 @@
 """What tests know of an object store, of MongoDB, and of the files in both."""
 
+from datetime import timedelta
 from uuid import UUID
 
 import obstore
@@ -7,7 +8,10 @@ from obstore.store import S3Store
 
 from aiworkspace.v1 import document_pb2 as pb
 from aiworkspace_server.app import App
+from aiworkspace_server.data_life.exports.store import has_file
 from aiworkspace_server.documents.content import Content
+from aiworkspace_server.documents.lost_writes import LostWrites
+from aiworkspace_server.kit.timestamps import now
 from tests.support.documents import files_in
 from tests.support.people import Place
 
@@ -43,3 +47,10 @@ async def delete(place: Place, document_id: str) -> None:
 
 async def nothing(app: App, place: Place) -> bool:
     return not await in_mongo(app, place)
+
+
+async def settle(app: App) -> None:
+    """Do what the periodic job does, half an hour later."""
+    past = {"$set": {"begin_time": now() - timedelta(minutes=30)}}
+    await app.mongo.database["documents.writes"].update_many({}, past)
+    await LostWrites(app.db, files_in(app.mongo, URL), has_file).settle()

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import signal
-from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -14,11 +13,11 @@ from obstore.store import S3Store
 
 from aiworkspace.v1 import document_pb2 as pb
 from aiworkspace_server.app import App
+from aiworkspace_server.data_life.exports.store import has_file
 from aiworkspace_server.documents.content import Content, PiecesMissing
 from aiworkspace_server.documents.lost_writes import LostWrites
 from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.kit.mongo import Mongo
-from aiworkspace_server.kit.timestamps import now
 from aiworkspace_server.settings import Settings
 from tests.support.documents import begin, download, files_in, messages
 from tests.support.outcomes import NOT_FOUND, outcome
@@ -29,7 +28,7 @@ from tests.support.stores import Stores, other_databases
 from tests.support.tcp_gate import TcpGate
 from tests.support.waiting import until
 
-from .objects import LARGE, PIECE, URL, content_of, in_mongo, keys_of
+from .objects import LARGE, PIECE, URL, content_of, in_mongo, keys_of, settle
 
 
 async def pieces(content: Content, size: int = PIECE + 9) -> tuple[UUID, bytes]:
@@ -83,18 +82,11 @@ async def test_missing_pieces_make_no_object(app: App, bucket: S3Store, place: P
     assert await keys_of(bucket, place) == []
 
 
-async def settle(app: App) -> None:
-    """Do what the periodic job does, half an hour later."""
-    past = {"$set": {"begin_time": now() - timedelta(minutes=30)}}
-    await app.mongo.database["documents.writes"].update_many({}, past)
-    await LostWrites(app.db, files_in(app.mongo, URL)).settle()
-
-
 async def test_object_of_no_upload_is_deleted(app: App, bucket: S3Store, place: Place) -> None:
     content = content_of(app, place)
     file_id, data = await pieces(content)
     assert await content.complete(file_id, len(data))
-    young = LostWrites(app.db, files_in(app.mongo, URL))
+    young = LostWrites(app.db, files_in(app.mongo, URL), has_file)
     await young.settle()
     assert len(await keys_of(bucket, place)) == 1, "it may still be written"
     await settle(app)
