@@ -8,7 +8,7 @@ import pytest
 from tests.support.programs import missing
 
 from .clocks import Clock
-from .experiments.clocks import of_everything
+from .experiments.clocks import of_servers_and_postgresql
 from .site import site
 from .verdict import Skipped
 
@@ -21,7 +21,7 @@ async def test_clocks_that_step_lose_no_lease_and_no_run(tmp_path: Path) -> None
     except Skipped as why:
         missing(str(why))
     async with site(tmp_path / "others", 90) as where:
-        figures = await of_everything(where, Random(1))
+        figures = await of_servers_and_postgresql(where, Random(1))
     assert figures.acknowledged > 0
     assert figures.faults() == []
 
