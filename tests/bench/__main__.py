@@ -23,6 +23,7 @@ from . import (
     peers,
     storage,
     tokens,
+    traces,
     unary,
     usage,
     workers,
@@ -33,6 +34,7 @@ from .table import Row, show
 
 _ROWS: dict[str, Callable[[Site, bool], Awaitable[list[Row]]]] = {
     "unary": unary.measure,
+    "traces": traces.measure,
     "isolation": isolation.measure,
     "answers": answers.measure,
     "workers": workers.measure,

@@ -59,9 +59,16 @@ class Site:
     def provider(self) -> AbstractContextManager[Server]:
         return self._running("tests.bench.provider", {}, nullcontext())
 
-    def server(self, provider: Server | None = None, workers: int = 1) -> AbstractContextManager[Server]:
-        """The server under test, on its core; with OpenAI's models when there is somebody to play OpenAI."""
+    def server(
+        self, provider: Server | None = None, workers: int = 1, collector: str = ""
+    ) -> AbstractContextManager[Server]:
+        """The server under test, on its core; with OpenAI's models when there is somebody to play OpenAI.
+
+        `collector`: the URL to which it sends traces, if any.
+        """
         settings = {**SETTINGS, **self.stores}
+        if collector:
+            settings |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector, "OTEL_TRACES_SAMPLER_ARG": "0.01"}
         if provider:
             settings |= {"OPENAI_API_KEY": "sk-bench", "OPENAI_BASE_URL": f"http://{provider.address}/v1"}
         if workers > 1:

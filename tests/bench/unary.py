@@ -17,8 +17,8 @@ from .table import Row
 _CONNECTIONS = 4
 _CALLS_IN_FLIGHT = 32
 _WARM_UP_SECONDS = 0.3
-_LIST_MODELS = "/aiworkspace.v1.ChatService/ListModels"
-_GET_WORKSPACE = "/aiworkspace.v1.WorkspaceService/GetWorkspace"
+LIST_MODELS = "/aiworkspace.v1.ChatService/ListModels"
+GET_WORKSPACE = "/aiworkspace.v1.WorkspaceService/GetWorkspace"
 
 
 @dataclass(slots=True)
@@ -38,9 +38,13 @@ class Target:
         return median(calls / spent.seconds for calls, spent in zip(self.calls, self.spent, strict=True))
 
     @property
+    def costs(self) -> list[float]:
+        """Microseconds of the server's CPU for a call, of each round."""
+        return [spent.cpu_seconds / calls * 1e6 for calls, spent in zip(self.calls, self.spent, strict=True)]
+
+    @property
     def cost(self) -> float:
-        """Microseconds of the server's CPU for a call."""
-        return median(spent.cpu_seconds / calls * 1e6 for calls, spent in zip(self.calls, self.spent, strict=True))
+        return median(self.costs)
 
 
 class Caller:
@@ -81,10 +85,10 @@ async def measure(site: Site, quick: bool) -> list[Row]:
 
 
 def empty_target(empty: Server) -> Target:
-    return Target(empty, UNARY, "", _models())
+    return Target(empty, UNARY, "", list_models())
 
 
-def _models() -> bytes:
+def list_models() -> bytes:
     return chat_pb2.ListModelsRequest(page_size=1).SerializeToString()
 
 
@@ -93,8 +97,8 @@ def _targets(empty: Server, server: Server, place: Place) -> list[Target]:
     workspace = workspace_pb2.GetWorkspaceRequest(workspace_id=place.workspace_id).SerializeToString()
     return [
         empty_target(empty),
-        Target(server, _LIST_MODELS, token, _models()),
-        Target(server, _GET_WORKSPACE, token, workspace),
+        Target(server, LIST_MODELS, token, list_models()),
+        Target(server, GET_WORKSPACE, token, workspace),
     ]
 
 

@@ -14,6 +14,7 @@ from tests.support.belongings import Belongings, furnish
 from tests.support.catalog import tenant_tables
 from tests.support.data_policies import hold, release
 from tests.support.erasures import cancel_erasure, erase_org, erase_user, get_receipt, list_erasures
+from tests.support.exports import begin_export, export_org, get_export
 from tests.support.mailbox import Mailbox
 from tests.support.orgs import delete_org, remove_member
 from tests.support.outcomes import LEGAL_HOLD, NOT_FOUND, OK, PERMISSION_MISSING, outcome, refusal
@@ -59,7 +60,7 @@ async def test_an_organization_is_erased_after_seven_days(site: Site, mailbox: M
     assert (erasure.state, erasure.user_id, erasure.requester_id) == (pb.ERASURE_STATE_SCHEDULED, "", owner.user_id)
     await mailbox.wait(owner.email, "An organization will be erased")
     assert (await erase_org(owner, org_id)).erasure == erasure, "asked for twice, it is one"
-    assert list((await list_erasures(owner, org_id)).erasures) == [erasure]
+    assert (await list_erasures(owner, org_id)).erasures[0] == erasure
     assert (await get_receipt(owner, erasure)).lines == []
     await say(owner, estate.ids["conversation_id"], "everything goes on")
     addresses = await sql(site.stores, "SELECT count(*) FROM audit_origins WHERE chain_id = %s", org_id)
@@ -155,7 +156,10 @@ async def test_a_former_member_is_erased(site: Site) -> None:
     (before, *_) = [event for event in await log.events() if event.user_id == person.user_id]
     assert (before.address, bool(before.user_agent)) == ("127.0.0.1", True)
     noted = await log.verify()
+    copy = await export_org(owner, org_id)
     erasure = (await erase_user(owner, org_id, person.user_id)).erasure
+    assert await outcome(get_export(owner, org_id, copy.export_id)) == NOT_FOUND, "what the person said is in it"
+    assert await outcome(begin_export(owner, org_id)) == "FAILED_PRECONDITION ERASURE_RUNNING"
     assert (erasure.state, erasure.user_id) == (pb.ERASURE_STATE_RUNNING, person.user_id)
     assert (await erase_user(owner, org_id, person.user_id)).erasure.erasure_id == erasure.erasure_id
     refused = await refusal(cancel_erasure(owner, erasure))
@@ -175,7 +179,7 @@ async def test_a_former_member_is_erased(site: Site) -> None:
     (other, *_) = [event for event in await log.events() if event.user_id == owner.user_id]
     assert other.address == "127.0.0.1", "that of others stays"
     assert (await log.verify(noted.sequence, noted.hash)).valid
-    assert len((await list_erasures(owner, org_id)).erasures) == 1
+    assert await outcome(begin_export(owner, org_id)) == OK
 
 
 async def test_members_and_strangers_are_not_erased(site: Site) -> None:
