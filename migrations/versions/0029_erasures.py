@@ -45,7 +45,8 @@ CREATE UNIQUE INDEX erasures_open ON erasures (org_id, user_id) NULLS NOT DISTIN
 CREATE INDEX erasures_due ON erasures (due_time) WHERE end_time IS NULL AND cancel_time IS NULL;
 """
 
-# As in the first migration: each answers one question past row-level security, and no other.
+# As in the first migration: each answers one question past row-level security, and no other. Erasures that a legal hold
+# delays are not due: many of them must not keep others from being begun.
 LOOKUPS = """
 CREATE FUNCTION find_erasure(p_id uuid) RETURNS uuid
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -55,6 +56,7 @@ CREATE FUNCTION list_due_erasures(p_before timestamptz, p_limit integer) RETURNS
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
   SELECT e.org_id, e.id FROM erasures e
   WHERE e.due_time < p_before AND e.begin_time IS NULL AND e.end_time IS NULL AND e.cancel_time IS NULL
+    AND NOT EXISTS (SELECT FROM data_policies p WHERE p.org_id = e.org_id AND p.hold_time IS NOT NULL)
   ORDER BY e.due_time LIMIT p_limit
 $$;
 CREATE FUNCTION list_open_erasures(p_before timestamptz, p_limit integer)
