@@ -46,7 +46,7 @@ CREATE INDEX erasures_due ON erasures (due_time) WHERE end_time IS NULL AND canc
 """
 
 # As in the first migration: each answers one question past row-level security, and no other. Erasures that a legal hold
-# delays are not due: many of them must not keep others from being begun.
+# or a suspension delays are not due: many of them must not keep others from being begun.
 LOOKUPS = """
 CREATE FUNCTION find_erasure(p_id uuid) RETURNS uuid
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -54,8 +54,9 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
 $$;
 CREATE FUNCTION list_due_erasures(p_before timestamptz, p_limit integer) RETURNS TABLE (org_id uuid, id uuid)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-  SELECT e.org_id, e.id FROM erasures e
+  SELECT e.org_id, e.id FROM erasures e JOIN orgs o ON o.id = e.org_id
   WHERE e.due_time < p_before AND e.begin_time IS NULL AND e.end_time IS NULL AND e.cancel_time IS NULL
+    AND (o.suspend_time IS NULL OR o.delete_time IS NOT NULL)
     AND NOT EXISTS (SELECT FROM data_policies p WHERE p.org_id = e.org_id AND p.hold_time IS NOT NULL)
   ORDER BY e.due_time LIMIT p_limit
 $$;

@@ -1,6 +1,7 @@
 """Erasures that owners ask for: who may, what goes, what stays, and what the receipt says of it."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,8 @@ from tests.support.staff import Team
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.waits
+
+ERASURE_RUNNING = "FAILED_PRECONDITION ERASURE_RUNNING"
 
 
 async def receipt_of(site: Site, person: Person, erasure: pb.Erasure) -> pb.GetErasureReceiptResponse:
@@ -131,6 +134,7 @@ async def test_a_hold_delays_an_erasure_that_is_due(site: Site) -> None:
     await hold(owner, place.org_id, place.workspace_id)
     assert await outcome(erase_org(owner, place.org_id)) == LEGAL_HOLD
     await site.come_due(erasure.erasure_id)
+    assert await due(site, erasure) == []
     runs = "SELECT 1 FROM procrastinate_periodic_defers WHERE task_name = 'erasure.begin' AND defer_timestamp >= %s"
     ((now,),) = await sql(site.stores, "SELECT extract(epoch FROM now())::bigint + 1")
     await until(lambda: sql(site.stores, runs, now))
@@ -138,6 +142,23 @@ async def test_a_hold_delays_an_erasure_that_is_due(site: Site) -> None:
     assert (await list_erasures(owner, place.org_id)).erasures[0].state == pb.ERASURE_STATE_SCHEDULED
     await release(owner, place.org_id, place.workspace_id)
     await until(lambda: sql(site.stores, "SELECT 1 FROM orgs WHERE id = %s AND delete_time IS NOT NULL", place.org_id))
+
+
+async def test_a_suspension_delays_an_erasure_that_is_due(site: Site) -> None:
+    owner = await site.person()
+    place = await make_place(owner)
+    erasure = (await erase_org(owner, place.org_id)).erasure
+    suspend = "UPDATE orgs SET suspend_time = CASE WHEN %s THEN now() END WHERE id = %s"
+    await sql(site.stores, suspend, True, place.org_id)
+    await site.come_due(erasure.erasure_id)
+    assert await due(site, erasure) == []
+    await sql(site.stores, suspend, False, place.org_id)
+    await until(lambda: sql(site.stores, "SELECT 1 FROM orgs WHERE id = %s AND delete_time IS NOT NULL", place.org_id))
+
+
+async def due(site: Site, erasure: pb.Erasure) -> list[tuple[Any, ...]]:
+    """The erasure, if nothing delays it. Those that something delays take no place in the list."""
+    return await sql(site.stores, "SELECT id FROM list_due_erasures(now(), 9999) WHERE id = %s", erasure.erasure_id)
 
 
 async def leave(estate: Belongings, person: Person) -> None:
@@ -157,9 +178,12 @@ async def test_a_former_member_is_erased(site: Site) -> None:
     assert (before.address, bool(before.user_agent)) == ("127.0.0.1", True)
     noted = await log.verify()
     copy = await export_org(owner, org_id)
+    used = "UPDATE api_keys SET creator_id = %s, last_use_address = '192.0.2.9' WHERE org_id = %s"
+    await sql(site.stores, used, person.user_id, org_id)
     erasure = (await erase_user(owner, org_id, person.user_id)).erasure
     assert await outcome(get_export(owner, org_id, copy.export_id)) == NOT_FOUND, "what the person said is in it"
-    assert await outcome(begin_export(owner, org_id)) == "FAILED_PRECONDITION ERASURE_RUNNING"
+    assert await outcome(begin_export(owner, org_id)) == ERASURE_RUNNING
+    assert await outcome(join(owner, org_id, person, org_pb2.ROLE_MEMBER)) in (ERASURE_RUNNING, NOT_FOUND)
     assert (erasure.state, erasure.user_id) == (pb.ERASURE_STATE_RUNNING, person.user_id)
     assert (await erase_user(owner, org_id, person.user_id)).erasure.erasure_id == erasure.erasure_id
     refused = await refusal(cancel_erasure(owner, erasure))
@@ -174,6 +198,7 @@ async def test_a_former_member_is_erased(site: Site) -> None:
     assert found["run_claims"] == found["usage_rollups"] or found["run_claims"] == (0, 1)
     places = await site.find(f"secret of {person.user_id}")
     assert places.keys() <= {"redis"}, "streams of runs end by themselves"
+    assert await site.find("192.0.2.9") == {}
     for event in await log.events(user_id=person.user_id):
         assert (event.address, event.user_agent) == ("", "")
     (other, *_) = [event for event in await log.events() if event.user_id == owner.user_id]
@@ -195,6 +220,17 @@ async def test_members_and_strangers_are_not_erased(site: Site) -> None:
     await release(owner, org_id)
     asked = await asyncio.gather(*(erase_user(owner, org_id, stranger.user_id) for _ in range(5)))
     assert len({each.erasure.erasure_id for each in asked}) == 1
+
+
+async def test_nobody_comes_back_while_being_erased(site: Site) -> None:
+    owner, person = await site.person(), await site.person()
+    place = await make_place(owner)
+    values = "VALUES (%s, gen_random_uuid(), %s, %s, now(), now() + interval '1 day')"  # so that it goes on
+    columns = "org_id, id, user_id, requester_id, create_time, due_time"
+    await sql(site.stores, f"INSERT INTO erasures ({columns}) {values}", place.org_id, person.user_id, owner.user_id)
+    assert await outcome(join(owner, place.org_id, person, org_pb2.ROLE_MEMBER)) == ERASURE_RUNNING
+    await sql(site.stores, "UPDATE erasures SET end_time = now() WHERE user_id = %s", person.user_id)
+    assert await outcome(join(owner, place.org_id, person, org_pb2.ROLE_MEMBER)) == OK
 
 
 async def test_only_owners_may(team: Team) -> None:

@@ -13,7 +13,7 @@ from pymongo.errors import ConnectionFailure
 from sqlalchemy import text
 
 from aiworkspace_server.app import App
-from aiworkspace_server.kit.answers import AnsweringConnection
+from aiworkspace_server.kit.answers import AnsweringConnection, patience
 from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.kit.mongo import Mongo
 from aiworkspace_server.kit.postgres import Database
@@ -81,6 +81,15 @@ async def test_who_listens_may_wait_longer_than_a_statement(app: App, stores: St
         with hurrying():
             assert [each async for each in connection.notifies(timeout=1)] == []
         assert await (await connection.execute(_ONE)).fetchone() == (1,)
+
+
+async def test_a_job_waits_longer_for_an_answer(app: App, stores: Stores) -> None:
+    async with await _Hurried.connect(stores.libpq, autocommit=True) as connection:
+        with hurrying():
+            with patience(60):
+                assert await (await connection.execute("SELECT 1 FROM pg_sleep(1)")).fetchone() == (1,)
+            with pytest.raises(psycopg.OperationalError, match=r"within 0\.3 s"):
+                await connection.execute("SELECT 1 FROM pg_sleep(60)")
 
 
 async def test_locks_of_a_process_that_cannot_be_reached_are_released(

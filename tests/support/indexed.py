@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aiworkspace_server.embedding.base import Embedder
+from aiworkspace_server.kit.answers import patience
 from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.kit.postgres import Database
 from aiworkspace_server.kit.tasks import Tasks
@@ -23,6 +24,7 @@ from aiworkspace_server.usage.ledger import Ledger
 from tests.support.postgres import sql
 from tests.support.stores import Stores
 
+_JOB_SECONDS = 600  # as for statements of a job, which does this in a server
 _BATCH = 100
 
 
@@ -70,12 +72,13 @@ class Library:
     async def write(self, version: IndexedVersion, texts: Sequence[str], heading: str = "") -> None:
         """Index a version as far as it can be without anybody finding it."""
         chunks = chunks_of(texts, heading)
-        for first in range(0, len(chunks), _BATCH):
-            async with self.db.write(self.org_id) as tx:
-                await index.put_chunks(tx, version, chunks[first : first + _BATCH])
-        for block in postings.blocks(len(chunks)):
-            async with self.db.write(self.org_id) as tx:
-                await postings.write_postings(tx, version, block)
+        with patience(_JOB_SECONDS):
+            for first in range(0, len(chunks), _BATCH):
+                async with self.db.write(self.org_id) as tx:
+                    await index.put_chunks(tx, version, chunks[first : first + _BATCH])
+            for block in postings.blocks(len(chunks)):
+                async with self.db.write(self.org_id) as tx:
+                    await postings.write_postings(tx, version, block)
 
     async def embed(self, version: IndexedVersion, generation: int, vectors: NDArray[np.float32]) -> bool:
         async with self.db.write(self.org_id) as tx:

@@ -170,7 +170,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_EXPORT_NOT_READY: _ErrorReason.ValueType  # 71
     """FAILED_PRECONDITION: the export is not READY. Metadata "state" has its state."""
     ERROR_REASON_ERASURE_RUNNING: _ErrorReason.ValueType  # 72
-    """FAILED_PRECONDITION: somebody is being erased from the organization. Export it when that is done."""
+    """FAILED_PRECONDITION: somebody is being erased from the organization. Export it, or become a member again, when that
+    is done.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable, machine-readable reason of an error. Every error status carries one google.rpc.ErrorInfo
@@ -324,7 +326,9 @@ wait until one expires.
 ERROR_REASON_EXPORT_NOT_READY: ErrorReason.ValueType  # 71
 """FAILED_PRECONDITION: the export is not READY. Metadata "state" has its state."""
 ERROR_REASON_ERASURE_RUNNING: ErrorReason.ValueType  # 72
-"""FAILED_PRECONDITION: somebody is being erased from the organization. Export it when that is done."""
+"""FAILED_PRECONDITION: somebody is being erased from the organization. Export it, or become a member again, when that
+is done.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -156,8 +156,8 @@ class DataServiceServicer:
     def EraseOrg(self, request, context):
         """EraseOrg erases an organization in seven days. Callers: owners, who all get a mail. Until then everything works as
         before, and CancelErasure keeps it. Then it is deleted as by OrgService.DeleteOrg, and the network addresses and
-        user agents of its audit log are erased, too. A legal hold that lasts then delays it until the hold ends. If an
-        erasure is scheduled already, the call returns that one.
+        user agents of its audit log are erased, too. A legal hold or a suspension that lasts then delays it until that
+        ends. If an erasure is scheduled already, the call returns that one.
 
         Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
         """
@@ -178,7 +178,8 @@ class DataServiceServicer:
     def EraseUser(self, request, context):
         """EraseUser erases what a former member has left in an organization. Callers: owners. It begins at once and takes
         minutes: their conversations with all messages, runs and attempts, their uploads in progress, invitations to them,
-        and the network addresses and user agents of their calls in the organization's audit log. All exports of the
+        and the network addresses and user agents of their calls in the organization's audit log. Until it is done they
+        cannot become a member again, and a legal hold that begins later does not stop it. All exports of the
         organization are deleted, since they may contain the same. What they added to the
         organization stays: documents, API keys and workspaces; so do the usage and the log, under their id. The account
         itself is theirs: AccountService.DeleteAccount deletes it. If an erasure of this person is in progress, the call
@@ -199,8 +200,8 @@ class DataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetErasureReceipt(self, request, context):
-        """GetErasureReceipt returns what an erasure has erased, and what it has kept and why. Callers: who asked for it, also
-        when the organization is gone; and its owners.
+        """GetErasureReceipt returns what an erasure has erased, and what it has kept and why. Callers: the person who asked for
+        it, also when the organization is suspended or gone; and its owners.
 
         Errors: NOT_FOUND.
         """

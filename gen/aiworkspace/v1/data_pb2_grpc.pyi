@@ -64,8 +64,8 @@ class DataServiceStub:
     EraseOrg: _grpc.UnaryUnaryMultiCallable[_data_pb2.EraseOrgRequest, _data_pb2.EraseOrgResponse]
     """EraseOrg erases an organization in seven days. Callers: owners, who all get a mail. Until then everything works as
     before, and CancelErasure keeps it. Then it is deleted as by OrgService.DeleteOrg, and the network addresses and
-    user agents of its audit log are erased, too. A legal hold that lasts then delays it until the hold ends. If an
-    erasure is scheduled already, the call returns that one.
+    user agents of its audit log are erased, too. A legal hold or a suspension that lasts then delays it until that
+    ends. If an erasure is scheduled already, the call returns that one.
 
     Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
     """
@@ -78,7 +78,8 @@ class DataServiceStub:
     EraseUser: _grpc.UnaryUnaryMultiCallable[_data_pb2.EraseUserRequest, _data_pb2.EraseUserResponse]
     """EraseUser erases what a former member has left in an organization. Callers: owners. It begins at once and takes
     minutes: their conversations with all messages, runs and attempts, their uploads in progress, invitations to them,
-    and the network addresses and user agents of their calls in the organization's audit log. All exports of the
+    and the network addresses and user agents of their calls in the organization's audit log. Until it is done they
+    cannot become a member again, and a legal hold that begins later does not stop it. All exports of the
     organization are deleted, since they may contain the same. What they added to the
     organization stays: documents, API keys and workspaces; so do the usage and the log, under their id. The account
     itself is theirs: AccountService.DeleteAccount deletes it. If an erasure of this person is in progress, the call
@@ -90,8 +91,8 @@ class DataServiceStub:
     ListErasures: _grpc.UnaryUnaryMultiCallable[_data_pb2.ListErasuresRequest, _data_pb2.ListErasuresResponse]
     """ListErasures lists the erasures that were asked for in an organization, newest first. Callers: owners."""
     GetErasureReceipt: _grpc.UnaryUnaryMultiCallable[_data_pb2.GetErasureReceiptRequest, _data_pb2.GetErasureReceiptResponse]
-    """GetErasureReceipt returns what an erasure has erased, and what it has kept and why. Callers: who asked for it, also
-    when the organization is gone; and its owners.
+    """GetErasureReceipt returns what an erasure has erased, and what it has kept and why. Callers: the person who asked for
+    it, also when the organization is suspended or gone; and its owners.
 
     Errors: NOT_FOUND.
     """
@@ -170,8 +171,8 @@ class DataServiceAsyncStub(DataServiceStub):
     EraseOrg: _aio.UnaryUnaryMultiCallable[_data_pb2.EraseOrgRequest, _data_pb2.EraseOrgResponse]  # type: ignore[assignment]
     """EraseOrg erases an organization in seven days. Callers: owners, who all get a mail. Until then everything works as
     before, and CancelErasure keeps it. Then it is deleted as by OrgService.DeleteOrg, and the network addresses and
-    user agents of its audit log are erased, too. A legal hold that lasts then delays it until the hold ends. If an
-    erasure is scheduled already, the call returns that one.
+    user agents of its audit log are erased, too. A legal hold or a suspension that lasts then delays it until that
+    ends. If an erasure is scheduled already, the call returns that one.
 
     Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
     """
@@ -184,7 +185,8 @@ class DataServiceAsyncStub(DataServiceStub):
     EraseUser: _aio.UnaryUnaryMultiCallable[_data_pb2.EraseUserRequest, _data_pb2.EraseUserResponse]  # type: ignore[assignment]
     """EraseUser erases what a former member has left in an organization. Callers: owners. It begins at once and takes
     minutes: their conversations with all messages, runs and attempts, their uploads in progress, invitations to them,
-    and the network addresses and user agents of their calls in the organization's audit log. All exports of the
+    and the network addresses and user agents of their calls in the organization's audit log. Until it is done they
+    cannot become a member again, and a legal hold that begins later does not stop it. All exports of the
     organization are deleted, since they may contain the same. What they added to the
     organization stays: documents, API keys and workspaces; so do the usage and the log, under their id. The account
     itself is theirs: AccountService.DeleteAccount deletes it. If an erasure of this person is in progress, the call
@@ -196,8 +198,8 @@ class DataServiceAsyncStub(DataServiceStub):
     ListErasures: _aio.UnaryUnaryMultiCallable[_data_pb2.ListErasuresRequest, _data_pb2.ListErasuresResponse]  # type: ignore[assignment]
     """ListErasures lists the erasures that were asked for in an organization, newest first. Callers: owners."""
     GetErasureReceipt: _aio.UnaryUnaryMultiCallable[_data_pb2.GetErasureReceiptRequest, _data_pb2.GetErasureReceiptResponse]  # type: ignore[assignment]
-    """GetErasureReceipt returns what an erasure has erased, and what it has kept and why. Callers: who asked for it, also
-    when the organization is gone; and its owners.
+    """GetErasureReceipt returns what an erasure has erased, and what it has kept and why. Callers: the person who asked for
+    it, also when the organization is suspended or gone; and its owners.
 
     Errors: NOT_FOUND.
     """
@@ -297,8 +299,8 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_data_pb2.EraseOrgResponse, _abc.Awaitable[_data_pb2.EraseOrgResponse]]:
         """EraseOrg erases an organization in seven days. Callers: owners, who all get a mail. Until then everything works as
         before, and CancelErasure keeps it. Then it is deleted as by OrgService.DeleteOrg, and the network addresses and
-        user agents of its audit log are erased, too. A legal hold that lasts then delays it until the hold ends. If an
-        erasure is scheduled already, the call returns that one.
+        user agents of its audit log are erased, too. A legal hold or a suspension that lasts then delays it until that
+        ends. If an erasure is scheduled already, the call returns that one.
 
         Errors: FAILED_PRECONDITION with ERROR_REASON_LEGAL_HOLD.
         """
@@ -323,7 +325,8 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_data_pb2.EraseUserResponse, _abc.Awaitable[_data_pb2.EraseUserResponse]]:
         """EraseUser erases what a former member has left in an organization. Callers: owners. It begins at once and takes
         minutes: their conversations with all messages, runs and attempts, their uploads in progress, invitations to them,
-        and the network addresses and user agents of their calls in the organization's audit log. All exports of the
+        and the network addresses and user agents of their calls in the organization's audit log. Until it is done they
+        cannot become a member again, and a legal hold that begins later does not stop it. All exports of the
         organization are deleted, since they may contain the same. What they added to the
         organization stays: documents, API keys and workspaces; so do the usage and the log, under their id. The account
         itself is theirs: AccountService.DeleteAccount deletes it. If an erasure of this person is in progress, the call
@@ -347,8 +350,8 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _data_pb2.GetErasureReceiptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_data_pb2.GetErasureReceiptResponse, _abc.Awaitable[_data_pb2.GetErasureReceiptResponse]]:
-        """GetErasureReceipt returns what an erasure has erased, and what it has kept and why. Callers: who asked for it, also
-        when the organization is gone; and its owners.
+        """GetErasureReceipt returns what an erasure has erased, and what it has kept and why. Callers: the person who asked for
+        it, also when the organization is suspended or gone; and its owners.
 
         Errors: NOT_FOUND.
         """

@@ -88,7 +88,8 @@ class OrgServiceStub:
     Other invitations of the organization to an address of the caller are revoked.
     Errors: NOT_FOUND for an invalid token and for one of another address; FAILED_PRECONDITION if the invitation was
     accepted or revoked, or has expired, or if the server requires a verified email address and the caller's is not
-    verified; ALREADY_EXISTS for a member.
+    verified, or with ERROR_REASON_ERASURE_RUNNING while what the caller had left there is being erased; ALREADY_EXISTS
+    for a member.
     """
     ListMembers: _grpc.UnaryUnaryMultiCallable[_org_pb2.ListMembersRequest, _org_pb2.ListMembersResponse]
     """ListMembers lists the members of an organization, the oldest membership first. Callers: all members."""
@@ -189,7 +190,8 @@ class OrgServiceAsyncStub(OrgServiceStub):
     Other invitations of the organization to an address of the caller are revoked.
     Errors: NOT_FOUND for an invalid token and for one of another address; FAILED_PRECONDITION if the invitation was
     accepted or revoked, or has expired, or if the server requires a verified email address and the caller's is not
-    verified; ALREADY_EXISTS for a member.
+    verified, or with ERROR_REASON_ERASURE_RUNNING while what the caller had left there is being erased; ALREADY_EXISTS
+    for a member.
     """
     ListMembers: _aio.UnaryUnaryMultiCallable[_org_pb2.ListMembersRequest, _org_pb2.ListMembersResponse]  # type: ignore[assignment]
     """ListMembers lists the members of an organization, the oldest membership first. Callers: all members."""
@@ -341,7 +343,8 @@ class OrgServiceServicer(metaclass=_abc_1.ABCMeta):
         Other invitations of the organization to an address of the caller are revoked.
         Errors: NOT_FOUND for an invalid token and for one of another address; FAILED_PRECONDITION if the invitation was
         accepted or revoked, or has expired, or if the server requires a verified email address and the caller's is not
-        verified; ALREADY_EXISTS for a member.
+        verified, or with ERROR_REASON_ERASURE_RUNNING while what the caller had left there is being erased; ALREADY_EXISTS
+        for a member.
         """
 
     @_abc_1.abstractmethod

@@ -33,9 +33,9 @@ class Chain:
         content = orjson.dumps([entry[name] for name in _HASHED], option=orjson.OPT_SORT_KEYS | orjson.OPT_NAIVE_UTC)
         return hmac.digest(self._key, before + content, "sha256")
 
-    def seal(self, salt: bytes, value: str) -> str:
-        """Return what an entry has of the address or user agent of its caller."""
-        return _SEAL + hmac.digest(self._key, salt + value.encode(), "sha256").hex()
+    def seal(self, name: str, salt: bytes, value: str) -> str:
+        """Return what an entry has of the address or user agent of its caller. Only salts have a fixed length."""
+        return _SEAL + hmac.digest(self._key, f"{name} ".encode() + salt + value.encode(), "sha256").hex()
 
     async def append(self, tx: WriteSession, chain_id: UUID, entry: Mapping[str, Any]) -> None:
         """Append an entry. Must come last in a transaction, because it locks the log until the commit."""
@@ -45,7 +45,7 @@ class Chain:
         values = {**entry, "chain_id": chain_id, "sequence": head.sequence + 1, "create_time": time}
         salt = token_bytes(_SALT_BYTES) if entry["address"] or entry["user_agent"] else None
         if salt:
-            values |= {name: self.seal(salt, entry[name]) for name in _ORIGIN}
+            values |= {name: self.seal(name, salt, entry[name]) for name in _ORIGIN}
         values["hash"] = self.hash(head.hash, values)
         ids = resource_ids(entry["resources"])
         values |= {"resources": orjson.dumps(entry["resources"]).decode(), "resource_ids": ids, "salt": salt}
@@ -118,9 +118,10 @@ class Verification:
 
     def _is_origin(self, row: Any) -> bool:
         """Return whether the call came from where the log says; also if that was erased."""
-        return row.salt is None or all(
-            self._chain.seal(row.salt, getattr(row, f"origin_{name}")) == getattr(row, name) for name in _ORIGIN
-        )
+        if row.salt is None:
+            return True
+        sealed = (self._chain.seal(name, row.salt, getattr(row, f"origin_{name}")) for name in _ORIGIN)
+        return len(row.salt) == _SALT_BYTES and [*sealed] == [getattr(row, name) for name in _ORIGIN]
 
     def end(self) -> Break | None:
         """Check the end of the chain, after all rows. Return the break, if there is one."""

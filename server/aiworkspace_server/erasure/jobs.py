@@ -85,10 +85,9 @@ class ErasureJobs:
             due = await requests.list_due(tx, _MOST_BEGUN)
         for org_id, erasure_id in due:
             with this.item(org_id=org_id, erasure_id=erasure_id), suppress(OnHold):
-                found = await self._receipts.count(org_id, None)
                 async with self._db.write(org_id) as tx:
-                    if await requests.begin(tx, org_id, erasure_id, found):
-                        await self.ask_org(tx, org_id)
+                    if await requests.begin(tx, org_id, erasure_id):
+                        await self.ask_requested(tx, org_id, erasure_id)
 
     async def reconcile(self) -> None:
         """Enqueue missing jobs of tombstones, a limited number in one pass.
@@ -174,6 +173,8 @@ class ErasureJobs:
             erasure.found = await self._receipts.count(org, erasure.user_id)
             async with self._db.write(org) as tx:
                 await requests.note_found(tx, erasure.id, erasure.found)
+                if not erasure.user_id:
+                    await self.ask_org(tx, org)
         found = await store.erase_origins(self._db, org, erasure.user_id)
         if erasure.user_id:
             found = await self._erase_person(org, erasure.user_id) or found
@@ -185,7 +186,7 @@ class ErasureJobs:
         log.info("erased", kind="request", id=erasure_id)
 
     async def _erase_person(self, org_id: UUID, user_id: UUID) -> bool:
-        found = await store.erase_invitations(self._db, org_id, user_id)
+        found = await store.erase_traces(self._db, org_id, user_id)
         found = await self._chats.erase_person(org_id, user_id) or found
         return await self._documents.erase_person(org_id, user_id) or found
 

@@ -6,8 +6,10 @@ from uuid import UUID
 
 from sqlalchemy import Executable, func, select, table, text
 
-from ..kit.mongo import Filter, Mongo
+from ..kit.mongo import Mongo
 from ..kit.postgres import Database
+from ..runs import claims
+from ..runs.tables import RunClaim
 
 POSTGRESQL, MONGODB = "postgresql", "mongodb"
 
@@ -50,10 +52,7 @@ COLLECTIONS = (
 OF_PERSON = {
     "api_keys": ":user_id IN (user_id, creator_id)",
     "audit_events": "user_id = :user_id",
-    "audit_origins": (
-        "sequence IN (SELECT e.sequence FROM audit_events e"
-        " WHERE e.chain_id = audit_origins.chain_id AND e.user_id = :user_id)"
-    ),
+    "audit_origins": "sequence IN (SELECT e.sequence FROM audit_events e WHERE e.user_id = :user_id)",
     "budget_windows": "subject_id = :user_id",
     "budgets": "subject_id = :user_id",
     "documents": "user_id = :user_id",
@@ -71,7 +70,8 @@ OF_PERSON = {
 }
 # A statement for each table, so that none takes long.
 _COUNT_OF_PERSON = {name: text(f"SELECT count(*) FROM {name} WHERE {where}") for name, where in OF_PERSON.items()}
-COLLECTIONS_OF_PERSON = ("conversations", "runs")
+
+_BATCH = 500
 
 _LEDGER = "The ledger refers to it. Only ids, times and amounts are in it."
 _BILLED = "What was used has to be billed. Only ids, times and amounts are in it."
@@ -124,10 +124,24 @@ class Receipts:
                 Counted(POSTGRESQL, name, (await tx.execute(count, {"user_id": user_id})).scalar_one())
                 for name, count in counts.items()
             ]
-        where: Filter = {"user_id": user_id} if user_id else {}
-        for name in COLLECTIONS_OF_PERSON if user_id else COLLECTIONS:
-            found.append(Counted(MONGODB, name, await self._mongo.tenant(name, org_id).count(where)))
+        if user_id:
+            conversations = await self._mongo.tenant("conversations", org_id).count({"user_id": user_id})
+            runs = await self._count_runs(org_id, user_id)
+            return [*found, Counted(MONGODB, "conversations", conversations), Counted(MONGODB, "runs", runs)]
+        for name in COLLECTIONS:
+            found.append(Counted(MONGODB, name, await self._mongo.tenant(name, org_id).count({})))
         return found
+
+    async def _count_runs(self, org_id: UUID, user_id: UUID) -> int:
+        """Count the runs of a person by their claims, which stay: MongoDB has no index of runs by person."""
+        runs, count, after = self._mongo.tenant("runs", org_id), 0, None
+        while True:
+            async with self._db.read(org_id) as tx:
+                claimed = await claims.list_claimed(tx, RunClaim.user_id == user_id, after, _BATCH)
+            if not claimed:
+                return count
+            count += await runs.count({"_id": {"$in": [claim.run_id for claim in claimed]}})
+            after = claimed[-1].run_id
 
     async def write(self, org_id: UUID, user_id: UUID | None, found: Iterable[Sequence[Any]]) -> list[Line]:
         """Return the receipt of an erasure that began with what was found."""

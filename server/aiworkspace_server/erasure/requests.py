@@ -16,7 +16,7 @@ from ..kit.postgres import Database, ReadSession, WriteSession
 from ..kit.timestamps import now
 from ..orgs import service as orgs
 from ..orgs.holds import check_orgs
-from ..orgs.store import find_member
+from ..orgs.store import find_member, lock_org
 from .models import Erasure
 from .receipts import Counted, Line
 
@@ -54,6 +54,7 @@ async def ask_user(tx: WriteSession, org_id: UUID, user_id: UUID, caller: Princi
     Raises FailedPrecondition for members, NotFound for strangers, and OnHold.
     """
     await orgs.lock_org(tx, org_id, "org_id")
+    await orgs.check_may_grant(tx, caller)
     if await find_member(tx, user_id):
         message = "EraseUser is for people who are no members any more: remove this one with RemoveMember first."
         raise FailedPrecondition(pb.ERROR_REASON_STILL_MEMBER, message)
@@ -92,13 +93,17 @@ async def cancel(tx: WriteSession, org_id: UUID, erasure_id: UUID, caller: Princ
     return erasure
 
 
-async def begin(tx: WriteSession, org_id: UUID, erasure_id: UUID, found: Sequence[Counted]) -> bool:
-    """Delete an organization whose erasure is due. Return False if it was cancelled or has begun. Raises OnHold."""
+async def begin(tx: WriteSession, org_id: UUID, erasure_id: UUID) -> bool:
+    """Delete an organization whose erasure is due. Raises OnHold.
+
+    Return False if it was cancelled or has begun, or if the organization is suspended.
+    """
+    org = await lock_org(tx, org_id)  # first, as whoever cancels does
     erasure = await lock_erasure(tx, erasure_id)
-    if erasure is None or erasure.begin_time or erasure.cancel_time:
+    if erasure is None or erasure.begin_time or erasure.cancel_time or (org and org.suspend_time):
         return False
-    await orgs.end_org(tx, org_id)  # or its owner did
-    erasure.begin_time, erasure.found = now(), [*found]
+    await orgs.end_org(tx, org_id)  # unless its owner did
+    erasure.begin_time = now()
     return True
 
 

@@ -81,13 +81,18 @@ _ORIGINS = (_delete("audit_origins"),)
 _ORIGINS_OF_PERSON = (
     _delete(
         "audit_origins",
-        "sequence IN (SELECT e.sequence FROM audit_events e"
-        " WHERE e.chain_id = audit_origins.chain_id AND e.user_id = :user_id)",
+        "sequence IN (SELECT e.sequence FROM audit_events e WHERE e.user_id = :user_id)",  # one chain is visible
     ),
 )
 # An invitation is to a person if that person accepted it, or has its address.
 _INVITATIONS = (
     _delete("invitations", "accepter_id = :user_id OR email = (SELECT u.email FROM users u WHERE u.id = :user_id)"),
+)
+# The last call with a key that the person made may have been the person's.
+_ADDRESSES_OF_KEYS = (
+    text("""
+      UPDATE api_keys SET last_use_address = NULL WHERE creator_id = :user_id AND last_use_address IS NOT NULL
+    """),
 )
 _LIST_UNERASED = text("SELECT org_id, workspace_id FROM list_unerased(:before)")
 _LIST_UNERASED_USERS = text(
@@ -115,9 +120,9 @@ async def erase_origins(db: Database, org_id: UUID, user_id: UUID | None) -> boo
     return await _erase(db, _ORIGINS, {}, org_id)
 
 
-async def erase_invitations(db: Database, org_id: UUID, user_id: UUID) -> bool:
-    """Erase the invitations of an organization to a person."""
-    return await _erase(db, _INVITATIONS, {"user_id": user_id}, org_id)
+async def erase_traces(db: Database, org_id: UUID, user_id: UUID) -> bool:
+    """Erase the invitations of an organization to a person, and from where the person's keys were used."""
+    return await _erase(db, (*_INVITATIONS, *_ADDRESSES_OF_KEYS), {"user_id": user_id}, org_id)
 
 
 async def _erase(

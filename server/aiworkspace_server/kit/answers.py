@@ -4,6 +4,9 @@ TCP notices a peer that is gone. It does not notice a pooler, a balancer or a da
 and is silent: without a limit, a statement would wait for ever, and with it whatever needs its connection.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ClassVar, TypeVar
 
 from psycopg import AsyncConnection, OperationalError
@@ -13,12 +16,23 @@ from psycopg.pq import TransactionStatus
 _INTERVAL_SECONDS = 0.1  # as in psycopg
 
 Result = TypeVar("Result")
+_patience: ContextVar[float] = ContextVar("patience", default=0)
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Let statements in the context take so long, if that is longer than usual."""
+    token = _patience.set(seconds)
+    try:
+        yield
+    finally:
+        _patience.reset(token)
 
 
 class AnsweringConnection(AsyncConnection[Any]):
     """Raises OperationalError, and is closed, when a statement has no answer in time."""
 
-    answer_seconds: ClassVar[float] = 30.0  # including the time that it waits for locks
+    answer_seconds: ClassVar[float] = 30.0  # including the time that it waits for locks; see also `patience`
 
     async def wait(
         self,
@@ -26,10 +40,11 @@ class AnsweringConnection(AsyncConnection[Any]):
         interval: float = _INTERVAL_SECONDS,
         timeout: float | None = None,  # noqa: ASYNC109 - as in psycopg
     ) -> Result:
+        most = max(self.answer_seconds, _patience.get())
         try:
-            return await super().wait(gen, interval, self.answer_seconds if timeout is None else timeout)
+            return await super().wait(gen, interval, most if timeout is None else timeout)
         except OperationalError:
             if self.pgconn.transaction_status != TransactionStatus.ACTIVE:  # who listens waits for nothing else
                 raise
             self.pgconn.finish()
-            raise OperationalError(f"PostgreSQL did not answer within {self.answer_seconds:g} s") from None
+            raise OperationalError(f"PostgreSQL did not answer within {most:g} s") from None

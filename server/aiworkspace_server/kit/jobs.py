@@ -18,7 +18,7 @@ from procrastinate.jobs import Job, Status
 from psycopg.errors import RaiseException
 from sqlalchemy import text
 
-from .answers import AnsweringConnection
+from .answers import AnsweringConnection, patience
 from .connections import FEWEST, Connections, plain_url
 from .passes import Pass
 from .postgres import LOST_NETWORK, SESSION_OPTIONS, ReadSession, WriteSession
@@ -32,6 +32,7 @@ _POLL_SECONDS = 2.0  # new jobs are announced by NOTIFY; retries have to be poll
 _RESTART_SECONDS = 2.0
 _LATE_SECONDS = 5.0  # after the end of its jobs, in which a worker has to stop; then it is cancelled again
 _HEARTBEAT_SECONDS, _STALLED_SECONDS = 5.0, 15.0
+_ANSWER_SECONDS = 600  # of one statement of a job, which nobody waits for: indexing a large text takes long
 _TEND, _TENDING = "jobs.tend", "* * * * * */5"  # every five seconds (the last field)
 _KEPT_HOURS = 30 * 24  # of failed jobs; others are deleted when they have succeeded
 _MOST_ATTEMPTS = 35  # after 1, 2, 4 … 2048 seconds, then every hour: about a day
@@ -116,7 +117,7 @@ class Jobs:
         async def run(*, traceparent: str = "", **arguments: Any) -> None:
             state.in_progress, state.taken_time = state.in_progress + 1, time.monotonic()
             try:
-                with self._tracing.span(name, parent=traceparent):
+                with self._tracing.span(name, parent=traceparent), patience(_ANSWER_SECONDS):
                     await function(**arguments)
             finally:
                 state.in_progress -= 1
@@ -125,8 +126,12 @@ class Jobs:
 
     async def enqueue(self, tx: WriteSession, name: str, **arguments: object) -> None:
         """Enqueue a job, which runs after the transaction commits. The arguments become strings."""
+        await self.enqueue_in_line(tx, None, name, **arguments)
+
+    async def enqueue_in_line(self, tx: WriteSession, line: str | None, name: str, **arguments: object) -> None:
+        """Enqueue a job that waits for those before it in the same line, of which one runs at a time."""
         connection = (await (await tx.connection()).get_raw_connection()).driver_connection
-        job = self._app.configure_task(name, allow_unknown=False, connection=connection)
+        job = self._app.configure_task(name, allow_unknown=False, connection=connection, lock=line)
         await job.defer_async(**self._texts(arguments))
 
     def _texts(self, arguments: dict[str, object]) -> dict[str, str]:

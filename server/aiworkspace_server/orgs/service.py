@@ -132,6 +132,9 @@ async def accept_invitation(tx: WriteSession, org_id: UUID, invitation_id: UUID,
         raise OrgSuspended
     if await store.find_member(tx, user.id):
         raise AlreadyExists("You are already a member of this organization.", "token")
+    if await store.is_being_erased(tx, user.id):
+        message = "What you have left in this organization is being erased: accept again in a few minutes."
+        raise FailedPrecondition(pb.ERROR_REASON_ERASURE_RUNNING, message)
     invitation.accept_time, invitation.accepter_id = now(), user.id
     await store.close_invitations_to(tx, user.id, user.email)
     role = RoleChoice(invitation.role, invitation.custom_role_id)

@@ -13,6 +13,9 @@ from ..kit.postgres import ReadSession, WriteSession, any_of
 from ..kit.timestamps import LEEWAY, now
 from .models import CustomRole, Invitation, Membership, Org, Team
 
+_IS_BEING_ERASED = text("""
+  SELECT EXISTS (SELECT FROM erasures WHERE user_id = :user_id AND end_time IS NULL AND cancel_time IS NULL)
+""")
 _LIST_ORGS = text("SELECT * FROM list_user_orgs(:user_id, CAST(:after AS uuid), :limit)")
 
 _LIST_MEMBERSHIP_ORGS = text("SELECT list_membership_orgs(:user_id)")
@@ -34,6 +37,11 @@ async def lock_org(tx: WriteSession, org_id: UUID) -> Org | None:
     # Not FOR UPDATE: a starting run refers to organization and workspace, and could deadlock with a change of both.
     query = select(Org).where(Org.id == org_id, Org.delete_time.is_(None)).with_for_update(key_share=True)
     return (await tx.execute(query)).scalar_one_or_none()
+
+
+async def is_being_erased(tx: ReadSession, user_id: UUID) -> bool:
+    """Return whether what a former member has left in the organization is being erased."""
+    return bool((await tx.execute(_IS_BEING_ERASED, {"user_id": user_id})).scalar_one())
 
 
 async def list_orgs(tx: ReadSession, user_id: UUID, after: UUID | None, limit: int) -> Sequence[Row[*tuple[Any, ...]]]:

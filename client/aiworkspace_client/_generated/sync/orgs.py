@@ -162,7 +162,8 @@ class Orgs:
 
         Errors: NOT_FOUND for an invalid token and for one of another address; FAILED_PRECONDITION if the invitation
         was accepted or revoked, or has expired, or if the server requires a verified email address and the caller's
-        is not verified; ALREADY_EXISTS for a member.
+        is not verified, or with ERROR_REASON_ERASURE_RUNNING while what the caller had left there is being erased;
+        ALREADY_EXISTS for a member.
 
         Args:
             token: The token that CreateInvitation returned.
