@@ -219,7 +219,7 @@ async def test_of_calls_at_the_same_time_one_begins(place: Place) -> None:
     outcomes = await asyncio.gather(*calls)
     made = (await list_exports(place.owner, place.org_id)).exports
     assert outcomes.count(OK) == len(made)
-    assert set(outcomes) <= {OK, IN_PROGRESS}
+    assert set(outcomes) <= {OK, IN_PROGRESS, "RESOURCE_EXHAUSTED TOO_MANY_CALLS"}
 
 
 async def test_an_organization_keeps_ten_exports(place: Place, stores: Stores) -> None:

@@ -218,7 +218,7 @@ async def test_members_and_strangers_are_not_erased(site: Site) -> None:
     await hold(owner, org_id)
     assert await outcome(erase_user(owner, org_id, stranger.user_id)) == LEGAL_HOLD
     await release(owner, org_id)
-    asked = await asyncio.gather(*(erase_user(owner, org_id, stranger.user_id) for _ in range(5)))
+    asked = await asyncio.gather(*(erase_user(owner, org_id, stranger.user_id) for _ in range(2)))
     assert len({each.erasure.erasure_id for each in asked}) == 1
 
 

@@ -116,6 +116,24 @@ async def test_locks_of_a_process_that_cannot_be_reached_are_released(
     await asyncio.gather(working, return_exceptions=True)  # whose connection is lost
 
 
+async def test_a_transaction_that_the_database_has_ended_counts_as_an_outage(stores: Stores) -> None:
+    db = Database(stores.postgres, idle_seconds=1)
+
+    async def idle() -> None:
+        async with db.write() as tx:
+            pid = (await tx.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+            await until(lambda: _is_gone(stores, pid))
+            await tx.execute(text(_ONE))
+
+    with pytest.raises(sqlalchemy.exc.OperationalError, match="has ended the transaction"):
+        await idle()
+    await db.close()
+
+
+async def _is_gone(stores: Stores, pid: int) -> bool:
+    return await sql(stores, "SELECT 1 FROM pg_stat_activity WHERE pid = %s", pid) == []
+
+
 async def test_a_command_of_mongodb_without_an_answer_fails_and_the_next_has_another_connection(stores: Stores) -> None:
     found = urlsplit(stores.mongo)
     async with tcp_gate(Path(unquote(found.netloc))) as gate:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 from psycopg import AsyncConnection, OperationalError
 from psycopg.abc import PQGen
+from psycopg.errors import IdleInTransactionSessionTimeout
 from psycopg.pq import TransactionStatus
 
 _INTERVAL_SECONDS = 0.1  # as in psycopg
@@ -43,6 +44,8 @@ class AnsweringConnection(AsyncConnection[Any]):
         most = max(self.answer_seconds, _patience.get())
         try:
             return await super().wait(gen, interval, most if timeout is None else timeout)
+        except IdleInTransactionSessionTimeout as error:  # also when the clock of the database steps
+            raise OperationalError(f"PostgreSQL has ended the transaction: {error}") from None
         except OperationalError:
             if self.pgconn.transaction_status != TransactionStatus.ACTIVE:  # who listens waits for nothing else
                 raise
