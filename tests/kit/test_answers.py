@@ -116,7 +116,7 @@ async def test_locks_of_a_process_that_cannot_be_reached_are_released(
     await asyncio.gather(working, return_exceptions=True)  # whose connection is lost
 
 
-async def test_a_transaction_that_the_database_has_ended_counts_as_an_outage(stores: Stores) -> None:
+async def test_a_transaction_that_the_database_has_ended_counts_as_an_outage(app: App, stores: Stores) -> None:
     db = Database(stores.postgres, idle_seconds=1)
 
     async def idle() -> None:
