@@ -12,8 +12,9 @@ from ..kit.errors import FailedPrecondition, InvalidArgument, NotFound, check_et
 from ..kit.ids import new_id
 from ..kit.postgres import WriteSession
 from ..kit.timestamps import now
+from ..orgs.granting import check_may_grant, permissions_of, role_of
 from ..orgs.models import CustomRole
-from ..orgs.service import check_may_grant, lock_org, permissions_of, role_of, withdraw_invitations
+from ..orgs.service import lock_org, withdraw_invitations
 from ..orgs.store import find_custom_role
 from . import store
 

@@ -14,6 +14,7 @@ from ..kit.errors import FailedPrecondition, NotFound
 from ..kit.ids import new_id
 from ..kit.postgres import Database, ReadSession, WriteSession
 from ..kit.timestamps import now
+from ..orgs import granting
 from ..orgs import service as orgs
 from ..orgs.holds import check_orgs
 from ..orgs.store import find_member, lock_org
@@ -25,7 +26,7 @@ TIME_TO_CANCEL = timedelta(days=7)
 _FIND_ORG = text("SELECT find_erasure(:id)")
 _LIST_DUE = text("SELECT org_id, id FROM list_due_erasures(:before, :limit)")
 _LIST_OPEN = text("SELECT org_id, id FROM list_open_erasures(:before, :limit)")
-# Members come with a call that is recorded, and whoever used a model has a claim.
+# Every former member has an audit entry, of joining, or a claim, of using a model.
 _IS_KNOWN = text("""
   SELECT EXISTS (SELECT FROM audit_events WHERE chain_id = :org_id AND user_id = :user_id)
       OR EXISTS (SELECT FROM run_claims WHERE org_id = :org_id AND user_id = :user_id)
@@ -42,7 +43,7 @@ class Asked(NamedTuple):
 async def ask_org(tx: WriteSession, org_id: UUID, caller: Principal) -> Asked:
     """Schedule the erasure of the organization, unless it is already. Raises OnHold."""
     await orgs.lock_org(tx, org_id, "org_id")
-    await orgs.check_may_grant(tx, caller)
+    await granting.check_may_grant(tx, caller)
     await check_orgs(tx, [org_id])
     time = now()
     return await _ask(tx, org_id, None, caller, time, time + TIME_TO_CANCEL)
@@ -54,7 +55,7 @@ async def ask_user(tx: WriteSession, org_id: UUID, user_id: UUID, caller: Princi
     Raises FailedPrecondition for members, NotFound for strangers, and OnHold.
     """
     await orgs.lock_org(tx, org_id, "org_id")
-    await orgs.check_may_grant(tx, caller)
+    await granting.check_may_grant(tx, caller)
     if await find_member(tx, user_id):
         message = "EraseUser is for people who are no members any more: remove this one with RemoveMember first."
         raise FailedPrecondition(pb.ERROR_REASON_STILL_MEMBER, message)
@@ -82,7 +83,7 @@ async def _ask(
 async def cancel(tx: WriteSession, org_id: UUID, erasure_id: UUID, caller: Principal) -> Erasure:
     """Cancel an erasure that has not begun. Idempotent. Raises NotFound and FailedPrecondition."""
     await orgs.lock_org(tx, org_id, "org_id")
-    await orgs.check_may_grant(tx, caller)
+    await granting.check_may_grant(tx, caller)
     erasure = await lock_erasure(tx, erasure_id)
     if erasure is None:
         raise NotFound("erasure_id")
@@ -98,7 +99,7 @@ async def begin(tx: WriteSession, org_id: UUID, erasure_id: UUID) -> bool:
 
     Return False if it was cancelled or has begun, or if the organization is suspended.
     """
-    org = await lock_org(tx, org_id)  # first, as whoever cancels does
+    org = await lock_org(tx, org_id)  # before the erasure: CancelErasure locks in this order
     erasure = await lock_erasure(tx, erasure_id)
     if erasure is None or erasure.begin_time or erasure.cancel_time or (org and org.suspend_time):
         return False

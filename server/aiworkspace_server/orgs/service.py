@@ -1,21 +1,18 @@
 """Rules of organizations, memberships and invitations."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from aiworkspace.v1 import common_pb2 as pb
 from aiworkspace.v1 import event_pb2 as event
 
-from ..auth import authority
 from ..auth import store as users
-from ..auth.authority import ROLES, OrgSuspended, Principal, current_principal
+from ..auth.authority import OrgSuspended, Principal, current_principal
 from ..auth.models import User
 from ..auth.service import email_unverified
 from ..events.outbox import append
-from ..kit.context import current
 from ..kit.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -29,18 +26,21 @@ from ..kit.ids import new_id
 from ..kit.postgres import ReadSession, WriteSession, set_tenant
 from ..kit.timestamps import is_over, now
 from . import store
+from .granting import (
+    RoleChoice,
+    check_may_grant,
+    check_may_have,
+    check_within,
+    granted,
+    permissions_of,
+    principal_now,
+    role_of,
+)
 from .holds import check_orgs
 from .models import Invitation, Membership, Org
 
 INVITATION_LIFETIME = timedelta(days=7)
 _MOST_NAMED = 50  # organizations named in one error
-
-
-class RoleChoice(NamedTuple):
-    """A built-in role, or "custom" with the id of a custom role."""
-
-    name: str
-    custom_role_id: UUID | None = None
 
 
 async def create_org(tx: WriteSession, org_id: UUID, name: str, owner_id: UUID) -> Org:
@@ -290,59 +290,6 @@ async def find_member(tx: WriteSession, user_id: UUID, field: str) -> tuple[Memb
     if found is None:
         raise NotFound(field)
     return found
-
-
-def role_of(member: Any) -> RoleChoice:
-    """Return the role of a membership, given as any kind of row, or the role that an invitation offers."""
-    return RoleChoice(member.role, member.custom_role_id)
-
-
-async def permissions_of(tx: ReadSession, role: RoleChoice, field: str = "custom_role_id") -> frozenset[str]:
-    """Return the permissions of a role. Raises NotFound if the organization does not have the custom role."""
-    if role.custom_role_id is None:
-        return ROLES[role.name]
-    custom = await store.find_custom_role(tx, role.custom_role_id)
-    if custom is None:
-        raise NotFound(field)
-    return frozenset(custom.permissions)
-
-
-def check_may_have(user: User, role: RoleChoice, field: str) -> None:
-    if user.kind == "service" and role.name == "owner":
-        raise InvalidArgument({field: "only a person can be an owner"})
-
-
-async def principal_now(tx: ReadSession, caller: Principal) -> Principal:
-    """Return the caller with their current membership in the transaction's organization. Raises NotFound if none."""
-    found = await store.find_member(tx, caller.user_id)
-    if found is None or found[0].suspend_time:
-        raise NotFound("org_id")
-    org_id, role = found[0].org_id, role_of(found[0])
-    membership = authority.Membership(org_id, *role, await permissions_of(tx, role))
-    return replace(caller, memberships={org_id: membership})
-
-
-async def check_may_grant(tx: WriteSession, caller: Principal, *roles: frozenset[str]) -> None:
-    """Raise PermissionMissing if the caller lacks a permission of the roles now. The organization must be locked."""
-    check_within(granted(await principal_now(tx, caller)), *roles)
-
-
-def granted(present: Principal) -> frozenset[str]:
-    """Return the permissions in the organization of a principal from `principal_now`."""
-    [membership] = present.memberships.values()
-    return membership.permissions & present.key.permissions if present.key else membership.permissions
-
-
-def check_within(permissions: frozenset[str], *roles: frozenset[str]) -> None:
-    """Raise PermissionMissing unless the permissions include the roles and the permission of the current call."""
-    needed = frozenset({current.get().method.access.permission}).union(*roles)
-    if missing := needed - permissions:
-        raise lacking(missing)
-
-
-def lacking(permissions: frozenset[str]) -> PermissionMissing:
-    name = min(permissions)
-    return PermissionMissing(name, f"You lack {name}, so you can neither give it nor take it away.")
 
 
 async def withdraw_invitations(tx: WriteSession, inviter_id: UUID, permissions: frozenset[str]) -> None:

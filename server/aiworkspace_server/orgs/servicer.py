@@ -23,9 +23,9 @@ from ..kit.postgres import Database, WriteSession
 from ..kit.tasks import Tasks
 from ..kit.timestamps import LEEWAY, is_over, timestamp
 from . import service, store
+from .granting import RoleChoice, role_of
 from .jobs import InvitationMails
 from .models import Invitation, Membership
-from .service import RoleChoice, role_of
 from .tokens import InvitationTokens
 
 # Called with a new organization and its creator, in the transaction that creates it.

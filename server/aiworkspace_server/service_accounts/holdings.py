@@ -7,7 +7,7 @@ from uuid import UUID
 from ..auth.authority import ADMINISTER, WORKSPACE_PERMISSIONS, Principal
 from ..kit.errors import PermissionMissing
 from ..kit.postgres import WriteSession
-from ..orgs import service as orgs
+from ..orgs import granting
 from ..workspaces.members import held_now
 from . import store
 
@@ -37,10 +37,10 @@ class Holdings:
 
         This counts in the organization, and in each workspace where the account has another role.
         """
-        orgs.check_within(self.permissions, _MANAGE if taking else frozenset())
+        granting.check_within(self.permissions, _MANAGE if taking else frozenset())
         in_workspaces, where = scopes.permissions & WORKSPACE_PERMISSIONS, scopes.workspace_ids
         if where is None:
-            orgs.check_within(self.permissions, scopes.permissions)
+            granting.check_within(self.permissions, scopes.permissions)
             if in_workspaces and user_id in self.reach_all and not self.reaches_all:
                 # A key of an account with such a role reaches them without the permission.
                 message = (
@@ -49,10 +49,10 @@ class Holdings:
                 raise PermissionMissing(ADMINISTER, message)
             where = frozenset(self.workspaces_of.get(user_id, ()))
         else:
-            orgs.check_within(self.permissions, scopes.permissions - WORKSPACE_PERMISSIONS)
+            granting.check_within(self.permissions, scopes.permissions - WORKSPACE_PERMISSIONS)
         for workspace_id in where & self.in_workspaces.keys():
             if missing := in_workspaces - self.in_workspaces[workspace_id]:
-                raise orgs.lacking(missing)
+                raise granting.lacking(missing)
 
 
 async def read_holdings(tx: WriteSession, caller: Principal, keys: Collection[tuple[UUID, KeyScopes]]) -> Holdings:
@@ -62,10 +62,10 @@ async def read_holdings(tx: WriteSession, caller: Principal, keys: Collection[tu
     workspaces_of = await store.workspaces_of_accounts(tx, user_ids)
     workspace_ids = {each for found in workspaces_of.values() for each in found}
     workspace_ids |= {each for _, scopes in keys for each in scopes.workspace_ids or ()}
-    present = await orgs.principal_now(tx, caller)
+    present = await granting.principal_now(tx, caller)
     [membership] = present.memberships.values()
     return Holdings(
-        orgs.granted(present),
+        granting.granted(present),
         ADMINISTER in membership.permissions,
         await held_now(tx, caller, workspace_ids),
         {user_id for user_id, permissions in accounts.items() if ADMINISTER in permissions},

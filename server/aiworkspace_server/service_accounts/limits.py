@@ -12,8 +12,9 @@ from ..kit.call_limits import SETTABLE, CallLimits, ClassLimit, OwnLimits, Store
 from ..kit.errors import FailedPrecondition, InvalidArgument, PermissionMissing
 from ..kit.postgres import WriteSession
 from ..orgs import service as orgs
+from ..orgs.granting import check_may_grant, permissions_of, role_of
 from ..orgs.models import Membership
-from ..orgs.service import check_may_grant, lock_org, permissions_of, role_of
+from ..orgs.service import lock_org
 from ..workspaces.members import check_may_take_all
 from . import service, store
 from .models import ApiKey

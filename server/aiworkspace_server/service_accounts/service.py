@@ -18,10 +18,12 @@ from ..kit.errors import FailedPrecondition, InvalidArgument, NotFound, Permissi
 from ..kit.ids import new_id
 from ..kit.postgres import WriteSession
 from ..kit.timestamps import after, now
+from ..orgs import granting
 from ..orgs import service as orgs
+from ..orgs.granting import RoleChoice, check_may_grant, permissions_of
 from ..orgs.holds import check_orgs
 from ..orgs.models import Invitation, Membership
-from ..orgs.service import RoleChoice, check_may_grant, lock_org, permissions_of
+from ..orgs.service import lock_org
 from ..orgs.store import invitations_of_keys
 from ..workspaces.members import check_may_take_all
 from ..workspaces.store import find_scopes
@@ -48,7 +50,7 @@ async def create_service_account(
     await lock_org(tx, org_id, "org_id")
     time = now()
     user = User(id=new_id(), kind="service", display_name=name, version=1, create_time=time, update_time=time)
-    orgs.check_may_have(user, role, "role")
+    granting.check_may_have(user, role, "role")
     await check_may_grant(tx, caller, await permissions_of(tx, role))
     tx.add(user)
     await tx.flush()  # before the membership that refers to it
@@ -233,7 +235,7 @@ async def find_key(tx: WriteSession, api_key_id: UUID) -> ApiKey:
 
 async def _check_seen(tx: WriteSession, caller: Principal, workspace_ids: frozenset[UUID]) -> None:
     """Raise NotFound if a workspace does not exist or the caller may not see it."""
-    present = await orgs.principal_now(tx, caller)
+    present = await granting.principal_now(tx, caller)
     scopes = await find_scopes(tx, workspace_ids, caller.user_id)
     if {scope.workspace_id for scope in scopes if sees(present, scope)} != workspace_ids:
         raise NotFound("workspace_ids")

@@ -11,6 +11,7 @@ from ..kit.errors import InvalidArgument, NotFound, check_etag
 from ..kit.ids import new_id
 from ..kit.postgres import WriteSession
 from ..kit.timestamps import now
+from ..orgs import granting
 from ..orgs import service as orgs
 from ..orgs.models import Team, TeamMember
 from ..workspaces import members as workspaces
@@ -75,7 +76,7 @@ async def remove_member(tx: WriteSession, org_id: UUID, team_id: UUID, user_id: 
 
 async def _check_may_change(tx: WriteSession, team_id: UUID, caller: Principal) -> None:
     """Raise PermissionMissing unless the caller has every right that the team has in workspaces."""
-    await orgs.check_may_grant(tx, caller)
+    await granting.check_may_grant(tx, caller)
     roles = {each.workspace_id: WORKSPACE_ROLES[each.role] for each in await list_roles_of_team(tx, team_id)}
     await workspaces.check_holds(tx, caller, roles)
 

@@ -9,6 +9,7 @@ from ..kit.context import current
 from ..kit.errors import NotFound
 from ..kit.postgres import ReadSession, WriteSession
 from ..kit.timestamps import now
+from ..orgs import granting
 from ..orgs import service as orgs
 from ..orgs.store import find_team
 from . import store
@@ -85,12 +86,12 @@ async def check_holds(tx: WriteSession, caller: Principal, needed: Mapping[UUID,
     """Raise PermissionMissing if the caller lacks a permission that is needed in one of the workspaces."""
     for workspace_id, permissions in (await held_now(tx, caller, needed)).items():
         if missing := needed[workspace_id] - permissions:
-            raise orgs.lacking(missing)
+            raise granting.lacking(missing)
 
 
 async def held_now(tx: ReadSession, caller: Principal, workspaces: Iterable[UUID]) -> dict[UUID, frozenset[str]]:
     """Return the caller's current permissions in each of the workspaces, without deleted ones."""
-    principal = await orgs.principal_now(tx, caller)
+    principal = await granting.principal_now(tx, caller)
     scopes = await store.find_scopes(tx, list(workspaces), caller.user_id)
     return {scope.workspace_id: held(principal, scope) for scope in scopes if scope.workspace_id}
 

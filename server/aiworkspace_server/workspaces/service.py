@@ -13,6 +13,7 @@ from ..kit.errors import InvalidArgument, NotFound, check_etag
 from ..kit.ids import new_id
 from ..kit.postgres import Database, ReadSession, WriteSession
 from ..kit.timestamps import now
+from ..orgs import granting
 from ..orgs import service as orgs
 from ..orgs.holds import check_workspace
 from ..policies import store as policies
@@ -69,7 +70,7 @@ async def default_model(tx: ReadSession, org_id: UUID) -> str:
 async def create_workspace(tx: WriteSession, org_id: UUID, values: dict[str, Any], creator: Principal) -> Workspace:
     """Create a workspace, with the creator as its manager."""
     await orgs.lock_org(tx, org_id, "org_id")
-    await orgs.check_may_grant(tx, creator)  # raises if the creator was just removed
+    await granting.check_may_grant(tx, creator)  # raises if the creator was just removed
     time = now()
     workspace = Workspace(org_id=org_id, id=new_id(), **values, version=1, create_time=time, update_time=time)
     tx.add(workspace)

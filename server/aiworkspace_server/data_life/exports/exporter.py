@@ -1,8 +1,8 @@
 """Writes an export: the archive, piece by piece, into a file of the attempt's own.
 
-Order of writes, each of which an attempt after a crash makes anew: the claim with a new file, the pieces, the object if
-there is an object store, the export as READY. Bytes of attempts before are deleted by the next one. What a server that
-lost its claim stored meanwhile is deleted by itself or, if it dies, by the periodic job.
+Order of writes: the claim with a new file, the pieces, the object if there is an object store, the export as READY.
+After a crash the next attempt starts from the beginning, and deletes the bytes of those before. A server that has lost
+its claim deletes what it stored; if it dies, the periodic job does.
 """
 
 import hashlib

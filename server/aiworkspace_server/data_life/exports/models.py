@@ -11,7 +11,7 @@ from ...kit.postgres import Base
 
 
 class ExportState(StrEnum):
-    """PENDING → RUNNING → READY, or → FAILED. RUNNING begins anew when the server that wrote the export has died."""
+    """PENDING → RUNNING → READY or FAILED. While it is RUNNING, another server may start again from the beginning."""
 
     PENDING = "pending"
     RUNNING = "running"

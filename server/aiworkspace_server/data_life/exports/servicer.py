@@ -18,7 +18,8 @@ from ...kit.ids import parse_id
 from ...kit.jobs import Jobs
 from ...kit.pages import Pages
 from ...kit.postgres import Database, WriteSession
-from ...orgs.service import check_may_grant, lock_org
+from ...orgs.granting import check_may_grant
+from ...orgs.service import lock_org
 from . import store
 from .jobs import ERASE, EXPORT
 from .models import Export, ExportState
@@ -41,7 +42,7 @@ class ExportServicer(DataServiceServicer):
         async with self._db.write(tenant_id(), caller_id()) as tx:
             if reply := await self._idempotency.find(tx, request, pb.ExportOrgResponse):
                 return reply
-            await lock_org(tx, tenant_id(), "org_id")  # whoever erases somebody deletes all exports that there are
+            await lock_org(tx, tenant_id(), "org_id")  # EraseUser takes it, too, and deletes all exports
             await check_may_grant(tx, current_principal())
             export = await _create(tx)
             line = f"{EXPORT} {export.org_id.int % _AT_ONCE}"
