@@ -28,13 +28,15 @@ from tests.support.service_accounts import NewBackend
 from tests.support.settings import mail_settings, provider_settings, store_settings
 from tests.support.staff import Team, hire, make_team
 from tests.support.stores import Stores
+from tests.support.waiting import until_true
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No setting and no key of the machine reaches a test."""
+    """No setting and no key of the machine reaches a test. Programs that tests start keep what they have compiled."""
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling all modules again takes a program a second
     os.chdir(tmp_path_factory.mktemp("work"))
     logs.configure("json", "error")
 
@@ -179,6 +181,10 @@ async def operator(stores: Stores, new_person: NewPerson) -> Person:
 
 @pytest.fixture
 async def place(app: App, owner: Person) -> Place:
-    """A new organization with a workspace and a conversation, and no provider that the server has given up."""
+    """A new organization with a workspace and a conversation, and no provider that the server has given up.
+
+    A long test without `await` keeps the server from its event loop too: afterwards it renews its lease first.
+    """
     app.engine.deps.breakers.forget()
+    await until_true(app.engine.deps.lease.holds)
     return await make_place(owner)

@@ -40,7 +40,8 @@ from .settings import Settings
 from .usage.ledger import Ledger
 from .workspaces.service import WorkspaceFinder
 
-_LAST_SECONDS = 2.0  # for calls that are in progress when the last run has ended
+_LAST_SECONDS = 2.0  # for streams that are in progress when the last run and the last unary call have ended
+_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +199,7 @@ async def _start(stack: AsyncExitStack, base: _Base, condition: Condition, *, sh
     )
     await server.start()
     condition.unready = ""
-    stack.push_async_callback(_stop, app, health, condition, jobs, parts.events.feed, settings)
+    stack.push_async_callback(_stop, app, health, condition, jobs, parts.events.feed, settings, platform.metrics)
     return app
 
 
@@ -216,8 +217,10 @@ def _probes(base: _Base, health: Health) -> Probes:
     return Probes({**stores, "lease": lease.check}, tell)
 
 
-async def _stop(app: App, health: Health, condition: Condition, jobs: Jobs, feed: Feed, settings: Settings) -> None:
-    """Say that the server is not ready and serve on for a while. Then refuse calls, let runs finish, and stop."""
+async def _stop(
+    app: App, health: Health, condition: Condition, jobs: Jobs, feed: Feed, settings: Settings, metrics: Metrics
+) -> None:
+    """Say that the server is not ready and serve on for a while. Then refuse calls, let runs and calls end, stop."""
     condition.unready = "stopping"
     app.engine.manager.draining = True
     if not condition.replaced:
@@ -228,5 +231,7 @@ async def _stop(app: App, health: Health, condition: Condition, jobs: Jobs, feed
     manager, seconds = app.engine.manager, settings.shutdown_seconds
     stopping = asyncio.create_task(app.server.stop(seconds + manager.interrupt_seconds))
     await manager.close(seconds)
+    while metrics.unary_calls and not stopping.done():
+        await asyncio.wait([stopping], timeout=_POLL_SECONDS)
     await app.server.stop(_LAST_SECONDS)  # streams that would never end
     await stopping

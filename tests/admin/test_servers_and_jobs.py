@@ -136,6 +136,8 @@ def cancel(operator: Person, job_id: str) -> Any:
 
 
 async def put(stores: Stores, status: str, **more: object) -> None:
+    if status == "doing":  # by a worker that is alive: jobs of others are soon due again
+        more["worker_id"] = (await sql(stores, "SELECT max(id) FROM procrastinate_workers"))[0][0]
     columns = "".join(f", {name} = '{value}'" for name, value in more.items())
     change = f"UPDATE procrastinate_jobs SET status = '{status}'{columns} WHERE task_name = 'tests.work'"
     await sql(stores, change)

@@ -170,7 +170,7 @@ async def test_of_two_who_end_a_run_the_first_counts(place: Place, app: App, sta
     assert [event.sequence for event in told] == list(range(1, len(told) + 1))
     assert await endings_of(stores, run_id) == [(1, "reserve"), (1, "settle")]
     assert [entry.cost for entry in await ledger_of(place)] == [failed.run.cost]
-    await asyncio.wait_for(standin.received[-1].done.wait(), 5)
+    await asyncio.wait_for(standin.received[-1].done.wait(), 60)
     assert await replayed(place, run_id) == told
 
 
@@ -339,7 +339,7 @@ async def test_a_run_that_goes_on_has_an_account_of_all_attempts(
         recovered = await recover(app, place, run_id)
         assert recovered.executor
         app.engine.manager.resume(recovered.executor)
-        await asyncio.wait_for(_until_attempt(place, run_id, number), 10)
+        await asyncio.wait_for(_until_attempt(place, run_id, number), 60)
     run = (await place.owner.chat.CancelRun(pb.CancelRunRequest(run_id=run_id))).run
     entries = await ledger_of(place)
     assert len(entries) == run.attempt_count == 3

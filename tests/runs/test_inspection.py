@@ -101,7 +101,7 @@ async def test_a_run_in_progress_is_shown_with_its_server_and_lease(
     enough = talk(standin)
     stream = send(place, model=OPENAI)
     run_id = (await first_deltas(stream, 2))[0].run_id
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while len((found := await inspected.values(run_id))["events"]) < 3:
             pass
     assert (found["run"]["state"], found["claim"]["state"]) == ("running", "open")

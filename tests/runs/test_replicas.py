@@ -109,7 +109,7 @@ async def test_what_is_said_reaches_the_other_server_before_it_is_stored(
     stream = send(home, model=MODEL)
     run_id = (await stream.read()).event.run_id
     there = reconnected(home.owner, pair.other.address)
-    seen = await asyncio.wait_for(first_deltas(follow(there, run_id), 10), 20)
+    seen = await asyncio.wait_for(first_deltas(follow(there, run_id), 10), 50)
     assert [event.sequence for event in seen] == list(range(1, len(seen) + 1))
     await there.chat.CancelRun(pb.CancelRunRequest(run_id=run_id))
 

@@ -98,7 +98,8 @@ class Library:
 
     async def erase(self, version: IndexedVersion) -> None:
         begin = partial(self.db.write, self.org_id)
-        await index.erase_version(begin, self.org_id, self.workspace_id, version.version_id)
+        with patience(_JOB_SECONDS):
+            await index.erase_version(begin, self.org_id, self.workspace_id, version.version_id)
 
     async def add(self, *texts: str, heading: str = "", **fields: object) -> IndexedVersion:
         """A new document that answers; `fields` are those of its version."""

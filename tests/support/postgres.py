@@ -75,6 +75,6 @@ async def until_no_jobs(stores: Stores, about: str = "") -> None:
     waiting = "SELECT 1 FROM procrastinate_jobs WHERE status IN ('todo', 'doing')"
     others = " AND scheduled_at IS NULL AND queue_name <> 'reading' AND %s = ''"
     waiting += " AND strpos(args::text, %s) > 0" if about else others
-    async with timeout(60):
+    async with timeout(600):  # a test may have hundreds of documents read
         while await sql(stores, waiting, about):
             await wait([create_task(sleep(0.02))])

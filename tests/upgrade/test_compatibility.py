@@ -166,7 +166,7 @@ async def test_a_migration_waits_for_a_locked_table_without_keeping_others_from_
         await reader.execute("SELECT FROM orgs")
         migrating = asyncio.create_task(migrate_postgres(where.postgres))
         await until_true(lambda: logged)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             assert await sql(where, "SELECT count(*) FROM orgs") == [(0,)]
         await reader.execute("COMMIT")
         await migrating

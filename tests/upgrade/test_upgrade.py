@@ -138,7 +138,8 @@ async def _revision(stores: Stores) -> str:
 
 async def test_an_upgrade_under_load_is_noticed_by_nobody(stores: Stores, previous: Path, tmp_path: Path) -> None:
     where = await empty_databases(stores, "upgraded_under_load")
-    values = store_settings(where) | {"redis_url": where.redis, "shutdown_seconds": 20, "echo_tokens_per_second": 200}
+    values = store_settings(where) | {"redis_url": where.redis, "echo_tokens_per_second": 200}
+    values |= {"drain_seconds": 10, "shutdown_seconds": 60}
     path = os.pathsep.join(str(previous / tree) for tree in ("server", "client", "gen"))
     old = ServerProcess(tmp_path / "old", values | {"pythonpath": path}, "--migrate")
     new = ServerProcess(tmp_path, values)

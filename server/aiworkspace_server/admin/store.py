@@ -9,7 +9,7 @@ from sqlalchemy import Row, func, select, text
 from ..kit.postgres import ReadSession, WriteSession
 from ..orgs.models import Membership
 
-# The function answers operators alone, whoever calls it.
+# The function itself checks that the caller is an operator.
 _LIST_ORGS = text(
     "SELECT * FROM list_all_orgs(:operator_id, CAST(:suspended AS boolean), CAST(:after AS uuid), :limit)"
 )

@@ -1,7 +1,7 @@
 """Wakes watchers when their organization has new events.
 
-One query twice a second asks for all organizations that are watched in this process, whoever appended the event. NOTIFY
-would be faster, but lets all transactions that use it commit one after the other.
+Twice a second, one query asks for the news of every organization that is watched in this process. NOTIFY would be
+faster, but transactions that use it commit one at a time.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""The condition of a server: whether it is ready for calls, and whether it should be started anew.
+"""The condition of a server: whether it is ready for calls, and whether it should be restarted.
 
-An orchestrator asks, in another thread than the event loop's: an event loop that stands still cannot say so.
+It is read from another thread than the event loop's, because a blocked event loop cannot answer.
 """
 
 import time

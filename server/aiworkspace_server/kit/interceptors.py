@@ -179,7 +179,7 @@ async def _abort(call: Call, error: AppError) -> None:
 
 
 def measure_calls(metrics: Metrics) -> Step:
-    """Counts calls by outcome and time, and streams in progress."""
+    """Counts calls by outcome and time, and those in progress."""
 
     def step(method: Method, proceed: Handler) -> Handler:
         name = method.path[1:]
@@ -191,6 +191,8 @@ def measure_calls(metrics: Metrics) -> Step:
             code = "OK"
             if streams:
                 streams.inc()
+            else:
+                metrics.unary_calls += 1
             try:
                 return await proceed(call, request)
             except grpc.aio.AbortError:
@@ -202,6 +204,8 @@ def measure_calls(metrics: Metrics) -> Step:
             finally:
                 if streams:
                     streams.dec()
+                else:
+                    metrics.unary_calls -= 1
                 if code not in seconds:
                     seconds[code] = metrics.rpc_seconds.labels(name, code)
                 seconds[code].observe(time.perf_counter() - start)

@@ -1,7 +1,7 @@
 """The metrics of a server, in the format of Prometheus. docs/metrics.md has a line for each.
 
-With a directory, values are kept in files, one set for each process, named by its number: the counters of a process
-that died go on in its successor, and whoever reads the directory has those of all. Labels come from closed sets, so
+With a directory, each process keeps its values in files that are named by its number. A process that replaces a dead
+one continues its counters, and one scrape of the directory covers all processes. Labels come from closed sets, so
 that no caller can make a new time series, and never name an organization or a person.
 """
 
@@ -50,6 +50,7 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
+        self.unary_calls = 0  # in progress, in this process alone: a stop waits for them
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=registry)

@@ -48,7 +48,7 @@ class WebhookEndpoint(Base):
     disable_reason: Mapped[str | None]  # a DisableReason
     answering: Mapped[bool]  # whether the last attempt succeeded
     fail_time: Mapped[datetime | None]  # of the first attempt that failed since the last success
-    resume_time: Mapped[datetime | None]  # before which it has asked not to be called
+    resume_time: Mapped[datetime | None]  # the endpoint has asked for no calls before this
     secret: Mapped[bytes] = mapped_column(LargeBinary)  # encrypted by the vault
     previous_secret: Mapped[bytes | None] = mapped_column(LargeBinary)
     previous_secret_expire_time: Mapped[datetime | None]

@@ -6,7 +6,7 @@ from . import store
 
 
 async def rotate_secrets(db: Database, vault: Vault) -> tuple[int, int]:
-    """Encrypt all secrets anew. Return the number of secrets encrypted, and of those that nothing decrypts."""
+    """Encrypt all secrets again. Return how many were encrypted, and how many could not be decrypted."""
     sealed = lost = 0
     async with db.read() as tx:
         org_ids = await store.list_orgs(tx)
