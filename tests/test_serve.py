@@ -20,7 +20,6 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from aiworkspace.v1 import auth_pb2, org_pb2
 from aiworkspace.v1.auth_pb2_grpc import AuthServiceStub
 from aiworkspace_server import __main__ as main
-from aiworkspace_server import app as application
 from aiworkspace_server import settings as configuration
 from aiworkspace_server.__main__ import read_anew
 from aiworkspace_server.app import App, running
@@ -83,9 +82,8 @@ async def test_a_server_that_stops_taking_calls_by_itself_ends_the_process(
         await main.serve(settings, migrating=True)
 
 
-async def test_a_slow_call_is_answered_while_the_server_stops(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not cancelled with the streams that would never end."""
-    monkeypatch.setattr(application, "_LAST_SECONDS", 0)
+async def test_a_slow_call_is_answered_while_the_server_stops(stores: Stores) -> None:
+    """It is not cancelled with the streams that would never end, which have two seconds."""
     where = await migrated_databases(stores, "answered_late")
     settings = Settings.model_validate(store_settings(where) | {"shutdown_seconds": 60})
     started, stop = asyncio.get_running_loop().create_future(), asyncio.Event()
@@ -107,6 +105,8 @@ async def test_a_slow_call_is_answered_while_the_server_stops(stores: Stores, mo
         await until_blocked(where, call)
         stop.set()
         await until(partial(_is_closed, address))
+        ended, _ = await asyncio.wait([call], timeout=3)
+        assert not ended
         await locking.execute("COMMIT")
         assert (await call).org.name == "Renamed"
     await serving
