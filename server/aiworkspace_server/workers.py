@@ -75,7 +75,7 @@ class _Worker:
 
     @property
     def failing(self) -> str:
-        """Why it should be started anew; empty if it should not."""
+        """The reason to restart this worker, or an empty string."""
         silent = 0.0 if self.report_time is None else time.monotonic() - self.report_time
         if silent > STILL_SECONDS:
             return f"the event loop of worker {self.number} has stood still for {silent:.0f} s"
@@ -103,7 +103,7 @@ class Supervisor:
 
     @property
     def failing(self) -> str:
-        """Why the server should be started anew; empty if it should not."""
+        """The reason to restart the server, or an empty string."""
         reasons = [self.condition.failing, *(worker.failing for worker in list(self._workers.values()))]
         return next(filter(None, reasons), "")
 

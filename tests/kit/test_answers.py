@@ -16,6 +16,7 @@ from aiworkspace_server.app import App
 from aiworkspace_server.kit.answers import AnsweringConnection, patience
 from aiworkspace_server.kit.ids import new_id
 from aiworkspace_server.kit.mongo import Mongo
+from aiworkspace_server.kit.otel import OtelTracing
 from aiworkspace_server.kit.postgres import Database
 from tests.support.postgres import sql
 from tests.support.stores import Stores
@@ -33,8 +34,7 @@ class _Hurried(AnsweringConnection):
 @contextmanager
 def hurrying() -> Iterator[None]:
     _Hurried.answer_seconds = 0.3
-    with patience(0):  # whatever the context of the tests has
-        yield
+    yield
     _Hurried.answer_seconds = AnsweringConnection.answer_seconds
 
 
@@ -82,6 +82,16 @@ async def test_who_listens_may_wait_longer_than_a_statement(app: App, stores: St
         with hurrying():
             assert [each async for each in connection.notifies(timeout=1)] == []
         assert await (await connection.execute(_ONE)).fetchone() == (1,)
+
+
+async def test_connections_are_the_same_with_traces_and_afterwards(app: App, stores: Stores) -> None:
+    """Else statements would wait for ever."""
+    tracing = OtelTracing("http://127.0.0.1:9", {}, 0.0, "tests")
+    async with await _Hurried.connect(stores.libpq) as traced:
+        assert type(traced) is _Hurried
+    await tracing.aclose()
+    async with await _Hurried.connect(stores.libpq) as untraced:
+        assert type(untraced) is _Hurried
 
 
 async def test_a_job_waits_longer_for_an_answer(app: App, stores: Stores) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import psycopg
 from opentelemetry import context as contexts
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -64,6 +65,7 @@ class OtelTracing(Tracing):
         self._provider.add_span_processor(BatchSpanProcessor(_Reticent(exporter)))
         self._tracer = self._provider.get_tracer("aiworkspace")
         self._instrumentors = PsycopgInstrumentor(), PymongoInstrumentor(), RedisInstrumentor()
+        self._connects = {kind: vars(kind)["connect"] for kind in (psycopg.Connection, psycopg.AsyncConnection)}
         for instrumentor in self._instrumentors:
             instrumentor.instrument(tracer_provider=self._provider)
         with suppress_instrumentation():
@@ -137,6 +139,8 @@ class OtelTracing(Tracing):
     async def aclose(self) -> None:
         for instrumentor in self._instrumentors:
             instrumentor.uninstrument()
+        for kind, connect in self._connects.items():  # else subclasses, such as ours, would connect as this class
+            kind.connect = connect  # type: ignore[method-assign]
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(self._provider.shutdown), 2 * _EXPORT_SECONDS)
 

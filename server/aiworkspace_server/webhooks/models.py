@@ -58,7 +58,7 @@ class WebhookEndpoint(Base):
 
 
 class WebhookDelivery(Base):
-    """An event on its way to an endpoint."""
+    """The sending of one event to one endpoint: its state and its attempts."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
