@@ -53,7 +53,7 @@ def types_source(types: contract.Contract) -> str:
 def write(path: Path, source: str) -> None:
     """Write a module, without unused imports, sorted and formatted."""
     ruff, name = [sys.executable, "-m", "ruff"], ["--stdin-filename", str(path), "-"]
-    fix = [*ruff, "check", "--fix-only", "--quiet", "--select=ASYNC109,F401,I,RUF022,RUF100", *name]
+    fix = [*ruff, "check", "--fix-only", "--quiet", "--select=F401,I,RUF022", *name]
     for command in (fix, [*ruff, "format", "--quiet", *name]):
         source = subprocess.run(command, input=source, capture_output=True, text=True, check=True).stdout
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,6 @@ WIDTH = 120
 _TOKEN_PAIR = "aiworkspace.v1.TokenPair"
 _SIGN_OUT = "Logout"
 _STANDARD = {"Create", "Get", "List", "Update", "Delete"}
-_TIMEOUTS = "# ruff: noqa: ASYNC109 (the timeout of a call is its deadline, which is sent to the server)"
 
 
 class Namespaces:
@@ -57,9 +56,7 @@ class Namespaces:
         initialize = "    def __init__(self, transport: Transport) -> None:\n        self._transport = transport\n"
         return "\n".join(
             [
-                self._head(
-                    *self._imports("aio", "Async"), "from aiworkspace_client.pager import AsyncPager", marks=[_TIMEOUTS]
-                ),
+                self._head(*self._imports("aio", "Async"), "from aiworkspace_client.pager import AsyncPager"),
                 *(self._constant(method) for method in self.methods),
                 self._class("Async"),
                 docstring(self._comment, 4),
@@ -101,11 +98,10 @@ class Namespaces:
     def _unary(self) -> list[Method]:
         return [method for method in self.methods if method.unary]
 
-    def _head(self, *imports: str, marks: Sequence[str] = ()) -> str:
+    def _head(self, *imports: str) -> str:
         modules = ", ".join(f"{file}_pb2" for file in sorted({self._service.file, *self._other_files()}))
         lines = [
             HEADER.format(file=f"{self._service.file}.proto").strip(),
-            *marks,
             docstring(self._file_comment, 0),
             "from collections.abc import Sequence",
             "from datetime import datetime",

@@ -33,7 +33,7 @@ class AsyncData(aio.AsyncData):
         org_id: str,
         export_id: str,
         seen: Seen | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - it bounds calls and pauses together
+        timeout: float | None = None,  # of calls and pauses together
     ) -> Export:
         """Return the export once it is READY or FAILED: see its state and failure_reason.
 
@@ -61,7 +61,7 @@ class AsyncData(aio.AsyncData):
         org_id: str,
         export_id: str,
         progress: Progress | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - it is sent to the server
+        timeout: float | None = None,
     ) -> None:
         """Download an export into a file, which is there once it is complete and its SHA-256 is right.
 

@@ -40,7 +40,7 @@ class AsyncDocuments(aio.AsyncDocuments):
         collection_ids: Sequence[str] = (),
         progress: Progress | None = None,
         request_id: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - it is sent to the server
+        timeout: float | None = None,
     ) -> Document:
         """Upload a document. After a broken connection, the upload goes on where it stopped.
 
@@ -77,7 +77,7 @@ class AsyncDocuments(aio.AsyncDocuments):
         *,
         progress: Progress | None = None,
         request_id: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - it is sent to the server
+        timeout: float | None = None,
     ) -> Document:
         """Upload a new version of a document. After a broken connection, the upload goes on where it stopped.
 
@@ -106,7 +106,7 @@ class AsyncDocuments(aio.AsyncDocuments):
         self,
         document_id: str,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - it is sent to the server
+        timeout: float | None = None,
     ) -> AsyncGenerator[Document, None]:
         """Yield the document at once and whenever a step makes progress, until it is READY or FAILED.
 
@@ -137,7 +137,7 @@ class AsyncDocuments(aio.AsyncDocuments):
         self,
         document_id: str,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - it is sent to the server
+        timeout: float | None = None,
     ) -> Document:
         """Return the document once it is READY or FAILED: see its state and failure_reason.
 
@@ -173,7 +173,7 @@ class AsyncDocuments(aio.AsyncDocuments):
         path: str | os.PathLike[str],
         *,
         progress: Progress | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - it is sent to the server
+        timeout: float | None = None,
     ) -> Document:
         """Download a document into a file, which is there once it is complete and checked. Return the document.
 
@@ -202,7 +202,7 @@ class AsyncDocuments(aio.AsyncDocuments):
         offset: int = 0,
         length: int = 0,
         version_id: str = "",
-        timeout: float | None = None,  # noqa: ASYNC109 - it is sent to the server
+        timeout: float | None = None,
     ) -> bytes:
         """Return the bytes of a document, or a range of them.
 

@@ -26,7 +26,7 @@ class AsyncEvents(aio.AsyncEvents):
         org_id: str,
         *,
         after_sequence: int = 0,
-        timeout: float | None = None,  # noqa: ASYNC109 - it is sent to the server
+        timeout: float | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Yield the events of an organization as they happen, in order, without gap or repetition.
 

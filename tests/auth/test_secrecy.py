@@ -128,5 +128,5 @@ def test_every_call_is(written: tuple[str, list[str]]) -> None:
     assert calls.count(("Login", "UNAUTHENTICATED")) == 2
     assert ("SendMessage", "OK") in calls
     assert ("AcceptInvitation", "NOT_FOUND") in calls
-    errors = {line["event"] for line in lines if line["level"] == "error"}
-    assert errors <= {"store_away"}, "on a busy machine a probe may have no answer within its second"
+    late = {"event": "store_away", "error": "TimeoutError"}  # a probe has a second, which a busy machine may take
+    assert [line for line in lines if line["level"] == "error" and not late.items() <= line.items()] == []
